@@ -1,0 +1,39 @@
+# make sweep and make test need Python 3.11 or newer and a package registry, nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: sweep test check format ui bench constraints clean
+
+sweep: .venv/installed  ## train three learning rates on MNIST and print the table
+	$(BIN)/python train.py -m optimizer.lr=0.001,0.01,0.1
+
+test: .venv/installed  ## all tests
+	$(BIN)/python -m pytest
+
+check: .venv/installed  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+ui: .venv/installed  ## browse in MLflow's UI
+	$(BIN)/sweepstack ui
+
+bench: .venv/installed  ## side by side with peers, as ratios
+	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/startup.py
+
+constraints: .venv/installed  ## the newest versions that the ranges admit
+	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --allow-unsafe --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file constraints.txt pyproject.toml
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist multirun outputs

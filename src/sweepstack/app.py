@@ -1,0 +1,181 @@
+"""What train.py runs: one job at a time here, a multirun through the launcher; and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, cast
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from sweepstack.errors import StoreError, UserError
+
+SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
+OK, FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+HYDRA_1_4 = ("The version_base parameter", "(?s).*execution whitelist", r"register_new_resolver\(\) is deprecated")
+for notice in HYDRA_1_4:  # says so of calls that 1.3 knows no other way to make
+    warnings.filterwarnings("ignore", message=notice, category=UserWarning)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, taken as calmly as Ctrl-C."""
+
+
+def run(cfg: DictConfig) -> float:
+    """Trains one composed job and records it.
+
+    Returns:
+        The objective, for sweepers: held-out accuracy, or NaN when a trial of a multirun failed.
+
+    Raises:
+        SystemExit: 1 when a trial on its own failed, 2 for a mistake in the config, unobtainable data or an unusable
+            store; the line that says so has been printed.
+    """
+    with _ending():  # here, for Hydra would add lines of its own to what leaves a job
+        return _run(cfg)
+
+
+def _run(cfg: DictConfig) -> float:
+    from sweepstack.sweeping.jobs import make_trial, varied_keys
+    from sweepstack.sweeping.recording import recording, usable_store
+    from sweepstack.sweeping.runner import prepare, run_trial
+    from sweepstack.trial import TrialState
+
+    hydra = cast("DictConfig", HydraConfig.get())
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    varied = varied_keys([hydra.overrides.task])
+    trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), varied, in_sweep)
+    store = usable_store([trial])
+    prepare(trial.config, set())
+    with recording([trial], store, hydra.job.name) as emit:
+        outcome = run_trial(trial, emit)
+    if not in_sweep:
+        if outcome.state is not TrialState.FINISHED:
+            raise SystemExit(FAILED)
+        _print_next(["Browse", "ui"], ["Table", "table", "--sweep", "all"])
+    return outcome.objective(trial.config)
+
+
+@functools.cache
+def sweep_name() -> str:
+    """A name for the sweep of this process: its start, and four digits that keep two of the same second apart."""
+    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(2)}"
+
+
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True, use_cache=True)
+
+
+class AfterSweep(Callback):
+    """At the end of a multirun: the table of its trials, and what to type next."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from sweepstack.results.table import as_frame, to_text
+        from sweepstack.tracking.store import Store
+
+        store = Store(config.tracking.uri)
+        sweep = str(config.tracking.sweep)
+        try:
+            rows = store.rows(sweep)
+        except StoreError:  # nothing was recorded; whatever stopped the sweep is told elsewhere
+            return
+        print(f"\n{to_text(as_frame(rows))}")
+        _print_next(["Browse", "ui"], ["Export", "table", "--sweep", sweep, "--format", "csv"])
+        print(f"          {store.link(rows[0])}")
+        if any(row.state != "FINISHED" for row in rows):
+            raise SystemExit(FAILED)
+
+
+def _print_next(*commands: list[str]) -> None:
+    """The next commands, as they can be typed here."""
+    beside = Path(sys.executable).with_name("sweepstack")
+    program = "sweepstack" if shutil.which("sweepstack") or not beside.exists() else os.path.relpath(beside)
+    for title, *words in commands:
+        print(f"{title + ':':<9} {shlex.join([program, *words])}")
+
+
+def main(task: Callable[[], Any]) -> NoReturn:
+    """Runs Hydra's main function and turns however it ends into one line and an exit code: 0, 1 when a trial failed,
+    2 for a mistake of the user's, 130 on Ctrl-C, 143 on SIGTERM. HYDRA_FULL_ERROR=1 shows tracebacks instead."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print what it catches, and exit with 1 whatever it was
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait cost 10x on a busy machine
+    sys.path.append(os.getcwd())  # where a user's own modules are, as with `python -m`
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    with _ending():
+        task()
+    sys.exit(OK)
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """Whatever ends the block becomes one line and an exit code."""
+    try:
+        yield
+    except Terminated:
+        _stop(TERMINATED, "Stopped by SIGTERM; what was finished is recorded.")
+    except KeyboardInterrupt:
+        _stop(INTERRUPTED, "Stopped; what was finished is recorded.")
+    except Exception as error:
+        if SHOW_TRACEBACKS:
+            raise
+        _stop(*_explain(error))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """The first signal lets the trial be recorded as KILLED; a second one ends the process at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated("SIGTERM") if number == signal.SIGTERM else KeyboardInterrupt("Ctrl-C")
+
+
+def _stop(code: int, message: str) -> NoReturn:
+    sys.stdout.flush()
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, UserError):
+        return USER_ERROR, "\n".join(f"error: {line}" for line in str(error).splitlines())
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        from sweepstack.sweeping.overrides import explain
+
+        return USER_ERROR, f"error: {explain(error)}"
+    log_file = _log_traceback(error)
+    return (
+        FAILED,
+        f"error: {type(error).__name__}: {error} (not your mistake; the traceback is in {log_file})",
+    )
+
+
+def _log_traceback(error: Exception) -> Path:
+    from sweepstack.tracking.store import project_root
+
+    path = project_root() / "mlruns" / "errors.log"
+    path.parent.mkdir(exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
+    record = logging.LogRecord("sweepstack", logging.ERROR, "", 0, shlex.join(sys.argv), None, None)
+    record.exc_info = (type(error), error, error.__traceback__)
+    handler.handle(record)
+    handler.close()
+    return path

@@ -1,0 +1,89 @@
+"""The command `sweepstack`: the results table, MLflow's UI, datasets."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sweepstack.errors import UserError
+
+FORMATS = ["text", "csv", "markdown", "latex", "json", "parquet"]
+
+
+class Commands(click.Group):
+    """A user's mistake is one line and exit code 2."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except UserError as error:
+            for line in str(error).splitlines():
+                click.echo(f"error: {line}", err=True)
+            context.exit(2)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sweepstack")
+def main() -> None:
+    """Browse and export what `python train.py` recorded."""
+
+
+store_option = click.option(
+    "--store",
+    metavar="URI",
+    help="Tracking store. [default: MLFLOW_TRACKING_URI, else the project's mlruns/mlflow.db]",
+)
+
+
+@main.command()
+@click.option("--sweep", default="latest", show_default=True, metavar="NAME|latest|all", help="Which trials.")
+@click.option("--sort", metavar="COLUMN", help="Sort by this column.  [default: validation accuracy]")
+@click.option("--columns", metavar="A,B,...", help="Only these columns, in this order.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file.")
+@store_option
+def table(sweep: str, sort: str | None, columns: str | None, form: str, output: Path | None, store: str | None) -> None:
+    """Print or export the table of trials, best first."""
+    if form == "parquet" and output is None:
+        raise UserError("parquet is no text, it must go to a file; give one with -o FILE")
+    from sweepstack.results import table as results
+    from sweepstack.tracking.store import Store
+
+    frame = results.table(sweep, sort=sort, store=Store(store))
+    if columns:
+        frame = results.only(frame, [column.strip() for column in columns.split(",")])
+    elif form in ("text", "markdown", "latex"):
+        frame = results.short(frame)
+    rendered = results.render(frame, form)
+    if output is None:
+        click.echo(rendered, nl=False)
+        return
+    content = rendered.encode() if isinstance(rendered, str) else rendered
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror}); choose another file with -o") from error
+    click.echo(f"{len(frame)} trials: {output}", err=True)
+
+
+@main.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+@store_option
+def ui(port: int, store: str | None) -> None:
+    """Serve MLflow's UI on this machine and print the link to the newest sweep. Ctrl-C ends it."""
+    from sweepstack.tracking.server import serve
+    from sweepstack.tracking.store import Store
+
+    sys.exit(serve(Store(store), port, click.echo))
+
+
+@main.command()
+@click.argument("name")
+def data(name: str) -> None:
+    """Fetch and verify a dataset's files, for example: sweepstack data mnist"""
+    from sweepstack.training.fetch import obtain
+
+    click.echo(f"{name} is complete and verified: {obtain(name)}")

@@ -1,0 +1,240 @@
+"""The typed config of one trial: `parse` turns what Hydra composed into a `TrialConfig`, or says what is wrong with it.
+
+Nothing heavy is imported here: a mistake must be answered before PyTorch is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from sweepstack.errors import ConfigError, did_you_mean
+
+MAX_SEED = 2**63 - 1
+
+
+def _number(value: Any) -> Any:
+    """Only what YAML calls a number: neither `true` nor the text "3"."""
+    if isinstance(value, bool | str):
+        raise ValueError("Input should be a number")
+    return value
+
+
+def _epoch_or_count(value: Any) -> Any:
+    """Both branches of the union in one sentence; pydantic would give a line for each."""
+    if value == "epoch" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("Input should be epoch or a number of iterations from 1")
+
+
+Int = Annotated[int, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Part = Annotated[Float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, and it cannot be changed once it is parsed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Target(BaseModel):
+    """Something named by `_target_`, a dotted path to a callable; all other keys are its keyword arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    target: Annotated[
+        str, Field(alias="_target_", pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+$", examples=["package.module.name"])
+    ]
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keyword arguments for the target."""
+        return dict(self.model_extra or {})
+
+
+class DatasetConfig(Target):
+    """A dataset: `target(train=True, **keywords)` and `target(train=False, **keywords)` give its two parts."""
+
+    shape: Annotated[tuple[Annotated[Int, Field(ge=1)], ...], Field(min_length=1, examples=["[1,28,28]"])]
+    classes: Annotated[Int, Field(ge=2, examples=[10])]
+    mean: Annotated[Float, Field(examples=[0.0])] = 0.0
+    std: Annotated[Float, Field(gt=0, examples=[1.0])] = 1.0
+
+
+class ModelConfig(Target):
+    """A model: `target(**keywords)` gives an `nn.Module` from images [N, *shape] to logits [N, classes]."""
+
+
+class OptimizerConfig(Target):
+    """An optimizer: `target(parameters, lr=lr, **keywords)` gives a `torch.optim.Optimizer`."""
+
+    lr: Annotated[Float, Field(gt=0, examples=[0.01])]
+
+
+class ConstantSchedule(Section):
+    kind: Literal["constant"]
+
+
+class StepSchedule(Section):
+    kind: Literal["step"]
+    every: Annotated[Int, Field(ge=1, examples=[2])]
+    gamma: Annotated[Float, Field(gt=0, le=1, examples=[0.5])]
+
+
+class CosineSchedule(Section):
+    kind: Literal["cosine"]
+    final: Annotated[Part, Field(examples=[0.0])] = 0.0
+
+
+class OneCycleSchedule(Section):
+    kind: Literal["one_cycle"]
+    rise: Annotated[Float, Field(gt=0, lt=1, examples=[0.3])] = 0.3
+    start: Annotated[Part, Field(examples=[0.04])] = 0.04
+    final: Annotated[Part, Field(examples=[4e-6])] = 4e-6
+
+
+class WarmupSchedule(Section):
+    kind: Literal["warmup"]
+    epochs: Annotated[Float, Field(gt=0, examples=[1.0])] = 1.0
+    start: Annotated[Part, Field(examples=[0.1])] = 0.1
+
+
+ScheduleConfig = Annotated[
+    ConstantSchedule | StepSchedule | CosineSchedule | OneCycleSchedule | WarmupSchedule,
+    Field(discriminator="kind"),
+]
+
+
+class TrackingConfig(Section):
+    """Where trials are recorded; null leaves the choice to the environment and the project."""
+
+    uri: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(sqlite|postgresql|mysql|mssql|https?|databricks)\b",
+            examples=["http://127.0.0.1:5000"],
+        ),
+    ] = None
+    experiment: Annotated[str | None, Field(min_length=1, examples=["train"])] = None
+    sweep: Annotated[str | None, Field(min_length=1, examples=["my_sweep"])] = None
+
+
+class TrialConfig(Section):
+    """All that a trial is made of. Units: `lr` is the step size before the schedule's factor, `epochs` are passes over
+    the training part, `validation_split` is a fraction of the training data, `evaluate_every` counts iterations
+    (optimizer updates) unless it is "epoch"."""
+
+    dataset: DatasetConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    epochs: Annotated[Int, Field(ge=1, examples=[5])]
+    batch_size: Annotated[Int, Field(ge=1, examples=[100])]
+    seed: Annotated[Int, Field(ge=0, le=MAX_SEED, examples=[0])] = 0
+    validation_split: Annotated[Float, Field(ge=0, lt=1, examples=[0.1])] = 0.1
+    evaluate_every: Annotated[
+        Literal["epoch"] | int, BeforeValidator(_epoch_or_count), Field(examples=["epoch", 200])
+    ] = "epoch"
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,2}))?)$", examples=["cpu", "cuda:0"])
+    ] = "auto"
+    precision: Annotated[Literal["float32", "bfloat16"], Field(examples=["float32"])] = "float32"
+    threads: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[1])] = None
+    pictures: Annotated[Int, Field(ge=0, le=100, examples=[10])] = 0
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def objective(self) -> str:
+        """The metric that selects: on the held-out part, or on the test data when nothing is held out."""
+        return "val/accuracy" if self.validation_split else "test/accuracy"
+
+
+def parse(cfg: DictConfig) -> TrialConfig:
+    """What Hydra composed, checked and typed. `cfg` is not changed.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range. One line a mistake.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "config"
+        if isinstance(error, MissingMandatoryValue):
+            raise ConfigError(f"{key} is required and missing; give it with {key}=VALUE") from error
+        raise ConfigError(
+            f"{key} cannot be resolved: {str(error).splitlines()[0]}; correct it, or give a value with {key}=VALUE"
+        ) from error
+    try:
+        return TrialConfig.model_validate(plain)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(detail, plain) for detail in error.errors())) from error
+
+
+def _explain(detail: ErrorDetails, plain: Any) -> str:
+    """One mistake as one line: rule, value, remedy."""
+    path = _path(detail["loc"])
+    key = ".".join(path)
+    value = detail["input"]
+    section: Any = TrialConfig
+    for part in path[:-1]:
+        section = _section(section, part, plain)
+    fields: dict[str, Any] = getattr(section, "model_fields", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"{key} is not a key of the config; {did_you_mean(path[-1], fields)}"
+        case "missing":
+            return f"{key} is required and missing; give it, for example {key}={_example(fields, path[-1])}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            tag = value.get("kind") if isinstance(value, dict) else value
+            return f"{key}.kind must be one of {', '.join(_KINDS)}, got {tag!r}; choose one with {key}=NAME"
+    rule = detail["msg"].removeprefix("Value error, ").split(", got ")[0]
+    rule = rule.removeprefix("Input ").removeprefix("String ").removeprefix("Tuple ")
+    if detail["type"] == "string_pattern_mismatch" and path[-1] == "device":
+        rule = "should be auto, cpu, mps, cuda or cuda:N"
+    elif detail["type"] == "string_pattern_mismatch" and key == "tracking.uri":
+        rule = (
+            "should be a database or a server (sqlite:///..., http://..., postgresql://...); MLflow 3 refuses folders"
+        )
+    elif detail["type"] == "string_pattern_mismatch":
+        rule = "should be a dotted path package.module.name"
+    return f"{key} {rule}, got {value!r}; for example {key.split('[')[0]}={_example(fields, path[-1])}"
+
+
+def _path(loc: tuple[int | str, ...]) -> list[str]:
+    """pydantic's location as the user's key: without the kind of schedule, and with an index for a list."""
+    path: list[str] = []
+    for place, part in enumerate(loc):
+        if isinstance(part, int):
+            path[-1] += f"[{part}]"
+        elif place == 1 and loc[0] == "schedule" and part in _KINDS:
+            continue
+        else:
+            path.append(part)
+    return path
+
+
+def _section(section: Any, part: str, plain: Any) -> Any:
+    if part == "schedule":
+        return _KINDS.get(plain["schedule"].get("kind"), section)
+    field = getattr(section, "model_fields", {}).get(part)
+    return field.annotation if field is not None else section
+
+
+def _example(fields: dict[str, Any], name: str) -> str:
+    name = name.split("[")[0]
+    field = next((f for key, f in fields.items() if name in (key, f.alias)), None)
+    return str(field.examples[0]) if field is not None and field.examples else "VALUE"
+
+
+_KINDS: dict[str, type[Section]] = {
+    "constant": ConstantSchedule,
+    "step": StepSchedule,
+    "cosine": CosineSchedule,
+    "one_cycle": OneCycleSchedule,
+    "warmup": WarmupSchedule,
+}

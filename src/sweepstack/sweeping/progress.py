@@ -1,0 +1,100 @@
+"""What the terminal shows while trials train: one live line with a bar, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sweepstack.trial import Ended, Event, Measured, Started, Trial, TrialState
+
+
+class Display:
+    """Shows the events of trials.
+
+    Args:
+        trials: all that will train.
+        console: where to; standard output unless told.
+    """
+
+    def __init__(self, trials: Sequence[Trial], console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._count = len(trials)
+        self._done = 0
+        self._epochs_done = 0
+        self._best: tuple[float, str] | None = None
+        self._bar = Progress(
+            TextColumn("[bold]{task.fields[trials]}[/bold]"),
+            BarColumn(bar_width=24),
+            TextColumn("epoch {task.fields[epoch]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[best]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        total = sum(trial.config.epochs for trial in trials)
+        self._task = self._bar.add_task("", total=total, trials=f"trial 0/{self._count}", epoch="-", best="")
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._console.print(line, markup=False)
+
+    def show(self, event: Event) -> None:
+        """Takes an event of one of the trials."""
+        trial = event.trial
+        match event:
+            case Started():
+                number = f"trial {self._done + 1}/{self._count}"
+                self._bar.update(self._task, trials=number, epoch=f"0/{trial.config.epochs}")
+            case Measured():
+                self._measured(event)
+            case Ended():
+                self._ended(event)
+
+    def _measured(self, event: Measured) -> None:
+        at, config, metrics = event.measurement, event.trial.config, event.measurement.metrics
+        accuracy = metrics[config.objective]
+        if config.evaluate_every != "epoch":
+            self.say(f"Iteration: {at.step}. Loss: {metrics['train/loss']:.4f}. Accuracy: {100 * accuracy:.2f}")
+        elif self._count == 1:
+            self.say(
+                f"epoch {at.epoch}/{config.epochs}  train/loss {metrics['train/loss']:.4f}  "
+                f"{config.objective} {accuracy:.4f}"
+            )
+        done = self._epochs_done + config.epochs * at.step / at.steps
+        best = self._best if self._best and self._best[0] >= accuracy else (accuracy, event.trial.name)
+        self._bar.update(
+            self._task,
+            completed=done,
+            epoch=f"{at.epoch}/{config.epochs}",
+            best=f"best {config.objective} {best[0]:.4f} ({best[1]})",
+        )
+
+    def _ended(self, event: Ended) -> None:
+        self._done += 1
+        self._epochs_done += event.trial.config.epochs
+        metrics, objective = event.outcome.metrics, event.trial.config.objective
+        place = f"[{self._done}/{self._count}] {event.trial.name}"
+        if event.outcome.state is TrialState.FINISHED:
+            self._best = max(self._best or (-1.0, ""), (metrics[objective], event.trial.name))
+            figures = {
+                objective: f"{metrics[objective]:.4f}",
+                "test/accuracy": f"{metrics['test/accuracy']:.4f}",
+            }
+            shown = "  ".join(f"{name} {figure}" for name, figure in figures.items())
+            self.say(f"{place}  {shown}  {metrics['train_seconds']:.1f} s")
+        else:
+            self.say(f"{place}  {event.outcome.state}: {event.outcome.reason}")
+        self._bar.update(self._task, completed=self._epochs_done)

@@ -1,0 +1,283 @@
+"""The MLflow store: where it is, its safe first use, its experiments, and its runs as rows."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode, urlsplit
+
+from filelock import FileLock
+
+from sweepstack.errors import StoreError, did_you_mean
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+VERSION_TAG, SWEEP_TAG, REASON_TAG = "sweepstack.version", "sweep", "reason"
+OBJECTIVES = ("val/accuracy", "test/accuracy")
+"""Metrics that select, the one to prefer first: test data selects only where nothing was held out."""
+PAGE = 1000
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own 7 block for minutes when a server is gone
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+def project_root() -> Path:
+    """The project whose store is used when no other is named: the checkout that this package runs from, else the
+    nearest folder upwards from the current one that has a conf/config.yaml, else the current one."""
+    here = Path.cwd()
+    for folder in (Path(__file__).absolute().parents[3], here, *here.parents):
+        if (folder / "conf" / "config.yaml").is_file():
+            return folder
+    return here
+
+
+def resolve_uri(uri: str | None) -> str:
+    """The tracking URI: as given, else MLFLOW_TRACKING_URI, else mlruns/mlflow.db of the project. A relative sqlite
+    path is taken from the project's root, so that every working directory has the same store.
+
+    Raises:
+        StoreError: it names a folder, which MLflow 3 refuses.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{project_root() / uri.removeprefix('sqlite:///')}"
+    if urlsplit(uri).scheme in ("", "file"):
+        raise StoreError(
+            f"the tracking store must be a database or a server, got {uri!r}; "
+            "for example sqlite:///mlruns/mlflow.db or http://127.0.0.1:5000"
+        )
+    return uri
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of the store."""
+
+    run_id: str
+    name: str
+    experiment_id: str
+    sweep: str | None
+    state: str
+    """FINISHED, FAILED, KILLED or RUNNING."""
+    reason: str
+    started: int
+    """Milliseconds since the epoch."""
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+class Store:
+    """A tracking store. Nothing is imported, created or asked before it is needed.
+
+    Args:
+        uri: an MLflow tracking URI; None for the project's own (see `resolve_uri`).
+    """
+
+    def __init__(self, uri: str | None = None) -> None:
+        self.uri = resolve_uri(uri)
+        self._client: MlflowClient | None = None
+
+    @property
+    def database(self) -> Path | None:
+        """The file of an sqlite store; None for any other kind."""
+        return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+
+    def check(self) -> None:
+        """That the store can be had, as far as a moment can tell: a server answers, a folder can be written to.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        if self.database is not None:
+            folder = next(parent for parent in self.database.parents if parent.exists())
+            if not os.access(folder, os.W_OK) or (self.database.exists() and not os.access(self.database, os.W_OK)):
+                raise StoreError(
+                    f"the tracking store must be writable, got {self.database}; choose another tracking.uri"
+                )
+            return
+        address = urlsplit(self.uri)
+        if address.scheme in ("http", "https") and address.hostname:
+            port = address.port or {"http": 80, "https": 443}[address.scheme]
+            try:
+                socket.create_connection((address.hostname, port), timeout=5).close()
+            except OSError as error:
+                raise StoreError(
+                    f"the tracking server must be running, {self.uri} does not answer ({error}); start it, or leave "
+                    "tracking.uri and MLFLOW_TRACKING_URI unset to use the project's own store"
+                ) from error
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """One writer at a time on an sqlite file, whatever the number of processes; servers see to it themselves."""
+        if self.database is None:
+            yield
+            return
+        self.database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.database}.lock"):
+            yield
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client, with the database made if it is not there yet.
+
+        Raises:
+            StoreError: the database is of another MLflow version, or cannot be opened.
+        """
+        if self._client is None:
+            for name, value in _QUIET.items():
+                os.environ.setdefault(name, value)
+            from mlflow import MlflowClient
+            from mlflow.exceptions import MlflowException
+
+            _hush()  # only now: the import sets MLflow's own level
+            self._make_database()
+            client = MlflowClient(self.uri)
+            try:
+                client.search_experiments(max_results=1)
+            except MlflowException as error:
+                raise StoreError(f"the tracking store {self.uri} cannot be used: {one_line(error)}") from error
+            self._client = client
+        return self._client
+
+    def _make_database(self) -> None:
+        """First use is a race which can leave a database that nobody can open: so it is made aside, under a lock, and
+        renamed when it is whole. Whatever a killed process left aside is thrown away."""
+        if self.database is None or _has_content(self.database):
+            return
+        with self.writing():
+            if _has_content(self.database):
+                return
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            aside = self.database.with_name(f".{self.database.name}.new")
+            for leftover in aside.parent.glob(f"{aside.name}*"):
+                leftover.unlink()
+            made = SqlAlchemyStore(f"sqlite:///{aside}", (self.database.parent / "artifacts").as_uri())
+            made.engine.dispose()
+            os.replace(aside, self.database)
+
+    def experiment_id(self, name: str) -> str:
+        """The id of an experiment, created if it is not there yet.
+
+        Raises:
+            StoreError: an experiment of that name has been deleted, which keeps its name taken.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self.writing():
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                artifacts = self.database and (self.database.parent / "artifacts" / quote(name, safe="")).as_uri()
+                try:
+                    return str(self.client.create_experiment(name, artifact_location=artifacts))
+                except MlflowException:  # on a server somebody else may have been faster
+                    found = self.client.get_experiment_by_name(name)
+                    if found is None:
+                        raise
+        if found.lifecycle_stage != "active":
+            raise StoreError(
+                f"experiment {name!r} has been deleted from {self.uri}; restore it there, or choose another with "
+                "tracking.experiment=NAME"
+            )
+        return str(found.experiment_id)
+
+    def rows(self, sweep: str = "latest") -> list[Row]:
+        """The runs that sweepstack recorded, oldest first.
+
+        Args:
+            sweep: the name of a sweep, "latest" for the one begun last, or "all" for every run.
+
+        Raises:
+            StoreError: the store is empty, or holds no such sweep.
+        """
+        runs = self._runs()
+        if not runs:
+            raise StoreError(f"the tracking store {self.uri} holds no trials yet; train some: python train.py")
+        rows = [_row(run) for run in runs]
+        if sweep == "all":
+            return rows
+        names = list(dict.fromkeys(row.sweep for row in rows if row.sweep is not None))
+        if sweep == "latest":
+            if not names:
+                raise StoreError(f"the tracking store {self.uri} holds no sweep yet, only single runs; use --sweep all")
+            sweep = names[-1]
+        if sweep not in names:
+            raise StoreError(
+                f"there is no sweep {sweep!r} in {self.uri}; {did_you_mean(sweep, [*names, 'latest', 'all'])}"
+            )
+        return [row for row in rows if row.sweep == sweep]
+
+    def _runs(self) -> list[Run]:
+        if self.database is not None and not _has_content(self.database):
+            return []
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        runs: list[Run] = []
+        token: str | None = ""
+        while token is not None:
+            page = self.client.search_runs(
+                experiments,
+                filter_string=f"tags.`{VERSION_TAG}` LIKE '%'",
+                order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+                max_results=PAGE,
+                page_token=token or None,
+            )
+            runs += page
+            token = page.token or None
+        return runs
+
+    def link(self, row: Row, host: str = "http://127.0.0.1:5000") -> str:
+        """The address in MLflow's UI that compares the runs of a row's sweep as charts, the best first, in the view
+        that is made for training."""
+        objective = next((key for key in OBJECTIVES if key in row.metrics), OBJECTIVES[0])
+        query = {
+            "searchFilter": f'tags.{SWEEP_TAG} = "{row.sweep}"' if row.sweep is not None else "",
+            "orderByKey": f"metrics.`{objective}`",
+            "orderByAsc": "false",
+            "compareRunsMode": "CHART",
+            "workflowType": "machine_learning",
+        }
+        server = self.uri if self.uri.startswith("http") else host
+        return f"{server.rstrip('/')}/#/experiments/{row.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line."""
+    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _row(run: Run) -> Row:
+    tags = run.data.tags
+    return Row(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        experiment_id=run.info.experiment_id,
+        sweep=tags.get(SWEEP_TAG),
+        state=run.info.status,
+        reason=tags.get(REASON_TAG, ""),
+        started=run.info.start_time,
+        params=run.data.params,
+        metrics=run.data.metrics,
+    )
+
+
+def _has_content(database: Path) -> bool:
+    return database.exists() and database.stat().st_size > 0
+
+
+def _hush() -> None:
+    """MLflow and Alembic keep to themselves."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)

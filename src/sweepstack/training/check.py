@@ -1,0 +1,76 @@
+"""What can be known about a config only with PyTorch at hand, checked before anything trains."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sweepstack.config import TrialConfig
+from sweepstack.errors import ConfigError
+from sweepstack.training import models, optimizers
+from sweepstack.training.targets import check_keywords
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a config's `device`; auto is CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ConfigError: this machine does not have it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = name.partition(":")  # by hand, for torch.device takes cuda:256 for cuda:0
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}[kind]
+    if int(index or 0) >= count:
+        raise ConfigError(f"device must be one that this machine has, got {name}; for example device=auto")
+    return torch.device(name)
+
+
+def check(config: TrialConfig) -> None:
+    """That the targets can be imported and called as the config says, and that images fit through the model.
+
+    Raises:
+        ConfigError: one of them does not hold.
+    """
+    choose_device(config.device)
+    check_keywords("dataset", config.dataset.target, 0, {"train": True, **config.dataset.keywords})
+    check_keywords("model", config.model.target, 0, config.model.keywords)
+    check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
+    model = _check_model(config)
+    parameters = list(model.parameters())
+    if not parameters:
+        raise ConfigError(f"model must have parameters to train, {config.model.target} has none; choose another")
+    try:
+        optimizers.build(config.optimizer, parameters)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise ConfigError(
+            f"optimizer: {config.optimizer.target} refuses its values: {_line(error)}; change it"
+        ) from error
+
+
+def _check_model(config: TrialConfig) -> nn.Module:
+    shape, classes = list(config.dataset.shape), config.dataset.classes
+    with torch.random.fork_rng(devices=[]):
+        try:
+            model = models.build(config.model)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"model: {config.model.target} refuses its values: {_line(error)}; change it") from error
+        try:
+            with torch.inference_mode():
+                logits = model.eval()(torch.zeros(2, *shape))
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise ConfigError(
+                f"model must take the dataset's images, {config.model.target} does not take {shape}: {_line(error)}; "
+                "let it use ${dataset.shape}, or choose another model or dataset"
+            ) from error
+    if getattr(logits, "shape", None) != (2, classes):
+        got = list(logits.shape[1:]) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"model must give one logit for each of the {classes} classes, {config.model.target} gives {got}; "
+            "let it use ${dataset.classes}"
+        )
+    return model
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".;")

@@ -1,0 +1,26 @@
+"""Optimizers: whatever the config names, over a model's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import Optimizer
+
+from sweepstack.config import OptimizerConfig
+from sweepstack.training.targets import build as build_target
+from sweepstack.training.targets import resolve
+
+
+def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The optimizer at its full learning rate; the schedule's factor is applied by the trainer.
+
+    Raises:
+        ValueError: the optimizer refuses a value, such as a negative momentum.
+        TypeError: what the target gives is no `torch.optim.Optimizer`.
+    """
+    keywords = build_target(config.keywords, "optimizer")
+    optimizer = resolve("optimizer", config.target)(parameters, lr=config.lr, **keywords)
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{config.target} should give a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    return optimizer

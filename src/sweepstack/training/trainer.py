@@ -1,0 +1,117 @@
+"""The plain trainer: one trial, one screen, the reference for correctness."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sweepstack.config import TrialConfig
+from sweepstack.training import models, optimizers
+from sweepstack.training.data import Data, stream
+from sweepstack.training.schedules import factor
+from sweepstack.trial import Measurement, Outcome, Report, TrialState
+
+
+def train(config: TrialConfig, data: Data, report: Report) -> Outcome:
+    """Trains one trial and measures it: on the held-out part along the way, on the test data at the end.
+
+    The result depends on `config` and `data` alone: initial weights on the seed, the order of batches and dropout on
+    (seed, epoch). Sets PyTorch's global random state.
+
+    Args:
+        report: called with a `Measurement` after every epoch, or every `config.evaluate_every` iterations, and at
+            the end. `train/loss` is the mean over the epoch, or the loss of that iteration.
+
+    Returns:
+        FINISHED with the last, best and test figures and the weights (on the CPU), or FAILED when a loss is not a
+        finite number.
+    """
+    began = time.perf_counter()
+    steps = data.steps_per_epoch(config.batch_size)
+    by_epoch = config.evaluate_every == "epoch"
+    every = steps if config.evaluate_every == "epoch" else config.evaluate_every
+    torch.manual_seed(config.seed)
+    model = models.build(config.model).to(data.device)
+    optimizer = optimizers.build(config.optimizer, model.parameters())
+    full_rates = [group["lr"] for group in optimizer.param_groups]
+    autocast = torch.autocast(data.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    figures: dict[str, float] = {}
+    losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
+    step = 0
+
+    for epoch in range(1, config.epochs + 1):
+        torch.manual_seed(stream(config.seed, "dropout", epoch))
+        for images, labels in data.batches(config.batch_size, config.seed, epoch):
+            rate = factor(config.schedule, step, steps, config.epochs)
+            for group, full in zip(optimizer.param_groups, full_rates, strict=True):
+                group["lr"] = full * rate
+            with autocast:
+                loss = cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(loss.detach())
+            step += 1
+            if step % every and step < steps * config.epochs:
+                continue
+
+            recent = torch.stack(losses)
+            if not bool(recent.isfinite().all()):
+                return _diverged(config, recent, step, steps, figures)
+            figures["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
+            _measure(model, data, config, autocast, figures)
+            report(Measurement(epoch, step, steps * config.epochs, {**figures, "train/lr": config.optimizer.lr * rate}))
+            losses.clear()
+
+    figures["train_seconds"] = time.perf_counter() - began
+    figures["test/loss"], figures["test/accuracy"] = evaluate(model, data.test(), autocast)
+    if not math.isfinite(figures["test/loss"]):  # the very last updates can be the ones that diverge
+        return _failed(config, figures["test/loss"], step, steps, figures)
+    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    return Outcome(TrialState.FINISHED, figures, weights=weights)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], autocast: torch.autocast
+) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (0 to 1) of a model over batches of images and labels."""
+    training = model.training
+    model.eval()
+    losses, hits, count = [], [], 0
+    for images, labels in batches:
+        with autocast:
+            logits = model(images).float()
+        losses.append(cross_entropy(logits, labels, reduction="sum"))
+        hits.append((logits.argmax(1) == labels).sum())
+        count += len(labels)
+    model.train(training)
+    return float(torch.stack(losses).sum()) / count, float(torch.stack(hits).sum()) / count
+
+
+def _measure(
+    model: nn.Module, data: Data, config: TrialConfig, autocast: torch.autocast, figures: dict[str, float]
+) -> None:
+    """Updates `figures` with the loss and accuracy that select, and the best accuracy so far if it is an honest one."""
+    part = config.objective.split("/")[0]
+    loss, accuracy = evaluate(model, data.evaluation(), autocast)
+    figures[f"{part}/loss"], figures[f"{part}/accuracy"] = loss, accuracy
+    if part == "val":
+        figures["val/accuracy_best"] = max(accuracy, figures.get("val/accuracy_best", 0.0))
+
+
+def _diverged(config: TrialConfig, losses: Tensor, step: int, steps: int, figures: dict[str, float]) -> Outcome:
+    """FAILED at the first loss that is not finite; `step` is the one that `losses` ends with."""
+    first = int((~losses.isfinite()).nonzero()[0])
+    return _failed(config, float(losses[first]), step - len(losses) + first + 1, steps, figures)
+
+
+def _failed(config: TrialConfig, loss: float, step: int, steps: int, figures: dict[str, float]) -> Outcome:
+    lr = config.optimizer.lr * factor(config.schedule, step - 1, steps, config.epochs)
+    reason = f"the loss was {loss} at step {step} with learning rate {lr:g}; try a smaller optimizer.lr"
+    return Outcome(TrialState.FAILED, figures, reason)

@@ -1,0 +1,116 @@
+"""A trial, how it can end, and the events of its life. Plain values: no PyTorch, no MLflow, no Hydra."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweepstack.config import TrialConfig
+
+
+class TrialState(enum.StrEnum):
+    """How a trial ended."""
+
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One config, to be trained once with one seed."""
+
+    config: TrialConfig
+    number: int
+    """Its place in the sweep, from 0."""
+    name: str
+    """What tells it from the others, such as `lr=0.01 bs=100`."""
+    params: Mapping[str, str | int | float | bool | None]
+    """Short, stable names and values of what it is made of, for the record."""
+    folder: Path
+    """Where its files go: resolved config, weights, log."""
+    config_text: str
+    """The resolved config as YAML."""
+    overrides: tuple[str, ...] = ()
+    sweep: str | None = None
+    """The sweep that it belongs to; None when it was trained on its own."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Metrics at one point of a training."""
+
+    epoch: int
+    """Epochs begun, from 1."""
+    step: int
+    """Optimizer updates done."""
+    steps: int
+    """Optimizer updates that the whole training takes."""
+    metrics: Mapping[str, float]
+
+
+Report = Callable[[Measurement], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: a value, not an exception."""
+
+    state: TrialState
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The figures it ended with: last and best of the validation metrics, test metrics, `train_seconds`."""
+    reason: str = ""
+    """Why it did not finish; empty when it did."""
+    weights: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    """The trained `state_dict`."""
+
+    def objective(self, config: TrialConfig) -> float:
+        """The number that selects; NaN when the trial did not finish."""
+        return self.metrics[config.objective] if self.state is TrialState.FINISHED else math.nan
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a trial is trained, selected and tested on."""
+
+    digest: str
+    """Checksum of images and labels."""
+    train: int
+    """Number of images to train on, and so on."""
+    held_out: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """Event: a trial has begun. `at` is in seconds since the epoch, here and below."""
+
+    trial: Trial
+    at: float
+    dataset: DatasetFacts
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Event: a trial has reported metrics."""
+
+    trial: Trial
+    measurement: Measurement
+    at: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Event: a trial is over; `files` are to be kept with its record."""
+
+    trial: Trial
+    outcome: Outcome
+    at: float
+    files: tuple[Path, ...] = ()
+
+
+Event = Started | Measured | Ended

@@ -1,0 +1,94 @@
+"""What the tests share: a small config for the digits that come with scikit-learn, and a terminal to type into."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from sweepstack.config import TrialConfig
+from sweepstack.tracking.store import Store
+
+ROOT = Path(__file__).parents[1]
+
+settings.register_profile("sweepstack", deadline=None, max_examples=50)
+settings.load_profile("sweepstack")
+
+DIGITS = {
+    "dataset": {"_target_": "sweepstack.training.data.digits", "shape": [1, 8, 8], "classes": 10},
+    "model": {"_target_": "sweepstack.training.models.Logistic", "shape": [1, 8, 8], "classes": 10},
+    "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1},
+    "schedule": {"kind": "constant"},
+    "epochs": 2,
+    "batch_size": 100,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="session")
+def digits_plain() -> Callable[..., dict[str, Any]]:
+    """`digits_plain({"optimizer.lr": 0.5})`: a config as a plain dict, with the values at dotted keys replaced."""
+
+    def plain(changes: dict[str, Any] | None = None) -> dict[str, Any]:
+        config: dict[str, Any] = copy.deepcopy(DIGITS)
+        for key, value in (changes or {}).items():
+            *sections, last = key.split(".")
+            section = config
+            for name in sections:
+                section = section.setdefault(name, {})
+            section[last] = value
+        return config
+
+    return plain
+
+
+@pytest.fixture(scope="session")
+def digits_config(digits_plain: Callable[..., dict[str, Any]]) -> Callable[..., TrialConfig]:
+    """The same, typed."""
+    return lambda changes=None: TrialConfig.model_validate(digits_plain(changes))
+
+
+@dataclass
+class Terminal:
+    """A user's terminal in an empty folder, with a store of its own."""
+
+    folder: Path
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.folder}/mlflow.db"
+
+    @property
+    def store(self) -> Store:
+        return Store(self.uri)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "MLFLOW_TRACKING_URI": self.uri, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Types a command; `train.py` and `sweepstack` are found."""
+        programs = {
+            "train.py": [sys.executable, str(ROOT / "train.py")],
+            "sweepstack": [str(Path(sys.executable).with_name("sweepstack"))],
+        }
+        command = [*programs[words[0]], *words[1:]]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes)
+
+    def type(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Types a command and waits for its end."""
+        process = self.start(*words)
+        out, err = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    return Terminal(tmp_path)

@@ -1,0 +1,85 @@
+"""The floors of the house: a file imports only from lower floors, and inside a folder in one direction."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+FLOORS = {
+    "errors": 0,
+    "config": 1,
+    "trial": 2,
+    "training": 3,
+    "tracking": 3,
+    "sweeping": 4,
+    "results": 4,
+    "app": 5,
+    "cli": 5,
+}
+HOMES = {  # heavy libraries live in one folder and nowhere else
+    "torch": ("training",),
+    "torchvision": ("training",),
+    "mlflow": ("tracking",),
+    "pandas": ("results",),
+}
+GUESTS = {("sweeping/runner.py", "torch")}  # saves the weights, and sets the number of threads
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """The modules that a file imports, each with whether it does so at once or inside a function."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        node
+        for part in ast.walk(tree)
+        if isinstance(part, ast.FunctionDef) or (isinstance(part, ast.If) and "TYPE_CHECKING" in ast.dump(part.test))
+        for node in ast.walk(part)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(name.name, node not in inside) for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.module, node not in inside))
+            found += [(f"{node.module}.{name.name}", node not in inside) for name in node.names]
+    return found
+
+
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(SOURCE).with_suffix("").parts): path
+        for path in sorted((SOURCE / "sweepstack").rglob("*.py"))
+        if path.name != "__init__.py"
+    }
+
+
+@pytest.mark.parametrize("name", modules())
+def test_a_file_imports_only_from_lower_floors_or_its_own_folder(name: str) -> None:
+    _, room, *_ = name.split(".")
+    for imported, _ in imports(modules()[name]):
+        if imported.startswith("sweepstack."):
+            other = imported.split(".")[1]
+            assert other == room or FLOORS[other] < FLOORS[room], f"{name} must not import {imported}"
+
+
+def test_inside_a_folder_imports_go_in_one_direction() -> None:
+    known = modules()
+    graph = {name: {other for other, _ in imports(path) if other in known} for name, path in known.items()}
+    assert list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_heavy_library_lives_in_one_folder(library: str) -> None:
+    for name, path in modules().items():
+        room = name.split(".")[1]
+        guest = ("/".join(path.relative_to(SOURCE / "sweepstack").parts), library) in GUESTS
+        if room not in HOMES[library] and not guest:
+            assert library not in {imported.split(".")[0] for imported, _ in imports(path)}, f"{name} imports {library}"
+
+
+def test_the_doors_and_the_upper_floors_import_nothing_heavy_at_once() -> None:
+    light = [path for name, path in modules().items() if name.split(".")[1] not in ("training", "results")]
+    for path in [*light, *(SOURCE / "hydra_plugins").rglob("*.py")]:
+        at_once = {imported.split(".")[0] for imported, early in imports(path) if early}
+        assert not at_once & {"torch", "torchvision", "mlflow", "pandas", "numpy"}, path

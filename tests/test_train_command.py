@@ -1,0 +1,280 @@
+"""python train.py, as a user types it."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from sweepstack.tracking.store import Row
+
+from .conftest import Terminal
+
+DIGITS = ("dataset=digits", "epochs=2")
+
+
+def by_name(rows: list[Row]) -> dict[str, Row]:
+    return {row.name: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Terminal, subprocess.CompletedProcess[str]]:
+    """One sweep that several tests look at: three learning rates, one of them far too large."""
+    terminal = Terminal(tmp_path_factory.mktemp("swept"))
+    done = terminal.type("train.py", "-m", *DIGITS, "model=mlp", "optimizer.lr=0.01,0.3,1e30", "pictures=3")
+    return terminal, done
+
+
+def test_a_sweep_records_every_trial_with_its_true_state(swept) -> None:
+    terminal, done = swept
+    rows = by_name(terminal.store.rows())
+    assert {name: row.state for name, row in rows.items()} == {
+        "lr=0.01": "FINISHED",
+        "lr=0.3": "FINISHED",
+        "lr=1e+30": "FAILED",
+    }
+    assert done.returncode == 1  # one trial failed, and it cost no other one anything
+    assert "step" in rows["lr=1e+30"].reason
+    assert "1e+30" in rows["lr=1e+30"].reason
+    assert rows["lr=0.3"].metrics["val/accuracy"] > rows["lr=0.01"].metrics["val/accuracy"]
+    assert rows["lr=0.3"].params["lr"] == "0.3"
+    assert rows["lr=0.3"].params["model"] == "mlp"
+
+
+def test_a_sweep_ends_with_its_table_best_first_and_the_next_commands(swept) -> None:
+    terminal, done = swept
+    table = done.stdout[done.stdout.index("   lr") :].splitlines()
+    assert [line.split()[0] for line in table[2:5]] == ["0.3", "0.01", "1e+30"]
+    assert "FAILED" in table[4]
+    assert "sweepstack ui" in done.stdout
+    assert f"table --sweep {terminal.store.rows()[0].sweep}" in done.stdout
+    assert "workflowType=machine_learning" in done.stdout
+    assert done.stderr == ""  # no chatter of MLflow, Alembic or Hydra
+
+
+def test_a_run_carries_metrics_per_epoch_dataset_artifacts_and_origin(swept) -> None:
+    terminal, _ = swept
+    client = terminal.store.client
+    row = by_name(terminal.store.rows())["lr=0.3"]
+    history = client.get_metric_history(row.run_id, "val/accuracy")
+    assert [(point.step, point.value) for point in history][-1] == (2, row.metrics["val/accuracy"])
+    assert len(history) == 2
+    assert row.metrics["val/accuracy_best"] == max(point.value for point in history)
+
+    run = client.get_run(row.run_id)
+    assert run.inputs.dataset_inputs[0].dataset.name == "digits"
+    assert run.data.tags["versions.torch"] == torch.__version__.split("+")[0] or "versions.torch" in run.data.tags
+    assert run.data.tags["sweep"] == row.sweep
+    assert client.get_experiment(run.info.experiment_id).name == "train"
+
+    names = {file.path for file in client.list_artifacts(row.run_id)}
+    assert names == {"config.yaml", "overrides.yaml", "weights.pt", "first_images.png"}
+    config = yaml.safe_load(Path(client.download_artifacts(row.run_id, "config.yaml")).read_text())
+    assert config["optimizer"]["lr"] == 0.3
+    assert config["model"]["shape"] == [1, 8, 8]  # resolved, not ${dataset.shape}
+    weights = torch.load(client.download_artifacts(row.run_id, "weights.pt"), weights_only=True)
+    assert weights["layers.1.weight"].shape == (64, 64)
+
+
+def test_each_trial_has_its_own_hydra_folder(swept) -> None:
+    terminal, _ = swept
+    (sweep,) = (terminal.folder / "multirun").iterdir()
+    for job in ("0", "1", "2"):
+        assert (sweep / job / ".hydra" / "overrides.yaml").is_file()
+        assert (sweep / job / "train.log").is_file()
+    assert "FAILED" in (sweep / "2" / "train.log").read_text()
+
+
+def test_plain_hydra_launcher_gives_the_same_figures(swept, terminal: Terminal) -> None:
+    ours = by_name(swept[0].store.rows())["lr=0.3"]
+    sweep = ("-m", "hydra/launcher=basic", *DIGITS, "model=mlp", "optimizer.lr=0.3,0.01")
+    assert terminal.type("train.py", *sweep).returncode == 0
+    rows = terminal.store.rows()
+    assert len(rows) == 2
+    plain = next(row for row in rows if row.params["lr"] == "0.3")
+    same = [key for key in ours.metrics if "seconds" not in key]
+    assert {key: plain.metrics[key] for key in same} == {key: ours.metrics[key] for key in same}
+
+
+def test_in_a_multirun_nothing_trains_until_every_job_is_checked(terminal: Terminal) -> None:
+    done = terminal.type("train.py", "-m", *DIGITS, "optimizer.lr=0.1,-1", "batch_size=10,0")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith(
+        "error: job 1 (dataset=digits epochs=2 optimizer.lr=0.1 batch_size=0): batch_size should"
+    )
+    assert done.stdout == ""
+    assert not (terminal.folder / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["optimizer.momentun=0.9"], "optimizer.momentun is not a key of the config; did you mean 'momentum'?"),
+        (["model=mpl"], "model=mpl does not exist; did you mean 'mlp'?"),
+        (["sweeps=lr_batch"], "sweeps=lr_batch does not exist; did you mean 'lr_batch_epochs'?"),
+        (["batch_size=0"], "batch_size should be greater than or equal to 1, got 0"),
+        (["optimizer.lr=[1"], "override 'optimizer.lr=[1' cannot be read"),
+        (
+            ["dataset=digits", "+optimizer.momentun=1"],
+            "optimizer.momentun is not a keyword of torch.optim.SGD; did you",
+        ),
+        (["dataset=digits", "model.shape=[1,28,28]"], "model must take the dataset's images"),
+        (["tracking.uri=http://127.0.0.1:9"], "the tracking server must be running"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(terminal: Terminal, words: list[str], line: str) -> None:
+    done = terminal.type("train.py", *words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (shown,) = done.stderr.splitlines()
+    assert shown.startswith(f"error: {line}")
+
+
+def test_help_and_config_errors_load_neither_torch_nor_mlflow(terminal: Terminal) -> None:
+    code = (
+        "import runpy, sys\n"
+        "try: runpy.run_path(sys.argv[1], run_name='__main__')\n"
+        "finally: print(sorted({'torch', 'mlflow', 'pandas', 'numpy'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    train = str(Path(__file__).parents[1] / "train.py")
+    for words in (["--help"], ["epochs=0"], ["-m", "optimizer.lr=0.1,-1"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, train, *words], cwd=terminal.folder, capture_output=True, text=True
+        )
+        assert done.stderr.splitlines()[-1] == "[]", words
+
+
+def test_a_failing_single_trial_exits_with_1_and_our_traceback_is_in_the_log(terminal: Terminal) -> None:
+    (terminal.folder / "broken.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, images):\n"
+        "        if self.training: raise RuntimeError('the net tore')\n"
+        "        return super().forward(images.flatten(1))\n"
+    )
+    net = [
+        "model._target_=broken.Net",
+        "~model.shape",
+        "~model.classes",
+        "+model.in_features=64",
+        "+model.out_features=10",
+    ]
+    done = terminal.type("train.py", *DIGITS, *net)
+    assert done.returncode == 1
+    assert "FAILED: RuntimeError: the net tore" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    (log,) = terminal.folder.glob("outputs/*/train.log")
+    assert "Traceback" in log.read_text()
+    assert terminal.store.rows("all")[0].state == "FAILED"
+
+
+def test_own_model_dataset_and_optimizer_come_in_from_a_folder_elsewhere(terminal: Terminal) -> None:
+    (terminal.folder / "mine.py").write_text(
+        "import numpy, torch\n"
+        "from PIL import Image\n"
+        "from sklearn.datasets import load_digits\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__()\n"
+        "        self.layers = torch.nn.Sequential(torch.nn.Conv2d(1, width, 3), torch.nn.ReLU(), torch.nn.Flatten(),\n"
+        "                                          torch.nn.LazyLinear(10))\n"
+        "        self.layers(torch.zeros(1, 1, 8, 8))\n"
+        "    def forward(self, images):\n"
+        "        return self.layers(images)\n"
+        "class Pictures:\n"
+        "    def __init__(self, train, count):\n"
+        "        digits = load_digits()\n"
+        "        part = slice(count) if train else slice(count, None)\n"
+        "        self.images = digits.images[part].astype('uint8') * 15\n"
+        "        self.labels = digits.target[part]\n"
+        "    def __len__(self):\n"
+        "        return len(self.labels)\n"
+        "    def __getitem__(self, place):\n"
+        "        return Image.fromarray(self.images[place]), int(self.labels[place])\n"
+        "class Sign(torch.optim.SGD):\n"
+        "    def step(self, closure=None):\n"
+        "        for group in self.param_groups:\n"
+        "            for p in group['params']:\n"
+        "                p.grad.sign_()\n"
+        "        return super().step(closure)\n"
+    )
+    for group, name, text in (
+        ("model", "net", "_target_: mine.Net\nwidth: 4\n"),
+        ("dataset", "pictures", "_target_: mine.Pictures\ncount: 1500\nshape: [1, 8, 8]\nclasses: 10\n"),
+        ("optimizer", "sign", "_target_: mine.Sign\nlr: 0.01\n"),
+    ):
+        path = terminal.folder / "my_conf" / group / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    mine = ("--config-dir", "my_conf", "dataset=pictures", "model=net", "optimizer=sign", "epochs=3")
+    done = terminal.type("train.py", "-m", *mine, "model.width=4,8")
+    assert done.returncode == 0, done.stderr
+    rows = by_name(terminal.store.rows())
+    assert set(rows) == {"width=4", "width=8"}
+    assert all(row.metrics["test/accuracy"] > 0.6 for row in rows.values())
+
+
+def test_named_sweeps_work_from_any_folder_and_can_be_changed(terminal: Terminal) -> None:
+    words = ("dataset=digits", "optimizer.lr=0.1", "batch_size=50,100", "epochs=1")
+    done = terminal.type("train.py", "-m", "sweeps=lr_batch_epochs", *words)
+    assert done.returncode == 0, done.stderr
+    rows = terminal.store.rows()
+    assert {row.name for row in rows} == {"bs=50", "bs=100"}
+    assert rows[0].sweep is not None
+    assert rows[0].sweep.startswith("lr_batch_epochs_")
+
+
+def test_the_tutorial_as_the_page_has_it(terminal: Terminal) -> None:
+    done = terminal.type("train.py", "-m", "experiment=tutorial", "optimizer.lr=0.001,0.01,0.1")
+    assert done.returncode == 0, done.stderr
+    printed = [line for line in done.stdout.splitlines() if line.startswith("Iteration: ")]
+    assert [line.split(".")[0] for line in printed] == [f"Iteration: {n}" for n in range(200, 3001, 200)] * 3
+    expected = {"0.001": 0.825, "0.01": 0.893, "0.1": 0.918}
+    for row in terminal.store.rows():
+        assert row.metrics["test/accuracy"] == pytest.approx(expected[row.params["lr"]], abs=0.005)
+        assert "val/accuracy" not in row.metrics
+        last = f"{100 * row.metrics['test/accuracy']:.2f}"
+        assert any(line.startswith("Iteration: 3000.") and line.endswith(f"Accuracy: {last}") for line in printed)
+        files = {file.path for file in terminal.store.client.list_artifacts(row.run_id)}
+        assert "first_images.png" in files
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_sweep_keeps_what_is_finished_and_says_killed(terminal: Terminal, sent: int, code: int) -> None:
+    process = terminal.start("train.py", "-m", "dataset=digits", "epochs=1,1000000")
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("[1/2] epochs=1 ")
+    time.sleep(1)  # the second trial trains by now
+    process.send_signal(sent)
+    out, err = process.communicate()
+    watchdog.cancel()
+    assert process.returncode == code
+    assert "KILLED" in out
+    assert err.startswith("Stopped")
+    states = {row.name: row.state for row in terminal.store.rows()}
+    assert states == {"epochs=1": "FINISHED", "epochs=1000000": "KILLED"}
+
+
+def test_several_first_uses_at_once_brick_nothing(terminal: Terminal) -> None:
+    processes = [terminal.start("train.py", "dataset=digits", "epochs=1", f"seed={seed}") for seed in range(4)]
+    for process in processes:
+        _, err = process.communicate(timeout=240)
+        assert (process.returncode, err) == (0, "")
+    rows = terminal.store.rows("all")
+    assert sorted(row.params["seed"] for row in rows) == ["0", "1", "2", "3"]
+    assert {row.state for row in rows} == {"FINISHED"}
+    with sqlite3.connect(terminal.folder / "mlflow.db") as database:
+        used = database.execute(
+            "SELECT DISTINCT experiments.name FROM experiments JOIN runs USING (experiment_id)"
+        ).fetchall()
+    assert used == [("train",)]  # none under Default
