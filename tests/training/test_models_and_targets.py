@@ -12,7 +12,8 @@ from torchvision import transforms
 from sweepstack.config import ModelConfig, OptimizerConfig
 from sweepstack.errors import ConfigError
 from sweepstack.training import models, optimizers
-from sweepstack.training.check import check, choose_device
+from sweepstack.training.check import check
+from sweepstack.training.hardware import choose_device
 from sweepstack.training.targets import build, check_keywords, resolve
 
 

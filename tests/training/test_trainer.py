@@ -11,8 +11,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.optim import lr_scheduler
 
-from sweepstack.training.check import check, choose_device
+from sweepstack.training.check import check
 from sweepstack.training.data import load
+from sweepstack.training.hardware import choose_device
 from sweepstack.training.trainer import train
 from sweepstack.trial import Measurement, Outcome, TrialState
 

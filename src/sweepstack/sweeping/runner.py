@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from sweepstack.config import TrialConfig
-from sweepstack.errors import UserError
 from sweepstack.trial import Ended, Event, Measured, Outcome, Started, Trial, TrialState
 
 log = logging.getLogger(__name__)
@@ -31,8 +30,9 @@ def prepare(config: TrialConfig, seen: set[str]) -> None:
         ConfigError: see `check`.
         DataError: see `load`.
     """
-    from sweepstack.training.check import check, choose_device
+    from sweepstack.training.check import check
     from sweepstack.training.data import load
+    from sweepstack.training.hardware import choose_device
 
     key = config.model_dump_json(exclude=_PARSED_IN_FULL)
     if key not in seen:
@@ -55,13 +55,12 @@ def run_trial(trial: Trial, emit: Callable[[Event], None]) -> Outcome:
     """
     import torch
 
-    from sweepstack.training.check import choose_device
     from sweepstack.training.data import load
+    from sweepstack.training.hardware import choose_device, choose_threads
     from sweepstack.training.trainer import train
 
     config = trial.config
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(choose_threads(config))
     data = load(config.dataset, config.validation_split, choose_device(config.device))
     files: list[Path] = []
     emit(Started(trial, time.time(), data.facts))
@@ -77,8 +76,6 @@ def run_trial(trial: Trial, emit: Callable[[Event], None]) -> Outcome:
             save_first(data.images[: config.pictures], data.labels[: config.pictures], files[-1])
     except KeyboardInterrupt as stop:
         emit(Ended(trial, Outcome(TrialState.KILLED, reason=str(stop) or "interrupted"), time.time()))
-        raise
-    except UserError:
         raise
     except Exception as error:
         log.exception("%s failed", trial.name)

@@ -8,22 +8,8 @@ from torch import nn
 from sweepstack.config import TrialConfig
 from sweepstack.errors import ConfigError
 from sweepstack.training import models, optimizers
+from sweepstack.training.hardware import choose_device
 from sweepstack.training.targets import check_keywords
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a config's `device`; auto is CUDA, else Apple's MPS, else the CPU.
-
-    Raises:
-        ConfigError: this machine does not have it.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, index = name.partition(":")  # by hand, for torch.device takes cuda:256 for cuda:0
-    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}[kind]
-    if int(index or 0) >= count:
-        raise ConfigError(f"device must be one that this machine has, got {name}; for example device=auto")
-    return torch.device(name)
 
 
 def check(config: TrialConfig) -> None:

@@ -23,4 +23,8 @@ def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimi
     optimizer = resolve("optimizer", config.target)(parameters, lr=config.lr, **keywords)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{config.target} should give a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    for group in optimizer.param_groups:
+        on_cpu = all(parameter.device.type == "cpu" for parameter in group["params"])
+        if on_cpu and "foreach" in group and group["foreach"] is None and group.get("fused") is None:
+            group["foreach"] = False  # what PyTorch chooses on a CPU, without choosing anew at every step
     return optimizer

@@ -1,0 +1,54 @@
+"""What of the machine a trial trains on: device and number of threads."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sweepstack.config import ModelConfig, TrialConfig
+from sweepstack.errors import ConfigError
+from sweepstack.training import models
+
+ALL_THREADS = torch.get_num_threads()
+"""PyTorch's own choice, before anything has changed it."""
+WORTH_THREADS = 100e6
+"""Floating-point operations in the forward pass of a batch from which more threads than one pay. On two cores, two
+threads took 1.3 to 1.8 times as long as one at 41e6 and three quarters at 133e6: below, their meetings take the time."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a config's `device`; auto is CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ConfigError: this machine does not have it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = name.partition(":")  # by hand, for torch.device takes cuda:256 for cuda:0
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}[kind]
+    if int(index or 0) >= count:
+        raise ConfigError(f"device must be one that this machine has, got {name}; for example device=auto")
+    return torch.device(name)
+
+
+def choose_threads(config: TrialConfig) -> int:
+    """The number of threads: the config's, else one for a small model and PyTorch's own choice for a large one.
+
+    It follows from the config alone, never from a stopwatch: sums round differently with another number of threads.
+    """
+    if config.threads is not None:
+        return config.threads
+    work = _flops(config.model.model_dump_json(by_alias=True), config.dataset.shape) * config.batch_size
+    return ALL_THREADS if work >= WORTH_THREADS else 1
+
+
+@functools.lru_cache(maxsize=128)
+def _flops(model_json: str, shape: tuple[int, ...]) -> float:
+    """Floating-point operations of the forward pass of one image."""
+    with torch.random.fork_rng(devices=[]):
+        model = models.build(ModelConfig.model_validate_json(model_json)).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.zeros(2, *shape))
+    return float(counter.get_total_flops()) / 2
