@@ -139,14 +139,13 @@ class Store:
             for name, value in _QUIET.items():
                 os.environ.setdefault(name, value)
             from mlflow import MlflowClient
-            from mlflow.exceptions import MlflowException
 
             _hush()  # only now: the import sets MLflow's own level
             self._make_database()
-            client = MlflowClient(self.uri)
             try:
+                client = MlflowClient(self.uri)
                 client.search_experiments(max_results=1)
-            except MlflowException as error:
+            except Exception as error:  # MLflow lets SQLAlchemy's and the drivers' own errors through
                 raise StoreError(f"the tracking store {self.uri} cannot be used: {one_line(error)}") from error
             self._client = client
         return self._client
@@ -176,14 +175,15 @@ class Store:
         """
         from mlflow.exceptions import MlflowException
 
+        client = self.client  # before the lock, which making the database takes too
         with self.writing():
-            found = self.client.get_experiment_by_name(name)
+            found = client.get_experiment_by_name(name)
             if found is None:
                 artifacts = self.database and (self.database.parent / "artifacts" / quote(name, safe="")).as_uri()
                 try:
-                    return str(self.client.create_experiment(name, artifact_location=artifacts))
+                    return str(client.create_experiment(name, artifact_location=artifacts))
                 except MlflowException:  # on a server somebody else may have been faster
-                    found = self.client.get_experiment_by_name(name)
+                    found = client.get_experiment_by_name(name)
                     if found is None:
                         raise
         if found.lifecycle_stage != "active":

@@ -15,7 +15,8 @@ ALL_THREADS = torch.get_num_threads()
 """PyTorch's own choice, before anything has changed it."""
 WORTH_THREADS = 100e6
 """Floating-point operations in the forward pass of a batch from which more threads than one pay. On two cores, two
-threads took 1.3 to 1.8 times as long as one at 41e6 and three quarters at 133e6: below, their meetings take the time."""
+threads took 1.3 to 1.8 times as long as one at 41e6, and three quarters at 133e6: below, their meetings take the
+time."""
 
 
 def choose_device(name: str) -> torch.device:

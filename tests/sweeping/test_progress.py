@@ -1,0 +1,47 @@
+"""What the terminal shows: plain lines into a file, a bar on a terminal."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from sweepstack.config import TrialConfig
+from sweepstack.sweeping.progress import Display
+from sweepstack.trial import DatasetFacts, Ended, Measured, Measurement, Outcome, Started, Trial, TrialState
+
+GOOD = {"val/accuracy": 0.9, "test/accuracy": 0.8, "train_seconds": 2.0, "train/loss": 0.5}
+
+
+def trials(config: TrialConfig, count: int) -> list[Trial]:
+    return [Trial(config, number, f"lr={number}", {}, Path(), "") for number in range(count)]
+
+
+def shown(console: Console, config: TrialConfig, count: int) -> str:
+    console.file = io.StringIO()
+    with Display(trials(config, count), console) as display:
+        for trial in trials(config, count):
+            display.show(Started(trial, 0.0, DatasetFacts("d", 1, 1, 1)))
+            display.show(Measured(trial, Measurement(1, 5, 10, GOOD), 1.0))
+            ended = Outcome(TrialState.FINISHED, GOOD) if trial.number else Outcome(TrialState.FAILED, reason="[b] nan")
+            display.show(Ended(trial, ended, 2.0))
+    return console.file.getvalue()
+
+
+def test_a_file_gets_one_plain_line_for_each_trial(digits_config: Callable[..., TrialConfig]) -> None:
+    lines = shown(Console(highlight=False), digits_config(), 2).splitlines()
+    assert lines == [
+        "[1/2] lr=0  FAILED: [b] nan",
+        "[2/2] lr=1  val/accuracy 0.9000  test/accuracy 0.8000  2.0 s",
+    ]
+
+
+def test_a_single_trial_shows_its_epochs(digits_config: Callable[..., TrialConfig]) -> None:
+    assert shown(Console(), digits_config(), 1).startswith("epoch 1/2  train/loss 0.5000  val/accuracy 0.9000")
+
+
+def test_a_terminal_gets_a_bar_with_the_best_so_far(digits_config: Callable[..., TrialConfig]) -> None:
+    text = shown(Console(force_terminal=True, width=160), digits_config(), 2)
+    assert "trial 2/2" in text
+    assert "epoch" in text
+    assert "best val/accuracy 0.9000" in text
