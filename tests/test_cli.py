@@ -129,7 +129,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_ui_serves_on_loopback_and_ends_calmly(terminal: Terminal) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ui_serves_on_loopback_and_ends_calmly(terminal: Terminal, sent: int) -> None:
     port = free_port()
     process = terminal.start("sweepstack", "ui", "--port", str(port))
     watchdog = threading.Timer(150, process.kill)
@@ -141,7 +142,7 @@ def test_ui_serves_on_loopback_and_ends_calmly(terminal: Terminal) -> None:
     assert "workflowType=machine_learning" in link
     with urllib.request.urlopen(link, timeout=30) as page:
         assert b"MLflow" in page.read()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     assert process.wait(60) == 0
     watchdog.cancel()
     for _ in range(100):  # nothing is left behind

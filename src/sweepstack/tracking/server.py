@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 
 from sweepstack.errors import StoreError
 from sweepstack.tracking.store import Store
@@ -19,7 +21,7 @@ START_LIMIT = 120.0  # seconds
 
 
 def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
-    """Runs MLflow's server until it is interrupted; returns its exit code, 0 after Ctrl-C.
+    """Runs MLflow's server until it is interrupted; returns its exit code, 0 after Ctrl-C or SIGTERM.
 
     Args:
         say: called with each line for the user; the deep link is one of them, once the server answers.
@@ -42,6 +44,8 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
         command += ["--default-artifact-root", (store.database.parent / "artifacts").as_uri()]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment = {**os.environ, **quiet}
+    for number in (signal.SIGINT, signal.SIGTERM):  # either ends the server with us, never leaves it behind
+        signal.signal(number, signal.default_int_handler)
     say(f"Starting MLflow's UI on port {port} ...")
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -80,7 +84,10 @@ def _wait(server: subprocess.Popen[str], port: int) -> None:
             assert server.stderr is not None
             last = (server.stderr.read().strip().splitlines() or ["no output"])[-1]
             raise StoreError(f"MLflow's server did not start ({last}); try: sweepstack ui --port {port + 1}")
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
+        with (
+            contextlib.suppress(OSError, HTTPException),
+            urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2),
+        ):
             return
         time.sleep(0.2)
     raise StoreError(f"MLflow's server did not answer within {START_LIMIT:.0f} s; try again")

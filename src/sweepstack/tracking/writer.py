@@ -15,10 +15,15 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from sweepstack.errors import StoreError
 from sweepstack.tracking.store import REASON_TAG, SWEEP_TAG, VERSION_TAG, Store, one_line, project_root
 from sweepstack.trial import Ended, Event, Measured, Started, Trial
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Metric
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +111,7 @@ class Writer:
     def _experiment_id(self) -> str:
         return self._store.experiment_id(self._experiment)
 
-    def _deliver_trial(self, client, experiment_id: str, events: Sequence[Event]) -> None:  # type: ignore[no-untyped-def]
+    def _deliver_trial(self, client: MlflowClient, experiment_id: str, events: Sequence[Event]) -> None:
         from mlflow.entities import Metric, Param
 
         trial = events[0].trial
@@ -152,11 +157,11 @@ def _axis(event: Measured) -> int:
     return event.measurement.epoch if by_epoch else event.measurement.step
 
 
-def _final(event: Ended, measured: Sequence[object]) -> list[object]:
+def _final(event: Ended, measured: Sequence[Metric]) -> list[Metric]:
     """The figures that a trial ended with and that no measurement has given: those of the test, and times."""
     from mlflow.entities import Metric
 
-    reported = {metric.key for metric in measured}  # type: ignore[attr-defined]
+    reported = {metric.key for metric in measured}
     return [Metric(key, value, _ms(event.at), 0) for key, value in event.outcome.metrics.items() if key not in reported]
 
 
@@ -188,7 +193,7 @@ def _environment() -> dict[str, str]:
     return tags
 
 
-def _dataset(event: Started):  # type: ignore[no-untyped-def]
+def _dataset(event: Started) -> DatasetInput:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     config, facts = event.trial.config.dataset, event.dataset
