@@ -66,7 +66,7 @@ def test_an_unknown_key_gets_the_nearest_known_one(digits_plain, key, remedy):
     ("section", "name", "remedy"),
     [
         (None, "epochs", "epochs=5"),
-        (None, "optimizer", "optimizer=VALUE"),
+        (None, "optimizer", "optimizer=sgd"),
         ("optimizer", "lr", "optimizer.lr=0.01"),
         ("model", "_target_", "model._target_=package.module.name"),
         ("schedule", "every", "schedule.every=2"),
@@ -118,7 +118,7 @@ NAN, INF = float("nan"), float("inf")
         ("epochs", 2.5, "should be a valid integer", "epochs=5"),
         ("epochs", None, "should be a valid integer", "epochs=5"),
         ("epochs", [5], "should be a valid integer", "epochs=5"),
-        ("optimizer", "adam", "should be a valid dictionary", "optimizer=VALUE"),
+        ("optimizer", "adam", "should be a valid dictionary", "optimizer=sgd"),
         # neither true nor the text "3" is a number
         ("epochs", True, "should be a number", "epochs=5"),
         ("epochs", "5", "should be a number", "epochs=5"),

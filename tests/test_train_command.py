@@ -1,18 +1,21 @@
 """python train.py, as a user types it."""
 
+import contextlib
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from sweepstack.tracking.store import Row
+from sweepstack.tracking.store import Row, Store
 
 from .conftest import Terminal
 
@@ -278,3 +281,65 @@ def test_several_first_uses_at_once_brick_nothing(terminal: Terminal) -> None:
             "SELECT DISTINCT experiments.name FROM experiments JOIN runs USING (experiment_id)"
         ).fetchall()
     assert used == [("train",)]  # none under Default
+
+
+@pytest.mark.parametrize("words", [(), ("-m",)])
+def test_a_signal_after_the_last_trial_loses_nothing(terminal: Terminal, words: tuple[str, ...]) -> None:
+    process = terminal.start("train.py", *words, "dataset=digits", "epochs=1")
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("[1/1]"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert [row.state for row in terminal.store.rows("all")] == ["FINISHED"]
+
+
+@pytest.mark.parametrize(
+    ("swept", "line"),
+    [
+        ("tracking.experiment=one,other", "error: tracking must be the same for all jobs of a sweep"),
+        ("tracking.sweep=null", "error: job 0 (dataset=digits epochs=2 tracking.sweep=null): tracking.sweep should be"),
+        (
+            "tracking.sweep=latest",
+            "error: job 0 (dataset=digits epochs=2 tracking.sweep=latest): tracking.sweep should be",
+        ),
+    ],
+)
+def test_a_sweep_has_one_place_and_one_name(terminal: Terminal, swept: str, line: str) -> None:
+    done = terminal.type("train.py", "-m", *DIGITS, swept)
+    assert done.returncode == 2
+    assert done.stderr.startswith(line)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_real_server_takes_the_records_without_a_word(terminal: Terminal) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{terminal.folder}/server.db"]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**terminal.environment, **quiet}
+    server = subprocess.Popen(
+        command, cwd=terminal.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{uri}/health", timeout=2).close()
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        done = terminal.type("train.py", "-m", *DIGITS, "optimizer.lr=0.1,0.2", f"tracking.uri={uri}")
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = done.stdout.splitlines()
+        assert lines[0].startswith("[1/2] lr=0.1")
+        assert lines[1].startswith("[2/2] lr=0.2")
+        assert lines[2] == ""
+        assert {row.name: row.state for row in Store(uri).rows()} == {"lr=0.1": "FINISHED", "lr=0.2": "FINISHED"}
+    finally:
+        server.terminate()
+        server.wait(30)

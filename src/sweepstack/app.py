@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import secrets
 import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,11 +21,12 @@ from types import FrameType
 from typing import Any, NoReturn, cast
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sweepstack.errors import StoreError, UserError
+from sweepstack.errors import UserError
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
 OK, FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -85,21 +88,31 @@ OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True, use_cach
 class AfterSweep(Callback):
     """At the end of a multirun: the table of its trials, and what to type next."""
 
+    def __init__(self) -> None:
+        self._objectives: list[float] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if job_return.status is JobStatus.COMPLETED:
+            self._objectives.append(job_return.return_value)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if not self._objectives:  # stopped before anything trained; Hydra 1.4 calls this all the same
+            return
+        with _ending():
+            self._show(config)
+        if any(math.isnan(objective) for objective in self._objectives):
+            raise SystemExit(FAILED)
+
+    def _show(self, config: DictConfig) -> None:
         from sweepstack.results.table import as_frame, to_text
         from sweepstack.tracking.store import Store
 
         store = Store(config.tracking.uri)
         sweep = str(config.tracking.sweep)
-        try:
-            rows = store.rows(sweep)
-        except StoreError:  # nothing was recorded; whatever stopped the sweep is told elsewhere
-            return
+        rows = store.rows(sweep)
         print(f"\n{to_text(as_frame(rows))}")
         _print_next(["Browse", "ui"], ["Export", "table", "--sweep", sweep, "--format", "csv"])
         print(f"          {store.link(rows[0])}")
-        if any(row.state != "FINISHED" for row in rows):
-            raise SystemExit(FAILED)
 
 
 def _print_next(*commands: list[str]) -> None:
@@ -112,7 +125,8 @@ def _print_next(*commands: list[str]) -> None:
 
 def main(task: Callable[[], Any]) -> NoReturn:
     """Runs Hydra's main function and turns however it ends into one line and an exit code: 0, 1 when a trial failed,
-    2 for a mistake of the user's, 130 on Ctrl-C, 143 on SIGTERM. HYDRA_FULL_ERROR=1 shows tracebacks instead."""
+    2 for a mistake of the user's, 130 on Ctrl-C, 143 on SIGTERM. HYDRA_FULL_ERROR=1 shows the traceback instead
+    of the line, and exits with 1."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print what it catches, and exit with 1 whatever it was
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait cost 10x on a busy machine
     sys.path.append(os.getcwd())  # where a user's own modules are, as with `python -m`
@@ -129,9 +143,9 @@ def _ending() -> Iterator[None]:
     try:
         yield
     except Terminated:
-        _stop(TERMINATED, "Stopped by SIGTERM; what was finished is recorded.")
+        _stop(TERMINATED, "Stopped by SIGTERM.")
     except KeyboardInterrupt:
-        _stop(INTERRUPTED, "Stopped; what was finished is recorded.")
+        _stop(INTERRUPTED, "Stopped.")
     except Exception as error:
         if SHOW_TRACEBACKS:
             raise
@@ -156,10 +170,14 @@ def _explain(error: Exception) -> tuple[int, str]:
 
     if isinstance(error, UserError):
         return USER_ERROR, "\n".join(f"error: {line}" for line in str(error).splitlines())
-    if isinstance(error, HydraException | OmegaConfBaseException):
+    of_hydra = isinstance(error, HydraException | OmegaConfBaseException)
+    if of_hydra or str(error).startswith("Config group override"):
         from sweepstack.sweeping.overrides import explain
 
         return USER_ERROR, f"error: {explain(error)}"
+    if isinstance(error, OSError):
+        where = error.filename or "a file"
+        return USER_ERROR, f"error: {where} cannot be used ({error.strerror or error}); choose another place for it"
     log_file = _log_traceback(error)
     return (
         FAILED,
@@ -171,8 +189,12 @@ def _log_traceback(error: Exception) -> Path:
     from sweepstack.tracking.store import project_root
 
     path = project_root() / "mlruns" / "errors.log"
-    path.parent.mkdir(exist_ok=True)
-    handler = logging.FileHandler(path)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        handler = logging.FileHandler(path)
+    except OSError:  # a project that cannot be written to
+        path = Path(tempfile.gettempdir(), "sweepstack-errors.log")
+        handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
     record = logging.LogRecord("sweepstack", logging.ERROR, "", 0, shlex.join(sys.argv), None, None)
     record.exc_info = (type(error), error, error.__traceback__)

@@ -53,7 +53,7 @@ def table(sweep: str, sort: str | None, columns: str | None, form: str, output: 
     from sweepstack.tracking.store import Store
 
     frame = results.table(sweep, sort=sort, store=Store(store))
-    if columns:
+    if columns is not None:
         frame = results.only(frame, [column.strip() for column in columns.split(",")])
     elif form in ("text", "markdown", "latex"):
         frame = results.short(frame)

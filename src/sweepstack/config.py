@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from sweepstack.errors import ConfigError, did_you_mean
@@ -30,6 +30,15 @@ def _epoch_or_count(value: Any) -> Any:
         return value
     raise ValueError("Input should be epoch or a number of iterations from 1")
 
+
+def _sweep(name: str) -> str:
+    """A name that can be a folder, be searched for, and is no word of `sweepstack table --sweep`."""
+    if name in ("latest", "all") or set(name) & set("\"'`/\\%"):
+        raise ValueError("should be a name without quotes, slashes and %, other than latest and all")
+    return name
+
+
+URI_PATTERN = r"^(sqlite|postgresql|mysql|mssql|https?|databricks)\b"
 
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
@@ -116,12 +125,12 @@ class TrackingConfig(Section):
     uri: Annotated[
         str | None,
         Field(
-            pattern=r"^(sqlite|postgresql|mysql|mssql|https?|databricks)\b",
+            pattern=URI_PATTERN,
             examples=["http://127.0.0.1:5000"],
         ),
     ] = None
     experiment: Annotated[str | None, Field(min_length=1, examples=["train"])] = None
-    sweep: Annotated[str | None, Field(min_length=1, examples=["my_sweep"])] = None
+    sweep: Annotated[str, Field(min_length=1, examples=["my_sweep"]), AfterValidator(_sweep)] = "unnamed"
 
 
 class TrialConfig(Section):
@@ -129,10 +138,10 @@ class TrialConfig(Section):
     the training part, `validation_split` is a fraction of the training data, `evaluate_every` counts iterations
     (optimizer updates) unless it is "epoch"."""
 
-    dataset: DatasetConfig
-    model: ModelConfig
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
+    dataset: Annotated[DatasetConfig, Field(examples=["mnist"])]
+    model: Annotated[ModelConfig, Field(examples=["logistic"])]
+    optimizer: Annotated[OptimizerConfig, Field(examples=["sgd"])]
+    schedule: Annotated[ScheduleConfig, Field(examples=["constant"])]
     epochs: Annotated[Int, Field(ge=1, examples=[5])]
     batch_size: Annotated[Int, Field(ge=1, examples=[100])]
     seed: Annotated[Int, Field(ge=0, le=MAX_SEED, examples=[0])] = 0

@@ -1,6 +1,7 @@
 """Mistakes that a user can mend. Each is one line: the rule, the offending value, the remedy."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -18,6 +19,12 @@ class DataError(UserError):
 
 class StoreError(UserError):
     """The tracking store cannot be reached, or does not hold what was asked for."""
+
+
+def one_line(error: BaseException | str) -> str:
+    """An exception, or a text, as one line that is not too long for a terminal."""
+    text = re.sub(r"\s+", " ", str(error)).strip().rstrip(".;") or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

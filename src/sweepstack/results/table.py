@@ -12,6 +12,7 @@ from sweepstack.errors import UserError, did_you_mean
 from sweepstack.tracking.store import OBJECTIVES, Row, Store
 
 MAIN_METRICS = ("val/accuracy", "val/accuracy_best", "test/accuracy", "train_seconds")
+WIDEST_CELL = 80  # characters, in a terminal
 ABOUT = ("state", "name", "run_id", "sweep", "experiment_id", "reason", "started")
 
 
@@ -60,7 +61,7 @@ def only(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """
     for column in columns:
         _check_column(frame, column)
-    return frame[list(columns)]
+    return frame[list(dict.fromkeys(columns))]
 
 
 def short(frame: pd.DataFrame) -> pd.DataFrame:
@@ -94,6 +95,8 @@ def render(frame: pd.DataFrame, form: str) -> str | bytes:
         styler = shown.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
         return str(styler.to_latex(hrules=True, column_format="".join("r" if number else "l" for number in numeric)))
     align = ["right" if number else "left" for number in numeric]
+    if form == "text":
+        shown = shown.map(lambda cell: cell if len(cell) <= WIDEST_CELL else f"{cell[: WIDEST_CELL - 3]}...")
     style = {"markdown": "pipe", "text": "simple"}[form]
     return f"{shown.to_markdown(index=False, tablefmt=style, colalign=align, disable_numparse=True)}\n"
 
@@ -103,14 +106,14 @@ def _for_readers(column: pd.Series[Any]) -> pd.Series[Any]:
     name = str(column.name)
     form = ".4f" if "/" in name else ".1f" if "seconds" in name else "g"
     if pd.api.types.is_float_dtype(column):
-        return column.map(lambda value: "-" if pd.isna(value) else format(value, form))
+        return column.map(lambda value: "-" if pd.isna(value) else format(value, form if abs(value) < 1e6 else "g"))
     return column.map(lambda value: "-" if value is None or value is pd.NA or value != value else str(value))
 
 
 def _as_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
     """Numbers as numbers: MLflow keeps params as text."""
     try:
-        return pd.to_numeric(column)
+        return pd.to_numeric(column.replace("None", None))
     except (ValueError, TypeError):
         return column
 

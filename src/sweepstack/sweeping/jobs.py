@@ -15,6 +15,7 @@ from sweepstack.trial import Trial
 
 GROUPS = ("dataset", "model", "optimizer", "schedule")
 SHORT = {"batch_size": "bs"}
+LONGEST_NAME = 120
 LEFT_OUT = {"tracking", "threads", "pictures", "evaluate_every"}
 
 
@@ -40,7 +41,7 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, varied: Collect
         ConfigError: see `parse`.
     """
     config = parse(cfg)
-    overrides = tuple(str(line) for line in hydra.overrides.task)
+    overrides = tuple(_without_password(str(line)) for line in hydra.overrides.task)
     choices = {group: str(hydra.runtime.choices.get(group, "own")) for group in GROUPS}
     return Trial(
         config=config,
@@ -48,7 +49,7 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, varied: Collect
         name=_name(overrides, varied) or f"{choices['model']} lr={config.optimizer.lr:g} bs={config.batch_size}",
         params=_params(config, choices),
         folder=folder,
-        config_text=OmegaConf.to_yaml(cfg, resolve=True),
+        config_text=_without_password(OmegaConf.to_yaml(cfg, resolve=True)),
         overrides=overrides,
         sweep=config.tracking.sweep if in_sweep else None,
     )
@@ -67,8 +68,15 @@ def varied_keys(jobs: Sequence[Sequence[str]]) -> set[str]:
 
 
 def _name(overrides: Sequence[str], varied: Collection[str]) -> str:
-    parts = [line.partition("=") for line in overrides]
-    return " ".join(f"{_short(key)}={value}" for key, _, value in parts if key in varied)
+    parts = {key: value for key, _, value in (line.partition("=") for line in overrides) if key in varied}
+    told = {key: value for key, value in parts.items() if not key.lstrip("+~").startswith(("tracking.", "hydra"))}
+    name = " ".join(f"{_short(key)}={value}" if value else key for key, value in told.items())
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+
+
+def _without_password(text: str) -> str:
+    """Addresses such as postgresql://user:password@host without what nobody else should read in a record."""
+    return re.sub(r"(://[^:/@\s]+:)[^@\s]+@", r"\1***@", text)
 
 
 def _short(key: str) -> str:

@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from sweepstack.errors import ConfigError
+from sweepstack.errors import ConfigError, DataError, UserError
 from sweepstack.sweeping.jobs import make_trial, split_job, varied_keys
 from sweepstack.sweeping.recording import recording, usable_store
 from sweepstack.sweeping.runner import prepare, run_trial
@@ -70,6 +70,10 @@ def _parsed(composed: Sequence[DictConfig], job_overrides: Sequence[Sequence[str
             trials.append(make_trial(own, hydra, _folder(job), varied, in_sweep=True))
         except ConfigError as error:
             mistakes += _of_job(job, error)
+    places = {trial.config.tracking for trial in trials}
+    if len(places) > 1:
+        first, other, *_ = (dict(place) for place in places)
+        mistakes.append(f"tracking must be the same for all jobs of a sweep, got {first} and {other}; do not sweep it")
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return trials
@@ -82,7 +86,7 @@ def _prepare(composed: Sequence[DictConfig], trials: Sequence[Trial]) -> None:
     for job, trial in zip(composed, trials, strict=True):
         try:
             prepare(trial.config, seen)
-        except ConfigError as error:
+        except (ConfigError, DataError) as error:
             mistakes += _of_job(job, error)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
@@ -93,6 +97,6 @@ def _folder(job: DictConfig) -> Path:
     return Path(str(job.hydra.sweep.dir), str(job.hydra.sweep.subdir)).absolute()
 
 
-def _of_job(job: DictConfig, error: ConfigError) -> list[str]:
+def _of_job(job: DictConfig, error: UserError) -> list[str]:
     overrides = " ".join(job.hydra.overrides.task)
     return [f"job {job.hydra.job.num} ({overrides}): {line}" for line in str(error).splitlines()]

@@ -6,9 +6,9 @@ import re
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from sweepstack.errors import did_you_mean
+from sweepstack.errors import did_you_mean, one_line
 
 
 def explain(error: Exception) -> str:
@@ -21,7 +21,13 @@ def explain(error: Exception) -> str:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
-    if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None and cause.key is not None:
+    composed = not isinstance(cause, InterpolationResolutionError)
+    if (
+        composed
+        and isinstance(cause, OmegaConfBaseException)
+        and cause.parent_node is not None
+        and cause.key is not None
+    ):
         section = cause.parent_node
         unknown = isinstance(section, DictConfig) and cause.key not in section
         if unknown and not OmegaConf.is_missing(section, cause.key):
@@ -29,11 +35,9 @@ def explain(error: Exception) -> str:
             key = str(cause.full_key or cause.key)
             if key == cause.key:  # at the top Hydra's own section is no suggestion
                 known = [name for name in known if name != "hydra"]
-            return (
-                f"{key} is not a key of the config; {did_you_mean(str(cause.key), known)} (+{key}=VALUE adds a new one)"
-            )
+            return f"{key} is not a key of the config; {did_you_mean(str(cause.key), known)}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{' '.join(lines[:3])}; python train.py --help shows every key"
+    return f"{one_line(' '.join(lines[:3]))}; python train.py --help shows every key"
 
 
 def _missing_file(error: MissingConfigException) -> str:

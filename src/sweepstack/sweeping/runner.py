@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepstack.config import TrialConfig
+from sweepstack.errors import one_line
 from sweepstack.trial import Ended, Event, Measured, Outcome, Started, Trial, TrialState
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,9 @@ def prepare(config: TrialConfig, seen: set[str]) -> None:
 
     key = config.model_dump_json(exclude=_PARSED_IN_FULL)
     if key not in seen:
+        seen.add(key)  # a mistake too is told once
         check(config)
         load(config.dataset, config.validation_split, choose_device(config.device))
-        seen.add(key)
 
 
 def run_trial(trial: Trial, emit: Callable[[Event], None]) -> Outcome:
@@ -63,8 +64,8 @@ def run_trial(trial: Trial, emit: Callable[[Event], None]) -> Outcome:
     torch.set_num_threads(choose_threads(config))
     data = load(config.dataset, config.validation_split, choose_device(config.device))
     files: list[Path] = []
-    emit(Started(trial, time.time(), data.facts))
     try:
+        emit(Started(trial, time.time(), data.facts))
         outcome = train(config, data, lambda measurement: emit(Measured(trial, measurement, time.time())))
         if outcome.weights is not None:
             files.append(trial.folder / "weights.pt")
@@ -79,7 +80,7 @@ def run_trial(trial: Trial, emit: Callable[[Event], None]) -> Outcome:
         raise
     except Exception as error:
         log.exception("%s failed", trial.name)
-        outcome = Outcome(TrialState.FAILED, reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        outcome = Outcome(TrialState.FAILED, reason=f"{type(error).__name__}: {one_line(error)}")
     outcome = replace(outcome, weights=None)
     log.info("%s: %s %s", trial.name, outcome.state, outcome.reason or dict(outcome.metrics))
     emit(Ended(trial, outcome, time.time(), tuple(files)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import socket
@@ -15,7 +16,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from filelock import FileLock
 
-from sweepstack.errors import StoreError, did_you_mean
+from sweepstack.config import URI_PATTERN
+from sweepstack.errors import StoreError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,11 +27,14 @@ VERSION_TAG, SWEEP_TAG, REASON_TAG = "sweepstack.version", "sweep", "reason"
 OBJECTIVES = ("val/accuracy", "test/accuracy")
 """Metrics that select, the one to prefer first: test data selects only where nothing was held out."""
 PAGE = 1000
+SQLITE_HEADER = b"SQLite format 3\0"
+LARGEST = 1.7976931348623157e308
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own 7 block for minutes when a server is gone
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -48,16 +53,24 @@ def resolve_uri(uri: str | None) -> str:
     path is taken from the project's root, so that every working directory has the same store.
 
     Raises:
-        StoreError: it names a folder, which MLflow 3 refuses.
+        StoreError: it names a folder, which MLflow 3 refuses, or is not a whole address.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
-    if uri.startswith("sqlite:///"):
-        return f"sqlite:///{project_root() / uri.removeprefix('sqlite:///')}"
-    if urlsplit(uri).scheme in ("", "file"):
-        raise StoreError(
-            f"the tracking store must be a database or a server, got {uri!r}; "
-            "for example sqlite:///mlruns/mlflow.db or http://127.0.0.1:5000"
-        )
+    remedy = "for example sqlite:///mlruns/mlflow.db or http://127.0.0.1:5000"
+    address = urlsplit(uri)
+    if not re.match(URI_PATTERN, uri):
+        raise StoreError(f"the tracking store must be a database or a server, got {uri!r}; {remedy}")
+    if address.scheme == "sqlite":
+        path = uri.removeprefix("sqlite:///")
+        if path == uri or not path or set("?#%") & set(path):
+            raise StoreError(f"an sqlite store must be sqlite:///FILE without any of ? # %, got {uri!r}; {remedy}")
+        return f"sqlite:///{project_root() / path}"
+    try:
+        complete = address.scheme not in ("http", "https") or (bool(address.hostname) and address.port != 0)
+    except ValueError:  # the port is no number
+        complete = False
+    if not complete:
+        raise StoreError(f"the tracking server must have a host and a port that is a number, got {uri!r}; {remedy}")
     return uri
 
 
@@ -100,12 +113,17 @@ class Store:
         Raises:
             StoreError: it cannot.
         """
+        choose = "choose another with tracking.uri=sqlite:///FILE"
         if self.database is not None:
             folder = next(parent for parent in self.database.parents if parent.exists())
-            if not os.access(folder, os.W_OK) or (self.database.exists() and not os.access(self.database, os.W_OK)):
-                raise StoreError(
-                    f"the tracking store must be writable, got {self.database}; choose another tracking.uri"
-                )
+            writable = folder.is_dir() and os.access(folder, os.W_OK)
+            if _has_content(self.database):
+                writable = writable and os.access(self.database, os.W_OK)
+                with self.database.open("rb") as stream:
+                    if stream.read(len(SQLITE_HEADER)) != SQLITE_HEADER:
+                        raise StoreError(f"{self.database} must be an sqlite database, it is none; {choose}")
+            if not writable:
+                raise StoreError(f"the tracking store must be writable, got {self.database}; {choose}")
             return
         address = urlsplit(self.uri)
         if address.scheme in ("http", "https") and address.hostname:
@@ -252,12 +270,6 @@ class Store:
         return f"{server.rstrip('/')}/#/experiments/{row.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
 
 
-def one_line(error: BaseException) -> str:
-    """An exception as one line."""
-    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."
-
-
 def _row(run: Run) -> Row:
     tags = run.data.tags
     return Row(
@@ -269,8 +281,13 @@ def _row(run: Run) -> Row:
         reason=tags.get(REASON_TAG, ""),
         started=run.info.start_time,
         params=run.data.params,
-        metrics=run.data.metrics,
+        metrics={key: _finite_or_not(value) for key, value in run.data.metrics.items()},
     )
+
+
+def _finite_or_not(value: float) -> float:
+    """MLflow's databases keep infinity as the largest number that they have."""
+    return math.copysign(math.inf, value) if abs(value) >= LARGEST else value
 
 
 def _has_content(database: Path) -> bool:

@@ -12,14 +12,14 @@ import platform
 import queue
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from sweepstack.errors import StoreError
-from sweepstack.tracking.store import REASON_TAG, SWEEP_TAG, VERSION_TAG, Store, one_line, project_root
-from sweepstack.trial import Ended, Event, Measured, Started, Trial
+from sweepstack.errors import StoreError, one_line
+from sweepstack.tracking.store import REASON_TAG, SWEEP_TAG, VERSION_TAG, Store, project_root
+from sweepstack.trial import Ended, Event, Measured, Outcome, Started, Trial, TrialState
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,9 +54,13 @@ class Writer:
         self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._pending: list[Event] = []
         self._runs: dict[int, str] = {}
+        self._open: dict[int, Trial] = {}
+        self._measured: dict[int, set[str]] = {}
         self._closing = threading.Event()
+        self._done = threading.Event()
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="sweepstack-writer", daemon=True)
+        self._stopped_by: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="sweepstack-writer")
 
     def put(self, event: Event) -> None:
         """Takes an event; returns at once."""
@@ -67,45 +71,86 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._closing.set()
-        self._thread.join()
-        if self._pending and kind is None:
+        interrupt: KeyboardInterrupt | None = None
+        try:
+            self._stopped_by = error
+            self._closing.set()
+            self._done.wait()  # not join(): Python 3.11 takes a thread whose join was interrupted for a finished one
+        except KeyboardInterrupt as stop:  # what is finished is recorded all the same; a second one ends the process
+            interrupt = stop
+            self._closing.set()
+            self._done.wait()
+        if self._pending:
             names = {event.trial.name for event in self._pending}
             why = one_line(self._error) if self._error is not None else "unknown"
-            raise StoreError(
+            message = (
                 f"{len(names)} of the trials could not be recorded in {self._store.uri} ({why}); "
                 "their weights and logs are in the output folder; mend the store and run again"
-            ) from self._error
+            )
+            if kind is None and interrupt is None:
+                raise StoreError(message) from self._error
+            self._say(message)
+        if interrupt is not None:
+            raise interrupt
 
-    def _run(self) -> None:
-        attempts = 0
-        while attempts < ATTEMPTS:
-            closing = self._closing.wait(INTERVAL)
-            while not self._inbox.empty():
-                self._pending.append(self._inbox.get())
-            try:
-                self._deliver()
-            except Exception as error:  # whatever a store may answer, training goes on
-                log.exception("delivery to %s failed", self._store.uri)
-                if self._error is None:
-                    self._say(
-                        f"The tracking store does not take records ({one_line(error)}); training goes on, trying again."
-                    )
-                self._error = error
-            if closing:
-                attempts = attempts + 1 if self._pending else ATTEMPTS
+    def _work(self) -> None:
+        try:
+            attempts = 0
+            while attempts < ATTEMPTS:
+                # The main thread may be interrupted anywhere; Python waits for this one before it exits.
+                closing = self._closing.wait(INTERVAL) or not threading.main_thread().is_alive()
+                self._collect(closing)
+                self._try_to_deliver()
+                if closing:
+                    attempts = attempts + 1 if self._pending else ATTEMPTS
+        finally:
+            self._done.set()
+
+    def _collect(self, closing: bool) -> None:
+        """Takes what has come in; at the end, nothing may stay RUNNING, wherever it was stopped."""
+        while not self._inbox.empty():
+            event = self._inbox.get()
+            self._pending.append(event)
+            if isinstance(event, Ended):
+                self._open.pop(event.trial.number, None)
+            else:
+                self._open[event.trial.number] = event.trial
+        while closing and self._open:
+            _, trial = self._open.popitem()
+            reason = one_line(self._stopped_by or "interrupted")
+            self._pending.append(Ended(trial, Outcome(TrialState.KILLED, reason=reason), time.time()))
+
+    def _try_to_deliver(self) -> None:
+        try:
+            self._deliver()
+        except Exception as error:  # whatever a store may answer, training goes on
+            log.exception("delivery to %s failed", self._store.uri)
+            if self._error is None:
+                self._say(f"The tracking store does not take records ({one_line(error)}); training goes on.")
+            self._error = error
 
     def _deliver(self) -> None:
-        """Trial by trial; what has been delivered is dropped from the pending events at once."""
+        """Trial by trial, so that one which the store refuses holds up no other; what is delivered is dropped."""
         if not self._pending:
             return
         client = self._store.client
         experiment_id = self._experiment_id
+        trials: dict[int, list[Event]] = {}
+        for event in self._pending:
+            trials.setdefault(event.trial.number, []).append(event)
+        refused: list[Exception] = []
         with self._store.writing():
-            for _, group in groupby(list(self._pending), key=lambda event: event.trial.number):
-                events = list(group)
-                self._deliver_trial(client, experiment_id, events)
-                del self._pending[: len(events)]
+            for number, events in trials.items():
+                try:
+                    self._deliver_trial(client, experiment_id, events)
+                except Exception as error:
+                    refused.append(error)
+                    if len(refused) == 2:  # then it is not the trial; whoever waits for a dead server waits once
+                        break
+                    continue
+                self._pending = [event for event in self._pending if event.trial.number != number]
+        if refused:
+            raise refused[0]
 
     @functools.cached_property
     def _experiment_id(self) -> str:
@@ -115,22 +160,23 @@ class Writer:
         from mlflow.entities import Metric, Param
 
         trial = events[0].trial
-        metrics = [
-            Metric(key, value, _ms(event.at), _axis(event))
-            for event in events
-            if isinstance(event, Measured)
-            for key, value in event.measurement.metrics.items()
-        ]
+        measured = self._measured.setdefault(trial.number, set())
+        metrics: list[Metric] = []
         for event in events:
             if isinstance(event, Started) and trial.number not in self._runs:
                 run = client.create_run(experiment_id, _ms(event.at), _tags(trial), trial.name)
                 self._runs[trial.number] = run.info.run_id
-            if isinstance(event, Ended):
-                metrics += _final(event, metrics)
+            if isinstance(event, Measured):
+                measured |= set(event.measurement.metrics)
+                figures = event.measurement.metrics.items()
+                metrics += [Metric(key, value, _ms(event.at), _axis(event)) for key, value in figures]
+            if isinstance(event, Ended):  # what no measurement has given: the figures of the test, and times
+                figures = event.outcome.metrics.items()
+                metrics += [Metric(key, value, _ms(event.at), 0) for key, value in figures if key not in measured]
         run_id = self._runs[trial.number]
         for event in events:
             if isinstance(event, Started):
-                params = [Param(key, str(value)) for key, value in trial.params.items()]
+                params = [Param(key[:250], str(value)[:6000]) for key, value in trial.params.items()]
                 for first in range(0, len(params), 100):
                     client.log_batch(run_id, params=params[first : first + 100])
                 client.log_inputs(run_id, [_dataset(event)])
@@ -155,14 +201,6 @@ def _axis(event: Measured) -> int:
     """What MLflow draws metrics against: epochs, or iterations where those are what is measured by."""
     by_epoch = event.trial.config.evaluate_every == "epoch"
     return event.measurement.epoch if by_epoch else event.measurement.step
-
-
-def _final(event: Ended, measured: Sequence[Metric]) -> list[Metric]:
-    """The figures that a trial ended with and that no measurement has given: those of the test, and times."""
-    from mlflow.entities import Metric
-
-    reported = {metric.key for metric in measured}
-    return [Metric(key, value, _ms(event.at), 0) for key, value in event.outcome.metrics.items() if key not in reported]
 
 
 def _tags(trial: Trial) -> dict[str, str]:

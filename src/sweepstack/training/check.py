@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sweepstack.config import TrialConfig
-from sweepstack.errors import ConfigError
+from sweepstack.errors import ConfigError, one_line
 from sweepstack.training import models, optimizers
 from sweepstack.training.hardware import choose_device
 from sweepstack.training.targets import check_keywords
@@ -28,9 +28,9 @@ def check(config: TrialConfig) -> None:
         raise ConfigError(f"model must have parameters to train, {config.model.target} has none; choose another")
     try:
         optimizers.build(config.optimizer, parameters)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+    except Exception as error:
         raise ConfigError(
-            f"optimizer: {config.optimizer.target} refuses its values: {_line(error)}; change it"
+            f"optimizer: {config.optimizer.target} refuses its values: {one_line(error)}; change it"
         ) from error
 
 
@@ -39,14 +39,17 @@ def _check_model(config: TrialConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         try:
             model = models.build(config.model)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"model: {config.model.target} refuses its values: {_line(error)}; change it") from error
+        except Exception as error:
+            raise ConfigError(
+                f"model: {config.model.target} refuses its values: {one_line(error)}; change it"
+            ) from error
         try:
             with torch.inference_mode():
                 logits = model.eval()(torch.zeros(2, *shape))
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        except Exception as error:
             raise ConfigError(
-                f"model must take the dataset's images, {config.model.target} does not take {shape}: {_line(error)}; "
+                f"model must take the dataset's images, {config.model.target} does not take {shape}: "
+                f"{one_line(error)}; "
                 "let it use ${dataset.shape}, or choose another model or dataset"
             ) from error
     if getattr(logits, "shape", None) != (2, classes):
@@ -56,7 +59,3 @@ def _check_model(config: TrialConfig) -> nn.Module:
             "let it use ${dataset.classes}"
         )
     return model
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".;")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from sweepstack.config import DatasetConfig
-from sweepstack.errors import DataError
+from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.training import fetch
 from sweepstack.training.targets import build as build_target
 from sweepstack.trial import DatasetFacts
@@ -140,8 +140,14 @@ def _fits(size: int, device: torch.device) -> bool:
 
 def _part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
     part = "training" if train else "test"
-    dataset = build_target({"_target_": config.target, "train": train, **config.keywords}, "dataset")
-    images, labels = _tensors(dataset)
+    try:
+        dataset = build_target({"_target_": config.target, "train": train, **config.keywords}, "dataset")
+        images, labels = _tensors(dataset)
+    except UserError:
+        raise
+    except Exception as error:  # somebody else's code can fail in any way
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise DataError(f"dataset: {config.target} fails for its {part} part ({reason}); mend it") from error
     shape = (len(images), *config.shape)
     if not len(images) or images.numel() != np.prod(shape):
         raise DataError(
