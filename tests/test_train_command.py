@@ -1,6 +1,7 @@
 """python train.py, as a user types it."""
 
 import contextlib
+import importlib.metadata
 import signal
 import socket
 import sqlite3
@@ -17,7 +18,7 @@ import yaml
 
 from sweepstack.tracking.store import Row, Store
 
-from .conftest import Terminal
+from .conftest import ROOT, Terminal
 
 DIGITS = ("dataset=digits", "epochs=2")
 
@@ -72,7 +73,9 @@ def test_a_run_carries_metrics_per_epoch_dataset_artifacts_and_origin(swept) -> 
 
     run = client.get_run(row.run_id)
     assert run.inputs.dataset_inputs[0].dataset.name == "digits"
-    assert run.data.tags["versions.torch"] == torch.__version__.split("+")[0] or "versions.torch" in run.data.tags
+    assert run.data.tags["versions.torch"] == importlib.metadata.version("torch")
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.data.tags["mlflow.source.git.commit"] == commit.stdout.strip()
     assert run.data.tags["sweep"] == row.sweep
     assert client.get_experiment(run.info.experiment_id).name == "train"
 
