@@ -133,6 +133,14 @@ class TrackingConfig(Section):
     sweep: Annotated[str, Field(min_length=1, examples=["my_sweep"]), AfterValidator(_sweep)] = "unnamed"
 
 
+class LaunchConfig(Section):
+    """How the trials of a sweep are executed; changes no result but for rounding."""
+
+    dry_run: Annotated[bool, Field(strict=True, examples=["true"])] = False
+    stack: Annotated[bool, Field(strict=True, examples=["true"])] = True
+    width: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[64])] = None
+
+
 class TrialConfig(Section):
     """All that a trial is made of. Units: `lr` is the step size before the schedule's factor, `epochs` are passes over
     the training part, `validation_split` is a fraction of the training data, `evaluate_every` counts iterations
@@ -156,6 +164,7 @@ class TrialConfig(Section):
     threads: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[1])] = None
     pictures: Annotated[Int, Field(ge=0, le=100, examples=[10])] = 0
     tracking: TrackingConfig = TrackingConfig()
+    launch: LaunchConfig = LaunchConfig()
 
     @property
     def objective(self) -> str:

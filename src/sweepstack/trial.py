@@ -67,10 +67,26 @@ class Outcome:
     """Why it did not finish; empty when it did."""
     weights: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     """The trained `state_dict`."""
+    traceback: str = field(default="", repr=False)
+    """Of an exception that ended it, for the log."""
 
     def objective(self, config: TrialConfig) -> float:
         """The number that selects; NaN when the trial did not finish."""
         return self.metrics[config.objective] if self.state is TrialState.FINISHED else math.nan
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How trajectories that could be stacked are trained, and what that was chosen by."""
+
+    stacked: bool
+    width: int
+    """Trajectories in a stack, at most."""
+    threads: int
+    """Of PyTorch."""
+    epoch_seconds: float
+    """Estimated time of one epoch of one stack, its evaluation included."""
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,8 @@ class Started:
     trial: Trial
     at: float
     dataset: DatasetFacts
+    trained: str = ""
+    """In words: alone, or in a stack of which width, and why."""
 
 
 @dataclass(frozen=True)

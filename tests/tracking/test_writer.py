@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_a_trial_that_ends_long_after_its_last_measurement_gets_no_false_points(
         writer.put(Started(one, time.time(), FACTS))
         writer.put(measured(one, 1))
         writer.put(measured(one, 2))
-        wait_until(lambda: writer._pending == [] and writer._inbox.empty())
+        wait_until(lambda: not writer._pending and writer._inbox.empty())
         writer.put(Ended(one, DONE, time.time()))
     row = rows(store)["lr=1"]
     assert history(store, row, "val/accuracy") == [(1, 0.5), (2, 0.5)]
@@ -116,3 +117,42 @@ def test_an_infinite_loss_is_read_back_as_infinite(store: Store, trial) -> None:
         writer.put(Started(one, time.time(), FACTS))
         writer.put(Ended(one, Outcome(TrialState.FAILED, {"val/loss": float("inf")}, "too far"), time.time()))
     assert rows(store)["lr=1"].metrics["val/loss"] == float("inf")
+
+
+def test_a_delivery_that_is_repeated_doubles_nothing_and_undoes_no_other(store: Store, trial, tmp_path: Path) -> None:
+    late = tmp_path / "weights.pt"
+    said: list[str] = []
+    with Writer(store, "train", said.append) as writer:
+        for number in range(3):
+            writer.put(Started(trial(number), time.time(), FACTS))
+            writer.put(measured(trial(number), 1))
+            writer.put(Ended(trial(number), DONE, time.time(), (late,) if number == 1 else ()))
+        wait_until(lambda: said != [])  # all has been written for the second one but its file
+        late.write_bytes(b"weights")
+    assert {name: row.state for name, row in rows(store).items()} == dict.fromkeys(("lr=0", "lr=1", "lr=2"), "FINISHED")
+    row = rows(store)["lr=1"]
+    assert history(store, row, "val/accuracy") == [(1, 0.5)]
+    assert history(store, row, "test/accuracy") == [(0, 0.4)]
+    kept = {file.path for file in store.client.list_artifacts(row.run_id)}
+    assert kept == {"config.yaml", "overrides.yaml", "weights.pt"}
+
+
+def test_a_transaction_that_is_undone_is_written_again_as_a_whole(store: Store, trial, monkeypatch) -> None:
+    whole = Store._check_whole
+    checks = iter([True] * 5)
+
+    def undone_once(self: Store, connection: Any) -> None:
+        if next(checks, False) is False and not failed:
+            failed.append(True)
+            connection.connection.driver_connection.execute("ROLLBACK")  # as sqlite does by itself on a full disk
+        whole(self, connection)
+
+    failed: list[bool] = []
+    monkeypatch.setattr(Store, "_check_whole", undone_once)
+    with Writer(store, "train", lambda line: None) as writer:
+        for number in range(3):
+            writer.put(Started(trial(number), time.time(), FACTS))
+            writer.put(Ended(trial(number), DONE, time.time()))
+    assert failed
+    recorded = sorted((row.name, row.state) for row in store.rows("all"))
+    assert recorded == [(f"lr={number}", "FINISHED") for number in range(3)]

@@ -1,6 +1,9 @@
 """The door through which Hydra hands over the jobs of a multirun. Hydra imports this at every start: keep it light."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -8,24 +11,30 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+if TYPE_CHECKING:
+    from sweepstack.sweeping.composing import Composer
+
 
 class SweepstackLauncher(Launcher):
-    """Checks every job before the first one trains, then trains them in this process."""
+    """Checks every job before the first one trains, plans, and trains them stacked in this process."""
 
     def __init__(self) -> None:
         self._context: HydraContext | None = None
         self._config: DictConfig | None = None
+        self._composer: Composer | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context = hydra_context
         self._config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from sweepstack.sweeping.composing import Composer
         from sweepstack.sweeping.launcher import launch
 
         assert self._context is not None
         assert self._config is not None
-        return launch(self._context, self._config, job_overrides, initial_job_idx)
+        self._composer = self._composer or Composer(self._context.config_loader, self._config)
+        return launch(self._context, self._config, self._composer, job_overrides, initial_job_idx)
 
 
 ConfigStore.instance().store(

@@ -12,6 +12,8 @@ from sweepstack.errors import UserError, did_you_mean
 from sweepstack.tracking.store import OBJECTIVES, Row, Store
 
 MAIN_METRICS = ("val/accuracy", "val/accuracy_best", "test/accuracy", "train_seconds")
+SHARE = "train_seconds_share"
+"""Shown beside `train_seconds` where trials were trained together, so that nobody adds up the same seconds twice."""
 WIDEST_CELL = 80  # characters, in a terminal
 ABOUT = ("state", "name", "run_id", "sweep", "experiment_id", "reason", "started")
 
@@ -68,6 +70,8 @@ def short(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that a reader wants first: params that vary, main metrics, state, and reasons where there are any."""
     params = list(frame.columns[: frame.attrs["vary"]]) or ["name"]
     metrics = [column for column in MAIN_METRICS if column in frame]
+    if SHARE in frame and not frame[SHARE].equals(frame["train_seconds"]):
+        metrics.append(SHARE)
     reason = ["reason"] if frame["reason"].any() else []
     return frame[[*params, *metrics, "state", *reason]]
 

@@ -16,7 +16,7 @@ from sweepstack.trial import Trial
 GROUPS = ("dataset", "model", "optimizer", "schedule")
 SHORT = {"batch_size": "bs"}
 LONGEST_NAME = 120
-LEFT_OUT = {"tracking", "threads", "pictures", "evaluate_every"}
+LEFT_OUT = {"tracking", "launch", "threads", "pictures", "evaluate_every"}
 
 
 def split_job(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:

@@ -1,62 +1,71 @@
-"""What stands behind Hydra's launcher: compose every job, check every job, then train, and give Hydra its returns."""
+"""What stands behind Hydra's launcher: compose every job, check every job, plan, train, and give Hydra its returns."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, configure_log, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from sweepstack.errors import ConfigError, DataError, UserError
+from sweepstack.sweeping.composing import Composer
+from sweepstack.sweeping.finishing import finish_job
 from sweepstack.sweeping.jobs import make_trial, split_job, varied_keys
+from sweepstack.sweeping.plan import describe, plan, summary
 from sweepstack.sweeping.recording import recording, usable_store
-from sweepstack.sweeping.runner import prepare, run_trial
-from sweepstack.trial import Trial
+from sweepstack.sweeping.runner import choose, estimate, log_outcome, prepare, run_stack
+from sweepstack.trial import Ended, Event, Trial
 
 
 def launch(
-    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
+    context: HydraContext,
+    config: DictConfig,
+    composer: Composer,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
 ) -> list[JobReturn]:
-    """Trains the jobs of a multirun, one after the other. A job's return value is its objective, NaN if it failed.
+    """Plans and trains the jobs of a multirun. A job's return value is its objective, NaN if it failed.
+
+    Args:
+        composer: kept from launch to launch: an adaptive sweeper launches jobs one by one.
+        first: number of the first job.
 
     Raises:
         ConfigError: a job has a mistake in it; then none has trained. One line for each mistake of each job.
         StoreError: the store cannot be used.
+        SystemExit: with `launch.dry_run`, after the plan has been printed; nothing has been trained or written.
     """
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    composed = [_compose(context, config, overrides, first + place) for place, overrides in enumerate(job_overrides)]
+    composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
     trials = _parsed(composed, job_overrides)
+    if trials[0].config.launch.dry_run:
+        _prepare(composed, trials)
+        print("\n".join(describe(plan(trials, estimate))))
+        raise SystemExit(0)
     store = usable_store(trials)
     _prepare(composed, trials)
-    returns = []
+    planned = plan(trials, choose)
+    if len(trials) > 1:
+        print(summary(planned))
+    jobs = {trial.number: job for trial, job in zip(trials, composed, strict=True)}
+    returns: dict[int, JobReturn] = {}
     with recording(trials, store, config.hydra.job.name) as emit:
-        for trial, cfg in zip(trials, composed, strict=True):
 
-            def train(_: Any, trial: Trial = trial) -> float:
-                return run_trial(trial, emit).objective(trial.config)
+        def take(event: Event) -> None:
+            emit(event)
+            if isinstance(event, Ended):
+                trial, outcome = event.trial, event.outcome
+                value = outcome.objective(trial.config)
+                lines = functools.partial(log_outcome, trial, outcome)
+                returns[trial.number] = finish_job(context, jobs[trial.number], value, lines)
 
-            returns.append(
-                run_job(
-                    hydra_context=context,
-                    task_function=train,
-                    config=cfg,
-                    job_dir_key="hydra.sweep.dir",
-                    job_subdir_key="hydra.sweep.subdir",
-                )
-            )
-    return returns
-
-
-def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
-    cfg = context.config_loader.load_sweep_config(config, list(overrides))
-    with open_dict(cfg):
-        cfg.hydra.job.id = str(number)
-        cfg.hydra.job.num = number
-    return cfg
+        for stack in planned.stacks:
+            run_stack(stack, take)
+    return [returns[trial.number] for trial in trials]
 
 
 def _parsed(composed: Sequence[DictConfig], job_overrides: Sequence[Sequence[str]]) -> list[Trial]:
@@ -70,10 +79,13 @@ def _parsed(composed: Sequence[DictConfig], job_overrides: Sequence[Sequence[str
             trials.append(make_trial(own, hydra, _folder(job), varied, in_sweep=True))
         except ConfigError as error:
             mistakes += _of_job(job, error)
-    places = {trial.config.tracking for trial in trials}
-    if len(places) > 1:
-        first, other, *_ = (dict(place) for place in places)
-        mistakes.append(f"tracking must be the same for all jobs of a sweep, got {first} and {other}; do not sweep it")
+    for section in ("tracking", "launch"):
+        values = {getattr(trial.config, section) for trial in trials}
+        if len(values) > 1:
+            first, other, *_ = (dict(value) for value in values)
+            mistakes.append(
+                f"{section} must be the same for all jobs of a sweep, got {first} and {other}; do not sweep it"
+            )
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return trials

@@ -22,8 +22,8 @@ class Display:
     def __init__(self, trials: Sequence[Trial], console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._count = len(trials)
-        self._done = 0
-        self._epochs_done = 0
+        self._begun = self._done = 0
+        self._epochs: dict[int, float] = {}  # of each trial, done
         self._best: tuple[float, str] | None = None
         self._bar = Progress(
             TextColumn("[bold]{task.fields[trials]}[/bold]"),
@@ -56,7 +56,8 @@ class Display:
         trial = event.trial
         match event:
             case Started():
-                number = f"trial {self._done + 1}/{self._count}"
+                self._begun += 1
+                number = f"trial {self._begun}/{self._count}"
                 self._bar.update(self._task, trials=number, epoch=f"0/{trial.config.epochs}")
             case Measured():
                 self._measured(event)
@@ -67,24 +68,25 @@ class Display:
         at, config, metrics = event.measurement, event.trial.config, event.measurement.metrics
         accuracy = metrics[config.objective]
         if config.evaluate_every != "epoch":
-            self.say(f"Iteration: {at.step}. Loss: {metrics['train/loss']:.4f}. Accuracy: {100 * accuracy:.2f}")
+            of = f"  ({event.trial.name})" if self._count > 1 else ""  # trials of a stack are measured in turn
+            self.say(f"Iteration: {at.step}. Loss: {metrics['train/loss']:.4f}. Accuracy: {100 * accuracy:.2f}{of}")
         elif self._count == 1:
             self.say(
                 f"epoch {at.epoch}/{config.epochs}  train/loss {metrics['train/loss']:.4f}  "
                 f"{config.objective} {accuracy:.4f}"
             )
-        done = self._epochs_done + config.epochs * at.step / at.steps
+        self._epochs[event.trial.number] = config.epochs * at.step / at.steps
         best = self._best if self._best and self._best[0] >= accuracy else (accuracy, event.trial.name)
         self._bar.update(
             self._task,
-            completed=done,
+            completed=sum(self._epochs.values()),
             epoch=f"{at.epoch}/{config.epochs}",
             best=f"best {config.objective} {best[0]:.4f} ({best[1]})",
         )
 
     def _ended(self, event: Ended) -> None:
         self._done += 1
-        self._epochs_done += event.trial.config.epochs
+        self._epochs[event.trial.number] = event.trial.config.epochs
         metrics, objective = event.outcome.metrics, event.trial.config.objective
         place = f"[{self._done}/{self._count}] {event.trial.name}"
         if event.outcome.state is TrialState.FINISHED:
@@ -97,4 +99,4 @@ class Display:
             self.say(f"{place}  {shown}  {metrics['train_seconds']:.1f} s")
         else:
             self.say(f"{place}  {event.outcome.state}: {event.outcome.reason}")
-        self._bar.update(self._task, completed=self._epochs_done)
+        self._bar.update(self._task, completed=sum(self._epochs.values()))

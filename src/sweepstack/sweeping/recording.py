@@ -1,4 +1,4 @@
-"""Where the events of trials go: to the terminal and, through one writer, to MLflow."""
+"""Where the events of trials go: to the terminal and, through a process that writes, to MLflow."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from sweepstack.sweeping.progress import Display
+from sweepstack.tracking.process import writer_process
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.writer import Writer
 from sweepstack.trial import Event, Trial
 
 
 def usable_store(trials: Sequence[Trial]) -> Store:
-    """The store that the trials' config names.
+    """The store that the trials' config names. The process that writes to it begins to load MLflow, which takes about
+    as long as loading PyTorch.
 
     Raises:
         StoreError: it cannot be used; better to know it before anything heavy begins.
     """
     store = Store(trials[0].config.tracking.uri)
     store.check()
+    writer_process(store.uri)
     return store
 
 
@@ -32,11 +34,11 @@ def recording(trials: Sequence[Trial], store: Store, task: str) -> Iterator[Call
     Raises:
         StoreError: the store did not take all records.
     """
-    tracking = trials[0].config.tracking
-    with Display(trials) as display, Writer(store, tracking.experiment or task, display.say) as writer:
+    experiment = trials[0].config.tracking.experiment or task
+    with Display(trials) as display, writer_process(store.uri).recording(experiment, display.say) as put:
 
         def emit(event: Event) -> None:
-            writer.put(event)
+            put(event)
             display.show(event)
 
         yield emit

@@ -8,10 +8,10 @@ import math
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from filelock import FileLock
@@ -22,8 +22,9 @@ from sweepstack.errors import StoreError, did_you_mean, one_line
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from sqlalchemy import Connection
 
-VERSION_TAG, SWEEP_TAG, REASON_TAG = "sweepstack.version", "sweep", "reason"
+VERSION_TAG, SWEEP_TAG, REASON_TAG, TRAINED_TAG = "sweepstack.version", "sweep", "reason", "trained"
 OBJECTIVES = ("val/accuracy", "test/accuracy")
 """Metrics that select, the one to prefer first: test data selects only where nothing was held out."""
 PAGE = 1000
@@ -146,6 +147,55 @@ class Store:
         with FileLock(f"{self.database}.lock"):
             yield
 
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Writes all that the block writes through the client at once, or nothing of it; servers have no such thing and
+        take request by request. MLflow commits about twelve times for a trial, and each commit waits for the disk."""
+        if self.database is None:
+            yield
+            return
+        from sqlalchemy.orm import Session
+
+        store = self.client._tracking_client.store  # before the lock, which making the database takes too
+        with self.writing(), store.engine.connect() as connection:
+            # What MLflow sets for each session, and foreign keys not inside a transaction.
+            for setting in ("foreign_keys = ON", "busy_timeout = 20000", "case_sensitive_like = true"):
+                connection.exec_driver_sql(f"PRAGMA {setting}")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+            @contextlib.contextmanager
+            def session(read_only: bool = True) -> Iterator[Session]:
+                self._check_whole(connection)
+                with Session(connection, join_transaction_mode="create_savepoint") as session:
+                    yield session
+                    session.commit()
+
+            of_mlflow, store.ManagedSessionMaker = store.ManagedSessionMaker, session
+            try:
+                yield
+                self._check_whole(connection)
+                connection.commit()
+            finally:
+                store.ManagedSessionMaker = of_mlflow
+
+    def _check_whole(self, connection: Connection) -> None:
+        """A full disk, for one, makes sqlite undo a transaction on its own; what follows would be written piecemeal."""
+        sqlite: Any = connection.connection.driver_connection
+        if not sqlite.in_transaction:
+            raise StoreError(f"{self.uri} has undone what was being written, the disk may be full; make room")
+
+    def load(self) -> None:
+        """Imports what the client needs, which takes seconds, and opens the database if there is one; creates nothing.
+
+        Raises:
+            StoreError: see `client`.
+        """
+        if self.database is None or _has_content(self.database):
+            _ = self.client
+        else:
+            _import_client()
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
     @property
     def client(self) -> MlflowClient:
         """MLflow's client, with the database made if it is not there yet.
@@ -154,14 +204,10 @@ class Store:
             StoreError: the database is of another MLflow version, or cannot be opened.
         """
         if self._client is None:
-            for name, value in _QUIET.items():
-                os.environ.setdefault(name, value)
-            from mlflow import MlflowClient
-
-            _hush()  # only now: the import sets MLflow's own level
+            make = _import_client()
             self._make_database()
             try:
-                client = MlflowClient(self.uri)
+                client = make(self.uri)
                 client.search_experiments(max_results=1)
             except Exception as error:  # MLflow lets SQLAlchemy's and the drivers' own errors through
                 raise StoreError(f"the tracking store {self.uri} cannot be used: {one_line(error)}") from error
@@ -294,7 +340,12 @@ def _has_content(database: Path) -> bool:
     return database.exists() and database.stat().st_size > 0
 
 
-def _hush() -> None:
-    """MLflow and Alembic keep to themselves."""
-    for name in ("mlflow", "alembic"):
+def _import_client() -> Callable[[str], MlflowClient]:
+    """MLflow's client, which keeps to itself."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # only now: the import sets MLflow's own level
         logging.getLogger(name).setLevel(logging.ERROR)
+    return lambda uri: MlflowClient(uri)

@@ -27,7 +27,7 @@ def check(config: TrialConfig) -> None:
     if not parameters:
         raise ConfigError(f"model must have parameters to train, {config.model.target} has none; choose another")
     try:
-        optimizers.build(config.optimizer, parameters)
+        optimizers.check_values(config.optimizer, parameters)
     except Exception as error:
         raise ConfigError(
             f"optimizer: {config.optimizer.target} refuses its values: {one_line(error)}; change it"

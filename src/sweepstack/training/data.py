@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,17 +65,27 @@ class Data:
 
     def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch: images [batch, *shape] and labels [batch] on `device`, in an order of (seed, epoch) alone."""
-        generator = torch.Generator().manual_seed(stream(seed, "order", epoch))
-        order = self.train[torch.randperm(len(self.train), generator=generator).to(self.train.device)]
         batches_ahead = max(1, AHEAD // batch_size)
         with ThreadPoolExecutor(1, "sweepstack-batches") as beside:  # the next images are made ready meanwhile
             ready = None
-            for index in (*torch.split(order, batch_size * batches_ahead), None):
+            for index in (*torch.split(self._order(seed, epoch), batch_size * batches_ahead), None):
                 following = None if index is None else beside.submit(self._select, index)
                 if ready is not None:
                     images, labels = ready.result()
                     yield from zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
                 ready = following
+
+    def stacked_batches(self, batch_size: int, seeds: Sequence[int], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch for several seeds side by side: images [seeds, batch, *shape] and labels [seeds, batch], for each
+        seed those of `batches`. Without a thread beside: a second team of OpenMP threads on the same cores made the
+        steps of a stack 1.4 to 2.6 times as long."""
+        for index in torch.split(torch.stack([self._order(seed, epoch) for seed in seeds]), batch_size, 1):
+            images, labels = self._select(index.flatten())
+            yield images.view(*index.shape, *images.shape[1:]), labels.view(index.shape)
+
+    def _order(self, seed: int, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(stream(seed, "order", epoch))
+        return self.train[torch.randperm(len(self.train), generator=generator).to(self.train.device)]
 
     def _select(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return self._ready(self.images.index_select(0, index), self.labels.index_select(0, index))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
+from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from sweepstack.config import ModelConfig, TrialConfig
 from sweepstack.errors import ConfigError
@@ -47,9 +49,40 @@ def choose_threads(config: TrialConfig) -> int:
 
 @functools.lru_cache(maxsize=128)
 def _flops(model_json: str, shape: tuple[int, ...]) -> float:
-    """Floating-point operations of the forward pass of one image."""
-    with torch.random.fork_rng(devices=[]):
+    """Floating-point operations with weight matrices and kernels in the forward pass of one image.
+
+    By hooks, for PyTorch's own counter imports `torch._dynamo`, which takes a second.
+    """
+    count = 0.0
+
+    def add(module: nn.Module, _: object, output: object) -> None:
+        nonlocal count
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim >= 2 and isinstance(output, Tensor):
+            transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+            channels = weight.shape[1] * module.groups if transposed else weight.shape[0]  # type: ignore[operator]
+            count += 2.0 * weight.numel() * output.numel() / float(channels)
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         model = models.build(ModelConfig.model_validate_json(model_json)).eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(torch.zeros(2, *shape))
-    return float(counter.get_total_flops()) / 2
+        for module in model.modules():
+            module.register_forward_hook(add)
+        model(torch.zeros(2, *shape))
+    return count / 2
+
+
+def memory_budget(device: torch.device) -> int:
+    """Bytes that a stack may take: half of what a GPU has free, a quarter of the machine's memory, or of the limit that
+    its control group sets."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] / 2)
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # not everywhere
+        total = 8 * 2**30
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(file).read_text()))
+        except (OSError, ValueError):  # no such control group, or "max"
+            continue
+    return total // 4

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 from torch.optim import Optimizer
@@ -28,3 +29,25 @@ def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimi
         if on_cpu and "foreach" in group and group["foreach"] is None and group.get("fused") is None:
             group["foreach"] = False  # what PyTorch chooses on a CPU, without choosing anew at every step
     return optimizer
+
+
+class _ValuesAccepted(Exception):  # noqa: N818 -- a signal, not a fault
+    pass
+
+
+def check_values(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> None:
+    """That the optimizer takes its values; raises what `build` raises.
+
+    PyTorch's own optimizers look at their values before they look at the parameters. So they are given none to take:
+    registering parameters would import `torch._dynamo`, more than a second that a stacked sweep never needs.
+    """
+
+    def none_to_take() -> Iterator[nn.Parameter]:
+        raise _ValuesAccepted
+        yield
+
+    if not config.target.startswith("torch.optim."):
+        build(config, parameters)
+        return
+    with contextlib.suppress(_ValuesAccepted):
+        build(config, none_to_take())

@@ -43,8 +43,7 @@ def train(config: TrialConfig, data: Data, report: Report) -> Outcome:
     parameters = list(model.parameters())
     optimizer = optimizers.build(config.optimizer, parameters)
     full_rates = [group["lr"] for group in optimizer.param_groups]
-    bfloat16 = config.precision == "bfloat16"
-    autocast = torch.autocast(data.device.type, torch.bfloat16) if bfloat16 else contextlib.nullcontext()
+    autocast = autocast_of(config, data.device)
     figures: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
     step = 0
@@ -68,18 +67,30 @@ def train(config: TrialConfig, data: Data, report: Report) -> Outcome:
 
             recent = torch.stack(losses)
             if not bool(recent.isfinite().all()):
-                return _diverged(config, recent, step, steps, figures)
+                _time(figures, began)
+                return diverged(config, recent, step, steps, figures)
             figures["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
-            _measure(model, data, config, autocast, figures)
+            note(config, *evaluate(model, data.evaluation(), autocast), figures)
             report(Measurement(epoch, step, steps * config.epochs, {**figures, "train/lr": config.optimizer.lr * rate}))
             losses.clear()
 
-    figures["train_seconds"] = time.perf_counter() - began
+    _time(figures, began)
     figures["test/loss"], figures["test/accuracy"] = evaluate(model, data.test(), autocast)
     if not math.isfinite(figures["test/loss"]):  # the very last updates can be the ones that diverge
-        return _failed(config, figures["test/loss"], step, steps, figures)
+        return failed(config, figures["test/loss"], step, steps, figures)
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     return Outcome(TrialState.FINISHED, figures, weights=weights)
+
+
+def _time(figures: dict[str, float], began: float) -> None:
+    """A trial on its own has all of its time to itself; in a stack the two differ."""
+    figures["train_seconds"] = figures["train_seconds_share"] = time.perf_counter() - began
+
+
+def autocast_of(config: TrialConfig, device: torch.device) -> Autocast:
+    """What the forward pass runs under: bfloat16 where the config says so, else nothing."""
+    bfloat16 = config.precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else contextlib.nullcontext()
 
 
 @torch.inference_mode()
@@ -98,22 +109,22 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], autocas
     return float(torch.stack(losses).sum()) / count, float(torch.stack(hits).sum()) / count
 
 
-def _measure(model: nn.Module, data: Data, config: TrialConfig, autocast: Autocast, figures: dict[str, float]) -> None:
+def note(config: TrialConfig, loss: float, accuracy: float, figures: dict[str, float]) -> None:
     """Updates `figures` with the loss and accuracy that select, and the best accuracy so far if it is an honest one."""
     part = config.objective.split("/")[0]
-    loss, accuracy = evaluate(model, data.evaluation(), autocast)
     figures[f"{part}/loss"], figures[f"{part}/accuracy"] = loss, accuracy
     if part == "val":
         figures["val/accuracy_best"] = max(accuracy, figures.get("val/accuracy_best", 0.0))
 
 
-def _diverged(config: TrialConfig, losses: Tensor, step: int, steps: int, figures: dict[str, float]) -> Outcome:
+def diverged(config: TrialConfig, losses: Tensor, step: int, steps: int, figures: dict[str, float]) -> Outcome:
     """FAILED at the first loss that is not finite; `step` is the one that `losses` ends with."""
     first = int((~losses.isfinite()).nonzero()[0])
-    return _failed(config, float(losses[first]), step - len(losses) + first + 1, steps, figures)
+    return failed(config, float(losses[first]), step - len(losses) + first + 1, steps, figures)
 
 
-def _failed(config: TrialConfig, loss: float, step: int, steps: int, figures: dict[str, float]) -> Outcome:
+def failed(config: TrialConfig, loss: float, step: int, steps: int, figures: dict[str, float]) -> Outcome:
+    """FAILED, for the loss was not finite at a step."""
     lr = config.optimizer.lr * factor(config.schedule, step - 1, steps, config.epochs)
     reason = f"the loss was {loss} at step {step} with learning rate {lr:g}; try a smaller optimizer.lr"
     return Outcome(TrialState.FAILED, figures, reason)

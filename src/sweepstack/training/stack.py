@@ -1,0 +1,232 @@
+"""The stacked trainer: many trajectories at once, each read by one or more trials at their own ends.
+
+Every trial ends where the plain trainer takes it, within rounding: the same initial weights, batches, steps and
+measurements; `trainer.train` is the reference, and the tests compare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sweepstack.config import TrialConfig
+from sweepstack.training.data import Data, stream
+from sweepstack.training.schedules import factor, looks_at_horizon
+from sweepstack.training.stacked_models import SingleModel, StackedModel
+from sweepstack.training.trainer import diverged, failed, note
+from sweepstack.trial import Measurement, Outcome, Report, TrialState
+
+SHRINK = 0.75
+"""A stack goes on with the members that still train once these are at most so many of it. A member that leaves changes
+the width, and with it the last bits of the others; one that stays frozen costs its part of every step."""
+
+
+@dataclass(eq=False)
+class Reader:
+    """A trial that reads a trajectory up to its own end."""
+
+    config: TrialConfig
+    report: Report
+    end: Callable[[Outcome], None]
+    """Takes the trial's outcome as soon as it is known."""
+    figures: dict[str, float] = field(default_factory=dict)
+    share: float = 0.0
+    """Seconds of the stack that were this trial's part."""
+
+    def every(self, steps: int) -> int:
+        """Updates from one measurement to the next, at `steps` an epoch."""
+        return steps if self.config.evaluate_every == "epoch" else self.config.evaluate_every
+
+    def is_due(self, step: int, steps: int) -> bool:
+        """Whether it is measured after `step` updates."""
+        return step % self.every(steps) == 0 or self.is_at_end(step, steps)
+
+    def is_at_end(self, step: int, steps: int) -> bool:
+        return step == steps * self.config.epochs
+
+
+@dataclass
+class Member:
+    """A trajectory in the stack."""
+
+    config: TrialConfig
+    """The one with the most epochs among those of its trials."""
+    readers: list[Reader]
+    """Those that have not ended."""
+
+
+class Clock:
+    """Seconds of training, without those of tests and of what is done with outcomes."""
+
+    def __init__(self) -> None:
+        self._began = self._divided = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        passed = time.perf_counter() - began
+        self._began += passed
+        self._divided += passed
+
+    def divide(self, members: Sequence[Member]) -> None:
+        """Gives each member, and of it each reader, an equal part of what has passed since the last time."""
+        now = time.perf_counter()
+        training = [member for member in members if member.readers]
+        for member in training:
+            for reader in member.readers:
+                reader.share += (now - self._divided) / len(training) / len(member.readers)
+        self._divided = now
+
+
+def train_stack(trajectories: Sequence[Sequence[Reader]], data: Data, model: StackedModel | SingleModel) -> None:
+    """Trains a stack until every reader has its outcome.
+
+    A member whose loss is not a finite number is frozen, and its readers end FAILED; the others do not notice.
+    `train_seconds` of an outcome is the time from the beginning of the stack to the trial's end, as somebody waits for
+    it; `train_seconds_share` is the trial's part, and the parts of all trials make up the time of the stack.
+
+    Args:
+        trajectories: the readers of each; configs of one trajectory differ in `epochs` and `evaluate_every` only.
+        model: its members, one a trajectory and in the same order.
+    """
+    members = [Member(max((r.config for r in readers), key=_epochs), list(readers)) for readers in trajectories]
+    first = members[0].config
+    steps = data.steps_per_epoch(first.batch_size)
+    clock = Clock()
+    epoch = 0
+    while any(member.readers for member in members):
+        epoch += 1
+        members = _shrink(members, model)
+        factors = epoch_factors([member.config for member in members], epoch, steps)
+        model.plan_steps(factors)
+        torch.manual_seed(stream(first.seed, "dropout", epoch))
+        stops = _stops(members, epoch, steps)
+        losses: list[Tensor] = []  # of this epoch; on the device, for looking at one would wait for it
+        for images, labels in data.stacked_batches(first.batch_size, model.seeds, epoch):
+            losses.append(model.step(images, labels))
+            step = (epoch - 1) * steps + len(losses)
+            if step in stops:
+                _fail(members, model, torch.stack(losses).cpu(), step, steps, clock)
+                _measure(members, model, data, torch.stack(losses).cpu(), factors[len(losses) - 1], step, clock)
+                _end(members, model, data, step, clock)
+                if not any(member.readers for member in members):
+                    break
+
+
+def _epochs(config: TrialConfig) -> int:
+    return config.epochs
+
+
+def epoch_factors(configs: Sequence[TrialConfig], epoch: int, steps: int) -> Tensor:
+    """The schedules' factors on the learning rates in one epoch: float64 [steps, configs]."""
+    columns: dict[object, Tensor] = {}
+    keys = [(c.schedule, c.epochs if looks_at_horizon(c.schedule) else None) for c in configs]
+    for key, config in zip(keys, configs, strict=True):
+        if key not in columns:
+            # past its end a trajectory is frozen or trains on for nobody; a horizon is not looked beyond
+            numbers = [min((epoch - 1) * steps + step, config.epochs * steps - 1) for step in range(steps)]
+            values = [factor(config.schedule, number, steps, config.epochs) for number in numbers]
+            columns[key] = torch.tensor(values, dtype=torch.float64)
+    return torch.stack([columns[key] for key in keys], 1)
+
+
+def _shrink(members: list[Member], model: StackedModel | SingleModel) -> list[Member]:
+    """The members to go on with."""
+    training = [place for place, member in enumerate(members) if member.readers]
+    if len(training) > SHRINK * len(members):
+        return members
+    kept = [members[place] for place in training]
+    model.keep(training, [member.config.seed for member in kept])
+    return kept
+
+
+def _stops(members: Sequence[Member], epoch: int, steps: int) -> set[int]:
+    """The updates of an epoch after which somebody is to be measured."""
+    begun, done = (epoch - 1) * steps, epoch * steps
+    readers = [reader for member in members for reader in member.readers]
+    stops = {done} if any(reader.is_due(done, steps) for reader in readers) else set()
+    for every in {reader.every(steps) for reader in readers}:
+        stops.update(range(begun - begun % every + every, done + 1, every))
+    return stops
+
+
+def _fail(
+    members: Sequence[Member], model: StackedModel | SingleModel, losses: Tensor, step: int, steps: int, clock: Clock
+) -> None:
+    """Freezes the members that have diverged. `losses` are those of this epoch, [updates, K]."""
+    finite = losses.isfinite().all(0).tolist()
+    for place, member in enumerate(members):
+        if member.readers and not finite[place]:
+            clock.divide(members)
+            model.freeze(place)
+            for reader in _leave(member, member.readers):
+                _give(reader, diverged(reader.config, losses[:, place], step, steps, _timed(reader, clock)), clock)
+
+
+def _measure(
+    members: Sequence[Member],
+    model: StackedModel | SingleModel,
+    data: Data,
+    losses: Tensor,
+    factors: Tensor,
+    step: int,
+    clock: Clock,
+) -> None:
+    """Reports to the readers that are due."""
+    steps = data.steps_per_epoch(members[0].config.batch_size)
+    due = [(place, r) for place, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
+    if not due:
+        return
+    values, accuracies = model.evaluate(data.evaluation)
+    for place, reader in due:
+        config, figures = reader.config, reader.figures
+        by_epoch = config.evaluate_every == "epoch"
+        figures["train/loss"] = float(losses[:, place].mean() if by_epoch else losses[-1, place])
+        note(config, float(values[place]), float(accuracies[place]), figures)
+        metrics = {**figures, "train/lr": config.optimizer.lr * float(factors[place])}
+        reader.report(Measurement(-(-step // steps), step, steps * config.epochs, metrics))
+
+
+def _end(members: Sequence[Member], model: StackedModel | SingleModel, data: Data, step: int, clock: Clock) -> None:
+    """Tests for the readers that are at their end, and lets them leave."""
+    steps = data.steps_per_epoch(members[0].config.batch_size)
+    if not any(reader.is_at_end(step, steps) for member in members for reader in member.readers):
+        return
+    clock.divide(members)
+    with clock.stopped():
+        values, accuracies = model.evaluate(data.test)
+    for place, member in enumerate(members):
+        for reader in _leave(member, [r for r in member.readers if r.is_at_end(step, steps)]):
+            figures = _timed(reader, clock)
+            figures["test/loss"], figures["test/accuracy"] = float(values[place]), float(accuracies[place])
+            if not math.isfinite(figures["test/loss"]):  # the very last updates can be the ones that diverge
+                _give(reader, failed(reader.config, figures["test/loss"], step, steps, figures), clock)
+                continue
+            _give(reader, Outcome(TrialState.FINISHED, figures, weights=model.weights(place)), clock)
+
+
+def _leave(member: Member, readers: Sequence[Reader]) -> list[Reader]:
+    """Takes readers out of a member; gives them back."""
+    leaving = list(readers)
+    member.readers = [reader for reader in member.readers if reader not in leaving]
+    return leaving
+
+
+def _timed(reader: Reader, clock: Clock) -> dict[str, float]:
+    reader.figures.update(train_seconds=clock.seconds(), train_seconds_share=reader.share)
+    return reader.figures
+
+
+def _give(reader: Reader, outcome: Outcome, clock: Clock) -> None:
+    with clock.stopped():
+        reader.end(outcome)

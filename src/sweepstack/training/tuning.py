@@ -1,0 +1,235 @@
+"""Which way of training is the fastest here: a few steps of each are timed, and what was found is remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sweepstack.config import TrialConfig
+from sweepstack.errors import one_line
+from sweepstack.training import models, stacked_models
+from sweepstack.training.data import Data
+from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_budget
+from sweepstack.training.stackable import stack_key
+from sweepstack.training.stacked_models import Unstackable
+from sweepstack.training.trainer import autocast_of, evaluate
+from sweepstack.trial import Choice
+
+WIDTHS = (256, 64, 16)
+"""Widths that are tried besides the full one: narrower stacks stay in the processor's cache."""
+WARM_UP, STEPS, BUDGET = 2, 8, 0.15
+"""Steps that are not counted, steps that are, and the seconds after which three must do."""
+WORTH_NARROWER, WORTH_THREADS = 0.95, 0.8
+"""A narrower stack, and more threads than one, must be so much faster to be preferred: a wide stack shares more, and
+two threads take twice as long as one while another process has a core."""
+
+
+def choose(configs: Sequence[TrialConfig], data: Data, remembered: Path | None, estimate: bool = False) -> Choice:
+    """How trajectories of one `stack_key` are best trained on this machine.
+
+    The choice changes how results round. It is remembered, so that the same sweep is trained in the same way again.
+
+    Args:
+        configs: one for each trajectory.
+        remembered: a file to look into first and to add to; None measures afresh and writes nothing.
+        estimate: measure even where there is nothing to choose, so that the time can be told.
+    """
+    config = configs[0]
+    threads = choose_threads(config)
+    if not config.launch.stack or len(configs) == 1:
+        seconds = _plain_epoch(config, data, threads) if estimate else 0.0
+        return Choice(False, 1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")
+    key = _key(configs, data)
+    known = _read(remembered)
+    if key in known:
+        with contextlib.suppress(TypeError):  # of another version
+            return Choice(**known[key])
+    try:
+        choice = _measure(configs, data, threads)
+    except Unstackable as why:
+        choice = Choice(False, 1, threads, _plain_epoch(config, data, threads), str(why))
+    _write(remembered, {**known, key: asdict(choice)})
+    return choice
+
+
+def _measure(configs: Sequence[TrialConfig], data: Data, plain_threads: int) -> Choice:
+    config, count = configs[0], len(configs)
+    fitting = _fitting_width(config, data)
+    wanted = [config.launch.width] if config.launch.width else [count, *WIDTHS]
+    widths = sorted({_balanced(count, min(width, count, fitting)) for width in wanted}, reverse=True)
+    tries: list[Choice] = []
+    for width in widths:
+        for threads in _thread_counts(config, data):
+            epoch = _stacked_epoch(configs[:width], data, threads)
+            tries.append(Choice(True, width, threads, epoch, ""))
+
+    def handicapped(choice: Choice) -> float:
+        wide, single = choice.width == widths[0], choice.threads == 1
+        return _total(choice, count) / (1.0 if wide else WORTH_NARROWER) / (1.0 if single else WORTH_THREADS)
+
+    best = min(tries, key=handicapped)
+    alone = _plain_epoch(config, data, plain_threads)
+    per_step = 1e6 / data.steps_per_epoch(config.batch_size)
+    told = f"{_total(best, count) / count * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
+    if config.launch.width is None and alone * count < _total(best, count):
+        return Choice(False, 1, plain_threads, alone, told)
+    narrow = f", {best.width} fit into memory" if best.width == _balanced(count, fitting) < count else ""
+    return Choice(True, best.width, best.threads, best.epoch_seconds, told + narrow)
+
+
+def _total(choice: Choice, count: int) -> float:
+    """Seconds for an epoch of all."""
+    return math.ceil(count / choice.width) * choice.epoch_seconds
+
+
+def _balanced(count: int, width: int) -> int:
+    """The width of the widest stack when `count` are parted into stacks of about the same width, at most `width`."""
+    return math.ceil(count / math.ceil(count / max(width, 1)))
+
+
+def _thread_counts(config: TrialConfig, data: Data) -> list[int]:
+    if config.threads is not None:
+        return [config.threads]
+    return [1] if data.device.type == "cuda" or ALL_THREADS == 1 else [ALL_THREADS, 1]
+
+
+def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> float:
+    torch.set_num_threads(threads)
+    model = stacked_models.build(configs, data.images.shape[1:], data.device)
+    batch_size = configs[0].batch_size
+    model.plan_steps(torch.ones(WARM_UP + STEPS, len(configs), dtype=torch.float64))
+    try:
+        step = _time(model.step, data.stacked_batches(batch_size, model.seeds, 1), data.device)
+        return step * data.steps_per_epoch(batch_size) + _evaluation(lambda: model.evaluate(_part(data)), data)
+    except Unstackable:
+        raise
+    except Exception as error:  # vmap has no rule for everything, least of all backwards
+        raise Unstackable(f"torch.func.vmap cannot train it: {one_line(error)}") from error
+
+
+def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
+    """With a plain update in the optimizer's place: the real one would import `torch._dynamo`, a second."""
+    torch.set_num_threads(threads)
+    model = models.build(config.model).to(data.device)
+    autocast = autocast_of(config, data.device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        with autocast:
+            loss = cross_entropy(model(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for parameter in trained:
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad, alpha=-1e-6)
+                    parameter.grad = None
+
+    seconds = _time(step, data.batches(config.batch_size, 0, 1), data.device)
+    alone = _evaluation(lambda: evaluate(model, _part(data)(2000), autocast), data)
+    return seconds * data.steps_per_epoch(config.batch_size) + alone
+
+
+def _part(data: Data) -> Callable[[int], Iterable[tuple[Tensor, Tensor]]]:
+    """The first 2,000 images to evaluate on, or one chunk of them."""
+
+    def batches(chunk: int) -> Iterable[tuple[Tensor, Tensor]]:
+        done = 0
+        for images, labels in data.evaluation(chunk):
+            yield images, labels
+            done += len(labels)
+            if done >= 2000:
+                return
+
+    return batches
+
+
+def _evaluation(evaluate_part: Callable[[], object], data: Data) -> float:
+    """Seconds of one evaluation, from a part of it."""
+    began = time.perf_counter()
+    evaluate_part()
+    evaluated = len(data.held_out) or len(data.test_labels)
+    return (time.perf_counter() - began) * evaluated / min(2000, evaluated)
+
+
+def _time(
+    step: Callable[[Tensor, Tensor], object], batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> float:
+    """Seconds of a step: of the shortest, for whatever else the machine does makes others longer."""
+    times: list[float] = []
+    began = time.perf_counter()
+    for number, (images, labels) in enumerate(batches):
+        before = time.perf_counter()
+        step(images, labels)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        after = time.perf_counter()
+        if number >= WARM_UP:
+            times.append(after - before)
+        if len(times) == STEPS or (len(times) >= 3 and after - began > BUDGET):
+            break
+    return min(times, default=after - before)
+
+
+def _fitting_width(config: TrialConfig, data: Data) -> int:
+    """How many members the memory holds: parameters, gradients and state, and what the forward pass keeps."""
+    model = models.build(config.model).to(data.device)
+    kept = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    images = torch.zeros(min(config.batch_size, len(data.train)), *data.images.shape[1:], device=data.device)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model(images)
+    own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    return max(1, memory_budget(data.device) // (6 * own + 3 * (kept + images.nbytes)))
+
+
+def _key(configs: Sequence[TrialConfig], data: Data) -> str:
+    """What a choice depends on."""
+    device = torch.cuda.get_device_name(data.device) if data.device.type == "cuda" else f"{ALL_THREADS} threads"
+    seeds = len({config.seed for config in configs})
+    parts = [
+        stack_key(configs[0]),
+        len(configs),
+        seeds,
+        configs[0].launch.width,
+        len(data.train),
+        device,
+        torch.__version__,
+    ]
+    return hashlib.sha1(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()
+
+
+def _read(file: Path | None) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(file.read_text()) if file is not None else {}
+    except (OSError, ValueError):  # not there yet, or damaged: it is only a memory
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write(file: Path | None, content: dict[str, dict[str, Any]]) -> None:
+    if file is None:
+        return
+    with contextlib.suppress(OSError):  # a folder that is not ours to write to
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}")
+        with os.fdopen(handle, "w") as stream:
+            json.dump(content, stream)
+        os.replace(aside, file)
