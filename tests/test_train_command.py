@@ -316,6 +316,58 @@ def test_a_stopped_sweep_keeps_what_is_finished_and_says_killed(terminal: Termin
     assert states == {"epochs=1": "FINISHED", "epochs=1000000": "KILLED"}
 
 
+def test_a_stopped_stack_kills_what_still_trains(terminal: Terminal) -> None:
+    grid = ("dataset=digits", "optimizer.lr=0.1,0.2", "epochs=1,1000000", "launch.width=2", "tracking.sweep=stopped")
+    process = terminal.start("train.py", "-m", *grid)
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("[2/4]"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    watchdog.cancel()
+    assert process.returncode == 130
+    states = {row.name: row.state for row in terminal.store.rows()}
+    assert states == {
+        "lr=0.1 epochs=1": "FINISHED",
+        "lr=0.2 epochs=1": "FINISHED",
+        "lr=0.1 epochs=1000000": "KILLED",
+        "lr=0.2 epochs=1000000": "KILLED",
+    }
+    folders = sorted(path.name for path in (terminal.folder / "multirun" / "stopped").iterdir() if path.is_dir())
+    assert folders == ["0", "1", "2", "3"]  # each with what Hydra keeps of a job, also of a killed one
+    assert all((terminal.folder / "multirun" / "stopped" / name / ".hydra").is_dir() for name in folders)
+
+
+def test_an_exception_inside_a_stack_fails_its_trials_and_no_others(terminal: Terminal) -> None:
+    (terminal.folder / "broken.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    calls = 0\n"
+        "    def forward(self, images):\n"
+        "        Net.calls += self.training\n"
+        "        if self.training and Net.calls > 150 and len(images) not in (50, 43):\n"
+        "            raise RuntimeError('the net tore')\n"
+        "        return super().forward(images.flatten(1))\n"
+    )
+    net = ("model._target_=broken.Net", "~model.shape", "~model.classes", "+model.in_features=64")
+    grid = ("optimizer.lr=0.1,0.2", "batch_size=50,64", "epochs=30", "launch.width=2")
+    done = terminal.type("train.py", "-m", "dataset=digits", *net, "+model.out_features=10", *grid)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    rows = by_name(terminal.store.rows())
+    assert {name: (row.state, row.reason) for name, row in rows.items()} == {
+        "lr=0.1 bs=50": ("FINISHED", ""),
+        "lr=0.2 bs=50": ("FINISHED", ""),
+        "lr=0.1 bs=64": ("FAILED", "RuntimeError: the net tore"),
+        "lr=0.2 bs=64": ("FAILED", "RuntimeError: the net tore"),
+    }
+    logs = [path.read_text() for path in terminal.folder.glob("multirun/*/*/train.log")]
+    assert len(logs) == 4
+    assert sum("Traceback" in text for text in logs) == 2
+
+
 def test_several_first_uses_at_once_brick_nothing(terminal: Terminal) -> None:
     processes = [terminal.start("train.py", "dataset=digits", "epochs=1", f"seed={seed}") for seed in range(4)]
     for process in processes:

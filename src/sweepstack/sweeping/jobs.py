@@ -21,11 +21,8 @@ LEFT_OUT = {"tracking", "launch", "threads", "pictures", "evaluate_every"}
 
 def split_job(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
     """A composed job as the trial's own config and Hydra's."""
-    own = cfg.copy()
-    OmegaConf.set_readonly(own, False)
-    OmegaConf.set_struct(own, False)
-    hydra = own.pop("hydra")
-    return own, hydra
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    return own, cfg.hydra
 
 
 def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, varied: Collection[str], in_sweep: bool) -> Trial:

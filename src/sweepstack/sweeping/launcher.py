@@ -15,7 +15,7 @@ from sweepstack.sweeping.composing import Composer
 from sweepstack.sweeping.finishing import finish_job
 from sweepstack.sweeping.jobs import make_trial, split_job, varied_keys
 from sweepstack.sweeping.plan import describe, plan, summary
-from sweepstack.sweeping.recording import recording, usable_store
+from sweepstack.sweeping.recording import recording, usable_store, wait_for_quiet
 from sweepstack.sweeping.runner import choose, estimate, log_outcome, prepare, run_stack
 from sweepstack.trial import Ended, Event, Trial
 
@@ -48,7 +48,7 @@ def launch(
         raise SystemExit(0)
     store = usable_store(trials)
     _prepare(composed, trials)
-    planned = plan(trials, choose)
+    planned = plan(trials, lambda configs: choose(configs, lambda: wait_for_quiet(store)))
     if len(trials) > 1:
         print(summary(planned))
     jobs = {trial.number: job for trial, job in zip(trials, composed, strict=True)}

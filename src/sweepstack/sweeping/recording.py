@@ -10,6 +10,8 @@ from sweepstack.tracking.process import writer_process
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Event, Trial
 
+LONGEST_WAIT = 5.0  # seconds
+
 
 def usable_store(trials: Sequence[Trial]) -> Store:
     """The store that the trials' config names. The process that writes to it begins to load MLflow, which takes about
@@ -22,6 +24,11 @@ def usable_store(trials: Sequence[Trial]) -> Store:
     store.check()
     writer_process(store.uri)
     return store
+
+
+def wait_for_quiet(store: Store) -> None:
+    """Waits until the process beside has loaded MLflow: what is timed before that comes out wrong."""
+    writer_process(store.uri).wait_loaded(LONGEST_WAIT)
 
 
 @contextlib.contextmanager

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sweepstack.config import TrialConfig
@@ -55,11 +59,11 @@ def _data(config: TrialConfig) -> Data:
     return load(config.dataset, config.validation_split, choose_device(config.device))
 
 
-def choose(configs: Sequence[TrialConfig]) -> Choice:
+def choose(configs: Sequence[TrialConfig], wait_for_quiet: Callable[[], None]) -> Choice:
     """How these trajectories are trained best on this machine; see `tuning.choose`."""
     from sweepstack.training import fetch, tuning
 
-    return tuning.choose(configs, _data(configs[0]), Path(fetch.cache_folder(), "choices.json"))
+    return tuning.choose(configs, _data(configs[0]), Path(fetch.cache_folder(), "choices.json"), wait_for_quiet)
 
 
 def estimate(configs: Sequence[TrialConfig]) -> Choice:
@@ -92,9 +96,10 @@ def run_stack(stack: Stack, emit: Emit) -> None:
     running = {trial.number: trial for trial in stack.trials}
 
     def end(trial: Trial, outcome: Outcome) -> None:
-        ended = _ended(trial, outcome, data)
-        del running[trial.number]
-        emit(ended)
+        with _undisturbed():
+            ended = _ended(trial, outcome, data)
+            del running[trial.number]
+            emit(ended)
 
     def reader(trial: Trial) -> Reader:
         def report(measurement: Measurement) -> None:
@@ -123,6 +128,28 @@ def run_stack(stack: Stack, emit: Emit) -> None:
         outcome = Outcome(TrialState.FAILED, reason=reason, traceback=traceback.format_exc())
         for trial in [*running.values()]:
             end(trial, outcome)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A signal that comes meanwhile is taken at the end of the block: an outcome is recorded whole or not at all."""
+    if threading.current_thread() is not threading.main_thread():  # where there are none
+        yield
+        return
+    arrived: list[tuple[int, FrameType | None]] = []
+    handlers = {
+        number: signal.signal(number, lambda number, frame: arrived.append((number, frame)))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for sent, frame in arrived[:1]:
+        handler = handlers[signal.Signals(sent)]
+        if callable(handler):
+            handler(sent, frame)
 
 
 def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:

@@ -63,6 +63,10 @@ class Find(NamedTuple):
     sweep: str
 
 
+class Loaded(NamedTuple):
+    """From the child: MLflow is imported."""
+
+
 class Said(NamedTuple):
     line: str
 
@@ -99,6 +103,7 @@ class WriterProcess:
         self._unrecorded: set[int] = set()
         self._trouble = "unknown"
         self._sent = threading.Event()
+        self._loaded = threading.Event()
         self._process = subprocess.Popen(
             # -P: a random.py of the user's is not the library's. Not -m: then the module would be there twice, and what
             # is pickled would be of the other one's classes.
@@ -158,6 +163,10 @@ class WriterProcess:
         """
         self._outbox.put(Find(sweep))
         return self._found
+
+    def wait_loaded(self, seconds: float) -> None:
+        """Waits until MLflow is imported, but not longer than so many seconds: it keeps a processor busy."""
+        self._loaded.wait(seconds)
 
     def close(self) -> None:
         """Lets the process end, which it does on its own when it has done what it was told."""
@@ -222,12 +231,15 @@ class WriterProcess:
             except Exception:
                 break
             match message:
+                case Loaded():
+                    self._loaded.set()
                 case Said(line):
                     self._tell(line)
                 case Recorded(number):
                     self._unrecorded.discard(number)
                 case answer:
                     self._answers.put(answer)
+        self._loaded.set()
         code = self._process.wait()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}, see mlruns/errors.log"
         self._trouble = f"the process that writes records {how}"
@@ -280,6 +292,7 @@ class _Child:
             store.load()  # now, while the parent imports PyTorch
         except Exception:
             log.debug("to be met again, and told, when there is something to write", exc_info=True)
+        self._answer(Loaded())
         while (order := self._next()) is not None:
             match order:
                 case Open(experiment):
@@ -356,7 +369,7 @@ class _Child:
             self._inbox.put(None)
         return order
 
-    def _answer(self, message: Said | Recorded | Closed | Found | Refused) -> None:
+    def _answer(self, message: Loaded | Said | Recorded | Closed | Found | Refused) -> None:
         with self._answering, contextlib.suppress(OSError):  # there may be nobody left to hear it
             self._answers.write(pickle.dumps(message))
             self._answers.flush()
@@ -383,6 +396,8 @@ def main() -> None:
     """The process, started by `WriterProcess` and by nobody else."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Slurm, for one, sends them to all processes
         signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(10)  # the processors are for the training; a record may come a little later
     logging.basicConfig(level=logging.ERROR, handlers=[_ErrorsLog()])
     orders, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # git, which we ask for the commit, has no business with the orders,

@@ -266,7 +266,11 @@ class Store:
         Raises:
             StoreError: the store is empty, or holds no such sweep.
         """
-        runs = self._runs()
+        if sweep not in ("latest", "all") and "'" not in sweep:
+            runs = self._runs(f"tags.`{SWEEP_TAG}` = '{sweep}'")  # not all runs of a store that has grown for years
+            if runs:
+                return [_row(run) for run in runs]
+        runs = self._runs(f"tags.`{VERSION_TAG}` LIKE '%'")
         if not runs:
             raise StoreError(f"the tracking store {self.uri} holds no trials yet; train some: python train.py")
         rows = [_row(run) for run in runs]
@@ -283,7 +287,8 @@ class Store:
             )
         return [row for row in rows if row.sweep == sweep]
 
-    def _runs(self) -> list[Run]:
+    def _runs(self, condition: str) -> list[Run]:
+        """Those that fulfil a condition in MLflow's language, oldest first."""
         if self.database is not None and not _has_content(self.database):
             return []
         experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
@@ -292,7 +297,7 @@ class Store:
         while token is not None:
             page = self.client.search_runs(
                 experiments,
-                filter_string=f"tags.`{VERSION_TAG}` LIKE '%'",
+                filter_string=condition,
                 order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
                 max_results=PAGE,
                 page_token=token or None,

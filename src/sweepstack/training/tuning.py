@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -30,14 +31,21 @@ from sweepstack.trial import Choice
 
 WIDTHS = (256, 64, 16)
 """Widths that are tried besides the full one: narrower stacks stay in the processor's cache."""
-WARM_UP, STEPS, BUDGET = 2, 8, 0.15
-"""Steps that are not counted, steps that are, and the seconds after which three must do."""
+ROUNDS, WARM_UP, STEPS, BUDGET = 2, 2, 8, 0.15
+"""Rounds through all ways, so that a moment in which the machine was busy decides nothing; in each, steps that are not
+counted, steps that are, and the seconds after which three must do."""
 WORTH_NARROWER, WORTH_THREADS = 0.95, 0.8
 """A narrower stack, and more threads than one, must be so much faster to be preferred: a wide stack shares more, and
 two threads take twice as long as one while another process has a core."""
 
 
-def choose(configs: Sequence[TrialConfig], data: Data, remembered: Path | None, estimate: bool = False) -> Choice:
+def choose(
+    configs: Sequence[TrialConfig],
+    data: Data,
+    remembered: Path | None,
+    wait_for_quiet: Callable[[], None] = lambda: None,
+    estimate: bool = False,
+) -> Choice:
     """How trajectories of one `stack_key` are best trained on this machine.
 
     The choice changes how results round. It is remembered, so that the same sweep is trained in the same way again.
@@ -45,6 +53,7 @@ def choose(configs: Sequence[TrialConfig], data: Data, remembered: Path | None, 
     Args:
         configs: one for each trajectory.
         remembered: a file to look into first and to add to; None measures afresh and writes nothing.
+        wait_for_quiet: called before anything is timed.
         estimate: measure even where there is nothing to choose, so that the time can be told.
     """
     config = configs[0]
@@ -57,6 +66,7 @@ def choose(configs: Sequence[TrialConfig], data: Data, remembered: Path | None, 
     if key in known:
         with contextlib.suppress(TypeError):  # of another version
             return Choice(**known[key])
+    wait_for_quiet()
     try:
         choice = _measure(configs, data, threads)
     except Unstackable as why:
@@ -70,11 +80,12 @@ def _measure(configs: Sequence[TrialConfig], data: Data, plain_threads: int) -> 
     fitting = _fitting_width(config, data)
     wanted = [config.launch.width] if config.launch.width else [count, *WIDTHS]
     widths = sorted({_balanced(count, min(width, count, fitting)) for width in wanted}, reverse=True)
-    tries: list[Choice] = []
-    for width in widths:
-        for threads in _thread_counts(config, data):
-            epoch = _stacked_epoch(configs[:width], data, threads)
-            tries.append(Choice(True, width, threads, epoch, ""))
+    times: dict[tuple[int, int], float] = {}
+    for _ in range(ROUNDS):
+        for width, threads in itertools.product(widths, _thread_counts(config, data)):
+            seconds = _stacked_epoch(configs[:width], data, threads)
+            times[width, threads] = min(seconds, times.get((width, threads), math.inf))
+    tries = [Choice(True, width, threads, seconds, "") for (width, threads), seconds in times.items()]
 
     def handicapped(choice: Choice) -> float:
         wide, single = choice.width == widths[0], choice.threads == 1
