@@ -22,9 +22,13 @@ format: .venv/installed
 ui: .venv/installed  ## browse in MLflow's UI
 	$(BIN)/sweepstack ui
 
-bench: .venv/installed  ## side by side with peers, as ratios
+bench: .venv/installed  ## side by side with peers, as ratios; takes an hour, on a machine that does nothing else
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python benchmarks/stack.py --plot docs/stack_cost.svg
+	$(BIN)/python benchmarks/grid.py
+	$(BIN)/python benchmarks/grid.py --epochs 5 --peers
 
 constraints: .venv/installed  ## the newest versions that the ranges admit
 	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --allow-unsafe --no-header --no-annotate \

@@ -1,14 +1,14 @@
-"""The grid of the README, learning rate x batch size x epochs, 27 trials: ours / the plain trainer / peers.
+"""The grid of the README, learning rate x batch size x epochs, 27 trials: ours / our plain trainer / peers.
 
-Whole processes on an empty store, in turn, round by round; ratios are medians over the rounds. "plain trainer" is ours
-with launch.stack=false. Such a run still reads epochs=5,10,20 from one trajectory: it trains 180 epochs, where peers
-train 315, and so does plain_loop, our plain trainer with nothing shared and nothing recorded. What each does and
-records is said at the top of its file in benchmarks/peers.
+Whole processes on an empty store, in turn, round by round; ratios are medians over the rounds. "plain trainer" is the
+same command with hydra/launcher=basic: Hydra's own launcher, and each of the 27 trials trained by the plain trainer,
+one after the other in one process. What each peer does and records is said at the top of its file in benchmarks/peers.
 
 Needs the extra `bench`, and a quiet machine: PyTorch's default threads, with which tutorial and lightning_hydra run,
-wait for one another many times as long when something else takes a core.
+wait for one another many times as long when something else takes a core. The two take 40 minutes a round for the whole
+grid; --epochs 5 leaves a seventh of it.
 
-    python benchmarks/grid.py [--runs 3] [--peers [NAME ...]]
+    python benchmarks/grid.py [--runs 3] [--epochs 5,10,20] [--peers [NAME ...]]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-PEERS = ("plain_loop", "tutorial", "lightning_hydra", "ray_tune", "optuna_joblib", "sklearn_sgd")
+PEERS = ("tutorial", "lightning_hydra", "ray_tune", "optuna_joblib", "sklearn_sgd")
 SWEEP = (str(ROOT / "train.py"), "-m", "sweeps=lr_batch_epochs")
 SWEEPSTACK = Path(sys.executable).with_name("sweepstack")
 OURS, PLAIN, GOAL = "ours", "plain trainer", 0.15
@@ -68,11 +68,13 @@ def run(command: Sequence[str], *, recorded: bool) -> Result:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The grid of 27 trials: ours, the plain trainer, peers.")
     parser.add_argument("--runs", type=int, default=3, help="rounds (default 3)")
+    parser.add_argument("--epochs", default="5,10,20", help="the grid's epochs (default 5,10,20)")
     parser.add_argument("--peers", nargs="*", choices=PEERS, metavar="NAME", help=f"all, or some of {', '.join(PEERS)}")
     arguments = parser.parse_args()
     peers = () if arguments.peers is None else arguments.peers or PEERS
-    commands = {OURS: SWEEP, PLAIN: (*SWEEP, "launch.stack=false")}
-    commands |= {peer: (str(ROOT / "benchmarks/peers" / f"{peer}.py"),) for peer in peers}
+    ours = (*SWEEP, f"epochs={arguments.epochs}")
+    commands = {OURS: ours, PLAIN: (*ours, "hydra/launcher=basic")}
+    commands |= {peer: (str(ROOT / "benchmarks/peers" / f"{peer}.py"), "--epochs", arguments.epochs) for peer in peers}
 
     results: dict[str, list[Result]] = {name: [] for name in commands}
     for number in range(1, arguments.runs + 1):
