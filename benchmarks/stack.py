@@ -143,7 +143,7 @@ def endless(data: Data, model: StackedModel | SingleModel) -> Iterator[tuple[tor
     """Batches without end, made ready beforehand: the products do not select images either."""
     batches = [batch for batch, _ in zip(data.stacked_batches(100, model.seeds, 1), range(50), strict=False)]
     while True:
-        model.plan_steps(torch.ones(50, model.width, dtype=torch.float64))
+        model.set_factors(torch.ones(50, model.width, dtype=torch.float64))
         yield from batches
 
 

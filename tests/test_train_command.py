@@ -231,7 +231,7 @@ def test_own_model_dataset_and_optimizer_come_in_from_a_folder_elsewhere(termina
 
 def test_a_plan_is_shown_and_nothing_is_trained_or_written(terminal: Terminal) -> None:
     grid = ("dataset=digits", "optimizer.lr=0.1,0.2", "epochs=5,10", "batch_size=50,100")
-    done = terminal.type("train.py", "-m", *grid, "launch.dry_run=true")
+    done = terminal.type("train.py", "-m", *grid, "launch={dry_run:true,stack:true,width:null}")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == "8 trials -> 4 trajectories -> 2 stacks" or "plain trainer" in done.stdout  # as was measured
@@ -345,15 +345,16 @@ def test_an_exception_inside_a_stack_fails_its_trials_and_no_others(terminal: Te
         "import torch\n"
         "class Net(torch.nn.Linear):\n"
         "    calls = 0\n"
+        "    def __init__(self, shape, classes):\n"
+        "        super().__init__(64, classes)\n"
         "    def forward(self, images):\n"
         "        Net.calls += self.training\n"
-        "        if self.training and Net.calls > 150 and len(images) not in (50, 43):\n"
+        "        if self.training and Net.calls > 400 and len(images) not in (50, 43):\n"
         "            raise RuntimeError('the net tore')\n"
         "        return super().forward(images.flatten(1))\n"
     )
-    net = ("model._target_=broken.Net", "~model.shape", "~model.classes", "+model.in_features=64")
     grid = ("optimizer.lr=0.1,0.2", "batch_size=50,64", "epochs=30", "launch.width=2")
-    done = terminal.type("train.py", "-m", "dataset=digits", *net, "+model.out_features=10", *grid)
+    done = terminal.type("train.py", "-m", "dataset=digits", "model._target_=broken.Net", *grid)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     rows = by_name(terminal.store.rows())
@@ -366,6 +367,63 @@ def test_an_exception_inside_a_stack_fails_its_trials_and_no_others(terminal: Te
     logs = [path.read_text() for path in terminal.folder.glob("multirun/*/*/train.log")]
     assert len(logs) == 4
     assert sum("Traceback" in text for text in logs) == 2
+
+
+def test_what_only_fails_when_stacked_is_trained_alone(terminal: Terminal) -> None:
+    """Measured as something that can be stacked, the module has changed since."""
+    text = (
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self, shape, classes):\n"
+        "        super().__init__(64, classes)\n"
+        "    def forward(self, images):\n"
+        "        if BRANCHES and self.bias.sum() > 1e9: return -images\n"
+        "        return super().forward(images.flatten(1))\n"
+    )
+    (terminal.folder / "net.py").write_text(f"BRANCHES = False\n{text}")
+    grid = ("-m", "dataset=digits", "model._target_=net.Net", "optimizer.lr=0.1,0.2", "launch.width=2", "epochs=2")
+    assert terminal.type("train.py", *grid, "tracking.sweep=before").returncode == 0
+    (terminal.folder / "net.py").write_text(f"BRANCHES = True\n{text}")
+    done = terminal.type("train.py", *grid, "tracking.sweep=after")
+    assert (done.returncode, done.stderr) == (0, "")
+    client = terminal.store.client
+    trained = {
+        sweep: {client.get_run(row.run_id).data.tags["trained"] for row in terminal.store.rows(sweep)}
+        for sweep in ("before", "after")
+    }
+    assert all(words.startswith("stacked, 2 trajectories wide") for words in trained["before"])
+    assert all(words.startswith("by the plain trainer, for the stack failed: ") for words in trained["after"])
+
+
+def test_a_job_with_a_folder_and_an_environment_of_its_own_trains_there(terminal: Terminal) -> None:
+    (terminal.folder / "where.py").write_text(
+        "import os, pathlib, torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self, shape, classes):\n"
+        "        super().__init__(64, classes)\n"
+        "        pathlib.Path('here.txt').write_text(os.environ.get('FOO', ''))\n"
+        "    def forward(self, images):\n"
+        "        return super().forward(images.flatten(1))\n"
+    )
+    grid = ("dataset=digits", "model._target_=where.Net", "epochs=1,2", "tracking.sweep=own")
+    own = ("hydra.job.chdir=true", "+hydra.job.env_set.FOO=bar")
+    done = terminal.type("train.py", "-m", *grid, *own)
+    assert (done.returncode, done.stderr) == (0, "")
+    for job in ("0", "1"):
+        assert (terminal.folder / "multirun" / "own" / job / "here.txt").read_text() == "bar"
+
+
+def test_a_folder_that_cannot_be_written_to_costs_one_trial_of_a_stack(terminal: Terminal) -> None:
+    blocked = terminal.folder / "multirun" / "blocked"
+    blocked.mkdir(parents=True)
+    (blocked / "1").write_text("a file")
+    done = terminal.type(
+        "train.py", "-m", *DIGITS, "optimizer.lr=0.1,0.2,0.3", "launch.width=3", "tracking.sweep=blocked"
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    states = {row.name: row.state for row in terminal.store.rows()}
+    assert states == {"lr=0.1": "FINISHED", "lr=0.2": "FAILED", "lr=0.3": "FINISHED"}
 
 
 def test_several_first_uses_at_once_brick_nothing(terminal: Terminal) -> None:

@@ -112,7 +112,8 @@ class AfterSweep(Callback):
             self._objectives.append(job_return.return_value)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if not self._objectives:  # stopped before anything trained; Hydra 1.4 calls this all the same
+        stopped = sys.exc_info()[1] is not None  # Hydra 1.4 calls this all the same
+        if stopped or not self._objectives:
             return
         with _ending():
             self._show(config)

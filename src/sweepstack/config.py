@@ -48,13 +48,13 @@ Part = Annotated[Float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """A part of the config: unknown keys are refused, and it cannot be changed once it is parsed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
 
 
 class Target(BaseModel):
     """Something named by `_target_`, a dotted path to a callable; all other keys are its keyword arguments."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
 
     target: Annotated[
         str, Field(alias="_target_", pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+$", examples=["package.module.name"])

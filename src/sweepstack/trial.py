@@ -79,9 +79,8 @@ class Outcome:
 class Choice:
     """How trajectories that could be stacked are trained, and what that was chosen by."""
 
-    stacked: bool
     width: int
-    """Trajectories in a stack, at most."""
+    """Trajectories in a stack, at most; 1: each is trained by the plain trainer."""
     threads: int
     """Of PyTorch."""
     epoch_seconds: float
@@ -108,8 +107,6 @@ class Started:
     trial: Trial
     at: float
     dataset: DatasetFacts
-    trained: str = ""
-    """In words: alone, or in a stack of which width, and why."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +126,8 @@ class Ended:
     outcome: Outcome
     at: float
     files: tuple[Path, ...] = ()
+    trained: str = ""
+    """In words: alone, or in a stack of which width, and why."""
 
 
 Event = Started | Measured | Ended

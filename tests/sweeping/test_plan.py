@@ -16,7 +16,7 @@ ADAM = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01}}
 
 
 def stacked(width: int) -> Callable[[Sequence[TrialConfig]], Choice]:
-    return lambda configs: Choice(len(configs) > 1, min(width, len(configs)), 1, 0.5, "it is faster")
+    return lambda configs: Choice(min(width, len(configs)), 1, 0.5, "it is faster")
 
 
 def planned(digits_config: Callable[..., TrialConfig], changes: Sequence[dict[str, Any]], width: int = 99) -> Plan:
@@ -90,6 +90,19 @@ def test_what_has_no_stacked_form_trains_alone_and_the_plan_says_why(digits_conf
     assert shape(found) == [[[0]], [[1]]]
     assert all(stack.choice.reason.startswith(why) for stack in found.stacks)
     assert why in "\n".join(describe(found))
+
+
+def test_infinite_values_are_told_apart(digits_config) -> None:
+    """In JSON, infinity and null would both be null."""
+    found = planned(digits_config, [{"model.limit": value} for value in (float("inf"), float("-inf"), None)])
+    assert len(found.trajectories) == 3
+
+
+def test_where_every_job_needs_its_own_process_nothing_is_shared(digits_config) -> None:
+    trials = [Trial(digits_config({"epochs": epochs}), epochs, "", {}, Path(), "") for epochs in (1, 2)]
+    found = plan(trials, stacked(9), apart="hydra.job.chdir is set")
+    assert shape(found) == [[[1]], [[2]]]
+    assert found.stacks[0].way == "by the plain trainer, 1 thread (hydra.job.chdir is set)"
 
 
 def test_a_stack_that_is_too_wide_is_parted_evenly_with_seeds_side_by_side(digits_config) -> None:

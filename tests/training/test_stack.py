@@ -83,6 +83,49 @@ class OtherInEvaluation(nn.Linear):
         return logits if self.training else 2 * logits
 
 
+class Odd(nn.Module):
+    """Two linear layers, and whatever a test adds."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.enter, self.leave = nn.Linear(64, 16), nn.Linear(16, 10)
+        self.first, self.second = nn.Parameter(torch.zeros(10)), nn.Parameter(torch.zeros(10))
+        self.norm = nn.BatchNorm1d(16)
+        self.register_buffer("mean", torch.zeros(16))
+        self.order = torch.randperm(64)
+        if kind == "parameter hook":
+            self.enter.weight.register_hook(lambda gradient: 2 * gradient)
+        if kind == "module hook":
+            self.enter.register_full_backward_hook(lambda module, grad_in, grad_out: (2 * grad_in[0],))
+        if kind == "eval in init":
+            self.norm.eval()
+
+    def train(self, mode: bool = True) -> "Odd":
+        super().train(mode)
+        if self.kind == "frozen norm":
+            self.norm.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        if self.kind == "plain tensor":
+            flat = flat[:, self.order]
+        hidden = torch.tanh(self.enter(flat))
+        if self.kind == "hidden hook" and hidden.requires_grad:
+            hidden.register_hook(lambda gradient: 3 * gradient)
+        if self.kind == "lost buffer" and self.training:
+            self.mean = 0.9 * self.mean + 0.1 * hidden.detach().mean(0)
+            hidden = hidden - self.mean
+        if "norm" in self.kind or self.kind == "eval in init":
+            hidden = self.norm(hidden)
+        if self.kind == "one gradient for two":
+            return self.leave(hidden) + (self.first + self.second)
+        if self.kind == "expanded gradient":
+            return self.leave(hidden) * (1 + self.first.sum())
+        return self.leave(hidden)
+
+
 def data_of(config: TrialConfig) -> Data:
     return load(config.dataset, config.validation_split, CPU)
 
@@ -242,6 +285,21 @@ def test_a_test_loss_that_is_not_finite_fails_as_it_does_alone(digits_config):
     assert outcome.reason == expected.reason
 
 
+@pytest.mark.parametrize("kind", ["one gradient for two", "expanded gradient", "frozen norm", "eval in init"])
+@pytest.mark.parametrize("optimizer", [adam(0.01, weight_decay=0.01), {"optimizer.momentum": 0.9}], ids=["adam", "sgd"])
+def test_odd_modules_end_within_rounding_too(digits_config, kind, optimizer):
+    configs = [digits_config({**own("Odd", kind=kind), **optimizer, "seed": seed, "epochs": 2}) for seed in (0, 0, 1)]
+    assert isinstance(stacked_models.build(configs, [1, 8, 8], CPU), MappedModel)
+    assert_like_the_plain_trainer(configs, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["parameter hook", "module hook", "hidden hook", "lost buffer", "plain tensor"])
+def test_what_would_be_lost_in_a_stack_is_not_stacked(digits_config, kind):
+    configs = [digits_config({**own("Odd", kind=kind), "seed": seed}) for seed in (0, 1)]
+    with pytest.raises(Unstackable):
+        stacked_models.build(configs, [1, 8, 8], CPU)
+
+
 # Which way
 
 
@@ -277,7 +335,7 @@ def test_dropout_has_its_own_mask_in_each_member_and_the_right_size(digits_confi
     net = {**MLP, "model.hidden": [1000], "model.dropout": 0.25, "optimizer.lr": 1e-30}
     configs = [digits_config(net)] * 3
     model = way(configs, CPU)
-    model.plan_steps(torch.ones(40, 3, dtype=torch.float64))
+    model.set_factors(torch.ones(40, 3, dtype=torch.float64))
     torch.manual_seed(0)
     images, labels = next(iter(data_of(configs[0]).stacked_batches(100, model.seeds, 1)))
     with_masks = torch.stack([model.step(images, labels) for _ in range(40)])  # nothing is learnt

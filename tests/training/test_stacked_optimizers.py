@@ -52,7 +52,7 @@ def check(target: str, rows: list[dict[str, Any]], flags: dict[str, Any]) -> Non
     expected = [alone(config, start[member], member, factors) for member, config in enumerate(configs)]
     for step in range(STEPS):
         if step % 5 == 0:  # epochs of five steps
-            stacked.plan_steps(factors[step : step + 5])
+            stacked.set_factors(factors[step : step + 5])
         stacked.begin_step()
         stacked.update("weight", gradients(step, start.shape))
         for member in range(len(rows)):
@@ -90,7 +90,7 @@ def test_a_gradient_that_is_a_product_need_not_be_written_out(rows, groups):
     both = [{"weight": start.clone()}, {"weight": start.clone()}]
     one, other = (stacked_optimizers.build(configs, parameters) for parameters in both)
     for optimizer in (one, other):
-        optimizer.plan_steps(torch.ones(3, 4, dtype=torch.float64))
+        optimizer.set_factors(torch.ones(3, 4, dtype=torch.float64))
     for step in range(3):
         left = torch.randn(groups, 4 // groups * 3, 8, generator=torch.Generator().manual_seed(step))
         right = torch.randn(groups, 8, 6, generator=torch.Generator().manual_seed(10 + step))
@@ -112,7 +112,7 @@ def test_a_frozen_row_stands_still_and_the_others_do_not_notice(row):
         parameters = {"weight": torch.ones(3, 2)}
         optimizer = stacked_optimizers.build(configs, parameters)
         for epoch in range(2):
-            optimizer.plan_steps(torch.ones(2, 3, dtype=torch.float64))
+            optimizer.set_factors(torch.ones(2, 3, dtype=torch.float64))
             for step in range(2):
                 optimizer.begin_step()
                 gradient = gradients(2 * epoch + step, (3, 2))
@@ -135,14 +135,32 @@ def test_kept_rows_go_on_with_their_state():
     start = torch.ones(3, 2)
     expected = alone(configs[2], start[2], 2, factors)
     optimizer = stacked_optimizers.build(configs, {"weight": start})
-    optimizer.plan_steps(factors[:2])
+    optimizer.set_factors(factors[:2])
     for step in range(2):
         optimizer.begin_step()
         optimizer.update("weight", gradients(step, (3, 2)))
     kept = {"weight": start[[2]].clone()}
     optimizer.keep([2], kept)
-    optimizer.plan_steps(factors[2:, [2]])
+    optimizer.set_factors(factors[2:, [2]])
     for step in range(2, 4):
         optimizer.begin_step()
         optimizer.update("weight", gradients(step, (3, 2))[[2]])
     torch.testing.assert_close(kept["weight"][0], expected[-1])
+
+
+def test_adam_counts_the_steps_of_each_parameter_on_its_own():
+    """As torch.optim does for one that the loss does not depend on at first."""
+    configs = [OptimizerConfig.model_validate({"_target_": "torch.optim.Adam", "lr": lr}) for lr in (0.1, 0.2)]
+    start = torch.ones(2, 3)
+    factors = torch.ones(6, 2, dtype=torch.float64)
+    expected = [alone(config, start[member], member, factors)[2] for member, config in enumerate(configs)]
+    parameters = {"early": start.clone(), "late": start.clone()}
+    optimizer = stacked_optimizers.build(configs, parameters)
+    for step in range(6):
+        if step % 4 == 0:
+            optimizer.set_factors(factors[step : step + 4])
+        optimizer.begin_step()
+        optimizer.update("early", torch.ones(2, 3))
+        if step >= 3:
+            optimizer.update("late", gradients(step - 3, (2, 3)))
+    torch.testing.assert_close(parameters["late"], torch.stack(expected))

@@ -2,23 +2,35 @@
 
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.core_plugins import basic_sweeper  # a class imported by name would be listed as found here
 from hydra.core.config_store import ConfigStore
-from omegaconf import open_dict
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 
 class SweepstackSweeper(basic_sweeper.BasicSweeper):
     """Hydra's basic sweeper, which leaves the check of the jobs to a launcher that makes it anyway."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        if not {argument.lower() for argument in arguments} & {"launch.dry_run=true", "++launch.dry_run=true"}:
-            return super().sweep(arguments)
         assert self.config is not None
-        with tempfile.TemporaryDirectory() as folder, open_dict(self.config):  # nothing of a plan is kept
-            self.config.hydra.sweep.dir = folder
+        if not self._shows_a_plan(arguments):
             return super().sweep(arguments)
+        with tempfile.TemporaryDirectory() as folder:  # of a plan nothing is kept
+            with read_write(self.config), open_dict(self.config):
+                self.config.hydra.sweep.dir = folder
+            return super().sweep(arguments)
+
+    def _shows_a_plan(self, arguments: list[str]) -> bool:
+        wanted = OmegaConf.select(cast("DictConfig", self.config), "launch.dry_run")
+        for override in OverridesParser.create().parse_overrides(arguments):
+            value = override.value() if not override.is_delete() else None
+            if override.key_or_group == "launch" and isinstance(value, dict):
+                wanted = value.get("dry_run", wanted)
+            elif override.key_or_group == "launch.dry_run":
+                wanted = value
+        return wanted is True
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         from hydra_plugins.sweepstack.launcher import SweepstackLauncher

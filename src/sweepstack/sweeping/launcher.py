@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from sweepstack.errors import ConfigError, DataError, UserError
+from sweepstack.errors import ConfigError, DataError, UserError, one_line
 from sweepstack.sweeping.composing import Composer
 from sweepstack.sweeping.finishing import finish_job
 from sweepstack.sweeping.jobs import make_trial, split_job, varied_keys
-from sweepstack.sweeping.plan import describe, plan, summary
+from sweepstack.sweeping.plan import Stack, describe, plan, summary
 from sweepstack.sweeping.recording import recording, usable_store, wait_for_quiet
-from sweepstack.sweeping.runner import choose, estimate, log_outcome, prepare, run_stack
-from sweepstack.trial import Ended, Event, Trial
+from sweepstack.sweeping.runner import Emit, choose, estimate, log_outcome, prepare, run_stack
+from sweepstack.trial import Ended, Event, Outcome, Trial
 
 
 def launch(
@@ -42,30 +45,90 @@ def launch(
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
     trials = _parsed(composed, job_overrides)
+    apart = _why_apart(composed)
     if trials[0].config.launch.dry_run:
         _prepare(composed, trials)
-        print("\n".join(describe(plan(trials, estimate))))
+        print("\n".join(describe(plan(trials, estimate, apart))))
         raise SystemExit(0)
     store = usable_store(trials)
     _prepare(composed, trials)
-    planned = plan(trials, lambda configs: choose(configs, lambda: wait_for_quiet(store)))
+    planned = plan(trials, lambda configs: choose(configs, lambda: wait_for_quiet(store)), apart)
     if len(trials) > 1:
         print(summary(planned))
     jobs = {trial.number: job for trial, job in zip(trials, composed, strict=True)}
     returns: dict[int, JobReturn] = {}
     with recording(trials, store, config.hydra.job.name) as emit:
+        for stack in planned.stacks:
+            if len(stack.trials) == 1:
+                (trial,) = stack.trials
+                returns[trial.number] = _run_in_job(context, jobs[trial.number], stack, emit)
+            else:
+                returns |= _run_together(context, jobs, stack, emit)
+    return [returns[trial.number] for trial in trials]
+
+
+def _why_apart(composed: Sequence[DictConfig]) -> str:
+    """What a job wants of its process, and can only have on its own."""
+    for job in composed:
+        for key in ("chdir", "env_set"):
+            if job.hydra.job[key]:
+                return f"hydra.job.{key} is set"
+    return ""
+
+
+def _run_in_job(context: HydraContext, job: DictConfig, stack: Stack, emit: Emit) -> JobReturn:
+    """Trains a single trial inside Hydra's job, with the log, folder and environment that the job has there."""
+    (trial,) = stack.trials
+
+    def task(_: Any) -> float:
+        outcomes: list[Outcome] = []
 
         def take(event: Event) -> None:
             emit(event)
             if isinstance(event, Ended):
-                trial, outcome = event.trial, event.outcome
-                value = outcome.objective(trial.config)
-                lines = functools.partial(log_outcome, trial, outcome)
-                returns[trial.number] = finish_job(context, jobs[trial.number], value, lines)
+                outcomes.append(event.outcome)
+                log_outcome(trial, event.outcome)
 
-        for stack in planned.stacks:
-            run_stack(stack, take)
-    return [returns[trial.number] for trial in trials]
+        run_stack(stack, take)
+        return outcomes[0].objective(trial.config)
+
+    return run_job(
+        hydra_context=context,
+        task_function=task,
+        config=job,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+
+
+def _run_together(
+    context: HydraContext, jobs: Mapping[int, DictConfig], stack: Stack, emit: Emit
+) -> dict[int, JobReturn]:
+    """Trains the trials of a stack, and gives Hydra the job of each as soon as its outcome is known."""
+    returns: dict[int, JobReturn] = {}
+
+    def take(event: Event) -> None:
+        emit(event)
+        if not isinstance(event, Ended):
+            return
+        trial, value = event.trial, event.outcome.objective(event.trial.config)
+        root, mine = logging.getLogger(), logging.getLogger().handlers[:]
+        try:
+            lines = functools.partial(log_outcome, trial, event.outcome)
+            returns[trial.number] = finish_job(context, jobs[trial.number], value, lines)
+        except Exception as error:  # a folder that cannot be written costs no other trial of the stack
+            print(f"the files of job {trial.number} ({trial.name}) cannot be kept: {one_line(error)}", file=sys.stderr)
+            own, _ = split_job(jobs[trial.number])
+            done = JobReturn(overrides=list(trial.overrides), cfg=own, status=JobStatus.COMPLETED, _return_value=value)
+            returns[trial.number] = done
+            context.callbacks.on_job_end(config=jobs[trial.number], job_return=done)
+        finally:
+            for handler in {*root.handlers} - {*mine}:  # the next line is not one of this job
+                handler.close()
+            root.handlers[:] = mine
+
+    run_stack(stack, take)
+    return returns
 
 
 def _parsed(composed: Sequence[DictConfig], job_overrides: Sequence[Sequence[str]]) -> list[Trial]:

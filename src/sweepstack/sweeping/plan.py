@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sweepstack.config import TrialConfig
 from sweepstack.training.stackable import obstacle, stack_key, trajectory_key
 from sweepstack.trial import Choice, Trial
+
+ALONE = "by the plain trainer"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Stack:
     def way(self) -> str:
         """How it is trained, in words."""
         width = len(self.trajectories)
-        how = f"stacked, {_count(width, 'trajectory')} wide" if width > 1 else "by the plain trainer"
+        how = f"stacked, {_count(width, 'trajectory')} wide" if width > 1 else ALONE
         return f"{how}, {_count(self.choice.threads, 'thread')} ({self.choice.reason})"
 
     @property
@@ -80,12 +82,15 @@ class Plan:
         return sum(stack.epochs * stack.choice.epoch_seconds for stack in self.stacks)
 
 
-def plan(trials: Iterable[Trial], choose: Callable[[Sequence[TrialConfig]], Choice]) -> Plan:
+def plan(trials: Iterable[Trial], choose: Callable[[Sequence[TrialConfig]], Choice], apart: str = "") -> Plan:
     """Finds exact duplicates, shared trajectories, and what can be stacked.
 
     Args:
         choose: says how trajectories that could be one stack are trained best; takes the config of each.
+        apart: why every trial must be trained on its own, if it must.
     """
+    if apart:
+        return Plan(tuple(_alone(Trajectory((trial,)), choose, apart) for trial in trials))
     groups: dict[str, list[Trajectory]] = {}
     for trajectory in _trajectories(trials):
         groups.setdefault(stack_key(trajectory.config), []).append(trajectory)
@@ -93,16 +98,16 @@ def plan(trials: Iterable[Trial], choose: Callable[[Sequence[TrialConfig]], Choi
     for group in groups.values():
         why_not = obstacle(group[0].config)
         if why_not is not None and len(group) > 1:
-            choices = [(choose([trajectory.config]), trajectory) for trajectory in group]
-            stacks += [
-                Stack((trajectory,), Choice(False, 1, choice.threads, choice.epoch_seconds, why_not))
-                for choice, trajectory in choices
-            ]
+            stacks += [_alone(trajectory, choose, why_not) for trajectory in group]
             continue
         ordered = sorted(group, key=lambda trajectory: (trajectory.config.epochs, trajectory.config.seed))
         choice = choose([trajectory.config for trajectory in sorted(group, key=_seed)])
         stacks += [Stack(tuple(sorted(part, key=_seed)), choice) for part in _parts(ordered, choice.width)]
     return Plan(tuple(stacks))
+
+
+def _alone(trajectory: Trajectory, choose: Callable[[Sequence[TrialConfig]], Choice], why: str) -> Stack:
+    return Stack((trajectory,), replace(choose([trajectory.config]), reason=why))
 
 
 def _trajectories(trials: Iterable[Trial]) -> list[Trajectory]:

@@ -46,6 +46,7 @@ def recording(trials: Sequence[Trial], store: Store, task: str) -> Iterator[Call
 
         def emit(event: Event) -> None:
             put(event)
-            display.show(event)
+            with contextlib.suppress(SystemExit):  # rich's answer to a reader that is gone: `| head`; training goes on
+                display.show(event)
 
         yield emit

@@ -8,19 +8,19 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sweepstack.config import TrialConfig
 from sweepstack.errors import one_line
-from sweepstack.sweeping.plan import Stack
+from sweepstack.sweeping.plan import ALONE, Stack
 from sweepstack.trial import Choice, Ended, Event, Measured, Measurement, Outcome, Started, Trial, TrialState
 
 if TYPE_CHECKING:
     from sweepstack.training.data import Data
+    from sweepstack.training.stack import Reader
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ def estimate(configs: Sequence[TrialConfig]) -> Choice:
 def run_stack(stack: Stack, emit: Emit) -> None:
     """Trains the trials of a stack, and keeps the weights of each in its folder.
 
-    Whatever goes wrong inside a training is an outcome, FAILED with the reason and the traceback.
+    Whatever goes wrong inside a training is an outcome, FAILED with the reason and the traceback. What goes wrong
+    before a stack has reported anything may come of stacking: then its trajectories are trained one after the other.
 
     Args:
         emit: called with each of the trials' events, as it happens.
@@ -85,49 +86,78 @@ def run_stack(stack: Stack, emit: Emit) -> None:
         UserError: the data cannot be had: no other trial of it could do better.
         KeyboardInterrupt: after the trials that had not ended have been emitted as KILLED.
     """
-    import torch
+    from sweepstack.training.stack import Reader
 
-    from sweepstack.training import stacked_models
-    from sweepstack.training.stack import Reader, train_stack
-    from sweepstack.training.trainer import train
-
-    configs = [trajectory.config for trajectory in stack.trajectories]
-    data = _data(configs[0])
+    data = _data(stack.trajectories[0].config)
     running = {trial.number: trial for trial in stack.trials}
+    way = stack.way
+    reported = False
 
     def end(trial: Trial, outcome: Outcome) -> None:
         with _undisturbed():
-            ended = _ended(trial, outcome, data)
+            ended = replace(_ended(trial, outcome, data), trained=way)
             del running[trial.number]
             emit(ended)
 
     def reader(trial: Trial) -> Reader:
         def report(measurement: Measurement) -> None:
+            nonlocal reported
+            reported = True
             emit(Measured(trial, measurement, time.time()))
 
         return Reader(trial.config, report, lambda outcome: end(trial, outcome))
 
-    torch.set_num_threads(stack.choice.threads)
+    def fail(trials: Iterable[Trial], error: Exception) -> None:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        text = "".join(traceback.format_exception(error))
+        for trial in trials:
+            if trial.number in running:
+                end(trial, Outcome(TrialState.FAILED, reason=reason, traceback=text))
+
     readers = [[reader(trial) for trial in trajectory.trials] for trajectory in stack.trajectories]
     try:
         for trial in stack.trials:
-            emit(Started(trial, time.time(), data.facts, stack.way))
-        if len(readers) == len(readers[0]) == 1:
-            readers[0][0].end(train(configs[0], data, readers[0][0].report))
-        elif len(readers) == 1:
-            train_stack(readers, data, stacked_models.SingleModel(configs[0], data.device))
-        else:
-            train_stack(readers, data, stacked_models.build(configs, data.images.shape[1:], data.device))
+            emit(Started(trial, time.time(), data.facts))
+        try:
+            _train(readers, data, stack.choice.threads)
+        except Exception as error:
+            if reported or len(readers) == 1 or len(running) < len(stack.trials):
+                fail(stack.trials, error)
+                return
+            way = f"{ALONE}, for the stack failed: {one_line(error)}"
+            for trajectory, left in zip(stack.trajectories, readers, strict=True):
+                try:
+                    _train([left], data, None)
+                except Exception as error_alone:
+                    fail(trajectory.trials, error_alone)
     except KeyboardInterrupt as stop:
-        outcome = Outcome(TrialState.KILLED, reason=str(stop) or "interrupted")
         for trial in [*running.values()]:
-            end(trial, outcome)
+            end(trial, Outcome(TrialState.KILLED, reason=str(stop) or "interrupted"))
         raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        outcome = Outcome(TrialState.FAILED, reason=reason, traceback=traceback.format_exc())
-        for trial in [*running.values()]:
-            end(trial, outcome)
+
+
+def _train(readers: Sequence[Sequence[Reader]], data: Data, threads: int | None) -> None:
+    """Trains trajectories together, or a single one by the plain trainer.
+
+    Args:
+        threads: of PyTorch; None for what the plain trainer takes.
+    """
+    import torch
+
+    from sweepstack.training import stacked_models
+    from sweepstack.training.hardware import choose_threads
+    from sweepstack.training.stack import train_stack
+    from sweepstack.training.trainer import train
+
+    configs = [max((reader.config for reader in read), key=lambda config: config.epochs) for read in readers]
+    torch.set_num_threads(threads or choose_threads(configs[0]))
+    if len(readers) > 1:
+        train_stack(readers, data, stacked_models.build(configs, data.images.shape[1:], data.device))
+    elif len(readers[0]) > 1:
+        train_stack(readers, data, stacked_models.SingleModel(configs[0], data.device))
+    else:
+        (reader,) = readers[0]
+        reader.end(train(reader.config, data, reader.report))
 
 
 @contextlib.contextmanager
@@ -136,20 +166,17 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where there are none
         yield
         return
-    arrived: list[tuple[int, FrameType | None]] = []
-    handlers = {
-        number: signal.signal(number, lambda number, frame: arrived.append((number, frame)))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    arrived: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        for number in handlers:
+            signal.signal(number, lambda sent, _: arrived.append(sent))
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    for sent, frame in arrived[:1]:
-        handler = handlers[signal.Signals(sent)]
-        if callable(handler):
-            handler(sent, frame)
+        for sent in arrived[:1]:
+            signal.raise_signal(sent)
 
 
 def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:

@@ -98,12 +98,14 @@ class WriterProcess:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Closed | Found | Refused | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Found | Refused | None] = queue.SimpleQueue()
+        self._closed_with: Closed | None = None
+        self._is_closed = threading.Event()
         self._say: Callable[[str], None] | None = None
         self._unrecorded: set[int] = set()
         self._trouble = "unknown"
         self._sent = threading.Event()
-        self._loaded = threading.Event()
+        self._loaded, self._dead = threading.Event(), threading.Event()
         self._process = subprocess.Popen(
             # -P: a random.py of the user's is not the library's. Not -m: then the module would be there twice, and what
             # is pickled would be of the other one's classes.
@@ -131,6 +133,8 @@ class WriterProcess:
             StoreError: at the end, when something could not be recorded.
         """
         self._unrecorded.clear()
+        self._closed_with = None
+        self._is_closed.clear()
         self._say = say
         self._outbox.put(Open(experiment))
         stopped: BaseException | None = None
@@ -179,8 +183,9 @@ class WriterProcess:
         self._outbox.put(event)
 
     def _closed(self) -> str | None:
-        answer = self._answer()
-        complaint = answer.complaint if isinstance(answer, Closed) else None
+        while not self._dead.is_set() and not self._is_closed.wait(ALIVE):
+            pass  # an interrupt may come at any moment; asked once more, it answers the same
+        complaint = self._closed_with.complaint if self._closed_with is not None else None
         if complaint is None and self._unrecorded:
             return not_recorded(len(self._unrecorded), self._uri, self._trouble, "run again")
         return complaint
@@ -193,7 +198,7 @@ class WriterProcess:
                 raise StoreError(complaint)
         raise StoreError(f"{self._uri} must be read for the table ({self._trouble}); type: sweepstack table")
 
-    def _answer(self) -> Closed | Found | Refused | None:
+    def _answer(self) -> Found | Refused | None:
         """The next answer; None from a dead process, however often it is asked."""
         answer = self._answers.get()  # not a thread's join(): that does not survive an interrupt in Python 3.11
         if answer is None:
@@ -237,6 +242,9 @@ class WriterProcess:
                     self._tell(line)
                 case Recorded(number):
                     self._unrecorded.discard(number)
+                case Closed():
+                    self._closed_with = message
+                    self._is_closed.set()
                 case answer:
                     self._answers.put(answer)
         self._loaded.set()
@@ -244,6 +252,8 @@ class WriterProcess:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}, see mlruns/errors.log"
         self._trouble = f"the process that writes records {how}"
         self._tell(f"{self._trouble[0].upper()}{self._trouble[1:]}; training goes on.")
+        self._dead.set()
+        self._is_closed.set()
         self._answers.put(None)
 
     def _tell(self, line: str) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 VERSION_TAG, SWEEP_TAG, REASON_TAG, TRAINED_TAG = "sweepstack.version", "sweep", "reason", "trained"
+OURS = f"tags.`{VERSION_TAG}` LIKE '%'"
+"""What a run of ours is known by, in MLflow's language."""
 OBJECTIVES = ("val/accuracy", "test/accuracy")
 """Metrics that select, the one to prefer first: test data selects only where nothing was held out."""
 PAGE = 1000
@@ -267,10 +269,10 @@ class Store:
             StoreError: the store is empty, or holds no such sweep.
         """
         if sweep not in ("latest", "all") and "'" not in sweep:
-            runs = self._runs(f"tags.`{SWEEP_TAG}` = '{sweep}'")  # not all runs of a store that has grown for years
+            runs = self._runs(f"{OURS} AND tags.`{SWEEP_TAG}` = '{sweep}'")  # a store may have grown for years
             if runs:
                 return [_row(run) for run in runs]
-        runs = self._runs(f"tags.`{VERSION_TAG}` LIKE '%'")
+        runs = self._runs(OURS)
         if not runs:
             raise StoreError(f"the tracking store {self.uri} holds no trials yet; train some: python train.py")
         rows = [_row(run) for run in runs]

@@ -188,7 +188,6 @@ class Writer:
             match event:
                 case Started():
                     params = [Param(key[:250], str(value)[:6000]) for key, value in trial.params.items()]
-                    tags += [RunTag(TRAINED_TAG, event.trained)] if event.trained else []
                     client.log_inputs(run.run_id, [_dataset(event)])
                     overrides = "".join(f"- {line}\n" for line in trial.overrides)
                     self._keep_text(run, "config.yaml", trial.config_text)
@@ -202,7 +201,8 @@ class Writer:
                     metrics += [
                         Metric(key, value, _ms(event.at), 0) for key, value in figures if key not in run.measured
                     ]
-                    tags += [RunTag(REASON_TAG, event.outcome.reason)] if event.outcome.reason else []
+                    said = {REASON_TAG: event.outcome.reason, TRAINED_TAG: event.trained}
+                    tags = [RunTag(key, text) for key, text in said.items() if text]
         client.log_batch(run.run_id, metrics, params, tags)
         if isinstance(last := events[-1], Ended):
             for file in last.files:

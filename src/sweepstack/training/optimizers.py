@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sweepstack.config import OptimizerConfig
+from sweepstack.training.stackable import NUMBERS
 from sweepstack.training.targets import build as build_target
 from sweepstack.training.targets import resolve
 
@@ -38,7 +39,7 @@ class _ValuesAccepted(Exception):  # noqa: N818 -- a signal, not a fault
 def check_values(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> None:
     """That the optimizer takes its values; raises what `build` raises.
 
-    PyTorch's own optimizers look at their values before they look at the parameters. So they are given none to take:
+    SGD, Adam and AdamW look at their values before they look at the parameters. So they are given none to take:
     registering parameters would import `torch._dynamo`, more than a second that a stacked sweep never needs.
     """
 
@@ -46,7 +47,7 @@ def check_values(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) ->
         raise _ValuesAccepted
         yield
 
-    if not config.target.startswith("torch.optim."):
+    if config.target not in NUMBERS:
         build(config, parameters)
         return
     with contextlib.suppress(_ValuesAccepted):

@@ -92,8 +92,8 @@ def train_stack(trajectories: Sequence[Sequence[Reader]], data: Data, model: Sta
     """Trains a stack until every reader has its outcome.
 
     A member whose loss is not a finite number is frozen, and its readers end FAILED; the others do not notice.
-    `train_seconds` of an outcome is the time from the beginning of the stack to the trial's end, as somebody waits for
-    it; `train_seconds_share` is the trial's part, and the parts of all trials make up the time of the stack.
+    `train_seconds` of an outcome are the seconds of training from the beginning of the stack to the trial's end;
+    `train_seconds_share` is the trial's part of them, and the parts of all trials make up those of the stack.
 
     Args:
         trajectories: the readers of each; configs of one trajectory differ in `epochs` and `evaluate_every` only.
@@ -108,7 +108,7 @@ def train_stack(trajectories: Sequence[Sequence[Reader]], data: Data, model: Sta
         epoch += 1
         members = _shrink(members, model)
         factors = epoch_factors([member.config for member in members], epoch, steps)
-        model.plan_steps(factors)
+        model.set_factors(factors)
         torch.manual_seed(stream(first.seed, "dropout", epoch))
         stops = _stops(members, epoch, steps)
         losses: list[Tensor] = []  # of this epoch; on the device, for looking at one would wait for it
@@ -116,8 +116,9 @@ def train_stack(trajectories: Sequence[Sequence[Reader]], data: Data, model: Sta
             losses.append(model.step(images, labels))
             step = (epoch - 1) * steps + len(losses)
             if step in stops:
-                _fail(members, model, torch.stack(losses).cpu(), step, steps, clock)
-                _measure(members, model, data, torch.stack(losses).cpu(), factors[len(losses) - 1], step, clock)
+                recent = torch.stack(losses).cpu()
+                _fail(members, model, recent, step, steps, clock)
+                _measure(members, model, data, recent, factors[len(losses) - 1], step)
                 _end(members, model, data, step, clock)
                 if not any(member.readers for member in members):
                     break
@@ -180,7 +181,6 @@ def _measure(
     losses: Tensor,
     factors: Tensor,
     step: int,
-    clock: Clock,
 ) -> None:
     """Reports to the readers that are due."""
     steps = data.steps_per_epoch(members[0].config.batch_size)

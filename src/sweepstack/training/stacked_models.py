@@ -17,15 +17,22 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from sweepstack.config import TrialConfig
+from sweepstack.config import OptimizerConfig, TrialConfig
 from sweepstack.errors import one_line
 from sweepstack.training import models, optimizers, stacked_optimizers
 from sweepstack.training.trainer import autocast_of, evaluate
 
-EVALUATED, EVALUATED_ALONE = 64 * 2000, 2000
-"""Images times members that are evaluated at once, and images where there is one member."""
+EVALUATED = 2000
+"""Images that are evaluated at once, where the memory for training holds as many."""
+EVALUATED_NUMBERS = 2**25
+"""Activations that a dense stack may hold for it, 128 MB."""
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 """Images and labels to evaluate on, in chunks of so many images."""
+
+
+PROBE = OptimizerConfig.model_validate({"_target_": "torch.optim.SGD", "lr": 0.05})
+PROBED, CLOSE = 16, {"float32": (1e-3, 1e-4), "bfloat16": (0.05, 0.05)}
+"""What a module is tried with before it is stacked: images, and how near its logits must be (relative, absolute)."""
 
 
 class Unstackable(Exception):  # noqa: N818 -- a finding, not a fault
@@ -42,12 +49,15 @@ class StackedModel:
 
     def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
         self.template, members = _build(configs, device)
+        self._autocast = autocast_of(configs[0], device)
+        self._evaluated = configs[0].batch_size
         self._names = [name for name, value in self.template.named_parameters() if value.requires_grad]
         self.parameters = {name: members[name] for name in self._names}
         self.rest = {name: value for name, value in members.items() if name not in self.parameters}
         """Buffers, and parameters that are not trained."""
         if not self.parameters:
             raise Unstackable("it has nothing to train")
+        _refuse_what_cannot_be_batched(self.template)
         self.optimizer = stacked_optimizers.build([config.optimizer for config in configs], self.parameters)
         self._place_seeds([config.seed for config in configs])
 
@@ -65,9 +75,14 @@ class StackedModel:
         """The number of members."""
         return len(next(iter(self.parameters.values())))
 
-    def plan_steps(self, factors: Tensor) -> None:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(iter(self.parameters.values())).dtype
+
+    def set_factors(self, factors: Tensor) -> None:
         """Takes the schedules' factors of the steps to come, float64 [steps, K]."""
-        self.optimizer.plan_steps(factors)
+        self.optimizer.set_factors(factors)
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One update of every member.
@@ -89,7 +104,7 @@ class StackedModel:
     def evaluate(self, batches: Batches) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy (nats) and accuracy (0 to 1) of every member, [K] each, on the CPU."""
         losses, hits, count = [], [], 0
-        for images, labels in batches(max(1, min(EVALUATED_ALONE, EVALUATED // self.width))):
+        for images, labels in batches(min(EVALUATED, self._evaluated)):
             logits = self.logits(images).float()
             expected = labels.expand(self.width, -1)
             losses.append(cross_entropy(logits, expected, reduction="none").sum(1))
@@ -128,7 +143,7 @@ class MappedModel(StackedModel):
 
     def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
         super().__init__(configs, device)
-        self._autocast = autocast_of(configs[0], device)
+        self._evaluated *= 4  # nothing is kept for a gradient
         for value in self.parameters.values():
             value.requires_grad_()
 
@@ -153,7 +168,7 @@ class MappedModel(StackedModel):
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
         self.optimizer.begin_step()
         with torch.no_grad():
-            for name, gradient in zip(self.parameters, gradients, strict=True):
+            for name, gradient in zip(self.parameters, _own_memory(gradients), strict=True):
                 if gradient is not None:  # torch.optim too passes over what the loss does not depend on
                     self.optimizer.update(name, gradient)
         return losses.detach()
@@ -171,6 +186,21 @@ class MappedModel(StackedModel):
         super().keep(members, seeds)
         for value in self.parameters.values():
             value.requires_grad_()
+
+
+def _own_memory(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The gradients as tensors that may be written to: both parts of a sum have one and the same, and that of a sum of
+    numbers is one number seen many times."""
+    memories: set[int] = set()
+    own: list[Tensor | None] = []
+    for gradient in gradients:
+        if gradient is not None:
+            memory = gradient.untyped_storage().data_ptr()
+            if memory in memories or not gradient.is_contiguous():
+                gradient = gradient.clone(memory_format=torch.contiguous_format)
+            memories.add(memory)
+        own.append(gradient)
+    return own
 
 
 @dataclass(frozen=True)
@@ -221,6 +251,8 @@ class DenseModel(StackedModel):
             raise Unstackable("its precision is not float32")
         super().__init__(configs, device)
         self._first, *self._layers = _chain(self.template)
+        units = sum(len(value[0]) for name, value in self.parameters.items() if name.endswith("weight"))
+        self._evaluated = max(self._evaluated, EVALUATED_NUMBERS // (units * self.width))
         used = [name for layer in (self._first, *self._layers) for name in _names(layer)]
         if sorted(used) != sorted(self._names) or self.rest:
             raise Unstackable("a parameter is shared, unused or not trained")
@@ -302,8 +334,7 @@ def _chain(model: nn.Module) -> tuple[Linear, *tuple[Layer, ...]]:
     Raises:
         Unstackable: there is something else in the module.
     """
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(module, name) for module in model.modules() for name in hooks):
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         raise Unstackable("a module has hooks")  # which fx does not see
     try:
         nodes = list(fx.Tracer().trace(model).nodes)
@@ -361,14 +392,14 @@ class SingleModel:
 
     def __init__(self, config: TrialConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        self._model = models.build(config.model).to(device)
+        self._model = models.build(config.model).to(device).train()
         self._optimizer = optimizers.build(config.optimizer, self._model.parameters())
         self._full_rates = [group["lr"] for group in self._optimizer.param_groups]
         self._autocast = autocast_of(config, device)
         self._factors: Iterator[float] = iter(())
         self.seeds = [config.seed]
 
-    def plan_steps(self, factors: Tensor) -> None:
+    def set_factors(self, factors: Tensor) -> None:
         """As for a stack; factors [steps, 1]."""
         self._factors = iter(factors[:, 0].tolist())
 
@@ -386,7 +417,7 @@ class SingleModel:
 
     def evaluate(self, batches: Batches) -> tuple[Tensor, Tensor]:
         """As for a stack."""
-        loss, accuracy = evaluate(self._model, batches(EVALUATED_ALONE), self._autocast)
+        loss, accuracy = evaluate(self._model, batches(EVALUATED), self._autocast)
         return torch.tensor([loss], dtype=torch.float64), torch.tensor([accuracy], dtype=torch.float64)
 
     def weights(self, member: int) -> dict[str, Tensor]:
@@ -400,6 +431,15 @@ class SingleModel:
         """The one member stays."""
 
 
+def _refuse_what_cannot_be_batched(model: nn.Module) -> None:
+    if any(module._backward_hooks or module._backward_pre_hooks for module in model.modules()):
+        raise Unstackable("a module has backward hooks")
+    for parameter in model.parameters():
+        hooks = parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
+        if hooks or parameter.is_complex():
+            raise Unstackable("a parameter has a hook, or is complex")
+
+
 def build(configs: Sequence[TrialConfig], shape: Sequence[int], device: torch.device) -> StackedModel:
     """The members of a stack, in the faster way that their module admits.
 
@@ -410,28 +450,73 @@ def build(configs: Sequence[TrialConfig], shape: Sequence[int], device: torch.de
         Unstackable: it admits none; says why.
     """
     with contextlib.suppress(Unstackable):
-        dense = DenseModel(configs, device)
-        _verify(dense, shape, device)
-        return dense
-    mapped = MappedModel(configs, device)
-    _verify(mapped, shape, device)
-    return mapped
+        _verify(DenseModel, configs, shape, device)
+        return DenseModel(configs, device)
+    try:
+        _verify(MappedModel, configs, shape, device)
+        return MappedModel(configs, device)
+    except Unstackable:
+        raise
+    except Exception as error:  # whatever somebody's module does under vmap
+        raise Unstackable(f"torch.func.vmap cannot map it: {one_line(error)}") from error
 
 
-@torch.no_grad()
-def _verify(model: StackedModel, shape: Sequence[int], device: torch.device) -> None:
-    """That images come out of the stack as they come out of the module itself.
+def _verify(
+    way: type[StackedModel], configs: Sequence[TrialConfig], shape: Sequence[int], device: torch.device
+) -> None:
+    """That a small stack of the same modules evaluates and learns as the modules themselves do: what a module keeps
+    outside its parameters and buffers, or does only when it is not mapped, shows here.
 
     Raises:
-        Unstackable: they do not, or not at all: vmap cannot map everything.
+        Unstackable: it does not.
     """
-    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    for member in {0, model.width - 1}:
-        model.weights(member)  # leaves them in the template
-        expected = model.template.eval()(images)
-        try:
-            found = model.logits(images)[member].T
-        except Exception as error:  # whatever somebody's module does under vmap
-            raise Unstackable(f"torch.func.vmap cannot map it: {one_line(error)}") from error
-        if not torch.allclose(found.float(), expected.float(), rtol=1e-2, atol=1e-3):
+    seeds = list(dict.fromkeys(config.seed for config in configs))
+    probes = [
+        configs[0].model_copy(update={"seed": seed, "optimizer": PROBE}) for seed in (seeds[0], seeds[len(seeds) // 2])
+    ]
+    stack = way(probes, device)
+    classes = configs[0].dataset.classes
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(PROBED, *shape, generator=generator).to(device, stack.dtype)
+    labels = (torch.arange(PROBED) % classes).to(device)
+    groups, close = len(stack.seeds), CLOSE[configs[0].precision]
+    stack.set_factors(torch.ones(2, len(probes), dtype=torch.float64))
+    before = stack.logits(images)
+    for _ in range(2):  # the second one begins with what the first one left in the buffers
+        stack.step(images.expand(groups, *images.shape), labels.expand(groups, -1))
+    after = stack.logits(images)
+    for member, probe in enumerate(probes):
+        expected = [_learn(probe, images, labels, noise, device) for noise in (1, 2)]
+        if not torch.allclose(before[member].T.float(), expected[0][0].float(), *close):
             raise Unstackable("batched, it does not compute what it computes alone")
+        if not torch.allclose(expected[0][1], expected[1][1], *close):
+            continue  # it draws random numbers, as dropout does: it is not the same twice even alone
+        if not torch.allclose(after[member].T.float(), expected[0][1].float(), *close):
+            raise Unstackable("batched, it does not learn what it learns alone")
+
+
+def _learn(
+    config: TrialConfig, images: Tensor, labels: Tensor, noise: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Logits of a module before and after two plain updates."""
+    torch.manual_seed(config.seed)
+    model = models.build(config.model).to(device)
+    autocast = autocast_of(config, device)
+
+    def logits() -> Tensor:
+        with torch.no_grad(), autocast:
+            found: Tensor = model.eval()(images)
+        return found
+
+    before = logits()
+    torch.manual_seed(noise)
+    for _ in range(2):
+        with autocast:
+            loss = cross_entropy(model.train()(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad, alpha=-PROBE.lr)
+                    parameter.grad = None
+    return before, logits()

@@ -27,6 +27,7 @@ class StackedOptimizer:
         self.parameters = dict(parameters)
         self.step = 0
         self._state: dict[str, dict[str, Tensor]] = {}
+        self._began: dict[str, int] = {}
         self._values = [{**self.defaults, **config.keywords, "lr": config.lr} for config in configs]
         self._awake = torch.ones(len(configs), dtype=torch.float64)
         some = next(iter(self.parameters.values()))
@@ -47,13 +48,13 @@ class StackedOptimizer:
     def _load(self) -> None:
         """Brings the members' values to the device."""
 
-    def plan_steps(self, factors: Tensor) -> None:
+    def set_factors(self, factors: Tensor) -> None:
         """Takes the schedules' factors of the steps to come, float64 [steps, K], so that no step waits for the host."""
         rates = factors * self._column("lr") * self._awake
         self._first = self.step
-        self._plan(rates, torch.arange(self.step + 1, self.step + 1 + len(factors), dtype=torch.float64)[:, None])
+        self._set_rates(rates, torch.arange(self.step + 1, self.step + 1 + len(factors), dtype=torch.float64)[:, None])
 
-    def _plan(self, rates: Tensor, numbers: Tensor) -> None:
+    def _set_rates(self, rates: Tensor, numbers: Tensor) -> None:
         raise NotImplementedError
 
     def begin_step(self) -> None:
@@ -75,7 +76,8 @@ class StackedOptimizer:
         self.update(name, torch.bmm(left, right).view_as(parameter))
 
     def freeze(self, member: int) -> None:
-        """From now on nothing moves this member; the others compute what they would have computed anyway."""
+        """Takes this member out: zeros now, and no step from the next factors on; until then it moves for nobody. The
+        others compute what they would have computed anyway."""
         self._awake[member] = 0.0
         for tensor in (*self.parameters.values(), *(part for state in self._state.values() for part in state.values())):
             tensor[member] = 0
@@ -107,7 +109,7 @@ class StackedSGD(StackedOptimizer):
         kept = self._column(lambda values: 1 - values["dampening"] if values["momentum"] else 1.0)
         self._kept = self._to_device(kept)
 
-    def _plan(self, rates: Tensor, numbers: Tensor) -> None:
+    def _set_rates(self, rates: Tensor, numbers: Tensor) -> None:
         self._minus_rates = self._to_device(-rates)
 
     def update(self, name: str, gradient: Tensor) -> None:
@@ -152,10 +154,19 @@ class StackedAdam(StackedOptimizer):
         self._keep2 = self._to_device(self._beta2)
         self._eps = self._to_device(self._column("eps"))
 
-    def _plan(self, rates: Tensor, numbers: Tensor) -> None:
-        self._minus_sizes = self._to_device(-rates / (1 - self._beta1**numbers))
-        self._corrections = self._to_device((1 - self._beta2**numbers).sqrt())
+    def _set_rates(self, rates: Tensor, numbers: Tensor) -> None:
+        self._rates, self._numbers = rates, numbers
+        self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         self._shrink = self._to_device(1 - rates * self._column("weight_decay"))
+
+    def _sizes(self, began: int) -> tuple[Tensor, Tensor]:
+        """Step sizes, negative, and roots of the correction of the squares, for parameters whose first gradient came
+        in step number `began`: torch.optim counts for each on its own."""
+        if began not in self._tables:
+            own = self._numbers - (began - 1)
+            sizes, corrections = -self._rates / (1 - self._beta1**own), (1 - self._beta2**own).sqrt()
+            self._tables[began] = self._to_device(sizes), self._to_device(corrections)
+        return self._tables[began]
 
     def update(self, name: str, gradient: Tensor) -> None:
         parameter = self.parameters[name]
@@ -163,6 +174,8 @@ class StackedAdam(StackedOptimizer):
         if not state:
             kept = ("mean", "square", *(("largest",) if self._amsgrad else ()))
             state.update({key: torch.zeros_like(parameter) for key in kept})
+            self._began[name] = self.step
+        sizes, corrections = self._sizes(self._began[name])
         if self._has_decay and self.decoupled:
             parameter.mul_(self._now(self._shrink, parameter))
         elif self._has_decay:
@@ -174,8 +187,8 @@ class StackedAdam(StackedOptimizer):
         if self._amsgrad:
             square = torch.maximum(state["largest"], square, out=state["largest"])
         root = torch.sqrt(square, out=scaled)
-        root.div_(self._now(self._corrections, parameter)).add_(_beside(self._eps, parameter))
-        step = torch.mul(state["mean"], self._now(self._minus_sizes, parameter), out=gradient)
+        root.div_(self._now(corrections, parameter)).add_(_beside(self._eps, parameter))
+        step = torch.mul(state["mean"], self._now(sizes, parameter), out=gradient)
         parameter.addcdiv_(step, root)
 
 

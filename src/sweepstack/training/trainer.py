@@ -39,7 +39,7 @@ def train(config: TrialConfig, data: Data, report: Report) -> Outcome:
     by_epoch = config.evaluate_every == "epoch"
     every = steps if config.evaluate_every == "epoch" else config.evaluate_every
     torch.manual_seed(config.seed)
-    model = models.build(config.model).to(data.device)
+    model = models.build(config.model).to(data.device).train()
     parameters = list(model.parameters())
     optimizer = optimizers.build(config.optimizer, parameters)
     full_rates = [group["lr"] for group in optimizer.param_groups]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
+import inspect
 import itertools
 import json
 import math
@@ -26,14 +28,17 @@ from sweepstack.training.data import Data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_budget
 from sweepstack.training.stackable import stack_key
 from sweepstack.training.stacked_models import Unstackable
+from sweepstack.training.targets import resolve
 from sweepstack.training.trainer import autocast_of, evaluate
 from sweepstack.trial import Choice
 
 WIDTHS = (256, 64, 16)
 """Widths that are tried besides the full one: narrower stacks stay in the processor's cache."""
+NARROW, HOPELESS = 4, 1.5
+"""The width that is tried first, and how much slower than alone it may be for wider ones to be tried."""
 ROUNDS, WARM_UP, STEPS, BUDGET = 2, 2, 8, 0.15
 """Rounds through all ways, so that a moment in which the machine was busy decides nothing; in each, steps that are not
-counted, steps that are, and the seconds after which three must do."""
+counted, steps that are, and the seconds after which three must do, or one that alone takes as long."""
 WORTH_NARROWER, WORTH_THREADS = 0.95, 0.8
 """A narrower stack, and more threads than one, must be so much faster to be preferred: a wide stack shares more, and
 two threads take twice as long as one while another process has a core."""
@@ -60,7 +65,7 @@ def choose(
     threads = choose_threads(config)
     if not config.launch.stack or len(configs) == 1:
         seconds = _plain_epoch(config, data, threads) if estimate else 0.0
-        return Choice(False, 1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")
+        return Choice(1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")
     key = _key(configs, data)
     known = _read(remembered)
     if key in known:
@@ -70,13 +75,22 @@ def choose(
     try:
         choice = _measure(configs, data, threads)
     except Unstackable as why:
-        choice = Choice(False, 1, threads, _plain_epoch(config, data, threads), str(why))
+        choice = Choice(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
+    except Exception as error:  # nor does it train alone; the trainer will say so, with its traceback
+        return Choice(1, threads, 0.0, f"it cannot be timed: {one_line(error)}")
     _write(remembered, {**known, key: asdict(choice)})
     return choice
 
 
 def _measure(configs: Sequence[TrialConfig], data: Data, plain_threads: int) -> Choice:
     config, count = configs[0], len(configs)
+    alone = _plain_epoch(config, data, plain_threads)
+    per_step = 1e6 / data.steps_per_epoch(config.batch_size)
+    narrow = min(NARROW, count)
+    seconds = min(_stacked_epoch(configs[:narrow], data, threads) for threads in _thread_counts(config, data))
+    if config.launch.width is None and seconds > HOPELESS * narrow * alone:  # a wide one would take long to time
+        told = f"{seconds / narrow * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
+        return Choice(1, plain_threads, alone, told)
     fitting = _fitting_width(config, data)
     wanted = [config.launch.width] if config.launch.width else [count, *WIDTHS]
     widths = sorted({_balanced(count, min(width, count, fitting)) for width in wanted}, reverse=True)
@@ -85,20 +99,18 @@ def _measure(configs: Sequence[TrialConfig], data: Data, plain_threads: int) -> 
         for width, threads in itertools.product(widths, _thread_counts(config, data)):
             seconds = _stacked_epoch(configs[:width], data, threads)
             times[width, threads] = min(seconds, times.get((width, threads), math.inf))
-    tries = [Choice(True, width, threads, seconds, "") for (width, threads), seconds in times.items()]
+    tries = [Choice(width, threads, seconds, "") for (width, threads), seconds in times.items()]
 
     def handicapped(choice: Choice) -> float:
         wide, single = choice.width == widths[0], choice.threads == 1
         return _total(choice, count) / (1.0 if wide else WORTH_NARROWER) / (1.0 if single else WORTH_THREADS)
 
     best = min(tries, key=handicapped)
-    alone = _plain_epoch(config, data, plain_threads)
-    per_step = 1e6 / data.steps_per_epoch(config.batch_size)
     told = f"{_total(best, count) / count * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
     if config.launch.width is None and alone * count < _total(best, count):
-        return Choice(False, 1, plain_threads, alone, told)
-    narrow = f", {best.width} fit into memory" if best.width == _balanced(count, fitting) < count else ""
-    return Choice(True, best.width, best.threads, best.epoch_seconds, told + narrow)
+        return Choice(1, plain_threads, alone, told)
+    narrow_why = f", {best.width} fit into memory" if best.width == _balanced(count, fitting) < count else ""
+    return Choice(best.width, best.threads, best.epoch_seconds, told + narrow_why)
 
 
 def _total(choice: Choice, count: int) -> float:
@@ -119,12 +131,12 @@ def _thread_counts(config: TrialConfig, data: Data) -> list[int]:
 
 def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> float:
     torch.set_num_threads(threads)
-    model = stacked_models.build(configs, data.images.shape[1:], data.device)
     batch_size = configs[0].batch_size
-    model.plan_steps(torch.ones(WARM_UP + STEPS, len(configs), dtype=torch.float64))
     try:
+        model = stacked_models.build(configs, data.images.shape[1:], data.device)
+        model.set_factors(torch.ones(WARM_UP + STEPS, len(configs), dtype=torch.float64))
         step = _time(model.step, data.stacked_batches(batch_size, model.seeds, 1), data.device)
-        return step * data.steps_per_epoch(batch_size) + _evaluation(lambda: model.evaluate(_part(data)), data)
+        return step * data.steps_per_epoch(batch_size) + _evaluation(model.evaluate, data)
     except Unstackable:
         raise
     except Exception as error:  # vmap has no rule for everything, least of all backwards
@@ -149,30 +161,32 @@ def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
                     parameter.grad = None
 
     seconds = _time(step, data.batches(config.batch_size, 0, 1), data.device)
-    alone = _evaluation(lambda: evaluate(model, _part(data)(2000), autocast), data)
-    return seconds * data.steps_per_epoch(config.batch_size) + alone
+    return seconds * data.steps_per_epoch(config.batch_size) + _evaluation(
+        lambda batches: evaluate(model, batches(stacked_models.EVALUATED), autocast), data
+    )
 
 
-def _part(data: Data) -> Callable[[int], Iterable[tuple[Tensor, Tensor]]]:
-    """The first 2,000 images to evaluate on, or one chunk of them."""
+def _evaluation(evaluate_on: Callable[[stacked_models.Batches], object], data: Data) -> float:
+    """Seconds of one evaluation, from its first chunk."""
+    seen = 0
 
-    def batches(chunk: int) -> Iterable[tuple[Tensor, Tensor]]:
-        done = 0
-        for images, labels in data.evaluation(chunk):
-            yield images, labels
-            done += len(labels)
-            if done >= 2000:
-                return
+    def first(chunk: int) -> Iterable[tuple[Tensor, Tensor]]:
+        nonlocal seen
+        images, labels = next(iter(data.evaluation(chunk)))
+        seen = len(labels)
+        yield images, labels
 
-    return batches
-
-
-def _evaluation(evaluate_part: Callable[[], object], data: Data) -> float:
-    """Seconds of one evaluation, from a part of it."""
     began = time.perf_counter()
-    evaluate_part()
-    evaluated = len(data.held_out) or len(data.test_labels)
-    return (time.perf_counter() - began) * evaluated / min(2000, evaluated)
+    evaluate_on(first)
+    _synchronise(data.device)
+    return (time.perf_counter() - began) * (len(data.held_out) or len(data.test_labels)) / seen
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _time(
@@ -184,12 +198,11 @@ def _time(
     for number, (images, labels) in enumerate(batches):
         before = time.perf_counter()
         step(images, labels)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _synchronise(device)
         after = time.perf_counter()
-        if number >= WARM_UP:
+        if number >= WARM_UP or after - before > BUDGET:  # a step that long needs no warming up
             times.append(after - before)
-        if len(times) == STEPS or (len(times) >= 3 and after - began > BUDGET):
+        if len(times) == STEPS or (after - began > BUDGET and (len(times) >= 3 or after - before > BUDGET)):
             break
     return min(times, default=after - before)
 
@@ -214,16 +227,15 @@ def _fitting_width(config: TrialConfig, data: Data) -> int:
 def _key(configs: Sequence[TrialConfig], data: Data) -> str:
     """What a choice depends on."""
     device = torch.cuda.get_device_name(data.device) if data.device.type == "cuda" else f"{ALL_THREADS} threads"
+    config = configs[0]
     seeds = len({config.seed for config in configs})
-    parts = [
-        stack_key(configs[0]),
-        len(configs),
-        seeds,
-        configs[0].launch.width,
-        len(data.train),
-        device,
-        torch.__version__,
-    ]
+    numbers = sorted({name for one in configs for name, value in one.optimizer.keywords.items() if value})
+    try:
+        source = inspect.getsource(resolve("model", config.model.target))
+    except (OSError, TypeError):  # there is none to be had
+        source = ""
+    program = [importlib.metadata.version("sweepstack"), torch.__version__, source]
+    parts = [stack_key(config), len(configs), seeds, numbers, config.launch.width, len(data.train), device, program]
     return hashlib.sha1(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()
 
 
