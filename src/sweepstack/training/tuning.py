@@ -64,7 +64,10 @@ def choose(
     config = configs[0]
     threads = choose_threads(config)
     if not config.launch.stack or len(configs) == 1:
-        seconds = _plain_epoch(config, data, threads) if estimate else 0.0
+        seconds = 0.0
+        if estimate:
+            with contextlib.suppress(Exception):  # the trainer will say what is wrong, with its traceback
+                seconds = _plain_epoch(config, data, threads)
         return Choice(1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")
     key = _key(configs, data)
     known = _read(remembered)
