@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from sweepstack.config import TrialConfig
-from sweepstack.training import stacked_models
+from sweepstack.training import stacking
 from sweepstack.training.data import Data, load
 from sweepstack.training.hardware import ALL_THREADS
 from sweepstack.training.stacked_models import SingleModel, StackedModel
@@ -149,7 +149,7 @@ def endless(data: Data, model: StackedModel | SingleModel) -> Iterator[tuple[tor
 
 def step_seconds(data: Data, width: int, model: str) -> float:
     """One step of a stack, with the threads that are set."""
-    members = stacked_models.build(configs(width, model), [1, 28, 28], CPU)
+    members = stacking.build(configs(width, model), [1, 28, 28], CPU)
     batches = endless(data, members)
     return timed(lambda: members.step(*next(batches)))
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sweepstack.config import TrialConfig
-from sweepstack.training import stacked_models
+from sweepstack.training import models, stacking
 from sweepstack.training.data import Data, load
+from sweepstack.training.dense import DenseModel
 from sweepstack.training.stack import Reader, train_stack
-from sweepstack.training.stacked_models import DenseModel, MappedModel, SingleModel, StackedModel, Unstackable
+from sweepstack.training.stacked_models import MappedModel, SingleModel, StackedModel, Unstackable
 from sweepstack.training.trainer import train
 from sweepstack.trial import Measurement, Outcome, TrialState
 
@@ -148,7 +149,7 @@ def run(
     readers = [[reader(config) for config in configs] for configs in trajectories]
     longest = [max(configs, key=lambda config: config.epochs) for configs in trajectories]
     data = data or data_of(flat[0])
-    train_stack(readers, data, model or stacked_models.build(longest, data.images.shape[1:], CPU))
+    train_stack(readers, data, model or stacking.build(longest, data.images.shape[1:], CPU))
     assert None not in outcomes
     return outcomes, reports
 
@@ -272,7 +273,7 @@ def test_flags_are_kept(digits_config, optimizer):
 
 def test_bfloat16_is_trained_as_bfloat16(digits_config):
     configs = [digits_config({**MLP, "precision": "bfloat16", "optimizer.lr": lr}) for lr in (0.05, 0.1)]
-    assert isinstance(stacked_models.build(configs, [1, 8, 8], CPU), MappedModel)
+    assert isinstance(stacking.build(configs, [1, 8, 8], CPU), MappedModel)
     assert_like_the_plain_trainer(configs, atol=0.02, images=8)
 
 
@@ -289,7 +290,7 @@ def test_a_test_loss_that_is_not_finite_fails_as_it_does_alone(digits_config):
 @pytest.mark.parametrize("optimizer", [adam(0.01, weight_decay=0.01), {"optimizer.momentum": 0.9}], ids=["adam", "sgd"])
 def test_odd_modules_end_within_rounding_too(digits_config, kind, optimizer):
     configs = [digits_config({**own("Odd", kind=kind), **optimizer, "seed": seed, "epochs": 2}) for seed in (0, 0, 1)]
-    assert isinstance(stacked_models.build(configs, [1, 8, 8], CPU), MappedModel)
+    assert isinstance(stacking.build(configs, [1, 8, 8], CPU), MappedModel)
     assert_like_the_plain_trainer(configs, atol=1e-4)
 
 
@@ -297,7 +298,7 @@ def test_odd_modules_end_within_rounding_too(digits_config, kind, optimizer):
 def test_what_would_be_lost_in_a_stack_is_not_stacked(digits_config, kind):
     configs = [digits_config({**own("Odd", kind=kind), "seed": seed}) for seed in (0, 1)]
     with pytest.raises(Unstackable):
-        stacked_models.build(configs, [1, 8, 8], CPU)
+        stacking.build(configs, [1, 8, 8], CPU)
 
 
 # Which way
@@ -315,13 +316,13 @@ def test_what_would_be_lost_in_a_stack_is_not_stacked(digits_config, kind):
 )
 def test_linear_layers_are_written_out_and_anything_else_is_mapped(digits_config, changes, way):
     configs = [digits_config({**changes, "optimizer.lr": lr}) for lr in (0.1, 0.2)]
-    assert type(stacked_models.build(configs, [1, 8, 8], CPU)) is way
+    assert type(stacking.build(configs, [1, 8, 8], CPU)) is way
 
 
 def test_a_module_that_branches_on_its_numbers_cannot_be_stacked(digits_config):
     configs = [digits_config({**own("Branching", in_features=64, out_features=10), "seed": seed}) for seed in (0, 1)]
     with pytest.raises(Unstackable, match="vmap cannot map it"):
-        stacked_models.build(configs, [1, 8, 8], CPU)
+        stacking.build(configs, [1, 8, 8], CPU)
 
 
 def test_another_evaluation_than_training_is_respected(digits_config):
@@ -342,7 +343,7 @@ def test_dropout_has_its_own_mask_in_each_member_and_the_right_size(digits_confi
     assert len(set(with_masks.flatten().tolist())) == 120
     plain = digits_config({**MLP, "model.hidden": [1000], "model.dropout": 0.25})
     torch.manual_seed(plain.seed)
-    net = stacked_models.models.build(plain.model)
+    net = models.build(plain.model)
     alone = torch.stack([functional.cross_entropy(net(images[0]), labels[0]).detach() for _ in range(120)])
     assert float(with_masks.mean()) == pytest.approx(float(alone.mean()), abs=4 * float(alone.std()) / math.sqrt(60))
     assert float(with_masks.std()) == pytest.approx(float(alone.std()), rel=0.4)
@@ -377,6 +378,15 @@ def test_a_trajectory_that_is_not_stacked_is_read_bit_for_bit(digits_config):
         assert without_time(outcome.metrics) == without_time(expected.metrics)
     assert [m.step for m in reports[0]] == [10, 13]
     assert [m.step for m in reports[1]] == [10, 20, 30, 39]
+
+
+def test_a_member_that_is_done_does_not_bend_the_schedules_of_those_that_go_on(digits_config):
+    """It stays in the stack, for four of five is too wide to be worth a new one."""
+    step = {"schedule": {"kind": "step", "every": 1, "gamma": 0.5}}
+    epochs = (1, 4, 4, 4, 4)
+    assert_like_the_plain_trainer(
+        [digits_config({**step, "optimizer.lr": 0.1 * place, "epochs": n}) for place, n in enumerate(epochs, 1)]
+    )
 
 
 def test_the_shares_of_all_trials_make_up_the_time_of_the_stack(digits_config):
@@ -432,7 +442,7 @@ def test_what_is_interrupted_has_given_the_outcomes_that_it_had(digits_config):
     short, long = (digits_config({"epochs": epochs, "optimizer.lr": epochs / 10}) for epochs in (1, 5))
     readers = [[Reader(short, lambda _: None, outcomes.append)], [Reader(long, stop, outcomes.append)]]
     with pytest.raises(KeyboardInterrupt):
-        train_stack(readers, data_of(short), stacked_models.build([short, long], [1, 8, 8], CPU))
+        train_stack(readers, data_of(short), stacking.build([short, long], [1, 8, 8], CPU))
     assert [outcome.state for outcome in outcomes] == [TrialState.FINISHED]
 
 

@@ -144,17 +144,18 @@ def _train(readers: Sequence[Sequence[Reader]], data: Data, threads: int | None)
     """
     import torch
 
-    from sweepstack.training import stacked_models
+    from sweepstack.training import stacking
     from sweepstack.training.hardware import choose_threads
     from sweepstack.training.stack import train_stack
+    from sweepstack.training.stacked_models import SingleModel
     from sweepstack.training.trainer import train
 
     configs = [max((reader.config for reader in read), key=lambda config: config.epochs) for read in readers]
     torch.set_num_threads(threads or choose_threads(configs[0]))
     if len(readers) > 1:
-        train_stack(readers, data, stacked_models.build(configs, data.images.shape[1:], data.device))
+        train_stack(readers, data, stacking.build(configs, data.images.shape[1:], data.device))
     elif len(readers[0]) > 1:
-        train_stack(readers, data, stacked_models.SingleModel(configs[0], data.device))
+        train_stack(readers, data, SingleModel(configs[0], data.device))
     else:
         (reader,) = readers[0]
         reader.end(train(reader.config, data, reader.report))

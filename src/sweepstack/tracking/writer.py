@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds between deliveries: what a trial has done by then goes in one batch
+REST = 10  # times as long as a delivery took is waited for the next: the processors are for the training
 TOGETHER = 50  # trials in one transaction: half a second's work, which is what a kill in its middle costs
 ATTEMPTS = 3  # of the last delivery, when training is over
 
@@ -103,11 +104,13 @@ class Writer:
             self._say(message)
 
     def _work(self) -> None:
-        attempts = 0
+        attempts, pause = 0, INTERVAL
         while attempts < ATTEMPTS:
-            closing = self._closing.wait(INTERVAL)
+            closing = self._closing.wait(pause)
+            began = time.monotonic()
             self._collect(closing)
             self._try_to_deliver()
+            pause = max(INTERVAL, REST * (time.monotonic() - began))
             if closing:
                 attempts = attempts + 1 if self._pending else ATTEMPTS
 

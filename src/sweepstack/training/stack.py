@@ -118,8 +118,8 @@ def train_stack(trajectories: Sequence[Sequence[Reader]], data: Data, model: Sta
             if step in stops:
                 recent = torch.stack(losses).cpu()
                 _fail(members, model, recent, step, steps, clock)
-                _measure(members, model, data, recent, factors[len(losses) - 1], step)
-                _end(members, model, data, step, clock)
+                measured = _measure(members, model, data, recent, factors[len(losses) - 1], step)
+                _end(members, model, data, step, clock, None if len(data.held_out) else measured)
                 if not any(member.readers for member in members):
                     break
 
@@ -131,12 +131,13 @@ def _epochs(config: TrialConfig) -> int:
 def epoch_factors(configs: Sequence[TrialConfig], epoch: int, steps: int) -> Tensor:
     """The schedules' factors on the learning rates in one epoch: float64 [steps, configs]."""
     columns: dict[object, Tensor] = {}
-    keys = [(c.schedule, c.epochs if looks_at_horizon(c.schedule) else None) for c in configs]
+    horizons = [config.epochs if looks_at_horizon(config.schedule) else None for config in configs]
+    keys = [(config.schedule, horizon) for config, horizon in zip(configs, horizons, strict=True)]
     for key, config in zip(keys, configs, strict=True):
         if key not in columns:
-            # past its end a trajectory is frozen or trains on for nobody; a horizon is not looked beyond
-            numbers = [min((epoch - 1) * steps + step, config.epochs * steps - 1) for step in range(steps)]
-            values = [factor(config.schedule, number, steps, config.epochs) for number in numbers]
+            first, last = (epoch - 1) * steps, math.inf if key[1] is None else config.epochs * steps - 1
+            # past its end a member trains on for nobody, and a schedule is not asked beyond its horizon
+            values = [factor(key[0], int(min(first + step, last)), steps, config.epochs) for step in range(steps)]
             columns[key] = torch.tensor(values, dtype=torch.float64)
     return torch.stack([columns[key] for key in keys], 1)
 
@@ -181,12 +182,12 @@ def _measure(
     losses: Tensor,
     factors: Tensor,
     step: int,
-) -> None:
-    """Reports to the readers that are due."""
+) -> tuple[Tensor, Tensor] | None:
+    """Reports to the readers that are due; gives back what all members were measured with, if any reader is due."""
     steps = data.steps_per_epoch(members[0].config.batch_size)
     due = [(place, r) for place, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
     if not due:
-        return
+        return None
     values, accuracies = model.evaluate(data.evaluation)
     for place, reader in due:
         config, figures = reader.config, reader.figures
@@ -195,16 +196,25 @@ def _measure(
         note(config, float(values[place]), float(accuracies[place]), figures)
         metrics = {**figures, "train/lr": config.optimizer.lr * float(factors[place])}
         reader.report(Measurement(-(-step // steps), step, steps * config.epochs, metrics))
+    return values, accuracies
 
 
-def _end(members: Sequence[Member], model: StackedModel | SingleModel, data: Data, step: int, clock: Clock) -> None:
-    """Tests for the readers that are at their end, and lets them leave."""
+def _end(
+    members: Sequence[Member],
+    model: StackedModel | SingleModel,
+    data: Data,
+    step: int,
+    clock: Clock,
+    tested: tuple[Tensor, Tensor] | None,
+) -> None:
+    """Tests for the readers that are at their end, unless they were just measured on the test data, and lets them
+    leave."""
     steps = data.steps_per_epoch(members[0].config.batch_size)
     if not any(reader.is_at_end(step, steps) for member in members for reader in member.readers):
         return
     clock.divide(members)
     with clock.stopped():
-        values, accuracies = model.evaluate(data.test)
+        values, accuracies = tested or model.evaluate(data.test)
     for place, member in enumerate(members):
         for reader in _leave(member, [r for r in member.readers if r.is_at_end(step, steps)]):
             figures = _timed(reader, clock)

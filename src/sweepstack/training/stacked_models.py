@@ -1,38 +1,26 @@
 """A stack's members as one batched model: parameters [K, ...], member first; members with one seed share their batches.
 
-Two ways to compute. `DenseModel`: linear layers with elementwise functions between them, forward and gradient written
-out; the first layer's K products on shared images are one matrix product. `MappedModel`: any module, through
-`torch.func` (functional_call under vmap; model ensembling as in its documentation, HFTA, MLSys 2021).
+`MappedModel` takes any module, through `torch.func` (functional_call under vmap; model ensembling as in its
+documentation, HFTA, MLSys 2021). `dense.DenseModel` is the faster way for linear layers, `stacking.build` chooses.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from sweepstack.config import OptimizerConfig, TrialConfig
-from sweepstack.errors import one_line
+from sweepstack.config import TrialConfig
 from sweepstack.training import models, optimizers, stacked_optimizers
 from sweepstack.training.trainer import autocast_of, evaluate
 
 EVALUATED = 2000
 """Images that are evaluated at once, where the memory for training holds as many."""
-EVALUATED_NUMBERS = 2**25
-"""Activations that a dense stack may hold for it, 128 MB."""
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 """Images and labels to evaluate on, in chunks of so many images."""
-
-
-PROBE = OptimizerConfig.model_validate({"_target_": "torch.optim.SGD", "lr": 0.05})
-PROBED, CLOSE = 16, {"float32": (1e-3, 1e-4), "bfloat16": (0.05, 0.05)}
-"""What a module is tried with before it is stacked: images, and how near its logits must be (relative, absolute)."""
 
 
 class Unstackable(Exception):  # noqa: N818 -- a finding, not a fault
@@ -203,174 +191,6 @@ def _own_memory(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
     return own
 
 
-@dataclass(frozen=True)
-class Linear:
-    """A linear layer, by the names of its parameters."""
-
-    weight: str
-    bias: str | None
-
-
-@dataclass(frozen=True)
-class Elementwise:
-    """A function of each number, and its gradient from (gradient of the output, output)."""
-
-    forward: Callable[[Tensor], Tensor]
-    backward: Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Drops a unit with probability p in training, and scales what is left by 1 / (1 - p)."""
-
-    p: float
-
-
-Layer = Linear | Elementwise | Dropout
-aten = torch.ops.aten
-ELEMENTWISE: dict[type[nn.Module], Elementwise] = {
-    nn.ReLU: Elementwise(torch.relu, lambda gradient, output: aten.threshold_backward(gradient, output, 0)),
-    nn.Tanh: Elementwise(torch.tanh, aten.tanh_backward),
-    nn.Sigmoid: Elementwise(torch.sigmoid, aten.sigmoid_backward),
-}
-
-
-class DenseModel(StackedModel):
-    """A chain of linear layers, elementwise functions and dropout on flattened images.
-
-    Activations are [K, units, batch], the batch last: then every product is a plain one without a copy, the softmax
-    runs along contiguous numbers (at ten classes 20 times as fast as along the last axis), and the first layer's
-    weights of members with the same images are one matrix [K * units, pixels].
-
-    Raises:
-        Unstackable: the module is no such chain.
-    """
-
-    def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
-        if configs[0].precision != "float32":
-            raise Unstackable("its precision is not float32")
-        super().__init__(configs, device)
-        self._first, *self._layers = _chain(self.template)
-        units = sum(len(value[0]) for name, value in self.parameters.items() if name.endswith("weight"))
-        self._evaluated = max(self._evaluated, EVALUATED_NUMBERS // (units * self.width))
-        used = [name for layer in (self._first, *self._layers) for name in _names(layer)]
-        if sorted(used) != sorted(self._names) or self.rest:
-            raise Unstackable("a parameter is shared, unused or not trained")
-
-    @torch.no_grad()
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        groups, batch = labels.shape
-        images = images.flatten(2)
-        flow = self._enter(images)
-        saved = []  # of each layer what its gradient needs
-        for layer in self._layers:
-            entering = flow
-            match layer:
-                case Linear():
-                    flow = self._linear(layer, flow)
-                    saved.append(entering)
-                case Elementwise():
-                    flow = layer.forward(flow)
-                    saved.append(flow)
-                case Dropout():
-                    saved.append(torch.empty_like(flow).bernoulli_(1 - layer.p).div_(max(1 - layer.p, 1e-30)))
-                    flow = flow * saved[-1]
-        logs = torch.log_softmax(flow, 1)
-        labels = labels.view(groups, 1, 1, batch).expand(-1, self.width // groups, -1, -1)
-        labels = labels.reshape(self.width, 1, batch)
-        losses = -logs.gather(1, labels).mean((1, 2))
-        gradient = logs.exp_().scatter_add_(1, labels, logs.new_full((1, 1, 1), -1.0).expand_as(labels))
-        gradient.mul_(1 / batch)
-
-        self.optimizer.begin_step()
-        for layer, kept in zip(reversed(self._layers), reversed(saved), strict=True):
-            match layer:
-                case Linear():
-                    leaving = gradient  # and back through the weights as they were used, before their update
-                    gradient = torch.bmm(self.parameters[layer.weight].transpose(1, 2), leaving)
-                    self._update(layer, leaving, leaving, kept.transpose(1, 2))
-                case Elementwise():
-                    gradient = layer.backward(gradient, kept)
-                case Dropout():
-                    gradient = gradient * kept
-        self._update(self._first, gradient, gradient.reshape(groups, -1, batch), images)
-        return losses
-
-    def logits(self, images: Tensor) -> Tensor:
-        flow = self._enter(images.flatten(1)[None])
-        for layer in self._layers:
-            match layer:
-                case Linear():
-                    flow = self._linear(layer, flow)
-                case Elementwise():
-                    flow = layer.forward(flow)
-        return flow
-
-    def _enter(self, images: Tensor) -> Tensor:
-        """The first layer: images [S, batch, pixels] to activations [K, units, batch]."""
-        weight = self.parameters[self._first.weight]
-        products = torch.bmm(weight.view(len(images), -1, weight.shape[2]), images.transpose(1, 2))
-        return self._add_bias(self._first, products.view(*weight.shape[:2], -1))
-
-    def _linear(self, layer: Linear, flow: Tensor) -> Tensor:
-        return self._add_bias(layer, torch.bmm(self.parameters[layer.weight], flow))
-
-    def _add_bias(self, layer: Linear, products: Tensor) -> Tensor:
-        return products if layer.bias is None else products.add_(self.parameters[layer.bias][:, :, None])
-
-    def _update(self, layer: Linear, leaving: Tensor, left: Tensor, right: Tensor) -> None:
-        if layer.bias is not None:
-            self.optimizer.update(layer.bias, leaving.sum(2))
-        self.optimizer.update_by_product(layer.weight, left, right)
-
-
-def _names(layer: Layer) -> list[str]:
-    return [name for name in (layer.weight, layer.bias) if name is not None] if isinstance(layer, Linear) else []
-
-
-def _chain(model: nn.Module) -> tuple[Linear, *tuple[Layer, ...]]:
-    """The layers that images go through one after the other, as `torch.fx` sees them.
-
-    Raises:
-        Unstackable: there is something else in the module.
-    """
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-        raise Unstackable("a module has hooks")  # which fx does not see
-    try:
-        nodes = list(fx.Tracer().trace(model).nodes)
-    except Exception as error:  # control flow that depends on data, and whatever else fx cannot follow
-        raise Unstackable(f"torch.fx cannot trace it ({type(error).__name__})") from error
-    layers: list[Layer] = []
-    for before, node in itertools.pairwise(nodes):
-        if node.all_input_nodes != [before]:
-            raise Unstackable("it is no chain of layers")
-        if node.op == "output":
-            continue
-        found = _layer(model, node)
-        if found is not None:
-            layers.append(found)
-    if not layers or not isinstance(layers[0], Linear):
-        raise Unstackable("it does not begin with a linear layer")
-    return layers[0], *layers[1:]
-
-
-def _layer(model: nn.Module, node: fx.Node) -> Layer | None:
-    """One node of the trace; None for what changes nothing here."""
-    if node.op == "call_method" and (node.target, node.args[1:], node.kwargs) == ("flatten", (1,), {}):
-        return None
-    module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
-    match module:
-        case nn.Identity() | nn.Flatten(start_dim=1, end_dim=-1):
-            return None
-        case nn.Linear() if type(module) is nn.Linear:  # a subclass may do anything in its forward
-            return Linear(f"{node.target}.weight", None if module.bias is None else f"{node.target}.bias")
-        case nn.Dropout():
-            return Dropout(module.p)
-        case nn.Module() if type(module) in ELEMENTWISE:
-            return ELEMENTWISE[type(module)]
-    raise Unstackable(f"{node.target} is none of the layers that are written out")
-
-
 def _build(configs: Sequence[TrialConfig], device: torch.device) -> tuple[nn.Module, dict[str, Tensor]]:
     """A module to compute with, and the members' parameters and buffers side by side, drawn as the plain trainer draws
     them."""
@@ -438,85 +258,3 @@ def _refuse_what_cannot_be_batched(model: nn.Module) -> None:
         hooks = parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
         if hooks or parameter.is_complex():
             raise Unstackable("a parameter has a hook, or is complex")
-
-
-def build(configs: Sequence[TrialConfig], shape: Sequence[int], device: torch.device) -> StackedModel:
-    """The members of a stack, in the faster way that their module admits.
-
-    Args:
-        shape: of one image.
-
-    Raises:
-        Unstackable: it admits none; says why.
-    """
-    with contextlib.suppress(Unstackable):
-        _verify(DenseModel, configs, shape, device)
-        return DenseModel(configs, device)
-    try:
-        _verify(MappedModel, configs, shape, device)
-        return MappedModel(configs, device)
-    except Unstackable:
-        raise
-    except Exception as error:  # whatever somebody's module does under vmap
-        raise Unstackable(f"torch.func.vmap cannot map it: {one_line(error)}") from error
-
-
-def _verify(
-    way: type[StackedModel], configs: Sequence[TrialConfig], shape: Sequence[int], device: torch.device
-) -> None:
-    """That a small stack of the same modules evaluates and learns as the modules themselves do: what a module keeps
-    outside its parameters and buffers, or does only when it is not mapped, shows here.
-
-    Raises:
-        Unstackable: it does not.
-    """
-    seeds = list(dict.fromkeys(config.seed for config in configs))
-    probes = [
-        configs[0].model_copy(update={"seed": seed, "optimizer": PROBE}) for seed in (seeds[0], seeds[len(seeds) // 2])
-    ]
-    stack = way(probes, device)
-    classes = configs[0].dataset.classes
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(PROBED, *shape, generator=generator).to(device, stack.dtype)
-    labels = (torch.arange(PROBED) % classes).to(device)
-    groups, close = len(stack.seeds), CLOSE[configs[0].precision]
-    stack.set_factors(torch.ones(2, len(probes), dtype=torch.float64))
-    before = stack.logits(images)
-    for _ in range(2):  # the second one begins with what the first one left in the buffers
-        stack.step(images.expand(groups, *images.shape), labels.expand(groups, -1))
-    after = stack.logits(images)
-    for member, probe in enumerate(probes):
-        expected = [_learn(probe, images, labels, noise, device) for noise in (1, 2)]
-        if not torch.allclose(before[member].T.float(), expected[0][0].float(), *close):
-            raise Unstackable("batched, it does not compute what it computes alone")
-        if not torch.allclose(expected[0][1], expected[1][1], *close):
-            continue  # it draws random numbers, as dropout does: it is not the same twice even alone
-        if not torch.allclose(after[member].T.float(), expected[0][1].float(), *close):
-            raise Unstackable("batched, it does not learn what it learns alone")
-
-
-def _learn(
-    config: TrialConfig, images: Tensor, labels: Tensor, noise: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Logits of a module before and after two plain updates."""
-    torch.manual_seed(config.seed)
-    model = models.build(config.model).to(device)
-    autocast = autocast_of(config, device)
-
-    def logits() -> Tensor:
-        with torch.no_grad(), autocast:
-            found: Tensor = model.eval()(images)
-        return found
-
-    before = logits()
-    torch.manual_seed(noise)
-    for _ in range(2):
-        with autocast:
-            loss = cross_entropy(model.train()(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.grad is not None:
-                    parameter.add_(parameter.grad, alpha=-PROBE.lr)
-                    parameter.grad = None
-    return before, logits()

@@ -23,11 +23,11 @@ from torch.nn.functional import cross_entropy
 
 from sweepstack.config import TrialConfig
 from sweepstack.errors import one_line
-from sweepstack.training import models, stacked_models
+from sweepstack.training import models, stacking
 from sweepstack.training.data import Data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_budget
 from sweepstack.training.stackable import stack_key
-from sweepstack.training.stacked_models import Unstackable
+from sweepstack.training.stacked_models import EVALUATED, Batches, Unstackable
 from sweepstack.training.targets import resolve
 from sweepstack.training.trainer import autocast_of, evaluate
 from sweepstack.trial import Choice
@@ -136,7 +136,7 @@ def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> 
     torch.set_num_threads(threads)
     batch_size = configs[0].batch_size
     try:
-        model = stacked_models.build(configs, data.images.shape[1:], data.device)
+        model = stacking.build(configs, data.images.shape[1:], data.device)
         model.set_factors(torch.ones(WARM_UP + STEPS, len(configs), dtype=torch.float64))
         step = _time(model.step, data.stacked_batches(batch_size, model.seeds, 1), data.device)
         return step * data.steps_per_epoch(batch_size) + _evaluation(model.evaluate, data)
@@ -165,11 +165,11 @@ def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
 
     seconds = _time(step, data.batches(config.batch_size, 0, 1), data.device)
     return seconds * data.steps_per_epoch(config.batch_size) + _evaluation(
-        lambda batches: evaluate(model, batches(stacked_models.EVALUATED), autocast), data
+        lambda batches: evaluate(model, batches(EVALUATED), autocast), data
     )
 
 
-def _evaluation(evaluate_on: Callable[[stacked_models.Batches], object], data: Data) -> float:
+def _evaluation(evaluate_on: Callable[[Batches], object], data: Data) -> float:
     """Seconds of one evaluation, from its first chunk."""
     seen = 0
 
