@@ -1,8 +1,9 @@
 """The grid of the README, learning rate x batch size x epochs, 27 trials: ours / our plain trainer / peers.
 
-Whole processes on an empty store, in turn, round by round; ratios are medians over the rounds. "plain trainer" is the
-same command with hydra/launcher=basic: Hydra's own launcher, and each of the 27 trials trained by the plain trainer,
-one after the other in one process. What each peer does and records is said at the top of its file in benchmarks/peers.
+Whole processes, each on an empty store, in turn, round by round; ratios are medians over the rounds. "plain trainer"
+is the same command with hydra/launcher=basic: Hydra's own launcher, and each of the 27 trials trained by the plain
+trainer, one after the other in one process. What each peer does and records is said at the top of its file in
+benchmarks/peers.
 
 Needs the extra `bench`, and a quiet machine: PyTorch's default threads, with which tutorial and lightning_hydra run,
 wait for one another many times as long when something else takes a core. The two take 40 minutes a round for the whole

@@ -1,9 +1,10 @@
 """Stacked sweeps against the tutorial's program and against the machine: whole processes and single steps.
 
-Everything that is compared runs in turn in this one run; ratios are medians. The first round of each of our commands is
-not counted: it measures which way of training is the fastest, and remembers it.
+Everything that is compared runs in turn in this one run; ratios are medians. The first run of each of our commands is
+not counted: it measures which way of training is the fastest, and remembers it, and it makes the tracking store, which
+all later ones go on with, as a user's do; --fresh makes a store for each run.
 
-    python benchmarks/stack.py [--runs 3] [--plot docs/stack_cost.svg]
+    python benchmarks/stack.py [--runs 3] [--fresh] [--plot docs/stack_cost.svg]
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ MODELS = {
 }
 
 
-def process(*command: str) -> tuple[float, float, str]:
-    """Wall seconds, peak memory in MB and output of a command in a folder and a store of its own; for a sweep the
-    output is its table as csv."""
+def process(*command: str, store: Path | None = None) -> tuple[float, float, str]:
+    """Wall seconds, peak memory in MB and output of a command in a folder of its own, and in a store of its own if none
+    is given; for a sweep the output is its table as csv."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store or folder}/mlflow.db"}
         for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
             environment.pop(name)  # each program with its own defaults
         with open(Path(folder, "out"), "w+") as out:
@@ -64,21 +65,21 @@ def process(*command: str) -> tuple[float, float, str]:
         if os.waitstatus_to_exitcode(status) not in (0, 1):  # 1: the largest learning rates may diverge
             sys.exit(f"{command} failed: {text}")
         if TRAIN in command:
-            table = [SWEEPSTACK, "table", "--sweep", "all", "--format", "csv"]
+            table = [SWEEPSTACK, "table", "--sweep", "latest", "--format", "csv"]
             text = subprocess.run(table, env=environment, cwd=folder, capture_output=True, text=True).stdout
         return seconds, usage.ru_maxrss / 1024, text
 
 
-def whole_processes(runs: int) -> None:
-    process(*SWEEP_64)
-    process(*SWEEP_3)
+def whole_processes(runs: int, store: Path | None) -> None:
+    process(*SWEEP_64, store=store)
+    process(*SWEEP_3, store=store)
     ratios: dict[str, list[float]] = {
         "64 learning rates / one tutorial run": [],
         "3 learning rates / 3 tutorial runs": [],
     }
     for _ in range(runs):
         tutorials = [process(TUTORIAL, lr) for lr in ("0.001", "0.01", "0.1")]
-        sweep_64, sweep_3 = process(*SWEEP_64), process(*SWEEP_3)
+        sweep_64, sweep_3 = process(*SWEEP_64, store=store), process(*SWEEP_3, store=store)
         alone = statistics.median(seconds for seconds, _, _ in tutorials)
         three = sum(seconds for seconds, _, _ in tutorials)
         for name, ratio in zip(ratios, (sweep_64[0] / alone, sweep_3[0] / three), strict=True):
@@ -246,15 +247,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--plot", type=Path, help="draw the cost of a trial against the width of its stack")
     parser.add_argument("--only", choices=("processes", "memory", "steps"))
+    parser.add_argument("--fresh", action="store_true", help="a new tracking store for each run")
     arguments = parser.parse_args()
+    folder = tempfile.TemporaryDirectory(prefix="bench-store-")
+    store = None if arguments.fresh else Path(folder.name)
     parts: dict[str, Callable[[], None]] = {
-        "processes": lambda: whole_processes(arguments.runs),
+        "processes": lambda: whole_processes(arguments.runs, store),
         "memory": memory,
         "steps": lambda: steps(arguments.runs, arguments.plot),
     }
     for name, part in parts.items():
         if arguments.only in (None, name):
             part()
+    folder.cleanup()
 
 
 if __name__ == "__main__":
