@@ -154,12 +154,9 @@ def main(task: Callable[[], Any]) -> NoReturn:
     sys.path.append(os.getcwd())  # where a user's own modules are, as with `python -m`
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with _ending():
-            task()
-        sys.exit(OK)
-    finally:
-        gc.freeze()  # the interpreter's last search for garbage takes half a second with PyTorch loaded
+    with _ending():
+        task()
+    sys.exit(OK)
 
 
 @contextlib.contextmanager

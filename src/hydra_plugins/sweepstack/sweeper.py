@@ -18,8 +18,9 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
         if not self._shows_a_plan(arguments):
             return super().sweep(arguments)
         with tempfile.TemporaryDirectory() as folder:  # of a plan nothing is kept
-            with read_write(self.config), open_dict(self.config):
-                self.config.hydra.sweep.dir = folder
+            place = self.config.hydra.sweep
+            with read_write(place), open_dict(place):  # Hydra 1.4 locks each part
+                place.dir = folder
             return super().sweep(arguments)
 
     def _shows_a_plan(self, arguments: list[str]) -> bool:
