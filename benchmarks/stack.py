@@ -221,7 +221,7 @@ def draw(widths: list[int], costs: dict[str, list[float]], plot: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "sweepstack"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    figure, axes = pyplot.subplots(figsize=(7, 4.8))
     styles = {"one by one": ":", "stacked": "-", "matrix products alone": "--"}
     for name, found in costs.items():
         model, way = name.split(", ")
@@ -237,7 +237,9 @@ def draw(widths: list[int], costs: dict[str, list[float]], plot: Path) -> None:
         "What a trial costs in a stack: MNIST, batch 100, SGD, 2 cores" if ALL_THREADS == 2 else "Cost of a trial"
     )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_yticks([20, 50, 100, 200], ["20", "50", "100", "200"])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     figure.tight_layout()
     figure.savefig(plot, metadata={"Date": None})
 
