@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from sweepstack.config import MAX_SEED, CosineSchedule, TrialConfig, parse
+from sweepstack.config import MAX_SEED, CheckpointConfig, CosineSchedule, TrialConfig, parse
 from sweepstack.errors import ConfigError
+
+from .conftest import ROOT
 
 
 def refusal(plain: dict) -> list[str]:
@@ -41,6 +43,20 @@ def test_a_config_cannot_be_changed_once_parsed(digits_config):
         config.optimizer.lr = 3.0
 
 
+def test_nothing_is_tried_again_and_no_checkpoint_kept_unless_asked_for(digits_config):
+    config = digits_config()
+    assert (config.rerun, config.retries, config.max_failures, config.tracking.journal) == (False, 0, None, None)
+    assert config.checkpoint == CheckpointConfig(every=10.0, keep=False)
+
+
+def test_the_defaults_are_those_that_the_yaml_file_shows(digits_config):
+    shown = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "config.yaml"))
+    shown["tracking"]["sweep"] = digits_config().tracking.sweep
+    plain = digits_config().model_dump()
+    given = {"dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "device"}
+    assert {key: shown[key] for key in plain.keys() - given} == {key: plain[key] for key in plain.keys() - given}
+
+
 def test_validation_data_selects_unless_nothing_is_held_out(digits_config):
     assert digits_config().objective == "val/accuracy"
     assert digits_config({"validation_split": 0.0}).objective == "test/accuracy"
@@ -52,7 +68,9 @@ def test_validation_data_selects_unless_nothing_is_held_out(digits_config):
         ("batchsize", "did you mean 'batch_size'?"),
         ("batch-size", "did you mean 'batch_size'?"),
         ("tracking.experimant", "did you mean 'experiment'?"),
-        ("tracking.run-name", "known: experiment, sweep, uri"),
+        ("tracking.run-name", "known: experiment, journal, sweep, uri"),
+        ("re-run", "did you mean 'rerun'?"),
+        ("checkpoint.keeps", "did you mean 'keep'?"),
         ("schedule.finall", "did you mean 'final'?"),
         ("schedule.step", "known: final, kind"),  # also the name of a kind of schedule
     ],
@@ -114,11 +132,23 @@ NAN, INF = float("nan"), float("inf")
         ("dataset.shape", [1, 0], "should be greater than or equal to 1", "dataset.shape=[1,28,28]"),
         ("dataset.shape", [], "should have at least 1 item", "dataset.shape=[1,28,28]"),
         ("pictures", 101, "should be less than or equal to 100", "pictures=10"),
+        ("retries", -1, "should be greater than or equal to 0", "retries=2"),
+        ("max_failures", 0, "should be greater than or equal to 1", "max_failures=10"),
+        ("checkpoint.every", -1, "should be greater than or equal to 0", "checkpoint.every=10.0"),
+        ("checkpoint.every", INF, "should be a finite number", "checkpoint.every=10.0"),
+        ("tracking.journal", "", "should have at least 1 character", "tracking.journal=mlruns/journal"),
         # wrong type
         ("epochs", 2.5, "should be a valid integer", "epochs=5"),
         ("epochs", None, "should be a valid integer", "epochs=5"),
         ("epochs", [5], "should be a valid integer", "epochs=5"),
         ("optimizer", "adam", "should be a valid dictionary", "optimizer=sgd"),
+        ("rerun", 1, "should be a valid boolean", "rerun=true"),
+        ("rerun", "yes", "should be a valid boolean", "rerun=true"),
+        ("checkpoint.keep", "true", "should be a valid boolean", "checkpoint.keep=true"),
+        ("retries", 0.5, "should be a valid integer", "retries=2"),
+        ("retries", None, "should be a valid integer", "retries=2"),
+        ("checkpoint.every", None, "should be a valid number", "checkpoint.every=10.0"),
+        ("tracking.journal", 3, "should be a valid string", "tracking.journal=mlruns/journal"),
         # neither true nor the text "3" is a number
         ("epochs", True, "should be a number", "epochs=5"),
         ("epochs", "5", "should be a number", "epochs=5"),
@@ -127,6 +157,9 @@ NAN, INF = float("nan"), float("inf")
         ("optimizer.lr", True, "should be a number", "optimizer.lr=0.01"),
         ("optimizer.lr", "0.1", "should be a number", "optimizer.lr=0.01"),
         ("validation_split", True, "should be a number", "validation_split=0.1"),
+        ("max_failures", True, "should be a number", "max_failures=10"),
+        ("retries", "2", "should be a number", "retries=2"),
+        ("checkpoint.every", "10 s", "should be a number", "checkpoint.every=10.0"),
         ("dataset.shape", [1, "8"], "should be a number", "dataset.shape=[1,28,28]"),
         # one of a few
         ("device", "gpu", "should be auto, cpu, mps, cuda or cuda:N", "device=cpu"),
@@ -185,6 +218,7 @@ KEYS = [
     *("epochs", "batch_size", "seed", "validation_split", "evaluate_every", "device", "precision", "threads"),
     *("pictures", "tracking", "tracking.uri", "tracking.sweep", "model", "model._target_", "optimizer"),
     *("optimizer.lr", "schedule", "schedule.kind", "dataset.shape", "dataset.mean"),
+    *("rerun", "retries", "max_failures", "checkpoint", "checkpoint.every", "checkpoint.keep", "tracking.journal"),
 ]
 WORDS = st.text("abcz_:/. \n0123456789é?", max_size=8)
 ANYTHING = st.recursive(

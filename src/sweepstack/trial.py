@@ -35,9 +35,15 @@ class Trial:
     """Where its files go: resolved config, weights, log."""
     config_text: str
     """The resolved config as YAML."""
+    log: Path = Path()
+    """Its own log file."""
     overrides: tuple[str, ...] = ()
     sweep: str | None = None
     """The sweep that it belongs to; None when it was trained on its own."""
+    fingerprint: str = ""
+    """Of all that can change its weights or metrics."""
+    id: str = ""
+    """What its events and its run are known by; it stays when the trial is interrupted and gone on with."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,13 @@ class Outcome:
     """The trained `state_dict`."""
     traceback: str = field(default="", repr=False)
     """Of an exception that ended it, for the log."""
+    diverged: bool = False
+    """Whether it FAILED for its loss was not finite."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the fingerprint alone determines it: to train it again would change nothing."""
+        return self.state is TrialState.FINISHED or self.diverged
 
     def objective(self, config: TrialConfig) -> float:
         """The number that selects; NaN when the trial did not finish."""
@@ -107,6 +120,8 @@ class Started:
     trial: Trial
     at: float
     dataset: DatasetFacts
+    again: bool = False
+    """Whether it has begun before, and was interrupted or failed."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +143,18 @@ class Ended:
     files: tuple[Path, ...] = ()
     trained: str = ""
     """In words: alone, or in a stack of which width, and why."""
+    recomposed: str = ""
+    """Why it went on in other company than it began in, so that its figures may differ in the last digits."""
 
 
-Event = Started | Measured | Ended
+@dataclass(frozen=True)
+class Joined:
+    """Event: a trial that is settled already is one of a further sweep, `trial.sweep`."""
+
+    trial: Trial
+    at: float
+    run_id: str | None = None
+    """Its record, where that is known better than by `trial.id`."""
+
+
+Event = Started | Measured | Ended | Joined

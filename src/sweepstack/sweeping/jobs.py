@@ -16,7 +16,11 @@ from sweepstack.trial import Trial
 GROUPS = ("dataset", "model", "optimizer", "schedule")
 SHORT = {"batch_size": "bs"}
 LONGEST_NAME = 120
-LEFT_OUT = {"tracking", "launch", "threads", "pictures", "evaluate_every"}
+LEFT_OUT = {
+    *("tracking", "launch", "threads", "pictures", "evaluate_every"),
+    *("rerun", "retries", "max_failures", "checkpoint"),
+}
+NOT_IN_NAMES = ("tracking.", "hydra", "launch.", "checkpoint.", "rerun", "retries", "max_failures")
 
 
 def split_job(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
@@ -46,6 +50,7 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, varied: Collect
         name=_name(overrides, varied) or f"{choices['model']} lr={config.optimizer.lr:g} bs={config.batch_size}",
         params=_params(config, choices),
         folder=folder,
+        log=folder / f"{hydra.job.name}.log",
         config_text=_without_password(OmegaConf.to_yaml(cfg, resolve=True)),
         overrides=overrides,
         sweep=config.tracking.sweep if in_sweep else None,
@@ -66,7 +71,7 @@ def varied_keys(jobs: Sequence[Sequence[str]]) -> set[str]:
 
 def _name(overrides: Sequence[str], varied: Collection[str]) -> str:
     parts = {key: value for key, _, value in (line.partition("=") for line in overrides) if key in varied}
-    told = {key: value for key, value in parts.items() if not key.lstrip("+~").startswith(("tracking.", "hydra"))}
+    told = {key: value for key, value in parts.items() if not key.lstrip("+~").startswith(NOT_IN_NAMES)}
     name = " ".join(f"{_short(key)}={value}" if value else key for key, value in told.items())
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
 
@@ -84,11 +89,11 @@ def _short(key: str) -> str:
 def _params(config: TrialConfig, choices: dict[str, str]) -> dict[str, Any]:
     """Short names that do not depend on what is swept: `lr` for `optimizer.lr`, else the key as it is written."""
     params: dict[str, Any] = dict(choices)
-    for key, value in config.model_dump(exclude=LEFT_OUT).items():
+    for key, value in config.model_dump(exclude=LEFT_OUT, by_alias=True).items():
         if key == "optimizer":
-            params |= {name: part for name, part in value.items() if name != "target"}
+            params |= {name: part for name, part in value.items() if name != "_target_"}
         elif key in GROUPS:
-            hidden = {"target", "kind", "shape", "classes", "folder"}
+            hidden = {"_target_", "kind", "shape", "classes", "folder"}
             params |= {f"{key}.{name}": part for name, part in value.items() if name not in hidden}
         else:
             params[key] = value

@@ -16,7 +16,10 @@ NUMBERS = {
 FLAGS = {"torch.optim.SGD": {"nesterov"}, "torch.optim.Adam": {"amsgrad"}, "torch.optim.AdamW": {"amsgrad"}}
 """Keywords that must be the same in a stack. With any other keyword a trial is not stacked."""
 
-NOT_TRAINED_WITH: set[str] = {"tracking", "launch", "pictures", "evaluate_every"}
+NOT_TRAINED_WITH: set[str] = {
+    *("tracking", "launch", "pictures", "evaluate_every"),
+    *("rerun", "retries", "max_failures", "checkpoint"),
+}
 """Sections which change nothing about the weights."""
 
 
@@ -39,7 +42,7 @@ def trajectory_key(config: TrialConfig) -> str:
     """Trials of one key are read from one training: they differ at most in `epochs`, and only where the schedule does
     not look at the horizon."""
     left_out = NOT_TRAINED_WITH | (set() if looks_at_horizon(config.schedule) else {"epochs"})
-    return config.model_dump_json(exclude=left_out)
+    return config.model_dump_json(exclude=left_out, by_alias=True)
 
 
 def stack_key(config: TrialConfig) -> str:
@@ -47,4 +50,4 @@ def stack_key(config: TrialConfig) -> str:
     epochs only."""
     left_out: dict[str, Any] = dict.fromkeys((*NOT_TRAINED_WITH, "schedule", "seed", "epochs"), True)
     numbers = NUMBERS.get(config.optimizer.target, set())
-    return config.model_dump_json(exclude={**left_out, "optimizer": numbers})
+    return config.model_dump_json(exclude={**left_out, "optimizer": numbers}, by_alias=True)
