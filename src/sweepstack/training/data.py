@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -63,23 +64,34 @@ class Data:
         """Batches in an epoch, the last, short one included."""
         return -(-len(self.train) // batch_size)
 
-    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch: images [batch, *shape] and labels [batch] on `device`, in an order of (seed, epoch) alone."""
+    def batches(self, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch: images [batch, *shape] and labels [batch] on `device`, in an order of (seed, epoch) alone.
+
+        Args:
+            skip: so many batches are left out at the beginning. What is made ready at once is so as a whole or not at
+                all: where a batch begins in memory can decide how sums over it round.
+        """
         batches_ahead = max(1, AHEAD // batch_size)
+        left_out, skip = divmod(skip, batches_ahead)
+        indices = torch.split(self._order(seed, epoch), batch_size * batches_ahead)[left_out:]
         with ThreadPoolExecutor(1, "sweepstack-batches") as beside:  # the next images are made ready meanwhile
             ready = None
-            for index in (*torch.split(self._order(seed, epoch), batch_size * batches_ahead), None):
+            for index in (*indices, None):
                 following = None if index is None else beside.submit(self._select, index)
                 if ready is not None:
                     images, labels = ready.result()
-                    yield from zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
+                    parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
+                    yield from itertools.islice(parts, skip, None)
+                    skip = 0
                 ready = following
 
-    def stacked_batches(self, batch_size: int, seeds: Sequence[int], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def stacked_batches(
+        self, batch_size: int, seeds: Sequence[int], epoch: int, skip: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch for several seeds side by side: images [seeds, batch, *shape] and labels [seeds, batch], for each
-        seed those of `batches`. Without a thread beside: a second team of OpenMP threads on the same cores made the
-        steps of a stack 1.4 to 2.6 times as long."""
-        for index in torch.split(torch.stack([self._order(seed, epoch) for seed in seeds]), batch_size, 1):
+        seed those of `batches`, without the first `skip`. No thread beside: a second team of OpenMP threads on the same
+        cores made the steps of a stack 1.4 to 2.6 times as long."""
+        for index in torch.split(torch.stack([self._order(seed, epoch) for seed in seeds]), batch_size, 1)[skip:]:
             images, labels = self._select(index.flatten())
             yield images.view(*index.shape, *images.shape[1:]), labels.view(index.shape)
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sweepstack.config import TrialConfig
+from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper, fitting, random_state, set_random_state
 from sweepstack.training.data import Data, stream
 from sweepstack.training.schedules import factor, looks_at_horizon
 from sweepstack.training.stacked_models import SingleModel, StackedModel
-from sweepstack.training.trainer import diverged, failed, note
+from sweepstack.training.trainer import diverged, failed, killed, note
 from sweepstack.trial import Measurement, Outcome, Report, TrialState
 
 SHRINK = 0.75
@@ -35,6 +37,8 @@ class Reader:
     report: Report
     end: Callable[[Outcome], None]
     """Takes the trial's outcome as soon as it is known."""
+    key: str = ""
+    """What a checkpoint knows it by, such as the trial's fingerprint; unique in the stack."""
     figures: dict[str, float] = field(default_factory=dict)
     share: float = 0.0
     """Seconds of the stack that were this trial's part."""
@@ -59,13 +63,16 @@ class Member:
     """The one with the most epochs among those of its trials."""
     readers: list[Reader]
     """Those that have not ended."""
+    trajectory: int
+    """Its place among those that the stack began, or went on, with."""
 
 
 class Clock:
     """Seconds of training, without those of tests and of what is done with outcomes."""
 
-    def __init__(self) -> None:
-        self._began = self._divided = time.perf_counter()
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._divided = time.perf_counter()
+        self._began = self._divided - seconds
 
     def seconds(self) -> float:
         return time.perf_counter() - self._began
@@ -88,7 +95,9 @@ class Clock:
         self._divided = now
 
 
-def train_stack(trajectories: Sequence[Sequence[Reader]], data: Data, model: StackedModel | SingleModel) -> None:
+def train_stack(
+    trajectories: Sequence[Sequence[Reader]], data: Data, model: StackedModel | SingleModel, keeper: Keeper = NEVER
+) -> None:
     """Trains a stack until every reader has its outcome.
 
     A member whose loss is not a finite number is frozen, and its readers end FAILED; the others do not notice.
@@ -98,23 +107,36 @@ def train_stack(trajectories: Sequence[Sequence[Reader]], data: Data, model: Sta
     Args:
         trajectories: the readers of each; configs of one trajectory differ in `epochs` and `evaluate_every` only.
         model: its members, one a trajectory and in the same order.
+        keeper: keeps the state after an epoch when that is due, and whenever the training is stopped: then the readers
+            that have not ended end KILLED. From its `state` the training goes on, as `_go_on` tells.
+
+    Raises:
+        CheckpointError: the keeper's state does not fit. The model cannot be used any more; the readers can.
     """
-    members = [Member(max((r.config for r in readers), key=_epochs), list(readers)) for readers in trajectories]
+    members = [
+        Member(max((r.config for r in readers), key=_epochs), [*readers], n) for n, readers in enumerate(trajectories)
+    ]
     first = members[0].config
     steps = data.steps_per_epoch(first.batch_size)
+    step, seed = 0, first.seed
+    losses: list[Tensor] = []  # of this epoch; on the device, for looking at one would wait for it
     clock = Clock()
-    epoch = 0
+    if keeper.state is not None:
+        members, step, seed, losses, clock = _go_on(keeper.state, members, model, steps, data.device)
     while any(member.readers for member in members):
-        epoch += 1
-        members = _shrink(members, model)
+        epoch, done = step // steps + 1, step % steps  # some of an epoch is done where the stack was stopped in it
+        if not done:
+            members = _shrink(members, model)
+            losses = []
         factors = epoch_factors([member.config for member in members], epoch, steps)
-        model.set_factors(factors)
-        torch.manual_seed(stream(first.seed, "dropout", epoch))
+        model.set_factors(factors, done)
+        torch.manual_seed(stream(seed, "dropout", epoch))
+        if done and keeper.state is not None:
+            set_random_state(keeper.state["random"], data.device)
         stops = _stops(members, epoch, steps)
-        losses: list[Tensor] = []  # of this epoch; on the device, for looking at one would wait for it
-        for images, labels in data.stacked_batches(first.batch_size, model.seeds, epoch):
+        for images, labels in data.stacked_batches(first.batch_size, model.seeds, epoch, skip=done):
             losses.append(model.step(images, labels))
-            step = (epoch - 1) * steps + len(losses)
+            step += 1
             if step in stops:
                 recent = torch.stack(losses).cpu()
                 _fail(members, model, recent, step, steps, clock)
@@ -122,6 +144,93 @@ def train_stack(trajectories: Sequence[Sequence[Reader]], data: Data, model: Sta
                 _end(members, model, data, step, clock, None if len(data.held_out) else measured)
                 if not any(member.readers for member in members):
                     break
+            if keeper.stopping or (step % steps == 0 and keeper.due()):
+                clock.divide(members)
+                position = {"steps": steps, "step": step, "seed": seed, "seconds": clock.seconds()}
+                recent = torch.stack(losses)[: step % steps].cpu().clone()  # of an epoch that is done none is needed
+                random = random_state(data.device)
+                keeper.save({**position, **_state(trajectories, members, model), "losses": recent, "random": random})
+                if keeper.stopping:
+                    _kill(members, step, steps, clock)
+                    return
+
+
+def _state(
+    trajectories: Sequence[Sequence[Reader]], members: Sequence[Member], model: StackedModel | SingleModel
+) -> dict[str, Any]:
+    """Who is in the stack and how far, and the model; the tensors are not copied."""
+    return {
+        "trajectories": [[reader.key for reader in readers] for readers in trajectories],
+        "members": [
+            {
+                "trajectory": member.trajectory,
+                "readers": [{"key": r.key, "figures": r.figures, "share": r.share} for r in member.readers],
+            }
+            for member in members
+        ],
+        "model": model.state(),
+    }
+
+
+def _go_on(
+    state: Mapping[str, Any],
+    passed: Sequence[Member],
+    model: StackedModel | SingleModel,
+    steps: int,
+    device: torch.device,
+) -> tuple[list[Member], int, int, list[Tensor], Clock]:
+    """Brings everything to where it was when the state was kept: gives back the members, the steps that were done, the
+    seed of the random numbers that members share, the losses of the epoch, and the clock.
+
+    Readers are known by their keys. One that had ended is passed over, one that is not passed is dropped; a member of
+    which no reader is passed, ended or not, is left out, which changes the width and so the last bits of the others.
+    """
+    with fitting():
+        members, numbers, kept = _match(state, passed)
+        step = int(state["step"])
+        ends = [steps * reader.config.epochs for member in members for reader in member.readers]
+        if state["steps"] != steps or not 0 < step < min(ends, default=math.inf):
+            raise CheckpointError(
+                f"it is at step {step} with {state['steps']} an epoch, "
+                f"the trainings take {sorted({*ends})} with {steps} an epoch"
+            )
+        if members:
+            model.keep([member.trajectory for member in members], [member.config.seed for member in members])
+            model.restore(state["model"], numbers)
+        losses = state["losses"][:, numbers].to(device)
+        if len(losses) != step % steps or "cpu" not in state["random"]:
+            raise CheckpointError(f"it has {len(losses)} losses at step {step} with {steps} an epoch")
+        clock = Clock(float(state["seconds"]))
+        for reader, saved in kept:  # at last, for the readers are as they were when something does not fit
+            reader.figures.update(saved["figures"])
+            reader.share = saved["share"]
+        return members, step, int(state["seed"]), [*losses.unbind()], clock
+
+
+def _match(
+    state: Mapping[str, Any], passed: Sequence[Member]
+) -> tuple[list[Member], list[int], list[tuple[Reader, Mapping[str, Any]]]]:
+    """The members to go on with, their places in the state, and what the state has about each of their readers."""
+    places = {reader.key: place for place, member in enumerate(passed) for reader in member.readers}
+    readers = {reader.key: reader for member in passed for reader in member.readers}
+    if len(readers) < sum(len(member.readers) for member in passed):
+        raise CheckpointError("the keys of readers must be unique")
+    unknown = readers.keys() - {key for keys in state["trajectories"] for key in keys}
+    if unknown:  # which must not be taken for ended
+        raise CheckpointError(f"it knows nothing of {', '.join(sorted(unknown))}")
+    members: list[Member] = []
+    numbers: list[int] = []
+    kept: list[tuple[Reader, Mapping[str, Any]]] = []
+    for number, saved in enumerate(state["members"]):
+        found = {places[key] for key in state["trajectories"][saved["trajectory"]] if key in places}
+        if len(found) > 1 or found & {member.trajectory for member in members}:
+            raise CheckpointError("its trajectories are others")
+        for place in found:
+            going_on = [(readers[about["key"]], about) for about in saved["readers"] if about["key"] in readers]
+            members.append(Member(passed[place].config, [reader for reader, _ in going_on], place))
+            numbers.append(number)
+            kept += going_on
+    return members, numbers, kept
 
 
 def _epochs(config: TrialConfig) -> int:
@@ -223,6 +332,13 @@ def _end(
                 _give(reader, failed(reader.config, figures["test/loss"], step, steps, figures), clock)
                 continue
             _give(reader, Outcome(TrialState.FINISHED, figures, weights=model.weights(place)), clock)
+
+
+def _kill(members: Sequence[Member], step: int, steps: int, clock: Clock) -> None:
+    """Lets everybody leave who is left."""
+    for member in members:
+        for reader in _leave(member, member.readers):
+            _give(reader, killed(step, steps * reader.config.epochs), clock)
 
 
 def _leave(member: Member, readers: Sequence[Reader]) -> list[Reader]:

@@ -6,7 +6,8 @@ documentation, HFTA, MLSys 2021). `dense.DenseModel` is the faster way for linea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from torch.nn.functional import cross_entropy
 
 from sweepstack.config import TrialConfig
 from sweepstack.training import models, optimizers, stacked_optimizers
-from sweepstack.training.trainer import autocast_of, evaluate
+from sweepstack.training.checkpoint import CheckpointError, rows
+from sweepstack.training.trainer import autocast_of, evaluate, restore, state_of
 
 EVALUATED = 2000
 """Images that are evaluated at once, where the memory for training holds as many."""
@@ -68,9 +70,9 @@ class StackedModel:
         """Of the parameters."""
         return next(iter(self.parameters.values())).dtype
 
-    def set_factors(self, factors: Tensor) -> None:
-        """Takes the schedules' factors of the steps to come, float64 [steps, K]."""
-        self.optimizer.set_factors(factors)
+    def set_factors(self, factors: Tensor, done: int = 0) -> None:
+        """Takes the schedules' factors of the steps to come, float64 [steps, K], of which `done` have been taken."""
+        self.optimizer.set_factors(factors, done)
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One update of every member.
@@ -122,6 +124,31 @@ class StackedModel:
         self.rest = {name: value.index_select(0, index) for name, value in self.rest.items()}
         self.optimizer.keep(members, self.parameters)
         self._place_seeds(seeds)
+
+    def state(self) -> dict[str, Any]:
+        """What training changes, tensors [K, ...], and in what chunks it evaluates; nothing is copied."""
+        return {
+            "parameters": {name: value.detach() for name, value in self.parameters.items()},
+            "rest": self.rest,
+            "optimizer": self.optimizer.state(),
+            "evaluated": self._evaluated,
+        }
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any], members: Sequence[int]) -> None:
+        """Takes over, for each own member, what `state` gave for the one at this place; factors are to be set next.
+
+        Raises:
+            CheckpointError: a tensor does not fit.
+            LookupError, TypeError: it is no such state.
+        """
+        for own, saved in ((self.parameters, state["parameters"]), (self.rest, state["rest"])):
+            if own.keys() != saved.keys():
+                raise CheckpointError(f"it has {sorted(saved)}, {sorted(own)} is needed")
+            for name, value in own.items():
+                value.copy_(rows(saved[name], members, value))
+        self.optimizer.restore(state["optimizer"], members)
+        self._evaluated = state["evaluated"]
 
 
 class MappedModel(StackedModel):
@@ -219,9 +246,9 @@ class SingleModel:
         self._factors: Iterator[float] = iter(())
         self.seeds = [config.seed]
 
-    def set_factors(self, factors: Tensor) -> None:
+    def set_factors(self, factors: Tensor, done: int = 0) -> None:
         """As for a stack; factors [steps, 1]."""
-        self._factors = iter(factors[:, 0].tolist())
+        self._factors = iter(factors[done:, 0].tolist())
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One update; images [1, batch, ...], losses [1]."""
@@ -249,6 +276,18 @@ class SingleModel:
 
     def keep(self, members: Sequence[int], seeds: Sequence[int]) -> None:
         """The one member stays."""
+
+    def state(self) -> dict[str, Any]:
+        """As for a stack."""
+        return state_of(self._model, self._optimizer)
+
+    def restore(self, state: Mapping[str, Any], members: Sequence[int]) -> None:
+        """As for a stack.
+
+        Raises:
+            LookupError, RuntimeError, ValueError: it is of another model or optimizer.
+        """
+        restore(self._model, self._optimizer, state)
 
 
 def _refuse_what_cannot_be_batched(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sweepstack.config import OptimizerConfig
+from sweepstack.training.checkpoint import CheckpointError, rows
 
 
 class StackedOptimizer:
@@ -48,11 +49,16 @@ class StackedOptimizer:
     def _load(self) -> None:
         """Brings the members' values to the device."""
 
-    def set_factors(self, factors: Tensor) -> None:
-        """Takes the schedules' factors of the steps to come, float64 [steps, K], so that no step waits for the host."""
+    def set_factors(self, factors: Tensor, done: int = 0) -> None:
+        """Takes the schedules' factors of the steps to come, float64 [steps, K], so that no step waits for the host.
+
+        Args:
+            done: the first so many of these steps have been taken. The tables are made of all of them nevertheless: the
+                last bit of a power can depend on its place in the table.
+        """
         rates = factors * self._column("lr") * self._awake
-        self._first = self.step
-        self._set_rates(rates, torch.arange(self.step + 1, self.step + 1 + len(factors), dtype=torch.float64)[:, None])
+        self._first = first = self.step - done
+        self._set_rates(rates, torch.arange(first + 1, first + 1 + len(factors), dtype=torch.float64)[:, None])
 
     def _set_rates(self, rates: Tensor, numbers: Tensor) -> None:
         raise NotImplementedError
@@ -81,6 +87,25 @@ class StackedOptimizer:
         self._awake[member] = 0.0
         for tensor in (*self.parameters.values(), *(part for state in self._state.values() for part in state.values())):
             tensor[member] = 0
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers of the steps that it took; the tensors, [K, ...], are not copied."""
+        return {"step": self.step, "began": self._began, "awake": self._awake, "memory": self._state}
+
+    def restore(self, state: Mapping[str, Any], members: Sequence[int]) -> None:
+        """Takes over, for each own member, what `state` gave for the one at this place; factors are to be set next.
+
+        Raises:
+            CheckpointError: a tensor does not fit.
+        """
+        if not state["memory"].keys() <= self.parameters.keys():
+            raise CheckpointError(f"it has {', '.join(state['memory'])}, parameters are {', '.join(self.parameters)}")
+        self.step, self._began = state["step"], dict(state["began"])
+        self._awake = rows(state["awake"], members, self._awake)
+        self._state = {
+            name: {key: rows(part, members, self.parameters[name]) for key, part in parts.items()}
+            for name, parts in state["memory"].items()
+        }
 
     def keep(self, members: Sequence[int], parameters: Mapping[str, Tensor]) -> None:
         """Goes on with these members only, whose parameters are given."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from sweepstack.config import TrialConfig
 from sweepstack.training import models, optimizers
+from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper, fitting, random_state, set_random_state
 from sweepstack.training.data import Data, stream
 from sweepstack.training.schedules import factor
 from sweepstack.trial import Measurement, Outcome, Report, TrialState
@@ -20,7 +23,7 @@ from sweepstack.trial import Measurement, Outcome, Report, TrialState
 Autocast = torch.autocast | contextlib.nullcontext[None]
 
 
-def train(config: TrialConfig, data: Data, report: Report) -> Outcome:
+def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVER) -> Outcome:
     """Trains one trial and measures it: on the held-out part along the way, on the test data at the end.
 
     The result depends on `config` and `data` alone: initial weights on the seed, the order of batches and dropout on
@@ -29,13 +32,19 @@ def train(config: TrialConfig, data: Data, report: Report) -> Outcome:
     Args:
         report: called with a `Measurement` after every epoch, or every `config.evaluate_every` iterations, and at
             the end. `train/loss` is the mean over the epoch, or the loss of that iteration.
+        keeper: keeps the state after an epoch when that is due, and whenever the training is stopped. From its `state`
+            the training goes on, and ends bit for bit where an undisturbed one does.
 
     Returns:
-        FINISHED with the last, best and test figures and the weights (on the CPU), or FAILED when a loss is not a
-        finite number.
+        FINISHED with the last, best and test figures and the weights (on the CPU); FAILED when a loss is not a finite
+        number; KILLED when it was stopped.
+
+    Raises:
+        CheckpointError: the keeper's state does not fit.
     """
     began = time.perf_counter()
     steps = data.steps_per_epoch(config.batch_size)
+    total = steps * config.epochs
     by_epoch = config.evaluate_every == "epoch"
     every = steps if config.evaluate_every == "epoch" else config.evaluate_every
     torch.manual_seed(config.seed)
@@ -47,10 +56,16 @@ def train(config: TrialConfig, data: Data, report: Report) -> Outcome:
     figures: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
     step = 0
+    if keeper.state is not None:
+        step, seconds = _go_on(keeper.state, config, data, model, optimizer, figures, losses)
+        began -= seconds
 
-    for epoch in range(1, config.epochs + 1):
+    for epoch in range(step // steps + 1, config.epochs + 1):
         torch.manual_seed(stream(config.seed, "dropout", epoch))
-        for images, labels in data.batches(config.batch_size, config.seed, epoch):
+        done = step % steps  # of this epoch; none but where a training goes on that was stopped in the middle of one
+        if done and keeper.state is not None:
+            set_random_state(keeper.state["random"], data.device)
+        for images, labels in data.batches(config.batch_size, config.seed, epoch, skip=done):
             rate = factor(config.schedule, step, steps, config.epochs)
             for group, full in zip(optimizer.param_groups, full_rates, strict=True):
                 group["lr"] = full * rate
@@ -62,17 +77,24 @@ def train(config: TrialConfig, data: Data, report: Report) -> Outcome:
             optimizer.step()
             losses.append(loss.detach())
             step += 1
-            if step % every and step < steps * config.epochs:
-                continue
+            if step % every == 0 or step == total:
+                recent = torch.stack(losses)
+                if not bool(recent.isfinite().all()):
+                    _time(figures, began)
+                    return diverged(config, recent, step, steps, figures)
+                figures["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
+                note(config, *evaluate(model, data.evaluation(), autocast), figures)
+                report(Measurement(epoch, step, total, {**figures, "train/lr": config.optimizer.lr * rate}))
+                losses.clear()
 
-            recent = torch.stack(losses)
-            if not bool(recent.isfinite().all()):
-                _time(figures, began)
-                return diverged(config, recent, step, steps, figures)
-            figures["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
-            note(config, *evaluate(model, data.evaluation(), autocast), figures)
-            report(Measurement(epoch, step, steps * config.epochs, {**figures, "train/lr": config.optimizer.lr * rate}))
-            losses.clear()
+            if step < total and (keeper.stopping or (step % steps == 0 and keeper.due())):
+                position = {"steps": steps, "step": step, "seconds": time.perf_counter() - began}
+                random = random_state(data.device)
+                recent = torch.stack(losses).cpu() if losses else torch.empty(0)
+                trained = state_of(model, optimizer)
+                keeper.save({**position, **trained, "figures": figures, "losses": recent, "random": random})
+                if keeper.stopping:
+                    return killed(step, total)
 
     _time(figures, began)
     figures["test/loss"], figures["test/accuracy"] = evaluate(model, data.test(), autocast)
@@ -80,6 +102,56 @@ def train(config: TrialConfig, data: Data, report: Report) -> Outcome:
         return failed(config, figures["test/loss"], step, steps, figures)
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     return Outcome(TrialState.FINISHED, figures, weights=weights)
+
+
+def _go_on(
+    state: Mapping[str, Any],
+    config: TrialConfig,
+    data: Data,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    figures: dict[str, float],
+    losses: list[Tensor],
+) -> tuple[int, float]:
+    """Brings everything to where it was when the state was kept; gives back the steps that were done and the seconds
+    that they took."""
+    steps = data.steps_per_epoch(config.batch_size)
+    with fitting():
+        if state["steps"] != steps or not 0 < state["step"] < steps * config.epochs:
+            raise CheckpointError(
+                f"it is at step {state['step']} with {state['steps']} an epoch, "
+                f"the training takes {steps * config.epochs} with {steps} an epoch"
+            )
+        restore(model, optimizer, state)
+        figures.update(state["figures"])
+        losses.extend(state["losses"].to(data.device).unbind())
+        if state["step"] % steps and "cpu" not in state["random"]:
+            raise CheckpointError("it has no random state")
+        return int(state["step"]), float(state["seconds"])
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """All that an update changes: parameters, all buffers, what the optimizer remembers. The tensors are not copied."""
+    kept = model.state_dict()
+    others = {name: buffer for name, buffer in model.named_buffers() if name not in kept}
+    return {"model": kept, "buffers": others, "optimizer": optimizer.state_dict()}
+
+
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Takes over copies of what `state_of` gave.
+
+    Raises:
+        RuntimeError, ValueError, KeyError: it is of another model or optimizer.
+    """
+    model.load_state_dict(state["model"])
+    buffers = dict(model.named_buffers())
+    for name, value in state["buffers"].items():
+        buffers[name].copy_(value)
+    remembered = copy.deepcopy(state["optimizer"])  # load_state_dict would train in the tensors it is given
+    for values in remembered["state"].values():
+        if isinstance(values.get("step"), Tensor):  # the one that it leaves where it is; it belongs on the CPU
+            values["step"] = values["step"].cpu()
+    optimizer.load_state_dict(remembered)
 
 
 def _time(figures: dict[str, float], began: float) -> None:
@@ -123,8 +195,13 @@ def diverged(config: TrialConfig, losses: Tensor, step: int, steps: int, figures
     return failed(config, float(losses[first]), step - len(losses) + first + 1, steps, figures)
 
 
+def killed(step: int, total: int) -> Outcome:
+    """KILLED, for it was asked to stop."""
+    return Outcome(TrialState.KILLED, reason=f"stopped after step {step} of {total}")
+
+
 def failed(config: TrialConfig, loss: float, step: int, steps: int, figures: dict[str, float]) -> Outcome:
     """FAILED, for the loss was not finite at a step."""
     lr = config.optimizer.lr * factor(config.schedule, step - 1, steps, config.epochs)
     reason = f"the loss was {loss} at step {step} with learning rate {lr:g}; try a smaller optimizer.lr"
-    return Outcome(TrialState.FAILED, figures, reason)
+    return Outcome(TrialState.FAILED, figures, reason, diverged=True)
