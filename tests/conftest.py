@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,21 +73,32 @@ class Terminal:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "MLFLOW_TRACKING_URI": self.uri, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Types a command; `train.py` and `sweepstack` are found."""
+    def start(self, *words: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+        """Types a command; `train.py` and `sweepstack` are found.
+
+        Args:
+            before: called in the new process, before the command begins.
+        """
         programs = {
             "train.py": [sys.executable, str(ROOT / "train.py")],
             "sweepstack": [str(Path(sys.executable).with_name("sweepstack"))],
         }
         command = [*programs[words[0]], *words[1:]]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes)
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, preexec_fn=before, **pipes)
 
-    def type(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def type(self, *words: str, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
         """Types a command and waits for its end."""
-        process = self.start(*words)
+        process = self.start(*words, before=before)
         out, err = process.communicate(timeout=240)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def wait_for_records(self) -> None:
+        """Until all is in the store: a stopped command leaves that to the process beside, which takes its time."""
+        deadline = time.monotonic() + 120
+        while [*self.folder.glob("journal/*/*.jsonl")]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 @pytest.fixture

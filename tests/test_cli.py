@@ -94,6 +94,7 @@ def test_sort_and_columns(terminal: Terminal) -> None:
         (["table", "--format", "parquet"], "parquet is no text, it must go to a file; give one with -o FILE"),
         (["table", "-o", "/nonexistent/x.csv"], "/nonexistent/x.csv cannot be written"),
         (["table", "--store", "somewhere"], "the tracking store must be a database or a server, got 'somewhere'"),
+        (["sync", "--store", "somewhere"], "the tracking store must be a database or a server, got 'somewhere'"),
         (["data", "mnits"], "dataset 'mnits' has no files to fetch; did you mean 'mnist'?"),
         (
             ["table", "--store", "sqlite:////nonexistent/empty.db"],
@@ -118,6 +119,11 @@ def test_a_database_that_is_none_is_named(terminal: Terminal) -> None:
     assert shown.startswith(f"error: the tracking store sqlite:///{broken} cannot be used")
 
 
+def test_sync_has_nothing_to_do_after_an_undisturbed_sweep(terminal: Terminal) -> None:
+    done = sweepstack(terminal, "sync")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "Everything is delivered.\n", "")
+
+
 def test_data_says_where_the_verified_files_are(terminal: Terminal) -> None:
     done = sweepstack(terminal, "data", "mnist")
     assert done.exit_code == 0
@@ -139,7 +145,7 @@ def test_ui_serves_on_loopback_and_ends_calmly(terminal: Terminal, sent: int) ->
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
     link = lines[1].split()[1]
-    assert link.startswith(f"http://127.0.0.1:{port}/#/experiments/1/runs?searchFilter=tags.sweep")
+    assert link.startswith(f"http://127.0.0.1:{port}/#/experiments/1/runs?searchFilter=tags.%60sweep%2F")
     assert "workflowType=machine_learning" in link
     with urllib.request.urlopen(link, timeout=30) as page:
         assert b"MLflow" in page.read()

@@ -13,7 +13,6 @@ import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,9 +26,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sweepstack.errors import UserError
+from sweepstack.errors import StoreError, UserError
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
+GOES_ON = "the same command goes on from here"
 OK, FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
@@ -58,11 +58,11 @@ def run(cfg: DictConfig) -> float:
 
 def _run(cfg: DictConfig) -> float:
     from sweepstack.errors import ConfigError
+    from sweepstack.sweeping.executing import execute, identified
     from sweepstack.sweeping.jobs import make_trial, varied_keys
-    from sweepstack.sweeping.plan import plan
-    from sweepstack.sweeping.recording import recording, usable_store, wait_for_quiet
-    from sweepstack.sweeping.runner import choose, log_outcome, prepare, run_stack
-    from sweepstack.trial import Ended, Event, Outcome, TrialState
+    from sweepstack.sweeping.recording import usable_store
+    from sweepstack.sweeping.runner import log_outcome, prepare, run_stack
+    from sweepstack.trial import Outcome, Trial, TrialState
 
     hydra = cast("DictConfig", HydraConfig.get())
     in_sweep = hydra.mode == RunMode.MULTIRUN
@@ -74,22 +74,22 @@ def _run(cfg: DictConfig) -> float:
         )
     store = usable_store([trial])
     prepare(trial.config, set())
-    outcomes: list[Outcome] = []
-    with recording([trial], store, hydra.job.name) as emit:
+    (trial,) = identified([trial])
 
-        def take(event: Event) -> None:
-            emit(event)
-            if isinstance(event, Ended):
-                outcomes.append(event.outcome)
-                log_outcome(trial, event.outcome)
+    def tell(trial: Trial, outcome: Outcome, why: str) -> None:
+        logging.getLogger(__name__).info("%s: %s, %s", trial.name, outcome.state, why)
+        if not in_sweep:
+            figures = "  ".join(f"{key} {value:.4f}" for key, value in sorted(outcome.metrics.items()) if "acc" in key)
+            print(f"{trial.name}  {figures or outcome.reason}")
 
-        for stack in plan([trial], lambda configs: choose(configs, lambda: wait_for_quiet(store))).stacks:
-            run_stack(stack, take)
+    outcomes = execute([trial], store, hydra.job.name, "", run_stack, log_outcome, tell)
+    outcome = outcomes[trial.fingerprint]
     if not in_sweep:
-        if outcomes[0].state is not TrialState.FINISHED:
+        if outcome.state is not TrialState.FINISHED:
             raise SystemExit(FAILED)
-        _print_next(["Browse", "ui"], ["Table", "table", "--sweep", "all"])
-    return outcomes[0].objective(trial.config)
+        own = ["--store", trial.config.tracking.uri] if trial.config.tracking.uri else []
+        _print_next(["Browse", "ui", *own], ["Table", "table", "--sweep", "all", *own])
+    return outcome.objective(trial.config)
 
 
 @functools.cache
@@ -125,12 +125,22 @@ class AfterSweep(Callback):
         from sweepstack.tracking.store import resolve_uri
 
         sweep = str(config.tracking.sweep)
+        store = ["--store", str(config.tracking.uri)] if config.tracking.uri else []
         found = writer_process(resolve_uri(config.tracking.uri)).find(sweep)
-        from sweepstack.results.table import as_frame, to_text  # loads pandas, while the store is read
+        from sweepstack.results.table import as_frame, failures, to_text  # loads pandas, while the store is read
 
-        rows, link = found()
-        print(f"\n{to_text(as_frame(rows))}")
-        _print_next(["Browse", "ui"], ["Export", "table", "--sweep", sweep, "--format", "csv"])
+        try:
+            rows, link = found()
+        except StoreError as error:  # what has been trained is in the journal
+            print(f"The table must wait: {error}", file=sys.stderr)
+            journal = ["--journal", str(config.tracking.journal)] if config.tracking.journal else []
+            _print_next(["Deliver", "sync", *store, *journal], ["Table", "table", "--sweep", sweep, *store])
+            return
+        frame = as_frame(rows)
+        print(f"\n{to_text(frame)}")
+        if failed := failures(frame):
+            print(failed)
+        _print_next(["Browse", "ui", *store], ["Export", "table", "--sweep", sweep, "--format", "csv", *store])
         print(f"          {link}")
 
 
@@ -165,9 +175,9 @@ def _ending() -> Iterator[None]:
     try:
         yield
     except Terminated:
-        _stop(TERMINATED, "Stopped by SIGTERM.")
+        _stop(TERMINATED, f"Stopped by SIGTERM; {GOES_ON}.")
     except KeyboardInterrupt:
-        _stop(INTERRUPTED, "Stopped.")
+        _stop(INTERRUPTED, f"Stopped; {GOES_ON}.")
     except Exception as error:
         if SHOW_TRACEBACKS:
             raise
@@ -200,26 +210,9 @@ def _explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError):
         where = error.filename or "a file"
         return USER_ERROR, f"error: {where} cannot be used ({error.strerror or error}); choose another place for it"
-    log_file = _log_traceback(error)
+    from sweepstack.tracking.errorslog import log_traceback
+
     return (
         FAILED,
-        f"error: {type(error).__name__}: {error} (not your mistake; the traceback is in {log_file})",
+        f"error: {type(error).__name__}: {error} (not your mistake; the traceback is in {log_traceback(error)})",
     )
-
-
-def _log_traceback(error: Exception) -> Path:
-    from sweepstack.tracking.store import project_root
-
-    path = project_root() / "mlruns" / "errors.log"
-    try:
-        path.parent.mkdir(exist_ok=True)
-        handler = logging.FileHandler(path)
-    except OSError:  # a project that cannot be written to
-        path = Path(tempfile.gettempdir(), "sweepstack-errors.log")
-        handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
-    record = logging.LogRecord("sweepstack", logging.ERROR, "", 0, shlex.join(sys.argv), None, None)
-    record.exc_info = (type(error), error, error.__traceback__)
-    handler.handle(record)
-    handler.close()
-    return path

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sweepstack.errors import UserError
+from sweepstack.errors import StoreError, UserError, one_line
 
 FORMATS = ["text", "csv", "markdown", "latex", "json", "parquet"]
 
@@ -78,6 +78,23 @@ def ui(port: int, store: str | None) -> None:
     from sweepstack.tracking.store import Store
 
     sys.exit(serve(Store(store), port, click.echo))
+
+
+@main.command()
+@click.option("--journal", metavar="DIR", help="The journal's folder, if tracking.journal names one.")
+@store_option
+def sync(journal: str | None, store: str | None) -> None:
+    """Deliver what is in the journal and not in the store yet, and mark what dead processes have left RUNNING."""
+    from sweepstack.sweeping.recording import ledger_of
+    from sweepstack.tracking.delivery import deliver_what_is_left, not_delivered
+    from sweepstack.tracking.store import Store
+
+    target = Store(store)
+    ledger = ledger_of(target, journal)
+    delivered, refused = deliver_what_is_left(target, ledger)
+    for error in refused:
+        raise StoreError(not_delivered(0, target.uri, one_line(error))) from error
+    click.echo(f"{delivered} trials delivered to {target.uri}" if delivered else "Everything is delivered.")
 
 
 @main.command()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweepstack.errors import UserError
-from sweepstack.results.table import as_frame, only, render, short
+from sweepstack.results.table import as_frame, failures, only, render, short
 from sweepstack.tracking.store import Row
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -14,7 +14,8 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 def row(
     number: int, params: dict[str, str], metrics: dict[str, float], state: str = "FINISHED", reason: str = ""
 ) -> Row:
-    return Row(f"id{number}", f"run {number}", "1", "sweep", state, reason, 1000 + number, params, metrics)
+    log = f"/jobs/{number}/train.log"
+    return Row(f"id{number}", f"run {number}", "1", "sweep", state, reason, log, 1000 + number, params, metrics)
 
 
 def test_selection_is_by_held_out_accuracy_even_where_the_test_data_say_otherwise() -> None:
@@ -41,6 +42,22 @@ def test_failed_trials_come_last_with_their_reason() -> None:
 def test_a_sweep_in_which_all_failed_has_a_table_too() -> None:
     frame = as_frame([row(n, {"lr": str(n)}, {}, "FAILED", "nan") for n in range(3)])
     assert str(render(short(frame), "text")).count("FAILED") == 3
+
+
+def test_failures_are_told_with_their_reason_in_full_and_the_path_of_their_log() -> None:
+    reason = "RuntimeError: " + "the net tore, " * 20
+    rows = [
+        row(0, {"lr": "9"}, {}, "FAILED", reason),
+        row(1, {"lr": "0.1"}, {"val/accuracy": 0.5}),
+        row(2, {"lr": "8"}, {}, "KILLED", "stopped after step 3 of 9"),
+    ]
+    title, _, *told = failures(as_frame(rows)).splitlines()
+    assert title.split() == ["failed", "reason", "log"]
+    (line,) = told
+    assert line.startswith("run 0 ")
+    assert reason.strip() in line
+    assert line.endswith("/jobs/0/train.log")
+    assert failures(as_frame(rows[1:])) == ""
 
 
 def test_losses_and_times_sort_upwards() -> None:

@@ -19,7 +19,8 @@ def trials(config: TrialConfig, count: int) -> list[Trial]:
 
 def shown(console: Console, config: TrialConfig, count: int) -> str:
     console.file = io.StringIO()
-    with Display(trials(config, count), console) as display:
+    with Display(console) as display:
+        display.expect(trials(config, count))
         for trial in trials(config, count):
             display.show(Started(trial, 0.0, DatasetFacts("d", 1, 1, 1)))
             display.show(Measured(trial, Measurement(1, 5, 10, GOOD), 1.0))
@@ -34,6 +35,19 @@ def test_a_file_gets_one_plain_line_for_each_trial(digits_config: Callable[..., 
         "[1/2] lr=0  FAILED: [b] nan",
         "[2/2] lr=1  val/accuracy 0.9000  test/accuracy 0.8000  2.0 s",
     ]
+
+
+def test_what_is_found_later_to_be_trained_counts_from_then_on(digits_config: Callable[..., TrialConfig]) -> None:
+    console = Console(highlight=False, file=io.StringIO())
+    with Display(console) as display:
+        for part in (trials(digits_config(), 3)[:1], trials(digits_config(), 3)[1:]):
+            display.expect(part)
+            for trial in part:
+                display.show(Started(trial, 0.0, DatasetFacts("d", 1, 1, 1)))
+                display.show(Ended(trial, Outcome(TrialState.FAILED, reason="torn"), 2.0))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["[1/1]", "[2/3]", "[3/3]"]
 
 
 def test_a_single_trial_shows_its_epochs(digits_config: Callable[..., TrialConfig]) -> None:

@@ -1,93 +1,78 @@
-"""The writer's process: whoever dies, what has been measured is kept, and nobody waits for the dead."""
+"""The process beside: whoever dies, what has been measured is recorded once, and nobody waits for the dead."""
 
 import contextlib
-import dataclasses
 import os
 import signal
-import subprocess
-import sys
+import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from sweepstack.config import TrialConfig
 from sweepstack.errors import StoreError
+from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.process import WriterProcess, writer_process
 from sweepstack.tracking.store import Store
-from sweepstack.trial import DatasetFacts, Ended, Measured, Measurement, Outcome, Started, Trial, TrialState
 
-FACTS = DatasetFacts("0123", 3, 2, 1)
-DONE = Outcome(TrialState.FINISHED, {"val/accuracy": 0.5, "test/accuracy": 0.4, "train_seconds": 1.0})
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path}/mlflow.db")
+from .conftest import (
+    Command,
+    MakeTrial,
+    ask,
+    deliver_all,
+    fingerprint,
+    kill_myself,
+    points,
+    points_of,
+    recording,
+    rows,
+    run_names,
+    start_process,
+    started,
+    states,
+    wait_for,
+    wait_until,
+)
 
 
 @pytest.fixture
 def process(store: Store) -> Iterator[WriterProcess]:
-    process = WriterProcess(store.uri)
-    yield process
-    process.close()
-    process._process.wait(60)
+    with started(store) as process:
+        yield process
 
 
-@pytest.fixture
-def trial(digits_config: Callable[..., TrialConfig]) -> Callable[[int], Trial]:
-    def make(number: int) -> Trial:
-        params = {"dataset": "digits", "lr": number}
-        return Trial(digits_config(), number, f"lr={number}", params, Path(), "epochs: 2\n", ("lr=1",), "sweep")
-
-    return make
+def kill_the_child(process: WriterProcess) -> None:
+    """And waits until it is started anew, or is not."""
+    pid = process._process.pid
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: process._process.pid != pid or process._dead)
 
 
-def measured(trial: Trial, epoch: int, value: float = 0.5) -> Measured:
-    return Measured(trial, Measurement(epoch, epoch * 10, 20, {"val/accuracy": value}), time.time())
+def wait_until_gone(process: int, seconds: float = 60) -> None:
+    wait_until(lambda: not Path(f"/proc/{process}").exists(), seconds)
 
 
-def states(store: Store) -> dict[str, str]:
-    return {row.name: row.state for row in store.rows("all")}
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_two_recordings_in_one_process_and_the_rows_of_both_come_back(process: WriterProcess, store, trial) -> None:
+def test_one_process_records_command_after_command_and_answers_what_it_is_asked(
+    process: WriterProcess, store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    with pytest.raises(StoreError, match="holds no trials yet; train some"):
+        process.find("latest")()
     for number in (1, 2):
-        with process.recording("train", print) as put:
-            put(Started(trial(number), time.time(), FACTS))
-            put(measured(trial(number), 1, 0.25))
-            put(measured(trial(number), 2))
-            put(Ended(trial(number), DONE, time.time()))
-    rows, link = process.find("latest")()
-    assert {row.name: (row.state, row.metrics["val/accuracy"]) for row in rows} == {
+        with recording(process, ledger) as command:
+            command.train(trial(number))
+            known = process.look([fingerprint(1), fingerprint(3)])
+            assert set(known.finished) == ({fingerprint(1)} if number == 2 else set())
+    found, link = process.find("latest")()
+    assert {row.name: (row.state, row.metrics["val/accuracy"]) for row in found} == {
         "lr=1": ("FINISHED", 0.5),
         "lr=2": ("FINISHED", 0.5),
     }
-    assert rows == store.rows("sweep")
-    assert link == store.link(rows[0])
-    history = store.client.get_metric_history(rows[0].run_id, "val/accuracy")
-    assert sorted((point.step, point.value) for point in history) == [(1, 0.25), (2, 0.5)]
-
-
-def test_what_cannot_be_found_is_a_store_error_here_too(process: WriterProcess) -> None:
-    with pytest.raises(StoreError, match="holds no trials yet; train some"):
-        process.find("latest")()
-
-
-def test_nothing_is_created_where_nothing_is_recorded(process: WriterProcess, store, tmp_path: Path) -> None:
-    with process.recording("train", print):
-        pass
-    with contextlib.suppress(StoreError):
-        process.find("latest")()
-    assert list(tmp_path.iterdir()) == []
+    assert found == store.rows("sweep")
+    assert link == store.link(found[0])
+    assert points(store) == points_of("lr=1", "lr=2")
+    assert ledger.see_to_the_dead() == []
+    assert [path.name for path in ledger.folder.iterdir()] == ["ledger.db"]
 
 
 def test_a_command_has_one_process_for_each_store(tmp_path: Path, monkeypatch) -> None:
@@ -95,141 +80,269 @@ def test_a_command_has_one_process_for_each_store(tmp_path: Path, monkeypatch) -
     assert writer_process(f"sqlite:///{tmp_path}/mlflow.db") is one
     other = writer_process(f"sqlite:///{tmp_path}/other.db")
     assert other is not one
-    for process in (one, other):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "another")
+    third = writer_process(f"sqlite:///{tmp_path}/mlflow.db")
+    assert third is not one
+    for process in (one, other, third):
         process.close()
         assert process._process.wait(60) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_kills_what_is_open_and_keeps_what_is_finished(process: WriterProcess, store, trial) -> None:
-    def record() -> None:
-        with process.recording("train", print) as put:
-            for number in (1, 2):
-                put(Started(trial(number), time.time(), FACTS))
-            put(Ended(trial(1), DONE, time.time()))
-            raise KeyboardInterrupt("Ctrl-C")
-
-    with pytest.raises(KeyboardInterrupt):
-        record()
-    assert {row.name: (row.state, row.reason) for row in store.rows("all")} == {
-        "lr=1": ("FINISHED", ""),
-        "lr=2": ("KILLED", "Ctrl-C"),
-    }
-
-
-def test_a_refused_trial_is_told_once_and_is_an_error_at_the_end(process: WriterProcess, trial, tmp_path) -> None:
-    said: list[str] = []
-
-    def record() -> None:
-        with process.recording("train", said.append) as put:
-            put(Started(trial(1), time.time(), FACTS))
-            put(Ended(trial(1), DONE, time.time(), (tmp_path / "not there",)))
-            wait_until(lambda: said != [])
-
-    with pytest.raises(StoreError, match=r"1 of the trials could not be recorded in sqlite.*No such file"):
-        record()
-    (line,) = said
-    assert line.endswith("training goes on.")
-
-
-def test_an_event_that_cannot_be_sent_is_named_and_holds_up_no_other(process: WriterProcess, store, trial) -> None:
-    odd = dataclasses.replace(trial(1), params={"dataset": lambda: None})
-
-    def record() -> None:
-        with process.recording("train", print) as put:
-            for one in (odd, trial(2)):
-                put(Started(one, time.time(), FACTS))
-                put(Ended(one, DONE, time.time()))
-
-    with pytest.raises(StoreError, match="1 of the trials could not be recorded"):
-        record()
-    assert states(store)["lr=2"] == "FINISHED"
-
-
-def test_when_the_process_is_killed_training_goes_on_and_the_end_says_what_is_lost(process, store, trial) -> None:
-    said: list[str] = []
-    trained: list[int] = []
-
-    def record() -> None:
-        with process.recording("train", said.append) as put:
-            put(Started(trial(1), time.time(), FACTS))
-            put(Ended(trial(1), DONE, time.time()))
-            wait_until(lambda: process._unrecorded == set())
-            os.kill(process._process.pid, signal.SIGKILL)
-            wait_until(lambda: said != [])
-            for number in range(2, 2002):  # more than a pipe holds
-                put(Started(trial(number), time.time(), FACTS))
-                put(Ended(trial(number), DONE, time.time()))
-                trained.append(number)
-
-    with pytest.raises(StoreError, match=r"2000 of the trials could not be recorded in .* ended by SIGKILL.*run again"):
-        record()
-    assert len(trained) == 2000
-    assert said == ["The process that writes records was ended by SIGKILL; training goes on."]
-    assert states(store) == {"lr=1": "FINISHED"}
-    with pytest.raises(StoreError, match="sweepstack table"):
-        process.find("latest")()
-
-
-def test_putting_ten_thousand_trials_never_waits_for_the_store(process: WriterProcess, trial) -> None:
-    """Not even before it has loaded MLflow."""
-    one = trial(1)
-    slowest = 0.0
-
-    def record() -> None:
-        nonlocal slowest
-        with process.recording("train", print) as put:
-            for number in range(10_000):
-                event = Started(dataclasses.replace(one, number=number), time.time(), FACTS)
-                begun = time.perf_counter()
-                put(event)
-                slowest = max(slowest, time.perf_counter() - begun)
-            process._process.kill()
-
-    with pytest.raises(StoreError):
-        record()
-    assert slowest < 0.5  # the GIL may be had by the thread that sends
-
-
-PARENT = """
-import sys, time
-from pathlib import Path
-from sweepstack.config import TrialConfig
-from sweepstack.tracking.process import writer_process
-from sweepstack.trial import DatasetFacts, Ended, Measured, Measurement, Outcome, Started, Trial, TrialState
-
-config = TrialConfig.model_validate_json(sys.argv[2])
-trials = [Trial(config, number, f"lr={number}", {"dataset": "digits"}, Path(), "", (), "sweep") for number in (1, 2)]
-with writer_process(sys.argv[1]).recording("train", print) as put:
-    for trial in trials:
-        put(Started(trial, time.time(), DatasetFacts("0123", 3, 2, 1)))
-        put(Measured(trial, Measurement(1, 10, 20, {"val/accuracy": 0.25}), time.time()))
-    put(Ended(trials[0], Outcome(TrialState.FINISHED, {"val/accuracy": 0.25}), time.time()))
-    time.sleep(float(sys.argv[3]))
-    print("go", flush=True)
-    time.sleep(600)
-"""
-
-
-@pytest.mark.parametrize("before", [0.2, 8.0])
-def test_when_training_is_killed_what_was_measured_is_kept_and_nothing_stays_running(
-    store: Store, tmp_path: Path, digits_config: Callable[..., TrialConfig], before: float
+def test_while_it_records_it_takes_what_is_new_and_what_others_have_left(
+    process: WriterProcess, store: Store, ledger: Ledger, trial: MakeTrial
 ) -> None:
-    """Before MLflow is loaded, and after the first delivery."""
-    config = digits_config().model_dump_json(by_alias=True)
-    words = [sys.executable, "-c", PARENT, store.uri, config, str(before)]
-    parent = subprocess.Popen(words, stdout=subprocess.PIPE)
-    assert parent.stdout is not None
-    assert parent.stdout.readline() == b"go\n"
-    parent.kill()
-    parent.wait()
+    left = Command(ledger)
+    left.train(trial(1))
+    left.claim(trial(2))
+    left.plan("stack", trial(2))
+    left.start(trial(2))
+    left.measure(trial(2), 1)
+    left.die()
+    with recording(process, ledger) as command:
+        command.claim(trial(3))
+        command.plan("other", trial(3))
+        command.start(trial(3))
+        command.measure(trial(3), 1)
+        wait_until(lambda: run_names(store) == ["lr=1", "lr=2", "lr=3"])
+        wait_until(lambda: points(store)[("lr=3", "val/accuracy", 1, 0.5)] == 1)
+        command.measure(trial(3), 2)
+        command.finish(trial(3))
+    found = {name: (row.state, row.reason) for name, row in rows(store).items()}
+    assert found == {"lr=1": ("FINISHED", ""), "lr=2": ("KILLED", "its process died"), "lr=3": ("FINISHED", "")}
+    assert points(store) == points_of("lr=1", "lr=3") + Counter([("lr=2", "val/accuracy", 1, 0.5)])
 
-    def over() -> bool:
-        with contextlib.suppress(StoreError):
-            return len(states(store)) == 2 and "RUNNING" not in states(store).values()
-        return False
 
-    wait_until(over)
-    assert {row.name: (row.state, row.reason, row.metrics["val/accuracy"]) for row in store.rows("all")} == {
-        "lr=1": ("FINISHED", "", 0.25),
-        "lr=2": ("KILLED", "the training process has died", 0.25),
-    }
+def test_a_refused_trial_is_told_once_costs_no_other_and_can_be_delivered_later(
+    process: WriterProcess, store: Store, ledger: Ledger, trial: MakeTrial, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"weights")
+    kept, elsewhere = ledger.files("sweep-1") / "weights.pt", tmp_path / "elsewhere.pt"
+    said: list[str] = []
+    told: list[str | None] = []
+    with recording(process, ledger, said.append, told) as command:
+        command.claim(trial(1))
+        command.plan("stack", trial(1))
+        command.start(trial(1))
+        command.finish(trial(1), files=(weights,))
+        kept.rename(elsewhere)
+        command.train(trial(2))
+        wait_until(lambda: said != [])
+    (complaint,) = told
+    assert complaint is not None
+    assert complaint.startswith("Records of 1 trial ")
+    assert f"kept in the journal, for {store.uri} does not take them ([Errno 2] No such file or directory" in complaint
+    assert complaint.endswith("); the next sweep delivers them, or type: sweepstack sync")
+    assert "\n" not in complaint
+    (line,) = said
+    assert line.endswith("Training goes on; the journal keeps all records until they can be delivered.")
+    assert states(store)["lr=2"] == "FINISHED"
+    elsewhere.rename(kept)
+    deliver_all(store, ledger)
+    assert states(store) == {"lr=1": "FINISHED", "lr=2": "FINISHED"}
+    assert ledger.see_to_the_dead() == []
+
+
+def test_a_process_that_is_killed_is_started_anew_and_everything_is_recorded_once(
+    process: WriterProcess, store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    """In the middle of a training, and once more while its end is waited for."""
+    said: list[str] = []
+    command = Command(ledger)
+    process.open(ledger.folder, command.number, said.append)
+    command.train(trial(1))
+    command.claim(trial(2))
+    command.plan("stack", trial(2))
+    command.start(trial(2))
+    command.measure(trial(2), 1)
+    wait_until(lambda: run_names(store) == ["lr=1", "lr=2"])
+    kill_the_child(process)
+    command.measure(trial(2), 2)
+    command.finish(trial(2))
+    command.train(*map(trial, range(3, 20)))
+    command.end()
+    assert process.finish(0) is None
+    kill_the_child(process)
+    assert process.finish() is None
+    found, _ = process.find("latest")()
+    names = [f"lr={number}" for number in range(1, 20)]
+    assert {row.name: row.state for row in found} == dict.fromkeys(names, "FINISHED")
+    assert run_names(store) == sorted(names)
+    assert points(store) == points_of(*names)
+    assert said == []
+
+
+def test_a_process_that_is_killed_again_and_again_is_told_and_training_goes_on(
+    process: WriterProcess, store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    said: list[str] = []
+    told: list[str | None] = []
+    with recording(process, ledger, said.append, told) as command:
+        command.train(trial(1))
+        while not process._dead:
+            kill_the_child(process)
+        wait_until(lambda: said != [])
+        slowest = 0.0
+        command.claim(*map(trial, range(2, 52)))
+        for number in range(2, 52):
+            begun = time.monotonic()
+            command.start(trial(number))
+            command.measure(trial(number), 1, 2)
+            command.finish(trial(number))
+            slowest = max(slowest, time.monotonic() - begun)
+        begun = time.monotonic()
+        with pytest.raises(StoreError, match="ended by SIGKILL"):
+            process.look([fingerprint(1)])
+    assert time.monotonic() - begun < 10
+    assert slowest < 1
+    assert said == ["The process that writes records was ended by SIGKILL again and again; training goes on."]
+    assert told == [
+        "Records are kept in the journal (the process that writes records was ended by SIGKILL); "
+        "the next sweep delivers them, or type: sweepstack sync"
+    ]
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"ended by SIGKILL.*; type: sweepstack table"):
+            process.find("latest")()
+    with recording(process, ledger, said.append, told) as command:  # of a further launch of the same sweep
+        command.train(trial(52))
+    assert told[0] == told[1]
+    assert ask(store, "SELECT * FROM runs") == []
+    assert deliver_all(store, ledger) == 52
+    assert points(store) == points_of(*(f"lr={number}" for number in range(1, 53)))
+    assert ledger.see_to_the_dead() == []
+
+
+def test_whoever_is_in_a_hurry_waits_no_longer_than_told_and_the_process_goes_on(
+    process: WriterProcess, store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    """And nobody waits for a process that does nothing at all, however much there is to record."""
+    command = Command(ledger)
+    process.open(ledger.folder, command.number, print)
+    os.kill(process._process.pid, signal.SIGSTOP)
+    trials = [trial(number) for number in range(40)]
+    command.claim(*trials)
+    slowest = 0.0
+    for one in trials:
+        begun = time.monotonic()
+        command.start(one)
+        command.measure(one, 1, 2)
+        command.finish(one)
+        slowest = max(slowest, time.monotonic() - begun)
+    assert slowest < 1
+    command.end()
+    begun = time.monotonic()
+    assert process.finish(1) is None
+    assert 1 <= time.monotonic() - begun < 10
+    process.close()
+    os.kill(process._process.pid, signal.SIGCONT)
+    assert process._process.wait(60) == 0
+    assert points(store) == points_of(*(one.name for one in trials))
+    assert ledger.see_to_the_dead() == []
+
+
+@pytest.mark.parametrize("trouble", ["an experiment that was deleted", "somebody who is still at it"])
+def test_what_an_earlier_command_has_left_holds_up_nobody(
+    process: WriterProcess, store: Store, ledger: Ledger, trial: MakeTrial, trouble: str
+) -> None:
+    earlier = Command(ledger, "old")
+    earlier.train(trial(1))
+    earlier.end()
+    lock = ledger.delivery_lock(earlier.number)
+    if trouble == "an experiment that was deleted":
+        store.client.delete_experiment(store.experiment_id("old"))
+    else:
+        lock.acquire()
+    said: list[str] = []
+    command = Command(ledger)
+    process.open(ledger.folder, command.number, said.append)
+    command.train(trial(2))
+    try:
+        wait_until(lambda: run_names(store) == ["lr=2"])
+        assert [line for line in said if "does not take records" in line] == []
+    finally:
+        lock.release()
+        command.end()
+
+
+def test_trouble_that_is_found_while_nobody_records_is_told_to_the_first_who_does(
+    store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    """A database of an older MLflow, which wants to be brought up to date."""
+    assert store.database is not None
+    with contextlib.closing(sqlite3.connect(store.database)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    said: list[str] = []
+    told: list[str | None] = []
+    with started(store) as process:
+        process.wait_loaded(60)
+        with recording(process, ledger, said.append, told) as command:
+            command.train(trial(1))
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: said != [], 3)
+    (complaint,) = told
+    assert complaint is not None
+    assert complaint.startswith("Records of 1 trial ")
+    (line,) = said
+    assert "schema" in line
+
+
+def parent_story(store: Store, ledger: Ledger, trial: MakeTrial, told: Path, before: Callable[[], bool]) -> None:
+    process = WriterProcess(store.uri)
+    command = Command(ledger)
+    process.open(ledger.folder, command.number, print)
+    command.claim(trial(1), trial(2))
+    command.plan("stack", trial(1), trial(2))
+    for number in (1, 2):
+        command.start(trial(number))
+        command.measure(trial(number), 1)
+    command.finish(trial(1))
+    wait_until(before)
+    told.write_text(str(process._process.pid))
+    kill_myself()
+
+
+@pytest.mark.parametrize("when", ["before MLflow is loaded", "after the first delivery"])
+def test_when_training_is_killed_what_was_measured_is_kept_and_nothing_stays_running(
+    store: Store, ledger: Ledger, trial: MakeTrial, tmp_path: Path, when: str
+) -> None:
+    """Though a fork of it may live on, a worker that loads data, and have the other end of the pipe, too."""
+    told, worker = tmp_path / "told", tmp_path / "worker"
+    loaded = when == "after the first delivery"
+
+    def ready() -> bool:
+        if loaded and len(run_names(store)) == 2:
+            worker.write_text(str(start_process(lambda: time.sleep(120))))
+        return not loaded or worker.exists()
+
+    assert wait_for(start_process(lambda: parent_story(store, ledger, trial, told, ready))) == -signal.SIGKILL
+    assert (len(run_names(store)) == 2) == loaded
+    try:
+        wait_until_gone(int(told.read_text()))
+    finally:
+        if loaded:
+            os.kill(int(worker.read_text()), signal.SIGKILL)
+    found = {name: (row.state, row.reason, row.metrics["val/accuracy"]) for name, row in rows(store).items()}
+    assert found == {"lr=1": ("FINISHED", "", 0.5), "lr=2": ("KILLED", "its process died", 0.5)}
+    assert points(store) == points_of("lr=1", epochs=(1,)) + Counter([("lr=2", "val/accuracy", 1, 0.5)])
+    assert ledger.see_to_the_dead() == []
+    assert not ledger.journal(1).exists()
+    ((_, members),) = Command(ledger).claim(trial(2)).resumed
+    assert members["sweep-2"].measured == 10
+
+
+def test_when_training_is_killed_at_once_the_process_notices_it_too(
+    store: Store, ledger: Ledger, trial: MakeTrial, tmp_path: Path
+) -> None:
+    told, worker = tmp_path / "told", tmp_path / "worker"
+
+    def fork() -> bool:
+        worker.write_text(str(start_process(lambda: time.sleep(120))))
+        return True
+
+    assert wait_for(start_process(lambda: parent_story(store, ledger, trial, told, fork))) == -signal.SIGKILL
+    try:
+        wait_until_gone(int(told.read_text()), 15)
+    finally:
+        os.kill(int(worker.read_text()), signal.SIGKILL)
+    assert states(store) == {"lr=1": "FINISHED", "lr=2": "KILLED"}

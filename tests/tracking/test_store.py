@@ -1,9 +1,12 @@
-"""Where the store is, and its first use."""
+"""Where the store is, its first use, and its runs as rows."""
 
 import contextlib
 import os
 import random
+import shutil
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from sweepstack.errors import StoreError
-from sweepstack.tracking.store import Store, project_root, resolve_uri
+from sweepstack.tracking.ledger import Ledger
+from sweepstack.tracking.store import Store, member_tag, project_root, resolve_uri
 
 from ..conftest import ROOT
+from .conftest import Command, MakeTrial, content, deliver_all, in_process, read_only
 
 
 def test_the_store_is_the_projects_own_whatever_the_working_directory(monkeypatch, tmp_path: Path) -> None:
@@ -35,9 +40,64 @@ def test_mlflows_own_variable_is_heeded_and_the_config_goes_first(monkeypatch) -
         Store()
 
 
-def test_a_folder_that_cannot_be_written_to_is_said_before_anything_trains() -> None:
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_trains(reachable: Path, store: Store) -> None:
     with pytest.raises(StoreError, match="must be writable"):
         Store("sqlite:////proc/1/mlflow.db").check()
+    assert store.database is not None
+    shutil.copy(store.database, reachable / "mlflow.db")
+    with read_only(reachable):
+        for name in ("mlflow.db", "new.db", "deep/new.db"):
+            with pytest.raises(StoreError, match=r"must be writable, got .*; choose another with tracking\.uri="):
+                Store(f"sqlite:///{reachable}/{name}").check()
+
+
+def test_a_store_that_can_be_had_is_not_touched_by_the_check(store: Store, tmp_path: Path) -> None:
+    before = content(tmp_path)
+    assert store.check() is None
+    assert Store(f"sqlite:///{tmp_path}/deep/new.db").check() is None
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "text",
+        "folder",
+    ],
+)
+def test_what_is_no_database_is_said_before_anything_trains(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_text("results of last year, not to be overwritten") if what == "text" else path.mkdir()
+    with pytest.raises(StoreError, match=r"mlflow\.db.*; choose another with tracking\.uri=sqlite:///FILE") as caught:
+        Store(f"sqlite:///{path}").check()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_of_a_newer_mlflow_is_said_before_anything_trains_and_left_as_it_is(store: Store) -> None:
+    assert store.database is not None
+    with contextlib.closing(sqlite3.connect(store.database)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    before = content(store.database.parent)
+    newer = r"must be of MLflow 3\.\S+ or an older one, .*mlflow\.db is of a newer one \(schema ffffffffffff\); update"
+    with pytest.raises(StoreError, match=newer) as caught:
+        store.check()
+    assert "\n" not in str(caught.value)
+    assert content(store.database.parent) == before
+
+
+def test_a_server_that_does_not_answer_is_a_line_and_a_host_that_is_not_known_an_error() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        line = Store(address).check()
+        assert line is not None
+        assert line.startswith(f"The tracking server {address} does not answer (Connection refused). Training goes on;")
+        probe.listen()
+        assert Store(address).check() is None
+    with pytest.raises(
+        StoreError, match=r"^the tracking server must have a host that is known, got http://no\.invalid:5"
+    ):
+        Store("http://no.invalid:5000").check()
 
 
 def test_an_experiment_is_created_once_and_its_artifacts_lie_beside_the_database(tmp_path: Path) -> None:
@@ -48,8 +108,7 @@ def test_an_experiment_is_created_once_and_its_artifacts_lie_beside_the_database
     assert location.startswith((tmp_path / "deep" / "artifacts").as_uri())
 
 
-def test_a_deleted_experiment_is_named_with_the_remedy(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_deleted_experiment_is_named_with_the_remedy(store: Store) -> None:
     store.client.delete_experiment(store.experiment_id("old"))
     with pytest.raises(StoreError, match=r"experiment 'old' has been deleted .* tracking.experiment=NAME"):
         store.experiment_id("old")
@@ -75,3 +134,90 @@ def test_a_first_use_that_is_killed_in_the_middle_bricks_nothing(tmp_path: Path)
         child.wait()
     assert Store(uri).experiment_id("train") == "1"
     assert not list(tmp_path.glob(".mlflow.db.new*"))
+
+
+ODD = ("sweep", "größe 1,5", "a=b {x}: (y)", "c", "a_b", "a=b", "2026-07-01_12-00-00_a1b2", "...", "x" * 200)
+
+
+def test_a_sweep_is_found_by_its_name_whatever_the_name(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
+    assert len({member_tag(sweep) for sweep in ODD}) == len(ODD)
+    command = Command(ledger)
+    for number, sweep in enumerate(ODD):
+        command.train(trial(number, sweep))
+    command.train(trial(99, None))
+    command.end()
+    deliver_all(store, ledger)
+    for number, sweep in enumerate(ODD):
+        (row,) = store.rows(sweep)
+        assert (row.name, row.sweep) == (f"lr={number}", sweep)
+    assert [row.sweep for row in store.rows()] == [ODD[-1]]
+    assert len(store.rows("all")) == len(ODD) + 1
+    with pytest.raises(StoreError, match=r"there is no sweep 'sweeep' in .*; did you mean 'sweep'\?"):
+        store.rows("sweeep")
+
+
+def test_a_trial_on_its_own_is_a_row_of_no_sweep(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
+    command = Command(ledger)
+    command.train(trial(1, None))
+    command.end()
+    deliver_all(store, ledger)
+    assert [(row.name, row.sweep) for row in store.rows("all")] == [("lr=1", None)]
+    with pytest.raises(StoreError, match="holds no sweep yet, only single runs; use --sweep all"):
+        store.rows()
+
+
+def test_runs_of_an_earlier_version_are_rows_of_the_sweep_that_they_name(store: Store) -> None:
+    experiment = store.experiment_id("train")
+    for number, sweep in enumerate(("old", "old", "newer")):
+        tags = {"sweepstack.version": "0.0.1", "sweep": sweep}
+        store.client.create_run(experiment, 1000 + number, tags, f"lr={number}")
+    assert [row.name for row in store.rows("old")] == ["lr=0", "lr=1"]
+    assert [row.name for row in store.rows()] == ["lr=2"]
+    assert {row.sweep for row in store.rows("all")} == {"old", "newer"}
+
+
+def test_a_run_is_found_by_its_trial_and_others_in_the_order_in_which_they_began(
+    store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    command = Command(ledger)
+    command.train(*map(trial, (3, 1, 2)))
+    command.end()
+    deliver_all(store, ledger)
+    assert [run.info.run_name for run in store.runs("")] == ["lr=3", "lr=1", "lr=2"]
+    (run,) = store.runs("params.lr = '1'")
+    assert store.run_of("sweep-1") == run.info.run_id
+    assert store.run_of("sweep-7") is None
+
+
+def test_a_store_that_is_not_there_has_no_runs_and_is_not_made(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/deep/mlflow.db")
+    assert store.runs("") == []
+    assert store.run_of("sweep-1") is None
+    with pytest.raises(StoreError, match=r"holds no trials yet; train some: python train\.py"):
+        store.rows()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind(store: Store) -> None:
+    experiment = store.experiment_id("train")
+
+    def half() -> None:
+        with store.transaction():
+            run = store.client.create_run(experiment, run_name="half")
+            store.client.set_tag(run.info.run_id, "sweepstack.version", "1")
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        half()
+    assert store.runs("") == []
+    with store.transaction():
+        store.client.create_run(experiment, run_name="whole")
+        assert [run.info.run_name for run in store.runs("")] == ["whole"]  # seen from inside
+        assert in_process(lambda: _sees_no_run(store)) == 0  # and not from outside
+    assert [run.info.run_name for run in store.runs("")] == ["whole"]
+
+
+def _sees_no_run(store: Store) -> None:
+    assert store.database is not None
+    with contextlib.closing(sqlite3.connect(store.database)) as database:
+        assert database.execute("SELECT * FROM runs").fetchall() == []

@@ -15,7 +15,7 @@ MAIN_METRICS = ("val/accuracy", "val/accuracy_best", "test/accuracy", "train_sec
 SHARE = "train_seconds_share"
 """Shown beside `train_seconds` where trials were trained together, so that nobody adds up the same seconds twice."""
 WIDEST_CELL = 80  # characters, in a terminal
-ABOUT = ("state", "name", "run_id", "sweep", "experiment_id", "reason", "started")
+ABOUT = ("state", "name", "run_id", "sweep", "experiment_id", "reason", "started", "log")
 
 
 def table(sweep: str = "latest", *, sort: str | None = None, store: Store | None = None) -> pd.DataFrame:
@@ -79,6 +79,14 @@ def short(frame: pd.DataFrame) -> pd.DataFrame:
 def to_text(frame: pd.DataFrame) -> str:
     """A whole table as a terminal shows it: the short form of it."""
     return str(render(short(frame), "text"))
+
+
+def failures(frame: pd.DataFrame) -> str:
+    """The failed trials with their reasons and logs, which may hold a traceback; empty when none failed."""
+    failed = frame[frame["state"] == "FAILED"][["name", "reason", "log"]].rename(columns={"name": "failed"})
+    if failed.empty:
+        return ""
+    return f"{failed.to_markdown(index=False, tablefmt='simple', disable_numparse=True)}\n"
 
 
 def render(frame: pd.DataFrame, form: str) -> str | bytes:

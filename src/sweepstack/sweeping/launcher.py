@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,19 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from sweepstack.config import Section
 from sweepstack.errors import ConfigError, DataError, UserError, one_line
 from sweepstack.sweeping.composing import Composer
+from sweepstack.sweeping.executing import execute, foreseen, identified, told
 from sweepstack.sweeping.finishing import finish_job
 from sweepstack.sweeping.jobs import make_trial, split_job, varied_keys
-from sweepstack.sweeping.plan import Stack, describe, plan, summary
-from sweepstack.sweeping.recording import recording, usable_store, wait_for_quiet
-from sweepstack.sweeping.runner import Emit, choose, estimate, log_outcome, prepare, run_stack
-from sweepstack.trial import Ended, Event, Outcome, Trial
+from sweepstack.sweeping.plan import Stack, describe
+from sweepstack.sweeping.recording import Recording, usable_store
+from sweepstack.sweeping.runner import log_outcome, prepare, run_stack
+from sweepstack.tracking.store import Store
+from sweepstack.trial import Outcome, Trial, TrialState
+
+log = logging.getLogger(__name__)
 
 
 def launch(
@@ -43,126 +48,159 @@ def launch(
     """
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    composed = [composer.compose(overrides, number) for number, overrides in enumerate(job_overrides, start=first)]
-    trials = _parsed(composed, job_overrides)
-    apart = _why_apart(composed)
+    jobs = _Jobs(context, composer, job_overrides, first)
+    trials, apart = _parsed(jobs, job_overrides)
     if trials[0].config.launch.dry_run:
-        _prepare(composed, trials)
-        print("\n".join(describe(plan(trials, estimate, apart))))
+        _prepare(trials)
+        work, planned = foreseen(identified(trials), Store(trials[0].config.tracking.uri), apart)
+        print("\n".join([*told(work, every=True), *(describe(planned) if planned.stacks else [])]))
         raise SystemExit(0)
     store = usable_store(trials)
-    _prepare(composed, trials)
-    planned = plan(trials, lambda configs: choose(configs, lambda: wait_for_quiet(store)), apart)
-    if len(trials) > 1:
-        print(summary(planned))
-    jobs = {trial.number: job for trial, job in zip(trials, composed, strict=True)}
-    returns: dict[int, JobReturn] = {}
-    with recording(trials, store, config.hydra.job.name) as emit:
-        for stack in planned.stacks:
-            if len(stack.trials) == 1:
-                (trial,) = stack.trials
-                returns[trial.number] = _run_in_job(context, jobs[trial.number], stack, emit)
-            else:
-                returns |= _run_together(context, jobs, stack, emit)
-    return [returns[trial.number] for trial in trials]
+    _prepare(trials)
+    jobs.trials = {trial.number: trial for trial in identified(trials)}
+    known = [*jobs.trials.values()]
+    outcomes = execute(known, store, config.hydra.job.name, apart, jobs.run, jobs.ended, jobs.told)
+    jobs.finish_rest(outcomes)
+    return [jobs.returns[number] for number in jobs.trials]
 
 
-def _why_apart(composed: Sequence[DictConfig]) -> str:
-    """What a job wants of its process, and can only have on its own."""
-    for job in composed:
-        for key in ("chdir", "env_set"):
-            if job.hydra.job[key]:
-                return f"hydra.job.{key} is set"
-    return ""
+class _Jobs:
+    """Hydra's jobs of a launch, each given its folder, files and return as soon as its outcome is known.
 
+    A composed job takes 0.4 MB. So it is composed once to be checked and again when its files are written, and what
+    Hydra gets back holds no config: that lies in the job's folder.
+    """
 
-def _run_in_job(context: HydraContext, job: DictConfig, stack: Stack, emit: Emit) -> JobReturn:
-    """Trains a single trial inside Hydra's job, with the log, folder and environment that the job has there."""
-    (trial,) = stack.trials
+    def __init__(
+        self, context: HydraContext, composer: Composer, overrides: Sequence[Sequence[str]], first: int
+    ) -> None:
+        self._context, self._composer, self._overrides, self._first = context, composer, overrides, first
+        self.trials: Mapping[int, Trial] = {}
+        """By the number of the job."""
+        self.returns: dict[int, JobReturn] = {}
+        self._inside: int | None = None
 
-    def task(_: Any) -> float:
-        outcomes: list[Outcome] = []
+    @property
+    def numbers(self) -> range:
+        """Of all jobs."""
+        return range(self._first, self._first + len(self._overrides))
 
-        def take(event: Event) -> None:
-            emit(event)
-            if isinstance(event, Ended):
-                outcomes.append(event.outcome)
-                log_outcome(trial, event.outcome)
+    def compose(self, number: int) -> DictConfig:
+        """The config of a job, a new one at every call."""
+        return self._composer.compose(self._overrides[number - self._first], number)
 
-        run_stack(stack, take)
-        return outcomes[0].objective(trial.config)
-
-    return run_job(
-        hydra_context=context,
-        task_function=task,
-        config=job,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
-
-
-def _run_together(
-    context: HydraContext, jobs: Mapping[int, DictConfig], stack: Stack, emit: Emit
-) -> dict[int, JobReturn]:
-    """Trains the trials of a stack, and gives Hydra the job of each as soon as its outcome is known."""
-    returns: dict[int, JobReturn] = {}
-
-    def take(event: Event) -> None:
-        emit(event)
-        if not isinstance(event, Ended):
+    def run(self, stack: Stack, recording: Recording, enough: Callable[[], bool]) -> None:
+        """Trains a stack; one with a single trial inside Hydra's job, with the log, folder and environment of it."""
+        trials = [trial for trial in stack.trials if self._is_ours(trial)]
+        if len(stack.trials) > 1 or not trials:
+            run_stack(stack, recording, enough)
             return
-        trial, value = event.trial, event.outcome.objective(event.trial.config)
+        (trial,) = trials
+
+        def task(_: Any) -> float:
+            self._inside = trial.number
+            try:
+                run_stack(stack, recording, enough)
+            finally:
+                self._inside = None
+            return recording.outcome(trial).objective(trial.config)
+
+        done = run_job(
+            hydra_context=self._context,
+            task_function=task,
+            config=self.compose(trial.number),
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        _ = done.return_value  # what is no outcome of a trial is raised here, and ends the sweep
+        self._keep(trial.number, done)
+
+    def ended(self, trial: Trial, outcome: Outcome) -> None:
+        """A trial has been trained."""
+        if self._inside == trial.number:
+            log_outcome(trial, outcome)
+        elif self._is_ours(trial) and outcome.state is not TrialState.KILLED:
+            self._finish(trial, outcome, lambda: log_outcome(trial, outcome))  # else an earlier sweep has begun it
+
+    def told(self, trial: Trial, outcome: Outcome, why: str) -> None:
+        """A trial needs no training."""
+        self._finish(trial, outcome, lambda: log.info("%s: %s, %s", trial.name, outcome.state, why))
+
+    def finish_rest(self, outcomes: Mapping[str, Outcome]) -> None:
+        """The jobs of trials that were stopped early: when a signal does that, there is no time for their files."""
+        for trial in self.trials.values():
+            if trial.number not in self.returns:
+                outcome = outcomes[trial.fingerprint]
+                self._finish(trial, outcome, functools.partial(log_outcome, trial, outcome))
+
+    def _is_ours(self, trial: Trial) -> bool:
+        own = self.trials.get(trial.number)
+        return own is not None and own.fingerprint == trial.fingerprint and own.folder == trial.folder
+
+    def _finish(self, trial: Trial, outcome: Outcome, lines: Callable[[], None]) -> None:
+        job, value = self.compose(trial.number), outcome.objective(trial.config)
         root, mine = logging.getLogger(), logging.getLogger().handlers[:]
         try:
-            lines = functools.partial(log_outcome, trial, event.outcome)
-            returns[trial.number] = finish_job(context, jobs[trial.number], value, lines)
+            self._keep(trial.number, finish_job(self._context, job, value, lines))
         except Exception as error:  # a folder that cannot be written costs no other trial of the stack
             print(f"the files of job {trial.number} ({trial.name}) cannot be kept: {one_line(error)}", file=sys.stderr)
-            own, _ = split_job(jobs[trial.number])
+            own, _ = split_job(job)
             done = JobReturn(overrides=list(trial.overrides), cfg=own, status=JobStatus.COMPLETED, _return_value=value)
-            returns[trial.number] = done
-            context.callbacks.on_job_end(config=jobs[trial.number], job_return=done)
+            self._context.callbacks.on_job_end(config=job, job_return=done)
+            self._keep(trial.number, done)
         finally:
             for handler in {*root.handlers} - {*mine}:  # the next line is not one of this job
                 handler.close()
             root.handlers[:] = mine
 
-    run_stack(stack, take)
-    return returns
+    def _keep(self, number: int, done: JobReturn) -> None:
+        done.cfg = done.hydra_cfg = None
+        self.returns[number] = done
 
 
-def _parsed(composed: Sequence[DictConfig], job_overrides: Sequence[Sequence[str]]) -> list[Trial]:
-    """The trials of the jobs."""
+def _why_apart(job: DictConfig) -> str:
+    """What a job wants of its process, and can only have on its own."""
+    for key in ("chdir", "env_set"):
+        if job.hydra.job[key]:
+            return f"hydra.job.{key} is set"
+    return ""
+
+
+def _parsed(jobs: _Jobs, job_overrides: Sequence[Sequence[str]]) -> tuple[list[Trial], str]:
+    """The trials of the jobs, and why each must be trained on its own, if it must."""
     varied = varied_keys(job_overrides)
     trials: list[Trial] = []
     mistakes: list[str] = []
-    for job in composed:
+    apart = ""
+    for number in jobs.numbers:
+        job = jobs.compose(number)
+        apart = apart or _why_apart(job)
         own, hydra = split_job(job)
         try:
             trials.append(make_trial(own, hydra, _folder(job), varied, in_sweep=True))
         except ConfigError as error:
-            mistakes += _of_job(job, error)
-    for section in ("tracking", "launch"):
+            mistakes += _of_job(number, list(job.hydra.overrides.task), error)
+    for section in ("tracking", "launch", "rerun", "retries", "max_failures", "checkpoint"):
         values = {getattr(trial.config, section) for trial in trials}
         if len(values) > 1:
-            first, other, *_ = (dict(value) for value in values)
+            first, other, *_ = (dict(value) if isinstance(value, Section) else value for value in values)
             mistakes.append(
                 f"{section} must be the same for all jobs of a sweep, got {first} and {other}; do not sweep it"
             )
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    return trials
+    return trials, apart
 
 
-def _prepare(composed: Sequence[DictConfig], trials: Sequence[Trial]) -> None:
+def _prepare(trials: Sequence[Trial]) -> None:
     """The checks that need PyTorch and the data."""
     seen: set[str] = set()
     mistakes: list[str] = []
-    for job, trial in zip(composed, trials, strict=True):
+    for trial in trials:
         try:
             prepare(trial.config, seen)
         except (ConfigError, DataError) as error:
-            mistakes += _of_job(job, error)
+            mistakes += _of_job(trial.number, trial.overrides, error)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
 
@@ -172,6 +210,5 @@ def _folder(job: DictConfig) -> Path:
     return Path(str(job.hydra.sweep.dir), str(job.hydra.sweep.subdir)).absolute()
 
 
-def _of_job(job: DictConfig, error: UserError) -> list[str]:
-    overrides = " ".join(job.hydra.overrides.task)
-    return [f"job {job.hydra.job.num} ({overrides}): {line}" for line in str(error).splitlines()]
+def _of_job(number: int, overrides: Sequence[str], error: UserError) -> list[str]:
+    return [f"job {number} ({' '.join(overrides)}): {line}" for line in str(error).splitlines()]

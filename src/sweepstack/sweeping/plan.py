@@ -33,6 +33,14 @@ class Stack:
 
     trajectories: tuple[Trajectory, ...]
     choice: Choice
+    id: str = ""
+    """What its checkpoint is known by; given when the plan is kept."""
+    keep: bool = False
+    """Whether its checkpoints stay when it is done."""
+    note: str = ""
+    """Why it is not the stack that its trials began in, if it is not."""
+    device: str = ""
+    """Where it began; empty for a new one."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -43,8 +51,8 @@ class Stack:
     def way(self) -> str:
         """How it is trained, in words."""
         width = len(self.trajectories)
-        how = f"stacked, {_count(width, 'trajectory')} wide" if width > 1 else ALONE
-        return f"{how}, {_count(self.choice.threads, 'thread')} ({self.choice.reason})"
+        how = f"stacked, {count(width, 'trajectory')} wide" if width > 1 else ALONE
+        return f"{how}, {count(self.choice.threads, 'thread')} ({self.choice.reason})"
 
     @property
     def epochs(self) -> int:
@@ -102,12 +110,16 @@ def plan(trials: Iterable[Trial], choose: Callable[[Sequence[TrialConfig]], Choi
             continue
         ordered = sorted(group, key=lambda trajectory: (trajectory.config.epochs, trajectory.config.seed))
         choice = choose([trajectory.config for trajectory in sorted(group, key=_seed)])
-        stacks += [Stack(tuple(sorted(part, key=_seed)), choice) for part in _parts(ordered, choice.width)]
+        stacks += [_stack(sorted(part, key=_seed), choice) for part in _parts(ordered, choice.width)]
     return Plan(tuple(stacks))
 
 
 def _alone(trajectory: Trajectory, choose: Callable[[Sequence[TrialConfig]], Choice], why: str) -> Stack:
-    return Stack((trajectory,), replace(choose([trajectory.config]), reason=why))
+    return _stack([trajectory], replace(choose([trajectory.config]), reason=why))
+
+
+def _stack(trajectories: Sequence[Trajectory], choice: Choice) -> Stack:
+    return Stack(tuple(trajectories), choice, keep=any(one.config.checkpoint.keep for one in trajectories))
 
 
 def _trajectories(trials: Iterable[Trial]) -> list[Trajectory]:
@@ -124,17 +136,15 @@ def _seed(trajectory: Trajectory) -> int:
 
 def _parts(group: Sequence[Trajectory], width: int) -> list[Sequence[Trajectory]]:
     """Parts of about the same size, none larger than `width`."""
-    count = math.ceil(len(group) / width)
-    bounds = [round(part * len(group) / count) for part in range(count + 1)]
+    parts = math.ceil(len(group) / width)
+    bounds = [round(part * len(group) / parts) for part in range(parts + 1)]
     return [group[begin:end] for begin, end in itertools.pairwise(bounds)]
 
 
 def summary(planned: Plan) -> str:
     """The plan as one line."""
     trials, trajectories = len(planned.trials), len(planned.trajectories)
-    counts = (
-        f"{_count(trials, 'trial')} -> {_count(trajectories, 'trajectory')} -> {_count(len(planned.stacks), 'stack')}"
-    )
+    counts = f"{count(trials, 'trial')} -> {count(trajectories, 'trajectory')} -> {count(len(planned.stacks), 'stack')}"
     saved = f": {planned.epochs_to_train} of {planned.epochs_asked_for} run-epochs to train"
     return counts + (saved if planned.epochs_to_train < planned.epochs_asked_for else "")
 
@@ -149,15 +159,17 @@ def describe(planned: Plan) -> list[str]:
     ]
     for number, stack in enumerate(planned.stacks, 1):
         batch = stack.trajectories[0].config.batch_size
-        trials, epochs = _count(len(stack.trials), "trial"), _count(stack.epochs, "epoch")
-        lines.append(f"stack {number}: {trials}, batch {batch}, {epochs}, {stack.way}")
+        trials, epochs = count(len(stack.trials), "trial"), count(stack.epochs, "epoch")
+        begun = ", to be gone on with" if stack.id else ""
+        lines.append(f"stack {number}{begun}: {trials}, batch {batch}, {epochs}, {stack.way}")
         for trajectory in stack.trajectories:
             names = [trial.name for trial in trajectory.trials]
             lines.append(f"    {names[-1]}" + (f"  <- {', '.join(names[:-1])}" if len(names) > 1 else ""))
     return lines
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it must be."""
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sweepstack.sweeping.plan import count
 from sweepstack.trial import Ended, Event, Measured, Started, Trial, TrialState
 
 
@@ -15,15 +17,15 @@ class Display:
     """Shows the events of trials.
 
     Args:
-        trials: all that will train.
         console: where to; standard output unless told.
     """
 
-    def __init__(self, trials: Sequence[Trial], console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
-        self._count = len(trials)
+        self._count = 0
         self._begun = self._done = 0
         self._epochs: dict[int, float] = {}  # of each trial, done
+        self._killed: Counter[str] = Counter()  # by reason: a stack is stopped as a whole
         self._best: tuple[float, str] | None = None
         self._bar = Progress(
             TextColumn("[bold]{task.fields[trials]}[/bold]"),
@@ -37,8 +39,8 @@ class Display:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        total = sum(trial.config.epochs for trial in trials)
-        self._task = self._bar.add_task("", total=total, trials=f"trial 0/{self._count}", epoch="-", best="")
+        self._total = 0
+        self._task = self._bar.add_task("", total=0, trials="", epoch="-", best="")
 
     def __enter__(self) -> Display:
         self._bar.start()
@@ -46,6 +48,14 @@ class Display:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._bar.stop()
+        for reason, number in self._killed.items():
+            self.say(f"{count(number, 'trial')} KILLED: {reason}")
+
+    def expect(self, trials: Sequence[Trial]) -> None:
+        """These will train, too."""
+        self._count += len(trials)
+        self._total += sum(trial.config.epochs for trial in trials)
+        self._bar.update(self._task, total=self._total, trials=f"trial {self._begun}/{self._count}")
 
     def say(self, line: str) -> None:
         """A line above the bar."""
@@ -85,6 +95,9 @@ class Display:
         )
 
     def _ended(self, event: Ended) -> None:
+        if event.outcome.state is TrialState.KILLED:
+            self._killed[event.outcome.reason] += 1
+            return
         self._done += 1
         self._epochs[event.trial.number] = event.trial.config.epochs
         metrics, objective = event.outcome.metrics, event.trial.config.objective

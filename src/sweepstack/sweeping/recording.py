@@ -1,16 +1,223 @@
-"""Where the events of trials go: to the terminal and, through a process that writes, to MLflow."""
+"""One session: what it may train, and where the events of its trials go: to the terminal, to the journal and, through a
+process beside that reads the journal, to MLflow."""
 
 from __future__ import annotations
 
 import contextlib
+import secrets
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from filelock import BaseFileLock
+
+from sweepstack.errors import StoreError
+from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.progress import Display
-from sweepstack.tracking.process import writer_process
-from sweepstack.tracking.store import Store
-from sweepstack.trial import Event, Trial
+from sweepstack.tracking.entries import LEFT, OPEN, SETTLED, Composition, Entry
+from sweepstack.tracking.finished import Known, known
+from sweepstack.tracking.journal import Fold, Journal
+from sweepstack.tracking.ledger import Ledger, keep_file, resolve_folder
+from sweepstack.tracking.process import WriterProcess, writer_process
+from sweepstack.tracking.store import Store, project_root
+from sweepstack.trial import Choice, Ended, Event, Joined, Measured, Outcome, Started, Trial
 
-LONGEST_WAIT = 5.0  # seconds
+LONGEST_WAIT = 5.0
+"""Seconds."""
+LAST_WORDS = 1.5
+"""Seconds that an interrupted command waits for its records to be delivered; the process beside goes on by itself."""
+
+
+@dataclass
+class Work:
+    """What there is to do for some trials."""
+
+    fresh: list[Trial]
+    resumed: list[Stack]
+    settled: list[tuple[Trial, Outcome, Path | None]]
+    """With the folder that holds their files, if that is on this machine."""
+    held: list[Trial]
+    """Another session is training these."""
+    changed: dict[str, str]
+    """Of those that are to be trained: what has changed since the same config was."""
+
+
+class Recording:
+    """The session of a command, while it trains. See `recording`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        number: int,
+        store: Store,
+        process: WriterProcess,
+        display: Display,
+        sweep: str | None,
+        ended: Callable[[Trial, Outcome], None],
+    ) -> None:
+        self.display = display
+        self._ledger, self._number, self._store, self._process = ledger, number, store, process
+        self._sweep, self._ended = sweep, ended
+        self.journal = Journal(ledger.journal(number))
+        self.fold = Fold()
+        self._mine: dict[str, Entry] = {}
+
+    def claim(self, trials: Sequence[Trial], again: bool) -> Work:
+        """Takes what nobody else trains and nobody has trained.
+
+        Args:
+            trials: of different fingerprints.
+            again: train what is settled, too.
+        """
+        trials = [trial if trial.id else replace(trial, id=secrets.token_hex(8)) for trial in trials]
+        claim = self._ledger.claim(self._number, trials, again)
+        found = Known({}, {}) if again else self._known([trial.fingerprint for trial in claim.fresh])
+        settled: list[tuple[Trial, Outcome, Path | None]] = [*claim.settled]
+        joined: list[tuple[Trial, str | None]] = [(trial, None) for trial, _, _ in claim.settled]
+        fresh = []
+        for trial in claim.fresh:
+            finished = found.finished.get(trial.fingerprint)
+            if finished is not None:
+                settled.append((trial, finished.outcome, finished.artifacts))
+                joined.append((trial, finished.run_id))
+            else:
+                fresh.append(trial)
+                self._mine[trial.id] = Entry(trial, self._number, None, OPEN)
+        self._ledger.release(self._number, [trial for trial, run_id in joined if run_id is not None])
+        for trial, run_id in joined:
+            if trial.sweep is not None:
+                self.journal.put(Joined(trial, time.time(), run_id))
+        resumed = [self._resumed(composition, entries) for composition, entries in claim.resumed]
+        return Work(fresh, resumed, settled, claim.held, found.changed)
+
+    def keep_plan(self, stacks: Sequence[Stack], device: str) -> list[Stack]:
+        """Keeps how trials are composed, before the first of them trains; gives the stacks as they are known then."""
+        kept = [replace(stack, id=secrets.token_hex(8)) for stack in stacks]
+        self._ledger.plan(self._number, [_composition(stack, device) for stack in kept])
+        return kept
+
+    def split(self, stack: Stack, parts: Sequence[Sequence[Trajectory]], device: str, note: str) -> list[Stack]:
+        """Several stacks in place of one, each to go on from its checkpoint."""
+        choice = replace(stack.choice, reason=note)
+        pieces = [Stack(tuple(part), replace(choice, width=len(part)), keep=stack.keep, note=note) for part in parts]
+        kept = self.keep_plan(pieces, device)
+        for piece in kept:
+            for file in sorted(self.checkpoints(stack).glob("*.pt")):
+                folder = self.checkpoints(piece)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / file.name).write_bytes(file.read_bytes())
+        return kept
+
+    def checkpoints(self, stack: Stack) -> Path:
+        """The folder for the checkpoints of a stack."""
+        return self._ledger.checkpoints(stack.id)
+
+    def owns(self, trial: Trial) -> bool:
+        """Whether the trial is this session's to train, and has not ended yet."""
+        known = self.fold.progress.get(trial.id)
+        return trial.id in self._mine and (known is None or known.outcome is None)
+
+    def outcome(self, trial: Trial) -> Outcome:
+        """Of a trial that this session has trained."""
+        outcome = self.fold.progress[trial.id].outcome
+        assert outcome is not None
+        return outcome
+
+    def is_settled(self, trial: Trial) -> bool:
+        """Whether nothing is left to do for the trial, as far as this session can do it."""
+        known = self.fold.progress.get(trial.id)
+        outcome = known.outcome if known is not None else None
+        return trial.id not in self._mine or (outcome is not None and outcome.settled)
+
+    def emit(self, event: Event) -> None:
+        """Takes an event of a trial. What is recorded already, by this session or the one that left the trial, is not
+        recorded again: a trial that goes on from a checkpoint comes by there once more."""
+        trial = event.trial
+        if not self.owns(trial):
+            return
+        entry = self._mine[trial.id]
+        match event:
+            case Started() if trial.id in self.fold.progress:
+                return
+            case Started():
+                event = replace(event, again=entry.begun)
+            case Measured() if event.measurement.step <= self._measured(trial):
+                self._show(event)
+                return
+            case Ended():
+                event = replace(event, files=tuple(keep_file(self._ledger, trial.id, file) for file in event.files))
+        event = self.journal.put(event)
+        self.fold.take(event)
+        self._show(event)
+        if isinstance(event, Ended):
+            self._ended(trial, event.outcome)
+
+    def _measured(self, trial: Trial) -> int:
+        known = self.fold.progress.get(trial.id)
+        return max(self._mine[trial.id].measured, known.measured if known is not None else 0)
+
+    def _show(self, event: Event) -> None:
+        with contextlib.suppress(SystemExit):  # rich's answer to a reader that is gone: `| head`; training goes on
+            self.display.show(event)
+
+    def _known(self, fingerprints: Sequence[str]) -> Known:
+        try:
+            return known(self._store, fingerprints, self._process.look)
+        except StoreError:  # the user has been told; what the journal knows must do
+            return Known({}, {})
+
+    def _resumed(self, composition: Composition, entries: dict[str, Entry]) -> Stack:
+        mine = {key: entry for key, entry in entries.items() if entry.state == OPEN and entry.session == self._number}
+        self._mine |= mine
+        self.journal.not_before(max((entry.at for entry in mine.values()), default=0.0))
+        device = next((e.trial.config.device for e in mine.values() if e.trial.sweep == self._sweep), None)
+        return stack_of(composition, entries, device)
+
+
+@contextlib.contextmanager
+def recording(
+    trials: Sequence[Trial], store: Store, task: str, ended: Callable[[Trial, Outcome], None]
+) -> Iterator[Recording]:
+    """Opens a session, until all that it records is in the store or, where that cannot be, in the journal.
+
+    Args:
+        task: name of the Hydra task, and of the experiment unless the config names another.
+        ended: called with each trial that has been trained and its outcome.
+
+    Raises:
+        StoreError: the journal cannot be written.
+    """
+    tracking = trials[0].config.tracking
+    ledger = ledger_of(store, tracking.journal)
+    number, lock = ledger.open(tracking.experiment or task)
+    process = writer_process(store.uri)
+    stopped = True
+    with Display() as display:
+        session = Recording(ledger, number, store, process, display, trials[0].sweep, ended)
+        process.open(ledger.folder, number, display.say)
+        try:
+            yield session
+            stopped = False
+        finally:
+            _end(session, ledger, number, lock)
+            complaint = process.finish(LAST_WORDS if stopped else None)
+    if complaint is not None:
+        print(complaint, file=sys.stderr)
+
+
+def _end(session: Recording, ledger: Ledger, number: int, lock: BaseFileLock) -> None:
+    """If this cannot be done, the next command that trains finds a dead session and does it."""
+    with contextlib.suppress(StoreError):
+        session.journal.close()
+        ledger.end(number, session.fold)
+    lock.release()
+
+
+def ledger_of(store: Store, chosen: str | None) -> Ledger:
+    """The ledger that belongs to a store."""
+    return Ledger(resolve_folder(store.database, store.uri, project_root(), chosen))
 
 
 def usable_store(trials: Sequence[Trial]) -> Store:
@@ -21,7 +228,9 @@ def usable_store(trials: Sequence[Trial]) -> Store:
         StoreError: it cannot be used; better to know it before anything heavy begins.
     """
     store = Store(trials[0].config.tracking.uri)
-    store.check()
+    trouble = store.check()
+    if trouble is not None:
+        print(trouble, file=sys.stderr)
     writer_process(store.uri)
     return store
 
@@ -31,22 +240,56 @@ def wait_for_quiet(store: Store) -> None:
     writer_process(store.uri).wait_loaded(LONGEST_WAIT)
 
 
-@contextlib.contextmanager
-def recording(trials: Sequence[Trial], store: Store, task: str) -> Iterator[Callable[[Event], None]]:
-    """Takes the events of trials until all of them are recorded.
+def look(trials: Sequence[Trial], store: Store, again: bool) -> Work:
+    """What `Recording.claim` would give; nothing is claimed or written."""
+    ledger = ledger_of(store, trials[0].config.tracking.journal)
+    entries = ledger.look(trials)
+    unknown = [trial.fingerprint for trial in trials if trial.fingerprint not in entries]
+    try:
+        found = Known({}, {}) if again else known(store, unknown, writer_process(store.uri).look)
+    except StoreError:
+        found = Known({}, {})
+    work = Work([], [], [], [], found.changed)
+    stacks: dict[str, None] = {}
+    for trial in trials:
+        entry, finished = entries.get(trial.fingerprint), found.finished.get(trial.fingerprint)
+        if entry is not None and entry.outcome is not None and entry.state == SETTLED and not again:
+            work.settled.append((trial, entry.outcome, entry.trial.folder))
+        elif finished is not None:
+            work.settled.append((trial, finished.outcome, finished.artifacts))
+        elif entry is not None and entry.state == OPEN:
+            work.held.append(trial)
+        elif entry is not None and entry.state == LEFT and entry.stack is not None:
+            stacks[entry.stack] = None
+        else:
+            work.fresh.append(trial)
+    for stack in stacks:
+        composition = ledger.composition(stack)
+        if composition is not None:
+            members = {trial.id: Entry(trial, None, stack, LEFT) for trial in ledger.members(stack)}
+            work.resumed.append(stack_of(composition, members, trials[0].config.device))
+    return work
 
-    Args:
-        task: name of the Hydra task, and of the experiment unless the config names another.
 
-    Raises:
-        StoreError: the store did not take all records.
-    """
-    experiment = trials[0].config.tracking.experiment or task
-    with Display(trials) as display, writer_process(store.uri).recording(experiment, display.say) as put:
+def stack_of(composition: Composition, entries: dict[str, Entry], device: str | None) -> Stack:
+    """A stack as it was planned, its trials as they are known now, all for one device."""
 
-        def emit(event: Event) -> None:
-            put(event)
-            with contextlib.suppress(SystemExit):  # rich's answer to a reader that is gone: `| head`; training goes on
-                display.show(event)
+    def trial(one: str) -> Trial:
+        known = entries[one].trial
+        if device is None or known.config.device == device:
+            return known
+        return replace(known, config=known.config.model_copy(update={"device": device}))
 
-        yield emit
+    return Stack(
+        tuple(Trajectory(tuple(trial(one) for one in ids)) for ids in composition.trajectories),
+        Choice(**composition.choice),
+        id=composition.id,
+        keep=composition.keep,
+        note=composition.note,
+        device=composition.device,
+    )
+
+
+def _composition(stack: Stack, device: str) -> Composition:
+    ids = tuple(tuple(trial.id for trial in trajectory.trials) for trajectory in stack.trajectories)
+    return Composition(stack.id, ids, vars(stack.choice), device, stack.keep, stack.note)

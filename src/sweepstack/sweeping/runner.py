@@ -1,34 +1,34 @@
-"""Execute one stack: load, train, keep the weights, emit the events of its trials."""
+"""Execute one stack: load, train, keep the weights, emit the events of its trials, and try again what may pass."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
-import threading
+import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweepstack.config import TrialConfig
-from sweepstack.errors import one_line
-from sweepstack.sweeping.plan import ALONE, Stack
-from sweepstack.trial import Choice, Ended, Event, Measured, Measurement, Outcome, Started, Trial, TrialState
+from sweepstack.config import Fingerprint, TrialConfig, fingerprint
+from sweepstack.errors import UserError, one_line
+from sweepstack.sweeping.plan import Stack, Trajectory
+from sweepstack.sweeping.recording import Recording
+from sweepstack.sweeping.stopping import calm
+from sweepstack.tracking.errorslog import log_traceback
+from sweepstack.trial import Choice, Ended, Measured, Measurement, Outcome, Started, Trial, TrialState
 
 if TYPE_CHECKING:
+    from sweepstack.training.checkpoint import Keeper
     from sweepstack.training.data import Data
     from sweepstack.training.stack import Reader
 
 log = logging.getLogger(__name__)
 
-Emit = Callable[[Event], None]
-
 _PARSED_IN_FULL: Any = {
     **dict.fromkeys(("schedule", "epochs", "batch_size", "seed", "evaluate_every", "threads", "tracking"), True),
-    "launch": True,
+    **dict.fromkeys(("launch", "rerun", "retries", "max_failures", "checkpoint"), True),
     "optimizer": {"lr"},
 }
 
@@ -43,7 +43,7 @@ def prepare(config: TrialConfig, seen: set[str]) -> None:
         ConfigError: see `check`.
         DataError: see `load`.
     """
-    key = config.model_dump_json(exclude=_PARSED_IN_FULL)
+    key = config.model_dump_json(exclude=_PARSED_IN_FULL, by_alias=True)
     if key not in seen:
         from sweepstack.training.check import check
 
@@ -52,11 +52,25 @@ def prepare(config: TrialConfig, seen: set[str]) -> None:
         _data(config)
 
 
+def identify(config: TrialConfig) -> Fingerprint:
+    """The fingerprint of a trial, for which the data must be at hand."""
+    from sweepstack.training.code import digest
+
+    return fingerprint(config, _data(config).facts.digest, digest(config))
+
+
 def _data(config: TrialConfig) -> Data:
     from sweepstack.training.data import load
     from sweepstack.training.hardware import choose_device
 
     return load(config.dataset, config.validation_split, choose_device(config.device))
+
+
+def device_of(config: TrialConfig) -> str:
+    """The kind of device that a trial trains on here: cpu, cuda or mps."""
+    from sweepstack.training.hardware import choose_device
+
+    return choose_device(config.device).type
 
 
 def choose(configs: Sequence[TrialConfig], wait_for_quiet: Callable[[], None]) -> Choice:
@@ -73,75 +87,78 @@ def estimate(configs: Sequence[TrialConfig]) -> Choice:
     return tuning.choose(configs, _data(configs[0]), None, estimate=True)
 
 
-def run_stack(stack: Stack, emit: Emit) -> None:
-    """Trains the trials of a stack, and keeps the weights of each in its folder.
+def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = lambda: False) -> None:
+    """Trains the trials of a stack, from its checkpoint if there is one, and keeps the weights of each in its folder.
 
-    Whatever goes wrong inside a training is an outcome, FAILED with the reason and the traceback. What goes wrong
-    before a stack has reported anything may come of stacking: then its trajectories are trained one after the other.
+    Whatever goes wrong inside a training is an outcome, FAILED with the reason and the traceback. What goes wrong in a
+    stack of several trajectories may come of the company: it goes on in halves when memory ran out, else one by one.
 
     Args:
-        emit: called with each of the trials' events, as it happens.
+        enough: whether the training is to stop, its trials KILLED.
 
     Raises:
-        UserError: the data cannot be had: no other trial of it could do better.
-        KeyboardInterrupt: after the trials that had not ended have been emitted as KILLED.
+        UserError: the data cannot be had, or the journal not written: no other trial could do better.
+        KeyboardInterrupt: after a signal; the trials that had not ended have been emitted as KILLED.
     """
-    from sweepstack.training.stack import Reader
-
     data = _data(stack.trajectories[0].config)
-    running = {trial.number: trial for trial in stack.trials}
-    way = stack.way
-    reported = False
-
-    def end(trial: Trial, outcome: Outcome) -> None:
-        with _undisturbed():
-            ended = replace(_ended(trial, outcome, data), trained=way)
-            del running[trial.number]
-            emit(ended)
-
-    def reader(trial: Trial) -> Reader:
-        def report(measurement: Measurement) -> None:
-            nonlocal reported
-            reported = True
-            emit(Measured(trial, measurement, time.time()))
-
-        return Reader(trial.config, report, lambda outcome: end(trial, outcome))
-
-    def fail(trials: Iterable[Trial], error: Exception) -> None:
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        text = "".join(traceback.format_exception(error))
-        for trial in trials:
-            if trial.number in running:
-                end(trial, Outcome(TrialState.FAILED, reason=reason, traceback=text))
-
-    readers = [[reader(trial) for trial in trajectory.trials] for trajectory in stack.trajectories]
-    try:
-        for trial in stack.trials:
-            emit(Started(trial, time.time(), data.facts))
+    kind = data.device.type
+    if stack.device not in ("", kind):
+        stack = replace(stack, note=f"it began on {stack.device} and went on on {kind}")
+    with calm() as asked:
         try:
-            _train(readers, data, stack.choice.threads)
+            for trial in stack.trials:
+                recording.emit(Started(trial, time.time(), data.facts))
+            parts = _train_patiently(stack, data, recording, lambda: asked.signal is not None or enough())
+        except KeyboardInterrupt as stop:  # a second signal, or the first one long ago
+            for trial in stack.trials:
+                recording.emit(_killed(trial, str(stop) or "interrupted"))
+            raise
+    for part in parts:
+        run_stack(part, recording, enough)
+
+
+def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: Callable[[], bool]) -> Sequence[Stack]:
+    """Trains a stack, again and again as far as `retries` allow; gives the parts to go on with where it cannot."""
+    from sweepstack.training.checkpoint import CheckpointError, Keeper
+
+    config = stack.trajectories[0].config
+    folder, say = recording.checkpoints(stack), recording.display.say
+    keeper = Keeper(folder, config.checkpoint.every, stopping, recording.journal.sync, say)
+    keeper.restore()
+    tries = 0
+    while True:
+        try:
+            _train(stack, data, recording, keeper)
+            break
+        except CheckpointError as error:
+            say(f"A checkpoint does not fit ({one_line(error)}); its trials begin anew.")
+            keeper.remove()
+            keeper.state = None
+        except UserError:
+            raise
         except Exception as error:
-            if reported or len(readers) == 1 or len(running) < len(stack.trials):
-                fail(stack.trials, error)
-                return
-            way = f"{ALONE}, for the stack failed: {one_line(error)}"
-            for trajectory, left in zip(stack.trajectories, readers, strict=True):
-                try:
-                    _train([left], data, None)
-                except Exception as error_alone:
-                    fail(trajectory.trials, error_alone)
-    except KeyboardInterrupt as stop:
-        for trial in [*running.values()]:
-            end(trial, Outcome(TrialState.KILLED, reason=str(stop) or "interrupted"))
-        raise
+            left = [one for one in stack.trajectories if any(recording.owns(trial) for trial in one.trials)]
+            if len(stack.trajectories) > 1:
+                log_traceback(error)
+                cut, how = _smaller(error)
+                note = f"a stack of {len(stack.trajectories)} failed: {one_line(error)}"
+                say(f"{note[0].upper()}{note[1:]}; its trials go on {how}.")
+                return recording.split(stack, cut(left), data.device.type, note)
+            if tries == config.retries or not _may_pass(error):
+                _fail(left, error, recording)
+                break
+            tries += 1
+            say(f"{left[0].trials[-1].name}: {one_line(error)}; try {tries + 1} of {config.retries + 1}.")
+        _free_memory()
+        keeper.restore()
+    if not stack.keep and not stopping() and all(recording.is_settled(trial) for trial in stack.trials):
+        recording.journal.sync()
+        keeper.remove()
+    return ()
 
 
-def _train(readers: Sequence[Sequence[Reader]], data: Data, threads: int | None) -> None:
-    """Trains trajectories together, or a single one by the plain trainer.
-
-    Args:
-        threads: of PyTorch; None for what the plain trainer takes.
-    """
+def _train(stack: Stack, data: Data, recording: Recording, keeper: Keeper) -> None:
+    """Trains trajectories together, or a single one by the plain trainer."""
     import torch
 
     from sweepstack.training import stacking
@@ -150,34 +167,73 @@ def _train(readers: Sequence[Sequence[Reader]], data: Data, threads: int | None)
     from sweepstack.training.stacked_models import SingleModel
     from sweepstack.training.trainer import train
 
-    configs = [max((reader.config for reader in read), key=lambda config: config.epochs) for read in readers]
-    torch.set_num_threads(threads or choose_threads(configs[0]))
+    readers = [[_reader(trial, stack, data, recording) for trial in one.trials] for one in stack.trajectories]
+    configs = [trajectory.config for trajectory in stack.trajectories]
+    torch.set_num_threads(stack.choice.threads or choose_threads(configs[0]))
     if len(readers) > 1:
-        train_stack(readers, data, stacking.build(configs, data.images.shape[1:], data.device))
+        train_stack(readers, data, stacking.build(configs, data.images.shape[1:], data.device), keeper)
     elif len(readers[0]) > 1:
-        train_stack(readers, data, SingleModel(configs[0], data.device))
+        train_stack(readers, data, SingleModel(configs[0], data.device), keeper)
     else:
         (reader,) = readers[0]
-        reader.end(train(reader.config, data, reader.report))
+        reader.end(train(reader.config, data, reader.report, keeper))
 
 
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A signal that comes meanwhile is taken at the end of the block: an outcome is recorded whole or not at all."""
-    if threading.current_thread() is not threading.main_thread():  # where there are none
-        yield
-        return
-    arrived: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in handlers:
-            signal.signal(number, lambda sent, _: arrived.append(sent))
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for sent in arrived[:1]:
-            signal.raise_signal(sent)
+def _reader(trial: Trial, stack: Stack, data: Data, recording: Recording) -> Reader:
+    from sweepstack.training.stack import Reader
+
+    def report(measurement: Measurement) -> None:
+        recording.emit(Measured(trial, measurement, time.time()))
+
+    def end(outcome: Outcome) -> None:
+        if recording.owns(trial):  # else it is in the stack for the others' sake
+            recording.emit(replace(_ended(trial, outcome, data), trained=stack.way, recomposed=stack.note))
+
+    return Reader(trial.config, report, end, key=trial.fingerprint)
+
+
+def _fail(trajectories: Sequence[Trajectory], error: Exception, recording: Recording) -> None:
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    text = "".join(traceback.format_exception(error))
+    for trajectory in trajectories:
+        for trial in trajectory.trials:
+            recording.emit(Ended(trial, Outcome(TrialState.FAILED, reason=reason, traceback=text), time.time()))
+
+
+def _smaller(error: Exception) -> tuple[Callable[[Sequence[Trajectory]], list[Sequence[Trajectory]]], str]:
+    """How a stack that failed is cut, and in words."""
+    if not _is_out_of_memory(error):
+        return lambda left: [[one] for one in left], "one by one"
+    return lambda left: [part for part in (left[: len(left) // 2], left[len(left) // 2 :]) if part], "in halves"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another try can end otherwise: an error of the machine, not of a value."""
+    return (
+        isinstance(error, OSError)
+        or _is_out_of_memory(error)
+        or (isinstance(error, RuntimeError) and any(part in str(error) for part in ("CUDA", "cuDNN", "CUBLAS", "MPS")))
+    )
+
+
+def _free_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _killed(trial: Trial, reason: str) -> Ended:
+    return Ended(trial, Outcome(TrialState.KILLED, reason=reason), time.time())
 
 
 def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
@@ -189,17 +245,28 @@ def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
         trial.folder.mkdir(parents=True, exist_ok=True)
         if outcome.weights is not None:
             files.append(trial.folder / "weights.pt")
-            torch.save(outcome.weights, files[-1])
+            weights = outcome.weights
+            _write(files[-1], lambda path: torch.save(weights, path))
         if trial.config.pictures and outcome.state is TrialState.FINISHED:
             from sweepstack.training.pictures import save_first
 
             count = trial.config.pictures
             files.append(trial.folder / "first_images.png")
-            save_first(data.images[:count], data.labels[:count], files[-1])
+            _write(files[-1], lambda path: save_first(data.images[:count], data.labels[:count], path))
     except Exception as error:  # a full disk costs this trial, no other one
         reason = f"{type(error).__name__}: {one_line(error)}"
         outcome, files = Outcome(TrialState.FAILED, reason=reason, traceback=traceback.format_exc()), []
     return Ended(trial, replace(outcome, weights=None), time.time(), tuple(files))
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """A new file in place of an old one, never a half of one; whoever holds a link to the old one keeps it."""
+    aside = path.with_name(f".{path.name}")
+    try:
+        write(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def log_outcome(trial: Trial, outcome: Outcome) -> None:

@@ -1,15 +1,14 @@
-"""The writer in a process of its own: MLflow's import and its work for each trial would take a second, and then a part
-of every second, from a training that shares the interpreter with them.
+"""The process beside a training that takes its journal to MLflow, whose import would take a second from a training that
+shares the interpreter with it, and whose work for each trial a part of every second.
 
-Parent and child talk in pickles over the child's standard input and output. A trial goes whole in its first event, and
-as its number afterwards.
+Parent and child talk in pickles over the child's standard input and output; events go through the journal alone. So a
+child that dies is started anew and goes on, and one whose parent dies delivers what there is and ends.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
@@ -18,49 +17,43 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from io import TextIOWrapper
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from sweepstack.errors import StoreError, one_line
-from sweepstack.tracking.store import Row, Store, project_root
-from sweepstack.tracking.writer import Writer, not_recorded
-from sweepstack.trial import Ended, Event, Trial
+from sweepstack.errors import StoreError
+from sweepstack.tracking.finished import Known
+from sweepstack.tracking.store import Row
 
 log = logging.getLogger(__name__)
 
-GOODBYE = 5.0  # seconds that a command's end waits for a child that does not even read
-ALIVE = 1.0  # seconds between two looks at the parent; a fork of it can hold the pipe open when it is dead
+RESTARTS = 3
+"""Times that a child which has died is started anew."""
 
 
 class Open(NamedTuple):
-    """To the child: a recording begins."""
+    """To the child: a session begins; its journal is to be delivered as it grows."""
 
-    experiment: str
-
-
-class Later(NamedTuple):
-    """To the child: an event, but its first, of a trial."""
-
-    kind: type[Event]
-    number: int
-    rest: tuple[Any, ...]
+    folder: Path
+    session: int
 
 
 class Close(NamedTuple):
-    """To the child: the recording is over. It answers with `Closed`."""
-
-    reason: str | None
-    """What stopped it, if anything did."""
+    """To the child: the session has ended. It answers with `Closed`."""
 
 
 class Find(NamedTuple):
     """To the child: the runs of a sweep are wanted. It answers with `Found` or `Refused`."""
 
     sweep: str
+
+
+class Look(NamedTuple):
+    """To the child: are these fingerprints settled in the store? It answers with `Known` or `Refused`."""
+
+    fingerprints: tuple[str, ...]
 
 
 class Loaded(NamedTuple):
@@ -71,13 +64,9 @@ class Said(NamedTuple):
     line: str
 
 
-class Recorded(NamedTuple):
-    number: int
-
-
 class Closed(NamedTuple):
     complaint: str | None
-    """What could not be recorded, if anything could not."""
+    """What is not delivered, if anything is not."""
 
 
 class Found(NamedTuple):
@@ -89,74 +78,67 @@ class Refused(NamedTuple):
     complaint: str
 
 
-class WriterProcess:
-    """Takes the events of one recording after the other to a store. See `writer_process` for the one to use.
+Answer = Found | Known | Refused
 
-    If the process dies, training goes on; one line says so, and the end of the recording says what is lost.
+
+class WriterProcess:
+    """Delivers the journal of one session after the other to a store. See `writer_process` for the one to use.
+
+    If the process dies it is started anew; whatever happens to it, training goes on and the journal keeps all.
     """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Found | Refused | None] = queue.SimpleQueue()
+        self._talking = threading.RLock()
+        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._orders: list[Open | Close | Find | Look] = []
+        """What has not been answered yet; a child that is started anew is told again."""
         self._closed_with: Closed | None = None
         self._is_closed = threading.Event()
         self._say: Callable[[str], None] | None = None
-        self._unrecorded: set[int] = set()
+        self._unsaid: list[str] = []
         self._trouble = "unknown"
-        self._sent = threading.Event()
-        self._loaded, self._dead = threading.Event(), threading.Event()
-        self._process = subprocess.Popen(
-            # -P: a random.py of the user's is not the library's. Not -m: then the module would be there twice, and what
-            # is pickled would be of the other one's classes.
-            [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for us; what has been measured is still to be recorded then
-        )
-        for work in (self._send, self._listen):
-            threading.Thread(target=work, daemon=True, name=f"sweepstack{work.__name__}").start()
-        self._outbox.put(uri)
+        self._loaded = threading.Event()
+        self._dead = False
+        self._leaving = False
+        self._process = self._start()
+        threading.Thread(target=self._listen, daemon=True, name="sweepstack-writer").start()
         atexit.register(self.close)
 
-    @contextlib.contextmanager
-    def recording(self, experiment: str, say: Callable[[str], None]) -> Iterator[Callable[[Event], None]]:
-        """Gives a function that takes events and returns at once. The end of the block waits until all is recorded;
-        what has not ended by then is recorded as KILLED.
+    def open(self, folder: Path, session: int, say: Callable[[str], None]) -> None:
+        """Begins to deliver a session's journal.
 
         Args:
-            experiment: name of the MLflow experiment.
+            folder: the ledger's.
             say: called with lines for the user, from another thread.
-
-        Raises:
-            StoreError: at the end, when something could not be recorded.
         """
-        self._unrecorded.clear()
         self._closed_with = None
         self._is_closed.clear()
         self._say = say
-        self._outbox.put(Open(experiment))
-        stopped: BaseException | None = None
-        complaint: str | None = None
-        try:
-            yield self._put
-        except BaseException as error:
-            stopped = error
-        try:
-            self._outbox.put(Close(None if stopped is None else one_line(stopped)))
-            complaint = self._closed()
-        except KeyboardInterrupt as stop:  # what is finished is recorded all the same; a second one ends the process
-            stopped = stop
-            self._outbox.put(Close(None))  # the child ignores a second one
-            complaint = self._closed()
+        while self._unsaid:
+            self._tell(self._unsaid.pop(0))
+        self._order(Open(folder, session))
+
+    def finish(self, seconds: float | None = None) -> str | None:
+        """Waits until a session, which the ledger knows to be ended, is delivered.
+
+        Args:
+            seconds: wait no longer than this; the process goes on by itself.
+
+        Returns:
+            What is not delivered, in a line; None when all is, or may still be.
+        """
+        self._order(Close())
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not self._is_closed.wait(0.1):  # an interrupt may come at any moment
+            if deadline is not None and time.monotonic() > deadline:
+                return None
         self._say = None
-        if complaint is not None and stopped is None:
-            raise StoreError(complaint)
-        if complaint is not None:
-            say(complaint)
-        if stopped is not None:
-            raise stopped
+        if self._closed_with is not None:
+            return self._closed_with.complaint
+        return (
+            f"Records are kept in the journal ({self._trouble}); the next sweep delivers them, or type: sweepstack sync"
+        )
 
     def find(self, sweep: str) -> Callable[[], tuple[list[Row], str]]:
         """Asks for the runs of a sweep, and the address in MLflow's UI that compares them. What is returned waits for
@@ -165,8 +147,20 @@ class WriterProcess:
         Raises:
             StoreError: when the answer is waited for; see `Store.rows`.
         """
-        self._outbox.put(Find(sweep))
+        self._order(Find(sweep))
         return self._found
+
+    def look(self, fingerprints: Sequence[str]) -> Known:
+        """What a server knows of fingerprints.
+
+        Raises:
+            StoreError: it does not answer.
+        """
+        self._order(Look(tuple(fingerprints)))
+        answer = self._answer()
+        if isinstance(answer, Known):
+            return answer
+        raise StoreError(answer.complaint if isinstance(answer, Refused) else self._trouble)
 
     def wait_loaded(self, seconds: float) -> None:
         """Waits until MLflow is imported, but not longer than so many seconds: it keeps a processor busy."""
@@ -175,20 +169,37 @@ class WriterProcess:
     def close(self) -> None:
         """Lets the process end, which it does on its own when it has done what it was told."""
         atexit.unregister(self.close)
-        self._outbox.put(None)
-        self._sent.wait(GOODBYE)
+        with self._talking, contextlib.suppress(OSError):
+            self._leaving = True
+            assert self._process.stdin is not None
+            self._process.stdin.close()
 
-    def _put(self, event: Event) -> None:
-        self._unrecorded.add(event.trial.number)
-        self._outbox.put(event)
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            # -P: a random.py of the user's is not the library's. Not -m: then the module would be there twice, and what
+            # is pickled would be of the other one's classes.
+            [sys.executable, "-P", "-c", f"from {__package__}.child import main; main({os.getpid()})"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for us; what has been measured is still to be recorded then
+        )
+        self._tell_child(process, self._uri)
+        return process
 
-    def _closed(self) -> str | None:
-        while not self._dead.is_set() and not self._is_closed.wait(ALIVE):
-            pass  # an interrupt may come at any moment; asked once more, it answers the same
-        complaint = self._closed_with.complaint if self._closed_with is not None else None
-        if complaint is None and self._unrecorded:
-            return not_recorded(len(self._unrecorded), self._uri, self._trouble, "run again")
-        return complaint
+    def _order(self, order: Open | Close | Find | Look) -> None:
+        with self._talking:
+            self._orders.append(order)
+            if self._dead:
+                self._give_up()
+            else:
+                self._tell_child(self._process, order)
+
+    def _tell_child(self, process: subprocess.Popen[bytes], message: Any) -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):  # it has died, which `_listen` finds
+            process.stdin.write(pickle.dumps(message))
+            process.stdin.flush()
 
     def _found(self) -> tuple[list[Row], str]:
         match self._answer():
@@ -198,68 +209,71 @@ class WriterProcess:
                 raise StoreError(complaint)
         raise StoreError(f"{self._uri} must be read for the table ({self._trouble}); type: sweepstack table")
 
-    def _answer(self) -> Found | Refused | None:
-        """The next answer; None from a dead process, however often it is asked."""
+    def _answer(self) -> Answer | None:
+        """The next answer; None from a process that is dead for good, however often it is asked."""
         answer = self._answers.get()  # not a thread's join(): that does not survive an interrupt in Python 3.11
         if answer is None:
             self._answers.put(None)
         return answer
 
-    def _send(self) -> None:
-        """In a thread, for a pipe can be full."""
-        stdin = self._process.stdin
-        assert stdin is not None
-        known: set[int] = set()
-        while (message := self._outbox.get()) is not None:
-            try:
-                if isinstance(message, Open):
-                    known.clear()
-                stdin.write(pickle.dumps(_shortened(message, known)))
-                if self._outbox.empty():
-                    stdin.flush()
-                if isinstance(message, Event):
-                    (known.discard if isinstance(message, Ended) else known.add)(message.trial.number)
-            except OSError:  # it has died, which `_listen` tells
-                pass
-            except Exception as error:  # an event that cannot be pickled is a trial which is not recorded
-                log.exception("an event could not be sent")
-                self._trouble = one_line(error)
-        with contextlib.suppress(OSError):
-            stdin.close()
-        self._sent.set()
-
     def _listen(self) -> None:
+        for left in reversed(range(1 + RESTARTS)):
+            self._hear()
+            code = self._process.wait()
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            self._trouble = f"the process that writes records {how}"
+            with self._talking:
+                for pipe in (self._process.stdin, self._process.stdout):
+                    with contextlib.suppress(OSError):
+                        assert pipe is not None
+                        pipe.close()
+                if self._leaving or not left:
+                    break
+                self._process = self._start()
+                for order in self._orders:
+                    self._tell_child(self._process, order)
+        with self._talking:
+            self._dead = True
+            if not self._leaving:
+                self._tell(f"{self._trouble[0].upper()}{self._trouble[1:]} again and again; training goes on.")
+            self._give_up()
+        self._loaded.set()
+
+    def _give_up(self) -> None:
+        self._is_closed.set()
+        self._answers.put(None)
+
+    def _hear(self) -> None:
+        """Until the child ends."""
         assert self._process.stdout is not None
         while True:
             try:
                 message = pickle.load(self._process.stdout)
             except Exception:
-                break
+                return
             match message:
                 case Loaded():
                     self._loaded.set()
                 case Said(line):
                     self._tell(line)
-                case Recorded(number):
-                    self._unrecorded.discard(number)
                 case Closed():
+                    self._answered(Open, Close)
                     self._closed_with = message
                     self._is_closed.set()
                 case answer:
+                    self._answered(Find, Look)
                     self._answers.put(answer)
-        self._loaded.set()
-        code = self._process.wait()
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}, see mlruns/errors.log"
-        self._trouble = f"the process that writes records {how}"
-        self._tell(f"{self._trouble[0].upper()}{self._trouble[1:]}; training goes on.")
-        self._dead.set()
-        self._is_closed.set()
-        self._answers.put(None)
+
+    def _answered(self, *kinds: type) -> None:
+        with self._talking:
+            self._orders = [order for order in self._orders if not isinstance(order, kinds)]
 
     def _tell(self, line: str) -> None:
         with contextlib.suppress(Exception):  # a terminal that is gone must not end this thread, which is waited for
             if self._say is not None:
                 self._say(line)
+            else:
+                self._unsaid.append(line)
 
 
 def writer_process(uri: str) -> WriterProcess:
@@ -271,150 +285,3 @@ def writer_process(uri: str) -> WriterProcess:
 @functools.cache
 def _started(uri: str, settings: tuple[tuple[str, str], ...], owner: int) -> WriterProcess:
     return WriterProcess(uri)
-
-
-def _shortened(message: Any, known: set[int]) -> Any:
-    """The message as it is sent. `known` holds the numbers of the trials that the child has by now."""
-    if not isinstance(message, Event) or message.trial.number not in known:
-        return message
-    _, *rest = (getattr(message, field.name) for field in dataclasses.fields(message))
-    return Later(type(message), message.trial.number, tuple(rest))
-
-
-class _StoppedError(Exception):
-    """A recording that did not come to its end."""
-
-
-class _Child:
-    """What the process does: it keeps the records of one store until its input ends."""
-
-    def __init__(self, orders: IO[bytes], answers: IO[bytes]) -> None:
-        self._orders = orders
-        self._answers = answers
-        self._answering = threading.Lock()
-        self._parent = os.getppid()
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def work(self) -> None:
-        store = Store(self._next())
-        try:
-            store.load()  # now, while the parent imports PyTorch
-        except Exception:
-            log.debug("to be met again, and told, when there is something to write", exc_info=True)
-        self._answer(Loaded())
-        while (order := self._next()) is not None:
-            match order:
-                case Open(experiment):
-                    self._answer(Closed(self._record(store, experiment)))
-                case Find(sweep):
-                    self._answer(self._find(store, sweep))
-
-    def _record(self, store: Store, experiment: str) -> str | None:
-        def say(line: str) -> None:
-            self._answer(Said(line))
-
-        def recorded(number: int) -> None:
-            self._answer(Recorded(number))
-
-        try:
-            with Writer(store, experiment, say, recorded) as writer:
-                while not isinstance(order := self._next(), Close):
-                    if order is None:
-                        raise _StoppedError("the training process has died")
-                    writer.put(order)
-                if order.reason is not None:
-                    raise _StoppedError(order.reason)
-        except _StoppedError:
-            return None  # the writer has said what there is to say
-        except StoreError as error:
-            return str(error)
-        return None
-
-    def _find(self, store: Store, sweep: str) -> Found | Refused:
-        try:
-            rows = store.rows(sweep)
-            return Found(rows, store.link(rows[0]))
-        except StoreError as error:
-            return Refused(str(error))
-        except Exception as error:
-            log.exception("reading from %s failed", store.uri)
-            return Refused(f"{store.uri} must be read for the table ({one_line(error)}); type: sweepstack table")
-
-    def _read(self) -> None:
-        """In a thread, so that the parent never waits for a delivery."""
-        trials: dict[int, Trial] = {}
-        begun = False
-        try:
-            while True:
-                message = pickle.load(self._orders)
-                if isinstance(message, Open):
-                    begun = True
-                    trials.clear()
-                elif isinstance(message, Later):
-                    message = message.kind(trials[message.number], *message.rest)
-                if isinstance(message, Event):
-                    trials[message.trial.number] = message.trial
-                    if isinstance(message, Ended):
-                        del trials[message.trial.number]
-                self._inbox.put(message)
-        except (EOFError, OSError, pickle.UnpicklingError):  # the parent is gone, perhaps in the middle of a message
-            pass
-        except Exception:
-            log.exception("a message could not be read")
-        if not begun:
-            os._exit(0)  # even in the middle of an import
-        self._inbox.put(None)
-
-    def _next(self) -> Any:
-        """The next order, None when there will be no more."""
-        while True:
-            with contextlib.suppress(queue.Empty):
-                order = self._inbox.get(timeout=ALIVE)
-                break
-            if os.getppid() != self._parent:
-                order = None
-                break
-        if order is None:
-            self._inbox.put(None)
-        return order
-
-    def _answer(self, message: Loaded | Said | Recorded | Closed | Found | Refused) -> None:
-        with self._answering, contextlib.suppress(OSError):  # there may be nobody left to hear it
-            self._answers.write(pickle.dumps(message))
-            self._answers.flush()
-
-
-class _ErrorsLog(logging.FileHandler):
-    """mlruns/errors.log of the project, made when there is something to say; in the temporary folder if it must be."""
-
-    def __init__(self) -> None:
-        super().__init__(project_root() / "mlruns" / "errors.log", delay=True)
-        self.setLevel(logging.ERROR)
-        self.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
-
-    def _open(self) -> TextIOWrapper:
-        try:
-            Path(self.baseFilename).parent.mkdir(exist_ok=True)
-            return super()._open()
-        except OSError:
-            self.baseFilename = str(Path(tempfile.gettempdir(), "sweepstack-errors.log"))
-            return super()._open()
-
-
-def main() -> None:
-    """The process, started by `WriterProcess` and by nobody else."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Slurm, for one, sends them to all processes
-        signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(AttributeError, OSError):
-        os.nice(10)  # the processors are for the training; a record may come a little later
-    logging.basicConfig(level=logging.ERROR, handlers=[_ErrorsLog()])
-    orders, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # git, which we ask for the commit, has no business with the orders,
-    os.dup2(2, 1)  # nor what MLflow may print with the answers
-    try:
-        _Child(orders, answers).work()
-    except BaseException:
-        log.exception("the process that writes records failed")
-        os._exit(1)
-    os._exit(0)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
 import logging
 import math
 import os
 import re
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +29,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 VERSION_TAG, SWEEP_TAG, REASON_TAG, TRAINED_TAG = "sweepstack.version", "sweep", "reason", "trained"
+FINGERPRINT_TAG, LOG_TAG, RECOMPOSED_TAG = "fingerprint", "log", "recomposed"
+ID_TAG = "sweepstack.trial"
+"""What a run is found by when it is not known whether it was made."""
+SETTLED_TAG = "sweepstack.settled"
+"""Holds the fingerprint, once its outcome is settled."""
 OURS = f"tags.`{VERSION_TAG}` LIKE '%'"
 """What a run of ours is known by, in MLflow's language."""
 OBJECTIVES = ("val/accuracy", "test/accuracy")
@@ -35,8 +44,8 @@ LARGEST = 1.7976931348623157e308
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own 7 block for minutes when a server is gone
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's own 7 block for minutes when a server is gone
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
@@ -88,6 +97,8 @@ class Row:
     state: str
     """FINISHED, FAILED, KILLED or RUNNING."""
     reason: str
+    log: str
+    """Path of the trial's own log file, on the machine that trained it."""
     started: int
     """Milliseconds since the epoch."""
     params: Mapping[str, str]
@@ -110,34 +121,65 @@ class Store:
         """The file of an sqlite store; None for any other kind."""
         return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
 
-    def check(self) -> None:
-        """That the store can be had, as far as a moment can tell: a server answers, a folder can be written to.
+    def check(self) -> str | None:
+        """That the store can be had, as far as a moment can tell: a folder can be written to, a host has an address.
+
+        Returns:
+            A line for the user when a server does not answer now; it may later.
 
         Raises:
-            StoreError: it cannot.
+            StoreError: it cannot be had.
         """
         choose = "choose another with tracking.uri=sqlite:///FILE"
         if self.database is not None:
             folder = next(parent for parent in self.database.parents if parent.exists())
             writable = folder.is_dir() and os.access(folder, os.W_OK)
+            if self.database.is_dir():
+                raise StoreError(f"{self.database} must be an sqlite database, it is a folder; {choose}")
             if _has_content(self.database):
                 writable = writable and os.access(self.database, os.W_OK)
                 with self.database.open("rb") as stream:
                     if stream.read(len(SQLITE_HEADER)) != SQLITE_HEADER:
                         raise StoreError(f"{self.database} must be an sqlite database, it is none; {choose}")
+                self._check_version(self.database)
             if not writable:
                 raise StoreError(f"the tracking store must be writable, got {self.database}; {choose}")
-            return
+            return None
         address = urlsplit(self.uri)
         if address.scheme in ("http", "https") and address.hostname:
             port = address.port or {"http": 80, "https": 443}[address.scheme]
             try:
                 socket.create_connection((address.hostname, port), timeout=5).close()
-            except OSError as error:
+            except socket.gaierror as error:
                 raise StoreError(
-                    f"the tracking server must be running, {self.uri} does not answer ({error}); start it, or leave "
-                    "tracking.uri and MLFLOW_TRACKING_URI unset to use the project's own store"
+                    f"the tracking server must have a host that is known, got {self.uri} ({error.strerror}); correct "
+                    "tracking.uri or MLFLOW_TRACKING_URI, or leave them unset to use the project's own store"
                 ) from error
+            except OSError as error:
+                return (
+                    f"The tracking server {self.uri} does not answer ({error.strerror or error}). Training goes on; "
+                    "the journal keeps all records until they can be delivered."
+                )
+        return None
+
+    def _check_version(self, database: Path) -> None:
+        """A database of a newer MLflow, which this one could only refuse when everything is trained."""
+        spec = importlib.util.find_spec("mlflow")
+        assert spec is not None
+        assert spec.origin is not None
+        steps = Path(spec.origin).parent / "store" / "db_migrations" / "versions"
+        try:
+            with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
+                found = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        except sqlite3.Error:  # no tables yet, or locked just now: MLflow will tell
+            return
+        known = {file.name.split("_")[0] for file in steps.glob("*.py")}
+        if known and not {version for (version,) in found} <= known:
+            raise StoreError(
+                f"the tracking store must be of MLflow {importlib.metadata.version('mlflow')} or an older one, "
+                f"{database} is of a newer one (schema {found[0][0]}); update mlflow, or choose another store with "
+                "tracking.uri=sqlite:///FILE"
+            )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -268,29 +310,36 @@ class Store:
         Raises:
             StoreError: the store is empty, or holds no such sweep.
         """
-        if sweep not in ("latest", "all") and "'" not in sweep:
-            runs = self._runs(f"{OURS} AND tags.`{SWEEP_TAG}` = '{sweep}'")  # a store may have grown for years
+        if sweep not in ("latest", "all"):
+            runs = self.runs(f"tags.`{member_tag(sweep)}` LIKE '%'")  # a store may have grown for years
             if runs:
-                return [_row(run) for run in runs]
-        runs = self._runs(OURS)
+                return [_row(run, sweep) for run in runs]
+        runs = self.runs(OURS)
         if not runs:
             raise StoreError(f"the tracking store {self.uri} holds no trials yet; train some: python train.py")
-        rows = [_row(run) for run in runs]
         if sweep == "all":
-            return rows
-        names = list(dict.fromkeys(row.sweep for row in rows if row.sweep is not None))
+            return [_row(run) for run in runs]
+        begun: dict[str, int] = {}
+        for run in runs:
+            for name, at in _sweeps(run).items():
+                begun[name] = max(at, begun.get(name, 0))
         if sweep == "latest":
-            if not names:
+            if not begun:
                 raise StoreError(f"the tracking store {self.uri} holds no sweep yet, only single runs; use --sweep all")
-            sweep = names[-1]
-        if sweep not in names:
+            sweep = max(begun, key=lambda name: begun[name])
+        if sweep not in begun:
             raise StoreError(
-                f"there is no sweep {sweep!r} in {self.uri}; {did_you_mean(sweep, [*names, 'latest', 'all'])}"
+                f"there is no sweep {sweep!r} in {self.uri}; {did_you_mean(sweep, [*begun, 'latest', 'all'])}"
             )
-        return [row for row in rows if row.sweep == sweep]
+        return [_row(run, sweep) for run in runs if sweep in _sweeps(run)]
 
-    def _runs(self, condition: str) -> list[Run]:
-        """Those that fulfil a condition in MLflow's language, oldest first."""
+    def run_of(self, trial_id: str) -> str | None:
+        """The run of a trial, if it was made."""
+        runs = self.runs(f"tags.`{ID_TAG}` = '{trial_id}'")
+        return runs[0].info.run_id if runs else None
+
+    def runs(self, condition: str) -> list[Run]:
+        """Runs that fulfil a condition in MLflow's language, oldest first."""
         if self.database is not None and not _has_content(self.database):
             return []
         experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
@@ -313,7 +362,7 @@ class Store:
         that is made for training."""
         objective = next((key for key in OBJECTIVES if key in row.metrics), OBJECTIVES[0])
         query = {
-            "searchFilter": f'tags.{SWEEP_TAG} = "{row.sweep}"' if row.sweep is not None else "",
+            "searchFilter": f"tags.`{member_tag(row.sweep)}` LIKE '%'" if row.sweep is not None else "",
             "orderByKey": f"metrics.`{objective}`",
             "orderByAsc": "false",
             "compareRunsMode": "CHART",
@@ -323,15 +372,38 @@ class Store:
         return f"{server.rstrip('/')}/#/experiments/{row.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
 
 
-def _row(run: Run) -> Row:
+def member_tag(sweep: str) -> str:
+    """The tag of all runs of a sweep, those among them which an earlier sweep has trained; its value tells since when,
+    in milliseconds since the epoch, and the sweep's name. MLflow does not take every name for a key."""
+    plain = re.sub(r"[^\w.\- ]", "_", sweep)
+    mark = "" if plain == sweep else f"-{hashlib.blake2b(sweep.encode(), digest_size=3).hexdigest()}"
+    return f"{SWEEP_TAG}/{plain}{mark}"
+
+
+def _sweeps(run: Run) -> dict[str, int]:
+    """The sweeps that a run is of, and since when, in milliseconds since the epoch."""
+    tags = run.data.tags
+    found = {}
+    for key, value in tags.items():
+        if key.startswith(f"{SWEEP_TAG}/"):
+            at, _, name = value.partition(" ")
+            found[name] = int(at)
+    if not found and SWEEP_TAG in tags:  # of an earlier version
+        found[tags[SWEEP_TAG]] = run.info.start_time
+    return found
+
+
+def _row(run: Run, sweep: str | None = None) -> Row:
+    """A run as a row, of that sweep; of the one that trained it, when none is told."""
     tags = run.data.tags
     return Row(
         run_id=run.info.run_id,
         name=run.info.run_name,
         experiment_id=run.info.experiment_id,
-        sweep=tags.get(SWEEP_TAG),
+        sweep=sweep or tags.get(SWEEP_TAG),
         state=run.info.status,
         reason=tags.get(REASON_TAG, ""),
+        log=tags.get(LOG_TAG, ""),
         started=run.info.start_time,
         params=run.data.params,
         metrics={key: _finite_or_not(value) for key, value in run.data.metrics.items()},

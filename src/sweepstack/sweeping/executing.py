@@ -1,0 +1,148 @@
+"""From trials to their outcomes: what is known already is not trained again, the rest is claimed, planned and run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sweepstack.sweeping.plan import Plan, Stack, count, plan, summary
+from sweepstack.sweeping.recording import Recording, Work, look, recording, wait_for_quiet
+from sweepstack.sweeping.runner import choose, device_of, estimate, identify
+from sweepstack.tracking.store import Store
+from sweepstack.trial import Outcome, Trial, TrialState
+
+POLL = 1.0
+"""Seconds between two looks at what another command trains."""
+
+Run = Callable[[Stack, Recording, Callable[[], bool]], None]
+"""Trains a stack, see `run_stack`; the last argument tells whether to stop early."""
+Ended = Callable[[Trial, Outcome], None]
+"""Takes the outcome of a trial that has been trained."""
+Tell = Callable[[Trial, Outcome, str], None]
+"""Takes the outcome of a trial that is not trained by this command, and why it is not."""
+
+
+def identified(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials with their fingerprints; their data must be at hand."""
+    return [replace(trial, fingerprint=str(identify(trial.config))) for trial in trials]
+
+
+def execute(
+    trials: Sequence[Trial], store: Store, task: str, apart: str, run: Run, ended: Ended, tell: Tell
+) -> dict[str, Outcome]:
+    """Sees to it that every trial has an outcome.
+
+    Args:
+        trials: of one sweep, identified; those with one fingerprint are trained once.
+        task: name of the Hydra task.
+        apart: why every trial must be trained on its own, if it must.
+
+    Returns:
+        The outcomes by fingerprint.
+
+    Raises:
+        UserError, KeyboardInterrupt: see `run_stack`.
+    """
+    first = {trial.fingerprint: trial for trial in reversed(trials)}
+    waiting = [trial for trial in trials if trial is first[trial.fingerprint]]
+    config = trials[0].config
+    outcomes: dict[str, Outcome] = {}
+    failures = 0
+
+    def take(trial: Trial, outcome: Outcome) -> None:
+        nonlocal failures
+        outcomes[trial.fingerprint] = outcome
+        failures += outcome.state is TrialState.FAILED
+        ended(trial, outcome)
+
+    def enough() -> bool:
+        return config.max_failures is not None and failures >= config.max_failures
+
+    with recording(trials, store, task, take) as session:
+        said: set[str] = set()
+        while waiting and not enough():
+            work = session.claim(waiting, config.rerun)
+            for trial, outcome, files in work.settled:
+                outcomes[trial.fingerprint] = outcome
+                if files is not None and files != trial.folder:
+                    _keep_weights(trial, files / "weights.pt")
+                tell(trial, outcome, "it was trained before")
+            planned = plan(work.fresh, lambda configs: choose(configs, lambda: wait_for_quiet(store)), apart)
+            stacks = [*work.resumed, *session.keep_plan(planned.stacks, device_of(config) if work.fresh else "")]
+            lines = [*told(work), *([summary(planned)] if work.fresh else [])]
+            for line in lines if len(trials) > 1 else told(work):
+                if line not in said:
+                    session.display.say(line)
+                    said.add(line)
+            session.display.expect([trial for stack in stacks for trial in stack.trials if session.owns(trial)])
+            for stack in stacks:
+                if not enough():
+                    run(stack, session, enough)
+            waiting = work.held
+            if waiting and not enough():
+                time.sleep(POLL)
+    left = {trial.fingerprint for trial in trials} - outcomes.keys()
+    reason = f"not trained, for max_failures={config.max_failures} is reached; the same command goes on from here"
+    if left:
+        print(f"{count(len(left), 'trial')} {reason}")
+    for trial in trials:
+        known = outcomes.get(trial.fingerprint)
+        if known is None:
+            outcomes[trial.fingerprint] = known = Outcome(TrialState.KILLED, reason=reason)
+            tell(trial, known, reason)
+        elif trial is not first[trial.fingerprint]:
+            tell(trial, known, f"it is the same as {first[trial.fingerprint].name}")
+    return outcomes
+
+
+def foreseen(trials: Sequence[Trial], store: Store, apart: str) -> tuple[Work, Plan]:
+    """What `execute` would find and train; nothing is written."""
+    unique = list({trial.fingerprint: trial for trial in reversed(trials)}.values())[::-1]
+    work = look(unique, store, trials[0].config.rerun)
+    return work, Plan((*work.resumed, *plan(work.fresh, estimate, apart).stacks))
+
+
+def told(work: Work, every: bool = False) -> list[str]:
+    """For people: what is trained anew, left out, waited for and gone on with.
+
+    Args:
+        every: name each trial that is left out.
+    """
+    lines = [
+        f"{count(number, 'trial')} trained before, but {words} since: trained anew"
+        for words, number in Counter(work.changed.values()).items()
+    ]
+    if work.settled:
+        failed = sum(outcome.state is TrialState.FAILED for _, outcome, _ in work.settled)
+        but = f", {failed} of which diverged" if failed else ""
+        lines.append(f"{count(len(work.settled), 'trial')} trained before{but}: not trained again (rerun=true does)")
+        lines += _left_out(work) if every else []
+    if work.held:
+        lines.append(f"{count(len(work.held), 'trial')} being trained by another command: waited for at the end")
+    if work.resumed:
+        lines.append(f"{count(len(work.resumed), 'stack')} left open before: gone on with")
+    return lines
+
+
+def _left_out(work: Work) -> list[str]:
+    """The trials that are not trained, line by line."""
+    lines = []
+    for trial, outcome, _ in work.settled:
+        objective = outcome.metrics.get(trial.config.objective)
+        figure = outcome.reason if objective is None else f"{trial.config.objective} {objective:.4f}"
+        lines.append(f"    {trial.name}  {outcome.state}  {figure}")
+    return lines
+
+
+def _keep_weights(trial: Trial, recorded: Path) -> None:
+    """The weights of a trial that was trained before, in the folder of its job, too."""
+    if recorded.is_file():
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        aside = trial.folder / f".{recorded.name}"
+        shutil.copy2(recorded, aside)
+        os.replace(aside, trial.folder / recorded.name)

@@ -1,0 +1,120 @@
+"""A server that does not answer, or not yet: nobody waits for it, and nothing is lost."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweepstack.errors import StoreError
+from sweepstack.tracking.finished import known
+from sweepstack.tracking.ledger import Ledger
+from sweepstack.tracking.store import Store
+
+from .conftest import (
+    Command,
+    MakeTrial,
+    fingerprint,
+    points,
+    points_of,
+    print_line,
+    recording,
+    run_names,
+    started,
+    wait_until,
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def server(database: Path, port: int) -> Iterator[None]:
+    words = [
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"),
+        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--artifacts-destination", str(database.parent / "carried"), "--allowed-hosts", "127.0.0.1:*"),
+    ]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = (database.parent / "server.log").open("wb")
+    with (
+        log,
+        subprocess.Popen(words, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True) as it,
+    ):
+        try:
+            yield
+        finally:
+            os.killpg(it.pid, signal.SIGKILL)
+
+
+def test_every_command_that_a_server_is_away_for_tells_how_much_is_kept(ledger: Ledger, trial: MakeTrial) -> None:
+    told: list[str | None] = []
+    with started(Store(f"http://127.0.0.1:{free_port()}")) as process:
+        for number in (1, 2):
+            with recording(process, ledger, print_line, told) as command:
+                command.train(trial(number))
+    assert [complaint.split(" kept")[0] for complaint in told if complaint] in (
+        ["Records of 1 trial are", "Records of 2 trials are"],
+        ["Records of 1 trial are", "Records of 1 trial are"],
+    )
+
+
+def test_a_server_that_is_away_costs_one_line_and_gets_everything_when_it_is_back(
+    store: Store, ledger: Ledger, trial: MakeTrial, tmp_path: Path
+) -> None:
+    """`store` is what the server will keep its records in."""
+    assert store.database is not None
+    port = free_port()
+    away = Store(f"http://127.0.0.1:{port}")
+    said: list[str] = []
+    told: list[str | None] = []
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"weights")
+    line = away.check()
+    assert line is not None
+    assert line.startswith(f"The tracking server {away.uri} does not answer (")
+    with started(away) as process:
+        begun = time.monotonic()
+        with recording(process, ledger, said.append, told) as command:
+            command.train(trial(1), files=(weights,))
+            with pytest.raises(StoreError):
+                known(away, [fingerprint(1)], process.look)
+            command.train(trial(2))
+            wait_until(lambda: said != [])
+        assert time.monotonic() - begun < 30
+        command = Command(ledger)
+        process.open(ledger.folder, command.number, said.append)
+        command.claim(trial(3))
+        command.plan("stack", trial(3))
+        command.start(trial(3))
+        command.measure(trial(3), 1)
+        with server(store.database, port):
+            wait_until(lambda: run_names(store) == ["lr=1", "lr=2", "lr=3"])
+            command.measure(trial(3), 2)
+            command.finish(trial(3))
+            command.end()
+            assert process.finish() is None
+            found, link = process.find("latest")()
+            told_by_mlflow = process.look([fingerprint(number) for number in (1, 2, 3, 4)])
+    (complaint,) = told
+    assert complaint is not None
+    assert complaint.startswith(f"Records of 2 trials are kept in the journal, for {away.uri} does not take them (")
+    assert link.startswith(f"{away.uri}/#/experiments/")
+    assert {row.name: row.state for row in found} == dict.fromkeys(("lr=1", "lr=2", "lr=3"), "FINISHED")
+    assert set(told_by_mlflow.finished) == {fingerprint(number) for number in (1, 2, 3)}
+    assert points(store) == points_of("lr=1", "lr=2", "lr=3")
+    assert len(said) == 1
+    assert said[0].endswith("Training goes on; the journal keeps all records until they can be delivered.")
+    assert sorted(file.name for file in (tmp_path / "carried").rglob("*") if file.is_file()) == sorted(
+        ["config.yaml", "overrides.yaml"] * 3 + ["weights.pt"]
+    )
+    assert ledger.see_to_the_dead() == []
