@@ -765,3 +765,24 @@ def test_sixty_four_trials_that_report_at_once_from_four_processes_lose_nothing(
     assert Counter(states(store).values()) == {"FINISHED": 64}
     assert points(store) == points_of(*names, epochs=(1, 2, 3, 4, 5))
     assert ledger.see_to_the_dead() == []
+
+
+def test_a_trial_that_was_taken_over_again_and_again_is_recorded_in_the_order_of_its_commands(
+    store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    """Each of them was killed before anything was delivered."""
+    for number in range(4):
+        command = Command(ledger)
+        command.claim(trial(1))
+        if number == 0:
+            command.plan("stack", trial(1))
+        command.start(trial(1), again=number > 0)
+        command.measure(trial(1), number + 1)
+        if number < 3:
+            command.die()
+    command.finish(trial(1))
+    command.end()
+    assert deliver_all(store, ledger) == 1
+    assert states(store) == {"lr=1": "FINISHED"}
+    assert sorted(point[2] for point in points(store) if point[1] == "val/accuracy") == [1, 2, 3, 4]
+    assert ledger.see_to_the_dead() == []

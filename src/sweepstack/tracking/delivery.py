@@ -190,7 +190,7 @@ class Delivery:
         if trial.id in self._runs:
             return self._runs[trial.id], False
         again = isinstance(first, Started) and first.again
-        if again and self._ledger.waits(trial.id):
+        if again and self._ledger.waits(trial.id, self._session):
             raise NotYetError("an earlier command has not been recorded yet, in which they began")
         if run_id is None and self._repeated:
             run_id = self._store.run_of(trial.id)

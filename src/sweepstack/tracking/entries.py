@@ -25,7 +25,6 @@ CREATE TABLE trials (
     id TEXT PRIMARY KEY,
     fingerprint TEXT NOT NULL,
     session INTEGER,           -- the one that trains it, or whose journal holds what is not delivered yet
-    before INTEGER,            -- the one that it was taken over from
     stack TEXT,
     state TEXT NOT NULL,       -- OPEN, LEFT, SETTLED
     trial TEXT NOT NULL,
@@ -34,6 +33,11 @@ CREATE TABLE trials (
     measured INTEGER NOT NULL DEFAULT 0,  -- the last step that is in a journal
     outcome TEXT
 );
+CREATE TABLE taken_over (
+    trial TEXT NOT NULL,
+    session INTEGER NOT NULL   -- from which it was, and which may not be delivered yet
+);
+CREATE INDEX by_trial ON taken_over (trial);
 CREATE INDEX by_fingerprint ON trials (fingerprint);
 CREATE INDEX by_stack ON trials (stack);
 CREATE INDEX by_session ON trials (session);

@@ -207,11 +207,11 @@ class Ledger:
         with self._reading() as database:
             return database.execute("SELECT 1 FROM sessions WHERE number = ?", (session,)).fetchone() is not None
 
-    def waits(self, trial_id: str) -> bool:
-        """Whether the session that a trial was taken over from is still to be delivered."""
+    def waits(self, trial_id: str, session: int) -> bool:
+        """Whether an earlier session, from which a trial was taken over, is still to be delivered."""
         with self._reading() as database:
-            question = "SELECT 1 FROM trials JOIN sessions ON sessions.number = trials.before WHERE trials.id = ?"
-            return database.execute(question, (trial_id,)).fetchone() is not None
+            question = "SELECT 1 FROM taken_over JOIN sessions ON number = session WHERE trial = ? AND number < ?"
+            return database.execute(question, (trial_id, session)).fetchone() is not None
 
     def is_pending(self, trial_id: str) -> bool:
         """Whether a session has something of a trial to deliver."""
@@ -249,6 +249,7 @@ class Ledger:
         with self._transaction() as database:
             database.execute("UPDATE trials SET session = NULL WHERE session = ?", (session,))
             database.execute("DELETE FROM sessions WHERE number = ?", (session,))
+            database.execute("DELETE FROM taken_over WHERE session = ?", (session,))
             self._forget(database)
             for path in (self.journal(session), self.folder / f"{session:06}.lock"):
                 path.unlink(missing_ok=True)  # now: a journal without a session is one that lost its ledger
@@ -350,9 +351,10 @@ class Ledger:
                             "UPDATE sessions SET experiment = ? WHERE number = ?",
                             (trial.config.tracking.experiment, int(path.stem)),
                         )
+                    _note_taken_over(database, trial.id)
                     database.execute(
                         "INSERT INTO trials (id, fingerprint, session, state, trial) VALUES (?, ?, ?, 'OPEN', ?) "
-                        "ON CONFLICT (id) DO UPDATE SET before = session, session = excluded.session",
+                        "ON CONFLICT (id) DO UPDATE SET session = excluded.session",
                         (trial.id, trial.fingerprint, int(path.stem), json.dumps(trial_as_json(trial))),
                     )
 
@@ -438,8 +440,9 @@ class Ledger:
             if entry.state == LEFT:
                 renewed = entry.trial if trial is None else _renewed(trial, entry)
                 entry = Entry(renewed, session, stack, OPEN, entry.run_id, entry.at, entry.measured)
+                _note_taken_over(database, renewed.id)
                 database.execute(
-                    "UPDATE trials SET before = session, session = ?, state = 'OPEN', trial = ? WHERE id = ?",
+                    "UPDATE trials SET session = ?, state = 'OPEN', trial = ? WHERE id = ?",
                     (session, json.dumps(trial_as_json(renewed)), renewed.id),
                 )
             members[entry.trial.id] = entry
@@ -471,6 +474,14 @@ def keep_file(ledger: Ledger, trial_id: str, file: Path) -> Path:
     except OSError:
         shutil.copy2(file, kept)
     return kept
+
+
+def _note_taken_over(database: sqlite3.Connection, trial_id: str) -> None:
+    """Before a trial gets another session."""
+    database.execute(
+        "INSERT INTO taken_over (trial, session) SELECT id, session FROM trials WHERE id = ? AND session NOT NULL",
+        (trial_id,),
+    )
 
 
 def _is_locked(path: Path) -> bool:
