@@ -6,7 +6,7 @@ each round in another order; ratios are medians over the rounds. All go on with 
 rerun=true so that they train; the first run of each sweep is not counted: it measures which way of training is the
 fastest, and makes the store.
 
-    python benchmarks/checkpoint.py [--runs 5] [--only logistic|mlp]
+    python benchmarks/checkpoint.py [--runs 5] [--only logistic|mlp|shares]
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ import argparse
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
-from stack import RATES, TRAIN, process, spread
+import torch
+from stack import RATES, TRAIN, configs, process, spread
+
+from sweepstack.training import stacking
+from sweepstack.training.checkpoint import Keeper
+from sweepstack.training.data import load
+from sweepstack.training.stack import Reader, train_stack
 
 GOAL = 1.03
 WITHOUT, DEFAULT, ALWAYS = "checkpoint.every=1e9", "default", "checkpoint.every=0"
@@ -52,11 +60,61 @@ def measure(title: str, sweep: tuple[str, ...], rounds: int, store: Path) -> Non
         print(f"| {title} | {setting} | {statistics.median(taken[setting]):.2f} | {median} |", flush=True)
 
 
+class Timed(Keeper):
+    """Counts what saving takes, the copies to the host included."""
+
+    saves = 0
+    seconds = 0.0
+
+    def save(self, state: dict[str, Any]) -> None:
+        began = time.perf_counter()
+        super().save(state)
+        self.seconds += time.perf_counter() - began
+        self.saves += 1
+
+
+def share(model: str, optimizer: str, epochs: int, every: float) -> str:
+    """One training of 64 members in this process, and the part of it that goes into checkpoints."""
+    base = configs(64, model)
+    keywords = {"target": f"torch.optim.{optimizer}"}
+    trials = [
+        one.model_copy(update={"epochs": epochs, "optimizer": one.optimizer.model_copy(update=keywords)})
+        for one in base
+    ]
+    data = load(trials[0].dataset, 0.1, torch.device("cpu"))
+    readers = [[Reader(one, lambda measurement: None, lambda outcome: None, str(n))] for n, one in enumerate(trials)]
+    with tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as folder:
+        keeper = Timed(Path(folder, "kept"), every)
+        stack = stacking.build(trials, data.images.shape[1:], data.device)
+        began = time.perf_counter()
+        train_stack(readers, data, stack, keeper)
+        taken = time.perf_counter() - began
+    part = keeper.seconds / taken
+    return f"| {model}, {optimizer}, {epochs} epochs | {every:g} | {taken:.1f} | {keeper.saves} | {100 * part:.2f} % |"
+
+
+def shares() -> None:
+    """The same seen from inside: no noise of whole processes, which is larger than what is measured."""
+    print("\nInside one process: seconds in saves / seconds of training, goal: at most 3 % by default\n")
+    print("| 64 members | checkpoint.every | seconds | saves | share |\n|---|---:|---:|---:|---:|")
+    for model, optimizer, epochs, every in (
+        ("logistic", "SGD", 40, 10.0),
+        ("logistic", "SGD", 40, 0.0),
+        ("mlp", "Adam", 6, 10.0),
+        ("mlp", "Adam", 6, 0.0),
+    ):
+        print(share(model, optimizer, epochs, every), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What checkpoints cost.")
     parser.add_argument("--runs", type=int, default=5, help="rounds (default 5)")
-    parser.add_argument("--only", choices=list(SWEEPS))
+    parser.add_argument("--only", choices=[*SWEEPS, "shares"])
     arguments = parser.parse_args()
+    if arguments.only in (None, "shares"):
+        shares()
+    if arguments.only == "shares":
+        return
     print(f"Whole processes, with checkpoints / without, goal: at most {GOAL} by default\n")
     print("| sweep | checkpoints | seconds | / without |\n|---|---|---:|---:|")
     with tempfile.TemporaryDirectory(prefix="bench-store-") as store:

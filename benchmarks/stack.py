@@ -38,8 +38,11 @@ ROOT = Path(__file__).parents[1]
 TRAIN, SWEEPSTACK = str(ROOT / "train.py"), str(Path(sys.executable).with_name("sweepstack"))
 TUTORIAL = str(ROOT / "benchmarks" / "tutorial.py")
 RATES = [f"{10 ** (-4 + 4 * place / 63):.4g}" for place in range(64)]
-SWEEP_64 = (TRAIN, "-m", "experiment=tutorial", "evaluate_every=epoch", "pictures=0", f"optimizer.lr={','.join(RATES)}")
-SWEEP_3 = (TRAIN, "-m", "experiment=tutorial", "optimizer.lr=0.001,0.01,0.1")
+SWEEP_64 = (
+    *(TRAIN, "-m", "rerun=true", "experiment=tutorial", "evaluate_every=epoch", "pictures=0"),
+    f"optimizer.lr={','.join(RATES)}",
+)
+SWEEP_3 = (TRAIN, "-m", "rerun=true", "experiment=tutorial", "optimizer.lr=0.001,0.01,0.1")
 CPU = torch.device("cpu")
 IMAGE = {"shape": [1, 28, 28], "classes": 10}
 MODELS = {

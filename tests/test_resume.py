@@ -573,3 +573,19 @@ def test_without_its_server_a_sweep_goes_on_and_everything_is_delivered_later_ex
     finally:
         server.terminate()
         server.wait(30)
+
+
+def test_weights_that_could_not_be_kept_are_trained_again_in_a_trajectory_that_has_gone_on(terminal: Terminal) -> None:
+    """A file where the folder of the first job should be; the checkpoint of the stack is past its end by then."""
+    grid = ("train.py", "-m", "dataset=digits", "epochs=2,6", "optimizer.lr=0.1,0.2", "checkpoint.every=0")
+    words = (*grid, "launch.width=2", "tracking.sweep=same")
+    (terminal.folder / "multirun" / "same").mkdir(parents=True)
+    (terminal.folder / "multirun" / "same" / "0").write_text("in the way")
+    done = terminal.type(*words)
+    assert done.returncode == 1
+    assert [row.state for row in terminal.store.rows()].count("FAILED") == 1
+    (terminal.folder / "multirun" / "same" / "0").unlink()
+    done = terminal.type(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row.state for row in terminal.store.rows()] == ["FINISHED"] * 4
+    assert (terminal.folder / "multirun" / "same" / "0" / "weights.pt").is_file()

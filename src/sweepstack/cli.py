@@ -85,10 +85,14 @@ def ui(port: int, store: str | None) -> None:
 @store_option
 def sync(journal: str | None, store: str | None) -> None:
     """Deliver what is in the journal and not in the store yet, and mark what dead processes have left RUNNING."""
+    import logging
+
     from sweepstack.sweeping.recording import ledger_of
     from sweepstack.tracking.delivery import deliver_what_is_left, not_delivered
+    from sweepstack.tracking.errorslog import ErrorsLog
     from sweepstack.tracking.store import Store
 
+    logging.basicConfig(level=logging.ERROR, handlers=[ErrorsLog()])
     target = Store(store)
     ledger = ledger_of(target, journal)
     delivered, refused = deliver_what_is_left(target, ledger)

@@ -1,6 +1,7 @@
 """What the stories of the store share: trials, commands that record them, and processes that can be killed."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import resource
@@ -105,7 +106,11 @@ class Command:
         self.journal, self.fold = Journal(ledger.journal(self.number)), Fold()
 
     def claim(self, *trials: Trial, again: bool = False) -> Claim:
-        return self.ledger.claim(self.number, trials, again)
+        """What the ledger gives, but its fresh trials without what it knows of them."""
+        claim = self.ledger.claim(self.number, trials, again)
+        self.entries = claim.fresh
+        fresh: Any = [entry.trial for entry in claim.fresh]
+        return dataclasses.replace(claim, fresh=fresh)
 
     def plan(self, stack: str, *trials: Trial, keep: bool = False) -> Composition:
         """One stack of trials, the last two of which share a trajectory."""

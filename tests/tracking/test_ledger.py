@@ -65,9 +65,10 @@ def test_what_is_trained_elsewhere_is_known_as_soon_as_it_is_in_that_journal(led
     one.train(trial(3), outcome=ERROR)
     claim = other.claim(*(trial(number, "other") for number in (1, 2, 3)))
     assert claim.settled == [
-        (trial(number, "other", id=f"sweep-{number}"), DIVERGED, trial(number).folder) for number in (1, 2)
-    ]  # as the sweep knows it, with the id of the record
-    assert ids(claim.held) == ["other-3"]  # until the other gives it up
+        (trial(number, "other", id=f"sweep-{number}"), outcome)
+        for number, outcome in ((1, DIVERGED), (2, DIVERGED), (3, ERROR))
+    ]  # as the sweep knows it, with the id of the record; nobody waits for one that has failed just now
+    assert claim.held == []
     one.end()
     assert [entry.state for _, entries in other.claim(trial(3)).resumed for entry in entries.values()] == [OPEN]
 
@@ -97,7 +98,7 @@ def test_a_killed_command_is_seen_to_by_the_next_claim(ledger: Ledger, trial: Ma
     assert in_process(story) == -signal.SIGKILL
     two = Command(ledger)
     claim = two.claim(*(trial(number, "other") for number in (0, 1, 4, 5)))
-    assert claim.settled == [(trial(0, "other", id="sweep-0"), DONE, trial(0).folder)]
+    assert claim.settled == [(trial(0, "other", id="sweep-0"), DONE)]
     assert claim.fresh == [trial(5, "other")]  # was claimed, and never planned
     assert claim.held == []
     (composition, members), (not_begun, entries) = claim.resumed
@@ -132,7 +133,7 @@ def test_a_stack_comes_back_whole_however_often_it_is_interrupted(ledger: Ledger
             assert {entry.measured for entry in members.values()} == {10 * (epoch - 1)}
         else:
             first.lock.release()
-            assert len(command.claim(trial(1)).resumed) == 1
+            assert len(command.claim(trial(1), trial(2), trial(3)).resumed) == 1
         for one in (1, 2, 3):
             command.start(trial(one), again=epoch > 1)
             command.measure(trial(one), epoch)
@@ -423,7 +424,7 @@ def test_when_the_ledger_is_deleted_what_the_journals_tell_is_known_again(
     new = Command(ledger)
     assert new.number not in taken
     claim = new.claim(*(trial(number, "other") for number in range(1, 6)))
-    assert [(one.number, outcome) for one, outcome, _ in claim.settled] == [(1, DONE), (3, DONE)]
+    assert [(one.number, outcome) for one, outcome in claim.settled] == [(1, DONE), (3, DONE)]
     assert ids(claim.fresh) == ["sweep-2", "other-5"]
     assert ids(claim.held) == ["other-4"]
     assert {one.number} <= set(ledger.see_to_the_dead()) <= {oldest.number, one.number}
@@ -549,3 +550,68 @@ def test_each_store_has_a_ledger_of_its_own(tmp_path: Path) -> None:
     assert server != other
     assert {server.parent, other.parent} == {tmp_path / "mlruns" / "journal"}
     assert resolve_folder(None, "http://host:1", tmp_path, "~/here") == Path.home() / "here"
+
+
+def test_a_stack_that_is_cut_takes_along_what_is_settled_of_it(ledger: Ledger, trial: MakeTrial) -> None:
+    """Trials 1 and 2 share a trajectory; 1 ended before its command died, and the next command cuts the stack."""
+    one = Command(ledger)
+    one.claim(*map(trial, range(3)))
+    one.plan("stack", *map(trial, range(3)))
+    for number in range(3):
+        one.start(trial(number))
+    one.finish(trial(1))
+    one.die()
+    two = Command(ledger)
+    ((_, members),) = two.claim(trial(0), trial(1), trial(2)).resumed
+    assert members["sweep-1"].state == SETTLED
+    pieces = [
+        Composition("left", (("sweep-0",),), CHOICE, "cpu", note="cut"),
+        Composition("right", (("sweep-1", "sweep-2"),), CHOICE, "cpu", note="cut"),
+    ]
+    ledger.plan(two.number, pieces)
+    assert ledger.composition("stack") is None
+    two.die()
+    resumed = Command(ledger).claim(trial(0), trial(2)).resumed
+    assert [(composition.id, sorted(members)) for composition, members in resumed] == [
+        ("left", ["sweep-0"]),
+        ("right", ["sweep-1", "sweep-2"]),
+    ]
+
+
+def test_a_stack_that_never_began_is_not_trained_for_one_of_its_trials(ledger: Ledger, trial: MakeTrial) -> None:
+    one = Command(ledger)
+    one.claim(*map(trial, range(3)))
+    one.plan("stack", *map(trial, range(3)))
+    one.die()
+    two = Command(ledger)
+    claim = two.claim(trial(1))
+    assert (ids(claim.fresh), claim.resumed) == (["sweep-1"], [])
+    two.end()
+    claim = Command(ledger).claim(*map(trial, range(3)))  # the company is not whole any more
+    assert (sorted(ids(claim.fresh)), claim.resumed) == (["sweep-0", "sweep-1", "sweep-2"], [])
+
+
+def test_what_began_before_its_ledger_was_lost_is_not_recorded_twice(ledger: Ledger, trial: MakeTrial) -> None:
+    one = Command(ledger)
+    one.claim(trial(1))
+    one.plan("stack", trial(1))
+    one.start(trial(1))
+    one.measure(trial(1), 1, 2)
+    one.die()
+    (ledger.folder / "ledger.db").unlink()
+    two = Command(ledger)
+    assert ids(two.claim(trial(1)).fresh) == ["sweep-1"]
+    (entry,) = two.entries
+    assert (entry.begun, entry.measured) == (True, 20)
+    assert ledger.waits("sweep-1", two.number)  # for what the first one has to say
+
+
+def test_what_a_server_has_taken_is_known_while_it_is_away(ledger: Ledger, trial: MakeTrial) -> None:
+    for number, remember in ((1, True), (2, False)):
+        command = Command(ledger)
+        command.train(trial(number))
+        command.end()
+        ledger.delivered(command.number, 1, {f"sweep-{number}": f"run {number}"})
+        ledger.retire(command.number, remember)
+    asked = [trial(number).fingerprint for number in (1, 2, 3)]
+    assert ledger.done(asked) == {trial(1).fingerprint: ("run 1", DONE)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -29,7 +30,8 @@ Tell = Callable[[Trial, Outcome, str], None]
 
 def identified(trials: Sequence[Trial]) -> list[Trial]:
     """The trials with their fingerprints; their data must be at hand."""
-    return [replace(trial, fingerprint=str(identify(trial.config))) for trial in trials]
+    digests: dict[str, str] = {}
+    return [replace(trial, fingerprint=str(identify(trial.config, digests))) for trial in trials]
 
 
 def execute(
@@ -69,7 +71,7 @@ def execute(
             work = session.claim(waiting, config.rerun)
             for trial, outcome, files in work.settled:
                 outcomes[trial.fingerprint] = outcome
-                if files is not None and files != trial.folder:
+                if files is not None:
                     _keep_weights(trial, files / "weights.pt")
                 tell(trial, outcome, "it was trained before")
             planned = plan(work.fresh, lambda configs: choose(configs, lambda: wait_for_quiet(store)), apart)
@@ -87,7 +89,8 @@ def execute(
             if waiting and not enough():
                 time.sleep(POLL)
     left = {trial.fingerprint for trial in trials} - outcomes.keys()
-    reason = f"not trained, for max_failures={config.max_failures} is reached; the same command goes on from here"
+    why = f", for max_failures={config.max_failures} is reached" if enough() else ""
+    reason = f"not trained{why}; the same command goes on from here"
     if left:
         print(f"{count(len(left), 'trial')} {reason}")
     for trial in trials:
@@ -140,8 +143,10 @@ def _left_out(work: Work) -> list[str]:
 
 
 def _keep_weights(trial: Trial, recorded: Path) -> None:
-    """The weights of a trial that was trained before, in the folder of its job, too."""
-    if recorded.is_file():
+    """The weights of a trial that was trained before, in the folder of its job, too, if there is room."""
+    with contextlib.suppress(OSError):
+        if not recorded.is_file():
+            return
         trial.folder.mkdir(parents=True, exist_ok=True)
         aside = trial.folder / f".{recorded.name}"
         shutil.copy2(recorded, aside)

@@ -52,7 +52,9 @@ def launch(
     trials, apart = _parsed(jobs, job_overrides)
     if trials[0].config.launch.dry_run:
         _prepare(trials)
-        work, planned = foreseen(identified(trials), Store(trials[0].config.tracking.uri), apart)
+        store = Store(trials[0].config.tracking.uri)
+        store.check()
+        work, planned = foreseen(identified(trials), store, apart)
         print("\n".join([*told(work, every=True), *(describe(planned) if planned.stacks else [])]))
         raise SystemExit(0)
     store = usable_store(trials)

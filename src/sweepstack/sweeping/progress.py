@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
@@ -24,7 +25,7 @@ class Display:
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._count = 0
         self._begun = self._done = 0
-        self._epochs: dict[int, float] = {}  # of each trial, done
+        self._epochs: dict[tuple[str, int], float] = {}  # of each trial, done
         self._killed: Counter[str] = Counter()  # by reason: a stack is stopped as a whole
         self._best: tuple[float, str] | None = None
         self._bar = Progress(
@@ -59,7 +60,8 @@ class Display:
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._console.print(line, markup=False)
+        with contextlib.suppress(SystemExit):  # rich's answer to a reader that is gone: `| head`; training goes on
+            self._console.print(line, markup=False)
 
     def show(self, event: Event) -> None:
         """Takes an event of one of the trials."""
@@ -85,7 +87,7 @@ class Display:
                 f"epoch {at.epoch}/{config.epochs}  train/loss {metrics['train/loss']:.4f}  "
                 f"{config.objective} {accuracy:.4f}"
             )
-        self._epochs[event.trial.number] = config.epochs * at.step / at.steps
+        self._epochs[event.trial.id, event.trial.number] = config.epochs * at.step / at.steps
         best = self._best if self._best and self._best[0] >= accuracy else (accuracy, event.trial.name)
         self._bar.update(
             self._task,
@@ -99,7 +101,7 @@ class Display:
             self._killed[event.outcome.reason] += 1
             return
         self._done += 1
-        self._epochs[event.trial.number] = event.trial.config.epochs
+        self._epochs[event.trial.id, event.trial.number] = event.trial.config.epochs
         metrics, objective = event.outcome.metrics, event.trial.config.objective
         place = f"[{self._done}/{self._count}] {event.trial.name}"
         if event.outcome.state is TrialState.FINISHED:

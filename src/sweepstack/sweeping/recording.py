@@ -4,6 +4,7 @@ process beside that reads the journal, to MLflow."""
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sys
 import time
@@ -17,7 +18,7 @@ from sweepstack.errors import StoreError
 from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.progress import Display
 from sweepstack.tracking.entries import LEFT, OPEN, SETTLED, Composition, Entry
-from sweepstack.tracking.finished import Known, known
+from sweepstack.tracking.finished import Finished, Known, known
 from sweepstack.tracking.journal import Fold, Journal
 from sweepstack.tracking.ledger import Ledger, keep_file, resolve_folder
 from sweepstack.tracking.process import WriterProcess, writer_process
@@ -26,7 +27,7 @@ from sweepstack.trial import Choice, Ended, Event, Joined, Measured, Outcome, St
 
 LONGEST_WAIT = 5.0
 """Seconds."""
-LAST_WORDS = 1.5
+LAST_WORDS = 1.0
 """Seconds that an interrupted command waits for its records to be delivered; the process beside goes on by itself."""
 
 
@@ -54,12 +55,11 @@ class Recording:
         store: Store,
         process: WriterProcess,
         display: Display,
-        sweep: str | None,
         ended: Callable[[Trial, Outcome], None],
     ) -> None:
         self.display = display
         self._ledger, self._number, self._store, self._process = ledger, number, store, process
-        self._sweep, self._ended = sweep, ended
+        self._ended = ended
         self.journal = Journal(ledger.journal(number))
         self.fold = Fold()
         self._mine: dict[str, Entry] = {}
@@ -73,42 +73,75 @@ class Recording:
         """
         trials = [trial if trial.id else replace(trial, id=secrets.token_hex(8)) for trial in trials]
         claim = self._ledger.claim(self._number, trials, again)
-        found = Known({}, {}) if again else self._known([trial.fingerprint for trial in claim.fresh])
-        settled: list[tuple[Trial, Outcome, Path | None]] = [*claim.settled]
-        joined: list[tuple[Trial, str | None]] = [(trial, None) for trial, _, _ in claim.settled]
-        fresh = []
-        for trial in claim.fresh:
+        asked = [trial.fingerprint for trial, _ in claim.settled]
+        asked += [] if again else [entry.trial.fingerprint for entry in claim.fresh]
+        found = self._known(asked)
+        settled: list[tuple[Trial, Outcome, Path | None]] = []
+        for trial, outcome in claim.settled:
             finished = found.finished.get(trial.fingerprint)
+            files = self._ledger.files(trial.id) if finished is None else finished.artifacts
+            settled.append((trial, outcome, files))
+            self._join(trial, None)
+        fresh = []
+        for entry in claim.fresh:
+            finished = None if again else found.finished.get(entry.trial.fingerprint)
             if finished is not None:
-                settled.append((trial, finished.outcome, finished.artifacts))
-                joined.append((trial, finished.run_id))
+                settled.append((entry.trial, finished.outcome, finished.artifacts))
+                self._join(entry.trial, finished.run_id)
             else:
-                fresh.append(trial)
-                self._mine[trial.id] = Entry(trial, self._number, None, OPEN)
-        self._ledger.release(self._number, [trial for trial, run_id in joined if run_id is not None])
-        for trial, run_id in joined:
-            if trial.sweep is not None:
-                self.journal.put(Joined(trial, time.time(), run_id))
-        resumed = [self._resumed(composition, entries) for composition, entries in claim.resumed]
+                fresh.append(entry.trial)
+                self._mine[entry.trial.id] = entry
+                self.journal.not_before(entry.at)
+        left = {trial.id for trial in fresh}
+        self._ledger.release(self._number, [e.trial for e in claim.fresh if e.trial.id not in left])
+        wanted = {trial.fingerprint for trial in trials}
+        resumed = [self._resumed(composition, entries, wanted) for composition, entries in claim.resumed]
         return Work(fresh, resumed, settled, claim.held, found.changed)
+
+    def _join(self, trial: Trial, run_id: str | None) -> None:
+        if trial.sweep is not None:
+            self.journal.put(Joined(trial, time.time(), run_id))
 
     def keep_plan(self, stacks: Sequence[Stack], device: str) -> list[Stack]:
         """Keeps how trials are composed, before the first of them trains; gives the stacks as they are known then."""
-        kept = [replace(stack, id=secrets.token_hex(8)) for stack in stacks]
+        lost = "it began in company that is not known any more"
+        kept = [
+            replace(
+                stack, id=stack.id or secrets.token_hex(8), note=stack.note or (lost if self._has_begun(stack) else "")
+            )
+            for stack in stacks
+        ]
         self._ledger.plan(self._number, [_composition(stack, device) for stack in kept])
         return kept
 
+    def _has_begun(self, stack: Stack) -> bool:
+        return any(self._mine[trial.id].begun for trial in stack.trials if trial.id in self._mine)
+
     def split(self, stack: Stack, parts: Sequence[Sequence[Trajectory]], device: str, note: str) -> list[Stack]:
-        """Several stacks in place of one, each to go on from its checkpoint."""
+        """Several stacks in place of one. Each goes on from its checkpoint, but for those of a single trajectory: the
+        plain trainer begins anew.
+
+        Returns:
+            Those with something left to train. What has failed already is kept apart, for a later command.
+        """
         choice = replace(stack.choice, reason=note)
-        pieces = [Stack(tuple(part), replace(choice, width=len(part)), keep=stack.keep, note=note) for part in parts]
-        kept = self.keep_plan(pieces, device)
-        for piece in kept:
-            for file in sorted(self.checkpoints(stack).glob("*.pt")):
-                folder = self.checkpoints(piece)
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / file.name).write_bytes(file.read_bytes())
-        return kept
+        rest = [one for one in stack.trajectories if not any(one in part for part in parts)]
+        failed = [[one] for one in rest if not all(self.is_settled(trial) for trial in one.trials)]
+        pieces = [
+            Stack(tuple(part), replace(choice, width=len(part)), secrets.token_hex(8), stack.keep, note)
+            for part in [*parts, *failed]
+        ]
+        for piece in pieces:
+            folder = self.checkpoints(piece)
+            with contextlib.suppress(OSError):  # on a full disk they begin anew
+                for file in self.checkpoints(stack).glob("*.pt") if len(piece.trajectories) > 1 else ():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    os.link(file, folder / file.name)
+        return self.keep_plan(pieces, device)[: len(parts)]
+
+    def note(self, stack: Stack) -> None:
+        """Keeps the note of a stack."""
+        self._ledger.recompose(_composition(stack, stack.device))
 
     def checkpoints(self, stack: Stack) -> Path:
         """The folder for the checkpoints of a stack."""
@@ -147,7 +180,9 @@ class Recording:
                 self._show(event)
                 return
             case Ended():
-                event = replace(event, files=tuple(keep_file(self._ledger, trial.id, file) for file in event.files))
+                with contextlib.suppress(OSError):  # else they are taken from where they are
+                    files = tuple(keep_file(self._ledger, trial.id, file) for file in event.files)
+                    event = replace(event, files=files)
         event = self.journal.put(event)
         self.fold.take(event)
         self._show(event)
@@ -163,16 +198,13 @@ class Recording:
             self.display.show(event)
 
     def _known(self, fingerprints: Sequence[str]) -> Known:
-        try:
-            return known(self._store, fingerprints, self._process.look)
-        except StoreError:  # the user has been told; what the journal knows must do
-            return Known({}, {})
+        return _known(self._ledger, self._store, self._process, fingerprints)
 
-    def _resumed(self, composition: Composition, entries: dict[str, Entry]) -> Stack:
+    def _resumed(self, composition: Composition, entries: dict[str, Entry], wanted: set[str]) -> Stack:
         mine = {key: entry for key, entry in entries.items() if entry.state == OPEN and entry.session == self._number}
         self._mine |= mine
         self.journal.not_before(max((entry.at for entry in mine.values()), default=0.0))
-        device = next((e.trial.config.device for e in mine.values() if e.trial.sweep == self._sweep), None)
+        device = next((e.trial.config.device for e in mine.values() if e.trial.fingerprint in wanted), None)
         return stack_of(composition, entries, device)
 
 
@@ -195,7 +227,7 @@ def recording(
     process = writer_process(store.uri)
     stopped = True
     with Display() as display:
-        session = Recording(ledger, number, store, process, display, trials[0].sweep, ended)
+        session = Recording(ledger, number, store, process, display, ended)
         process.open(ledger.folder, number, display.say)
         try:
             yield session
@@ -203,7 +235,8 @@ def recording(
         finally:
             _end(session, ledger, number, lock)
             complaint = process.finish(LAST_WORDS if stopped else None)
-    if complaint is not None:
+    if complaint is not None and not process.complained:
+        process.complained = True  # of the first of many launches
         print(complaint, file=sys.stderr)
 
 
@@ -245,30 +278,40 @@ def look(trials: Sequence[Trial], store: Store, again: bool) -> Work:
     ledger = ledger_of(store, trials[0].config.tracking.journal)
     entries = ledger.look(trials)
     unknown = [trial.fingerprint for trial in trials if trial.fingerprint not in entries]
-    try:
-        found = Known({}, {}) if again else known(store, unknown, writer_process(store.uri).look)
-    except StoreError:
-        found = Known({}, {})
+    found = Known({}, {}) if again else _known(ledger, store, writer_process(store.uri), unknown)
     work = Work([], [], [], [], found.changed)
-    stacks: dict[str, None] = {}
+    stacks: dict[str, list[Trial]] = {}
     for trial in trials:
         entry, finished = entries.get(trial.fingerprint), found.finished.get(trial.fingerprint)
         if entry is not None and entry.outcome is not None and entry.state == SETTLED and not again:
-            work.settled.append((trial, entry.outcome, entry.trial.folder))
+            work.settled.append((trial, entry.outcome, None))
         elif finished is not None:
             work.settled.append((trial, finished.outcome, finished.artifacts))
         elif entry is not None and entry.state == OPEN:
             work.held.append(trial)
         elif entry is not None and entry.state == LEFT and entry.stack is not None:
-            stacks[entry.stack] = None
+            stacks.setdefault(entry.stack, []).append(trial)
         else:
             work.fresh.append(trial)
-    for stack in stacks:
+    for stack, wanted in stacks.items():
         composition = ledger.composition(stack)
-        if composition is not None:
-            members = {trial.id: Entry(trial, None, stack, LEFT) for trial in ledger.members(stack)}
+        members = {trial.id: Entry(trial, None, stack, LEFT) for trial in ledger.members(stack)}
+        if composition is not None and {one for ids in composition.trajectories for one in ids} <= members.keys():
             work.resumed.append(stack_of(composition, members, trials[0].config.device))
+        else:
+            work.fresh += wanted
     return work
+
+
+def _known(ledger: Ledger, store: Store, process: WriterProcess, fingerprints: Sequence[str]) -> Known:
+    """What the store knows; of a server that does not answer, what was delivered to it from here."""
+    try:
+        return known(store, fingerprints, process.look)
+    except StoreError as error:
+        if store.database is not None:
+            raise StoreError(f"the tracking store must be readable, {store.uri} is not ({error}); try again") from error
+        done = ledger.done(fingerprints)
+        return Known({key: Finished(run_id, outcome, None) for key, (run_id, outcome) in done.items()}, {})
 
 
 def stack_of(composition: Composition, entries: dict[str, Entry], device: str | None) -> Stack:

@@ -52,11 +52,18 @@ def prepare(config: TrialConfig, seen: set[str]) -> None:
         _data(config)
 
 
-def identify(config: TrialConfig) -> Fingerprint:
-    """The fingerprint of a trial, for which the data must be at hand."""
+def identify(config: TrialConfig, digests: dict[str, str]) -> Fingerprint:
+    """The fingerprint of a trial, for which the data must be at hand.
+
+    Args:
+        digests: checksums of data by their config, of those that have been loaded for it.
+    """
     from sweepstack.training.code import digest
 
-    return fingerprint(config, _data(config).facts.digest, digest(config))
+    key = config.dataset.model_dump_json(by_alias=True)
+    if key not in digests:
+        digests[key] = _data(config).facts.digest
+    return fingerprint(config, digests[key], digest(config))
 
 
 def _data(config: TrialConfig) -> Data:
@@ -104,6 +111,7 @@ def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = l
     kind = data.device.type
     if stack.device not in ("", kind):
         stack = replace(stack, note=f"it began on {stack.device} and went on on {kind}")
+        recording.note(stack)
     with calm() as asked:
         try:
             for trial in stack.trials:
@@ -124,12 +132,15 @@ def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: C
     config = stack.trajectories[0].config
     folder, say = recording.checkpoints(stack), recording.display.say
     keeper = Keeper(folder, config.checkpoint.every, stopping, recording.journal.sync, say)
-    keeper.restore()
+    begun = keeper.restore() is not None
     tries = 0
     while True:
         try:
             _train(stack, data, recording, keeper)
-            break
+            if stopping() or not begun or not any(recording.owns(trial) for trial in stack.trials):
+                break
+            begun = False  # the checkpoint is past the end of a trial whose outcome could not be kept: once more
+            keeper.remove()
         except CheckpointError as error:
             say(f"A checkpoint does not fit ({one_line(error)}); its trials begin anew.")
             keeper.remove()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-GRACE = 2.0
+GRACE = 1.5
 """Seconds after a signal in which a step, or an evaluation, may come to its end; then it is broken off."""
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 from filelock import Timeout
 
 from sweepstack.errors import StoreError, one_line
-from sweepstack.tracking.delivery import Delivery, NotYetError, deliver_what_is_left, not_delivered
+from sweepstack.tracking.delivery import TOGETHER, Delivery, NotYetError, deliver_what_is_left, not_delivered
 from sweepstack.tracking.errorslog import ErrorsLog
 from sweepstack.tracking.finished import Known, known_to_server
 from sweepstack.tracking.ledger import Ledger
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 INTERVAL = 1.0
 """Seconds between deliveries: what trials have done by then goes in one batch."""
 REST = 10
-"""Times as long as a delivery took is waited for the next: the processors are for the training."""
+"""Times as long as a delivery took is waited for the next: the processors are for the training. Unless trials end
+faster than they can be delivered: then whoever waits for the table waits for the deliveries."""
 LONGEST_PAUSE = 15.0
 """Seconds between two attempts while a store does not take anything."""
 ATTEMPTS = 3
@@ -51,6 +52,7 @@ class _Child:
         self._parent = parent
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._complained = False
+        self._was_away = False
         threading.Thread(target=self._read, daemon=True).start()
 
     def work(self) -> None:
@@ -92,13 +94,16 @@ class _Child:
                     delivery = delivery or Delivery(store, ledger, session)
                     if over and session in ledger.see_to_the_dead():
                         delivery.finish()
+                        self._was_away = False
                         for error in refused:
                             self._complain(store, error)
                         break
+                    ended = delivery.delivered
                     delivery.deliver()
+                    many = delivery.delivered - ended >= TOGETHER
                     for error in refused:
                         raise error
-                    pause = max(INTERVAL, REST * (time.monotonic() - began))
+                    pause = INTERVAL if many else max(INTERVAL, REST * (time.monotonic() - began))
                     if over:
                         break  # something holds the lock of the dead parent
                 except Exception as error:  # whatever a store may answer, training goes on
@@ -108,8 +113,9 @@ class _Child:
                         self._complain(store, error)
                         pause = min(2 * pause, LONGEST_PAUSE)
                     attempts += over and not others
-                    hopeless = attempts == ATTEMPTS or isinstance(error, StoreError) or time.monotonic() > deadline
-                    if over and hopeless:
+                    enough = attempts == (1 if self._was_away else ATTEMPTS) or time.monotonic() > deadline
+                    if over and (enough or isinstance(error, StoreError)):
+                        self._was_away = not others
                         return not_delivered(delivery.waiting if delivery else 0, store.uri, one_line(error))
         Path(ledger.delivery_lock(session).lock_file).unlink(missing_ok=True)
         return None

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from filelock import Timeout
+
 from sweepstack.tracking.journal import Reader
 from sweepstack.tracking.ledger import Ledger, drop_files
 from sweepstack.tracking.store import (
@@ -88,6 +90,8 @@ class Delivery:
         self._runs: dict[str, _Run] = {}
         begun = ledger.delivery(session)
         self._experiment, self._repeated, self._offset = begun or ("", False, 0)
+        self._unsure = self._repeated
+        """Whether there may be runs which nobody has noted."""
         self.delivered = 0
         """Trials that have been delivered to their end."""
 
@@ -134,7 +138,7 @@ class Delivery:
                     assert entry.run_id is not None
                     if self._info(entry.run_id) is not None:
                         self._close(entry.run_id, TrialState.KILLED, "its process died", entry.at)
-        self._ledger.retire(self._session)
+        self._ledger.retire(self._session, remember=self._store.database is None)
 
     def _read(self) -> None:
         for begin, event in self._reader.events():
@@ -160,11 +164,13 @@ class Delivery:
                             done[trial_id] = None  # deleted while its trial trains: nobody wants to know
                             continue
                         log.exception("a trial could not be delivered to %s", self._store.uri)
+                        self._unsure = True  # a server may have made the run, and not been able to say so
                         refused.append(error)
                         if len(refused) == 2:
                             break
         except Exception:  # undone as a whole, with the runs that it made
             self._runs = before
+            self._unsure = True
             raise
         return done
 
@@ -192,7 +198,7 @@ class Delivery:
         again = isinstance(first, Started) and first.again
         if again and self._ledger.waits(trial.id, self._session):
             raise NotYetError("an earlier command has not been recorded yet, in which they began")
-        if run_id is None and self._repeated:
+        if run_id is None and self._unsure:
             run_id = self._store.run_of(trial.id)
         info = None if run_id is None else self._info(run_id)
         made = info is None
@@ -278,7 +284,7 @@ class Delivery:
 
 def deliver_what_is_left(store: Store, ledger: Ledger, but: int | None = None) -> tuple[int, list[Exception]]:
     """Delivers the sessions that are ended or have died, the oldest first. One that cannot be delivered holds up no
-    other.
+    other; after two, the store is taken to be away.
 
     Args:
         but: a session that is left out, and what is newer.
@@ -286,9 +292,11 @@ def deliver_what_is_left(store: Store, ledger: Ledger, but: int | None = None) -
     Returns:
         The number of trials that were delivered to their end, and what the store answered to the rest.
     """
-    delivered, refused = 0, []
+    delivered = 0
+    refused: list[Exception] = []
     for session in ledger.see_to_the_dead():
-        if but is not None and session >= but:
+        refusals = sum(not isinstance(error, NotYetError | Timeout) for error in refused)
+        if (but is not None and session >= but) or refusals == 2:
             break
         lock = ledger.delivery_lock(session)
         try:

@@ -37,6 +37,7 @@ CREATE TABLE taken_over (
     trial TEXT NOT NULL,
     session INTEGER NOT NULL   -- from which it was, and which may not be delivered yet
 );
+CREATE TABLE done (fingerprint TEXT PRIMARY KEY, run_id TEXT NOT NULL, outcome TEXT NOT NULL);
 CREATE INDEX by_trial ON taken_over (trial);
 CREATE INDEX by_fingerprint ON trials (fingerprint);
 CREATE INDEX by_stack ON trials (stack);

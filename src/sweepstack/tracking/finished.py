@@ -61,6 +61,8 @@ def known(store: Store, fingerprints: Sequence[str], ask: Callable[[Sequence[str
     Raises:
         StoreError: whatever `ask` raises.
     """
+    if not fingerprints:
+        return Known({}, {})
     if store.database is None:
         return ask(fingerprints)
     if not store.database.exists():

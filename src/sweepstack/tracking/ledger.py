@@ -36,6 +36,7 @@ from sweepstack.tracking.journal import (
     Fold,
     Reader,
     outcome_as_json,
+    outcome_from_json,
     trial_as_json,
 )
 from sweepstack.trial import Outcome, Started, Trial
@@ -45,12 +46,12 @@ from sweepstack.trial import Outcome, Started, Trial
 class Claim:
     """What a session may train, and what others do."""
 
-    fresh: list[Trial] = field(default_factory=list)
-    """Now this session's: to be planned."""
+    fresh: list[Entry] = field(default_factory=list)
+    """Now this session's: to be planned. One that has begun before lost its stack, and begins anew."""
     resumed: list[tuple[Composition, dict[str, Entry]]] = field(default_factory=list)
     """Stacks to go on with, now this session's, with all of their trials by id."""
-    settled: list[tuple[Trial, Outcome, Path]] = field(default_factory=list)
-    """As the sweep knows them, but with the id of their record; and the folder that they were trained in."""
+    settled: list[tuple[Trial, Outcome]] = field(default_factory=list)
+    """As the sweep knows them, but with the id of their record. Among them is what has just failed elsewhere."""
     held: list[Trial] = field(default_factory=list)
     """Others are training these."""
 
@@ -107,36 +108,41 @@ class Ledger:
             again: train what is settled, too.
         """
         claim = Claim()
-        stacks: dict[str, set[str]] = {}
+        wanted = {trial.fingerprint: trial for trial in trials}
+        stacks: dict[str, list[Entry]] = {}
         with self._transaction() as database:
             self._see_to_the_dead(database)
-            known = self._by_fingerprint(database, [trial.fingerprint for trial in trials])
-            fresh = []
+            known = self._by_fingerprint(database, [*wanted])
+            fresh: list[Entry] = []
             for trial in trials:
                 entry = known.get(trial.fingerprint)
                 if entry is not None and entry.state == OPEN and entry.session != session:
                     entry = self._as_told(entry)
                 if entry is None or (again and entry.state == SETTLED):
-                    fresh.append(trial)
-                elif entry.state == OPEN and entry.session != session:
+                    fresh.append(Entry(trial, session, None, OPEN))
+                elif entry.state == OPEN and entry.session != session and entry.outcome is None:
                     claim.held.append(trial)
-                elif entry.state == SETTLED:
-                    assert entry.outcome is not None
-                    claim.settled.append((_renewed(trial, entry), entry.outcome, entry.trial.folder))
-                elif entry.stack is None:  # it was claimed, and never planned
-                    fresh.append(_renewed(trial, entry))
+                elif entry.outcome is not None and entry.state != LEFT:
+                    claim.settled.append((_renewed(trial, entry), entry.outcome))
+                elif entry.stack is None:  # it was claimed and never planned, or its ledger was lost
+                    fresh.append(replace(entry, trial=_renewed(trial, entry), session=session, state=OPEN))
                 else:
-                    stacks.setdefault(entry.stack, set()).add(trial.fingerprint)
-            database.executemany(
-                "INSERT INTO trials (id, fingerprint, session, state, trial) VALUES (?, ?, ?, 'OPEN', ?) "
-                "ON CONFLICT (id) DO UPDATE SET session = excluded.session, state = 'OPEN', trial = excluded.trial",
-                ((t.id, t.fingerprint, session, json.dumps(trial_as_json(t))) for t in fresh),
-            )
-            wanted = {trial.fingerprint: trial for trial in trials}
-            for stack in stacks:
+                    stacks.setdefault(entry.stack, []).append(entry)
+            for stack, left in stacks.items():
                 found = self._resume(database, session, stack, wanted)
                 if found is not None:
                     claim.resumed.append(found)
+                else:
+                    renewed = [(entry, _renewed(wanted[entry.trial.fingerprint], entry)) for entry in left]
+                    fresh += [replace(e, trial=trial, session=session, stack=None, state=OPEN) for e, trial in renewed]
+            for entry in fresh:
+                _note_taken_over(database, entry.trial.id)
+            database.executemany(
+                "INSERT INTO trials (id, fingerprint, session, state, trial) VALUES (?, ?, ?, 'OPEN', ?) ON CONFLICT "
+                "(id) DO UPDATE SET session = excluded.session, stack = NULL, state = 'OPEN', trial = excluded.trial, "
+                "outcome = NULL",
+                ((e.trial.id, e.trial.fingerprint, session, json.dumps(trial_as_json(e.trial))) for e in fresh),
+            )
             claim.fresh = fresh
         return claim
 
@@ -167,10 +173,28 @@ class Ledger:
                     (composition.id, json.dumps({**vars(composition), "id": None})),
                 )
                 database.executemany(
-                    "UPDATE trials SET stack = ? WHERE id = ? AND session = ?",
+                    "UPDATE trials SET stack = ? WHERE id = ? AND (session = ? OR state = 'SETTLED')",
                     ((composition.id, one, session) for trials in composition.trajectories for one in trials),
                 )
             self._forget(database)
+
+    def recompose(self, composition: Composition) -> None:
+        """Keeps what has changed about a stack."""
+        with self._transaction() as database:
+            content = json.dumps({**vars(composition), "id": None})
+            database.execute("UPDATE stacks SET content = ? WHERE id = ?", (content, composition.id))
+
+    def done(self, fingerprints: Sequence[str]) -> dict[str, tuple[str, Outcome]]:
+        """Settled trials that a server has recorded, for the time when it cannot be asked: runs and outcomes."""
+        if not self._file.exists():
+            return {}
+        found = {}
+        with self._reading() as database:
+            for part in parts(fingerprints):
+                marks = ",".join("?" * len(part))
+                rows = database.execute(f"SELECT * FROM done WHERE fingerprint IN ({marks})", part)
+                found.update({key: (run_id, outcome_from_json(json.loads(text))) for key, run_id, text in rows})
+        return found
 
     def release(self, session: int, trials: Iterable[Trial]) -> None:
         """Gives back what was claimed and is not going to be trained; unless it has begun, nothing of it is kept."""
@@ -244,9 +268,19 @@ class Ledger:
         with self._reading() as database:
             return entries(database, "session = ? AND state = 'LEFT' AND at > 0", (session,))
 
-    def retire(self, session: int) -> None:
-        """An ended session is delivered as a whole; nothing of it is needed any more."""
+    def retire(self, session: int, remember: bool = False) -> None:
+        """An ended session is delivered as a whole; nothing of it is needed any more.
+
+        Args:
+            remember: the outcomes that are settled, for `done`.
+        """
         with self._transaction() as database:
+            if remember:
+                database.execute(
+                    "INSERT OR REPLACE INTO done SELECT fingerprint, run_id, outcome FROM trials "
+                    "WHERE session = ? AND state = 'SETTLED' AND run_id NOT NULL",
+                    (session,),
+                )
             database.execute("UPDATE trials SET session = NULL WHERE session = ?", (session,))
             database.execute("DELETE FROM sessions WHERE number = ?", (session,))
             database.execute("DELETE FROM taken_over WHERE session = ?", (session,))
@@ -432,17 +466,22 @@ class Ledger:
     def _resume(
         self, database: sqlite3.Connection, session: int, stack: str, wanted: Mapping[str, Trial]
     ) -> tuple[Composition, dict[str, Entry]] | None:
+        """None where a member is missing, or where the stack has not begun and is more than what is wanted."""
         composition = composition_of(database, stack)
-        assert composition is not None
+        known = entries(database, "stack = ?", (stack,))
+        ids = {one for trials in composition.trajectories for one in trials} if composition is not None else set()
+        begun = any(entry.begun for entry in known) or all(entry.trial.fingerprint in wanted for entry in known)
+        if composition is None or not ids <= {entry.trial.id for entry in known} or not begun:
+            return None
         members: dict[str, Entry] = {}
-        for entry in entries(database, "stack = ?", (stack,)):
+        for entry in known:
             trial = wanted.get(entry.trial.fingerprint)
             if entry.state == LEFT:
                 renewed = entry.trial if trial is None else _renewed(trial, entry)
                 entry = Entry(renewed, session, stack, OPEN, entry.run_id, entry.at, entry.measured)
                 _note_taken_over(database, renewed.id)
                 database.execute(
-                    "UPDATE trials SET session = ?, state = 'OPEN', trial = ? WHERE id = ?",
+                    "UPDATE trials SET session = ?, state = 'OPEN', trial = ?, outcome = NULL WHERE id = ?",
                     (session, json.dumps(trial_as_json(renewed)), renewed.id),
                 )
             members[entry.trial.id] = entry

@@ -98,6 +98,8 @@ class WriterProcess:
         self._say: Callable[[str], None] | None = None
         self._unsaid: list[str] = []
         self._trouble = "unknown"
+        self.complained = False
+        """Whether the user has been told that records are kept in the journal."""
         self._loaded = threading.Event()
         self._dead = False
         self._leaving = False

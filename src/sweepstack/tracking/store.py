@@ -44,7 +44,7 @@ LARGEST = 1.7976931348623157e308
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's own 7 block for minutes when a server is gone
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # 7 block for minutes when a server is gone; and who repeats must know it
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
