@@ -98,10 +98,10 @@ def shares() -> None:
     print("\nInside one process: seconds in saves / seconds of training, goal: at most 3 % by default\n")
     print("| 64 members | checkpoint.every | seconds | saves | share |\n|---|---:|---:|---:|---:|")
     for model, optimizer, epochs, every in (
-        ("logistic", "SGD", 40, 10.0),
-        ("logistic", "SGD", 40, 0.0),
-        ("mlp", "Adam", 6, 10.0),
-        ("mlp", "Adam", 6, 0.0),
+        ("logistic", "SGD", 20, 10.0),
+        ("logistic", "SGD", 20, 0.0),
+        ("mlp", "Adam", 5, 10.0),
+        ("mlp", "Adam", 5, 0.0),
     ):
         print(share(model, optimizer, epochs, every), flush=True)
 
