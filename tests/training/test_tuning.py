@@ -86,6 +86,16 @@ def test_a_stack_is_no_wider_than_the_memory_allows(digits_config, monkeypatch):
     assert "4 fit into memory" in choice.reason
 
 
+def test_no_stack_is_as_wide_as_a_sweep_of_thousands(digits_config, monkeypatch):
+    monkeypatch.setattr(tuning, "WIDEST", 5)
+    built: list[int] = []
+    build = tuning.stacking.build
+    monkeypatch.setattr(tuning.stacking, "build", lambda c, *rest: built.append(len(c)) or build(c, *rest))
+    assert choose(rates(digits_config, 12)).width == 4
+    assert max(built) == 4
+    assert choose(rates(digits_config, 12, {"launch.width": 12})).width == 12  # unless the user says so
+
+
 def test_a_choice_is_remembered_by_what_it_depends_on(digits_config, tmp_path: Path, monkeypatch):
     file = tmp_path / "new" / "choices.json"
     waited: list[bool] = []

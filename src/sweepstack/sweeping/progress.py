@@ -26,6 +26,7 @@ class Display:
         self._count = 0
         self._begun = self._done = 0
         self._epochs: dict[tuple[str, int], float] = {}  # of each trial, done
+        self._completed = 0.0  # their sum
         self._killed: Counter[str] = Counter()  # by reason: a stack is stopped as a whole
         self._best: tuple[float, str] | None = None
         self._bar = Progress(
@@ -87,11 +88,11 @@ class Display:
                 f"epoch {at.epoch}/{config.epochs}  train/loss {metrics['train/loss']:.4f}  "
                 f"{config.objective} {accuracy:.4f}"
             )
-        self._epochs[event.trial.id, event.trial.number] = config.epochs * at.step / at.steps
+        self._advance(event.trial, config.epochs * at.step / at.steps)
         best = self._best if self._best and self._best[0] >= accuracy else (accuracy, event.trial.name)
         self._bar.update(
             self._task,
-            completed=sum(self._epochs.values()),
+            completed=self._completed,
             epoch=f"{at.epoch}/{config.epochs}",
             best=f"best {config.objective} {best[0]:.4f} ({best[1]})",
         )
@@ -101,7 +102,7 @@ class Display:
             self._killed[event.outcome.reason] += 1
             return
         self._done += 1
-        self._epochs[event.trial.id, event.trial.number] = event.trial.config.epochs
+        self._advance(event.trial, event.trial.config.epochs)
         metrics, objective = event.outcome.metrics, event.trial.config.objective
         place = f"[{self._done}/{self._count}] {event.trial.name}"
         if event.outcome.state is TrialState.FINISHED:
@@ -114,4 +115,9 @@ class Display:
             self.say(f"{place}  {shown}  {metrics['train_seconds']:.1f} s")
         else:
             self.say(f"{place}  {event.outcome.state}: {event.outcome.reason}")
-        self._bar.update(self._task, completed=sum(self._epochs.values()))
+        self._bar.update(self._task, completed=self._completed)
+
+    def _advance(self, trial: Trial, epochs: float) -> None:
+        known = self._epochs.get((trial.id, trial.number), 0.0)
+        self._epochs[trial.id, trial.number] = epochs
+        self._completed += epochs - known

@@ -34,6 +34,8 @@ from sweepstack.trial import Choice
 
 WIDTHS = (256, 64, 16)
 """Widths that are tried besides the full one: narrower stacks stay in the processor's cache."""
+WIDEST = 1024
+"""No wider one is tried: it would save nothing more of a step, and take memory that grows with the sweep."""
 NARROW, HOPELESS = 4, 1.5
 """The width that is tried first, and how much slower than alone it may be for wider ones to be tried."""
 ROUNDS, WARM_UP, STEPS, BUDGET = 2, 2, 8, 0.15
@@ -95,8 +97,9 @@ def _measure(configs: Sequence[TrialConfig], data: Data, plain_threads: int) -> 
         told = f"{seconds / narrow * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
         return Choice(1, plain_threads, alone, told)
     fitting = _fitting_width(config, data)
+    widest = min(count, fitting) if config.launch.width else min(count, fitting, WIDEST)
     wanted = [config.launch.width] if config.launch.width else [count, *WIDTHS]
-    widths = sorted({_balanced(count, min(width, count, fitting)) for width in wanted}, reverse=True)
+    widths = sorted({_balanced(count, min(width, widest)) for width in wanted}, reverse=True)
     times: dict[tuple[int, int], float] = {}
     for _ in range(ROUNDS):
         for width, threads in itertools.product(widths, _thread_counts(config, data)):
