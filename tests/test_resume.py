@@ -435,6 +435,29 @@ def test_out_of_memory_a_stack_goes_on_in_halves_and_changed_code_is_trained_ane
     assert len(runs(terminal)) == 8
 
 
+def test_stopped_in_a_half_the_other_half_is_said_to_be_stopped_and_both_go_on(terminal: Terminal) -> None:
+    (terminal.folder / "half.py").write_text(
+        NET + "    def before(self):\n"
+        "        Net.calls += 1\n"
+        "        if Net.calls == 150: raise torch.OutOfMemoryError('the memory is full')\n"
+        "        if Net.calls == 200: import os; os.kill(os.getpid(), 2)\n"
+    )
+    sweep = (*SHORT, "model._target_=half.Net", "optimizer.lr=0.1,0.2", "seed=0,1", "launch.width=4", "epochs=20")
+    stopped = terminal.type(*sweep)
+    assert stopped.returncode == 130
+    assert "its trials go on in halves" in stopped.stdout
+    terminal.wait_for_records()
+    rows = terminal.store.rows()
+    assert [row.state for row in rows] == ["KILLED"] * 4
+    assert not {"its process died"} & {row.reason for row in rows}
+    (terminal.folder / "half.py").write_text(
+        (terminal.folder / "half.py").read_text().replace("== 150", "< 0").replace("== 200", "< 0")
+    )
+    done = terminal.type(*sweep)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [state for _, state in runs(terminal)].count("FINISHED") == 4
+
+
 # --- Places that fail
 
 

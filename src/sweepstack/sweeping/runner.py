@@ -121,8 +121,13 @@ def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = l
             for trial in stack.trials:
                 recording.emit(_killed(trial, str(stop) or "interrupted"))
             raise
-    for part in parts:
-        run_stack(part, recording, enough)
+    for number, part in enumerate(parts, 1):
+        try:
+            run_stack(part, recording, enough)
+        except KeyboardInterrupt as stop:  # the others have begun, too: in the stack that was cut
+            for trial in (trial for later in parts[number:] for trial in later.trials):
+                recording.emit(_killed(trial, str(stop) or "interrupted"))
+            raise
 
 
 def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: Callable[[], bool]) -> Sequence[Stack]:
