@@ -46,19 +46,19 @@ def test_trials_without_a_value_are_counted_and_not_averaged() -> None:
     assert groups["n"].tolist() == [1, 1, 0]
     assert groups["missing"].tolist() == [2, 0, 1]
     lines = str(render(short(groups), "text")).splitlines()
-    assert lines[0].split() == ["lr", "mean", "val/accuracy", "sd", "n", "missing"]
+    assert lines[0].split() == ["lr", "mean", "val/accuracy", "n", "missing"]
     assert [line.split() for line in lines[2:]] == [
-        ["1", "0.5000", "-", "1", "2"],
-        ["-", "0.4000", "-", "1", "0"],
-        ["2", "-", "-", "0", "1"],
+        ["1", "0.5000", "1", "2"],
+        ["-", "0.4000", "1", "0"],
+        ["2", "-", "0", "1"],
     ]
 
 
-def test_an_infinite_loss_makes_an_infinite_mean() -> None:
+def test_an_infinite_loss_is_missing_from_the_mean() -> None:
     rows = [row(n, {"lr": str(n // 2)}, {"val/loss": loss}) for n, loss in enumerate((0.1, math.inf, 0.3, 0.5))]
     groups = grouped(as_frame(rows), ["lr"], "val/loss")
-    assert groups["mean"].tolist() == [0.4, math.inf]
-    assert math.isnan(groups["sd"][1])
+    assert groups["mean"].tolist() == [0.1, 0.4]
+    assert groups["missing"].tolist() == [1, 0]
 
 
 def test_a_pivot_is_in_the_order_of_values_and_says_how_many_trials_a_mean_is_of() -> None:

@@ -38,10 +38,11 @@ def test_a_trial_that_did_not_finish_is_never_the_best_whatever_its_figures() ->
     assert as_frame(rows, sort="val/accuracy")["lr"].tolist() == [9, 0.3, 0.1, 0.2]
 
 
-def test_infinite_losses_sort_behind_finite_ones_and_no_value_behind_both() -> None:
+def test_a_figure_that_is_not_finite_is_never_the_best() -> None:
     losses = [math.nan, math.inf, 0.5, -math.inf]
-    frame = as_frame([row(n, {"lr": str(n)}, {"val/loss": loss}) for n, loss in enumerate(losses)], metric="val/loss")
-    assert frame["lr"].tolist() == [3, 2, 1, 0]
+    rows = [row(n, {"lr": str(n)}, {"val/loss": loss}) for n, loss in enumerate(losses)]
+    assert as_frame(rows, metric="val/loss")["lr"].tolist() == [2, 3, 1, 0]
+    assert as_frame(rows, sort="val/loss")["lr"].tolist() == [3, 2, 1, 0]
 
 
 def test_losses_and_times_sort_upwards() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.tracking.rows import OBJECTIVES
+from sweepstack.trial import TrialState
 
 Kind = Literal["column", "param", "metric"]
 SECTIONS: dict[str, Kind] = {"params": "param", "metrics": "metric"}
@@ -50,6 +52,13 @@ def objective(frame: pd.DataFrame, metric: str | None = None) -> str | None:
     if metric is not None:
         return find(frame, metric, "metric")
     return next((name for name in OBJECTIVES if name in frame.attrs["metrics"]), None)
+
+
+def comparable(frame: pd.DataFrame, metric: str) -> pd.Series[Any]:
+    """The values of a metric that trials are compared by: half a training, one that diverged, or a figure that is not
+    finite is never the best, and counts in no mean; it is NaN here."""
+    values = frame[metric]
+    return values.where((frame["state"] == TrialState.FINISHED) & np.isfinite(values))
 
 
 def upwards(column: str) -> bool:

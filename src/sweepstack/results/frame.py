@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.results.columns import find, objective, upwards
+from sweepstack.results.columns import comparable, find, objective, upwards
 from sweepstack.results.conditions import fulfilled
 from sweepstack.tracking.rows import Row
 from sweepstack.tracking.store import Store
@@ -37,8 +37,8 @@ def table(
     Args:
         sweep: its name, "latest", or "all" for everything in the store.
         where: a condition that the trials must fulfil, such as `params.lr > 0.01`; see `conditions`.
-        metric: what is best: the most of an accuracy, the least of anything else; trials that did not finish come last.
-            By default the held-out accuracy, or the test accuracy where nothing was held out.
+        metric: what is best: the most of an accuracy, the least of anything else; trials that did not finish or have no
+            finite value, come last. By default the held-out accuracy, or the test accuracy where nothing was held out.
         sort: a column to sort by instead; accuracies sort downwards, everything else upwards.
         store: where to read; the project's own unless given.
 
@@ -107,8 +107,9 @@ def _sorted(frame: pd.DataFrame, metric: str | None, sort: str | None) -> pd.Dat
     key = find(frame, sort) if sort is not None else objective(frame, metric) or "started"
     order = [key, *(column for column in ("started", "run_id") if column != key)]
     frame = frame.sort_values(order, ascending=[upwards(key), *([True] * (len(order) - 1))], na_position="last")
-    if sort is None:  # half a training, or one that diverged, is never the best
-        frame = frame.sort_values("state", key=lambda states: states != TrialState.FINISHED, kind="stable")
+    if sort is None and key in frame.attrs["metrics"]:
+        behind = comparable(frame, key).isna().astype(int) + (frame["state"] != TrialState.FINISHED)
+        frame = frame.iloc[behind.argsort(kind="stable")]
     return frame.reset_index(drop=True)
 
 

@@ -8,15 +8,14 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.results.columns import find, objective, upwards, written
-from sweepstack.trial import TrialState
+from sweepstack.results.columns import comparable, find, objective, upwards, written
 
 
 def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None) -> pd.DataFrame:
     """Means over all trials that are alike in some columns, best first.
 
     Columns: those, then `mean` and `sd` of the metric (with n - 1), `n` trials that they are of, and the number of
-    those that are `missing` in them, because they did not finish or have no such metric. An infinite value is a value.
+    those that are `missing` in them, because they did not finish or have no finite value.
 
     Args:
         frame: the table, see `table`.
@@ -28,8 +27,7 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
     """
     metric = _metric(frame, metric)
     columns = [_key(frame, key) for key in dict.fromkeys(keys)]
-    finished = frame[metric].where(frame["state"] == TrialState.FINISHED)
-    values = finished.groupby([frame[column] for column in columns], dropna=False)
+    values = comparable(frame, metric).groupby([frame[column] for column in columns], dropna=False)
     groups = values.agg(mean="mean", sd="std", n="count", missing="size").reset_index()
     groups["missing"] -= groups["n"]
     order = [upwards(metric), *([True] * len(columns))]

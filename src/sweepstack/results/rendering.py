@@ -49,10 +49,12 @@ HTML = """\
 
 def short(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that a reader wants first. Of trials: params that vary, main metrics, state, and reasons where there
-    are any. Of groups, the column with means says of which metric; of a pivot, each mean has its number of trials."""
+    are any. Of groups, those in which there is something, and the one with means says of which metric; of a pivot, each
+    mean with its number of trials."""
     match frame.attrs.get("shape"):
         case "groups":
             none = [name for name in ("missing", "failed") if name in frame and not frame[name].any()]
+            none += [name for name in ("sd", "low", "high", "p") if name in frame and frame[name].isna().all()]
             shown = frame.drop(columns=["why", "run_ids", *none], errors="ignore")
             return shown.rename(columns={"mean": f"mean {frame.attrs['metric']}"})
         case "cells":
