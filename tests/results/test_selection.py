@@ -9,10 +9,10 @@ import pytest
 
 from sweepstack.errors import UserError
 from sweepstack.results.comparison import BEST, NOT_TOLD_APART, WORSE
+from sweepstack.results.frame import as_frame
 from sweepstack.results.selection import select
 from sweepstack.results.statistics import mcnemar, paired_t, welch_t, wilson
-from sweepstack.results.table import as_frame
-from sweepstack.tracking.store import Row
+from sweepstack.tracking.rows import Row
 
 Figures = dict[str, float]
 

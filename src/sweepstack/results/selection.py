@@ -14,7 +14,7 @@ import pandas as pd
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.results.comparison import Group, Predictions, Verdict, judge, larger_is_better
 from sweepstack.results.statistics import Interval, mean_interval, wilson
-from sweepstack.tracking.store import OBJECTIVES
+from sweepstack.tracking.rows import OBJECTIVES
 
 SHOWN = ("val/accuracy", "val/loss", "test/accuracy", "train_seconds")
 """Metrics whose means are shown beside the objective, where the table has them."""
