@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 from filelock import FileLock
 
@@ -356,20 +356,6 @@ class Store:
             runs += page
             token = page.token or None
         return runs
-
-    def link(self, row: Row, host: str = "http://127.0.0.1:5000") -> str:
-        """The address in MLflow's UI that compares the runs of a row's sweep as charts, the best first, in the view
-        that is made for training."""
-        objective = next((key for key in OBJECTIVES if key in row.metrics), OBJECTIVES[0])
-        query = {
-            "searchFilter": f"tags.`{member_tag(row.sweep)}` LIKE '%'" if row.sweep is not None else "",
-            "orderByKey": f"metrics.`{objective}`",
-            "orderByAsc": "false",
-            "compareRunsMode": "CHART",
-            "workflowType": "machine_learning",
-        }
-        server = self.uri if self.uri.startswith("http") else host
-        return f"{server.rstrip('/')}/#/experiments/{row.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
 
 
 def member_tag(sweep: str) -> str:
