@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from sweepstack.tracking.store import OBJECTIVES, SWEEP_TAG, Row, Store, member_tag
+from sweepstack.tracking.rows import OBJECTIVES, SWEEP_TAG, Row, member_tag
+from sweepstack.tracking.store import Store
 
 VIEW_TAG = "mlflow.sharedViewState."
 UNTOUCHED = "untouched"
