@@ -73,7 +73,8 @@ def _version(store: Store) -> tuple[int, int]:
         from mlflow.utils.credentials import get_default_host_creds
         from mlflow.utils.rest_utils import http_request
 
-        text = http_request(get_default_host_creds(store.uri), "/version", "GET").text
+        creds = get_default_host_creds(store.uri)
+        text = http_request(creds, "/version", "GET", max_retries=0, timeout=5).text
     major, minor, *_ = text.split(".")
     return int(major), int(minor)
 
