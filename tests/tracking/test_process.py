@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sweepstack.errors import StoreError
+from sweepstack.tracking import views
 from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.process import WriterProcess, writer_process
 from sweepstack.tracking.store import Store
@@ -69,7 +70,7 @@ def test_one_process_records_command_after_command_and_answers_what_it_is_asked(
         "lr=2": ("FINISHED", 0.5),
     }
     assert found == store.rows("sweep")
-    assert link == store.link(found[0])
+    assert link == views.link(store, found)
     assert points(store) == points_of("lr=1", "lr=2")
     assert ledger.see_to_the_dead() == []
     assert [path.name for path in ledger.folder.iterdir()] == ["ledger.db"]

@@ -24,6 +24,7 @@ from sweepstack.tracking.finished import Known, known_to_server
 from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.process import Answer, Close, Closed, Find, Found, Loaded, Look, Open, Refused, Said
 from sweepstack.tracking.store import Store
+from sweepstack.tracking.views import link
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class _Child:
     def _find(self, store: Store, sweep: str) -> Found | Refused:
         try:
             rows = store.rows(sweep)
-            return Found(rows, store.link(rows[0]))
+            return Found(rows, link(store, rows))
         except StoreError as error:
             return Refused(str(error))
         except Exception as error:

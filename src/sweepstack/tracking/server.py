@@ -15,6 +15,7 @@ from http.client import HTTPException
 
 from sweepstack.errors import StoreError
 from sweepstack.tracking.store import Store
+from sweepstack.tracking.views import link
 
 HOST = "127.0.0.1"
 START_LIMIT = 120.0  # seconds
@@ -29,10 +30,12 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
     Raises:
         StoreError: the store is empty, the port is taken, or the server does not start.
     """
-    rows = store.rows("all")
-    newest = next((row for row in reversed(rows) if row.sweep is not None), rows[-1])
+    try:
+        newest = store.rows("latest")
+    except StoreError:  # single runs only
+        newest = store.rows("all")
     if store.uri.startswith("http"):
-        say(f"The store is a server with a UI of its own: {store.link(newest)}")
+        say(f"The store is a server with a UI of its own: {link(store, newest)}")
         return 0
     _check_free(port)
     command = [
@@ -52,7 +55,7 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
     ) as server:
         try:
             _wait(server, port)
-            say(f"Browse:  {store.link(newest, f'http://{HOST}:{port}')}")
+            say(f"Browse:  {link(store, newest, f'http://{HOST}:{port}')}")
             say("Ctrl-C ends it.")
             assert server.stderr is not None
             for _ in server.stderr:  # drained, not shown

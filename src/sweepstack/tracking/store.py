@@ -9,13 +9,13 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from filelock import FileLock
 
 from sweepstack.errors import StoreError, did_you_mean, one_line
 from sweepstack.tracking.address import check, database_of, has_content, resolve_uri
-from sweepstack.tracking.rows import ID_TAG, OBJECTIVES, OURS, Row, member_tag, row_of, sweeps_of
+from sweepstack.tracking.rows import ID_TAG, OURS, Row, member_tag, row_of, sweeps_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -228,20 +228,6 @@ class Store:
                 runs += page
                 token = page.token or None
         return runs
-
-    def link(self, row: Row, host: str = "http://127.0.0.1:5000") -> str:
-        """The address in MLflow's UI that compares the runs of a row's sweep as charts, the best first, in the view
-        that is made for training."""
-        objective = next((key for key in OBJECTIVES if key in row.metrics), OBJECTIVES[0])
-        query = {
-            "searchFilter": f"tags.`{member_tag(row.sweep)}` LIKE '%'" if row.sweep is not None else "",
-            "orderByKey": f"metrics.`{objective}`",
-            "orderByAsc": "false",
-            "compareRunsMode": "CHART",
-            "workflowType": "machine_learning",
-        }
-        server = self.uri if self.uri.startswith("http") else host
-        return f"{server.rstrip('/')}/#/experiments/{row.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
 
 
 @contextlib.contextmanager

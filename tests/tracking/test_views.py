@@ -1,0 +1,78 @@
+"""The link to a sweep: it names a view that MLflow's UI keeps, or does without, whatever there is in the way.
+
+tests/browser opens it.
+"""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from sweepstack.tracking.rows import Row
+from sweepstack.tracking.store import Store
+from sweepstack.tracking.views import VIEW_TAG, link
+
+from .test_server_away import free_port
+
+
+@pytest.fixture(scope="module")
+def of_mlflow_3_4() -> Iterator[str]:
+    """A server that tells that version, and has nothing else to tell."""
+
+    class Old(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.path == "/version"
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            self.wfile.write(b"3.4.0" if known else b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Old) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def row(number: int, sweep: str | None = "sweep", **params: str) -> Row:
+    return Row(str(number), f"lr={number}", "1", sweep, "FINISHED", "", "", number, params, {"test/accuracy": 0.5})
+
+
+def plain(server: str) -> str:
+    """The link that says itself what the page is to show."""
+    return (
+        f"{server}/#/experiments/1/runs?searchFilter=tags.%60sweep%2Fsweep%60%20LIKE%20%27%25%27"
+        "&orderByKey=metrics.%60test%2Faccuracy%60&orderByAsc=false&compareRunsMode=CHART&workflowType=machine_learning"
+    )
+
+
+def test_a_server_of_an_older_mlflow_or_none_gets_a_link_that_needs_no_view(of_mlflow_3_4: str) -> None:
+    for server in (of_mlflow_3_4, f"http://127.0.0.1:{free_port()}"):
+        assert link(Store(server), [row(1, lr="1"), row(2, lr="2")]) == plain(server)
+
+
+def test_runs_of_no_sweep_have_no_view(store: Store) -> None:
+    assert "viewStateShareKey" not in link(store, [row(1, None), row(2, None)])
+
+
+def test_a_view_grows_with_its_sweep_until_somebody_saves_it_anew(store: Store) -> None:
+    experiment = store.experiment_id("train")
+
+    def saved() -> str:
+        return store.client.get_experiment(experiment).tags[f"{VIEW_TAG}sweep"]
+
+    first = [row(1, lr="1")]
+    second = [*first, row(2, lr="2")]
+    assert link(store, first).endswith("?viewStateShareKey=sweep&compareRunsMode=CHART&workflowType=machine_learning")
+    of_one = saved()
+    assert link(store, second) == link(store, first) == link(store, second)
+    of_two = saved()
+    assert of_two != of_one
+    envelope = json.loads(of_two)
+    theirs = json.dumps({key: envelope[key] for key in ("name", "createdAt", "state")})  # as the UI writes it
+    store.client.set_experiment_tag(experiment, f"{VIEW_TAG}sweep", theirs)
+    assert "viewStateShareKey=sweep" in link(store, first)
+    assert saved() == theirs
