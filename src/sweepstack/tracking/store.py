@@ -313,12 +313,12 @@ class Store:
         if sweep not in ("latest", "all"):
             runs = self.runs(f"tags.`{member_tag(sweep)}` LIKE '%'")  # a store may have grown for years
             if runs:
-                return [_row(run, sweep) for run in runs]
+                return [row_of(run, sweep) for run in runs]
         runs = self.runs(OURS)
         if not runs:
             raise StoreError(f"the tracking store {self.uri} holds no trials yet; train some: python train.py")
         if sweep == "all":
-            return [_row(run) for run in runs]
+            return [row_of(run) for run in runs]
         begun: dict[str, int] = {}
         for run in runs:
             for name, at in _sweeps(run).items():
@@ -331,7 +331,7 @@ class Store:
             raise StoreError(
                 f"there is no sweep {sweep!r} in {self.uri}; {did_you_mean(sweep, [*begun, 'latest', 'all'])}"
             )
-        return [_row(run, sweep) for run in runs if sweep in _sweeps(run)]
+        return [row_of(run, sweep) for run in runs if sweep in _sweeps(run)]
 
     def run_of(self, trial_id: str) -> str | None:
         """The run of a trial, if it was made."""
@@ -393,7 +393,7 @@ def _sweeps(run: Run) -> dict[str, int]:
     return found
 
 
-def _row(run: Run, sweep: str | None = None) -> Row:
+def row_of(run: Run, sweep: str | None = None) -> Row:
     """A run as a row, of that sweep; of the one that trained it, when none is told."""
     tags = run.data.tags
     return Row(
