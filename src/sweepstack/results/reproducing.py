@@ -15,10 +15,12 @@ import numpy as np
 
 from sweepstack.config import Fingerprint
 from sweepstack.errors import UserError, one_line
+from sweepstack.tracking.address import project_root
 from sweepstack.tracking.artifacts import artifact, overrides_of, predictions
 from sweepstack.tracking.delivery import environment
+from sweepstack.tracking.rows import FINGERPRINT_TAG, TRAINED_TAG, VERSION_TAG
 from sweepstack.tracking.runs import Record, find
-from sweepstack.tracking.store import FINGERPRINT_TAG, TRAINED_TAG, VERSION_TAG, Store, project_root
+from sweepstack.tracking.store import Store
 from sweepstack.training.predicting import distance
 from sweepstack.trial import WEIGHTS, TrialState
 

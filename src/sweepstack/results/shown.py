@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sweepstack.tracking.artifacts import CONFIG, artifact
+from sweepstack.tracking.rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG
 from sweepstack.tracking.runs import Record, history
-from sweepstack.tracking.store import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG, Store
+from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
 CURVES = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")

@@ -15,7 +15,8 @@ from yaml import YAMLError
 
 from sweepstack.config import Fingerprint, TrialConfig, parse
 from sweepstack.errors import StoreError, UserError, one_line
-from sweepstack.tracking.store import FINGERPRINT_TAG, Store
+from sweepstack.tracking.rows import FINGERPRINT_TAG
+from sweepstack.tracking.store import Store
 from sweepstack.trial import PREDICTIONS
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
+from sweepstack.tracking.address import project_root
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.journal import Reader
 from sweepstack.tracking.ledger import Ledger, drop_files
-from sweepstack.tracking.store import (
+from sweepstack.tracking.rows import (
     FINGERPRINT_TAG,
     ID_TAG,
     LOG_TAG,
@@ -31,10 +32,9 @@ from sweepstack.tracking.store import (
     SWEEP_TAG,
     TRAINED_TAG,
     VERSION_TAG,
-    Store,
     member_tag,
-    project_root,
 )
+from sweepstack.tracking.store import Store
 from sweepstack.trial import Ended, Event, Joined, Measured, Started, TrialState
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from sweepstack.config import Fingerprint
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.entries import parts
-from sweepstack.tracking.store import LARGEST, REASON_TAG, SETTLED_TAG, Store
+from sweepstack.tracking.rows import REASON_TAG, SETTLED_TAG, finite_or_not
+from sweepstack.tracking.store import Store
 from sweepstack.trial import Outcome, TrialState
 
 
@@ -151,9 +152,7 @@ def _sort_out(fingerprints: Iterable[str], found: Iterable[_Found]) -> Known:
 
 
 def _finished(one: _Found) -> Finished:
-    metrics = {
-        key: math.copysign(math.inf, value) if abs(value) >= LARGEST else value for key, value in one.metrics.items()
-    }
+    metrics = {key: finite_or_not(value) for key, value in one.metrics.items()}
     diverged = one.status != TrialState.FINISHED
     outcome = Outcome(TrialState(one.status), metrics, one.reason, diverged=diverged)
     return Finished(one.run_id, outcome, local_folder(one.artifact_uri))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
 from sweepstack.tracking.artifacts import local_folder
+from sweepstack.tracking.rows import VERSION_TAG
 from sweepstack.tracking.runs import Record
-from sweepstack.tracking.store import VERSION_TAG, Store
+from sweepstack.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel

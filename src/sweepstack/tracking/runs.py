@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweepstack.errors import StoreError, UserError, did_you_mean
-from sweepstack.tracking.store import Row, Store, row_of
+from sweepstack.tracking.rows import Row, row_of
+from sweepstack.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
