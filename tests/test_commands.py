@@ -35,8 +35,8 @@ from own_parts import WIDTH
 
 
 class Net(nn.Sequential):
-    def __init__(self):
-        super().__init__(nn.Flatten(), nn.Linear(64, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 10))
+    def __init__(self, shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, WIDTH), nn.Tanh(), nn.Linear(WIDTH, classes))
 """
 SWEEP = ("-m", "dataset=digits", "epochs=5", "optimizer.lr=0.3,0.1,0.01", "launch.width=3", "tracking.sweep=swept")
 
@@ -50,7 +50,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
     assert terminal.type("train.py", *SWEEP).returncode == 0
     diverges = ("dataset=digits", "epochs=2", "model=mlp", "optimizer.lr=1e30")
     assert terminal.type("train.py", *diverges).returncode == 1
-    own = ("dataset=digits", "epochs=3", "batch_size=50", "model={_target_: own_model.Net}", "optimizer.lr=0.5")
+    own = ("dataset=digits", "epochs=3", "batch_size=50", "model._target_=own_model.Net", "optimizer.lr=0.5")
     done = terminal.type("train.py", *own)
     assert done.returncode == 0, done.stderr
     return terminal
@@ -144,7 +144,7 @@ def test_the_selected_model_is_registered(terminal: Terminal, best: Result, row:
     assert version.run_id == row.run_id
     run = client.get_run(row.run_id)
     assert run.info.status == "FINISHED"  # as before, with the same end
-    assert [output.model_id for output in run.outputs.model_outputs] == [version.model_id]
+    assert [f"models:/{output.model_id}" for output in run.outputs.model_outputs] == [version.source]
 
 
 def test_it_is_loaded_by_plain_mlflow_in_another_process(terminal: Terminal, best: Result, row: Row) -> None:
@@ -174,7 +174,8 @@ print(found.argmax(1).tolist())
 
 def test_the_model_names_what_it_needs_and_holds_no_pickle(terminal: Terminal, best: Result) -> None:
     client = terminal.store.client
-    model = client.get_logged_model(client.get_model_version_by_alias("digits", "best").model_id)
+    source = client.get_model_version_by_alias("digits", "best").source
+    model = client.get_logged_model(source.removeprefix("models:/"))
     folder = Path(model.artifact_location.removeprefix("file://"))
     required = (folder / "requirements.txt").read_text().split()
     assert f"torch=={torch.__version__.partition('+')[0]}" in [line.partition("+")[0] for line in required]
@@ -321,9 +322,11 @@ def test_repro_runs_it_again_and_the_result_is_equal(terminal: Terminal, row: Ro
     }
 
 
-def test_a_failure_is_repeated_too(terminal: Terminal) -> None:
-    (diverged,) = [row for row in terminal.store.rows("all") if row.state == "FAILED"]
-    done = sweepstack(terminal, "repro", diverged.run_id, "--run")
+def test_what_was_trained_alone_is_equal_bit_for_bit(
+    terminal: Terminal, own: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(terminal.folder)  # where the user's own model is
+    done = sweepstack(terminal, "repro", own.run_id, "--run")
     assert (done.exit_code, done.stdout.splitlines()[1]) == (0, "equal, bit for bit"), done.output
 
 
