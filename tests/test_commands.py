@@ -180,7 +180,8 @@ def test_the_model_names_what_it_needs_and_holds_no_pickle(terminal: Terminal, b
     required = (folder / "requirements.txt").read_text().split()
     assert f"torch=={torch.__version__.partition('+')[0]}" in [line.partition("+")[0] for line in required]
     assert {line.partition("==")[0] for line in required} == {
-        *["sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow", "scipy"]
+        "mlflow",
+        *["sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow", "scipy"],
     }
     assert (folder / "input_example.json").is_file()
     assert not [*folder.rglob("*.pkl")]

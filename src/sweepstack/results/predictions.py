@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepstack.errors import UserError
-from sweepstack.tracking.artifacts import config_of, data_digest, predictions
+from sweepstack.tracking.artifacts import config_of, origin, origins, predictions
 from sweepstack.tracking.store import Store
 from sweepstack.training.predicting import labels_of_test
 
@@ -20,15 +20,19 @@ def right(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
     It gives None where that cannot be known: the run has kept no predictions, or its dataset cannot be had any more, or
     is another one by now. Labels are loaded once for each dataset.
     """
-    known: dict[str, NDArray[np.int64] | None] = {}
+    known = origins(store)
+    labels_of: dict[str, NDArray[np.int64] | None] = {}
 
     def right_of(run_id: str) -> NDArray[np.bool_] | None:
-        predicted, digest = predictions(store, run_id), data_digest(store, run_id)
-        if predicted is None or digest is None:
+        found = known.get(run_id) or origin(store, run_id)
+        if found is None or found.data is None:
             return None
-        if digest not in known:
-            known[digest] = _labels(store, run_id, digest)
-        labels = known[digest]
+        predicted = predictions(store, run_id, found)
+        if predicted is None:
+            return None
+        if found.data not in labels_of:
+            labels_of[found.data] = _labels(store, run_id, found.data)
+        labels = labels_of[found.data]
         return predicted == labels if labels is not None and labels.shape == predicted.shape else None
 
     return right_of

@@ -33,16 +33,16 @@ def local_folder(artifact_uri: str) -> Path | None:
     return Path(url2pathname(address.path)) if address.scheme == "file" and not address.netloc else None
 
 
-def artifact(store: Store, run_id: str, name: str) -> bytes | None:
-    """A file of a run; None when the run or the file is not there.
+def artifact(store: Store, run_id: str, name: str, known: Origin | None = None) -> bytes | None:
+    """A file of a run; None when the run or the file is not there. Its origin is looked up unless it is known.
 
     Raises:
         StoreError: the store does not answer.
     """
-    origin = _origin(store, run_id)
-    if origin is None:
+    known = known or origin(store, run_id)
+    if known is None:
         return None
-    folder = local_folder(origin.artifact_uri)
+    folder = local_folder(known.artifact_uri)
     if folder is not None:
         with contextlib.suppress(OSError):
             return (folder / name).read_bytes()
@@ -56,7 +56,7 @@ def artifact(store: Store, run_id: str, name: str) -> bytes | None:
         raise StoreError(f"{name} of run {run_id} cannot be had from {store.uri}: {one_line(error)}") from error
 
 
-def predictions(store: Store, run_id: str) -> NDArray[integer] | None:
+def predictions(store: Store, run_id: str, known: Origin | None = None) -> NDArray[integer] | None:
     """The classes that a finished trial predicted for the test images, [n] in the order of the test set, uint8 or
     int32. None for a run that has none: it did not finish, is of an earlier version, or its file is gone or damaged.
 
@@ -65,7 +65,7 @@ def predictions(store: Store, run_id: str) -> NDArray[integer] | None:
     """
     import numpy as np
 
-    content = artifact(store, run_id, PREDICTIONS)
+    content = artifact(store, run_id, PREDICTIONS, known)
     if content is None:
         return None
     with contextlib.suppress(ValueError, EOFError, OSError):
@@ -109,33 +109,37 @@ def overrides_of(store: Store, run_id: str) -> list[str]:
     return [line.removeprefix("- ") for line in text.decode().splitlines()]
 
 
-def data_digest(store: Store, run_id: str) -> str | None:
-    """The checksum of the data that a run was trained and tested on, by its fingerprint; None when it has none."""
-    origin = _origin(store, run_id)
-    try:
-        return None if origin is None else Fingerprint.parse(origin.fingerprint).data
-    except ValueError:
-        return None
+class Origin(NamedTuple):
+    """Of a run, what never changes."""
 
-
-class _Origin(NamedTuple):
     artifact_uri: str
     fingerprint: str
+    """Empty where there is none, as in an earlier version."""
+
+    @property
+    def data(self) -> str | None:
+        """The checksum of the data that it was trained and tested on, where it has a fingerprint."""
+        try:
+            return Fingerprint.parse(self.fingerprint).data
+        except ValueError:
+            return None
 
 
-def _origin(store: Store, run_id: str) -> _Origin | None:
-    """Of a run. An sqlite store is asked directly, as in `finished`: that takes a fraction of the time."""
-    if store.database is not None:
-        with (
-            contextlib.suppress(sqlite3.Error),
-            contextlib.closing(sqlite3.connect(f"file:{store.database}?mode=rw", uri=True, timeout=30)) as database,
-        ):
-            found = database.execute(
-                "SELECT artifact_uri, (SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ?) "
-                "FROM runs WHERE run_uuid = ?",
-                (FINGERPRINT_TAG, run_id),
-            ).fetchone()
-            return None if found is None else _Origin(found[0], found[1] or "")
+def origins(store: Store) -> dict[str, Origin]:
+    """Of all runs of an sqlite store, by their ids, in one query: one for each run takes most of the time that reading
+    something small of it takes. Of other stores nothing; ask for each."""
+    return _ask(store, "", ()) or {}
+
+
+def origin(store: Store, run_id: str) -> Origin | None:
+    """Of a run; None when it is not there.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    found = _ask(store, "WHERE run_uuid = ?", (run_id,))
+    if found is not None:
+        return found.get(run_id)
     from mlflow.exceptions import MlflowException
 
     try:
@@ -144,4 +148,21 @@ def _origin(store: Store, run_id: str) -> _Origin | None:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise StoreError(f"run {run_id} cannot be had from {store.uri}: {one_line(error)}") from error
-    return _Origin(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))
+    return Origin(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))
+
+
+def _ask(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Origin] | None:
+    """An sqlite store is asked directly, as in `finished`; None where that cannot be done."""
+    if store.database is None:
+        return None
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"file:{store.database}?mode=rw", uri=True, timeout=30)) as database,
+    ):
+        rows = database.execute(
+            "SELECT run_uuid, artifact_uri, (SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ?) "
+            f"FROM runs {condition}",
+            (FINGERPRINT_TAG, *values),
+        )
+        return {run_id: Origin(uri, fingerprint or "") for run_id, uri, fingerprint in rows}
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mlflow.models import Model
     from numpy.typing import NDArray
 
+VERSIONS_TAG = "mlflow.modelVersions"
+"""By which MLflow's UI links a model to its registered versions."""
 LOADER = "sweepstack.training.predicting"
 """The module with the function that MLflow loads a model of ours by; nothing is pickled."""
 
@@ -139,6 +142,8 @@ def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -
             raise
     made = client.create_model_version(name, f"models:/{model_id}", run.row.run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, alias, made.version)
+    said = [{"name": name, "version": made.version}]
+    client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps(said)})
     return int(made.version)
 
 
