@@ -1,0 +1,46 @@
+"""Which test images a run has classified rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweepstack.errors import UserError
+from sweepstack.tracking.artifacts import config_of, origin, origins, predictions
+from sweepstack.tracking.store import Store
+from sweepstack.training.predicting import labels_of_test
+
+
+def right(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
+    """A function from a run's id to whether it has classified each test image rightly, bool [n] in the order of the
+    test set.
+
+    It gives None where that cannot be known: the run has kept no predictions, or its dataset cannot be had any more, or
+    is another one by now. Labels are loaded once for each dataset.
+    """
+    known = origins(store)
+    labels_of: dict[str, NDArray[np.int64] | None] = {}
+
+    def right_of(run_id: str) -> NDArray[np.bool_] | None:
+        found = known.get(run_id) or origin(store, run_id)
+        if found is None or found.data is None:
+            return None
+        predicted = predictions(store, run_id, found)
+        if predicted is None:
+            return None
+        if found.data not in labels_of:
+            labels_of[found.data] = _labels(store, run_id, found.data)
+        labels = labels_of[found.data]
+        return predicted == labels if labels is not None and labels.shape == predicted.shape else None
+
+    return right_of
+
+
+def _labels(store: Store, run_id: str, digest: str) -> NDArray[np.int64] | None:
+    try:
+        found, labels = labels_of_test(config_of(store, run_id).dataset)
+    except UserError:
+        return None
+    return labels if found == digest else None

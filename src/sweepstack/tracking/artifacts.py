@@ -1,0 +1,168 @@
+"""Files of runs: read where they lie, if that is on this machine, else through MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from yaml import YAMLError
+
+from sweepstack.config import Fingerprint, TrialConfig, parse
+from sweepstack.errors import StoreError, UserError, one_line
+from sweepstack.tracking.rows import FINGERPRINT_TAG
+from sweepstack.tracking.store import Store
+from sweepstack.trial import PREDICTIONS
+
+if TYPE_CHECKING:
+    from numpy import integer
+    from numpy.typing import NDArray
+    from omegaconf import DictConfig
+
+CONFIG, OVERRIDES = "config.yaml", "overrides.yaml"
+
+
+def local_folder(artifact_uri: str) -> Path | None:
+    """The folder of a file:// address; None for any other: MLflow has to carry what lies there."""
+    address = urlsplit(artifact_uri)
+    return Path(url2pathname(address.path)) if address.scheme == "file" and not address.netloc else None
+
+
+def artifact(store: Store, run_id: str, name: str, known: Origin | None = None) -> bytes | None:
+    """A file of a run; None when the run or the file is not there. Its origin is looked up unless it is known.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    known = known or origin(store, run_id)
+    if known is None:
+        return None
+    folder = local_folder(known.artifact_uri)
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            return (folder / name).read_bytes()
+        return None
+    try:
+        if name not in {file.path for file in store.client.list_artifacts(run_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as aside:
+            return Path(store.client.download_artifacts(run_id, name, aside)).read_bytes()
+    except Exception as error:  # MLflow lets those of its many carriers through
+        raise StoreError(f"{name} of run {run_id} cannot be had from {store.uri}: {one_line(error)}") from error
+
+
+def predictions(store: Store, run_id: str, known: Origin | None = None) -> NDArray[integer] | None:
+    """The classes that a finished trial predicted for the test images, [n] in the order of the test set, uint8 or
+    int32. None for a run that has none: it did not finish, is of an earlier version, or its file is gone or damaged.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    import numpy as np
+
+    content = artifact(store, run_id, PREDICTIONS, known)
+    if content is None:
+        return None
+    with contextlib.suppress(ValueError, EOFError, OSError):
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+        if isinstance(found, np.ndarray) and found.ndim == 1 and found.dtype.kind in "iu":
+            return found
+    return None
+
+
+def config_of(store: Store, run_id: str) -> TrialConfig:
+    """What a run was trained with.
+
+    Raises:
+        UserError: its config is gone, or of a version that knew other keys.
+        StoreError: the store does not answer.
+    """
+    from omegaconf import OmegaConf
+
+    text = artifact(store, run_id, CONFIG)
+    if text is None:
+        raise UserError(f"run {run_id} must have its {CONFIG}, it is gone; choose another run")
+    try:
+        return parse(cast("DictConfig", OmegaConf.create(text.decode())))
+    except (UserError, ValueError, TypeError, YAMLError) as error:
+        reason = one_line(error)
+        raise UserError(
+            f"{CONFIG} of run {run_id} cannot be read by this version ({reason}); train it again"
+        ) from error
+
+
+def overrides_of(store: Store, run_id: str) -> list[str]:
+    """The overrides that a run was trained with, in order.
+
+    Raises:
+        UserError: they are gone.
+        StoreError: the store does not answer.
+    """
+    text = artifact(store, run_id, OVERRIDES)
+    if text is None:
+        raise UserError(f"run {run_id} must have its {OVERRIDES}, it is gone; choose another run")
+    return [line.removeprefix("- ") for line in text.decode().splitlines()]
+
+
+class Origin(NamedTuple):
+    """Of a run, what never changes."""
+
+    artifact_uri: str
+    fingerprint: str
+    """Empty where there is none, as in an earlier version."""
+
+    @property
+    def data(self) -> str | None:
+        """The checksum of the data that it was trained and tested on, where it has a fingerprint."""
+        try:
+            return Fingerprint.parse(self.fingerprint).data
+        except ValueError:
+            return None
+
+
+def origins(store: Store) -> dict[str, Origin]:
+    """Of all runs of an sqlite store, by their ids, in one query: one for each run takes most of the time that reading
+    something small of it takes. Of other stores nothing; ask for each."""
+    return _ask(store, "", ()) or {}
+
+
+def origin(store: Store, run_id: str) -> Origin | None:
+    """Of a run; None when it is not there.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    found = _ask(store, "WHERE run_uuid = ?", (run_id,))
+    if found is not None:
+        return found.get(run_id)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = store.client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise StoreError(f"run {run_id} cannot be had from {store.uri}: {one_line(error)}") from error
+    return Origin(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))
+
+
+def _ask(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Origin] | None:
+    """An sqlite store is asked directly, as in `finished`; None where that cannot be done."""
+    if store.database is None:
+        return None
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"file:{store.database}?mode=rw", uri=True, timeout=30)) as database,
+    ):
+        rows = database.execute(
+            "SELECT run_uuid, artifact_uri, (SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ?) "
+            f"FROM runs {condition}",
+            (FINGERPRINT_TAG, *values),
+        )
+        return {run_id: Origin(uri, fingerprint or "") for run_id, uri, fingerprint in rows}
+    return None
