@@ -83,11 +83,13 @@ def table(
         raise UserError("--sort and --metric both say what to sort trials by; leave out one of them")
     from sweepstack.results import frame as frames
     from sweepstack.results import grouping, rendering
+    from sweepstack.results.predictions import right
     from sweepstack.tracking.store import Store
 
-    frame = frames.table(sweep, where=where, metric=metric, sort=None if chosen else sort, store=Store(store))
+    target = Store(store)
+    frame = frames.table(sweep, where=where, metric=metric, sort=None if chosen else sort, store=target)
     if by_seed:
-        frame = grouping.by_seed(frame, metric)
+        frame = grouping.by_seed(frame, metric, right(target))
         if frame.attrs["caution"]:
             click.echo(f"note: {frame.attrs['caution']}", err=True)
     elif group_by is not None:

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepstack.errors import UserError
-from sweepstack.tracking.artifacts import config_of, origin, origins, predictions
+from sweepstack.tracking.artifacts import Origin, config_of, origin, origins, predictions
 from sweepstack.tracking.store import Store
-from sweepstack.training.predicting import labels_of_test
 
 
 def right(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
@@ -18,12 +17,15 @@ def right(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
     test set.
 
     It gives None where that cannot be known: the run has kept no predictions, or its dataset cannot be had any more, or
-    is another one by now. Labels are loaded once for each dataset.
+    is another one by now. Labels are loaded once for each dataset; nothing is read before the first call.
     """
-    known = origins(store)
+    known: dict[str, Origin] | None = None
     labels_of: dict[str, NDArray[np.int64] | None] = {}
 
     def right_of(run_id: str) -> NDArray[np.bool_] | None:
+        nonlocal known
+        if known is None:
+            known = origins(store)
         found = known.get(run_id) or origin(store, run_id)
         if found is None or found.data is None:
             return None
@@ -39,6 +41,8 @@ def right(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
 
 
 def _labels(store: Store, run_id: str, digest: str) -> NDArray[np.int64] | None:
+    from sweepstack.training.predicting import labels_of_test  # loads PyTorch
+
     try:
         found, labels = labels_of_test(config_of(store, run_id).dataset)
     except UserError:
