@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from sweepstack.tracking.store import Row
+from sweepstack.tracking.rows import Row
 
 from .conftest import ROOT, Terminal
 

@@ -121,13 +121,14 @@ class AfterSweep(Callback):
             raise SystemExit(FAILED)
 
     def _show(self, config: DictConfig) -> None:
+        from sweepstack.tracking.address import resolve_uri
         from sweepstack.tracking.process import writer_process
-        from sweepstack.tracking.store import resolve_uri
 
         sweep = str(config.tracking.sweep)
         store = ["--store", str(config.tracking.uri)] if config.tracking.uri else []
         found = writer_process(resolve_uri(config.tracking.uri)).find(sweep)
-        from sweepstack.results.table import as_frame, failures, to_text  # loads pandas, while the store is read
+        from sweepstack.results.frame import as_frame  # loads pandas, while the store is read
+        from sweepstack.results.rendering import failures, to_text
 
         try:
             rows, link = found()

@@ -10,7 +10,7 @@ import click
 
 from sweepstack.errors import StoreError, UserError, one_line
 
-FORMATS = ["text", "csv", "markdown", "latex", "json", "parquet"]
+FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
 
 
 class Commands(click.Group):
@@ -40,24 +40,73 @@ store_option = click.option(
 
 @main.command()
 @click.option("--sweep", default="latest", show_default=True, metavar="NAME|latest|all", help="Which trials.")
-@click.option("--sort", metavar="COLUMN", help="Sort by this column.  [default: validation accuracy]")
+@click.option("--where", metavar="CONDITION", help="Only trials that fulfil it, such as 'params.lr > 0.01'.")
+@click.option("--metric", metavar="NAME", help="What is best, and what means are of.  [default: validation accuracy]")
+@click.option("--by-seed", is_flag=True, help="Settings: mean over seeds, interval, what may be as good as the best.")
+@click.option("--group-by", metavar="KEY[,KEY]", help="Means over everything else than these params.")
+@click.option("--pivot", nargs=2, metavar="ROW COLUMN", help="Means by two params, such as optimizer.lr batch_size.")
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the first so many rows.")
+@click.option("--sort", metavar="COLUMN", help="Sort by this column.  [default: the metric, best first]")
 @click.option("--columns", metavar="A,B,...", help="Only these columns, in this order.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file.")
 @store_option
-def table(sweep: str, sort: str | None, columns: str | None, form: str, output: Path | None, store: str | None) -> None:
-    """Print or export the table of trials, best first."""
+def table(
+    sweep: str,
+    where: str | None,
+    metric: str | None,
+    by_seed: bool,
+    group_by: str | None,
+    pivot: tuple[str, str] | None,
+    top: int | None,
+    sort: str | None,
+    columns: str | None,
+    form: str,
+    output: Path | None,
+    store: str | None,
+) -> None:
+    """Print or export the table of trials, best first; or of groups of them.
+
+    A condition compares params, metrics, state and name with values: lr > 0.01 and metrics["val/accuracy"] > 0.9
+    """
     if form == "parquet" and output is None:
         raise UserError("parquet is no text, it must go to a file; give one with -o FILE")
-    from sweepstack.results import table as results
+    shapes = {"--by-seed": by_seed, "--group-by": group_by, "--pivot": pivot}
+    chosen = [name for name, value in shapes.items() if value]
+    if len(chosen) > 1:
+        raise UserError(f"{' and '.join(chosen)} make different tables; choose one of them")
+    for name, value in {"--top": top, "--sort": sort, "--columns": columns}.items():
+        if pivot and value is not None:
+            raise UserError(f"a pivot is shown whole, in the order of its params; leave out {name}, or use --group-by")
+    if sort and metric and not chosen:
+        raise UserError("--sort and --metric both say what to sort trials by; leave out one of them")
+    from sweepstack.results import frame as frames
+    from sweepstack.results import grouping, rendering
     from sweepstack.tracking.store import Store
 
-    frame = results.table(sweep, sort=sort, store=Store(store))
+    frame = frames.table(sweep, where=where, metric=metric, sort=None if chosen else sort, store=Store(store))
+    if by_seed:
+        frame = grouping.by_seed(frame, metric)
+    elif group_by:
+        frame = grouping.grouped(frame, _words(group_by), metric)
+    elif pivot:
+        frame = grouping.pivoted(frame, *pivot, metric)
+    if chosen and sort is not None:
+        frame = frames.sorted_by(frame, sort)
+    if top is not None:
+        frame = frame.head(top)
     if columns is not None:
-        frame = results.only(frame, [column.strip() for column in columns.split(",")])
-    elif form in ("text", "markdown", "latex"):
-        frame = results.short(frame)
-    rendered = results.render(frame, form)
+        frame = frames.only(frame, _words(columns))
+    elif form in rendering.FOR_READERS:
+        frame = rendering.short(frame)
+    _put(rendering.render(frame, form), output, f"{len(frame)} {'rows' if pivot else 'groups' if chosen else 'trials'}")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _put(rendered: str | bytes, output: Path | None, what: str) -> None:
     if output is None:
         click.echo(rendered, nl=False)
         return
@@ -66,7 +115,7 @@ def table(sweep: str, sort: str | None, columns: str | None, form: str, output: 
         output.write_bytes(content)
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}); choose another file with -o") from error
-    click.echo(f"{len(frame)} trials: {output}", err=True)
+    click.echo(f"{what}: {output}", err=True)
 
 
 @main.command()

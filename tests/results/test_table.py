@@ -1,21 +1,20 @@
 """The table as a DataFrame, from rows as the store gives them."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sweepstack.errors import UserError
-from sweepstack.results.table import as_frame, failures, only, render, short
-from sweepstack.tracking.store import Row
+from sweepstack.results.columns import find
+from sweepstack.results.frame import as_frame, only
+from sweepstack.results.rendering import render, short
+from sweepstack.tracking.rows import Row
+
+from .trials import row, trials
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
-
-
-def row(
-    number: int, params: dict[str, str], metrics: dict[str, float], state: str = "FINISHED", reason: str = ""
-) -> Row:
-    log = f"/jobs/{number}/train.log"
-    return Row(f"id{number}", f"run {number}", "1", "sweep", state, reason, log, 1000 + number, params, metrics)
 
 
 def test_selection_is_by_held_out_accuracy_even_where_the_test_data_say_otherwise() -> None:
@@ -25,39 +24,24 @@ def test_selection_is_by_held_out_accuracy_even_where_the_test_data_say_otherwis
     ]
     assert as_frame(rows)["lr"].tolist() == [0.2, 0.1]
     assert as_frame(rows, sort="test/accuracy")["lr"].tolist() == [0.1, 0.2]
+    assert as_frame(rows, metric="metrics.test/accuracy")["lr"].tolist() == [0.1, 0.2]
 
 
-def test_failed_trials_come_last_with_their_reason() -> None:
+def test_a_trial_that_did_not_finish_is_never_the_best_whatever_its_figures() -> None:
     rows = [
-        row(0, {"lr": "9"}, {}, "FAILED", "the loss was nan"),
+        row(0, {"lr": "9"}, {"val/accuracy": 0.99}, "FAILED", "the loss was nan"),
         row(1, {"lr": "0.1"}, {"val/accuracy": 0.5}),
+        row(2, {"lr": "0.2"}, {"val/accuracy": math.nan}),
+        row(3, {"lr": "0.3"}, {"val/accuracy": 0.98}, "KILLED"),
     ]
-    frame = as_frame(rows)
-    assert frame["state"].tolist() == ["FINISHED", "FAILED"]
-    last = str(render(short(frame), "text")).splitlines()[-1]
-    assert "FAILED" in last
-    assert "the loss was nan" in last
+    assert as_frame(rows)["lr"].tolist() == [0.1, 0.2, 9, 0.3]
+    assert as_frame(rows, sort="val/accuracy")["lr"].tolist() == [9, 0.3, 0.1, 0.2]
 
 
-def test_a_sweep_in_which_all_failed_has_a_table_too() -> None:
-    frame = as_frame([row(n, {"lr": str(n)}, {}, "FAILED", "nan") for n in range(3)])
-    assert str(render(short(frame), "text")).count("FAILED") == 3
-
-
-def test_failures_are_told_with_their_reason_in_full_and_the_path_of_their_log() -> None:
-    reason = "RuntimeError: " + "the net tore, " * 20
-    rows = [
-        row(0, {"lr": "9"}, {}, "FAILED", reason),
-        row(1, {"lr": "0.1"}, {"val/accuracy": 0.5}),
-        row(2, {"lr": "8"}, {}, "KILLED", "stopped after step 3 of 9"),
-    ]
-    title, _, *told = failures(as_frame(rows)).splitlines()
-    assert title.split() == ["failed", "reason", "log"]
-    (line,) = told
-    assert line.startswith("run 0 ")
-    assert reason.strip() in line
-    assert line.endswith("/jobs/0/train.log")
-    assert failures(as_frame(rows[1:])) == ""
+def test_infinite_losses_sort_behind_finite_ones_and_no_value_behind_both() -> None:
+    losses = [math.nan, math.inf, 0.5, -math.inf]
+    frame = as_frame([row(n, {"lr": str(n)}, {"val/loss": loss}) for n, loss in enumerate(losses)], metric="val/loss")
+    assert frame["lr"].tolist() == [3, 2, 1, 0]
 
 
 def test_losses_and_times_sort_upwards() -> None:
@@ -76,17 +60,82 @@ def test_params_that_vary_come_first_and_text_stays_text() -> None:
         only(frame, ["modle"])
 
 
-def test_names_with_markup_are_escaped_in_latex() -> None:
-    frame = as_frame([row(n, {"note": f"{n}_50%&$#"}, {"val/accuracy": 0.1}) for n in range(2)])
-    assert "0\\_50\\%\\&\\$\\#" in str(render(short(frame), "latex"))
+def test_among_the_trials_that_fulfil_a_condition_others_vary() -> None:
+    settings = [({"lr": lr, "batch_size": size}, 0.5) for lr in ("0.1", "0.2") for size in ("50", "100")]
+    frame = trials(*settings, where="lr == 0.1")
+    assert list(frame.columns[: frame.attrs["vary"]]) == ["batch_size"]
+    assert len(frame) == 2
+    with pytest.raises(UserError, match=r"^none of the 4 trials fulfils 'lr > 7'; look at them without --where$"):
+        trials(*settings, where="lr > 7")
+
+
+def test_whole_numbers_stay_whole_where_a_run_of_an_earlier_version_lacks_them_and_keep_every_digit() -> None:
+    frame = trials(({"seed": "9007199254740993"}, 0.9), ({}, 0.8), ({"seed": "None"}, 0.7))
+    assert str(render(frame, "csv")).splitlines()[1].startswith("9007199254740993,")
+    assert str(render(short(frame), "text")).splitlines()[-1].split()[0] == "-"
+    longer = trials(({"seed": "12345678901234567890123"}, 0.9), ({}, 0.8))
+    assert longer["seed"][0] == "12345678901234567890123"
+
+
+def test_runs_without_params_metrics_and_tags_have_a_table() -> None:
+    bare = Row("id", "", "1", None, "RUNNING", "", "", 0, {}, {})
+    frame = as_frame([bare])
+    assert "RUNNING" in str(render(short(frame), "text"))
+    assert frame["run_id"].tolist() == ["id"]
+
+
+def test_a_param_that_is_called_like_something_else_has_a_column_of_its_own() -> None:
+    rows = [row(n, {"state": f"solid {n}", "val/loss": "huber"}, {"val/loss": 0.5}) for n in range(2)]
+    frame = as_frame(rows)
+    assert frame["params.state"].tolist() == ["solid 0", "solid 1"]
+    assert frame["state"].tolist() == ["FINISHED"] * 2
+    assert (frame["params.val/loss"][0], frame["val/loss"][0]) == ("huber", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("word", "column"),
+    [
+        ("lr", "lr"),
+        ("optimizer.lr", "lr"),
+        ("params.lr", "lr"),
+        ("params.optimizer.lr", "lr"),
+        ("bs", "batch_size"),
+        ("units", "model.units"),
+        ("model.units", "model.units"),
+        ("metrics.val/accuracy", "val/accuracy"),
+        ("state", "state"),
+    ],
+)
+def test_a_column_has_the_names_that_people_give_it(word: str, column: str) -> None:
+    frame = trials(({"lr": "0.1", "batch_size": "50", "model.units": "64", "model": "mlp"}, 0.9))
+    assert find(frame, word) == column
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "line"),
+    [
+        ("optimizer.lrr", "param", "there is no param 'optimizer.lrr' in this table; known: batch_size, lr"),
+        ("val/acuracy", "metric", "there is no metric 'val/acuracy' in this table; did you mean 'val/accuracy'?"),
+        ("lr", "metric", "there is no metric 'lr' in this table; known: val/accuracy"),
+        ("params.val/accuracy", "column", "there is no param 'val/accuracy' in this table; known: batch_size, lr"),
+        ("metrics.lr", "param", "there is no param 'metrics.lr' in this table; known: batch_size, lr"),
+    ],
+)
+def test_a_column_that_is_not_there_is_a_line(word, kind, line) -> None:
+    with pytest.raises(UserError) as caught:
+        find(trials(({"lr": "0.1", "batch_size": "50"}, 0.9)), word, kind)
+    assert str(caught.value) == line
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=20), st.randoms())
-def test_order_does_not_depend_on_the_order_of_the_rows_and_csv_keeps_every_digit(pairs, dice) -> None:
-    rows = [row(n, {"lr": repr(lr)}, {"val/accuracy": accuracy}) for n, (lr, accuracy) in enumerate(pairs)]
-    shuffled = rows.copy()
+def test_neither_the_order_of_rows_nor_that_of_params_matters_and_csv_keeps_every_digit(pairs, dice) -> None:
+    rows = [row(n, {"lr": repr(lr), "seed": "0"}, {"val/accuracy": value}) for n, (lr, value) in enumerate(pairs)]
+    shuffled = [
+        Row(**{**vars(one), "params": dict(sorted(one.params.items(), key=lambda _: dice.random()))}) for one in rows
+    ]
     dice.shuffle(shuffled)
     once, again = as_frame(rows), as_frame(shuffled)
-    assert render(once, "csv") == render(again, "csv")
+    for form in ("csv", "json", "parquet", "html"):
+        assert render(once, form) == render(again, form)
     assert once["val/accuracy"].tolist() == sorted((accuracy for _, accuracy in pairs), reverse=True)
     assert sorted(once["lr"]) == sorted(lr for lr, _ in pairs)

@@ -24,7 +24,8 @@ from sweepstack.tracking.delivery import deliver_what_is_left
 from sweepstack.tracking.journal import Fold, Journal
 from sweepstack.tracking.ledger import Claim, Composition, Ledger, keep_file
 from sweepstack.tracking.process import WriterProcess
-from sweepstack.tracking.store import Row, Store
+from sweepstack.tracking.rows import Row
+from sweepstack.tracking.store import Store
 from sweepstack.trial import (
     DatasetFacts,
     Ended,

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from sweepstack.errors import StoreError
+from sweepstack.tracking.address import project_root, resolve_uri
 from sweepstack.tracking.ledger import Ledger
-from sweepstack.tracking.store import Store, member_tag, project_root, resolve_uri
+from sweepstack.tracking.rows import member_tag
+from sweepstack.tracking.store import Store
 
 from ..conftest import ROOT
 from .conftest import Command, MakeTrial, content, deliver_all, in_process, read_only

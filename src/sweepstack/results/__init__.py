@@ -1,1 +1,5 @@
 """Results of sweeps: `sweepstack.results.table(sweep)` gives them as a pandas DataFrame."""
+
+from sweepstack.results.frame import table
+
+__all__ = ["table"]

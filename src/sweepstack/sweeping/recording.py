@@ -17,12 +17,13 @@ from filelock import BaseFileLock
 from sweepstack.errors import StoreError
 from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.progress import Display
+from sweepstack.tracking.address import project_root
 from sweepstack.tracking.entries import LEFT, OPEN, SETTLED, Composition, Entry
 from sweepstack.tracking.finished import Finished, Known, known
 from sweepstack.tracking.journal import Fold, Journal
 from sweepstack.tracking.ledger import Ledger, keep_file, resolve_folder
 from sweepstack.tracking.process import WriterProcess, writer_process
-from sweepstack.tracking.store import Store, project_root
+from sweepstack.tracking.store import Store
 from sweepstack.trial import Choice, Ended, Event, Joined, Measured, Outcome, Started, Trial
 
 LONGEST_WAIT = 5.0

@@ -20,9 +20,10 @@ from urllib.request import url2pathname
 
 from filelock import Timeout
 
+from sweepstack.tracking.address import project_root
 from sweepstack.tracking.journal import Reader
 from sweepstack.tracking.ledger import Ledger, drop_files
-from sweepstack.tracking.store import (
+from sweepstack.tracking.rows import (
     FINGERPRINT_TAG,
     ID_TAG,
     LOG_TAG,
@@ -32,10 +33,9 @@ from sweepstack.tracking.store import (
     SWEEP_TAG,
     TRAINED_TAG,
     VERSION_TAG,
-    Store,
     member_tag,
-    project_root,
 )
+from sweepstack.tracking.store import Store
 from sweepstack.trial import Ended, Event, Joined, Measured, Started, TrialState
 
 if TYPE_CHECKING:

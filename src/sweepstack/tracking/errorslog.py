@@ -9,7 +9,7 @@ import tempfile
 from io import TextIOWrapper
 from pathlib import Path
 
-from sweepstack.tracking.store import project_root
+from sweepstack.tracking.address import project_root
 
 
 class ErrorsLog(logging.FileHandler):

@@ -19,7 +19,8 @@ from urllib.request import url2pathname
 
 from sweepstack.config import Fingerprint
 from sweepstack.tracking.entries import parts
-from sweepstack.tracking.store import LARGEST, REASON_TAG, SETTLED_TAG, Store
+from sweepstack.tracking.rows import REASON_TAG, SETTLED_TAG, finite_or_not
+from sweepstack.tracking.store import Store
 from sweepstack.trial import Outcome, TrialState
 
 
@@ -152,9 +153,7 @@ def _sort_out(fingerprints: Iterable[str], found: Iterable[_Found]) -> Known:
 
 
 def _finished(one: _Found) -> Finished:
-    metrics = {
-        key: math.copysign(math.inf, value) if abs(value) >= LARGEST else value for key, value in one.metrics.items()
-    }
+    metrics = {key: finite_or_not(value) for key, value in one.metrics.items()}
     diverged = one.status != TrialState.FINISHED
     address: Any = urlsplit(one.artifact_uri)
     local = Path(url2pathname(address.path)) if address.scheme == "file" and not address.netloc else None

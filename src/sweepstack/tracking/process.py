@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from sweepstack.errors import StoreError
 from sweepstack.tracking.finished import Known
-from sweepstack.tracking.store import Row
+from sweepstack.tracking.rows import Row
 
 log = logging.getLogger(__name__)
 

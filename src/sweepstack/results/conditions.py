@@ -1,0 +1,153 @@
+"""Conditions on trials, as `--where` takes them: a small part of Python's expressions, which is read, never executed.
+
+    params.lr > 0.01 and state == "FINISHED"
+    0.001 <= lr <= 0.1 and not model in ("mlp", "logistic")
+    metrics["val/accuracy"] > 0.9 or "bs=100" in name
+
+A name with more than letters may stand in backticks or brackets. A comparison with a value that is missing does not
+hold, but for `!=` and `not in`; `params.momentum == None` asks for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+import warnings
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import pandas as pd
+
+from sweepstack.errors import UserError
+from sweepstack.results.columns import find
+
+RULE = "a condition compares params, metrics, state or name with values, joined by and, or, not"
+EXAMPLE = """for example --where 'params.lr > 0.01 and metrics["val/accuracy"] > 0.9'"""
+COLUMN = "column"
+BACKTICKS = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?:\b(params|metrics)\s*\.\s*)?`([^`]+)`""")
+COMPARISONS: dict[type[ast.cmpop], tuple[Callable[[Any, Any], Any], type[ast.cmpop]]] = {
+    ast.Eq: (operator.eq, ast.Eq),
+    ast.NotEq: (operator.ne, ast.NotEq),
+    ast.Lt: (operator.lt, ast.Gt),
+    ast.LtE: (operator.le, ast.GtE),
+    ast.Gt: (operator.gt, ast.Lt),
+    ast.GtE: (operator.ge, ast.LtE),
+}
+"""What each sign does, and what it is when its sides are exchanged."""
+
+Truth = pd.Series  # of bools, one for each trial
+
+
+def fulfilled(frame: pd.DataFrame, text: str) -> Truth:
+    """Which trials of a table fulfil a condition.
+
+    Raises:
+        UserError: the condition cannot be read, names what is not there, or compares a number with a text.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of odd escapes in a user's strings
+            tree = ast.parse(BACKTICKS.sub(_in_brackets, text.strip()), mode="eval").body
+        return _Reader(frame, text).truth(tree)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise UserError(f"{RULE}; got {text!r}; {EXAMPLE}") from None
+
+
+def _in_brackets(found: re.Match[str]) -> str:
+    quoted, section, name = found.groups()
+    return quoted or f"{section or COLUMN}[{name!r}]"
+
+
+class _Reader:
+    def __init__(self, frame: pd.DataFrame, text: str) -> None:
+        self._frame = frame
+        self._text = text
+
+    def truth(self, node: ast.expr) -> Truth:
+        match node:
+            case ast.BoolOp(op=ast.And()):
+                return reduce(operator.and_, map(self.truth, node.values))
+            case ast.BoolOp():
+                return reduce(operator.or_, map(self.truth, node.values))
+            case ast.UnaryOp(op=ast.Not()):
+                return ~self.truth(node.operand)
+            case ast.Compare():
+                sides = [node.left, *node.comparators]
+                pairs = zip(sides, node.ops, sides[1:], strict=False)
+                return reduce(operator.and_, [self._comparison(*pair) for pair in pairs])
+        raise self._refusal(node, "it compares nothing")
+
+    def _comparison(self, left: ast.expr, sign: ast.cmpop, right: ast.expr) -> Truth:
+        kind = {ast.Is: ast.Eq, ast.IsNot: ast.NotEq}.get(type(sign), type(sign))
+        one, other = self._side(left), self._side(right)
+        if kind in (ast.In, ast.NotIn):
+            found = self._membership(one, other, left, right)
+            return ~found if kind is ast.NotIn else found
+        if not isinstance(one, pd.Series):
+            one, other, left, right, kind = other, one, right, left, COMPARISONS[kind][1]
+        if not isinstance(one, pd.Series) or isinstance(other, list):
+            raise self._refusal(left, "one side must be a param, a metric, state or name, the other a single value")
+        if other is None and kind in (ast.Eq, ast.NotEq):
+            return one.isna() if kind is ast.Eq else one.notna()
+        present = one.notna() & other.notna() if isinstance(other, pd.Series) else one.notna()
+        value = self._alike(one, other, right)
+        holds = pd.Series(kind is ast.NotEq, index=one.index)
+        value = value[present] if isinstance(value, pd.Series) else value
+        holds[present] = COMPARISONS[kind][0](one[present], value).to_numpy(dtype=bool)
+        return holds
+
+    def _membership(self, one: Any, other: Any, left: ast.expr, right: ast.expr) -> Truth:
+        if isinstance(one, pd.Series) and isinstance(other, list):
+            values = [self._alike(one, value, right) for value in other if value is not None]
+            return one.isin(values) | (one.isna() if None in other else False)
+        if isinstance(one, str) and isinstance(other, pd.Series) and not pd.api.types.is_numeric_dtype(other):
+            return other.astype("str").str.contains(one, regex=False, na=False).astype(bool)
+        raise self._refusal(left, "in takes a list, such as lr in (0.01, 0.1), or a part of a text: 'lr=0.1' in name")
+
+    def _side(self, node: ast.expr) -> Any:
+        """A column, a constant, or a list of constants."""
+        match node:
+            case ast.Constant(value=None | bool() | int() | float() | str()):
+                return node.value
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+                return -value
+            case ast.List() | ast.Tuple() | ast.Set():
+                values = [self._side(part) for part in node.elts]
+                if any(isinstance(value, pd.Series | list) for value in values):
+                    raise self._refusal(node, "a list must hold numbers or texts in quotes")
+                return values
+        return self._frame[find(self._frame, self._name(node))]
+
+    def _name(self, node: ast.expr) -> str:
+        """Nothing can be divided here, so that a / is part of a name."""
+        match node:
+            case ast.Name():
+                return node.id
+            case ast.Attribute():
+                return f"{self._name(node.value)}.{node.attr}"
+            case ast.BinOp(op=ast.Div()):
+                return f"{self._name(node.left)}/{self._name(node.right)}"
+            case ast.Subscript(value=ast.Name(id=section), slice=ast.Constant(value=str() as name)):
+                if section in ("params", "metrics", COLUMN):
+                    return name if section == COLUMN else f"{section}.{name}"
+        raise self._refusal(node, "it is no name and no value")
+
+    def _alike(self, column: pd.Series[Any], value: Any, node: ast.expr) -> Any:
+        """A value that can be compared with a column, or a refusal: a number is never equal to a text."""
+        if pd.api.types.is_datetime64_any_dtype(column):
+            raise self._refusal(node, f"{column.name} holds times, which are not compared here")
+        numbers = pd.api.types.is_numeric_dtype(column)
+        if not numbers and isinstance(value, bool):
+            value = str(value)
+        if column.notna().any():
+            fits = isinstance(value, int | float) and not isinstance(value, bool) if numbers else isinstance(value, str)
+            if isinstance(value, pd.Series):
+                fits = pd.api.types.is_numeric_dtype(value) == numbers
+            if not fits:
+                holds = "numbers" if numbers else "text, which is written in quotes"
+                raise self._refusal(node, f"{column.name} holds {holds}")
+        return value
+
+    def _refusal(self, node: ast.expr, why: str) -> UserError:
+        return UserError(f"{RULE}; got {ast.unparse(node)} in {self._text!r}: {why}; {EXAMPLE}")

@@ -1,0 +1,94 @@
+"""Means over trials: by groups, and as a table of two params."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from sweepstack.errors import UserError
+from sweepstack.results.columns import find, objective, upwards, written
+from sweepstack.trial import TrialState
+
+
+def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None) -> pd.DataFrame:
+    """Means over all trials that are alike in some columns, best first.
+
+    Columns: those, then `mean` and `sd` of the metric (with n - 1), `n` trials that they are of, and the number of
+    those that are `missing` in them, because they did not finish or have no such metric. An infinite value is a value.
+
+    Args:
+        frame: the table, see `table`.
+        keys: the columns; params, or what else is known of a run.
+        metric: by default the one that trials are compared by.
+
+    Raises:
+        UserError: there is no such column or metric, or a key is a metric.
+    """
+    metric = _metric(frame, metric)
+    columns = [_key(frame, key) for key in dict.fromkeys(keys)]
+    finished = frame[metric].where(frame["state"] == TrialState.FINISHED)
+    values = finished.groupby([frame[column] for column in columns], dropna=False)
+    groups = values.agg(mean="mean", sd="std", n="count", missing="size").reset_index()
+    groups["missing"] -= groups["n"]
+    order = [upwards(metric), *([True] * len(columns))]
+    groups = groups.sort_values(["mean", *columns], ascending=order, na_position="last").reset_index(drop=True)
+    groups.attrs = {"shape": "groups", "metric": metric, "params": [], "metrics": []}
+    return groups
+
+
+def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = None) -> pd.DataFrame:
+    """Means of a metric by two params: a row for each value of the one, a column for each of the other (`lr=0.1`), and
+    behind them as many columns with the numbers of trials (`n lr=0.1`). Both in the order of their values.
+
+    Raises:
+        UserError: see `grouped`; or both are the same.
+    """
+    row, column = _key(frame, row), _key(frame, column)
+    if row == column:
+        raise UserError(f"a pivot takes two different params, got {row!r} twice; for one there is --group-by {row}")
+    cells = grouped(frame, [row, column], metric)
+    cells = cells.sort_values(column)
+    label = cells[column].map(lambda value: f"{column}={written(value)}")
+    labels = list(dict.fromkeys(label))
+    result = cells[[row]].drop_duplicates().sort_values(row).reset_index(drop=True)
+    for name, part in {"": "mean", "n ": "n"}.items():
+        for value in labels:
+            of_label = cells[label == value][[row, part]].rename(columns={part: f"{name}{value}"})
+            result = result.merge(of_label, how="left", on=row)
+    counts = [f"n {value}" for value in labels]
+    result[counts] = result[counts].fillna(0).astype(int)
+    result.attrs = {**cells.attrs, "shape": "cells", "labels": labels}
+    return result
+
+
+def by_seed(frame: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
+    """Settings, that is trials alike but for the seed, with mean, interval, and a mark where one is the best or cannot
+    be told apart from it; see `selection.select`.
+
+    Raises:
+        UserError: there is no such metric.
+    """
+    from sweepstack.results.selection import select
+
+    selection = select(frame, None, objective(frame, metric))
+    groups = selection.groups.assign(run_ids=selection.groups["run_ids"].map(" ".join))
+    groups.attrs = {"shape": "groups", "metric": selection.objective, "params": [], "metrics": []}
+    return groups
+
+
+def _metric(frame: pd.DataFrame, metric: str | None) -> str:
+    found = objective(frame, metric)
+    if found is None:
+        raise UserError(
+            f"a group is the mean of a metric, and none of the {len(frame)} trials has one to be compared by; name one "
+            "with --metric, or look at the trials without --group-by and --pivot"
+        )
+    return found
+
+
+def _key(frame: pd.DataFrame, word: str) -> str:
+    key = find(frame, word)
+    if key in frame.attrs["metrics"]:
+        raise UserError(f"groups are made by params, got the metric {key!r}; name it with --metric instead")
+    return key

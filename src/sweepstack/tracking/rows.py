@@ -1,0 +1,87 @@
+"""Runs as rows: what the tags of a run mean, and what is read from it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+VERSION_TAG, SWEEP_TAG, REASON_TAG, TRAINED_TAG = "sweepstack.version", "sweep", "reason", "trained"
+FINGERPRINT_TAG, LOG_TAG, RECOMPOSED_TAG = "fingerprint", "log", "recomposed"
+ID_TAG = "sweepstack.trial"
+"""What a run is found by when it is not known whether it was made."""
+SETTLED_TAG = "sweepstack.settled"
+"""Holds the fingerprint, once its outcome is settled."""
+OURS = f"tags.`{VERSION_TAG}` LIKE '%'"
+"""What a run of ours is known by, in MLflow's language."""
+OBJECTIVES = ("val/accuracy", "test/accuracy")
+"""Metrics that select, the one to prefer first: test data selects only where nothing was held out."""
+LARGEST = 1.7976931348623157e308
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of the store."""
+
+    run_id: str
+    name: str
+    experiment_id: str
+    sweep: str | None
+    state: str
+    """FINISHED, FAILED, KILLED or RUNNING."""
+    reason: str
+    log: str
+    """Path of the trial's own log file, on the machine that trained it."""
+    started: int
+    """Milliseconds since the epoch."""
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+def member_tag(sweep: str) -> str:
+    """The tag of all runs of a sweep, those among them which an earlier sweep has trained; its value tells since when,
+    in milliseconds since the epoch, and the sweep's name. MLflow does not take every name for a key."""
+    plain = re.sub(r"[^\w.\- ]", "_", sweep)
+    mark = "" if plain == sweep else f"-{hashlib.blake2b(sweep.encode(), digest_size=3).hexdigest()}"
+    return f"{SWEEP_TAG}/{plain}{mark}"
+
+
+def sweeps_of(run: Run) -> dict[str, int]:
+    """The sweeps that a run is of, and since when, in milliseconds since the epoch."""
+    tags = run.data.tags
+    found = {}
+    for key, value in tags.items():
+        if key.startswith(f"{SWEEP_TAG}/"):
+            at, _, name = value.partition(" ")
+            found[name] = int(at)
+    if not found and SWEEP_TAG in tags:  # of an earlier version
+        found[tags[SWEEP_TAG]] = run.info.start_time
+    return found
+
+
+def row_of(run: Run, sweep: str | None = None) -> Row:
+    """A run as a row, of that sweep; of the one that trained it, when none is told."""
+    tags = run.data.tags
+    return Row(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        experiment_id=run.info.experiment_id,
+        sweep=sweep or tags.get(SWEEP_TAG),
+        state=run.info.status,
+        reason=tags.get(REASON_TAG, ""),
+        log=tags.get(LOG_TAG, ""),
+        started=run.info.start_time,
+        params=run.data.params,
+        metrics={key: finite_or_not(value) for key, value in run.data.metrics.items()},
+    )
+
+
+def finite_or_not(value: float) -> float:
+    """MLflow's databases keep infinity as the largest number that they have."""
+    return math.copysign(math.inf, value) if abs(value) >= LARGEST else value

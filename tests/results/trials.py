@@ -1,0 +1,45 @@
+"""Rows as the store gives them, and their table."""
+
+from typing import Any
+
+import pandas as pd
+
+from sweepstack.results.frame import as_frame
+from sweepstack.tracking.rows import Row
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "a&b",
+    "a|b",
+    "_a_b",
+    "50%",
+    "größe ✓",
+    "two\nlines",
+    "=cmd()",
+    "[0.9]",
+    "\x1b[2J",
+)
+"""Values of params that are more than text to somebody."""
+
+
+def row(
+    number: int, params: dict[str, str], metrics: dict[str, float], state: str = "FINISHED", reason: str = ""
+) -> Row:
+    log = f"/jobs/{number}/train.log"
+    return Row(f"id{number}", f"run {number}", "1", "sweep", state, reason, log, 1000 + number, params, metrics)
+
+
+def trials(*settings: tuple[dict[str, str], float | None], **options: Any) -> pd.DataFrame:
+    """The table of trials with these params and held-out accuracies; those without one have failed."""
+    return as_frame(
+        [
+            row(
+                n,
+                params,
+                {} if accuracy is None else {"val/accuracy": accuracy},
+                "FAILED" if accuracy is None else "FINISHED",
+            )
+            for n, (params, accuracy) in enumerate(settings)
+        ],
+        **options,
+    )
