@@ -1,0 +1,251 @@
+"""What is selected from a table, what is marked, and how often a mark is wrong."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sweepstack.errors import UserError
+from sweepstack.results.selection import BEST, NOT_TOLD_APART, WORSE, select
+from sweepstack.results.statistics import mcnemar, paired_t, welch_t, wilson
+from sweepstack.results.table import as_frame
+from sweepstack.tracking.store import Row
+
+Figures = dict[str, float]
+
+
+def trial(setting: dict[str, object], seed: int, metrics: Figures, state: str = "FINISHED") -> Row:
+    params = {**{key: str(value) for key, value in setting.items()}, "seed": str(seed), "epochs": "5"}
+    name = " ".join(f"{key}={value}" for key, value in params.items())
+    return Row(f"id {name}", name, "1", "sweep", state, "", "/log", 1000, params, metrics)
+
+
+def sweep(table: dict[object, list[float]], metric: str = "val/accuracy", knob: str = "lr") -> pd.DataFrame:
+    """A trial for each value of a knob and each of its figures, the seeds being 0, 1, 2, ..."""
+    return as_frame(
+        [trial({knob: value}, seed, {metric: f}) for value, figures in table.items() for seed, f in enumerate(figures)]
+    )
+
+
+def marks(groups: pd.DataFrame, knob: str = "lr") -> dict[object, str]:
+    return dict(zip(groups[knob], groups["mark"], strict=True))
+
+
+def test_validation_data_select_and_the_test_figure_of_what_was_selected_is_shown() -> None:
+    frame = as_frame(
+        [
+            trial({"lr": lr}, seed, {"val/accuracy": val + seed / 1000, "test/accuracy": test})
+            for lr, val, test in [(0.1, 0.93, 0.90), (0.2, 0.91, 0.95)]
+            for seed in range(3)
+        ]
+    )
+    found = select(frame, test_count=1000)
+    assert found.objective == "val/accuracy"
+    assert found.honest
+    assert found.trial["lr"] == 0.1
+    assert found.trial["seed"] == 2
+    assert found.test == wilson(900, 1000)
+    assert found.groups["lr"].tolist() == [0.1, 0.2]
+    assert found.groups["test/accuracy"].tolist() == pytest.approx([0.90, 0.95])
+    by_test = select(frame, objective="test/accuracy")
+    assert by_test.trial["lr"] == 0.2
+    assert not by_test.honest
+    assert by_test.test is None
+
+
+def test_where_nothing_was_held_out_the_test_data_select_and_that_is_said() -> None:
+    found = select(sweep({0.1: [0.8], 0.2: [0.9]}, "test/accuracy"))
+    assert found.trial["lr"] == 0.2
+    assert "nothing was held out" in found.caution
+
+
+def test_rows_are_grouped_over_seeds_with_mean_and_interval() -> None:
+    found = select(sweep({0.1: [0.90, 0.92, 0.94], 0.2: [0.89, 0.90, 0.91]}))
+    best = found.groups.iloc[0]
+    assert (best["lr"], best["n"], best["failed"], best["mark"]) == (0.1, 3, 0, BEST)
+    assert (best["mean"], best["sd"]) == pytest.approx((0.92, 0.02))
+    assert (best["low"], best["high"]) == pytest.approx((0.92 - 0.0496828, 0.92 + 0.0496828), abs=1e-6)
+    assert math.isnan(best["p"])
+    assert len(best["run_ids"]) == 3
+    other = found.groups.iloc[1]
+    assert other["p"] == pytest.approx(paired_t([0.90, 0.92, 0.94], [0.89, 0.90, 0.91]).p, rel=1e-3)
+    assert (other["mark"], other["why"]) == (NOT_TOLD_APART, "paired over 3 seeds")
+
+
+def test_losses_and_times_are_better_when_they_are_smaller() -> None:
+    for metric in ("val/loss", "train_seconds"):
+        found = select(sweep({0.1: [0.50, 0.40], 0.2: [0.30, 0.39]}, metric), objective=metric)
+        assert found.groups["lr"].tolist() == [0.2, 0.1]
+        assert found.trial[metric] == 0.30
+
+
+def test_a_setting_does_not_win_by_its_lucky_seeds() -> None:
+    rows = [trial({"lr": 0.1}, seed, {"val/accuracy": 0.90 + seed / 100}) for seed in range(3)]
+    rows += [trial({"lr": 9}, seed, {"val/accuracy": 0.99}) for seed in range(2)]
+    rows += [trial({"lr": 9}, 2, {"val/accuracy": 0.99}, "FAILED"), trial({"lr": 99}, 0, {}, "FAILED")]
+    found = select(as_frame(rows))
+    assert found.groups["lr"].tolist() == [0.1, 9, 99]
+    lucky, broken = found.groups.iloc[1], found.groups.iloc[2]
+    assert (lucky["n"], lucky["failed"], lucky["mark"]) == (2, 1, NOT_TOLD_APART)
+    assert "1 of 3 trials did not finish" in lucky["why"]
+    assert "ahead of the best" in lucky["why"]
+    assert (broken["n"], broken["failed"], broken["mark"]) == (0, 1, WORSE)
+    assert math.isnan(broken["mean"])
+    assert found.trial["lr"] == 0.1
+
+
+def test_where_every_setting_lost_a_seed_the_best_of_them_is_selected_all_the_same() -> None:
+    rows = [trial({"lr": lr}, seed, {"val/accuracy": lr}) for lr in (0.1, 0.2) for seed in range(2)]
+    rows += [trial({"lr": lr}, 2, {}, "KILLED") for lr in (0.1, 0.2)]
+    found = select(as_frame(rows))
+    assert found.groups["lr"].tolist() == [0.2, 0.1]
+    assert found.groups["why"].str.startswith("1 of 3 trials did not finish").all()
+
+
+def test_a_single_seed_does_not_win_where_others_have_several() -> None:
+    found = select(sweep({0.1: [0.95], 0.2: [0.90, 0.91], 0.3: [0.80, 0.85]}))
+    assert found.groups["lr"].tolist() == [0.2, 0.3, 0.1]
+    assert found.groups.iloc[2][["mark", "why"]].tolist() == [NOT_TOLD_APART, "a single seed, which tells no spread"]
+
+
+def test_seeds_that_do_not_match_are_compared_by_welch() -> None:
+    first, second = [0.920, 0.921, 0.919], [0.80, 0.81, 0.79, 0.80]
+    rows = [trial({"lr": 0.1}, seed, {"val/accuracy": figure}) for seed, figure in enumerate(first)]
+    rows += [trial({"lr": 0.2}, 10 + seed, {"val/accuracy": figure}) for seed, figure in enumerate(second)]
+    other = select(as_frame(rows)).groups.iloc[1]
+    assert other["why"] == "Welch's t-test over 3 and 4 seeds that do not match"
+    assert other["p"] == pytest.approx(welch_t(first, second).p, rel=1e-2)
+    assert other["mark"] == WORSE
+
+
+def test_single_seeds_are_compared_on_the_test_images() -> None:
+    right = {lr: np.arange(1000) % 100 >= wrong for lr, wrong in [(0.1, 10), (0.2, 10), (0.3, 20), (0.4, 9)]}
+    right[0.2] = right[0.2][::-1]
+    frame = as_frame(
+        [
+            trial({"lr": lr}, 0, {"val/accuracy": val, "test/accuracy": float(right[lr].mean())})
+            for lr, val in [(0.1, 0.95), (0.2, 0.94), (0.3, 0.93), (0.4, 0.92)]
+        ]
+    )
+    kept = {row["run_id"]: right[row["lr"]] for _, row in frame.iterrows()}
+    found = select(frame, kept.get)
+    assert marks(found.groups) == {0.1: BEST, 0.2: NOT_TOLD_APART, 0.3: WORSE, 0.4: NOT_TOLD_APART}
+    assert found.groups["why"].tolist()[1:3] == ["McNemar on 1000 test images"] * 2
+    assert found.groups["why"].tolist()[3] == "McNemar on 1000 test images, where it is ahead of the best"
+    assert found.groups["p"].tolist()[2] == pytest.approx(3 * mcnemar(right[0.1], right[0.3]))
+    assert found.test == wilson(900, 1000)
+    for missing in (None, lambda run_id: None):
+        groups = select(frame, missing).groups
+        assert groups["mark"].tolist() == [BEST, *[NOT_TOLD_APART] * 3]
+        assert groups["why"].tolist()[1:] == ["no test predictions were kept"] * 3
+        assert groups["p"].isna().all()
+    shorter = select(frame, lambda run_id: kept[run_id][: 900 if "0.3" in run_id else 1000]).groups
+    assert shorter["why"].tolist()[2] == "the test predictions are of other images"
+
+
+def test_a_selection_by_test_data_has_the_same_images_count_for_less() -> None:
+    rng = np.random.default_rng(0)
+    kept = {f"id lr={lr} seed=0 epochs=5": rng.random(2000) < 0.9 + lr / 100 for lr in range(1, 6)}
+    honest, blind = (
+        select(
+            as_frame(
+                [trial({"lr": lr}, 0, {metric: 0.9 + lr / 100}) for lr in range(1, 6)],
+            ),
+            kept.get,
+        )
+        for metric in ("val/accuracy", "test/accuracy")
+    )
+    assert (blind.groups["p"][1:] > honest.groups["p"][1:]).all()
+
+
+def test_a_sweep_of_seeds_alone_is_one_setting_and_so_is_a_single_trial() -> None:
+    found = select(as_frame([trial({"lr": 0.1}, seed, {"val/accuracy": 0.9 + seed / 100}) for seed in range(4)]))
+    assert found.groups[["n", "mark"]].to_numpy().tolist() == [[4, BEST]]
+    assert found.trial["seed"] == 3
+    single = select(as_frame([trial({"lr": 0.1}, 0, {"val/accuracy": 0.9})]))
+    assert single.groups[["n", "mean"]].to_numpy().tolist() == [[1, 0.9]]
+    assert single.groups[["sd", "low", "high", "p"]].isna().all(axis=None)
+
+
+def test_a_trial_that_was_recorded_twice_is_no_second_seed() -> None:
+    rows = [trial({"lr": lr}, 0, {"val/accuracy": lr}) for lr in (0.1, 0.2)]
+    again = [Row(f"{r.run_id} again", r.name, "1", "b", r.state, "", "", 2000, r.params, r.metrics) for r in rows]
+    groups = select(as_frame(rows + again)).groups
+    assert groups["n"].tolist() == [1, 1]
+    assert groups["run_ids"].map(len).tolist() == [2, 2]
+    assert groups["sd"].isna().all()
+
+
+def test_equal_trials_are_told_apart_by_seed() -> None:
+    found = select(as_frame([trial({"lr": 0.1}, seed, {"val/accuracy": 0.9}) for seed in (7, 3, 5)]))
+    assert found.trial["seed"] == 3
+    assert found.groups["sd"].tolist() == [0.0]
+
+
+def test_equal_differences_are_no_proof() -> None:
+    groups = select(sweep({0.1: [0.92, 0.94, 0.96], 0.2: [0.91, 0.93, 0.95]})).groups
+    assert groups["mark"].tolist() == [BEST, NOT_TOLD_APART]
+    assert "no spread" in groups["why"].tolist()[1]
+
+
+def test_figures_that_are_none_count_as_failed() -> None:
+    frame = sweep({0.1: [0.90, math.nan], 0.2: [0.80, 0.81], 0.3: [math.inf, math.nan]})
+    groups = select(frame).groups
+    assert groups["lr"].tolist() == [0.2, 0.1, 0.3]
+    assert groups["failed"].tolist() == [0, 1, 2]
+
+
+def test_any_text_may_be_a_setting_and_a_setting_may_be_named_like_our_columns() -> None:
+    groups = select(sweep({"Größe <script>": [0.9, 0.91], "模型 50%": [0.8, 0.82]}, knob="mean")).groups
+    assert groups["params.mean"].tolist() == ["Größe <script>", "模型 50%"]
+    assert groups["mean"].tolist() == pytest.approx([0.905, 0.81])
+
+
+def test_settings_that_lack_a_param_are_settings_too() -> None:
+    rows = [trial({"lr": 0.1, "momentum": 0.9}, seed, {"val/accuracy": 0.9}) for seed in range(2)]
+    rows += [trial({"lr": 0.1}, seed, {"val/accuracy": 0.8}) for seed in range(2)]
+    assert select(as_frame(rows)).groups["n"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("frame", "objective", "message"),
+    [
+        (sweep({0.1: [0.9]}).iloc[:0], None, "this table has none"),
+        (as_frame([trial({"lr": lr}, 0, {"val/accuracy": 0.1}, "FAILED") for lr in (1, 2)]), None, "none of these 2"),
+        (sweep({0.1: [0.9], 0.2: [0.8]}), "val/acuracy", "did you mean 'val/accuracy'"),
+        (sweep({0.1: [0.9], 0.2: [0.8]}), "lr", "must be a metric"),
+        (sweep({0.1: [math.nan], 0.2: [math.nan]}), "val/accuracy", "no finished trial has a finite val/accuracy"),
+        (sweep({0.1: [0.9], 0.2: [0.8]}, "val/loss"), None, "known: val/loss"),
+    ],
+)
+def test_what_cannot_be_selected_from_is_told_in_a_line(
+    frame: pd.DataFrame, objective: str | None, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        select(frame, objective=objective)
+    assert "\n" not in str(caught.value)
+
+
+def simulate(tables: int, figures: Callable[[np.random.Generator], np.ndarray], seed: int) -> list[dict[object, str]]:
+    """The marks of so many sweeps, whose figures [settings, seeds] are drawn."""
+    rng = np.random.default_rng(seed)
+    shape = figures(rng).shape
+    frame = sweep({setting: [0.0] * shape[1] for setting in range(shape[0])})
+    place = tuple(frame[["lr", "seed"]].to_numpy().T)
+    return [marks(select(frame.assign(**{"val/accuracy": figures(rng)[place]})).groups) for _ in range(tables)]
+
+
+def test_of_settings_that_are_equal_hardly_any_table_has_one_told_apart() -> None:
+    """Holm's correction alone, for comparisons with the best, marks falsely in 9 % of such tables."""
+    tables = simulate(300, lambda rng: 0.9 + 0.01 * (rng.standard_normal((5, 3)) + rng.standard_normal(3)), seed=1)
+    false = sum(WORSE in table.values() for table in tables)
+    assert false <= 300 * 0.05 + 2.6 * math.sqrt(300 * 0.05 * 0.95)  # 99.5 % of the samples at 5 %
+
+
+def test_a_setting_that_is_clearly_worse_is_told_apart_from_those_that_are_near_the_best() -> None:
+    level = np.array([[0.0], [0.0], [0.0], [-0.8]])
+    tables = simulate(100, lambda rng: 0.9 + level + 0.01 * rng.standard_normal((4, 4)), seed=2)
+    assert sum(table[3] == WORSE for table in tables) >= 95
+    assert sum(WORSE in (table[0], table[1], table[2]) for table in tables) <= 5 + 2.6 * math.sqrt(5 * 0.95)
