@@ -121,7 +121,9 @@ def _put(rendered: str | bytes, output: Path | None, what: str) -> None:
 @main.command()
 @click.option("--sweep", default="latest", show_default=True, metavar="NAME|latest|all", help="Which trials.")
 @click.option("--metric", metavar="NAME", help="What selects.  [default: validation accuracy]")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True
+)
 @click.option("--record/--no-record", default=True, help="Keep it with the sweep's summary run in MLflow, too.")
 @store_option
 def report(sweep: str, metric: str | None, output: Path, record: bool, store: str | None) -> None:
@@ -135,11 +137,7 @@ def report(sweep: str, metric: str | None, output: Path, record: bool, store: st
     target = Store(store)
     with Console(stderr=True).status("reading the store") as status:  # shows on terminals alone
         made = make(sweep, store=target, metric=metric, tell=status.update)
-    try:
-        output.write_text(made.html, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror}); choose another file with -o") from error
-    click.echo(f"{made.trials} trials: {output}", err=True)
+    _put(made.html, output, f"{made.trials} trials")
     if record:
         try:
             record_summary(target, made.sweep, made.experiment_id, made.files)

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from sweepstack.results.drawing import ORANGE, SINGLE, gid, png, svg, words
+from sweepstack.results.frame import as_frame
 from sweepstack.results.fronts import pareto, time_and_objective
 from sweepstack.results.heat_maps import heat_maps, pairs
 from sweepstack.results.importance import Importance, importance, importance_bars
 from sweepstack.results.knobs import knobs, scale
 from sweepstack.results.mistakes import confusion, confusion_matrix, surest_mistakes, wrong_images
 from sweepstack.results.plots import by_knob, learning_curves, parallel_coordinates
-from sweepstack.results.table import as_frame
-from sweepstack.tracking.store import Row
+from sweepstack.tracking.rows import Row
 from sweepstack.training.answers import Answers
 
 LRS, SIZES = (0.001, 0.01, 0.1), (50, 100)
@@ -75,7 +75,7 @@ def test_each_knob_has_a_panel_with_every_trial_and_the_means(frame: pd.DataFram
         assert (line.get_xdata(), line.get_ydata()) == (frame["lr"][place], frame["val/accuracy"][place])
     (bars,) = [one for one in rate.containers if one.get_label() == "_means"]
     means = frame.groupby("lr")["val/accuracy"]
-    assert bars.lines[0].get_xdata().tolist() == list(LRS)
+    assert bars.lines[0].get_xdata().tolist() == pytest.approx(list(LRS))
     assert bars.lines[0].get_ydata().tolist() == pytest.approx(means.mean().tolist())
     reach = [abs(top - bottom) / 2 for (_, bottom), (_, top) in bars.lines[2][0].get_segments()]
     assert reach == pytest.approx(means.std().tolist())
@@ -144,9 +144,7 @@ def test_the_pareto_front_is_what_nothing_is_faster_and_better_than(points, up) 
     seconds, values = (np.array(column, dtype=float) for column in zip(*points, strict=True))
     front = {(x, y) for (x, y), on in zip(points, pareto(seconds, values, up), strict=True) if on}
     better = (lambda one, other: one >= other) if up else (lambda one, other: one <= other)
-    expected = {
-        (x, y) for x, y in points if not any(a <= x and better(b, y) and (a, b) != (x, y) for a, b in points)
-    }
+    expected = {(x, y) for x, y in points if not any(a <= x and better(b, y) and (a, b) != (x, y) for a, b in points)}
     assert front == expected
 
 
@@ -223,7 +221,7 @@ def test_names_are_shown_as_they_are_and_pictures_depend_on_the_data_alone() -> 
 def test_more_trials_than_can_be_pointed_at_are_drawn_as_one() -> None:
     frame = as_frame([row(n, {"lr": (n + 1) / 1000}, {"val/accuracy": n / 1000}) for n in range(SINGLE + 1)])
     (axes,) = by_knob(frame, ["lr"], "val/accuracy", [0]).axes
-    dots = [line for line in axes.lines if line.get_marker() == "."]
+    dots = [line for line in axes.lines if line.get_marker() == "o" and line.get_markersize() < 9]
     assert max(len(line.get_xdata()) for line in dots) == SINGLE
     assert not any((line.get_gid() or "").startswith("trial") for line in dots)
 

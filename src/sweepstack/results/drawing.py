@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sweepstack.results.columns import upwards
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -25,7 +27,7 @@ WORDS = {
     "val/accuracy_best": "best validation accuracy",
     "val/loss": "validation loss",
 }
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "axes.edgecolor": "#666666",
     "axes.grid": True,
     "axes.labelcolor": INK,
@@ -60,7 +62,7 @@ def styled(salt: str = "sweepstack") -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a browser has more fonts
         warnings.filterwarnings("ignore", category=matplotlib.MatplotlibDeprecationWarning)
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": salt})
+        matplotlib.rcParams.update(STYLE | {"svg.hashsalt": salt})
         yield
 
 
@@ -134,6 +136,6 @@ def shortened(text: Any, width: int = 30) -> str:
     return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
-def upwards(objective: str) -> bool:
-    """Whether more of it is better."""
-    return "accuracy" in objective
+def more_is_better(metric: str) -> bool:
+    """Whether the best is the largest: of accuracies it is, of losses and times the smallest."""
+    return not upwards(metric)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sweepstack.results.drawing import BLUE, figure, shortened, styled, upwards, words
+from sweepstack.results.drawing import BLUE, figure, more_is_better, shortened, styled, words
 from sweepstack.results.knobs import setting
 from sweepstack.results.plots import marks, measured, window
 
@@ -33,7 +33,7 @@ def time_and_objective(
     groups = [kept for group in settings if (kept := [place for place in group if place in usable])]
     seconds = np.array([frame[metric].loc[group].mean() for group in groups])
     values = np.array([frame[objective].loc[group].mean() for group in groups])
-    front = [int(place) for place in np.flatnonzero(pareto(seconds, values, upwards(objective)))]
+    front = [int(place) for place in np.flatnonzero(pareto(seconds, values, more_is_better(objective)))]
     front.sort(key=lambda place: seconds[place])
     with styled():
         shown = front[-LISTED:]
@@ -43,15 +43,18 @@ def time_and_objective(
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda value, _: format(value, "g"))
             axes.xaxis.set_minor_formatter(lambda value, _: format(value, "g") if f"{value:e}"[0] in "25" else "")
-        axes.set_ylim(*window(values, objective))
+        low, high = window(values, objective)
+        axes.set_ylim(low, high + 0.05 * (high - low))  # room for the numbers
         marks(axes, seconds, values, groups, best)
-        axes.plot(seconds[front], values[front], color=BLUE, lw=1.8, drawstyle="steps-post", marker="o", ms=5, label="_front")
+        axes.plot(
+            seconds[front], values[front], color=BLUE, lw=1.8, drawstyle="steps-post", marker="o", ms=5, label="_front"
+        )
         for number, place in enumerate(shown, start=1):
             axes.annotate(
                 str(number), (seconds[place], values[place]), (0, 6), textcoords="offset points", ha="center",
                 va="bottom", color=BLUE, weight="bold", annotation_clip=True,
             )  # fmt: skip
-            told = shortened(setting(frame.loc[groups[place][0]], knobs), 70)
+            told = shortened(setting(frame.loc[[groups[place][0]]].iloc[0], knobs), 70)
             axes.plot([], [], " ", label=f"{number}   {told}: {values[place]:.4f} in {seconds[place]:.3g} s")
         axes.set(xlabel=words(metric), ylabel=words(objective))
         drawn.legend(loc="outside lower left", ncols=1, handlelength=0, fontsize=9)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from sweepstack.results.drawing import COLOURS, ORANGE, SINGLE, figure, gid, shortened, styled, upwards, words
+from sweepstack.results.drawing import COLOURS, ORANGE, SINGLE, figure, gid, more_is_better, shortened, styled, words
 from sweepstack.results.knobs import FEW, scale, value_text
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def pairs(frame: pd.DataFrame, knobs: Sequence[str]) -> list[tuple[str, str]]:
     return list(itertools.combinations(few, 2))[:MOST]
 
 
-def heat_maps(
-    frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective: str, best: Collection[int]
-) -> Figure:
+def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective: str, best: Collection[int]) -> Figure:
     """The mean objective for each pair of values, over all else. A cell without a trial that has finished is empty.
 
     Args:
@@ -42,11 +40,13 @@ def heat_maps(
     columns = min(len(chosen), 3)
     rows = -(-len(chosen) // columns)
     means = [_means(frame, *pair, objective) for pair in chosen]
-    low, high = _limits(np.concatenate([mean.to_numpy().flatten() for mean in means]), upwards(objective))
+    low, high = _limits(np.concatenate([mean.to_numpy().flatten() for mean in means]), more_is_better(objective))
     norm = colors.Normalize(low, high)
     sizes = (max(len(mean.columns) for mean in means), max(len(mean) for mean in means))
     with styled():
-        drawn = figure(max(5.5, columns * (1.3 + 0.72 * max(sizes[0], 3))), 1.0 + rows * (1.0 + 0.55 * max(sizes[1], 3)))
+        drawn = figure(
+            max(5.5, columns * (1.3 + 0.72 * max(sizes[0], 3))), 1.0 + rows * (1.0 + 0.55 * max(sizes[1], 3))
+        )
         panels = drawn.subplots(rows, columns, squeeze=False).flatten()
         for axes, pair, mean in zip(panels, chosen, means, strict=False):
             _map(axes, frame, pair, mean, norm, objective, best)
@@ -54,7 +54,7 @@ def heat_maps(
             axes.set_visible(False)
         from matplotlib.cm import ScalarMappable
 
-        colours = ScalarMappable(norm, COLOURS if upwards(objective) else f"{COLOURS}_r")
+        colours = ScalarMappable(norm, COLOURS if more_is_better(objective) else f"{COLOURS}_r")
         bar = drawn.colorbar(colours, ax=list(panels[: len(chosen)]), shrink=0.8, label=f"mean {words(objective)}")
         bar.outline.set_visible(False)
         drawn.suptitle(f"Mean {words(objective)} of pairs of values, over all else", x=0.01, ha="left")
@@ -65,8 +65,10 @@ def _means(frame: pd.DataFrame, down: str, across: str, objective: str) -> pd.Da
     """Means by the texts of the values, in the order of the values: the first one lowest."""
     labels = {knob: frame[knob].map(value_text) for knob in (down, across)}
     finite = frame[objective].where(np.isfinite(frame[objective].to_numpy(dtype=float)))
-    mean = finite.groupby([labels[down], labels[across]]).mean().unstack()  # noqa: PD010
-    order = {knob: [text for text, _ in sorted(_places(frame, knob).items(), key=lambda item: item[1])] for knob in labels}
+    mean = finite.groupby([labels[down], labels[across]]).mean().unstack()
+    order = {
+        knob: [text for text, _ in sorted(_places(frame, knob).items(), key=lambda item: item[1])] for knob in labels
+    }
     return mean.reindex(index=order[down], columns=order[across])
 
 
@@ -86,10 +88,11 @@ def _map(
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    colours = colormaps[COLOURS if upwards(objective) else f"{COLOURS}_r"]
+    colours = colormaps[COLOURS if more_is_better(objective) else f"{COLOURS}_r"]
     texts = [frame[knob].map(value_text) for knob in pair]
+    cells = mean.to_numpy(dtype=float)
     for (row, down), (column, across) in itertools.product(enumerate(mean.index), enumerate(mean.columns)):
-        value = mean.iloc[row, column]
+        value = float(cells[row, column])
         inside = frame.index[(texts[0] == down) & (texts[1] == across)]
         known = bool(np.isfinite(value))
         colour = colours(norm(value)) if known else (1.0, 1.0, 1.0, 1.0)
@@ -99,7 +102,9 @@ def _map(
         label = f"{value:.3f}" if known else "–"
         axes.text(column, row, label, ha="center", va="center", color="white" if dark else "black", fontsize=9)
         if {*best} & {*inside}:
-            axes.add_patch(Rectangle((column - 0.45, row - 0.45), 0.9, 0.9, fill=False, ec=ORANGE, lw=2.2, label="best"))
+            axes.add_patch(
+                Rectangle((column - 0.45, row - 0.45), 0.9, 0.9, fill=False, ec=ORANGE, lw=2.2, label="best")
+            )
     axes.set(xlim=(-0.5, len(mean.columns) - 0.5), ylim=(-0.5, len(mean) - 0.5))
     axes.set_xticks(range(len(mean.columns)), [shortened(text, 12) for text in mean.columns])
     axes.set_yticks(range(len(mean)), [shortened(text, 12) for text in mean.index])

@@ -1,4 +1,6 @@
-"""How much each knob matters: permutation importance (Breiman, Random Forests, 2001) on settings that were left out."""
+"""How much each knob matters: permutation importance (Breiman, Random Forests, 2001) on settings that were left out.
+
+It is about the ranks of trials, not their figures: a single setting that went wrong would be most of the variance."""
 
 from __future__ import annotations
 
@@ -25,15 +27,15 @@ FOLDS, TREES, REPEATS = 5, 200, 10
 
 @dataclass(frozen=True)
 class Importance:
-    """What a forest of trees, which predicts the objective from the knobs, loses without each of them."""
+    """What a forest of trees, which predicts the rank of a trial from its knobs, loses without each of them."""
 
     knobs: list[str]
     """The most important first."""
     lost: list[float]
-    """Part of the variation between settings that is no longer predicted when the values of a knob are shuffled among
-    the trials (R² on left-out settings before, less after); mean."""
+    """How much the mean squared error on left-out settings grows when the values of a knob are shuffled among them, in
+    parts of the variance; mean over shuffles."""
     spread: list[float]
-    """Its standard deviation, over parts left out and shuffles."""
+    """Its standard deviation, over shuffles."""
     explained: float
     """R² of the forest on the settings that it has not seen; 1 when it knows them all."""
 
@@ -59,7 +61,7 @@ def importance(frame: pd.DataFrame, knobs: Sequence[str], objective: str) -> Imp
     known = known.sort_values("run_id")
     settings = settings[known.index]
     inputs = np.nan_to_num(np.column_stack([_numbers(known[knob]) for knob in knobs]), nan=-1.0)
-    values = known[objective].to_numpy(dtype=float)
+    values = known[objective].rank(pct=True).to_numpy(dtype=float)
     if values.std() == 0:
         return f"All settings have the same {words(objective)}, so no knob matters."
     lost: list[np.ndarray[Any, Any]] = []
@@ -71,8 +73,8 @@ def importance(frame: pd.DataFrame, knobs: Sequence[str], objective: str) -> Imp
         found = permutation_importance(
             forest, inputs[test], values[test], scoring="neg_mean_squared_error", n_repeats=REPEATS, random_state=0
         )
-        lost.append(found.importances / values.var())
-    together = np.concatenate(lost, axis=1)  # [knobs, folds * repeats]
+        lost.append(found.importances * len(test) / len(values) / values.var())
+    together = np.sum(lost, axis=0)  # [knobs, repeats]
     order = sorted(range(len(knobs)), key=lambda place: -together[place].mean())
     return Importance(
         [knobs[place] for place in order],
@@ -93,7 +95,7 @@ def importance_bars(found: Importance, objective: str) -> Figure:
         axes.invert_yaxis()
         axes.axvline(0, color=INK, lw=0.8)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("part of the variation that is lost when the knob is shuffled (R²)")
+        axes.set_xlabel("error added by shuffling the knob (mean square, in parts of the variance)")
         drawn.suptitle(f"How much each knob matters for the {words(objective)}", x=0.01, ha="left")
     return drawn
 

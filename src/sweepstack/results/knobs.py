@@ -91,7 +91,7 @@ def scale(name: str, column: pd.Series[Any]) -> Scale:
     distinct = column.nunique(dropna=False)
     wide = numbers and (name.split(".")[-1] in ("lr", "weight_decay") or _decades(column) >= 2)
     if numbers and not (distinct <= FEW and (column.isna().any() or (wide and column.min() <= 0))):
-        at = column.to_numpy(dtype=float)
+        at = column.to_numpy(dtype=float, na_value=np.nan)
         tried = sorted({float(value) for value in at[np.isfinite(at)]})
         ticks = tried if len(tried) <= FEW - 4 else []
         return Scale("log" if wide and min(tried) > 0 else "linear", at, ticks, [format(tick, "g") for tick in ticks])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.config import parse
 from sweepstack.errors import UserError, one_line
@@ -34,11 +34,13 @@ def answers_of(store: Store, run_id: str, origin: Origin) -> Answers | str:
         try:
             from sweepstack.training.answers import answers
 
-            found = answers(parse(OmegaConf.create(origin.config)), weights)
+            found = answers(parse(DictConfig(OmegaConf.create(origin.config))), weights)
         except UserError as error:
             return f"The mistakes of the selected trial cannot be shown here: {one_line(error)}."
         except Exception as error:  # weights that are none, or a model of the user's that is not at hand
-            return f"The mistakes of the selected trial cannot be shown here: {type(error).__name__}: {one_line(error)}."
+            return (
+                f"The mistakes of the selected trial cannot be shown here: {type(error).__name__}: {one_line(error)}."
+            )
     if origin.digest and found.digest != origin.digest:
         return (
             f"The mistakes of the selected trial cannot be shown here: the dataset's checksum was {origin.digest} when "
@@ -93,7 +95,7 @@ def wrong_images(answers: Answers) -> Figure:
     columns = 6
     rows = -(-len(places) // columns)
     with styled():
-        drawn = figure(8.0, 0.7 + 1.65 * rows)
+        drawn = figure(8.0, 0.6 + 1.5 * rows)
         panels = drawn.subplots(rows, columns, squeeze=False).flatten()
         for axes in panels:
             axes.set_axis_off()
@@ -101,18 +103,19 @@ def wrong_images(answers: Answers) -> Figure:
             said = answers.probabilities[place].argmax()
             axes.imshow(_picture(answers.images[place]), cmap="gray_r", interpolation="nearest")
             sure = answers.probabilities[place, said]
-            axes.set_title(f"{answers.labels[place]}, taken for {said}\n({min(sure, 0.9999):.2%} sure)", fontsize=9, loc="center")
+            axes.set_title(
+                f"{answers.labels[place]}, taken for {said}\n({min(sure, 0.9999):.2%} sure)", fontsize=9, loc="center"
+            )
         drawn.suptitle("The mistakes that the model is surest of", x=0.01, ha="left")
     return drawn
 
 
 def _picture(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """One image [*shape] as matplotlib draws it: [height, width], or with three colours from 0 to 1 behind."""
-    if image.ndim == 1:
-        return image[None]
-    if image.ndim == 2:
-        return image
-    if len(image) < 3:
-        return image[0]
-    colours = np.moveaxis(image[:3], 0, -1).astype(float)
-    return (colours - colours.min()) / ((colours.max() - colours.min()) or 1.0)
+    picture = np.atleast_2d(image)
+    if picture.ndim > 2 and len(picture) < 3:
+        picture = picture[0]
+    elif picture.ndim > 2:
+        picture = np.moveaxis(picture[:3], 0, -1).astype(float)
+        picture = (picture - picture.min()) / ((picture.max() - picture.min()) or 1.0)
+    return picture

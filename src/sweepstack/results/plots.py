@@ -18,9 +18,9 @@ from sweepstack.results.drawing import (
     SINGLE,
     figure,
     gid,
+    more_is_better,
     shortened,
     styled,
-    upwards,
     words,
 )
 from sweepstack.results.knobs import Scale, between, scale
@@ -35,7 +35,8 @@ RANGES = 6
 
 def measured(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The trials that have a number for it."""
-    return frame[np.isfinite(frame[metric].to_numpy(dtype=float))]
+    finite: pd.DataFrame = frame[np.isfinite(frame[metric].to_numpy(dtype=float, na_value=np.nan))]
+    return finite
 
 
 def learning_curves(
@@ -47,10 +48,12 @@ def learning_curves(
         history: columns run_id, step, value.
         label: what the best setting is called.
     """
+    from matplotlib.ticker import MaxNLocator
+
     with styled():
         drawn = figure()
         axes = drawn.subplots()
-        curves = {run_id: curve for run_id, curve in history.groupby("run_id", sort=False)}
+        curves = dict(iter(history.groupby("run_id", sort=False)))
         order = sorted(frame.index, key=lambda place: place in best)  # the best last: in front
         for place in order:
             curve = curves.get(frame["run_id"][place])
@@ -63,12 +66,14 @@ def learning_curves(
         others = len(curves) - sum(frame["run_id"][place] in curves for place in best)
         axes.plot([], [], color=ORANGE, lw=2, label=f"the best setting: {shortened(label, 60)}")
         if others:
-            axes.plot([], [], color=GREY, lw=0.8, label=f"the other {others} trials" if others > 1 else "the other trial")
+            axes.plot(
+                [], [], color=GREY, lw=0.8, label=f"the other {others} trials" if others > 1 else "the other trial"
+            )
         axes.set_ylim(*window(history["value"].to_numpy(dtype=float), objective))
         last = history.groupby("run_id")["step"].max()
         by_epoch = "epochs" in frame and last.max() <= pd.to_numeric(frame["epochs"], errors="coerce").max()
         axes.set(xlabel="epoch" if by_epoch else "optimizer updates", ylabel=words(objective))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawn.legend(loc="outside lower left", ncols=2)
         drawn.suptitle(f"{words(objective).capitalize()} while training", x=0.01, ha="left")
     return drawn
@@ -100,8 +105,10 @@ def by_knob(frame: pd.DataFrame, knobs: Sequence[str], objective: str, best: Col
             axes.set_ylabel(words(objective))
         for axes in panels[len(knobs) :]:
             axes.set_visible(False)
-        panels[0].errorbar([], [], [], color=BLUE, marker="o", capsize=4, label="mean and standard deviation over all else")
-        panels[0].plot([], [], ".", color=GREY, label="one trial")
+        panels[0].errorbar(
+            [], [], [], color=BLUE, marker="o", capsize=4, label="mean and standard deviation over all else"
+        )
+        panels[0].plot([], [], "o", color=GREY, ms=4, mew=0, label="one trial")
         panels[0].plot([], [], "o", mfc="none", mec=ORANGE, mew=1.8, label="the best setting")
         drawn.legend(loc="outside lower left", ncols=3)
         drawn.suptitle(f"What each knob does to the {words(objective)}", x=0.01, ha="left")
@@ -112,7 +119,7 @@ def parallel_coordinates(frame: pd.DataFrame, knobs: Sequence[str], objective: s
     """Each trial as a line through its values, coloured by the objective; good ones in front."""
     from matplotlib import colormaps
 
-    frame = measured(frame, objective).sort_values(objective, ascending=upwards(objective), kind="stable")
+    frame = measured(frame, objective).sort_values(objective, ascending=more_is_better(objective), kind="stable")
     values = frame[objective].to_numpy(dtype=float)
     low, high = window(values, objective, margin=0.0)
     shades = np.clip(between(np.append(np.clip(values, low, high), [low, high]))[:-2], 0, 1)
@@ -121,7 +128,7 @@ def parallel_coordinates(frame: pd.DataFrame, knobs: Sequence[str], objective: s
     with styled():
         drawn = figure(max(6.0, 1.9 * (len(knobs) + 1)), 4.5)
         axes = drawn.subplots()
-        colours = colormaps[COLOURS](shades if upwards(objective) else 1 - shades)
+        colours = colormaps[COLOURS](shades if more_is_better(objective) else 1 - shades)
         for place, line, colour in zip(frame.index, heights, colours, strict=True):
             chosen = place in best
             name = gid([place]) if len(frame) <= SINGLE else None
@@ -130,9 +137,11 @@ def parallel_coordinates(frame: pd.DataFrame, knobs: Sequence[str], objective: s
         for number, axis in enumerate([*axes_of, Scale("linear", values, [], [])]):
             axes.axvline(number, color=INK, lw=1, zorder=1)
             for height, label in _ticks(axis, (low, high) if number == len(knobs) else None):
-                axes.text(number - 0.03, height, shortened(label, 16), ha="right", va="center", fontsize=9, zorder=5, bbox=_PAD)
+                last = number == len(knobs)
+                at, side = (number + 0.04, "left") if last else (number - 0.04, "right")
+                axes.text(at, height, shortened(label, 16), ha=side, va="center", fontsize=9, zorder=5, bbox=_PAD)
         axes.set_xticks(range(len(knobs) + 1), [*map(words, knobs), words(objective)])
-        axes.set(xlim=(-0.5, len(knobs) + 0.1), ylim=(-0.04, 1.04), yticks=[])
+        axes.set(xlim=(-0.5, len(knobs) + 0.5), ylim=(-0.04, 1.04), yticks=[])
         axes.spines[:].set_visible(False)
         axes.grid(False)
         axes.tick_params(axis="x", length=0)
@@ -140,7 +149,7 @@ def parallel_coordinates(frame: pd.DataFrame, knobs: Sequence[str], objective: s
         axes.plot([], [], color=colormaps[COLOURS](1.0), lw=2, label="good")
         axes.plot([], [], color=colormaps[COLOURS](0.0), lw=2, label="bad")
         drawn.legend(loc="outside lower left", ncols=3)
-        drawn.suptitle("Which values go together: one line a trial", x=0.01, ha="left")
+        drawn.suptitle("Which values go together: a line for each trial", x=0.01, ha="left")
     return drawn
 
 
@@ -156,15 +165,17 @@ def marks(
 ) -> None:
     """A mark for each of the points [n]: rings for the best, triangles at the edge for what is outside of it."""
     low, high = axes.get_ylim()
-    for kind, where in (("v", y < low), ("^", y > high), (".", (y >= low) & (y <= high))):
-        places = [place for place in np.flatnonzero(where & np.isfinite(x)) if not set(trials[place]) & {*best}]
-        groups = [[place] for place in places] if len(y) <= SINGLE else [places] if places else []
-        for group in groups:
-            name = gid(trials[group[0]]) if len(y) <= SINGLE else None
-            size = 7 if kind == "." else 5
-            heights = np.clip(y[group], low, high)
-            axes.plot(x[group], heights, kind, color=GREY, ms=size, alpha=0.7, zorder=2, gid=name, clip_on=kind == ".")
-    for place in (place for place in range(len(y)) if set(trials[place]) & {*best} and np.isfinite(x[place])):
+    chosen = np.array([not {*best}.isdisjoint(group) for group in trials], dtype=bool)
+    single = len(y) <= SINGLE
+    for kind, where in (("v", y < low), ("^", y > high), ("o", (y >= low) & (y <= high))):
+        places = np.flatnonzero(where & np.isfinite(x) & ~chosen).tolist()
+        for some in [[place] for place in places] if single else [places] if places else []:
+            axes.plot(
+                x[some], np.clip(y[some], low, high), kind, color=GREY, mew=0, alpha=0.7, zorder=2,
+                ms=4 if len(y) > 40 and kind == "o" else 6, clip_on=kind == "o",
+                gid=gid(trials[some[0]]) if single else None,
+            )  # fmt: skip
+    for place in np.flatnonzero(chosen & np.isfinite(x)).tolist():
         height = np.clip(y[place], low, high)
         axes.plot(x[place], height, "o", mfc="none", mec=ORANGE, mew=1.8, ms=9, zorder=5, gid=gid(trials[place]))
 
@@ -191,7 +202,7 @@ def window(values: np.ndarray[Any, Any], objective: str, margin: float = 0.06) -
     if len(finite) >= 8:
         first, third = np.quantile(finite, [0.25, 0.75])
         far = 3 * float(third - first)
-        low, high = (max(low, first - far), high) if upwards(objective) else (low, min(high, third + far))
+        low, high = (max(low, first - far), high) if more_is_better(objective) else (low, min(high, third + far))
     room = margin * (high - low) or (0.01 * abs(high) or 0.5) * (margin > 0)
     return float(low - room), float(high + room)
 
@@ -208,4 +219,7 @@ def _ticks(axis: Scale, limits: tuple[float, float] | None) -> list[tuple[float,
         return []
     ends = np.log10([finite.min(), finite.max()]) if axis.kind == "log" else np.array([finite.min(), finite.max()])
     points = np.linspace(ends[0], ends[1], 5)
-    return [(part, format(10**point if axis.kind == "log" else point, ".2g")) for part, point in zip((0.0, 0.25, 0.5, 0.75, 1.0), points, strict=True)]
+    return [
+        (part, format(10**point if axis.kind == "log" else point, ".2g"))
+        for part, point in zip((0.0, 0.25, 0.5, 0.75, 1.0), points, strict=True)
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,22 +13,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sweepstack.errors import UserError, did_you_mean
+from sweepstack.errors import UserError
 from sweepstack.results import fronts, heat_maps, mistakes, plots, sentences
-from sweepstack.results.drawing import SINGLE, png, svg, upwards, words
-from sweepstack.results.grids import settings_grid, trials_grid, unfinished_grid
+from sweepstack.results.columns import objective as objective_of
+from sweepstack.results.drawing import SINGLE, png, svg, words
+from sweepstack.results.frame import as_frame
+from sweepstack.results.grids import places_of, settings_grid, trials_grid, unfinished_grid
 from sweepstack.results.importance import importance, importance_bars
+from sweepstack.results.knobs import FEW, setting
 from sweepstack.results.knobs import knobs as knobs_of
-from sweepstack.results.knobs import setting
+from sweepstack.results.rendering import render
 from sweepstack.results.selection import Selection, select
-from sweepstack.results.table import as_frame
 from sweepstack.tracking.histories import histories
 from sweepstack.tracking.origin import Origin, origin
-from sweepstack.tracking.store import OBJECTIVES, Store
+from sweepstack.tracking.rows import OBJECTIVES
+from sweepstack.tracking.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+REMS = 6.6
+"""On the page, for an inch of a figure: all have letters of one size then."""
 HERE = Path(__file__).parent
 Tell = Callable[[str], None]
 
@@ -53,8 +57,6 @@ class _Plate:
     name: str
     caption: str
     figure: Figure | None = None
-    kind: str = ""
-    """How wide it is on the page."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,14 @@ def report(
     tell("reading the store")
     rows = store.rows(sweep)
     name = "all" if sweep == "all" else str(rows[0].sweep)
-    metrics = sorted({key for row in rows for key in row.metrics})
-    if metric is not None and metric not in metrics:
-        raise UserError(f"there is no metric {metric!r} in sweep {name!r}; {did_you_mean(metric, metrics)}")
-    frame = as_frame(rows, metric)
-    about = _about(store, frame, metric or next((one for one in OBJECTIVES if one in metrics), None))
+    frame = as_frame(rows, metric=metric)
+    about = _about(store, frame, objective_of(frame, metric))
     plates = [*_plates(about, tell)]
     wrong = [*_mistakes(about, tell)]
     tell("drawing")
     pictures = {one.name: png(one.figure) for one in [*plates, *wrong] if one.figure is not None}
     html = _page(name, about, plates, wrong, pictures)
-    files = {"report.html": html.encode(), "table.csv": frame.to_csv(index=False).encode()}
+    files = {"report.html": html.encode(), "table.csv": str(render(frame, "csv")).encode()}
     files |= {f"plots/{key}.png": content for key, content in pictures.items()}
     return Report(name, rows[0].experiment_id, len(rows), html, files)
 
@@ -152,8 +151,8 @@ def _plates(about: _Sweep, tell: Tell) -> Iterator[_Plate]:
             caption = "Each cell is the mean over all other knobs and seeds; the frame marks the best setting."
             yield _Plate("pairs", caption, heat_maps.heat_maps(frame, pairs, objective, best))
         elif len(names) > 1:
-            yield _Plate("pairs", f"Heat maps need two knobs with at most {heat_maps.FEW} values each.")
-        yield _Plate("together", "", plots.parallel_coordinates(frame, names, objective, best), "wide")
+            yield _Plate("pairs", f"Heat maps need two knobs with at most {FEW} values each.")
+        yield _Plate("together", "", plots.parallel_coordinates(frame, names, objective, best))
         tell("asking how much each knob matters")
         yield _importance(about)
     tell("reading the histories")
@@ -161,7 +160,8 @@ def _plates(about: _Sweep, tell: Tell) -> Iterator[_Plate]:
     history = pd.DataFrame(points, columns=["run_id", "step", "value"])
     history = history[np.isfinite(history["value"])]
     if len(history):
-        yield _Plate("curves", "", plots.learning_curves(about.frame, history, objective, best, label))
+        caption = "Dots are ends. Curves that leave the picture at its edge are far worse for a while."
+        yield _Plate("curves", caption, plots.learning_curves(about.frame, history, objective, best, label))
     else:
         yield _Plate("curves", f"There is no history of the {words(objective)} to draw.")
     yield _time(about)
@@ -173,9 +173,9 @@ def _importance(about: _Sweep) -> _Plate:
     if isinstance(found, str):
         return _Plate("importance", found)
     caption = (
-        "Permutation importance: a random forest learns the objective from the knobs, and what it loses on settings that it "
-        f"has not seen when one knob is shuffled is that knob's part. It explains {max(found.explained, 0):.0%} of the variation "
-        "there; bars with their standard deviation."
+        "Permutation importance: a random forest learns from the knobs which trials rank before which others. How much "
+        "worse it does on settings that it has not seen, when the values of one knob are shuffled, is that knob's bar "
+        f"(with its standard deviation). With all knobs it explains {max(found.explained, 0):.0%} of the ranks there."
     )
     if found.explained < 0.3:
         caption += " That is little: do not read much into the bars."
@@ -189,12 +189,12 @@ def _time(about: _Sweep) -> _Plate:
     metric = fronts.time_metric(frame)
     if metric not in frame or not len(plots.measured(plots.measured(frame, about.objective), metric)):
         return _Plate("time", "The store does not know how long the trials took.")
-    place = {run_id: int(number) for number, run_id in frame["run_id"].items()}
+    place = places_of(frame)
     groups = [[place[one] for one in ids if one in place] for ids in about.selection.groups["run_ids"]]
     drawn = fronts.time_and_objective(frame, groups, about.knobs, about.objective, about.best)
     caption = (
-        "A mark is a setting, with the means of its trials. The line is the Pareto front: no other setting is both faster and "
-        f"better. The best setting has {'the highest' if upwards(about.objective) else 'the lowest'} point."
+        "A mark is a setting, with the means of its trials; the ring is the best one. The line is the Pareto front: no "
+        "other setting is both faster and better."
     )
     return _Plate("time", caption, drawn)
 
@@ -207,23 +207,22 @@ def _mistakes(about: _Sweep, tell: Tell) -> Iterator[_Plate]:
     if isinstance(found, str):
         yield _Plate("confusion", found)
         return
-    caption = "Numbers are test images. The darker a cell, the larger the part of that row; right answers are left white."
-    yield _Plate("confusion", caption, mistakes.confusion_matrix(found), "narrow")
+    caption = (
+        "Numbers are test images. The darker a cell, the larger the part of that row; right answers are left white."
+    )
+    yield _Plate("confusion", caption, mistakes.confusion_matrix(found))
     if len(mistakes.surest_mistakes(found)):
         yield _Plate("wrong", "Above each image what it is, and what the model says.", mistakes.wrong_images(found))
     else:
         yield _Plate("wrong", "The model gets every test image right.")
 
 
-def _page(
-    name: str, about: _Sweep, plates: list[_Plate], wrong: list[_Plate], pictures: dict[str, bytes]
-) -> str:
+def _page(name: str, about: _Sweep, plates: list[_Plate], wrong: list[_Plate], pictures: dict[str, bytes]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     frame, selection = about.frame, about.selection
-    places = {run_id: int(place) for place, run_id in frame["run_id"].items()}
-    chosen = None if selection is None else places[str(selection.trial["run_id"])]
+    chosen = None if selection is None else places_of(frame)[str(selection.trial["run_id"])]
     interactive = len(frame) <= SINGLE
 
     def shown(one: _Plate) -> dict[str, Any]:
@@ -236,8 +235,9 @@ def _page(
         else:
             encoded = base64.b64encode(pictures[one.name]).decode()
             picture = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(title, encoded)
+        width = round(one.figure.get_figwidth() * REMS, 1)
         walk = interactive and "data-trials" in picture
-        return {"picture": picture, "caption": one.caption, "title": title, "kind": one.kind, "walk": walk}
+        return {"picture": picture, "caption": one.caption, "title": title, "width": width, "walk": walk}
 
     script = (HERE / "report.js").read_text(encoding="utf-8")
     environment = Environment(
@@ -251,7 +251,7 @@ def _page(
         question=sentences.question(settings, about.knobs, about.objective or OBJECTIVES[0]),
         answer=answer,
         warnings=sentences.warnings(frame, about.knobs, selection, about.origin),
-        settings=settings_grid(selection, places, about.knobs) if selection is not None and settings > 1 else None,
+        settings=settings_grid(frame, selection, about.knobs) if selection is not None and settings > 1 else None,
         trials=trials_grid(frame, about.knobs, about.objective, chosen),
         plates=[shown(one) for one in plates],
         mistakes=[shown(one) for one in wrong],
@@ -263,7 +263,7 @@ def _page(
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     )
-    return re.sub(r"\n\s*\n+", "\n", page) + "\n"
+    return f"{page}\n"
 
 
 def _when(frame: pd.DataFrame) -> str:

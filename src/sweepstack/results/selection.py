@@ -23,7 +23,7 @@ from sweepstack.results.statistics import (
     welch_t,
     wilson,
 )
-from sweepstack.tracking.store import OBJECTIVES
+from sweepstack.tracking.rows import OBJECTIVES
 
 BEST, NOT_TOLD_APART, WORSE = "best", "not told apart", ""
 """The marks of a setting. An empty one says that the best is better than it, or that none of its trials finished."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweepstack.results.drawing import listed, shortened, upwards, words
+from sweepstack.results.drawing import listed, more_is_better, shortened, words
 from sweepstack.results.knobs import SEED, setting, value_text
 from sweepstack.results.selection import NOT_TOLD_APART, Selection
 from sweepstack.tracking.origin import Origin
@@ -20,16 +20,21 @@ Sentence = list[tuple[str, bool]]
 def question(settings: int, knobs: Sequence[str], objective: str) -> str:
     """What the sweep has asked."""
     if settings < 2 or not knobs:
-        return f"How high is the {words(objective)}?" if upwards(objective) else f"How low is the {words(objective)}?"
-    extreme = "highest" if upwards(objective) else "lowest"
-    return f"Which of {settings:,} settings of {listed([words(knob) for knob in knobs])} has the {extreme} {words(objective)}?"
+        return (
+            f"How high is the {words(objective)}?"
+            if more_is_better(objective)
+            else f"How low is the {words(objective)}?"
+        )
+    extreme = "highest" if more_is_better(objective) else "lowest"
+    varied = listed([words(knob) for knob in knobs])
+    return f"Which of {settings:,} settings of {varied} has the {extreme} {words(objective)}?"
 
 
 def answer(selection: Selection, knobs: Sequence[str]) -> Sentence:
     """The answer in one sentence: setting, objective, test accuracy, and what else may be as good."""
     best, objective = selection.groups.iloc[0], selection.objective
     others = len(selection.groups) - 1
-    extreme = "highest" if upwards(objective) else "lowest"
+    extreme = "highest" if more_is_better(objective) else "lowest"
     has = f" has the {extreme} {words(objective)}" if others else f" has a {words(objective)} of"
     figure = f" {best['mean']:.4f}"
     if best["n"] > 1:
@@ -60,7 +65,9 @@ def nothing(frame: pd.DataFrame, why: str) -> Sentence:
     return [(f"There is no answer: {why} ({len(frame):,} trials: {states}).", False)]
 
 
-def warnings(frame: pd.DataFrame, knobs: Sequence[str], selection: Selection | None, origin: Origin | None) -> list[str]:
+def warnings(
+    frame: pd.DataFrame, knobs: Sequence[str], selection: Selection | None, origin: Origin | None
+) -> list[str]:
     """What makes the answer less than it seems."""
     lines = []
     if selection is not None:
@@ -73,7 +80,9 @@ def warnings(frame: pd.DataFrame, knobs: Sequence[str], selection: Selection | N
     if selection is not None:
         odd = frame[(frame["state"] == "FINISHED") & ~np.isfinite(frame[selection.objective].to_numpy(dtype=float))]
         if len(odd):
-            lines.append(f"{_count(odd, 'has', 'have')} no finite {words(selection.objective)}, and cannot be selected.")
+            lines.append(
+                f"{_count(odd, 'has', 'have')} no finite {words(selection.objective)}, and cannot be selected."
+            )
     if origin is not None and origin.uncommitted:
         lines.append("The code had uncommitted changes when the trial to use was trained: its commit is not all of it.")
     return lines
@@ -89,7 +98,9 @@ def at_the_edge(frame: pd.DataFrame, knobs: Sequence[str], trial: pd.Series[Any]
         for edge, word in ((column.min(), "smallest"), (column.max(), "largest")):
             if trial[knob] == edge:
                 value = value_text(trial[knob])
-                lines.append(f"The best {words(knob)}, {value}, is the {word} that was tried: widen the grid.")
+                lines.append(
+                    f"The best setting has the {word} value of {words(knob)} that was tried, {value}: widen the grid."
+                )
     return lines
 
 
@@ -101,8 +112,8 @@ def reading(frame: pd.DataFrame, selection: Selection | None, images: int | None
             lines.append("Validation data select, test data are only read: the test figure is an honest one.")
         if SEED in frame.columns[: frame.attrs["vary"]]:
             lines.append(
-                "Trials that differ in their seed only are one setting; the interval of its mean is Student's. The trial "
-                "to use is the one of the best setting with the best figure."
+                "Trials that differ in their seed only are one setting; the interval of its mean is Student's. The "
+                "trial to use is the one of the best setting with the best figure."
             )
         if selection.test is not None:
             count = f" on {images:,} images" if images else ""
@@ -113,8 +124,8 @@ def reading(frame: pd.DataFrame, selection: Selection | None, images: int | None
         )
     if "train_seconds_share" in frame:
         lines.append(
-            "Trials that were trained together share the time it took; the time of a trial is its share, not how long it "
-            "would take on its own."
+            "Trials that were trained together share the time it took; the time of a trial is its share, not how long "
+            "it would take on its own."
         )
     lines.append("Plots leave out trials that did not finish, other than learning curves.")
     return lines

@@ -37,7 +37,9 @@ def histories(store: Store, run_ids: Sequence[str], metric: str) -> list[Point]:
         together = run_ids[begin : begin + TOGETHER]
         found = _bulk(store, together, metric)
         if len(found) == LONGEST:  # cut off
-            found = [(run_id, value) for run_id in together for value in store.client.get_metric_history(run_id, metric)]
+            found = [
+                (run_id, value) for run_id in together for value in store.client.get_metric_history(run_id, metric)
+            ]
         for run_id, value in found:
             points[run_id][value.step] = value.value
     return [Point(run_id, step, value) for run_id, steps in points.items() for step, value in sorted(steps.items())]

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweepstack.tracking.store import RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG, Store
+from sweepstack.tracking.rows import RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
+from sweepstack.tracking.store import Store
 
 MASK = "***@"
 """What stands for a password in a record."""

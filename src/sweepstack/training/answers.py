@@ -40,6 +40,4 @@ def answers(config: TrialConfig, weights: Path) -> Answers:
     model.eval()
     with torch.inference_mode():
         probabilities = torch.cat([torch.softmax(model(images).float(), 1) for images, _ in loaded.test()])
-    return Answers(
-        loaded.test_images.numpy(), loaded.test_labels.numpy(), probabilities.numpy(), loaded.facts.digest
-    )
+    return Answers(loaded.test_images.numpy(), loaded.test_labels.numpy(), probabilities.numpy(), loaded.facts.digest)
