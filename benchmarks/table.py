@@ -19,7 +19,7 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sweepstack.tracking.rows import (
     FINGERPRINT_TAG,
@@ -34,6 +34,7 @@ from sweepstack.tracking.rows import (
 )
 from sweepstack.tracking.store import Store
 
+COMMAND = Path(sys.executable).with_name("sweepstack")
 SWEEP, BEGAN = "large", 1_780_000_000_000
 EPOCHS = 5
 
@@ -113,20 +114,26 @@ def fill(store: Store, trials: int) -> None:
             connection.execute(insert(kind), found)
 
 
-def seconds(uri: str, form: str) -> tuple[float, float]:
-    """Of a whole command, and its peak memory in MB."""
+class Cost(NamedTuple):
+    """Of a whole command."""
+
+    seconds: float
+    of_processor: float
+    megabytes: float
+    """Its peak."""
+
+
+def cost(uri: str, form: str) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         words = ["table", "--store", uri, "--sweep", SWEEP, "--format", form, "-o", f"{folder}/table"]
         began = time.perf_counter()
-        process = subprocess.Popen([str(Path(sys.executable).with_name("sweepstack")), *words], stderr=subprocess.PIPE)
+        process = subprocess.Popen([COMMAND, *words], stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         took = time.perf_counter() - began
-        assert process.stderr is not None
-        process.stderr.close()
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            sys.exit(f"sweepstack {' '.join(words)} failed")
-        return took, usage.ru_maxrss / 1024
+    if process.returncode:
+        sys.exit(f"sweepstack {' '.join(words)} failed")
+    return Cost(took, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def main() -> None:
@@ -140,19 +147,18 @@ def main() -> None:
         uris = {size: f"sqlite:///{folder}/{size}.db" for size in sizes}
         for size, uri in uris.items():
             fill(Store(uri), size)
-        seconds(uris[sizes[0]], forms[0])  # once, so that files are in the page cache
-        seen: dict[tuple[str, int], list[tuple[float, float]]] = {(form, size): [] for form in forms for size in sizes}
+        cost(uris[sizes[0]], forms[0])  # once, so that files are in the page cache
+        seen: dict[tuple[str, int], list[Cost]] = {(form, size): [] for form in forms for size in sizes}
         for _ in range(options.runs):
             for form, size in seen:
-                seen[form, size].append(seconds(uris[size], form))
-    print("| format | trials | seconds | ms a trial | ms a trial beyond the first size | peak MB |")
-    print("|---|---:|---:|---:|---:|---:|")
+                seen[form, size].append(cost(uris[size], form))
+    print("| format | trials | seconds | of the processor | ms a trial | ms a trial more than the first | peak MB |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for (form, size), found in seen.items():
-        took = statistics.median(one for one, _ in found)
-        least = statistics.median(one for one, _ in seen[form, sizes[0]])
-        beyond = "" if size == sizes[0] else f"{1000 * (took - least) / (size - sizes[0]):.2f}"
-        peak = max(memory for _, memory in found)
-        print(f"| {form} | {size:,} | {took:.2f} | {1000 * took / size:.2f} | {beyond} | {peak:.0f} |")
+        took, processor, peak = (statistics.median(values) for values in zip(*found, strict=True))
+        least = statistics.median(one.seconds for one in seen[form, sizes[0]])
+        more = "" if size == sizes[0] else f"{1000 * (took - least) / (size - sizes[0]):.2f}"
+        print(f"| {form} | {size:,} | {took:.2f} | {processor:.2f} | {1000 * took / size:.2f} | {more} | {peak:.0f} |")
 
 
 if __name__ == "__main__":

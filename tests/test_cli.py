@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
+from sweepstack import results
 from sweepstack.cli import main
 
 from .conftest import Terminal
@@ -52,7 +53,7 @@ def test_csv_keeps_numbers_as_numbers_and_params_that_vary_come_first(terminal: 
         assert accuracy == stored[str(lr)]  # every digit
 
 
-@pytest.mark.parametrize("form", ["json", "parquet", "markdown", "latex", "text"])
+@pytest.mark.parametrize("form", ["json", "parquet", "markdown", "latex", "html", "text"])
 def test_every_format_holds_the_same_rows(terminal: Terminal, form: str) -> None:
     path = terminal.folder / f"results.{form}"
     done = sweepstack(terminal, "table", "--format", form, "-o", str(path))
@@ -82,10 +83,72 @@ def test_sort_and_columns(terminal: Terminal) -> None:
     assert lines == ["lr,model", "0.01,logistic", "0.01,mlp", "0.1,logistic", "1.0,logistic"]
 
 
+def test_a_table_from_python_is_that_of_the_command(terminal: Terminal) -> None:
+    frame = results.table(store=terminal.store)
+    assert frame.to_csv(index=False) == sweepstack(terminal, "table", "--format", "csv").stdout
+    assert results.table("all", store=terminal.store, where="params.lr > 0.01")["lr"].tolist() != frame["lr"].tolist()
+
+
+def test_where_metric_and_top_choose_trials(terminal: Terminal) -> None:
+    words = ("--sweep", "all", "--where", "optimizer.lr < 1 and model == 'logistic'", "--columns", "optimizer.lr,state")
+    lines = sweepstack(terminal, "table", *words, "--format", "csv").stdout.splitlines()
+    assert lines[0] == "lr,state"
+    assert sorted(lines[1:]) == ["0.01,FINISHED", "0.1,FINISHED"]
+    words = ("--metric", "metrics.train_seconds", "--top", "2", "--format", "json")
+    shown = [record["train_seconds"] for record in json.loads(sweepstack(terminal, "table", *words).stdout)]
+    assert shown == sorted(row.metrics["train_seconds"] for row in terminal.store.rows())[:2]
+
+
+def test_groups_are_means_over_everything_else(terminal: Terminal) -> None:
+    words = ("--sweep", "all", "--group-by", "model", "--metric", "test/accuracy")
+    frame = pd.read_csv(io.StringIO(sweepstack(terminal, "table", *words, "--format", "csv").stdout))
+    stored = [row.metrics["test/accuracy"] for row in terminal.store.rows()]
+    (logistic,) = frame[frame["model"] == "logistic"].to_dict("records")
+    assert logistic["mean"] == pytest.approx(sum(stored) / 3, rel=1e-12)
+    assert (logistic["n"], logistic["missing"]) == (3, 0)
+    assert frame["mean"].is_monotonic_decreasing
+    header, _, *lines = sweepstack(terminal, "table", *words, "--sort", "n").stdout.splitlines()
+    assert header.split() == ["model", "mean", "test/accuracy", "sd", "n"]
+    assert [line.split()[0] for line in lines] == ["mlp", "logistic"]
+
+
+def test_a_pivot_has_a_row_and_a_column_for_each_value(terminal: Terminal) -> None:
+    done = sweepstack(terminal, "table", "--sweep", "all", "--pivot", "optimizer.lr", "model", "--format", "markdown")
+    header, _, *lines = done.stdout.splitlines()
+    assert header.replace(" ", "") == "|lr|model=logistic|model=mlp|"
+    assert [[cell.strip() == "-" for cell in line.split("|")[1:-1]] for line in lines] == [
+        [False, False, False],
+        [False, False, True],
+        [False, False, True],
+    ]
+
+
+def test_settings_by_seed_are_marked(terminal: Terminal) -> None:
+    pytest.importorskip("sweepstack.results.selection")
+    done = sweepstack(terminal, "table", "--by-seed", "--format", "csv")
+    frame = pd.read_csv(io.StringIO(done.stdout))
+    assert sorted(frame["lr"]) == [0.01, 0.1, 1.0]
+    assert frame["mark"][0] == "best"
+    assert sorted(frame["run_ids"]) == sorted(row.run_id for row in terminal.store.rows())
+    assert "run_ids" not in sweepstack(terminal, "table", "--by-seed").stdout
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["table", "--sweep", "nope"], "there is no sweep 'nope' in"),
+        (["table", "--metric", "val/acuracy"], "there is no metric 'val/acuracy' in this table; did you mean"),
+        (["table", "--where", "lr > 7"], "none of the 3 trials fulfils 'lr > 7'"),
+        (["table", "--where", "lr = 7"], "a condition compares params, metrics, state or name with values"),
+        (["table", "--where", "__import__('os')"], "a condition compares params, metrics, state or name with values"),
+        (["table", "--group-by", "lrr"], "there is no column 'lrr' in this table; did you mean 'lr'?"),
+        (["table", "--pivot", "lr", "val/loss"], "groups are made by params, got the metric 'val/loss'"),
+        (["table", "--by-seed", "--group-by", "lr"], "--by-seed and --group-by make different tables; choose one"),
+        (
+            ["table", "--pivot", "lr", "model", "--top", "2"],
+            "a pivot is shown whole, in the order of its params; leave",
+        ),
+        (["table", "--sort", "lr", "--metric", "val/loss"], "--sort and --metric both say what to sort trials by"),
         (
             ["table", "--sort", "val/acuracy"],
             "there is no column 'val/acuracy' in this table; did you mean 'val/accuracy'?",

@@ -59,7 +59,8 @@ def sweeps_of(run: Run) -> dict[str, int]:
     for key, value in tags.items():
         if key.startswith(f"{SWEEP_TAG}/"):
             at, _, name = value.partition(" ")
-            found[name] = int(at)
+            if at.isdecimal():  # a user may have made a tag of that kind
+                found[name] = int(at)
     if not found and SWEEP_TAG in tags:  # of an earlier version
         found[tags[SWEEP_TAG]] = run.info.start_time
     return found

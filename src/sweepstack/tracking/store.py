@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -216,16 +217,17 @@ class Store:
         experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
         runs: list[Run] = []
         token: str | None = ""
-        while token is not None:
-            page = self.client.search_runs(
-                experiments,
-                filter_string=condition,
-                order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-                max_results=PAGE,
-                page_token=token or None,
-            )
-            runs += page
-            token = page.token or None
+        with _without_collections():
+            while token is not None:
+                page = self.client.search_runs(
+                    experiments,
+                    filter_string=condition,
+                    order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+                    max_results=PAGE,
+                    page_token=token or None,
+                )
+                runs += page
+                token = page.token or None
         return runs
 
     def link(self, row: Row, host: str = "http://127.0.0.1:5000") -> str:
@@ -241,6 +243,19 @@ class Store:
         }
         server = self.uri if self.uri.startswith("http") else host
         return f"{server.rstrip('/')}/#/experiments/{row.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Nothing that is read becomes garbage in cycles, and to look for some, again and again in all that has been read,
+    takes two thirds of the time for 10,000 runs."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _import_client() -> Callable[[str], MlflowClient]:
