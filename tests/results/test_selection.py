@@ -141,6 +141,8 @@ def test_single_seeds_are_compared_on_the_test_images() -> None:
         assert groups["mark"].tolist() == [BEST, *[NOT_TOLD_APART] * 3]
         assert groups["why"].tolist()[1:] == ["no test predictions were kept"] * 3
         assert groups["p"].isna().all()
+    by_loss = select(frame.rename(columns={"val/accuracy": "val/loss"}), kept.get, objective="val/loss").groups
+    assert by_loss["why"].tolist()[1:] == ["a single seed, which tells no spread"] * 3
     shorter = select(frame, lambda run_id: kept[run_id][: 900 if "0.3" in run_id else 1000]).groups
     assert shorter["why"].tolist()[2] == "the test predictions are of other images"
 
@@ -238,10 +240,10 @@ def simulate(tables: int, figures: Callable[[np.random.Generator], np.ndarray], 
 
 
 def test_of_settings_that_are_equal_hardly_any_table_has_one_told_apart() -> None:
-    """Holm's correction alone, for comparisons with the best, marks falsely in 9 % of such tables."""
-    tables = simulate(300, lambda rng: 0.9 + 0.01 * (rng.standard_normal((5, 3)) + rng.standard_normal(3)), seed=1)
+    """Holm's correction, for comparisons that were fixed beforehand, is wrong in 12 % of such tables."""
+    tables = simulate(200, lambda rng: 0.9 + 0.01 * (rng.standard_normal((9, 10)) + rng.standard_normal(10)), seed=1)
     false = sum(WORSE in table.values() for table in tables)
-    assert false <= 300 * 0.05 + 2.6 * math.sqrt(300 * 0.05 * 0.95)  # 99.5 % of the samples at 5 %
+    assert false <= 200 * 0.05 + 2.6 * math.sqrt(200 * 0.05 * 0.95)  # 99.5 % of the samples at 5 %
 
 
 def test_a_setting_that_is_clearly_worse_is_told_apart_from_those_that_are_near_the_best() -> None:

@@ -71,8 +71,8 @@ class _Group:
     """The objective by seed, of what finished."""
     failed: int
     run_ids: tuple[str, ...]
-    only: str
-    """The run that finished, if it is a single one."""
+    trained: str
+    """The first run that finished, whose test predictions stand for it where it has a single seed."""
     means: dict[str, float]
 
     @property
@@ -97,9 +97,9 @@ def select(
 
     A setting is told apart when the best is better than it with p <= 0.05, corrected over the table: by a paired t-test
     over the seeds that both have, two at least; by Welch's where several seeds do not match; by McNemar's on the test
-    predictions where all have a single seed. The best was chosen by looking at the same figures, and the correction is
-    `holm_with_best` therefore. Only where validation data selected and McNemar's test looks at test data, which are
-    fresh, it is `holm`.
+    predictions where all have a single seed and an accuracy selects. The best was chosen by looking at the same
+    figures, so the correction is `holm_with_best`. Only where validation data selected and McNemar's test looks at test
+    data, which are fresh, it is `holm`.
 
     Args:
         frame: what `sweepstack.results.table` gives.
@@ -163,30 +163,34 @@ def _ranked(frame: pd.DataFrame, key: str) -> list[_Group]:
     settings = [column for column in frame.columns[: frame.attrs["vary"]] if column != "seed"]
     frame = frame.sort_values(["started", "run_id"]).reset_index(drop=True)
     every = frame.groupby(settings, dropna=False, sort=False) if settings else frame.groupby(lambda _: 0)
-    number = every.ngroup().rename("setting")
+    number = every.ngroup().rename("setting")  # as they appear first
     usable = _usable(frame, key)
-    seeds = (frame["seed"] if "seed" in frame else frame["run_id"]).rename("of seed")
+    seeds = frame["seed" if "seed" in frame else "run_id"].rename("of seed")
     metrics = list(dict.fromkeys([key, *(metric for metric in SHOWN if metric in frame)]))
     by_seed = frame.loc[usable, metrics].groupby([number[usable], seeds[usable]], dropna=False).mean()
     figures: dict[int, dict[Hashable, float]] = defaultdict(dict)
     for (place, seed), figure in zip(by_seed.index, by_seed[key], strict=True):
         figures[place][seed] = float(figure)
-    means = by_seed[metrics[1:]].groupby(level=0).mean().to_dict("index")
-    nothing = dict.fromkeys(metrics[1:], float("nan"))
+    means = by_seed[metrics[1:]].groupby(level=0).mean().reindex(range(number.nunique()))
     failed = (~usable).groupby(number).sum()
     run_ids = frame.groupby(number)["run_id"].agg(tuple)
     finished = frame[usable].groupby(number[usable])["run_id"].first()
-    first = frame[settings].groupby(number).nth(0) if settings else frame[[]].head(1)
     groups = [
         _Group(
-            setting,
-            figures[place],
-            int(failed[place]),
-            run_ids[place],
-            finished.get(place, ""),
-            means.get(place, nothing),
+            setting=dict(zip(settings, values, strict=True)),
+            figures=figures[place],
+            failed=int(failed[place]),
+            run_ids=run_ids[place],
+            trained=finished.get(place, ""),
+            means=dict(zip(metrics[1:], means_of, strict=True)),
         )
-        for place, setting in enumerate(first.to_dict("records") or [{}])
+        for place, (values, means_of) in enumerate(
+            zip(
+                frame.loc[~number.duplicated(), settings].itertuples(index=False, name=None),
+                means.itertuples(index=False, name=None),
+                strict=True,
+            )
+        )
     ]
     several = any(len(group.figures) > 1 for group in groups)
     sign = -1 if _larger_is_better(key) else 1
@@ -225,7 +229,7 @@ def _compare(best: _Group, other: _Group, sign: int, predictions: Predictions | 
         how = f"paired over {len(shared)} seeds"
         if np.isnan(p):
             return p, df, f"{how}, whose differences are all the same: no spread to compare with"
-        return _if_better(p, df, how, sign * (np.mean(one) - np.mean(two)))
+        return _if_better(p, df, how, sign * float(np.mean(one) - np.mean(two)))
     if len(best.figures) > 1 and len(other.figures) > 1:
         p, df = welch_t(best.values, other.values)
         how = f"Welch's t-test over {len(best.figures)} and {len(other.figures)} seeds that do not match"
@@ -234,9 +238,9 @@ def _compare(best: _Group, other: _Group, sign: int, predictions: Predictions | 
         return _if_better(p, df, how, sign * (best.mean - other.mean))
     if not other.figures:
         return nothing, nothing, "no trial gave a figure"
-    if len(best.figures) > 1:
+    if len(best.figures) > 1 or sign < 0:  # right and wrong images speak of accuracies alone
         return nothing, nothing, "a single seed, which tells no spread"
-    right = [predictions(group.only) if predictions else None for group in (best, other)]
+    right = [predictions(group.trained) if predictions else None for group in (best, other)]
     first, second = right
     if first is None or second is None:
         return nothing, nothing, "no test predictions were kept"

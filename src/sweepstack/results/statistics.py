@@ -14,6 +14,7 @@ from scipy import special, stats
 SAME = 1e-6
 """Differences that are this near to each other, relative to the figures, are equal: rounding is no spread."""
 MOST_DF = 1000.0  # from here on Student's t is the normal distribution, as far as corrections go
+LEAST_P = 1e-200  # scipy finds no quantiles for p-values near the smallest numbers that there are
 
 
 class Interval(NamedTuple):
@@ -103,16 +104,24 @@ def paired_t(first: ArrayLike, second: ArrayLike) -> TTest:
 
 
 def welch_t(first: ArrayLike, second: ArrayLike) -> TTest:
-    """Welch's t-test of two means of figures [n] and [m] that do not match, with unequal variances (Welch 1947,
-    Biometrika 34). Where neither has any spread, the same as in `paired_t`."""
+    """Welch's t-test of the means of figures [n] and [m] that do not match, with unequal variances (Welch 1947,
+    Biometrika 34). Where neither has any spread, the same as in `paired_t`.
+
+    Where n and m differ, Welch's degrees of freedom are too many: with 2 and 10 equal figures he is wrong in 10 cases
+    of 100 at p = 0.05, by simulation. Then it is one less than the smaller of them, the bound for all variances
+    (Mickey and Brown 1966, Annals of Mathematical Statistics 37)."""
     one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if min(len(one), len(other)) < 2 or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return TTest(math.nan, math.nan)
     little = SAME * max(np.abs(one).max(), np.abs(other).max())
     if max(np.ptp(one), np.ptp(other)) <= little:
         return TTest(1.0 if abs(one.mean() - other.mean()) <= little else math.nan, len(one) + len(other) - 2)
-    found = stats.ttest_ind(one, other, equal_var=False)
-    return TTest(float(found.pvalue), float(found.df))
+    variances = np.array([one.var(ddof=1) / len(one), other.var(ddof=1) / len(other)])
+    df = float(min(len(one), len(other)) - 1)
+    if len(one) == len(other):
+        df *= float(variances.sum() ** 2 / (variances**2).sum())
+    distance = abs(one.mean() - other.mean()) / math.sqrt(variances.sum())
+    return TTest(float(2 * stats.t.sf(distance, df)), df)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -164,7 +173,7 @@ def _chances_with_best(p: float, df: NDArray[np.float64], groups: int) -> NDArra
     chi^2(df) / df the estimated variance, which does not depend on the means. Then t = D / (sqrt(2) s) is at least c if
     chi^2(df) <= df D^2 / (2 c^2), and the density of D is m * integral of phi(x) Phi(x)^(m - 2) phi(x - D) dx. Both
     integrals are sums over fixed grids, so that the same figures give the same digits."""
-    limit = np.maximum(stats.t.isf(p / 2, df), 1e-9)[:, None]
+    limit = np.maximum(stats.t.isf(max(p, LEAST_P) / 2, df), 1e-9)[:, None]
     distance, x, kernel = _grids()
     density = kernel @ (groups * np.exp((groups - 2) * special.log_ndtr(x)))
     chances: NDArray[np.float64] = (
@@ -177,5 +186,7 @@ def _chances_with_best(p: float, df: NDArray[np.float64], groups: int) -> NDArra
 def _grids() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Midpoints of distances [d] and of means [x], and phi(x) phi(x - distance) [d, x] times the widths of both."""
     wide, narrow = 14 / 1000, 18 / 360
-    distance, x = (np.arange(1000) + 0.5) * wide, (np.arange(360) + 0.5) * narrow - 9
-    return distance, x, stats.norm.pdf(x) * stats.norm.pdf(x - distance[:, None]) * wide * narrow
+    distance = wide * (np.arange(1000, dtype=np.float64) + 0.5)
+    x = narrow * (np.arange(360, dtype=np.float64) + 0.5) - 9
+    kernel: NDArray[np.float64] = stats.norm.pdf(x) * stats.norm.pdf(x - distance[:, None]) * wide * narrow
+    return distance, x, kernel
