@@ -16,7 +16,8 @@ FLOORS = {
     "sweeping": 4,
     "results": 4,
     "app": 5,
-    "cli": 5,
+    "commands": 5,
+    "cli": 6,
 }
 HOMES = {  # heavy libraries live in one folder and nowhere else
     "torch": ("training",),

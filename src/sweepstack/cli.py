@@ -1,13 +1,16 @@
-"""The command `sweepstack`: the results table, the report, MLflow's UI, datasets."""
+"""The command `sweepstack`: the results table, the report, MLflow's UI, datasets; more of it in `commands`."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from sweepstack import commands
+from sweepstack.commands import store_option
 from sweepstack.errors import StoreError, UserError, one_line
 
 FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
@@ -28,14 +31,12 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sweepstack")
 def main() -> None:
-    """Browse and export what `python train.py` recorded."""
+    """Browse, export and use what `python train.py` recorded."""
+    sys.path.append(os.getcwd())  # where a user's own modules are, as for train.py
 
 
-store_option = click.option(
-    "--store",
-    metavar="URI",
-    help="Tracking store. [default: MLFLOW_TRACKING_URI, else the project's mlruns/mlflow.db]",
-)
+for command in (commands.register, commands.predict, commands.show, commands.repro):
+    main.add_command(command)
 
 
 @main.command()

@@ -11,6 +11,9 @@ from typing import Any
 
 from sweepstack.config import TrialConfig
 
+WEIGHTS, PREDICTIONS = "weights.pt", "test_predictions.npy"
+"""Files that a finished trial leaves: its `state_dict`, and the classes that it predicts for the test images."""
+
 
 class TrialState(enum.StrEnum):
     """How a trial ended."""
@@ -73,6 +76,9 @@ class Outcome:
     """Why it did not finish; empty when it did."""
     weights: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     """The trained `state_dict`."""
+    predictions: Any = field(default=None, repr=False, compare=False)
+    """Of a finished one: the class that it predicts for each test image, in their order; an array [n] of uint8, or
+    int32 where there are more than 256 classes."""
     traceback: str = field(default="", repr=False)
     """Of an exception that ended it, for the log."""
     diverged: bool = False

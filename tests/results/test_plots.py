@@ -16,10 +16,9 @@ from sweepstack.results.fronts import pareto, time_and_objective
 from sweepstack.results.heat_maps import heat_maps, pairs
 from sweepstack.results.importance import Importance, importance, importance_bars
 from sweepstack.results.knobs import knobs, scale
-from sweepstack.results.mistakes import confusion, confusion_matrix, surest_mistakes, wrong_images
+from sweepstack.results.mistakes import Answers, confusion, confusion_matrix, surest_mistakes, wrong_images
 from sweepstack.results.plots import by_knob, learning_curves, parallel_coordinates
 from sweepstack.tracking.rows import Row
-from sweepstack.training.answers import Answers
 
 LRS, SIZES = (0.001, 0.01, 0.1), (50, 100)
 
@@ -187,7 +186,7 @@ def test_importance_says_why_it_cannot_be_told(frame: pd.DataFrame) -> None:
 def answers() -> Answers:
     """Two classes and four images: one of class 0 is taken for 1, and surely so; one of class 1 for 0."""
     probabilities = np.array([[0.9, 0.1], [0.01, 0.99], [0.4, 0.6], [0.7, 0.3]], dtype=np.float32)
-    return Answers(np.arange(16.0).reshape(4, 1, 2, 2), np.array([0, 0, 1, 1]), probabilities, "abc")
+    return Answers(np.arange(16.0).reshape(4, 1, 2, 2), np.array([0, 0, 1, 1]), probabilities)
 
 
 def test_mistakes_are_counted_and_the_surest_come_first() -> None:

@@ -21,8 +21,8 @@ SINGLE = 500
 WORDS = {
     "lr": "learning rate",
     "bs": "batch size",
-    "train_seconds": "training time (seconds)",
-    "train_seconds_share": "share of the training time (seconds)",
+    "train_seconds": "seconds of training",
+    "train_seconds_share": "seconds of training (share)",
     "val/accuracy": "validation accuracy",
     "val/accuracy_best": "best validation accuracy",
     "val/loss": "validation loss",

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from numpy.typing import NDArray
 
-from sweepstack.config import parse
 from sweepstack.errors import UserError, one_line
 from sweepstack.results.drawing import INK, figure, styled
-from sweepstack.tracking.origin import Origin, artifact
+from sweepstack.tracking.artifacts import artifact, config_of
 from sweepstack.tracking.store import Store
+from sweepstack.trial import WEIGHTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from sweepstack.training.answers import Answers
 
 SHOWN = 12
 """Images."""
@@ -24,39 +23,51 @@ LETTERS = 20
 """Classes, at most, whose counts are written into the matrix."""
 
 
-def answers_of(store: Store, run_id: str, origin: Origin) -> Answers | str:
-    """What a run's model answers to the test images, or a sentence on why that cannot be had here."""
-    if not origin.config:
-        return "The config of the selected trial is not in the store, so its mistakes cannot be shown."
-    with artifact(store, run_id, "weights.pt") as weights:
+@dataclass(frozen=True)
+class Answers:
+    """What a model answers to the test images, in their order."""
+
+    images: NDArray[Any]
+    """As the dataset has them, [n, *shape]."""
+    labels: NDArray[np.int64]
+    """[n]"""
+    probabilities: NDArray[np.float32]
+    """[n, classes]"""
+
+
+def answers_of(store: Store, run_id: str, digest: str) -> Answers | str:
+    """What a run's model answers to the test images, or a sentence on why that cannot be had here.
+
+    Args:
+        digest: checksum of the data that it was trained and tested on; empty where that is not known.
+    """
+    try:
+        config, weights = config_of(store, run_id), artifact(store, run_id, WEIGHTS)
         if weights is None:
-            return "The weights of the selected trial are not in the store, so its mistakes cannot be shown."
-        try:
-            from sweepstack.training.answers import answers
+            return "The weights of the trial to use are not in the store, so its mistakes cannot be shown."
+        from sweepstack.training import data, predicting
 
-            found = answers(parse(DictConfig(OmegaConf.create(origin.config))), weights)
-        except UserError as error:
-            return f"The mistakes of the selected trial cannot be shown here: {one_line(error)}."
-        except Exception as error:  # weights that are none, or a model of the user's that is not at hand
+        loaded = data.load(config.dataset, 0.0, predicting.CPU)
+        if digest and loaded.facts.digest != digest:
             return (
-                f"The mistakes of the selected trial cannot be shown here: {type(error).__name__}: {one_line(error)}."
+                "The mistakes of the trial to use cannot be shown here: the checksum of its dataset was "
+                f"{digest}, and is {loaded.facts.digest} now."
             )
-    if origin.digest and found.digest != origin.digest:
-        return (
-            f"The mistakes of the selected trial cannot be shown here: the dataset's checksum was {origin.digest} when "
-            f"it was trained, and is {found.digest} now."
-        )
-    return found
+        images = loaded.test_images.numpy()
+        probabilities = predicting.classifier(config, weights).predict(images)
+    except UserError as error:
+        return f"The mistakes of the trial to use cannot be shown here: {one_line(error)}."
+    return Answers(images, loaded.test_labels.numpy(), probabilities)
 
 
-def confusion(answers: Answers) -> np.ndarray[Any, Any]:
+def confusion(answers: Answers) -> NDArray[Any]:
     """Test images by what they are (down) and what the model says (across); int64 [classes, classes]."""
     classes = answers.probabilities.shape[1]
     said = answers.probabilities.argmax(1)
     return np.bincount(answers.labels * classes + said, minlength=classes**2).reshape(classes, classes)
 
 
-def surest_mistakes(answers: Answers) -> np.ndarray[Any, Any]:
+def surest_mistakes(answers: Answers) -> NDArray[Any]:
     """Places of the wrongly classified test images, the one whose wrong class is the most probable first; int64 [n]."""
     said = answers.probabilities.argmax(1)
     wrong = np.flatnonzero(said != answers.labels)
@@ -110,7 +121,7 @@ def wrong_images(answers: Answers) -> Figure:
     return drawn
 
 
-def _picture(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _picture(image: NDArray[Any]) -> NDArray[Any]:
     """One image [*shape] as matplotlib draws it: [height, width], or with three colours from 0 to 1 behind."""
     picture = np.atleast_2d(image)
     if picture.ndim > 2 and len(picture) < 3:

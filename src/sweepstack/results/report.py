@@ -6,7 +6,7 @@ import base64
 import hashlib
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ from sweepstack.results.grids import places_of, settings_grid, trials_grid, unfi
 from sweepstack.results.importance import importance, importance_bars
 from sweepstack.results.knobs import FEW, setting
 from sweepstack.results.knobs import knobs as knobs_of
+from sweepstack.results.predictions import right
 from sweepstack.results.rendering import render
 from sweepstack.results.selection import Selection, select
+from sweepstack.results.statistics import wilson
 from sweepstack.tracking.histories import histories
 from sweepstack.tracking.origin import Origin, origin
 from sweepstack.tracking.rows import OBJECTIVES
@@ -119,17 +121,16 @@ def report(
 
 def _about(store: Store, frame: pd.DataFrame, objective: str | None) -> _Sweep:
     selection, chosen, why = None, None, "no trial has been measured"
-    counts: dict[str, int] = {}
     if objective is not None:
         try:
-            selection = select(frame, None, objective)
+            selection = select(frame, right(store), objective)
         except UserError as error:  # none has finished, or none with a number
             why = str(error).split(";")[0]
     if selection is not None:
         chosen = origin(store, str(selection.trial["run_id"]))
-        counts = chosen.counts
-        if counts.get("test"):
-            selection = select(frame, None, objective, counts["test"])
+        accuracy, count = selection.trial.get("test/accuracy", float("nan")), chosen.counts.get("test")
+        if selection.test is None and count and np.isfinite(accuracy):  # of a version that kept no predictions
+            selection = replace(selection, test=wilson(round(accuracy * count), count))
     return _Sweep(store, frame, knobs_of(frame), objective, selection, why, chosen)
 
 
@@ -203,7 +204,7 @@ def _mistakes(about: _Sweep, tell: Tell) -> Iterator[_Plate]:
     if about.selection is None or about.origin is None:
         return
     tell("asking the selected model")
-    found = mistakes.answers_of(about.store, str(about.selection.trial["run_id"]), about.origin)
+    found = mistakes.answers_of(about.store, str(about.selection.trial["run_id"]), about.origin.digest)
     if isinstance(found, str):
         yield _Plate("confusion", found)
         return

@@ -15,7 +15,7 @@ from sweepstack.sweeping.plan import Plan, Stack, count, plan, summary
 from sweepstack.sweeping.recording import Recording, Work, look, recording, wait_for_quiet
 from sweepstack.sweeping.runner import choose, device_of, estimate, identify
 from sweepstack.tracking.store import Store
-from sweepstack.trial import Outcome, Trial, TrialState
+from sweepstack.trial import PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
 
 POLL = 1.0
 """Seconds between two looks at what another command trains."""
@@ -72,7 +72,7 @@ def execute(
             for trial, outcome, files in work.settled:
                 outcomes[trial.fingerprint] = outcome
                 if files is not None:
-                    _keep_weights(trial, files / "weights.pt")
+                    _keep_files(trial, files)
                 tell(trial, outcome, "it was trained before")
             planned = plan(work.fresh, lambda configs: choose(configs, lambda: wait_for_quiet(store)), apart)
             stacks = [*work.resumed, *session.keep_plan(planned.stacks, device_of(config) if work.fresh else "")]
@@ -142,12 +142,13 @@ def _left_out(work: Work) -> list[str]:
     return lines
 
 
-def _keep_weights(trial: Trial, recorded: Path) -> None:
-    """The weights of a trial that was trained before, in the folder of its job, too, if there is room."""
-    with contextlib.suppress(OSError):
-        if not recorded.is_file():
-            return
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        aside = trial.folder / f".{recorded.name}"
-        shutil.copy2(recorded, aside)
-        os.replace(aside, trial.folder / recorded.name)
+def _keep_files(trial: Trial, recorded: Path) -> None:
+    """What a trial that was trained before has left, in the folder of its job, too, if there is room."""
+    for name in (WEIGHTS, PREDICTIONS):
+        with contextlib.suppress(OSError):
+            if not (recorded / name).is_file():
+                continue
+            trial.folder.mkdir(parents=True, exist_ok=True)
+            aside = trial.folder / f".{name}"
+            shutil.copy2(recorded / name, aside)
+            os.replace(aside, trial.folder / name)

@@ -17,7 +17,18 @@ from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.recording import Recording
 from sweepstack.sweeping.stopping import calm
 from sweepstack.tracking.errorslog import log_traceback
-from sweepstack.trial import Choice, Ended, Measured, Measurement, Outcome, Started, Trial, TrialState
+from sweepstack.trial import (
+    PREDICTIONS,
+    WEIGHTS,
+    Choice,
+    Ended,
+    Measured,
+    Measurement,
+    Outcome,
+    Started,
+    Trial,
+    TrialState,
+)
 
 if TYPE_CHECKING:
     from sweepstack.training.checkpoint import Keeper
@@ -249,15 +260,20 @@ def _killed(trial: Trial, reason: str) -> Ended:
 
 def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
     """The event, after the trial's files have been written."""
+    import numpy as np
     import torch
 
     files: list[Path] = []
     try:
         trial.folder.mkdir(parents=True, exist_ok=True)
         if outcome.weights is not None:
-            files.append(trial.folder / "weights.pt")
+            files.append(trial.folder / WEIGHTS)
             weights = outcome.weights
             _write(files[-1], lambda path: torch.save(weights, path))
+        if outcome.predictions is not None:
+            files.append(trial.folder / PREDICTIONS)
+            predictions = outcome.predictions
+            _write(files[-1], lambda path: np.save(path, predictions, allow_pickle=False))
         if trial.config.pictures and outcome.state is TrialState.FINISHED:
             from sweepstack.training.pictures import save_first
 
@@ -267,7 +283,7 @@ def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
     except Exception as error:  # a full disk costs this trial, no other one
         reason = f"{type(error).__name__}: {one_line(error)}"
         outcome, files = Outcome(TrialState.FAILED, reason=reason, traceback=traceback.format_exc()), []
-    return Ended(trial, replace(outcome, weights=None), time.time(), tuple(files))
+    return Ended(trial, replace(outcome, weights=None, predictions=None), time.time(), tuple(files))
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from filelock import Timeout
 
 from sweepstack.tracking.address import project_root
+from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.journal import Reader
 from sweepstack.tracking.ledger import Ledger, drop_files
 from sweepstack.tracking.rows import (
@@ -206,7 +205,7 @@ class Delivery:
             return None
         if info is None:
             info = self._store.client.create_run(experiment_id, _ms(first.at), _tags(first), trial.name).info
-        self._runs[trial.id] = _Run(info.run_id, _local(info.artifact_uri))
+        self._runs[trial.id] = _Run(info.run_id, local_folder(info.artifact_uri))
         return self._runs[trial.id], made
 
     def _deliver_trial(self, experiment_id: str, known: dict[str, str], events: Sequence[Event]) -> str | None:
@@ -320,12 +319,6 @@ def not_delivered(count: int, uri: str, why: str) -> str:
     )
 
 
-def _local(artifact_uri: str) -> Path | None:
-    """The folder of a file:// address; MLflow would look it up, and each of its files, again and again."""
-    address = urlsplit(artifact_uri)
-    return Path(url2pathname(address.path)) if address.scheme == "file" and not address.netloc else None
-
-
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
@@ -364,7 +357,7 @@ def _of_sweep(event: Event) -> dict[str, str]:
 def _tags(first: Event) -> dict[str, str]:
     trial = first.trial
     return {
-        **_environment(),
+        **environment(),
         "mlflow.source.name": "train.py",
         "mlflow.source.type": "LOCAL",
         ID_TAG: trial.id,
@@ -375,7 +368,7 @@ def _tags(first: Event) -> dict[str, str]:
 
 
 @functools.cache
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Who and what trained: git commit, and the versions of what the figures depend on."""
     tags = {
         VERSION_TAG: importlib.metadata.version("sweepstack"),

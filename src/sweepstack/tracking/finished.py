@@ -13,11 +13,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from typing import NamedTuple
 
 from sweepstack.config import Fingerprint
+from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.entries import parts
 from sweepstack.tracking.rows import REASON_TAG, SETTLED_TAG, finite_or_not
 from sweepstack.tracking.store import Store
@@ -155,6 +154,5 @@ def _sort_out(fingerprints: Iterable[str], found: Iterable[_Found]) -> Known:
 def _finished(one: _Found) -> Finished:
     metrics = {key: finite_or_not(value) for key, value in one.metrics.items()}
     diverged = one.status != TrialState.FINISHED
-    address: Any = urlsplit(one.artifact_uri)
-    local = Path(url2pathname(address.path)) if address.scheme == "file" and not address.netloc else None
-    return Finished(one.run_id, Outcome(TrialState(one.status), metrics, one.reason, diverged=diverged), local)
+    outcome = Outcome(TrialState(one.status), metrics, one.reason, diverged=diverged)
+    return Finished(one.run_id, outcome, local_folder(one.artifact_uri))

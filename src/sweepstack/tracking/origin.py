@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from sweepstack.errors import UserError
+from sweepstack.tracking.artifacts import overrides_of
 from sweepstack.tracking.rows import RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
 from sweepstack.tracking.store import Store
 
@@ -22,8 +20,6 @@ class Origin:
 
     overrides: tuple[str, ...] | None
     """As they were typed, but for what held a password; None when they are gone."""
-    config: str
-    """The resolved config as YAML; empty when it is gone."""
     versions: dict[str, str]
     """Of Python and of what the figures depend on, by package."""
     commit: str
@@ -47,12 +43,9 @@ def origin(store: Store, run_id: str) -> Origin:
     known = {key.removeprefix("versions."): value for key, value in tags.items() if key.startswith("versions.")}
     inputs = run.inputs.dataset_inputs if run.inputs is not None else []
     dataset = inputs[0].dataset if inputs else None
-    typed = _text(store, run_id, "overrides.yaml")
-    lines = [line.removeprefix("- ") for line in (typed or "").splitlines() if line.startswith("- ")]
     own = {"sweepstack": tags[VERSION_TAG]} if VERSION_TAG in tags else {}
     return Origin(
-        overrides=None if typed is None else tuple(line for line in lines if MASK not in line),
-        config=_text(store, run_id, "config.yaml") or "",
+        overrides=_overrides(store, run_id),
         versions={**own, **dict(sorted(known.items()))},
         commit=tags.get("mlflow.source.git.commit", ""),
         uncommitted=tags.get("git.uncommitted_changes") == "true",
@@ -64,20 +57,11 @@ def origin(store: Store, run_id: str) -> Origin:
     )
 
 
-@contextlib.contextmanager
-def artifact(store: Store, run_id: str, name: str) -> Iterator[Path | None]:
-    """A file of a run, for as long as the block lasts; None when it is not there."""
-    with tempfile.TemporaryDirectory(prefix="sweepstack-") as aside:
-        try:
-            path = Path(store.client.download_artifacts(run_id, name, aside))
-        except Exception:  # MLflow's stores each have errors of their own for a file that is gone
-            path = Path(aside) / "gone"
-        yield path if path.is_file() else None
-
-
-def _text(store: Store, run_id: str, name: str) -> str | None:
-    with artifact(store, run_id, name) as path:
-        return path.read_text(encoding="utf-8") if path is not None else None
+def _overrides(store: Store, run_id: str) -> tuple[str, ...] | None:
+    try:
+        return tuple(line for line in overrides_of(store, run_id) if MASK not in line)
+    except UserError:  # they are gone
+        return None
 
 
 def _counts(profile: str | None) -> dict[str, int]:

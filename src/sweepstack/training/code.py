@@ -13,7 +13,7 @@ import pkgutil
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -57,13 +57,40 @@ def _targets_in(value: Any) -> Iterator[str]:
 @functools.lru_cache(maxsize=1024)
 def _digest(semantics: int, targets: frozenset[str]) -> str:
     marks: dict[str, str] = {}  # of what counts, by the name of the module or package
-    unread = [name for name in map(_module_of, targets) if _top(name) not in NOT_READ]
-    for name in unread:
+    for name in _modules(targets):
         spec = _find(name)
         if spec is None or not spec.has_location:
             marks[f"{name} has no source"] = ""
         elif _is_installed(spec):
             marks[_top(name)] = _version(_top(name))
+    for name, _, source in _own(targets):
+        marks[name] = hashlib.blake2b(source, digest_size=16).hexdigest()
+    text = repr((semantics, sorted(marks.items())))
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def sources(config: TrialConfig) -> list[Path]:
+    """The user's own code that a model needs, to go along with it: files and folders of top-level modules and packages,
+    sorted. What is installed is not among them."""
+    targets = frozenset([config.model.target, *_targets_in(config.model.keywords)])
+    found = set()
+    for name, spec, _ in _own(targets):
+        top = spec if name == _top(name) else _find(_top(name))
+        folders = top.submodule_search_locations if top is not None else None
+        if folders:
+            found |= {Path(folder) for folder in folders}
+        elif top is not None and top.origin is not None:
+            found.add(Path(top.origin))
+    return sorted(found)
+
+
+def _modules(targets: Iterable[str]) -> list[str]:
+    return [name for name in map(_module_of, targets) if _top(name) not in NOT_READ]
+
+
+def _own(targets: Iterable[str]) -> Iterator[tuple[str, ModuleSpec, bytes]]:
+    """The user's own modules that targets are in, and all that those import: name, place and source."""
+    unread = _modules(targets)
     seen: set[str] = set()
     while unread:
         name = unread.pop()
@@ -72,10 +99,8 @@ def _digest(semantics: int, targets: frozenset[str]) -> str:
         if spec is None or _is_installed(spec):
             continue
         source = _source(spec)
-        marks[name] = hashlib.blake2b(source, digest_size=16).hexdigest()
+        yield name, spec, source
         unread += [*_packages(name), *_imports(source, spec.parent)]
-    text = repr((semantics, sorted(marks.items())))
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 def _top(name: str) -> str:

@@ -140,8 +140,9 @@ def train_stack(
             if step in stops:
                 recent = torch.stack(losses).cpu()
                 _fail(members, model, recent, step, steps, clock)
-                measured = _measure(members, model, data, recent, factors[len(losses) - 1], step)
-                _end(members, model, data, step, clock, None if len(data.held_out) else measured)
+                predicted: list[Tensor] = []
+                measured = _measure(members, model, data, recent, factors[len(losses) - 1], step, predicted)
+                _end(members, model, data, step, clock, None if len(data.held_out) else measured, predicted)
                 if not any(member.readers for member in members):
                     break
             if keeper.stopping or (step % steps == 0 and keeper.due()):
@@ -291,13 +292,15 @@ def _measure(
     losses: Tensor,
     factors: Tensor,
     step: int,
+    predicted: list[Tensor],
 ) -> tuple[Tensor, Tensor] | None:
-    """Reports to the readers that are due; gives back what all members were measured with, if any reader is due."""
+    """Reports to the readers that are due; gives back what all members were measured with, if any reader is due.
+    `predicted` takes the classes that they predict where they are measured on the test data."""
     steps = data.steps_per_epoch(members[0].config.batch_size)
     due = [(place, r) for place, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
     if not due:
         return None
-    values, accuracies = model.evaluate(data.evaluation)
+    values, accuracies = model.evaluate(data.evaluation, None if len(data.held_out) else predicted)
     for place, reader in due:
         config, figures = reader.config, reader.figures
         by_epoch = config.evaluate_every == "epoch"
@@ -315,6 +318,7 @@ def _end(
     step: int,
     clock: Clock,
     tested: tuple[Tensor, Tensor] | None,
+    predicted: list[Tensor],
 ) -> None:
     """Tests for the readers that are at their end, unless they were just measured on the test data, and lets them
     leave."""
@@ -323,7 +327,8 @@ def _end(
         return
     clock.divide(members)
     with clock.stopped():
-        values, accuracies = tested or model.evaluate(data.test)
+        values, accuracies = tested or model.evaluate(data.test, predicted)
+        classes = torch.cat(predicted, 1).cpu().numpy()
     for place, member in enumerate(members):
         for reader in _leave(member, [r for r in member.readers if r.is_at_end(step, steps)]):
             figures = _timed(reader, clock)
@@ -331,7 +336,8 @@ def _end(
             if not math.isfinite(figures["test/loss"]):  # the very last updates can be the ones that diverge
                 _give(reader, failed(reader.config, figures["test/loss"], step, steps, figures), clock)
                 continue
-            _give(reader, Outcome(TrialState.FINISHED, figures, weights=model.weights(place)), clock)
+            outcome = Outcome(TrialState.FINISHED, figures, weights=model.weights(place), predictions=classes[place])
+            _give(reader, outcome, clock)
 
 
 def _kill(members: Sequence[Member], step: int, steps: int, clock: Clock) -> None:

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from sweepstack.config import TrialConfig
 from sweepstack.training import models, optimizers, stacked_optimizers
 from sweepstack.training.checkpoint import CheckpointError, rows
-from sweepstack.training.trainer import autocast_of, evaluate, restore, state_of
+from sweepstack.training.trainer import as_classes, autocast_of, evaluate, restore, state_of
 
 EVALUATED = 2000
 """Images that are evaluated at once, where the memory for training holds as many."""
@@ -91,14 +91,21 @@ class StackedModel:
         raise NotImplementedError
 
     @torch.no_grad()
-    def evaluate(self, batches: Batches) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy (nats) and accuracy (0 to 1) of every member, [K] each, on the CPU."""
+    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy (nats) and accuracy (0 to 1) of every member, [K] each, on the CPU.
+
+        Args:
+            predicted: takes the predicted classes of each chunk, [K, images]; they stay on the device.
+        """
         losses, hits, count = [], [], 0
         for images, labels in batches(min(EVALUATED, self._evaluated)):
             logits = self.logits(images).float()
             expected = labels.expand(self.width, -1)
             losses.append(cross_entropy(logits, expected, reduction="none").sum(1))
-            hits.append((logits.max(1).indices == labels).sum(1))  # argmax, but 18 times as fast along this axis
+            classes = logits.max(1).indices  # argmax, but 18 times as fast along this axis
+            hits.append((classes == labels).sum(1))
+            if predicted is not None:
+                predicted.append(as_classes(classes, logits.shape[1]))
             count += len(labels)
         return torch.stack(losses).sum(0).cpu().double() / count, torch.stack(hits).sum(0).cpu().double() / count
 
@@ -262,9 +269,12 @@ class SingleModel:
         self._optimizer.step()
         return loss.detach()[None]
 
-    def evaluate(self, batches: Batches) -> tuple[Tensor, Tensor]:
+    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """As for a stack."""
-        loss, accuracy = evaluate(self._model, batches(EVALUATED), self._autocast)
+        classes: list[Tensor] = []
+        loss, accuracy = evaluate(self._model, batches(EVALUATED), self._autocast, classes)
+        if predicted is not None:
+            predicted += [part[None] for part in classes]
         return torch.tensor([loss], dtype=torch.float64), torch.tensor([accuracy], dtype=torch.float64)
 
     def weights(self, member: int) -> dict[str, Tensor]:

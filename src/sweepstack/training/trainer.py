@@ -97,11 +97,12 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
                     return killed(step, total)
 
     _time(figures, began)
-    figures["test/loss"], figures["test/accuracy"] = evaluate(model, data.test(), autocast)
+    predicted: list[Tensor] = []
+    figures["test/loss"], figures["test/accuracy"] = evaluate(model, data.test(), autocast, predicted)
     if not math.isfinite(figures["test/loss"]):  # the very last updates can be the ones that diverge
         return failed(config, figures["test/loss"], step, steps, figures)
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    return Outcome(TrialState.FINISHED, figures, weights=weights)
+    return Outcome(TrialState.FINISHED, figures, weights=weights, predictions=torch.cat(predicted).cpu().numpy())
 
 
 def _go_on(
@@ -166,8 +167,17 @@ def autocast_of(config: TrialConfig, device: torch.device) -> Autocast:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], autocast: Autocast) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) of a model over batches of images and labels."""
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    autocast: Autocast,
+    predicted: list[Tensor] | None = None,
+) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (0 to 1) of a model over batches of images and labels.
+
+    Args:
+        predicted: takes the predicted classes of each batch, see `as_classes`; they stay on the device.
+    """
     training = model.training
     model.eval()
     losses, hits, count = [], [], 0
@@ -175,10 +185,18 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], autocas
         with autocast:
             logits = model(images).float()
         losses.append(cross_entropy(logits, labels, reduction="sum"))
-        hits.append((logits.argmax(1) == labels).sum())
+        classes = logits.argmax(1)
+        hits.append((classes == labels).sum())
+        if predicted is not None:
+            predicted.append(as_classes(classes, logits.shape[1]))
         count += len(labels)
     model.train(training)
     return float(torch.stack(losses).sum()) / count, float(torch.stack(hits).sum()) / count
+
+
+def as_classes(indices: Tensor, classes: int) -> Tensor:
+    """Predicted classes as they are kept: uint8, or int32 where there are more than 256 classes."""
+    return indices.to(torch.uint8 if classes <= 256 else torch.int32)
 
 
 def note(config: TrialConfig, loss: float, accuracy: float, figures: dict[str, float]) -> None:

@@ -1,0 +1,108 @@
+"""The model to use: a run's weights as a registered model of MLflow, and back."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweepstack.errors import UserError, did_you_mean
+from sweepstack.tracking import models
+from sweepstack.tracking.artifacts import artifact, config_of
+from sweepstack.tracking.runs import Record, find
+from sweepstack.tracking.store import Store
+from sweepstack.training.code import sources
+from sweepstack.training.predicting import Classifier, classifier, example
+from sweepstack.trial import WEIGHTS, TrialState
+
+BEST = "best"
+REQUIRED = ("sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow")
+"""What a model needs to be loaded, pinned to the versions here."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What `register` has done."""
+
+    name: str
+    version: int
+    alias: str
+    model_id: str
+    code: tuple[Path, ...]
+    """The user's own code that went along."""
+
+
+def register(store: Store, run: Record, name: str | None = None, alias: str = BEST) -> Registered:
+    """Logs the model of a finished run and registers it under a name, that of its dataset unless given, with an alias.
+
+    Raises:
+        UserError: the run has not finished, its weights or its dataset are gone, or MLflow takes no such name.
+        StoreError: the store does not take it.
+    """
+    name = name or run.row.params.get("dataset", "model")
+    models.check_names(name, alias)
+    trained, weights = _of_run(store, run)
+    config = trained.config
+    code = sources(config)
+    shown = example(config)
+    requirements = [f"{package}=={importlib.metadata.version(package)}" for package in REQUIRED]
+    with tempfile.TemporaryDirectory(prefix="sweepstack-") as aside:
+        folder = Path(aside, "data")
+        folder.mkdir()
+        trained.save(folder, weights)
+        answer = trained.predict(shown)
+        version, model_id = models.log_and_register(store, run, name, alias, folder, code, requirements, shown, answer)
+    return Registered(name, version, alias, model_id, tuple(code))
+
+
+def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
+    row = run.row
+    if row.state != TrialState.FINISHED:
+        raise UserError(f"a model must be of a FINISHED run, {row.name} ({row.run_id}) is {row.state}; choose another")
+    weights = artifact(store, row.run_id, WEIGHTS)
+    if weights is None:
+        raise UserError(f"run {row.name} ({row.run_id}) must have its {WEIGHTS}, it is gone; choose another run")
+    return classifier(config_of(store, row.run_id), weights), weights
+
+
+@contextlib.contextmanager
+def load(store: Store, word: str) -> Iterator[tuple[Classifier, str]]:
+    """The classifier that a word means, for as long as the block lasts, and what it is in words.
+
+    Args:
+        word: NAME@ALIAS, an alias that one registered model has, or a run, see `runs.find`.
+
+    Raises:
+        UserError: there is no such model, or there are several.
+        StoreError: it cannot be had.
+    """
+    found = _version(store, word)
+    if found is None:
+        run = find(store, word)
+        yield _of_run(store, run)[0], f"run {run.row.name} ({run.row.run_id})"
+        return
+    with models.files(store, found) as folder:
+        yield models.load(folder), f"{found.name}, version {found.version}"
+
+
+def _version(store: Store, word: str) -> models.Version | None:
+    """The version of a registered model that a word means; None when it must be a run."""
+    name, at, alias = word.rpartition("@")
+    if at and name:
+        return models.version(store, name, alias)
+    known = models.registered(store)
+    having = sorted(name for name, aliases in known.items() if word in aliases)
+    if len(having) > 1:
+        some = " or ".join(f"--model {name}@{word}" for name in having)
+        raise UserError(f"{word!r} must mean one model, {len(having)} have this alias; choose with {some}")
+    if having:
+        return models.version(store, having[0], word)
+    if word == BEST and not known:
+        raise UserError(f"there is no registered model in {store.uri}; register the best one: sweepstack register")
+    if word == BEST:
+        aliases = sorted(f"{name}@{alias}" for name, aliases in known.items() for alias in aliases)
+        raise UserError(f"no model has the alias {BEST!r}; choose with --model, {did_you_mean(word, aliases)}")
+    return None

@@ -1,0 +1,109 @@
+"""One run as text: how it ended, its figures and learning curves, and what it was made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sweepstack.tracking.artifacts import CONFIG, artifact
+from sweepstack.tracking.rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG
+from sweepstack.tracking.runs import Record, history
+from sweepstack.tracking.store import Store
+from sweepstack.trial import TrialState
+
+CURVES = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
+BLOCKS = "▁▂▃▄▅▆▇█"
+WIDEST = 60
+"""Blocks of a curve."""
+LAST_LINES = 15
+"""So much of a failed trial's log is shown."""
+
+
+def shown(store: Store, run: Record) -> str:
+    """A run as several lines of text; the same store gives the same text."""
+    row = run.row
+    lines = [f"{printable(row.name)}  {row.state}"]
+    if row.reason:
+        lines.append(f"  reason       {printable(row.reason)}")
+    lines += [f"  {key:<11}  {printable(value)}" for key, value in _about(run).items() if value]
+    figures = {key: _number(key, value) for key, value in sorted(row.metrics.items())}
+    lines += ["", "figures", *_columns(figures), "", *_curves(store, run)]
+    lines += ["params", *_columns({key: printable(value) for key, value in sorted(row.params.items())})]
+    config = artifact(store, row.run_id, CONFIG)
+    text = config.decode(errors="replace").splitlines() if config is not None else ["gone"]
+    lines += ["", CONFIG, *(f"  {printable(line)}" for line in text)]
+    if row.state != TrialState.FINISHED:
+        lines += _log(row.log)
+    return "\n".join(lines) + "\n"
+
+
+def _about(run: Record) -> dict[str, str]:
+    row = run.row
+    began = datetime.fromtimestamp(row.started / 1000, UTC)
+    took = "" if run.ended is None else f", {max(0, run.ended - row.started) / 1000:.1f} s from beginning to end"
+    return {
+        "run": row.run_id,
+        "sweep": row.sweep or "",
+        "began": f"{began:%Y-%m-%d %H:%M:%S} UTC{took}",
+        "trained": run.tags.get(TRAINED_TAG, ""),
+        "note": run.tags.get(RECOMPOSED_TAG, ""),
+        "fingerprint": run.tags.get(FINGERPRINT_TAG, ""),
+        "commit": run.tags.get("mlflow.source.git.commit", ""),
+        "log": row.log,
+    }
+
+
+def _curves(store: Store, run: Record) -> list[str]:
+    """The metrics that were measured more than once."""
+    found = {key: history(store, run.row.run_id, key) for key in CURVES if key in run.row.metrics}
+    curves = {key: points for key, points in found.items() if len({step for step, _ in points}) > 1}
+    if not curves:
+        return []
+    steps = [step for points in curves.values() for step, _ in points]
+    unit = "epochs" if run.row.params.get("evaluate_every", "epoch") == "epoch" else "iterations"
+    lines = [f"curves over {unit} {min(steps)} to {max(steps)}"]
+    for key, points in curves.items():
+        values = [value for _, value in points]
+        best = max(values) if "accuracy" in key else min(values)
+        ends = f"{_number(key, values[0])} to {_number(key, values[-1])}, best {_number(key, best)}"
+        lines.append(f"  {key:<13}  {curve(values)}  {ends}")
+    return [*lines, ""]
+
+
+def curve(values: Sequence[float]) -> str:
+    """A curve of block characters from the lowest to the highest value; `?` is no finite number. Where there are many
+    values, each block is the last of several."""
+    if len(values) > WIDEST:
+        values = [values[(place + 1) * len(values) // WIDEST - 1] for place in range(WIDEST)]
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    span = (high - low) or 1.0
+    return "".join(
+        BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] if math.isfinite(value) else "?" for value in values
+    )
+
+
+def _log(path: str) -> list[str]:
+    """The end of the log, which holds the traceback of a failure, if it is on this machine."""
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace").splitlines() if path else []
+    except OSError:
+        return []
+    return ["", "the end of its log", *(f"  {printable(line)}" for line in text[-LAST_LINES:])] if text else []
+
+
+def _columns(values: Mapping[str, str]) -> list[str]:
+    width = max(map(len, values), default=0)
+    return [f"  {key:<{width}}  {value}" for key, value in values.items()] or ["  none"]
+
+
+def _number(key: str, value: float) -> str:
+    """As the table shows it."""
+    return format(value, (".4f" if "/" in key else ".1f" if "seconds" in key else "g") if abs(value) < 1e6 else "g")
+
+
+def printable(text: str) -> str:
+    """Text in which nothing can move a terminal's cursor or end a line."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

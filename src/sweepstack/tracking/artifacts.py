@@ -1,0 +1,147 @@
+"""Files of runs: read where they lie, if that is on this machine, else through MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from yaml import YAMLError
+
+from sweepstack.config import Fingerprint, TrialConfig, parse
+from sweepstack.errors import StoreError, UserError, one_line
+from sweepstack.tracking.rows import FINGERPRINT_TAG
+from sweepstack.tracking.store import Store
+from sweepstack.trial import PREDICTIONS
+
+if TYPE_CHECKING:
+    from numpy import integer
+    from numpy.typing import NDArray
+    from omegaconf import DictConfig
+
+CONFIG, OVERRIDES = "config.yaml", "overrides.yaml"
+
+
+def local_folder(artifact_uri: str) -> Path | None:
+    """The folder of a file:// address; None for any other: MLflow has to carry what lies there."""
+    address = urlsplit(artifact_uri)
+    return Path(url2pathname(address.path)) if address.scheme == "file" and not address.netloc else None
+
+
+def artifact(store: Store, run_id: str, name: str) -> bytes | None:
+    """A file of a run; None when the run or the file is not there.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    origin = _origin(store, run_id)
+    if origin is None:
+        return None
+    folder = local_folder(origin.artifact_uri)
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            return (folder / name).read_bytes()
+        return None
+    try:
+        if name not in {file.path for file in store.client.list_artifacts(run_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as aside:
+            return Path(store.client.download_artifacts(run_id, name, aside)).read_bytes()
+    except Exception as error:  # MLflow lets those of its many carriers through
+        raise StoreError(f"{name} of run {run_id} cannot be had from {store.uri}: {one_line(error)}") from error
+
+
+def predictions(store: Store, run_id: str) -> NDArray[integer] | None:
+    """The classes that a finished trial predicted for the test images, [n] in the order of the test set, uint8 or
+    int32. None for a run that has none: it did not finish, is of an earlier version, or its file is gone or damaged.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    import numpy as np
+
+    content = artifact(store, run_id, PREDICTIONS)
+    if content is None:
+        return None
+    with contextlib.suppress(ValueError, EOFError, OSError):
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+        if isinstance(found, np.ndarray) and found.ndim == 1 and found.dtype.kind in "iu":
+            return found
+    return None
+
+
+def config_of(store: Store, run_id: str) -> TrialConfig:
+    """What a run was trained with.
+
+    Raises:
+        UserError: its config is gone, or of a version that knew other keys.
+        StoreError: the store does not answer.
+    """
+    from omegaconf import OmegaConf
+
+    text = artifact(store, run_id, CONFIG)
+    if text is None:
+        raise UserError(f"run {run_id} must have its {CONFIG}, it is gone; choose another run")
+    try:
+        return parse(cast("DictConfig", OmegaConf.create(text.decode())))
+    except (UserError, ValueError, TypeError, YAMLError) as error:
+        reason = one_line(error)
+        raise UserError(
+            f"{CONFIG} of run {run_id} cannot be read by this version ({reason}); train it again"
+        ) from error
+
+
+def overrides_of(store: Store, run_id: str) -> list[str]:
+    """The overrides that a run was trained with, in order.
+
+    Raises:
+        UserError: they are gone.
+        StoreError: the store does not answer.
+    """
+    text = artifact(store, run_id, OVERRIDES)
+    if text is None:
+        raise UserError(f"run {run_id} must have its {OVERRIDES}, it is gone; choose another run")
+    return [line.removeprefix("- ") for line in text.decode().splitlines()]
+
+
+def data_digest(store: Store, run_id: str) -> str | None:
+    """The checksum of the data that a run was trained and tested on, by its fingerprint; None when it has none."""
+    origin = _origin(store, run_id)
+    try:
+        return None if origin is None else Fingerprint.parse(origin.fingerprint).data
+    except ValueError:
+        return None
+
+
+class _Origin(NamedTuple):
+    artifact_uri: str
+    fingerprint: str
+
+
+def _origin(store: Store, run_id: str) -> _Origin | None:
+    """Of a run. An sqlite store is asked directly, as in `finished`: that takes a fraction of the time."""
+    if store.database is not None:
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(f"file:{store.database}?mode=rw", uri=True, timeout=30)) as database,
+        ):
+            found = database.execute(
+                "SELECT artifact_uri, (SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ?) "
+                "FROM runs WHERE run_uuid = ?",
+                (FINGERPRINT_TAG, run_id),
+            ).fetchone()
+            return None if found is None else _Origin(found[0], found[1] or "")
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = store.client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise StoreError(f"run {run_id} cannot be had from {store.uri}: {one_line(error)}") from error
+    return _Origin(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))

@@ -1,0 +1,206 @@
+"""MLflow's models: a trained one logged with its run, registered under a name with an alias, and loaded again."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
+from sweepstack.tracking.artifacts import local_folder
+from sweepstack.tracking.rows import VERSION_TAG
+from sweepstack.tracking.runs import Record
+from sweepstack.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import RegisteredModel
+    from mlflow.models import Model
+    from numpy.typing import NDArray
+
+LOADER = "sweepstack.training.predicting"
+"""The module with the function that MLflow loads a model of ours by; nothing is pickled."""
+
+
+class Version(NamedTuple):
+    """A registered model."""
+
+    name: str
+    version: str
+
+
+def check_names(name: str, alias: str) -> None:
+    """That MLflow takes them.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not name.strip() or set(name) & set("/:@") or not name.isprintable():
+        raise UserError(f"a model's name must be without / : and @, got {name!r}; choose another with --name")
+    if not re.fullmatch(r"[\w\-]+", alias, re.ASCII) or re.fullmatch(r"(?i)v\d+|latest", alias):
+        raise UserError(
+            f"an alias must be of letters, digits, _ and -, and neither latest nor v and a number, got {alias!r}; "
+            "choose another with --alias"
+        )
+
+
+def log_and_register(
+    store: Store,
+    run: Record,
+    name: str,
+    alias: str,
+    data: Path,
+    code: Sequence[Path],
+    requirements: Sequence[str],
+    example: NDArray[Any],
+    answer: NDArray[Any],
+) -> tuple[int, str]:
+    """Logs a model as one that the run has made, and gives it the next version of `name`, and the alias.
+
+    Args:
+        data: the folder that is loaded again.
+        code: files and packages that go along.
+        requirements: for pip; nothing is inferred, which takes MLflow many seconds.
+        example: of what goes in; `answer` is what comes out for it. They are the signature, too.
+
+    Returns:
+        The version, and the model's id.
+
+    Raises:
+        StoreError: the store does not take it.
+    """
+    check_names(name, alias)
+    client = store.client
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="sweepstack-") as aside:
+            with store.writing():
+                logged = client.create_logged_model(
+                    run.row.experiment_id, name, run.row.run_id, params=dict(run.row.params), model_type="classifier"
+                )
+            model = Model(
+                logged.artifact_location, run.row.run_id, model_uuid=logged.model_id, model_id=logged.model_id
+            )
+            folder = Path(aside, "model")
+            _save(model, folder, data, code, requirements, example, answer)
+            client.log_model_artifacts(logged.model_id, str(folder))
+            with store.writing():
+                client.finalize_logged_model(logged.model_id, "READY")
+                client.log_outputs(run.row.run_id, [LoggedModelOutput(logged.model_id, 0)])
+                version = _register(store, name, alias, run, logged.model_id)
+    except UserError:
+        raise
+    except Exception as error:  # MLflow lets the errors of drivers, sockets and disks through
+        raise StoreError(f"{store.uri} does not take the model ({one_line(error)})") from error
+    return version, str(logged.model_id)
+
+
+def _save(
+    model: Model,
+    folder: Path,
+    data: Path,
+    code: Sequence[Path],
+    requirements: Sequence[str],
+    example: NDArray[Any],
+    answer: NDArray[Any],
+) -> None:
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def anything_many(array: NDArray[Any]) -> Schema:
+        return Schema([TensorSpec(array.dtype, (-1, *array.shape[1:]))])
+
+    mlflow.pyfunc.save_model(
+        str(folder),
+        loader_module=LOADER,
+        data_path=str(data),
+        code_paths=[str(path) for path in code] or None,
+        mlflow_model=model,
+        signature=ModelSignature(anything_many(example), anything_many(answer)),
+        input_example=example,
+        pip_requirements=list(requirements),
+    )
+
+
+def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -> int:
+    from mlflow.exceptions import MlflowException
+
+    client = store.client
+    tags = {VERSION_TAG: run.tags.get(VERSION_TAG, "")}
+    try:
+        client.create_registered_model(name, tags=tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = client.create_model_version(name, f"models:/{model_id}", run.row.run_id, tags=tags, model_id=model_id)
+    client.set_registered_model_alias(name, alias, made.version)
+    return int(made.version)
+
+
+def registered(store: Store) -> dict[str, Mapping[str, str]]:
+    """Of all models of ours: their aliases, each with its version, by name."""
+    found: list[RegisteredModel] = []
+    token: str | None = ""
+    while token is not None:
+        page = store.client.search_registered_models(page_token=token or None)
+        found += page
+        token = page.token or None
+    return {model.name: {alias: str(v) for alias, v in model.aliases.items()} for model in found if _is_ours(model)}
+
+
+def _is_ours(model: RegisteredModel) -> bool:
+    return VERSION_TAG in model.tags
+
+
+def version(store: Store, name: str, alias: str) -> Version:
+    """The version of a model that has an alias.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = registered(store)
+    if name not in known:
+        raise UserError(f"there is no model {name!r} in {store.uri}; {did_you_mean(name, known)}")
+    if alias not in known[name]:
+        raise UserError(f"model {name!r} has no alias {alias!r}; {did_you_mean(alias, known[name])}")
+    return Version(name, str(store.client.get_model_version_by_alias(name, alias).version))
+
+
+@contextmanager
+def files(store: Store, found: Version) -> Iterator[Path]:
+    """The folder of a model of ours, for as long as the block lasts.
+
+    Raises:
+        StoreError: it cannot be had.
+    """
+    import mlflow.artifacts
+
+    with tempfile.TemporaryDirectory(prefix="sweepstack-") as aside:
+        try:
+            where = store.client.get_model_version_download_uri(found.name, found.version)
+            if where.startswith("models:/"):
+                where = store.client.get_logged_model(where.removeprefix("models:/")).artifact_location
+            folder = local_folder(where)
+            if folder is None:
+                folder = Path(mlflow.artifacts.download_artifacts(where, dst_path=aside, tracking_uri=store.uri))
+        except Exception as error:  # MLflow lets those of its many carriers through
+            reason = one_line(error)
+            raise StoreError(f"model {found.name} cannot be had from {store.uri} ({reason}); try again") from error
+        if not (folder / "MLmodel").is_file():
+            raise StoreError(
+                f"the files of model {found.name}, version {found.version}, are gone from {folder}; register it again: "
+                "sweepstack register"
+            )
+        yield folder
+
+
+def load(folder: Path) -> Any:
+    """The classifier in a model's folder, with the code that went along."""
+    import mlflow.pyfunc
+
+    return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True).get_raw_model()

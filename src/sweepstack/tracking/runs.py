@@ -1,0 +1,88 @@
+"""One run of the store, found by what a user types, with all that is known of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sweepstack.errors import StoreError, UserError, did_you_mean
+from sweepstack.tracking.rows import Row, row_of
+from sweepstack.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+SHOWN = 5
+"""So many of those that a word can mean are named."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run, with what a row leaves out."""
+
+    row: Row
+    ended: int | None
+    """Milliseconds since the epoch."""
+    tags: Mapping[str, str]
+
+
+def find(store: Store, word: str) -> Record:
+    """The run that a word means: an id, the beginning of one, or a name in the newest sweep; where there is no sweep,
+    or none of that name in it, a name among all runs.
+
+    Raises:
+        StoreError: the store is empty.
+        UserError: there is no such run, or there are several.
+    """
+    by_id = f"attributes.run_id LIKE '{word}%'" if re.fullmatch(r"[0-9a-f]{1,32}", word) else ""
+    found = [run for run in store.runs(by_id) if _is_ours(run)] if by_id else []
+    if not found:
+        newest = _newest_sweep(store)
+        ids = [row.run_id for row in newest if row.name == word]
+        if not ids:
+            everything = store.rows("all")
+            ids = [row.run_id for row in everything if row.name == word]
+            if not ids:
+                raise UserError(f"there is no run {word!r} in {store.uri}; {_remedy(word, newest or everything)}")
+        some = ", ".join(f"'{run_id}'" for run_id in ids[: SHOWN + 1])
+        found = store.runs(f"attributes.run_id IN ({some})")
+    if len(found) > 1:
+        some = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in found[:SHOWN])
+        more = ", ..." if len(found) > SHOWN else ""
+        raise UserError(f"{word!r} must mean one run, it can mean {some}{more}; give more of the id")
+    return _record(found[0])
+
+
+def record(store: Store, run_id: str) -> Record:
+    """Of a run that is there."""
+    return _record(store.client.get_run(run_id))
+
+
+def history(store: Store, run_id: str, key: str) -> list[tuple[int, float]]:
+    """The values of a metric with their steps, in order: epochs, or iterations where those are measured by."""
+    points = store.client.get_metric_history(run_id, key)
+    return sorted((int(point.step), float(point.value)) for point in points)
+
+
+def _record(run: Run) -> Record:
+    return Record(row_of(run), run.info.end_time, run.data.tags)
+
+
+def _is_ours(run: Run) -> bool:
+    return any(key.startswith("sweepstack.") for key in run.data.tags)
+
+
+def _newest_sweep(store: Store) -> list[Row]:
+    try:
+        return store.rows("latest")
+    except StoreError:  # single runs only, or nothing at all
+        return []
+
+
+def _remedy(word: str, rows: Sequence[Row]) -> str:
+    near = did_you_mean(word, [row.name for row in rows])
+    if near.startswith("did"):  # else it would name them all
+        return near
+    return f"give an id, the beginning of one, or a name in the newest sweep, such as {rows[-1].name!r}"

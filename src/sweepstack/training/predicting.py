@@ -1,0 +1,163 @@
+"""A trained model in use: weights and config -> probabilities of images. What `mlflow.pyfunc.load_model` loads."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sweepstack.config import CHANGES_NOTHING, DatasetConfig, TrialConfig
+from sweepstack.errors import DataError, UserError, one_line
+from sweepstack.training import data, models
+from sweepstack.training.handwriting import longest_side, prepare, read
+from sweepstack.training.trainer import autocast_of
+from sweepstack.trial import WEIGHTS
+
+ABOUT = "classifier.json"
+CHUNK = 2000
+"""Images at once."""
+CPU = torch.device("cpu")
+
+
+class Classifier:
+    """A trained model, on the CPU.
+
+    Args:
+        config: what it was trained with.
+        weights: its `state_dict`, as `torch.save` wrote it; nothing but tensors is read from it.
+        high: what the brightest pixels of its dataset are, before the dataset's scaling.
+        dtype: of the dataset's images, "uint8" or "float32".
+        box: the longest side of what is drawn in most images of the dataset, in pixels.
+
+    Raises:
+        UserError: the weights are not of this model, or its class cannot be had.
+    """
+
+    def __init__(self, config: TrialConfig, weights: bytes, high: float, dtype: str, box: int) -> None:
+        self.config, self.high, self.dtype, self.box = config, high, np.dtype(dtype), box
+        target = config.model.target
+        try:
+            with torch.random.fork_rng(devices=[]):  # fresh weights draw from the global state
+                self._model = models.build(config.model).eval()
+            self._model.load_state_dict(torch.load(io.BytesIO(weights), map_location=CPU, weights_only=True))
+        except UserError:
+            raise
+        except Exception as error:  # a damaged file, and a user's class, can fail in any way
+            raise UserError(
+                f"the weights must be those of {target}, they are not ({type(error).__name__}: {one_line(error)}); "
+                "train the trial again with rerun=true"
+            ) from error
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image."""
+        return self.config.dataset.shape
+
+    @torch.inference_mode()
+    def predict(self, images: NDArray[Any], params: dict[str, Any] | None = None) -> NDArray[np.float32]:
+        """Images [n, *shape] as the dataset has them, of its dtype, to probabilities [n, classes].
+
+        They are scaled and standardised as in training. `params` is MLflow's, and changes nothing.
+        """
+        found = []
+        for part in torch.split(torch.from_numpy(np.ascontiguousarray(images)), CHUNK):
+            ready = part.float().div_(255) if part.dtype == torch.uint8 else part.float()
+            ready = (ready - self.config.dataset.mean) / self.config.dataset.std
+            with autocast_of(self.config, CPU):
+                logits = self._model(ready.view(len(part), *self.shape)).float()
+            found.append(torch.softmax(logits, 1))
+        return torch.cat(found).numpy() if found else np.empty((0, self.config.dataset.classes), np.float32)
+
+    def of_pictures(self, paths: Sequence[Path]) -> NDArray[np.float32]:
+        """Probabilities [n, classes] of PNG or JPEG files of handwritten digits, prepared as in `handwriting`.
+
+        Raises:
+            PictureError: a file is no picture of something.
+            UserError: the model takes no grey images.
+        """
+        if len(self.shape) < 2 or math.prod(self.shape[:-2]) != 1:
+            raise UserError(f"a model must take grey images to classify pictures, this one takes {list(self.shape)}")
+        prepared = np.stack([prepare(read(path), self.shape, self.box) for path in paths])
+        scaled = prepared * self.high
+        images = scaled.round().astype(np.uint8) if self.dtype == np.uint8 else scaled.astype(self.dtype)
+        return self.predict(images.reshape(len(paths), *self.shape))
+
+    def get_raw_model(self) -> Classifier:
+        """What MLflow's wrapper calls to give it back."""
+        return self
+
+    def save(self, folder: Path, weights: bytes) -> None:
+        """Writes what `load` reads."""
+        config = self.config.model_dump(mode="json", by_alias=True, exclude=set(CHANGES_NOTHING))
+        about = {"config": config, "high": self.high, "dtype": self.dtype.name, "box": self.box}
+        (folder / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
+        (folder / WEIGHTS).write_bytes(weights)
+
+    @classmethod
+    def load(cls, folder: Path) -> Classifier:
+        """What `save` wrote."""
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        config = TrialConfig.model_validate(about.pop("config"))
+        return cls(config, (folder / WEIGHTS).read_bytes(), **about)
+
+
+def classifier(config: TrialConfig, weights: bytes) -> Classifier:
+    """The model of a trial; its dataset must be at hand.
+
+    Raises:
+        UserError: see `Classifier`.
+        DataError: the dataset cannot be had.
+    """
+    images = data.load(config.dataset, 0.0, CPU).test_images
+    high = 255.0 if images.dtype == torch.uint8 else float(images.max())
+    dtype = str(images.dtype).removeprefix("torch.")
+    return Classifier(config, weights, high, dtype, longest_side(images.numpy() / high))
+
+
+def example(config: TrialConfig) -> NDArray[Any]:
+    """The first two test images, as the dataset has them."""
+    return data.load(config.dataset, 0.0, CPU).test_images[:2].numpy()
+
+
+def labels_of_test(config: DatasetConfig) -> tuple[str, NDArray[np.int64]]:
+    """The checksum of a dataset, and the labels of its test images, [n].
+
+    Raises:
+        DataError: it cannot be had.
+    """
+    return _labels_of_test(config.model_dump_json(by_alias=True))
+
+
+@functools.lru_cache(maxsize=8)
+def _labels_of_test(config_json: str) -> tuple[str, NDArray[np.int64]]:
+    try:
+        loaded = data.load(DatasetConfig.model_validate_json(config_json), 0.0, CPU)
+    except UserError as error:  # ConfigErrors of a user's target among them
+        raise DataError(str(error)) from error
+    return loaded.facts.digest, loaded.test_labels.numpy()
+
+
+def distance(one: IO[bytes], other: IO[bytes]) -> float:
+    """The largest difference between two weights of two files; infinite where they are of different models, or only one
+    is a number."""
+    was, now = (torch.load(file, map_location=CPU, weights_only=True) for file in (one, other))
+    if {name: value.shape for name, value in was.items()} != {name: value.shape for name, value in now.items()}:
+        return math.inf
+    apart = [0.0]
+    for name, value in was.items():
+        if value.numel() and not torch.equal(value, now[name]):
+            apart.append(float((value.double() - now[name].double()).abs().max()))
+    return math.inf if any(math.isnan(part) for part in apart) else max(apart)
+
+
+def _load_pyfunc(path: str) -> Classifier:
+    """What MLflow calls to load a model of ours."""
+    return Classifier.load(Path(path))
