@@ -73,7 +73,7 @@ def table(
     if form == "parquet" and output is None:
         raise UserError("parquet is no text, it must go to a file; give one with -o FILE")
     shapes = {"--by-seed": by_seed, "--group-by": group_by, "--pivot": pivot}
-    chosen = [name for name, value in shapes.items() if value]
+    chosen = [name for name, value in shapes.items() if value not in (None, False)]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(chosen)} make different tables; choose one of them")
     for name, value in {"--top": top, "--sort": sort, "--columns": columns}.items():
@@ -88,7 +88,9 @@ def table(
     frame = frames.table(sweep, where=where, metric=metric, sort=None if chosen else sort, store=Store(store))
     if by_seed:
         frame = grouping.by_seed(frame, metric)
-    elif group_by:
+        if frame.attrs["caution"]:
+            click.echo(f"note: {frame.attrs['caution']}", err=True)
+    elif group_by is not None:
         frame = grouping.grouped(frame, _words(group_by), metric)
     elif pivot:
         frame = grouping.pivoted(frame, *pivot, metric)

@@ -58,7 +58,7 @@ def test_failures_are_told_with_their_reason_in_full_and_the_path_of_their_log()
     assert failures(as_frame(rows[1:])) == ""
 
 
-def test_small_figures_are_not_rounded_to_nothing_and_params_not_at_all() -> None:
+def test_small_figures_are_not_rounded_to_nothing_and_params_only_as_long_as_they_can_be_told_apart() -> None:
     rows = [row(n, {"lr": f"0.12345678{n}"}, {"val/accuracy": 0.5, "train/loss": 0.00002}) for n in range(2)]
     frame = as_frame(rows)
     assert str(render(frame[["lr", "val/accuracy", "train/loss"]], "text")).split()[-3:] == [
@@ -66,6 +66,8 @@ def test_small_figures_are_not_rounded_to_nothing_and_params_not_at_all() -> Non
         "0.5000",
         "2e-05",
     ]
+    third = trials(({"lr": repr(0.001 / 3)}, 0.5), ({"lr": "0.1"}, 0.4))
+    assert [line.split()[0] for line in shown(third, "text").splitlines()[2:]] == ["0.000333333", "0.1"]
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "parquet"])

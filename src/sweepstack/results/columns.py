@@ -26,7 +26,7 @@ def find(frame: pd.DataFrame, word: str, kind: Kind = "column") -> str:
     Raises:
         UserError: there is no such column.
     """
-    known = {"column": list(frame.columns), "param": frame.attrs["params"], "metric": frame.attrs["metrics"]}
+    known = {"column": list(frame.columns), **{kind: frame.attrs.get(name, []) for name, kind in SECTIONS.items()}}
     if word in known[kind]:
         return word
     section, _, rest = word.partition(".")

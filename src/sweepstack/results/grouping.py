@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -33,7 +34,7 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
     groups["missing"] -= groups["n"]
     order = [upwards(metric), *([True] * len(columns))]
     groups = groups.sort_values(["mean", *columns], ascending=order, na_position="last").reset_index(drop=True)
-    groups.attrs = {"shape": "groups", "metric": metric, "params": [], "metrics": []}
+    groups.attrs = {"shape": "groups", "metric": metric}
     return groups
 
 
@@ -62,18 +63,20 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
     return result
 
 
-def by_seed(frame: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
+def by_seed(
+    frame: pd.DataFrame, metric: str | None = None, predictions: Callable[[str], Any] | None = None
+) -> pd.DataFrame:
     """Settings, that is trials alike but for the seed, with mean, interval, and a mark where one is the best or cannot
-    be told apart from it; see `selection.select`.
+    be told apart from it; see `selection.select`. `attrs["caution"]` holds what is to be said against the choice.
 
     Raises:
         UserError: there is no such metric.
     """
     from sweepstack.results.selection import select
 
-    selection = select(frame, None, objective(frame, metric))
+    selection = select(frame, predictions, objective(frame, metric))
     groups = selection.groups.assign(run_ids=selection.groups["run_ids"].map(" ".join))
-    groups.attrs = {"shape": "groups", "metric": selection.objective, "params": [], "metrics": []}
+    groups.attrs = {"shape": "groups", "metric": selection.objective, "caution": selection.caution}
     return groups
 
 

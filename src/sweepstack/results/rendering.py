@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -140,13 +141,18 @@ def _for_markdown(cell: str) -> str:
 
 
 def _for_readers(column: pd.Series[Any], metric: str | None) -> pd.Series[Any]:
-    """Metrics rounded, everything else with all its digits."""
+    """Metrics rounded; everything else with as many digits as tell its values apart."""
     name = str(column.name)
     unit = metric if metric is not None and name in OF_METRIC else name
     is_metric = "/" in unit or "seconds" in unit or name in (*OF_METRIC, "p")
     if pd.api.types.is_float_dtype(column) and is_metric:
         return column.map(lambda value: _rounded(value, unit)).astype("object")
-    cells = ["-" if missing else written(value) for value, missing in zip(column, column.isna(), strict=True)]
+    write: Callable[[Any], str] = written
+    if pd.api.types.is_float_dtype(column):
+        different = column.dropna().unique()
+        forms = [f"{{:.{digits}g}}".format for digits in (6, 9, 12)]
+        write = next((form for form in forms if len({form(value) for value in different}) == len(different)), written)
+    cells = ["-" if missing else write(value) for value, missing in zip(column, column.isna(), strict=True)]
     return pd.Series(cells, column.index, "object", name)
 
 
