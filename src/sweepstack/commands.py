@@ -36,15 +36,17 @@ def register(run: str | None, sweep: str | None, name: str | None, alias: str, s
     """Register a model in MLflow: the selected one of a sweep, or that of RUN."""
     if run is not None and sweep is not None:
         raise UserError(f"give a run or a sweep, got both: {run!r} and --sweep {sweep!r}; leave one out")
-    from sweepstack.results import model, selected
+    from sweepstack.results import model
     from sweepstack.tracking.runs import find
     from sweepstack.tracking.store import Store
 
     target = Store(store)
-    chosen = selected.best(target, sweep or "latest") if run is None else find(target, run)
+    chosen, caution = model.selected(target, sweep or "latest") if run is None else (find(target, run), "")
     done = model.register(target, chosen, name, alias)
     figures = "  ".join(f"{key} {value:.4f}" for key, value in sorted(chosen.row.metrics.items()) if "/acc" in key)
     click.echo(f"{chosen.row.name}  {figures}")
+    if caution:
+        click.echo(f"Careful: {caution}")
     click.echo(f"registered as {done.name}, version {done.version}: models:/{done.name}@{done.alias}")
     if done.code:
         click.echo(f"with its code: {', '.join(path.name for path in done.code)}")

@@ -284,7 +284,7 @@ def test_names_and_reasons_are_text_whatever_they_hold(old_store: Store) -> None
     assert page.texts["title"] == [f"{HOSTILE}: report"]
     assert HOSTILE in [row["reason"] for row in page.rows("unfinished")]
     assert {row["note"] for row in page.rows("trials")} == {HOSTILE, "plain", "<b>", "<i>", "not set"}
-    assert "The config of the selected trial is not in the store, so its mistakes cannot be shown." in page.texts["p"]
+    assert any(text.startswith("The mistakes of the trial to use cannot be shown here: ") for text in page.texts["p"])
     assert any(text.startswith("What was typed for") for text in page.texts["p"])
 
 
@@ -314,6 +314,20 @@ def test_a_meagre_sweep_has_a_report_too(old_store: Store, name, trials, questio
     assert page.texts["h1"] == [question]
     assert any(said in text for text in page.texts["p"])
     assert len(page.rows("trials")) == len(trials)
+
+
+def test_weights_that_are_gone_cost_the_pictures_of_mistakes_alone(terminal: Terminal, page: Page) -> None:
+    facts = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
+    folder = Path(terminal.store.client.get_run(facts["run"]).info.artifact_uri.removeprefix("file://"))
+    weights = (folder / "weights.pt").rename(folder / "aside.pt")
+    try:
+        without = report("first", store=terminal.store)
+    finally:
+        weights.rename(folder / "weights.pt")
+    said = "The weights of the trial to use are not in the store, so its mistakes cannot be shown."
+    assert said in Page(without.html).texts["p"]
+    assert "plots/confusion.png" not in without.files
+    assert "plots/curves.png" in without.files
 
 
 def test_another_metric_can_select(terminal: Terminal, finished: pd.DataFrame) -> None:

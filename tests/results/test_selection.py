@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from sweepstack.results.table import as_frame
 
 from sweepstack.errors import UserError
 from sweepstack.results.selection import BEST, NOT_TOLD_APART, WORSE, select
 from sweepstack.results.statistics import mcnemar, paired_t, welch_t, wilson
-from sweepstack.results.table import as_frame
 from sweepstack.tracking.store import Row
 
 Figures = dict[str, float]

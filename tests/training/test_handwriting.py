@@ -4,6 +4,7 @@ import io
 import struct
 import warnings
 import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,11 @@ def test_an_image_of_mnist_is_nearly_what_it_was(digit, tmp_path):
     assert distance(prepared(Image.fromarray(digit), tmp_path / "7.png"), digit) < 0.005
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-@pytest.mark.parametrize("how", ["dark on light", "large", "margins", "grey paper", "shadow", "transparent", "16 bits"])
+EITHER = ["dark on light", "large", "margins", "grey paper", "shadow"]
+ONLY_PNG = ["transparent", "16 bits"]
+
+
+@pytest.mark.parametrize(("how", "suffix"), [*product(EITHER, ("png", "jpg")), *product(ONLY_PNG, ("png",))])
 def test_however_it_is_drawn_it_is_the_same_digit(digit, tmp_path, how, suffix):
     picture = Image.fromarray(digit)
     large = picture.resize((280, 280), Image.Resampling.BICUBIC)
@@ -55,12 +59,10 @@ def test_however_it_is_drawn_it_is_the_same_digit(digit, tmp_path, how, suffix):
         case "shadow":
             shadow = np.linspace(0, 70, 280)
             picture = Image.fromarray((230 - shadow - np.asarray(large) * 0.5).clip(0, 255).astype(np.uint8))
-        case "transparent" if suffix == "png":
+        case "transparent":
             picture = Image.merge("LA", [Image.new("L", large.size, 0), large])  # black ink on nothing
-        case "16 bits" if suffix == "png":
+        case "16 bits":
             picture = Image.fromarray(np.asarray(large).astype(np.uint16) * 257)
-        case _:
-            pytest.skip("a JPEG has neither")
     assert distance(prepared(picture, tmp_path / f"7.{suffix}"), digit) < 0.03
 
 

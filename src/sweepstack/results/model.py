@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweepstack.errors import UserError, did_you_mean
+from sweepstack.results.frame import table
+from sweepstack.results.selection import select
 from sweepstack.tracking import models
 from sweepstack.tracking.artifacts import artifact, config_of
-from sweepstack.tracking.runs import Record, find
+from sweepstack.tracking.runs import Record, find, record
 from sweepstack.tracking.store import Store
 from sweepstack.training.code import sources
 from sweepstack.training.predicting import Classifier, classifier, example
 from sweepstack.trial import WEIGHTS, TrialState
 
 BEST = "best"
-REQUIRED = ("sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow")
+REQUIRED = ("sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow", "scipy")
 """What a model needs to be loaded, pinned to the versions here."""
 
 
@@ -33,6 +35,17 @@ class Registered:
     model_id: str
     code: tuple[Path, ...]
     """The user's own code that went along."""
+
+
+def selected(store: Store, sweep: str) -> tuple[Record, str]:
+    """The trial to use of a sweep, see `selection.select`, and why its test figure is too good, if it is.
+
+    Raises:
+        StoreError: there is no such sweep.
+        UserError: none of its trials has finished.
+    """
+    selection = select(table(sweep, store=store))
+    return record(store, str(selection.trial["run_id"])), selection.caution
 
 
 def register(store: Store, run: Record, name: str | None = None, alias: str = BEST) -> Registered:

@@ -1,0 +1,344 @@
+"""sweepstack register, predict, show and repro, as a user types them."""
+
+import csv
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from sweepstack.cli import main
+from sweepstack.results import reproducing
+from sweepstack.results.predictions import right
+from sweepstack.tracking.artifacts import artifact, predictions
+from sweepstack.tracking.models import registered
+from sweepstack.tracking.rows import Row
+from sweepstack.tracking.runs import find
+from sweepstack.tracking.store import Store
+from sweepstack.training.data import digits
+
+from .conftest import Terminal
+
+OWN = """
+from torch import nn
+
+from own_parts import WIDTH
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 10))
+"""
+SWEEP = ("-m", "dataset=digits", "epochs=5", "optimizer.lr=0.3,0.1,0.01", "launch.width=3", "tracking.sweep=swept")
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+    """A sweep of three trials, and on their own one that diverges and one of a user's own model."""
+    terminal = Terminal(tmp_path_factory.mktemp("commands"))
+    (terminal.folder / "own_model.py").write_text(OWN)
+    (terminal.folder / "own_parts.py").write_text("WIDTH = 16\n")
+    assert terminal.type("train.py", *SWEEP).returncode == 0
+    diverges = ("dataset=digits", "epochs=2", "model=mlp", "optimizer.lr=1e30")
+    assert terminal.type("train.py", *diverges).returncode == 1
+    own = ("dataset=digits", "epochs=3", "batch_size=50", "model={_target_: own_model.Net}", "optimizer.lr=0.5")
+    done = terminal.type("train.py", *own)
+    assert done.returncode == 0, done.stderr
+    return terminal
+
+
+def sweepstack(terminal: Terminal, *words: str) -> Result:
+    """Types the command; in this process, for most of its time goes to importing MLflow."""
+    return CliRunner().invoke(main, words, env={"MLFLOW_TRACKING_URI": terminal.uri, "COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def row(terminal: Terminal) -> Row:
+    """The best of the sweep."""
+    return next(row for row in terminal.store.rows() if row.name == "lr=0.3")
+
+
+@pytest.fixture(scope="module")
+def own(terminal: Terminal) -> Row:
+    return terminal.store.rows("all")[-1]
+
+
+@pytest.fixture(scope="module")
+def seven(terminal: Terminal) -> Path:
+    """A handwritten digit: dark on light, larger, with a margin."""
+    images, labels = digits(train=False).tensors
+    image = images[labels == 7][0].numpy()
+    picture = Image.new("L", (300, 300), 250)
+    ink = Image.fromarray((250 - image * 220).astype(np.uint8)).resize((160, 160), Image.Resampling.BICUBIC)
+    picture.paste(ink, (100, 40))
+    picture.save(terminal.folder / "seven.png")
+    return terminal.folder / "seven.png"
+
+
+@pytest.fixture(scope="module")
+def best(terminal: Terminal) -> Result:
+    """The sweep's selected model is registered, after it was asked for in vain."""
+    nothing = sweepstack(terminal, "predict", "x.png")
+    assert nothing.exit_code == 2
+    assert nothing.stderr.startswith("error: there is no registered model in sqlite:///")
+    assert nothing.stderr.endswith("register the best one: sweepstack register\n")
+    return sweepstack(terminal, "register")
+
+
+# What trials keep
+
+
+def test_finished_trials_keep_what_they_predict(terminal: Terminal) -> None:
+    store, labels = terminal.store, digits(train=False).tensors[1].numpy()
+    is_right = right(store)
+    finished = [row for row in store.rows("all") if row.state == "FINISHED"]
+    assert len(finished) == 4
+    for row in finished:
+        kept = predictions(store, row.run_id)
+        assert kept.dtype == np.uint8
+        assert (is_right(row.run_id) == (kept == labels)).all()
+        assert float(is_right(row.run_id).mean()) == pytest.approx(row.metrics["test/accuracy"], abs=1e-6)
+
+
+def test_what_is_gone_or_damaged_is_none(terminal: Terminal, tmp_path: Path) -> None:
+    for file in ("mlflow.db",):
+        shutil.copy(terminal.folder / file, tmp_path / file)
+    store = Terminal(tmp_path).store
+    (diverged,) = [row for row in store.rows("all") if row.state == "FAILED"]
+    assert predictions(store, diverged.run_id) is None
+    assert predictions(store, "0" * 32) is None
+    assert right(store)("0" * 32) is None
+    run_id = store.rows()[0].run_id
+    uri = store.client.get_run(run_id).info.artifact_uri
+    file = Path(uri.removeprefix("file://"), "test_predictions.npy")
+    content = file.read_bytes()
+    for damaged in (b"", content[:50], content[:-1], b"\x93NUMPY" + b"x" * 200):
+        file.write_bytes(damaged)
+        assert predictions(store, run_id) is None
+    file.unlink()
+    assert right(store)(run_id) is None
+    file.write_bytes(content)
+    assert right(store)(run_id) is not None
+
+
+# register
+
+
+def test_the_selected_model_is_registered(terminal: Terminal, best: Result, row: Row) -> None:
+    assert (best.exit_code, best.stderr) == (0, "")
+    lines = best.stdout.splitlines()
+    assert lines[0].startswith("lr=0.3  test/accuracy")
+    assert lines[1] == "registered as digits, version 1: models:/digits@best"
+    assert lines[2] == "Predict:  sweepstack predict IMAGE.png"
+    client = terminal.store.client
+    version = client.get_model_version_by_alias("digits", "best")
+    assert version.run_id == row.run_id
+    run = client.get_run(row.run_id)
+    assert run.info.status == "FINISHED"  # as before, with the same end
+    assert [output.model_id for output in run.outputs.model_outputs] == [version.model_id]
+
+
+def test_it_is_loaded_by_plain_mlflow_in_another_process(terminal: Terminal, best: Result, row: Row) -> None:
+    code = """
+import mlflow, numpy as np
+from sweepstack.training.data import digits
+model = mlflow.pyfunc.load_model("models:/digits@best")
+images = digits(train=False).tensors[0].numpy().reshape(-1, 1, 8, 8)
+found = model.predict(images)
+assert found.dtype == np.float32 and np.allclose(found.sum(1), 1, atol=1e-6)
+print(model.metadata.signature.to_dict())
+print(found.argmax(1).tolist())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd="/",
+        env={**terminal.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    signature, predicted = done.stdout.splitlines()
+    assert json.loads(predicted) == predictions(terminal.store, row.run_id).tolist()
+    assert "'shape': (-1, 1, 8, 8)" in signature or "[-1, 1, 8, 8]" in signature
+
+
+def test_the_model_names_what_it_needs_and_holds_no_pickle(terminal: Terminal, best: Result) -> None:
+    client = terminal.store.client
+    model = client.get_logged_model(client.get_model_version_by_alias("digits", "best").model_id)
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    required = (folder / "requirements.txt").read_text().split()
+    assert f"torch=={torch.__version__.partition('+')[0]}" in [line.partition("+")[0] for line in required]
+    assert {line.partition("==")[0] for line in required} == {
+        *["sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow", "scipy"]
+    }
+    assert (folder / "input_example.json").is_file()
+    assert not [*folder.rglob("*.pkl")]
+    torch.load(folder / "data" / "weights.pt", weights_only=True)
+
+
+def test_a_users_own_model_goes_along_with_its_code(terminal: Terminal, own: Row, seven: Path, tmp_path: Path) -> None:
+    before = list(sys.path)
+    sys.path.append(str(terminal.folder))
+    done = sweepstack(terminal, "register", own.run_id[:8], "--name", "mine", "--alias", "try-1")
+    sys.path[:] = before
+    for name in ("own_model", "own_parts"):
+        sys.modules.pop(name, None)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "with its code: own_model.py, own_parts.py" in done.stdout
+    assert "sweepstack predict --model mine@try-1 IMAGE.png" in done.stdout
+    done = sweepstack(terminal, "predict", str(seven), "--model", "try-1", "--format", "json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert json.loads(done.stdout)[0]["class"] == 7
+
+
+# predict
+
+
+def test_pictures_are_classified_in_three_formats(terminal: Terminal, best: Result, seven: Path, row: Row) -> None:
+    text = sweepstack(terminal, "predict", str(seven))
+    assert (text.exit_code, text.stderr) == (0, "")
+    assert re.fullmatch(rf"{re.escape(str(seven))}  7  [\d.]+%  \(then \d [\d.]+%, \d [\d.]+%\)\n", text.stdout)
+    (record,) = json.loads(sweepstack(terminal, "predict", str(seven), "--format", "json").stdout)
+    assert (record["file"], record["class"]) == (str(seven), 7)
+    assert record["probability"] == max(record["probabilities"])
+    assert sum(record["probabilities"]) == pytest.approx(1)
+    (line,) = csv.DictReader(
+        io.StringIO(sweepstack(terminal, "predict", str(seven), "--format", "csv", "--model", "digits@best").stdout)
+    )
+    assert line["class"] == "7"
+    assert float(line["p7"]) == float(line["probability"]) == record["probability"]
+    of_run = sweepstack(terminal, "predict", str(seven), "--model", row.run_id)
+    assert of_run.stdout == text.stdout
+
+
+def test_bad_pictures_are_told_after_the_good_ones(
+    terminal: Terminal, best: Result, seven: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "no\nte.png").write_text("I am no picture")
+    Image.new("L", (40, 40), 255).save(tmp_path / "white.jpg")
+    bad = [str(tmp_path / name) for name in ("no\nte.png", "none.png", "white.jpg")]
+    done = sweepstack(terminal, "predict", bad[0], str(seven), *bad[1:])
+    assert done.exit_code == 2
+    assert done.stdout.startswith(f"{seven}  7  ")
+    assert done.stderr.splitlines() == [
+        f"error: {tmp_path}/no\\nte.png must be a PNG or JPEG picture, it is neither; save it as one of them",
+        f"error: {tmp_path}/none.png cannot be read (No such file or directory); correct the path",
+        f"error: {tmp_path}/white.jpg must show a digit, it is of one shade; take another picture",
+    ]
+
+
+# show and repro
+
+
+def test_show_tells_all_of_a_run(terminal: Terminal, row: Row) -> None:
+    done = sweepstack(terminal, "show", "lr=0.3")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("lr=0.3  FINISHED\n")
+    assert sweepstack(terminal, "show", row.run_id[:12]).stdout == done.stdout
+    lines = done.stdout.splitlines()
+    assert f"  test/accuracy        {row.metrics['test/accuracy']:.4f}" in lines
+    assert "curves over epochs 1 to 5" in lines
+    (loss,) = [line for line in lines if re.match(r"  train/loss +[▁▂▃▄▅▆▇█]{5}  ", line)]
+    assert loss.split()[1][0] == "█"
+    assert loss.split()[1][-1] == "▁"
+    assert "  optimizer:" in lines
+    assert "    lr: 0.3" in lines
+
+
+def test_show_tells_why_a_trial_failed(terminal: Terminal) -> None:
+    (diverged,) = [row for row in terminal.store.rows("all") if row.state == "FAILED"]
+    done = sweepstack(terminal, "show", diverged.run_id)
+    assert "  reason       the loss was" in done.stdout
+    assert "the end of its log" in done.stdout
+    assert "FAILED the loss was" in done.stdout.partition("the end of its log")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["show", "lr=0.33"], "there is no run 'lr=0.33' in sqlite:.*; did you mean 'lr=0.3'[?]"),
+        (["show", "nothing like it"], "there is no run 'nothing like it' in .*; give an id, the beginning of one, or"),
+        (["show", "x", "--store", "sqlite:////nonexistent/x.db"], "the tracking store .* holds no trials yet"),
+        (["register", "--sweep", "swpet"], "there is no sweep 'swpet' in .*; did you mean 'swept'[?]"),
+        (["register", "lr=0.3", "--sweep", "swept"], "give a run or a sweep, got both"),
+        (["register", "--name", "a/b"], "a model's name must be without / : and @, got 'a/b'; choose another"),
+        (["register", "--alias", "v1"], "an alias must be of letters, .*, got 'v1'; choose another with --alias"),
+        (["predict", "x.png", "--model", "digits@bset"], "model 'digits' has no alias 'bset'; did you mean 'best'[?]"),
+        (["predict", "x.png", "--model", "digist@best"], "there is no model 'digist' in .*; did you mean 'digits'[?]"),
+        (["predict", "x.png", "--model", "lr=0.33"], "there is no run 'lr=0.33' in .*; did you mean 'lr=0.3'[?]"),
+        (["repro", "lr=0.33", "--run"], "there is no run 'lr=0.33' in .*; did you mean 'lr=0.3'[?]"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(terminal: Terminal, best: Result, words: list[str], line: str) -> None:
+    done = sweepstack(terminal, *words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    (shown,) = done.stderr.splitlines()
+    assert re.match(f"error: {line}", shown), shown
+
+
+def test_a_failed_run_has_no_model_and_a_beginning_of_many_ids_is_told(terminal: Terminal) -> None:
+    (diverged,) = [row for row in terminal.store.rows("all") if row.state == "FAILED"]
+    done = sweepstack(terminal, "register", diverged.run_id)
+    assert done.exit_code == 2
+    assert f"({diverged.run_id}) is FAILED; choose another" in done.stderr
+    ids = [row.run_id for row in terminal.store.rows("all")]
+    first = [one[0] for one in ids]
+    twice = [sign for sign in first if first.count(sign) > 1]
+    for sign in twice[:1]:  # of four random ids; the next test makes sure of two names
+        assert "must mean one run" in sweepstack(terminal, "show", sign).stderr
+
+
+def test_repro_prints_the_command(terminal: Terminal, row: Row) -> None:
+    done = sweepstack(terminal, "repro", row.run_id)
+    assert done.exit_code == 0
+    python, program, *overrides = shlex.split(done.stdout)
+    assert (python, Path(program).name) == ("python", "train.py")
+    assert overrides == ["dataset=digits", "epochs=5", "optimizer.lr=0.3", "launch.width=3", "tracking.sweep=swept"]
+
+
+def untouched(terminal: Terminal) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in terminal.folder.rglob("*") if path.is_file()}
+
+
+def test_repro_runs_it_again_and_the_result_is_equal(terminal: Terminal, row: Row) -> None:
+    before = untouched(terminal)
+    done = sweepstack(terminal, "repro", row.run_id, "--run")
+    assert done.exit_code == 0, done.output
+    assert re.match(r"equal, (bit for bit|within rounding: it was trained in a stack, )", done.stdout.splitlines()[1])
+    after = untouched(terminal)
+    assert {path for path in after if after[path] != before.get(path)} <= {
+        str(terminal.folder / name) for name in ("mlflow.db", "mlflow.db-shm", "mlflow.db-wal")
+    }
+
+
+def test_a_failure_is_repeated_too(terminal: Terminal) -> None:
+    (diverged,) = [row for row in terminal.store.rows("all") if row.state == "FAILED"]
+    done = sweepstack(terminal, "repro", diverged.run_id, "--run")
+    assert (done.exit_code, done.stdout.splitlines()[1]) == (0, "equal, bit for bit"), done.output
+
+
+def test_what_does_not_end_the_same_is_told_with_its_figures(terminal: Terminal) -> None:
+    store: Store = terminal.store
+    one, other = (find(store, name) for name in ("lr=0.3", "lr=0.01"))
+    found = reproducing.compare(store, one, store, other)
+    assert not found.equal
+    assert "fingerprint: the config has changed" in found.differences
+    assert any(re.match(r"test predictions: \d+ of 360 images otherwise", line) for line in found.differences)
+    assert any(line.startswith("val/accuracy: ") for line in found.differences)
+    assert reproducing.compare(store, one, store, one) == reproducing.Comparison(True, "bit for bit", ())
+
+
+def test_models_of_others_are_left_alone(terminal: Terminal, best: Result) -> None:
+    terminal.store.client.create_registered_model("somebody-elses")
+    assert "somebody-elses" not in registered(terminal.store)
+    assert artifact(terminal.store, terminal.store.rows()[0].run_id, "nothing.txt") is None
