@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweepstack.results.columns import upwards
@@ -108,7 +108,7 @@ def _inside_html(tag: str, name: str) -> str:
     return re.sub(r'( id="| href="#|url\(#)', rf"\g<1>{name}-", tag)
 
 
-def gid(trials: Iterable[int]) -> str:
+def gid(trials: Iterable[Hashable]) -> str:
     """What an artist is known by that shows these trials, by their places in the table."""
     return "trial-" + "-".join(map(str, trials))
 

@@ -3,7 +3,7 @@ table, its index; those of the selected setting are `best`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,16 +54,16 @@ def learning_curves(
         drawn = figure()
         axes = drawn.subplots()
         curves = dict(iter(history.groupby("run_id", sort=False)))
-        order = sorted(frame.index, key=lambda place: place in best)  # the best last: in front
-        for place in order:
-            curve = curves.get(frame["run_id"][place])
-            if curve is None:
-                continue
-            colour, width, front = (ORANGE, 2.0, 3) if place in best else (GREY, 0.8, 2)
-            name = gid([place]) if len(frame) <= SINGLE else None
-            axes.plot(curve["step"], curve["value"], color=colour, lw=width, zorder=front, gid=name)
-            axes.plot(curve["step"].iloc[-1:], curve["value"].iloc[-1:], ".", color=colour, ms=4, zorder=front)
-        others = len(curves) - sum(frame["run_id"][place] in curves for place in best)
+        paths = {
+            place: curves[run_id][["step", "value"]].to_numpy(dtype=float)
+            for place, run_id in frame["run_id"].items()
+            if run_id in curves
+        }
+        _lines(axes, paths, dict.fromkeys(paths, GREY), best, (0.8, 2.0))
+        for colour, places in ((GREY, [*paths]), (ORANGE, [place for place in paths if place in best])):
+            ends = np.array([paths[place][-1] for place in places]).reshape(-1, 2)
+            axes.plot(ends[:, 0], ends[:, 1], ".", color=colour, ms=4, zorder=2)
+        others = len(paths) - sum(place in paths for place in best)
         axes.plot([], [], color=ORANGE, lw=2, label=f"the best setting: {shortened(label, 60)}")
         if others:
             axes.plot(
@@ -129,11 +129,9 @@ def parallel_coordinates(frame: pd.DataFrame, knobs: Sequence[str], objective: s
         drawn = figure(max(6.0, 1.9 * (len(knobs) + 1)), 4.5)
         axes = drawn.subplots()
         colours = colormaps[COLOURS](shades if more_is_better(objective) else 1 - shades)
-        for place, line, colour in zip(frame.index, heights, colours, strict=True):
-            chosen = place in best
-            name = gid([place]) if len(frame) <= SINGLE else None
-            width, front = (2.6, 3) if chosen else (1.1, 2)
-            axes.plot(line, color=ORANGE if chosen else colour, lw=width, zorder=front, gid=name, clip_on=False)
+        across = np.arange(len(knobs) + 1.0)
+        paths = {place: np.column_stack([across, line]) for place, line in zip(frame.index, heights, strict=True)}
+        _lines(axes, paths, dict(zip(frame.index, colours, strict=True)), best, (1.1, 2.6))
         for number, axis in enumerate([*axes_of, Scale("linear", values, [], [])]):
             axes.axvline(number, color=INK, lw=1, zorder=1)
             for height, label in _ticks(axis, (low, high) if number == len(knobs) else None):
@@ -178,6 +176,28 @@ def marks(
     for place in np.flatnonzero(chosen & np.isfinite(x)).tolist():
         height = np.clip(y[place], low, high)
         axes.plot(x[place], height, "o", mfc="none", mec=ORANGE, mew=1.8, ms=9, zorder=5, gid=gid(trials[place]))
+
+
+def _lines(
+    axes: Axes,
+    paths: Mapping[Hashable, np.ndarray[Any, Any]],
+    colours: Mapping[Hashable, Any],
+    best: Collection[int],
+    widths: tuple[float, float],
+) -> None:
+    """A line for each trial, [points, 2] by its place: the best in front, and wider."""
+    from matplotlib.collections import LineCollection
+
+    single = len(paths) <= SINGLE
+    if not single:
+        lines = [paths[place] for place in paths if place not in best]
+        shades = [colours[place] for place in paths if place not in best]
+        axes.add_collection(LineCollection(lines, colors=shades, linewidths=widths[0], zorder=2))
+    for place, path in paths.items():
+        if single or place in best:
+            colour, width, front = (ORANGE, widths[1], 3) if place in best else (colours[place], widths[0], 2)
+            name = gid([place]) if single else None
+            axes.plot(path[:, 0], path[:, 1], color=colour, lw=width, zorder=front, gid=name)
 
 
 def _means(axis: Scale, values: np.ndarray[Any, Any]) -> tuple[list[float], list[float], list[float]]:
