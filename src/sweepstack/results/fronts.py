@@ -31,8 +31,9 @@ def time_and_objective(
     metric = time_metric(frame)
     usable = set(measured(measured(frame, objective), metric).index)
     groups = [kept for group in settings if (kept := [place for place in group if place in usable])]
-    seconds = np.array([frame[metric].loc[group].mean() for group in groups])
-    values = np.array([frame[objective].loc[group].mean() for group in groups])
+    known = {name: frame[name].to_dict() for name in (metric, objective)}
+    seconds = np.array([np.mean([known[metric][place] for place in group]) for group in groups])
+    values = np.array([np.mean([known[objective][place] for place in group]) for group in groups])
     front = [int(place) for place in np.flatnonzero(pareto(seconds, values, more_is_better(objective)))]
     front.sort(key=lambda place: seconds[place])
     with styled():

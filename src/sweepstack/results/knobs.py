@@ -65,11 +65,18 @@ class Scale:
 
     def onto(self, axes: Axes, which: str) -> None:
         """Sets up the x or y axis."""
+        from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
         axis = axes.xaxis if which == "x" else axes.yaxis
         set_scale = axes.set_xscale if which == "x" else axes.set_yscale
         if self.kind == "log":
             set_scale("log")
-            axis.set_minor_locator(_nothing())
+            finite = self.at[np.isfinite(self.at)]
+            decades = np.log10(finite.max() / finite.min())
+            axis.set_major_locator(
+                LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)) if decades > 1 else MaxNLocator(4)
+            )
+            axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(lambda value, _: format(value, "g"))
         if self.ticks:
             axis.set_ticks(self.ticks, [shortened(label, 16) for label in self.labels])
@@ -128,9 +135,3 @@ def _natural(value: Any) -> list[str | int]:
 def _decades(column: pd.Series[Any]) -> float:
     sizes = column[column > 0]
     return float(np.log10(sizes.max() / sizes.min())) if len(sizes) else 0.0
-
-
-def _nothing() -> Any:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()

@@ -45,7 +45,7 @@ def learning_curves(
     """The objective as training goes on: all trials, the best in front.
 
     Args:
-        history: columns run_id, step, value.
+        history: columns run_id, step, value; a run's rows are beside each other, by step.
         label: what the best setting is called.
     """
     from matplotlib.ticker import MaxNLocator
@@ -53,12 +53,10 @@ def learning_curves(
     with styled():
         drawn = figure()
         axes = drawn.subplots()
-        curves = dict(iter(history.groupby("run_id", sort=False)))
-        paths = {
-            place: curves[run_id][["step", "value"]].to_numpy(dtype=float)
-            for place, run_id in frame["run_id"].items()
-            if run_id in curves
-        }
+        codes, run_ids = pd.factorize(history["run_id"])
+        points = history[["step", "value"]].to_numpy(dtype=float)
+        curves = dict(zip(run_ids, np.split(points, np.flatnonzero(np.diff(codes)) + 1), strict=True))
+        paths = {place: curves[run_id] for place, run_id in frame["run_id"].items() if run_id in curves}
         _lines(axes, paths, dict.fromkeys(paths, GREY), best, (0.8, 2.0))
         for colour, places in ((GREY, [*paths]), (ORANGE, [place for place in paths if place in best])):
             ends = np.array([paths[place][-1] for place in places]).reshape(-1, 2)
@@ -192,7 +190,7 @@ def _lines(
     if not single:
         lines = [paths[place] for place in paths if place not in best]
         shades = [colours[place] for place in paths if place not in best]
-        axes.add_collection(LineCollection(lines, colors=shades, linewidths=widths[0], zorder=2))
+        axes.add_collection(LineCollection(lines, colors=shades, linewidths=widths[0], alpha=0.2, zorder=2))
     for place, path in paths.items():
         if single or place in best:
             colour, width, front = (ORANGE, widths[1], 3) if place in best else (colours[place], widths[0], 2)
