@@ -1,4 +1,4 @@
-"""The command `sweepstack`: the results table, MLflow's UI, datasets; more of it in `commands`."""
+"""The command `sweepstack`: the results table, the report, MLflow's UI, datasets; more of it in `commands`."""
 
 from __future__ import annotations
 
@@ -121,6 +121,33 @@ def _put(rendered: str | bytes, output: Path | None, what: str) -> None:
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}); choose another file with -o") from error
     click.echo(f"{what}: {output}", err=True)
+
+
+@main.command()
+@click.option("--sweep", default="latest", show_default=True, metavar="NAME|latest|all", help="Which trials.")
+@click.option("--metric", metavar="NAME", help="What selects.  [default: validation accuracy]")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True
+)
+@click.option("--record/--no-record", default=True, help="Keep it with the sweep's summary run in MLflow, too.")
+@store_option
+def report(sweep: str, metric: str | None, output: Path, record: bool, store: str | None) -> None:
+    """Write the report of a sweep: one HTML file with answer, table and plots, which opens anywhere."""
+    from rich.console import Console
+
+    from sweepstack.results.report import report as make
+    from sweepstack.tracking.store import Store
+    from sweepstack.tracking.summary import record_summary
+
+    target = Store(store)
+    with Console(stderr=True).status("reading the store") as status:  # shows on terminals alone
+        made = make(sweep, store=target, metric=metric, tell=status.update)
+    _put(made.html, output, f"{made.trials} trials")
+    if record:
+        try:
+            record_summary(target, made.sweep, made.experiment_id, made.files)
+        except StoreError as error:  # the file is there, and that is what was asked for
+            click.echo(f"The report is not recorded in MLflow: {error}", err=True)
 
 
 @main.command()

@@ -1,0 +1,71 @@
+"""Where a run comes from: what was typed, the versions and the data that trained it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from sweepstack.errors import UserError
+from sweepstack.tracking.artifacts import overrides_of
+from sweepstack.tracking.rows import RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
+from sweepstack.tracking.store import Store
+
+MASK = "***@"
+"""What stands for a password in a record."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One run, as far as it takes to train it again and to know what it was trained with."""
+
+    overrides: tuple[str, ...] | None
+    """As they were typed, but for what held a password; None when they are gone."""
+    versions: dict[str, str]
+    """Of Python and of what the figures depend on, by package."""
+    commit: str
+    """Of git; empty when there was none."""
+    uncommitted: bool
+    trained: str
+    """In words: alone or in a stack; empty when that is not known."""
+    recomposed: str
+    """Why its figures may differ in the last digits; see `Ended`."""
+    dataset: str
+    digest: str
+    """Checksum of images and labels."""
+    counts: dict[str, int]
+    """Images: train, held_out, test."""
+
+
+def origin(store: Store, run_id: str) -> Origin:
+    """What the store knows of a run; what an older version did not write, or somebody deleted, is empty."""
+    run = store.client.get_run(run_id)
+    tags = run.data.tags
+    known = {key.removeprefix("versions."): value for key, value in tags.items() if key.startswith("versions.")}
+    inputs = run.inputs.dataset_inputs if run.inputs is not None else []
+    dataset = inputs[0].dataset if inputs else None
+    own = {"sweepstack": tags[VERSION_TAG]} if VERSION_TAG in tags else {}
+    return Origin(
+        overrides=_overrides(store, run_id),
+        versions={**own, **dict(sorted(known.items()))},
+        commit=tags.get("mlflow.source.git.commit", ""),
+        uncommitted=tags.get("git.uncommitted_changes") == "true",
+        trained=tags.get(TRAINED_TAG, ""),
+        recomposed=tags.get(RECOMPOSED_TAG, ""),
+        dataset=dataset.name if dataset is not None else "",
+        digest=dataset.digest if dataset is not None else "",
+        counts=_counts(dataset.profile if dataset is not None else None),
+    )
+
+
+def _overrides(store: Store, run_id: str) -> tuple[str, ...] | None:
+    try:
+        return tuple(line for line in overrides_of(store, run_id) if MASK not in line)
+    except UserError:  # they are gone
+        return None
+
+
+def _counts(profile: str | None) -> dict[str, int]:
+    try:
+        return {str(part): int(count) for part, count in json.loads(profile or "{}").items()}
+    except (ValueError, TypeError, AttributeError):  # of another tool
+        return {}

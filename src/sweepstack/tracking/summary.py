@@ -1,0 +1,61 @@
+"""A sweep's summary run: one for each sweep, which carries its report, table and plots. It is no trial, and must not
+look like one: neither tables nor the UI's link to a sweep find it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from sweepstack.errors import StoreError, one_line
+from sweepstack.tracking.store import Store
+
+SUMMARY_TAG = "sweepstack.summary"
+"""Holds the name of the sweep."""
+ABOUT_TAG = "mlflow.note.content"
+PLOTS = "plots"
+
+
+def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[str, bytes]) -> str:
+    """Keeps files with the summary run of a sweep, which is made if it is not there yet; those of an earlier report go.
+
+    Args:
+        files: content by path; pictures are below `plots/`.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        StoreError: the store does not take them.
+    """
+    try:
+        run_id = _run_of(store, sweep, experiment_id)
+        store.client._tracking_client._get_artifact_repo(run_id).delete_artifacts(PLOTS)
+        with tempfile.TemporaryDirectory(prefix="sweepstack-") as aside:
+            for name, content in files.items():
+                path = Path(aside) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            store.client.log_artifacts(run_id, aside)
+    except Exception as error:  # MLflow lets the errors of drivers, sockets and disks through
+        raise StoreError(f"{store.uri} does not take the report ({one_line(error)})") from error
+    return run_id
+
+
+def summary_run(store: Store, sweep: str) -> str | None:
+    """The id of a sweep's summary run; None when there is none."""
+    found = store.runs(f"tags.`{SUMMARY_TAG}` LIKE '%'")  # names are compared here: some hold quotes
+    return next((str(run.info.run_id) for run in found if run.data.tags[SUMMARY_TAG] == sweep), None)
+
+
+def _run_of(store: Store, sweep: str, experiment_id: str) -> str:
+    client = store.client  # before the lock, which making the database takes too
+    with store.writing():
+        run_id = summary_run(store, sweep)
+        if run_id is not None:
+            return run_id
+        tags = {SUMMARY_TAG: sweep, ABOUT_TAG: f"The report of sweep {sweep}, with its table and plots."}
+        run_id = str(client.create_run(experiment_id, tags=tags, run_name=f"summary of {sweep}").info.run_id)
+        client.set_terminated(run_id, "FINISHED", int(time.time() * 1000))
+    return run_id

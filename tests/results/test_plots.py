@@ -1,0 +1,231 @@
+"""The plots show the figures of the table: looked at as data, not as pixels."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex
+
+from sweepstack.results.drawing import ORANGE, SINGLE, gid, png, svg, words
+from sweepstack.results.frame import as_frame
+from sweepstack.results.fronts import pareto, time_and_objective
+from sweepstack.results.heat_maps import heat_maps, pairs
+from sweepstack.results.importance import Importance, importance, importance_bars
+from sweepstack.results.knobs import knobs, scale
+from sweepstack.results.mistakes import Answers, confusion, confusion_matrix, surest_mistakes, wrong_images
+from sweepstack.results.plots import by_knob, learning_curves, parallel_coordinates
+from sweepstack.tracking.rows import Row
+
+LRS, SIZES = (0.001, 0.01, 0.1), (50, 100)
+
+
+def row(number, params, metrics, state="FINISHED"):
+    params = {key: str(value) for key, value in params.items()}
+    return Row(f"id{number:05}", f"run {number}", "1", "sweep", state, "", "", 1000 + number, params, metrics)
+
+
+def grid(figure_of, seeds=2):
+    """A sweep over learning rate, batch size and seed, with these figures."""
+    rows = []
+    for number, (lr, size, seed) in enumerate(itertools.product(LRS, SIZES, range(seeds))):
+        metrics = {"val/accuracy": figure_of(lr, size, seed), "train_seconds": 1000 / size}
+        rows.append(row(number, {"lr": lr, "batch_size": size, "seed": seed}, metrics))
+    return as_frame(rows)
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    return grid(lambda lr, size, seed: 0.7 + 0.1 * math.log10(lr * 1000) + size / 10_000 + seed / 1000)
+
+
+def marks(axes):
+    """What is drawn for single trials: by their places in the table."""
+    return {line.get_gid(): line for line in axes.lines if line.get_gid()}
+
+
+def test_learning_curves_hold_every_history_and_the_best_is_in_front(frame: pd.DataFrame) -> None:
+    history = pd.DataFrame(
+        [(run_id, step, place / 100 + step / 10) for place, run_id in enumerate(frame["run_id"]) for step in (1, 2, 3)],
+        columns=["run_id", "step", "value"],
+    )
+    (axes,) = learning_curves(frame, history, "val/accuracy", [0, 1], "lr=0.1").axes
+    drawn = marks(axes)
+    assert len(drawn) == len(frame)
+    for place in frame.index:
+        line = drawn[gid([place])]
+        assert line.get_xdata().tolist() == [1, 2, 3]
+        assert line.get_ydata().tolist() == pytest.approx([place / 100 + step / 10 for step in (1, 2, 3)])
+        assert (to_hex(line.get_color()).upper() == ORANGE) == (place in (0, 1))
+    assert drawn[gid([0])].get_zorder() > drawn[gid([5])].get_zorder()
+    assert axes.get_ylabel() == "validation accuracy"
+
+
+def test_each_knob_has_a_panel_with_every_trial_and_the_means(frame: pd.DataFrame) -> None:
+    names = knobs(frame)
+    assert names == ["lr", "batch_size"]
+    rate, size = by_knob(frame, names, "val/accuracy", [0]).axes
+    assert (rate.get_xscale(), size.get_xscale()) == ("log", "linear")
+    assert [label.get_text() for label in rate.get_xticklabels()] == ["0.001", "0.01", "0.1"]
+    for place, line in ((place, marks(rate)[gid([place])]) for place in frame.index):
+        assert (line.get_xdata(), line.get_ydata()) == (frame["lr"][place], frame["val/accuracy"][place])
+    (bars,) = [one for one in rate.containers if one.get_label() == "_means"]
+    means = frame.groupby("lr")["val/accuracy"]
+    assert bars.lines[0].get_xdata().tolist() == pytest.approx(list(LRS))
+    assert bars.lines[0].get_ydata().tolist() == pytest.approx(means.mean().tolist())
+    reach = [abs(top - bottom) / 2 for (_, bottom), (_, top) in bars.lines[2][0].get_segments()]
+    assert reach == pytest.approx(means.std().tolist())
+
+
+def test_text_and_missing_values_are_categories_in_their_order() -> None:
+    column = pd.Series(["[64]", "[8]", None, "[64]"], name="model.hidden")
+    axis = scale("model.hidden", column)
+    assert (axis.kind, axis.labels) == ("category", ["[8]", "[64]", "not set"])
+    assert axis.at.tolist() == [1, 0, 2, 1]
+    decay = scale("weight_decay", pd.Series([0.0, 1e-4, 1e-2]))
+    assert (decay.kind, decay.labels) == ("category", ["0", "0.0001", "0.01"])  # zero has no logarithm
+    assert scale("width", pd.Series([1, 10, 100])).kind == "log"
+    assert scale("epochs", pd.Series([1, 10, 99])).kind == "linear"
+
+
+def test_what_follows_from_the_choice_of_a_group_is_no_knob() -> None:
+    rows = [
+        row(0, {"optimizer": "sgd", "momentum": 0.9, "lr": 0.1}, {"val/accuracy": 0.5}),
+        row(1, {"optimizer": "adam", "betas": "[0.9, 0.999]", "lr": 0.1}, {"val/accuracy": 0.6}),
+        row(2, {"optimizer": "adam", "betas": "[0.9, 0.999]", "lr": 0.2}, {"val/accuracy": 0.7}),
+    ]
+    assert knobs(as_frame(rows)) == ["optimizer", "lr"]
+    both = [*rows, row(3, {"optimizer": "sgd", "momentum": 0.0, "lr": 0.1}, {"val/accuracy": 0.5})]
+    assert knobs(as_frame(both)) == ["optimizer", "lr", "momentum"]
+
+
+def test_a_far_out_trial_is_a_triangle_at_the_edge_and_does_not_flatten_the_others() -> None:
+    frame = grid(lambda lr, size, seed: 0.1 if (lr, size, seed) == (0.1, 100, 1) else 0.9 + lr / 10 + seed / 1000)
+    rate, _ = by_knob(frame, ["lr", "batch_size"], "val/accuracy", [0]).axes
+    low, _ = rate.get_ylim()
+    assert low > 0.8
+    (outside,) = [line for line in marks(rate).values() if line.get_marker() == "v"]
+    assert outside.get_ydata().tolist() == [low]
+    assert outside.get_gid() == gid([len(frame) - 1])
+
+
+def test_heat_maps_show_means_and_leave_out_what_was_not_tried() -> None:
+    frame = grid(lambda lr, size, seed: lr + size / 1000 + seed / 100)
+    frame = frame[(frame["lr"] != 0.1) | (frame["batch_size"] != 50)].reset_index(drop=True)
+    frame.attrs["vary"] = 3
+    assert pairs(frame, ["batch_size", "lr"]) == [("lr", "batch_size")]
+    axes, _ = heat_maps(frame, [("lr", "batch_size")], "val/accuracy", [0]).axes
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert texts == {
+        (column, line): "–" if (lr, size) == (0.1, 50) else f"{lr + size / 1000 + 0.005:.3f}"
+        for (line, lr), (column, size) in itertools.product(enumerate(LRS), enumerate(SIZES))
+    }
+    assert sum(patch.get_label() == "best" for patch in axes.patches) == 1
+    cells = [set(patch.get_gid().removeprefix("trial-").split("-")) for patch in axes.patches if patch.get_gid()]
+    assert sorted(itertools.chain.from_iterable(cells), key=int) == [str(place) for place in frame.index]
+
+
+def test_parallel_coordinates_put_each_trial_at_its_values(frame: pd.DataFrame) -> None:
+    (axes,) = parallel_coordinates(frame, ["lr", "batch_size"], "val/accuracy", [0]).axes
+    drawn = marks(axes)
+    best, worst = drawn[gid([0])].get_ydata(), drawn[gid([len(frame) - 1])].get_ydata()
+    assert best.tolist() == pytest.approx([1, 1, 1])
+    assert worst.tolist() == pytest.approx([0, 0, 0])
+    middle = frame.index[(frame["lr"] == 0.01) & (frame["batch_size"] == 50)][0]
+    assert drawn[gid([middle])].get_ydata()[:2].tolist() == pytest.approx([0.5, 0])
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30), st.booleans())
+def test_the_pareto_front_is_what_nothing_is_faster_and_better_than(points, up) -> None:
+    seconds, values = (np.array(column, dtype=float) for column in zip(*points, strict=True))
+    front = {(x, y) for (x, y), on in zip(points, pareto(seconds, values, up), strict=True) if on}
+    better = (lambda one, other: one >= other) if up else (lambda one, other: one <= other)
+    expected = {(x, y) for x, y in points if not any(a <= x and better(b, y) and (a, b) != (x, y) for a, b in points)}
+    assert front == expected
+
+
+def test_time_is_drawn_for_settings_with_the_means_of_their_trials(frame: pd.DataFrame) -> None:
+    groups = [list(places) for places in frame.groupby(["lr", "batch_size"]).groups.values()]
+    (axes,) = time_and_objective(frame, groups, ["lr", "batch_size"], "val/accuracy", [0, 1]).axes
+    drawn = marks(axes)
+    for group in groups:
+        line = drawn[gid(group)]
+        assert line.get_xdata() == pytest.approx(frame["train_seconds"][group].mean())
+        assert line.get_ydata() == pytest.approx(frame["val/accuracy"][group].mean())
+    (front,) = [line for line in axes.lines if line.get_label() == "_front"]
+    assert front.get_xdata().tolist() == [10.0]  # the largest batches are the fastest and, here, the best
+
+
+def test_importance_finds_the_knob_that_matters_and_is_the_same_each_time() -> None:
+    figures = iter(np.random.default_rng(0).normal(0, 0.001, 1000))
+    rows = [
+        row(number, {"lr": lr, "batch_size": size, "seed": seed}, {"val/accuracy": lr + next(figures)})
+        for number, (lr, size, seed) in enumerate(itertools.product((0.1, 0.2, 0.3, 0.4), (1, 2, 3), (0, 1)))
+    ]
+    found = importance(as_frame(rows), ["batch_size", "lr"], "val/accuracy")
+    assert isinstance(found, Importance)
+    assert found.knobs == ["lr", "batch_size"]
+    assert found.lost[0] > 0.5 > 0.1 > abs(found.lost[1])
+    assert found.explained > 0.5
+    assert importance(as_frame(rows[::-1]), ["batch_size", "lr"], "val/accuracy") == found
+    (axes,) = importance_bars(found, "val/accuracy").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["learning rate", "batch size"]
+    assert [bar.get_width() for bar in axes.patches] == found.lost
+
+
+def test_importance_says_why_it_cannot_be_told(frame: pd.DataFrame) -> None:
+    assert "varied one only" in str(importance(frame, ["lr"], "val/accuracy"))
+    assert "6 settings with a result are too few" in str(importance(frame, ["lr", "batch_size"], "val/accuracy"))
+    same = pd.concat([grid(lambda *_: 0.5).assign(epochs=epochs) for epochs in (1, 2)], ignore_index=True)
+    assert "no knob matters" in str(importance(same, ["lr", "batch_size", "epochs"], "val/accuracy"))
+
+
+def answers() -> Answers:
+    """Two classes and four images: one of class 0 is taken for 1, and surely so; one of class 1 for 0."""
+    probabilities = np.array([[0.9, 0.1], [0.01, 0.99], [0.4, 0.6], [0.7, 0.3]], dtype=np.float32)
+    return Answers(np.arange(16.0).reshape(4, 1, 2, 2), np.array([0, 0, 1, 1]), probabilities)
+
+
+def test_mistakes_are_counted_and_the_surest_come_first() -> None:
+    assert confusion(answers()).tolist() == [[1, 1], [1, 1]]
+    assert surest_mistakes(answers()).tolist() == [1, 3]
+    drawn = confusion_matrix(answers())
+    assert drawn.get_suptitle() == "2 of 4 test images are classified wrongly"
+    pictures = [axes for axes in wrong_images(answers()).axes if axes.images]
+    assert [axes.images[0].get_array().tolist() for axes in pictures] == [[[4, 5], [6, 7]], [[12, 13], [14, 15]]]
+    assert pictures[0].get_title().startswith("0, taken for 1\n(99.00% sure)")
+
+
+def test_names_are_shown_as_they_are_and_pictures_depend_on_the_data_alone() -> None:
+    rows = [
+        row(number, {"note": note, "lr": 0.1}, {"val/accuracy": number / 10})
+        for number, note in enumerate(["<script>x</script>", "$\\alpha$", 'id="a" href="#b"', "naïve ☃"])
+    ]
+    frame = as_frame(rows)
+    drawn = [svg(by_knob(frame, ["note"], "val/accuracy", [0]), "notes") for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert "<script" not in drawn[0]
+    assert "&lt;script&gt;x&lt;/s" in drawn[0]
+    assert "$\\alpha$" in drawn[0]
+    assert 'id="a" href="#b"' in drawn[0]
+    assert "://" not in drawn[0]
+    assert 'class="mark" data-trials="3"' in drawn[0]
+    once, again = (png(by_knob(frame, ["note"], "val/accuracy", [0])) for _ in range(2))
+    assert once == again
+
+
+def test_more_trials_than_can_be_pointed_at_are_drawn_as_one() -> None:
+    frame = as_frame([row(n, {"lr": (n + 1) / 1000}, {"val/accuracy": n / 1000}) for n in range(SINGLE + 1)])
+    (axes,) = by_knob(frame, ["lr"], "val/accuracy", [0]).axes
+    dots = [line for line in axes.lines if line.get_marker() == "o" and line.get_markersize() < 9]
+    assert max(len(line.get_xdata()) for line in dots) == SINGLE
+    assert not any((line.get_gid() or "").startswith("trial") for line in dots)
+
+
+def test_metrics_and_params_have_names_in_words() -> None:
+    assert [words(name) for name in ("lr", "val/loss", "test/accuracy", "weight_decay")] == [
+        "learning rate", "validation loss", "test accuracy", "weight decay",
+    ]  # fmt: skip
