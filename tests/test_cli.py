@@ -208,7 +208,7 @@ def test_ui_serves_on_loopback_and_ends_calmly(terminal: Terminal, sent: int) ->
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
     link = lines[1].split()[1]
-    assert link.startswith(f"http://127.0.0.1:{port}/#/experiments/1/runs?searchFilter=tags.%60sweep%2F")
+    assert link.startswith(f"http://127.0.0.1:{port}/#/experiments/1/runs?viewStateShareKey=")
     assert "workflowType=machine_learning" in link
     with urllib.request.urlopen(link, timeout=30) as page:
         assert b"MLflow" in page.read()
