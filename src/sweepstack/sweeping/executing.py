@@ -149,5 +149,8 @@ def _keep_weights(trial: Trial, recorded: Path) -> None:
             return
         trial.folder.mkdir(parents=True, exist_ok=True)
         aside = trial.folder / f".{recorded.name}"
-        shutil.copy2(recorded, aside)
-        os.replace(aside, trial.folder / recorded.name)
+        try:
+            shutil.copy2(recorded, aside)
+            os.replace(aside, trial.folder / recorded.name)
+        finally:
+            aside.unlink(missing_ok=True)
