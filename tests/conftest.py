@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from sweepstack.config import TrialConfig
@@ -55,9 +57,29 @@ def digits_config(digits_plain: Callable[..., dict[str, Any]]) -> Callable[..., 
     return lambda changes=None: TrialConfig.model_validate(digits_plain(changes))
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A store with nothing in it. MLflow takes seconds to make one: it is made once for all processes that test."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "empty"
+    folder.mkdir(exist_ok=True)
+    store = Store(f"sqlite:///{folder}/mlflow.db")
+    assert store.database is not None
+    with FileLock(folder / "made.lock"):
+        if not store.database.exists():
+            _ = store.client
+    return store.database
+
+
+def new_store(folder: Path, empty_database: Path) -> Store:
+    """A store in that folder with nothing in it."""
+    shutil.copy(empty_database, folder / "mlflow.db")
+    return Store(f"sqlite:///{folder}/mlflow.db")
+
+
 @dataclass
 class Terminal:
-    """A user's terminal in an empty folder, with a store of its own."""
+    """A user's terminal in a folder with a store of its own."""
 
     folder: Path
 
@@ -102,5 +124,13 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Terminal:
+def bare_terminal(tmp_path: Path) -> Terminal:
+    """Whose store is made by the first command."""
+    return Terminal(tmp_path)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, empty_database: Path) -> Terminal:
+    """Whose store is there, with nothing in it."""
+    new_store(tmp_path, empty_database)
     return Terminal(tmp_path)

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -16,12 +17,13 @@ from click.testing import CliRunner, Result
 from sweepstack import results
 from sweepstack.cli import main
 
-from .conftest import Terminal
+from .conftest import Terminal, new_store
 
 
 @pytest.fixture(scope="module")
-def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+def terminal(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Terminal:
     terminal = Terminal(tmp_path_factory.mktemp("cli"))
+    new_store(terminal.folder, empty_database)
     assert terminal.type("train.py", "-m", "dataset=digits", "epochs=2", "optimizer.lr=0.01,0.1,1").returncode == 0
     assert terminal.type("train.py", "dataset=digits", "epochs=1", "model=mlp").returncode == 0
     return terminal

@@ -22,11 +22,11 @@ def commands() -> list[str]:
 
 
 def small(words: list[str]) -> list[str]:
-    """A training at small size: one epoch of the digits; the tutorial keeps its own dataset."""
-    words = [word for word in words if not word.startswith("epochs=")]
-    if "experiment=tutorial" in words:
-        return [*words, "epochs=1"]
-    return [*words, "dataset=digits", "epochs=1"]
+    """A training at small size: one epoch of the digits."""
+    return [*(word for word in words if not word.startswith("epochs=")), "dataset=digits", "epochs=1"]
+
+
+(TUTORIAL,) = [command for command in commands() if "experiment=tutorial" in command]
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,30 @@ def test_there_are_commands_to_test() -> None:
     assert len(blocks("python")) == len(blocks("yaml")) == 1
 
 
-@pytest.mark.parametrize("command", commands()[1:])
+@pytest.mark.parametrize("command", [one for one in commands()[1:] if one != TUTORIAL])
 def test_a_command_of_the_readme_works(terminal: Terminal, command: str) -> None:
     program, *words = shlex.split(command)
     if program == "python":
         program, words = words[0], small(words[1:])
     done = terminal.type(program, *words)
     assert (done.returncode, done.stderr.count("error")) == (0, 0), done.stderr
+
+
+def test_the_tutorial_as_the_page_has_it(terminal: Terminal) -> None:
+    done = terminal.type(*shlex.split(TUTORIAL)[1:])
+    assert done.returncode == 0, done.stderr
+    printed = [line for line in done.stdout.splitlines() if line.startswith("Iteration: ")]
+    expected = {"0.001": 0.825, "0.01": 0.893, "0.1": 0.918}
+    rows = terminal.store.rows()
+    assert {row.params["lr"] for row in rows} == expected.keys()
+    for row in rows:
+        of_this = [line.removesuffix(f"  ({row.name})") for line in printed if line.endswith(f"  ({row.name})")]
+        assert [line.split(".")[0] for line in of_this] == [f"Iteration: {n}" for n in range(200, 3001, 200)]
+        assert row.metrics["test/accuracy"] == pytest.approx(expected[row.params["lr"]], abs=0.005)
+        assert "val/accuracy" not in row.metrics
+        assert of_this[-1].endswith(f"Accuracy: {100 * row.metrics['test/accuracy']:.2f}")
+        files = {file.path for file in terminal.store.client.list_artifacts(row.run_id)}
+        assert "first_images.png" in files
 
 
 def test_the_mistake_that_the_readme_shows_prints_what_it_shows(terminal: Terminal) -> None:

@@ -29,7 +29,7 @@ from click.testing import CliRunner, Result
 from sweepstack.cli import main
 from sweepstack.tracking.store import Store
 
-from .conftest import Terminal
+from .conftest import Terminal, new_store
 
 # A stack of four, and four that no stack takes; of each two that end early. As a stopwatch would choose, but fixed.
 FIXED = ("--config-dir", "my_conf", "dataset=digits", "model=mlp", "model.dropout=0.2", "schedule=cosine", "threads=1")
@@ -50,18 +50,9 @@ NET = (
 """A user's module; what `before` does comes after it."""
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to make one."""
-    store = Store(f"sqlite:///{tmp_path_factory.mktemp('empty')}/mlflow.db")
-    assert store.client
-    assert store.database is not None
-    return store.database
-
-
 def furnish(folder: Path, empty_database: Path) -> Terminal:
     """A terminal with a store, and an optimizer that has no stacked form."""
-    shutil.copy(empty_database, folder / "mlflow.db")
+    new_store(folder, empty_database)
     (folder / "my_conf" / "optimizer").mkdir(parents=True)
     (folder / "my_conf" / "optimizer" / "rms.yaml").write_text("_target_: torch.optim.RMSprop\nlr: 0.01\n")
     return Terminal(folder)
@@ -406,35 +397,6 @@ def test_errors_that_may_pass_are_tried_again_and_a_sweep_stops_after_enough_fai
     assert not twice(terminal)
 
 
-def test_out_of_memory_a_stack_goes_on_in_halves_and_changed_code_is_trained_anew(terminal: Terminal) -> None:
-    module = terminal.folder / "large.py"
-    module.write_text(  # those that are timed come first; then the stack of four trains, then its halves
-        NET + "    def before(self):\n"
-        "        Net.calls += 1\n"
-        "        if Net.calls in (150, 250): raise torch.OutOfMemoryError('the memory is full')\n"
-    )
-    grid = (*SHORT, "model._target_=large.Net", "optimizer.lr=0.1,0.2", "seed=0,1", "launch.width=4")
-    done = terminal.type(*grid, "epochs=20", "tracking.sweep=first")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "A stack of 4 failed: the memory is full; its trials go on in halves." in done.stdout
-    assert "A stack of 2 failed: the memory is full; its trials go on in halves." in done.stdout
-    assert "Traceback" not in done.stdout
-    assert [state for _, state in runs(terminal)] == ["FINISHED"] * 4
-    client = terminal.store.client
-    tags = [client.get_run(row.run_id).data.tags for row in terminal.store.rows()]
-    assert all("failed: the memory is full" in one["recomposed"] for one in tags)
-    ways = sorted(one["trained"] for one in tags)
-    assert [way.split(",")[0] for way in ways] == ["by the plain trainer"] * 2 + ["stacked"] * 2
-    assert not any("by the plain trainer" in way for way in ways if way.startswith("stacked"))
-
-    module.write_text(NET + "    def before(self):\n        pass\n")
-    done = terminal.type(*grid, "epochs=20", "tracking.sweep=second")
-    assert (done.returncode, done.stderr) == (0, "")
-    words = "4 trials trained before, but the training code has changed since: trained anew\n4 trials -> "
-    assert done.stdout.startswith(words)
-    assert len(runs(terminal)) == 8
-
-
 def test_stopped_in_a_half_the_other_half_is_said_to_be_stopped_and_both_go_on(terminal: Terminal) -> None:
     (terminal.folder / "half.py").write_text(
         NET + "    def before(self):\n"
@@ -596,19 +558,3 @@ def test_without_its_server_a_sweep_goes_on_and_everything_is_delivered_later_ex
     finally:
         server.terminate()
         server.wait(30)
-
-
-def test_weights_that_could_not_be_kept_are_trained_again_in_a_trajectory_that_has_gone_on(terminal: Terminal) -> None:
-    """A file where the folder of the first job should be; the checkpoint of the stack is past its end by then."""
-    grid = ("train.py", "-m", "dataset=digits", "epochs=2,6", "optimizer.lr=0.1,0.2", "checkpoint.every=0")
-    words = (*grid, "launch.width=2", "tracking.sweep=same")
-    (terminal.folder / "multirun" / "same").mkdir(parents=True)
-    (terminal.folder / "multirun" / "same" / "0").write_text("in the way")
-    done = terminal.type(*words)
-    assert done.returncode == 1
-    assert [row.state for row in terminal.store.rows()].count("FAILED") == 1
-    (terminal.folder / "multirun" / "same" / "0").unlink()
-    done = terminal.type(*words)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [row.state for row in terminal.store.rows()] == ["FINISHED"] * 4
-    assert (terminal.folder / "multirun" / "same" / "0" / "weights.pt").is_file()

@@ -15,7 +15,7 @@ import yaml
 
 from sweepstack.tracking.rows import Row
 
-from .conftest import ROOT, Terminal
+from .conftest import ROOT, Terminal, new_store
 
 DIGITS = ("dataset=digits", "epochs=2")
 
@@ -25,10 +25,14 @@ def by_name(rows: list[Row]) -> dict[str, Row]:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Terminal, subprocess.CompletedProcess[str]]:
-    """One sweep that several tests look at: three learning rates, one of them far too large."""
+def swept(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> tuple[Terminal, subprocess.CompletedProcess[str]]:
+    """One sweep that several tests look at: a named one, changed; three learning rates, one of them far too large."""
     terminal = Terminal(tmp_path_factory.mktemp("swept"))
-    done = terminal.type("train.py", "-m", *DIGITS, "model=mlp", "optimizer.lr=0.01,0.3,1e30", "pictures=3")
+    new_store(terminal.folder, empty_database)
+    words = ("sweeps=lr_batch_epochs", *DIGITS, "batch_size=100", "model=mlp", "optimizer.lr=0.01,0.3,1e30")
+    done = terminal.type("train.py", "-m", *words, "pictures=3")
     return terminal, done
 
 
@@ -85,6 +89,13 @@ def test_a_run_carries_metrics_per_epoch_dataset_artifacts_and_origin(swept) -> 
     assert weights["layers.1.weight"].shape == (64, 64)
 
 
+def test_a_named_sweep_that_is_changed_keeps_its_name(swept) -> None:
+    terminal, _ = swept
+    (sweep,) = {row.sweep for row in terminal.store.rows()}
+    assert sweep.startswith("lr_batch_epochs_")
+    assert [folder.name for folder in (terminal.folder / "multirun").iterdir()] == [sweep]
+
+
 def test_each_trial_has_its_own_hydra_folder(swept) -> None:
     terminal, _ = swept
     (sweep,) = (terminal.folder / "multirun").iterdir()
@@ -106,8 +117,8 @@ def test_plain_hydra_launcher_gives_the_same_figures(swept, terminal: Terminal) 
             assert plain.metrics[key] == pytest.approx(value, rel=1e-4), key
 
 
-def test_in_a_multirun_nothing_trains_until_every_job_is_checked(terminal: Terminal) -> None:
-    done = terminal.type("train.py", "-m", *DIGITS, "optimizer.lr=0.1,-1", "batch_size=10,0")
+def test_in_a_multirun_nothing_trains_until_every_job_is_checked(bare_terminal: Terminal) -> None:
+    done = bare_terminal.type("train.py", "-m", *DIGITS, "optimizer.lr=0.1,-1", "batch_size=10,0")
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert len(lines) == 4
@@ -115,7 +126,7 @@ def test_in_a_multirun_nothing_trains_until_every_job_is_checked(terminal: Termi
         "error: job 1 (dataset=digits epochs=2 optimizer.lr=0.1 batch_size=0): batch_size should"
     )
     assert done.stdout == ""
-    assert not (terminal.folder / "mlflow.db").exists()
+    assert not (bare_terminal.folder / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize(
@@ -226,15 +237,15 @@ def test_own_model_dataset_and_optimizer_come_in_from_a_folder_elsewhere(termina
     assert all(row.metrics["test/accuracy"] > 0.6 for row in rows.values())
 
 
-def test_a_plan_is_shown_and_nothing_is_trained_or_written(terminal: Terminal) -> None:
+def test_a_plan_is_shown_and_nothing_is_trained_or_written(bare_terminal: Terminal) -> None:
     grid = ("dataset=digits", "optimizer.lr=0.1,0.2", "epochs=5,10", "batch_size=50,100")
-    done = terminal.type("train.py", "-m", *grid, "launch={dry_run:true,stack:true,width:null}")
+    done = bare_terminal.type("train.py", "-m", *grid, "launch={dry_run:true,stack:true,width:null}")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == "8 trials -> 4 trajectories -> 2 stacks" or "plain trainer" in done.stdout  # as was measured
     assert lines[1].startswith("60 run-epochs asked for, 40 to train, in about ")
     assert any(line == "    lr=0.1 epochs=10 bs=50  <- lr=0.1 epochs=5 bs=50" for line in lines)
-    assert [*terminal.folder.iterdir()] == []
+    assert [*bare_terminal.folder.iterdir()] == []
 
 
 def test_a_plan_of_a_single_trial_is_a_mistake(terminal: Terminal) -> None:
@@ -272,33 +283,7 @@ def test_a_stack_and_the_plain_trainer_record_the_same(terminal: Terminal) -> No
     assert len({row.params["seed"] for row in rows["plain"]}) == 2
 
 
-def test_named_sweeps_work_from_any_folder_and_can_be_changed(terminal: Terminal) -> None:
-    words = ("dataset=digits", "optimizer.lr=0.1", "batch_size=50,100", "epochs=1")
-    done = terminal.type("train.py", "-m", "sweeps=lr_batch_epochs", *words)
-    assert done.returncode == 0, done.stderr
-    rows = terminal.store.rows()
-    assert {row.name for row in rows} == {"bs=50", "bs=100"}
-    assert rows[0].sweep is not None
-    assert rows[0].sweep.startswith("lr_batch_epochs_")
-
-
-def test_the_tutorial_as_the_page_has_it(terminal: Terminal) -> None:
-    done = terminal.type("train.py", "-m", "experiment=tutorial", "optimizer.lr=0.001,0.01,0.1")
-    assert done.returncode == 0, done.stderr
-    printed = [line for line in done.stdout.splitlines() if line.startswith("Iteration: ")]
-    expected = {"0.001": 0.825, "0.01": 0.893, "0.1": 0.918}
-    for row in terminal.store.rows():
-        of_this = [line.removesuffix(f"  ({row.name})") for line in printed if line.endswith(f"  ({row.name})")]
-        assert [line.split(".")[0] for line in of_this] == [f"Iteration: {n}" for n in range(200, 3001, 200)]
-        assert row.metrics["test/accuracy"] == pytest.approx(expected[row.params["lr"]], abs=0.005)
-        assert "val/accuracy" not in row.metrics
-        assert of_this[-1].endswith(f"Accuracy: {100 * row.metrics['test/accuracy']:.2f}")
-        files = {file.path for file in terminal.store.client.list_artifacts(row.run_id)}
-        assert "first_images.png" in files
-
-
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_sweep_keeps_what_is_finished_and_says_killed(terminal: Terminal, sent: int, code: int) -> None:
+def test_a_stopped_sweep_keeps_what_is_finished_and_says_killed(terminal: Terminal) -> None:
     process = terminal.start("train.py", "-m", "dataset=digits", "epochs=1,1000000")
     watchdog = threading.Timer(120, process.kill)
     watchdog.start()
@@ -306,10 +291,10 @@ def test_a_stopped_sweep_keeps_what_is_finished_and_says_killed(terminal: Termin
     assert process.stdout.readline().startswith("2 trials -> 1 trajectory -> 1 stack: ")
     assert process.stdout.readline().startswith("[1/2] epochs=1 ")
     time.sleep(1)  # the second trial trains by now
-    process.send_signal(sent)
+    process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
     watchdog.cancel()
-    assert process.returncode == code
+    assert process.returncode == 143
     assert "KILLED" in out
     assert err.startswith("Stopped")
     terminal.wait_for_records()
@@ -376,36 +361,6 @@ def test_an_exception_inside_a_stack_costs_only_those_that_fail_alone_too(termin
     assert "Traceback" in torn
 
 
-def test_what_only_fails_when_stacked_is_trained_alone(terminal: Terminal) -> None:
-    """Measured as something that can be stacked, the module has changed since."""
-    text = (
-        "import torch\n"
-        "class Net(torch.nn.Linear):\n"
-        "    def __init__(self, shape, classes):\n"
-        "        super().__init__(64, classes)\n"
-        "    def forward(self, images):\n"
-        "        if BRANCHES and self.bias.sum() > 1e9: return -images\n"
-        "        return super().forward(images.flatten(1))\n"
-    )
-    (terminal.folder / "net.py").write_text(f"BRANCHES = False\n{text}")
-    grid = ("-m", "dataset=digits", "model._target_=net.Net", "optimizer.lr=0.1,0.2", "launch.width=2", "epochs=2")
-    assert terminal.type("train.py", *grid, "tracking.sweep=before").returncode == 0
-    (terminal.folder / "net.py").write_text(f"BRANCHES = True\n{text}")
-    done = terminal.type("train.py", *grid, "tracking.sweep=after")
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert lines[0] == "2 trials trained before, but the training code has changed since: trained anew"
-    assert "Traceback" not in done.stdout
-    client = terminal.store.client
-    trained = {
-        sweep: [client.get_run(row.run_id).data.tags for row in terminal.store.rows(sweep)]
-        for sweep in ("before", "after")
-    }
-    assert all(tags["trained"].startswith("stacked, 2 trajectories wide") for tags in trained["before"])
-    assert all(tags["trained"].startswith("by the plain trainer") for tags in trained["after"])
-    assert all("a stack of 2 failed: " in tags["recomposed"] for tags in trained["after"])
-
-
 def test_a_job_with_a_folder_and_an_environment_of_its_own_trains_there(terminal: Terminal) -> None:
     (terminal.folder / "where.py").write_text(
         "import os, pathlib, torch\n"
@@ -437,13 +392,14 @@ def test_a_folder_that_cannot_be_written_to_costs_one_trial_of_a_stack(terminal:
     assert states == {"lr=0.1": "FINISHED", "lr=0.2": "FAILED", "lr=0.3": "FINISHED"}
 
 
-def test_several_first_uses_at_once_brick_nothing(terminal: Terminal) -> None:
-    processes = [terminal.start("train.py", "dataset=digits", "epochs=1", f"seed={seed}") for seed in range(4)]
+def test_several_first_uses_at_once_brick_nothing(bare_terminal: Terminal) -> None:
+    terminal = bare_terminal
+    processes = [terminal.start("train.py", "dataset=digits", "epochs=1", f"seed={seed}") for seed in range(3)]
     for process in processes:
         _, err = process.communicate(timeout=240)
         assert (process.returncode, err) == (0, "")
     rows = terminal.store.rows("all")
-    assert sorted(row.params["seed"] for row in rows) == ["0", "1", "2", "3"]
+    assert sorted(row.params["seed"] for row in rows) == ["0", "1", "2"]
     assert {row.state for row in rows} == {"FINISHED"}
     with sqlite3.connect(terminal.folder / "mlflow.db") as database:
         used = database.execute(

@@ -39,6 +39,8 @@ from sweepstack.trial import (
     TrialState,
 )
 
+from ..conftest import new_store
+
 FACTS = DatasetFacts("0123", 3, 2, 1)
 DONE = Outcome(TrialState.FINISHED, {"val/accuracy": 0.5, "test/accuracy": 0.4, "train_seconds": 1.0})
 ERROR = Outcome(TrialState.FAILED, reason="OSError: the cat is on the keyboard")
@@ -77,20 +79,10 @@ def trial(digits_config: Callable[..., TrialConfig]) -> MakeTrial:
     return make
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to make one."""
-    store = Store(f"sqlite:///{tmp_path_factory.mktemp('empty')}/mlflow.db")
-    _ = store.client
-    assert store.database is not None
-    return store.database
-
-
 @pytest.fixture
 def store(tmp_path: Path, empty_database: Path) -> Store:
     """A store with nothing in it. A process that is forked must not use a client that has been used here."""
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    return Store(f"sqlite:///{tmp_path}/mlflow.db")
+    return new_store(tmp_path, empty_database)
 
 
 @pytest.fixture

@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import pickle
+import select
 import signal
 import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from sweepstack.errors import StoreError
-from sweepstack.tracking import views
+from sweepstack.tracking import child, views
 from sweepstack.tracking.ledger import Ledger
-from sweepstack.tracking.process import WriterProcess, writer_process
+from sweepstack.tracking.process import Close, Closed, Loaded, Open, WriterProcess, writer_process
 from sweepstack.tracking.store import Store
 
 from .conftest import (
@@ -74,6 +77,33 @@ def test_one_process_records_command_after_command_and_answers_what_it_is_asked(
     assert points(store) == points_of("lr=1", "lr=2")
     assert ledger.see_to_the_dead() == []
     assert [path.name for path in ledger.folder.iterdir()] == ["ledger.db"]
+
+
+def test_the_end_of_a_command_is_no_pause(store: Store, ledger: Ledger, trial: MakeTrial, monkeypatch) -> None:
+    """However long the process waits for more. It is a thread here, so that its pause can be too long for any test."""
+    monkeypatch.setattr(child, "INTERVAL", 3600.0)
+    orders_out, orders_in = os.pipe()
+    answers_out, answers_in = os.pipe()
+    with (
+        open(orders_out, "rb") as orders,
+        open(orders_in, "wb", 0) as ours,
+        open(answers_out, "rb") as answers,
+        open(answers_in, "wb") as its,
+    ):
+        process = threading.Thread(target=child._Child(orders, its, os.getppid()).work, daemon=True)
+        process.start()
+        command = Command(ledger)
+        for message in (store.uri, Open(ledger.folder, command.number)):
+            ours.write(pickle.dumps(message))
+        assert isinstance(pickle.load(answers), Loaded)
+        command.train(trial(1))
+        command.end()
+        ours.write(pickle.dumps(Close()))
+        assert select.select([answers], [], [], 60)[0]
+        assert pickle.load(answers) == Closed(None)
+        ours.close()
+        process.join(60)
+    assert states(store) == {"lr=1": "FINISHED"}
 
 
 def test_a_command_has_one_process_for_each_store(tmp_path: Path, monkeypatch) -> None:

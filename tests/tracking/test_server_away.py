@@ -6,8 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,42 @@ def server(database: Path, port: int) -> Iterator[None]:
             os.killpg(it.pid, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def losing_way(port: int, behind: int, asked: str, about: bytes) -> Iterator[list[str]]:
+    """A way to the server behind on which one answer gets lost, when the server has done what it was asked."""
+    lost: list[str] = []
+
+    class Way(BaseHTTPRequestHandler):
+        def forward(self) -> None:
+            self.close_connection = True
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            connection = HTTPConnection("127.0.0.1", behind, timeout=60)
+            with contextlib.closing(connection), contextlib.suppress(OSError):  # it may not be there yet
+                connection.request(self.command, self.path, body, dict(self.headers))
+                answer = connection.getresponse()
+                content = answer.read()
+                if self.path.endswith(asked) and about in body and not lost:
+                    lost.append(self.path)
+                    return
+                self.send_response(answer.status)
+                self.send_header("Content-Type", answer.headers["Content-Type"])
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+        do_GET = do_POST = do_PATCH = do_PUT = forward  # noqa: N815
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Way) as way:
+        threading.Thread(target=way.serve_forever, daemon=True).start()
+        try:
+            yield lost
+        finally:
+            way.shutdown()
+
+
 def test_every_command_that_a_server_is_away_for_tells_how_much_is_kept(ledger: Ledger, trial: MakeTrial) -> None:
     told: list[str | None] = []
     with started(Store(f"http://127.0.0.1:{free_port()}")) as process:
@@ -71,9 +110,9 @@ def test_every_command_that_a_server_is_away_for_tells_how_much_is_kept(ledger: 
 def test_a_server_that_is_away_costs_one_line_and_gets_everything_when_it_is_back(
     store: Store, ledger: Ledger, trial: MakeTrial, tmp_path: Path
 ) -> None:
-    """`store` is what the server will keep its records in."""
+    """`store` is what the server will keep its records in. It makes a run, and its answer gets lost."""
     assert store.database is not None
-    port = free_port()
+    port, behind = free_port(), free_port()
     away = Store(f"http://127.0.0.1:{port}")
     said: list[str] = []
     told: list[str | None] = []
@@ -97,7 +136,8 @@ def test_a_server_that_is_away_costs_one_line_and_gets_everything_when_it_is_bac
         command.plan("stack", trial(3))
         command.start(trial(3))
         command.measure(trial(3), 1)
-        with server(store.database, port):
+        way = losing_way(port, behind, "/runs/create", b"lr=3")
+        with server(store.database, behind), way as lost:
             wait_until(lambda: run_names(store) == ["lr=1", "lr=2", "lr=3"])
             command.measure(trial(3), 2)
             command.finish(trial(3))
@@ -105,6 +145,8 @@ def test_a_server_that_is_away_costs_one_line_and_gets_everything_when_it_is_bac
             assert process.finish() is None
             found, link = process.find("latest")()
             told_by_mlflow = process.look([fingerprint(number) for number in (1, 2, 3, 4)])
+    assert len(lost) == 1
+    assert run_names(store) == ["lr=1", "lr=2", "lr=3"]
     (complaint,) = told
     assert complaint is not None
     assert complaint.startswith(f"Records of 2 trials are kept in the journal, for {away.uri} does not take them (")

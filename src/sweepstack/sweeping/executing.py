@@ -150,5 +150,8 @@ def _keep_files(trial: Trial, recorded: Path) -> None:
                 continue
             trial.folder.mkdir(parents=True, exist_ok=True)
             aside = trial.folder / f".{name}"
-            shutil.copy2(recorded / name, aside)
-            os.replace(aside, trial.folder / name)
+            try:
+                shutil.copy2(recorded / name, aside)
+                os.replace(aside, trial.folder / name)
+            finally:
+                aside.unlink(missing_ok=True)
