@@ -141,7 +141,11 @@ class AfterSweep(Callback):
         print(f"\n{to_text(frame)}")
         if failed := failures(frame):
             print(failed)
-        _print_next(["Browse", "ui", *store], ["Export", "table", "--sweep", sweep, "--format", "csv", *store])
+        _print_next(
+            ["Browse", "ui", *store],
+            ["Export", "table", "--sweep", sweep, "--format", "csv", *store],
+            ["Report", "report", "--sweep", sweep, *store],
+        )
         print(f"          {link}")
 
 
