@@ -31,6 +31,8 @@ bench: .venv/installed  ## side by side with peers, as ratios; takes an hour, on
 	$(BIN)/python benchmarks/grid.py --epochs 5 --peers
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/table.py
+	$(BIN)/python benchmarks/false_marks.py
 
 chaos: .venv/installed  ## kill sweeps, servers and databases at random moments, and compare; takes an hour
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[chaos]"

@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from .conftest import ROOT, Terminal
 
@@ -35,6 +37,8 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
     (terminal.folder / "net.py").write_text(blocks("python")[0])
     (terminal.folder / "my_conf" / "model").mkdir(parents=True)
     (terminal.folder / "my_conf" / "model" / "net.yaml").write_text(blocks("yaml")[0])
+    picture = Image.fromarray((255 - load_digits().images[7] * 15.9).astype("uint8"))
+    picture.resize((200, 200)).save(terminal.folder / "digit.png")
     done = terminal.type("train.py", *small(shlex.split(commands()[0])[2:]))
     assert done.returncode == 0, done.stderr
     return terminal
