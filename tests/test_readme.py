@@ -6,8 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from sweepstack.cli import main
 
 from .conftest import ROOT, Terminal
 
@@ -50,12 +53,15 @@ def test_there_are_commands_to_test() -> None:
 
 
 @pytest.mark.parametrize("command", [one for one in commands()[1:] if one != TUTORIAL])
-def test_a_command_of_the_readme_works(terminal: Terminal, command: str) -> None:
+def test_a_command_of_the_readme_works(terminal: Terminal, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program, *words = shlex.split(command)
     if program == "python":
-        program, words = words[0], small(words[1:])
-    done = terminal.type(program, *words)
-    assert (done.returncode, done.stderr.count("error")) == (0, 0), done.stderr
+        done = terminal.type(words[0], *small(words[1:]))
+        assert (done.returncode, done.stderr.count("error")) == (0, 0), done.stderr
+        return
+    monkeypatch.chdir(terminal.folder)
+    here = CliRunner().invoke(main, words, env={"MLFLOW_TRACKING_URI": terminal.uri})
+    assert (here.exit_code, here.stderr) == (0, here.stderr.replace("error", "")), here.output
 
 
 def test_the_tutorial_as_the_page_has_it(terminal: Terminal) -> None:

@@ -121,8 +121,8 @@ def reading(frame: pd.DataFrame, selection: Selection | None, images: int | None
             lines.append(f"The interval of the test accuracy is Wilson's{count}: 95 of 100 such hold the true value.")
         lines.append(
             "“Not told apart” means that the figures do not show the best setting to be better (5 %, corrected for the "
-            "number of settings); it does not mean that both are the same. Few seeds tell little: five tell far more than "
-            "three."
+            "number of settings); it does not mean that both are the same. Few seeds tell little: five "
+            "tell far more than three."
         )
     if "train_seconds_share" in frame:
         lines.append(
