@@ -31,7 +31,7 @@ from .conftest import Terminal
 OWN = """
 from torch import nn
 
-from own_parts import WIDTH
+from parts_of_a_user import WIDTH
 
 
 class Net(nn.Sequential):
@@ -45,15 +45,21 @@ SWEEP = ("-m", "dataset=digits", "epochs=5", "optimizer.lr=0.3,0.1,0.01", "launc
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
     """A sweep of three trials, and on their own one that diverges and one of a user's own model."""
     terminal = Terminal(tmp_path_factory.mktemp("commands"))
-    (terminal.folder / "own_model.py").write_text(OWN)
-    (terminal.folder / "own_parts.py").write_text("WIDTH = 16\n")
+    (terminal.folder / "net_of_a_user.py").write_text(OWN)
+    (terminal.folder / "parts_of_a_user.py").write_text("WIDTH = 16\n")
     assert terminal.type("train.py", *SWEEP).returncode == 0
     diverges = ("dataset=digits", "epochs=2", "model=mlp", "optimizer.lr=1e30")
     assert terminal.type("train.py", *diverges).returncode == 1
-    own = ("dataset=digits", "epochs=3", "batch_size=50", "model._target_=own_model.Net", "optimizer.lr=0.5")
+    own = ("dataset=digits", "epochs=3", "batch_size=50", "model._target_=net_of_a_user.Net", "optimizer.lr=0.5")
     done = terminal.type("train.py", *own)
     assert done.returncode == 0, done.stderr
     return terminal
+
+
+@pytest.fixture(autouse=True)
+def path_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command, and MLflow with a model's code, add to it, for they end with their process."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 def sweepstack(terminal: Terminal, *words: str) -> Result:
@@ -185,18 +191,21 @@ def test_the_model_names_what_it_needs_and_holds_no_pickle(terminal: Terminal, b
     }
     assert (folder / "input_example.json").is_file()
     assert not [*folder.rglob("*.pkl")]
-    torch.load(folder / "data" / "weights.pt", weights_only=True)
+    (weights,) = folder.rglob("weights.pt")
+    torch.load(weights, weights_only=True)
 
 
-def test_a_users_own_model_goes_along_with_its_code(terminal: Terminal, own: Row, seven: Path, tmp_path: Path) -> None:
+def test_a_users_net_of_a_user_goes_along_with_its_code(
+    terminal: Terminal, own: Row, seven: Path, tmp_path: Path
+) -> None:
     before = list(sys.path)
     sys.path.append(str(terminal.folder))
     done = sweepstack(terminal, "register", own.run_id[:8], "--name", "mine", "--alias", "try-1")
     sys.path[:] = before
-    for name in ("own_model", "own_parts"):
+    for name in ("net_of_a_user", "parts_of_a_user"):
         sys.modules.pop(name, None)
     assert (done.exit_code, done.stderr) == (0, "")
-    assert "with its code: own_model.py, own_parts.py" in done.stdout
+    assert "with its code: net_of_a_user.py, parts_of_a_user.py" in done.stdout
     assert "sweepstack predict --model mine@try-1 IMAGE.png" in done.stdout
     done = sweepstack(terminal, "predict", str(seven), "--model", "try-1", "--format", "json")
     assert (done.exit_code, done.stderr) == (0, "")

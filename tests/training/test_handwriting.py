@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from sweepstack.training.data import digits, mnist
-from sweepstack.training.handwriting import PictureError, longest_side, prepare, read
+from sweepstack.training.handwriting import PictureError, centre_of_mass, longest_side, prepare, read
 
-SHAPE, BOX = (1, 28, 28), 20
+SHAPE, BOX, CENTRE = (1, 28, 28), 20, (14.0, 14.0)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def digit() -> np.ndarray:
 
 def prepared(picture: Image.Image, path: Path, **options: object) -> np.ndarray:
     picture.save(path, **options)
-    return prepare(read(path), SHAPE, BOX)
+    return prepare(read(path), SHAPE, BOX, CENTRE)
 
 
 def distance(image: np.ndarray, digit: np.ndarray) -> float:
@@ -78,6 +78,13 @@ def test_the_box_is_that_of_the_dataset():
     assert longest_side(digits(train=False).tensors[0].numpy()) == 8
 
 
+def test_the_centre_is_that_of_the_dataset():
+    assert centre_of_mass(mnist(train=False).tensors[0].numpy() / 255) == pytest.approx((14, 14), abs=0.05)
+    row, column = centre_of_mass(digits(train=False).tensors[0].numpy())
+    assert 3.2 < row < 3.8
+    assert 3.2 < column < 3.8
+
+
 def test_a_wide_stroke_keeps_its_shape_and_stays_inside(tmp_path):
     wide = np.full((40, 200), 255, np.uint8)
     wide[18:22, 10:190] = 0
@@ -125,7 +132,7 @@ def test_what_is_no_picture_of_a_digit_is_told(tmp_path, what):
     path = tmp_path / "picture"
     path.write_bytes(content)
     with warnings.catch_warnings(action="error"), pytest.raises(PictureError, match=line) as error:
-        prepare(read(path), SHAPE, BOX)
+        prepare(read(path), SHAPE, BOX, CENTRE)
     assert len(str(error.value).splitlines()) == 1
 
 

@@ -129,7 +129,7 @@ def test_weights_that_do_not_fit_are_one_line(digits_config, trained, content):
     with pytest.raises(
         UserError, match=r"the weights must be those of sweepstack\.training\.models\.Logistic"
     ) as error:
-        Classifier(digits_config(), weights, 1.0, "float32", 8)
+        Classifier(digits_config(), weights, 1.0, "float32", 8, (3.5, 3.5))
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -141,7 +141,7 @@ def test_a_pickle_is_not_run(digits_config):
             return (pytest.fail, ("it was run",))
 
     with pytest.raises(UserError, match="the weights must be"):
-        Classifier(digits_config(), pickle.dumps(Trap()), 1.0, "float32", 8)
+        Classifier(digits_config(), pickle.dumps(Trap()), 1.0, "float32", 8, (3.5, 3.5))
 
 
 def test_distances_of_weights():

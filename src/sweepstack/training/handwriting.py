@@ -83,9 +83,12 @@ def _grey(picture: Image.Image) -> Grey:
     return np.asarray(picture, np.float32) / np.float32(255)
 
 
-def prepare(grey: Grey, shape: Sequence[int], box: int) -> Grey:
+def prepare(grey: Grey, shape: Sequence[int], box: int, centre: tuple[float, float]) -> Grey:
     """Bright ink on black, [height, width] of `shape`: what is drawn has `box` pixels on its longer side, and its
-    centre of mass in the middle, as near to it as there is room.
+    centre of mass at `centre`, as near to it as there is room.
+
+    Args:
+        box, centre: those of the dataset, see `longest_side` and `centre_of_mass`.
 
     Raises:
         PictureError: nothing is drawn.
@@ -99,8 +102,8 @@ def prepare(grey: Grey, shape: Sequence[int], box: int) -> Grey:
     small = np.asarray(Image.fromarray(drawn).resize((size[1], size[0]), Image.Resampling.BICUBIC)).clip(0, 1)
     small = small / small.max()  # thin strokes are dim when they are made small
     image = np.zeros((height, width), np.float32)
-    top = _place(small.sum(1), height)
-    left = _place(small.sum(0), width)
+    top = _place(small.sum(1), height, centre[0])
+    left = _place(small.sum(0), width, centre[1])
     image[top : top + size[0], left : left + size[1]] = small
     return image
 
@@ -143,10 +146,22 @@ def _paper(grey: Grey) -> tuple[Grey, float]:
     return paper, float(1.4826 * np.median(np.abs(grey - paper)[edge]))
 
 
-def _place(mass: NDArray[np.float32], side: int) -> int:
-    """Where to begin, so that the centre of mass is in the middle: at pixel 14 of 0 to 27, where those of MNIST are."""
-    centre = float((mass * np.arange(len(mass))).sum() / mass.sum())
-    return min(max(0, math.floor(side / 2 - centre + 0.5)), side - len(mass))
+def _place(mass: NDArray[np.float32], side: int, centre: float) -> int:
+    """Where to begin, so that the centre of mass is where it should be."""
+    own = float((mass * np.arange(len(mass))).sum() / mass.sum())
+    return min(max(0, math.floor(centre - own + 0.5)), side - len(mass))
+
+
+def centre_of_mass(images: NDArray[Any]) -> tuple[float, float]:
+    """Where it is in most of these images, [n, ..., height, width]: row and column, from 0. In MNIST it is pixel 14 of
+    0 to 27, which is half a pixel beside the middle."""
+    ink = images.reshape(-1, *images.shape[-2:]).astype(np.float64)
+    ink = ink[ink.sum((1, 2)) > 0]
+    if not len(ink):
+        return (images.shape[-2] - 1) / 2, (images.shape[-1] - 1) / 2
+    amounts = ink.sum((1, 2))
+    rows, columns = ((ink.sum(axis) * np.arange(ink.shape[3 - axis])).sum(1) / amounts for axis in (2, 1))
+    return float(np.median(rows)), float(np.median(columns))
 
 
 def longest_side(images: NDArray[Any]) -> int:

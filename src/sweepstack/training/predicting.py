@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sweepstack.config import CHANGES_NOTHING, DatasetConfig, TrialConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.training import data, models
-from sweepstack.training.handwriting import longest_side, prepare, read
+from sweepstack.training.handwriting import centre_of_mass, longest_side, prepare, read
 from sweepstack.training.trainer import autocast_of
 from sweepstack.trial import WEIGHTS
 
@@ -36,13 +36,17 @@ class Classifier:
         high: what the brightest pixels of its dataset are, before the dataset's scaling.
         dtype: of the dataset's images, "uint8" or "float32".
         box: the longest side of what is drawn in most images of the dataset, in pixels.
+        centre: row and column of its centre of mass in most images of the dataset.
 
     Raises:
         UserError: the weights are not of this model, or its class cannot be had.
     """
 
-    def __init__(self, config: TrialConfig, weights: bytes, high: float, dtype: str, box: int) -> None:
+    def __init__(
+        self, config: TrialConfig, weights: bytes, high: float, dtype: str, box: int, centre: Sequence[float]
+    ) -> None:
         self.config, self.high, self.dtype, self.box = config, high, np.dtype(dtype), box
+        self.centre = (centre[0], centre[1])
         target = config.model.target
         try:
             with torch.random.fork_rng(devices=[]):  # fresh weights draw from the global state
@@ -85,7 +89,7 @@ class Classifier:
         """
         if len(self.shape) < 2 or math.prod(self.shape[:-2]) != 1:
             raise UserError(f"a model must take grey images to classify pictures, this one takes {list(self.shape)}")
-        prepared = np.stack([prepare(read(path), self.shape, self.box) for path in paths])
+        prepared = np.stack([prepare(read(path), self.shape, self.box, self.centre) for path in paths])
         scaled = prepared * self.high
         images = scaled.round().astype(np.uint8) if self.dtype == np.uint8 else scaled.astype(self.dtype)
         return self.predict(images.reshape(len(paths), *self.shape))
@@ -97,7 +101,7 @@ class Classifier:
     def save(self, folder: Path, weights: bytes) -> None:
         """Writes what `load` reads."""
         config = self.config.model_dump(mode="json", by_alias=True, exclude=set(CHANGES_NOTHING))
-        about = {"config": config, "high": self.high, "dtype": self.dtype.name, "box": self.box}
+        about = {"config": config, "high": self.high, "dtype": self.dtype.name, "box": self.box, "centre": self.centre}
         (folder / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
         (folder / WEIGHTS).write_bytes(weights)
 
@@ -119,7 +123,10 @@ def classifier(config: TrialConfig, weights: bytes) -> Classifier:
     images = data.load(config.dataset, 0.0, CPU).test_images
     high = 255.0 if images.dtype == torch.uint8 else float(images.max())
     dtype = str(images.dtype).removeprefix("torch.")
-    return Classifier(config, weights, high, dtype, longest_side(images.numpy() / high))
+    pixels = images.numpy() / high
+    if pixels.ndim < 3:  # a row of numbers, no picture
+        return Classifier(config, weights, high, dtype, 1, (0.0, 0.0))
+    return Classifier(config, weights, high, dtype, longest_side(pixels), centre_of_mass(pixels))
 
 
 def example(config: TrialConfig) -> NDArray[Any]:
