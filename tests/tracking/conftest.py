@@ -21,8 +21,10 @@ import pytest
 
 from sweepstack.config import TrialConfig
 from sweepstack.tracking.delivery import deliver_what_is_left
+from sweepstack.tracking.entries import Composition
 from sweepstack.tracking.journal import Fold, Journal
-from sweepstack.tracking.ledger import Claim, Composition, Ledger, keep_file
+from sweepstack.tracking.keeping import keep_file
+from sweepstack.tracking.ledger import Claim, Ledger
 from sweepstack.tracking.process import WriterProcess
 from sweepstack.tracking.rows import Row
 from sweepstack.tracking.store import Store
@@ -124,7 +126,7 @@ class Command:
             self.put(measured(trial, epoch, value))
 
     def finish(self, trial: Trial, outcome: Outcome = DONE, files: tuple[Path, ...] = ()) -> None:
-        kept = tuple(keep_file(self.ledger, trial.id, file) for file in files)
+        kept = tuple(keep_file(self.ledger.files(trial.id), file) for file in files)
         self.put(Ended(trial, outcome, time.time(), kept, "alone"))
 
     def join(self, trial: Trial, run_id: str | None = None) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from sweepstack.errors import StoreError
 from sweepstack.tracking.entries import LEFT, OPEN, SETTLED, Composition, Entry
-from sweepstack.tracking.ledger import Ledger, keep_file, resolve_folder
+from sweepstack.tracking.keeping import keep_file, resolve_folder
+from sweepstack.tracking.ledger import Ledger
 from sweepstack.trial import Trial
 
 from .conftest import (
@@ -532,11 +533,11 @@ def test_a_ledger_that_is_locked_for_a_while_is_waited_for(ledger: Ledger, trial
 def test_a_kept_file_stays_as_it_was_when_its_place_is_taken(ledger: Ledger, tmp_path: Path) -> None:
     file, aside = tmp_path / "weights.pt", tmp_path / ".weights.pt"
     file.write_bytes(b"first")
-    kept = keep_file(ledger, "trial", file)
+    kept = keep_file(ledger.files("trial"), file)
     aside.write_bytes(b"second")
     aside.replace(file)
     assert kept.read_bytes() == b"first"
-    assert keep_file(ledger, "trial", file) == kept
+    assert keep_file(ledger.files("trial"), file) == kept
     assert kept.read_bytes() == b"second"
 
 

@@ -21,7 +21,8 @@ from sweepstack.tracking.address import project_root
 from sweepstack.tracking.entries import LEFT, OPEN, SETTLED, Composition, Entry
 from sweepstack.tracking.finished import Finished, Known, known
 from sweepstack.tracking.journal import Fold, Journal
-from sweepstack.tracking.ledger import Ledger, keep_file, resolve_folder
+from sweepstack.tracking.keeping import keep_file, resolve_folder
+from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.process import WriterProcess, writer_process
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Choice, Ended, Event, Joined, Measured, Outcome, Started, Trial
@@ -182,7 +183,7 @@ class Recording:
                 return
             case Ended():
                 with contextlib.suppress(OSError):  # else they are taken from where they are
-                    files = tuple(keep_file(self._ledger, trial.id, file) for file in event.files)
+                    files = tuple(keep_file(self._ledger.files(trial.id), file) for file in event.files)
                     event = replace(event, files=files)
         event = self.journal.put(event)
         self.fold.take(event)

@@ -21,8 +21,8 @@ from sweepstack.errors import StoreError, one_line
 from sweepstack.tracking.delivery import TOGETHER, Delivery, NotYetError, deliver_what_is_left, not_delivered
 from sweepstack.tracking.errorslog import ErrorsLog
 from sweepstack.tracking.finished import Known, known_to_server
-from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.process import Answer, Close, Closed, Find, Found, Loaded, Look, Open, Refused, Said
+from sweepstack.tracking.sessions import Sessions
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.views import link
 
@@ -66,18 +66,18 @@ class _Child:
         while (order := self._next(None)) is not None:
             match order:
                 case Open(folder, session):
-                    self._answer(Closed(self._keep_up(store, Ledger(folder), session)))
+                    self._answer(Closed(self._keep_up(store, Sessions(folder), session)))
                 case Find(sweep):
                     self._answer(self._find(store, sweep))
                 case Look(fingerprints):
                     self._answer(self._look(store, fingerprints))
 
-    def _keep_up(self, store: Store, ledger: Ledger, session: int) -> str | None:
+    def _keep_up(self, store: Store, sessions: Sessions, session: int) -> str | None:
         """Delivers a session as it grows, and what earlier ones have left. Gives back what could not be delivered."""
         delivery: Delivery | None = None
         order: Any = NOTHING_YET
         pause, attempts, deadline = INTERVAL, 0, math.inf
-        with ledger.delivery_lock(session).acquire(timeout=LONGEST_PAUSE):
+        with sessions.delivery_lock(session).acquire(timeout=LONGEST_PAUSE):
             while True:
                 over = order is None or isinstance(order, Close)
                 if not over:
@@ -91,9 +91,9 @@ class _Child:
                 began = time.monotonic()
                 deadline = min(deadline, began + OTHERS) if over else deadline
                 try:
-                    _, refused = deliver_what_is_left(store, ledger, but=session)
-                    delivery = delivery or Delivery(store, ledger, session)
-                    if over and session in ledger.see_to_the_dead():
+                    _, refused = deliver_what_is_left(store, sessions, but=session)
+                    delivery = delivery or Delivery(store, sessions, session)
+                    if over and session in sessions.see_to_the_dead():
                         delivery.finish()
                         self._was_away = False
                         for error in refused:
@@ -118,7 +118,7 @@ class _Child:
                     if over and (enough or isinstance(error, StoreError)):
                         self._was_away = not others
                         return not_delivered(delivery.waiting if delivery else 0, store.uri, one_line(error))
-        Path(ledger.delivery_lock(session).lock_file).unlink(missing_ok=True)
+        Path(sessions.delivery_lock(session).lock_file).unlink(missing_ok=True)
         return None
 
     def _complain(self, store: Store, error: Exception) -> None:

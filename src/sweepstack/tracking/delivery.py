@@ -21,7 +21,7 @@ from filelock import Timeout
 from sweepstack.tracking.address import project_root
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.journal import Reader
-from sweepstack.tracking.ledger import Ledger, drop_files
+from sweepstack.tracking.keeping import drop_files
 from sweepstack.tracking.rows import (
     FINGERPRINT_TAG,
     ID_TAG,
@@ -34,6 +34,7 @@ from sweepstack.tracking.rows import (
     VERSION_TAG,
     member_tag,
 )
+from sweepstack.tracking.sessions import Sessions
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Ended, Event, Joined, Measured, Started, TrialState
 
@@ -75,19 +76,19 @@ class Delivery:
 
     Args:
         store: where to.
-        ledger: whose session it is.
-        session: its number.
+        sessions: of the store.
+        session: the number of the one to deliver.
 
     Raises:
         StoreError: from every method, when the ledger cannot be used.
     """
 
-    def __init__(self, store: Store, ledger: Ledger, session: int) -> None:
-        self._store, self._ledger, self._session = store, ledger, session
-        self._reader = Reader(ledger.journal(session))
+    def __init__(self, store: Store, sessions: Sessions, session: int) -> None:
+        self._store, self._sessions, self._session = store, sessions, session
+        self._reader = Reader(sessions.journal(session))
         self._pending: dict[str, _Pending] = {}
         self._runs: dict[str, _Run] = {}
-        begun = ledger.delivery(session)
+        begun = sessions.delivery(session)
         self._experiment, self._repeated, self._offset = begun or ("", False, 0)
         self._unsure = self._repeated
         """Whether there may be runs which nobody has noted."""
@@ -117,11 +118,11 @@ class Delivery:
             for trial_id in ended:
                 self._runs.pop(trial_id, None)
             self.delivered += len(ended)
-            drop_files(self._ledger, ended)
+            drop_files(self._sessions.files(one) for one in ended)
             begins = [pending.begin for pending in self._pending.values()]
             self._offset = min([*begins, self._reader.offset])
             runs = {trial_id: run_id for trial_id, run_id in done.items() if run_id is not None}
-            self._ledger.delivered(self._session, self._offset, runs)
+            self._sessions.delivered(self._session, self._offset, runs)
         if refused:
             raise refused[0]
 
@@ -130,14 +131,14 @@ class Delivery:
         self.deliver()
         if self._pending:
             raise NotYetError("another sweep has not recorded them yet")
-        left = [entry for entry in self._ledger.left_by(self._session) if entry.outcome is None and entry.run_id]
+        left = [entry for entry in self._sessions.left_by(self._session) if entry.outcome is None and entry.run_id]
         if left:
             with self._store.transaction():
                 for entry in left:
                     assert entry.run_id is not None
                     if self._info(entry.run_id) is not None:
                         self._close(entry.run_id, TrialState.KILLED, "its process died", entry.at)
-        self._ledger.retire(self._session, remember=self._store.database is None)
+        self._sessions.retire(self._session, remember=self._store.database is None)
 
     def _read(self) -> None:
         for begin, event in self._reader.events():
@@ -148,7 +149,7 @@ class Delivery:
         """Those that were taken, each with its run."""
         done: dict[str, str | None] = {}
         before = dict(self._runs)
-        known = self._ledger.run_ids(together)
+        known = self._sessions.run_ids(together)
         experiment_id = self._experiment_id
         try:
             with self._store.transaction():
@@ -195,7 +196,7 @@ class Delivery:
         if trial.id in self._runs:
             return self._runs[trial.id], False
         again = isinstance(first, Started) and first.again
-        if again and self._ledger.waits(trial.id, self._session):
+        if again and self._sessions.waits(trial.id, self._session):
             raise NotYetError("an earlier command has not been recorded yet, in which they began")
         if run_id is None and self._unsure:
             run_id = self._store.run_of(trial.id)
@@ -250,7 +251,7 @@ class Delivery:
     def _join(self, run_id: str | None, event: Joined) -> str | None:
         """A settled trial becomes one of a further sweep."""
         found = event.run_id or run_id or self._store.run_of(event.trial.id)
-        if found is None and self._ledger.is_pending(event.trial.id):
+        if found is None and self._sessions.is_pending(event.trial.id):
             raise NotYetError
         if found is None or self._info(found) is None:
             log.error("the record of trial %s (%s) is gone", event.trial.id, event.trial.name)
@@ -281,7 +282,7 @@ class Delivery:
         shutil.copy2(file, run.folder)
 
 
-def deliver_what_is_left(store: Store, ledger: Ledger, but: int | None = None) -> tuple[int, list[Exception]]:
+def deliver_what_is_left(store: Store, sessions: Sessions, but: int | None = None) -> tuple[int, list[Exception]]:
     """Delivers the sessions that are ended or have died, the oldest first. One that cannot be delivered holds up no
     other; after two, the store is taken to be away.
 
@@ -293,15 +294,15 @@ def deliver_what_is_left(store: Store, ledger: Ledger, but: int | None = None) -
     """
     delivered = 0
     refused: list[Exception] = []
-    for session in ledger.see_to_the_dead():
+    for session in sessions.see_to_the_dead():
         refusals = sum(not isinstance(error, NotYetError | Timeout) for error in refused)
         if (but is not None and session >= but) or refusals == 2:
             break
-        lock = ledger.delivery_lock(session)
+        lock = sessions.delivery_lock(session)
         try:
             with lock.acquire(timeout=PATIENCE):  # the process that wrote for it may be at it still
-                if ledger.exists(session):
-                    delivery = Delivery(store, ledger, session)
+                if sessions.exists(session):
+                    delivery = Delivery(store, sessions, session)
                     delivery.finish()
                     delivered += delivery.delivered
             Path(lock.lock_file).unlink(missing_ok=True)

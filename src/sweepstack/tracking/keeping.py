@@ -1,0 +1,54 @@
+"""What lies beside the ledger: in which folder, and files that are kept until they are delivered."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def resolve_folder(database: Path | None, uri: str, root: Path, chosen: str | None) -> Path:
+    """Where the ledger of a store is: as chosen, else beside the store's database, else in the project's mlruns."""
+    if chosen is not None:
+        return Path(chosen).expanduser().absolute()
+    if database is not None:
+        return database.parent / "journal" / database.name
+    return root / "mlruns" / "journal" / hashlib.blake2b(uri.encode(), digest_size=6).hexdigest()
+
+
+def keep_file(folder: Path, file: Path) -> Path:
+    """A file as it is now, whatever is written in its place later; a link where the file system has them.
+
+    Args:
+        folder: for what is kept, see `Sessions.files`.
+    """
+    kept = folder / file.name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(file, kept)
+    except OSError:
+        shutil.copy2(file, kept)
+    return kept
+
+
+def drop_files(folders: Iterable[Path]) -> None:
+    """What was kept and is delivered."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds a lock that this process may only look at; where nobody can tell, nobody does."""
+    try:
+        import fcntl
+
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
