@@ -22,7 +22,7 @@ from sweepstack.tracking.entries import LEFT, OPEN, SETTLED, Composition, Entry
 from sweepstack.tracking.finished import Finished, Known, known
 from sweepstack.tracking.journal import Fold, Journal
 from sweepstack.tracking.keeping import keep_file, resolve_folder
-from sweepstack.tracking.ledger import Ledger
+from sweepstack.tracking.ledger import Ledger, goes_on
 from sweepstack.tracking.process import WriterProcess, writer_process
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Choice, Ended, Event, Joined, Measured, Outcome, Started, Trial
@@ -297,9 +297,10 @@ def look(trials: Sequence[Trial], store: Store, again: bool) -> Work:
             work.fresh.append(trial)
     for stack, wanted in stacks.items():
         composition = ledger.composition(stack)
-        members = {trial.id: Entry(trial, None, stack, LEFT) for trial in ledger.members(stack)}
-        if composition is not None and {one for ids in composition.trajectories for one in ids} <= members.keys():
-            work.resumed.append(stack_of(composition, members, trials[0].config.device))
+        members = ledger.members(stack)
+        if composition is not None and goes_on(composition, members, {trial.fingerprint for trial in trials}):
+            known = {entry.trial.id: entry for entry in members}
+            work.resumed.append(stack_of(composition, known, trials[0].config.device))
         else:
             work.fresh += wanted
     return work

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -98,10 +98,10 @@ class Ledger(Sessions):
         with reading(self.file) as database:
             return composition_of(database, stack)
 
-    def members(self, stack: str) -> list[Trial]:
-        """All trials of a stack."""
+    def members(self, stack: str) -> list[Entry]:
+        """All that is known of the trials of a stack."""
         with reading(self.file) as database:
-            return [entry.trial for entry in entries(database, "stack = ?", (stack,))]
+            return list(entries(database, "stack = ?", (stack,)))
 
     def plan(self, session: int, compositions: Iterable[Composition]) -> None:
         """Keeps how a session's trials are composed, so that they are gone on with in the same company."""
@@ -174,9 +174,7 @@ class Ledger(Sessions):
         """None where a member is missing, or where the stack has not begun and is more than what is wanted."""
         composition = composition_of(database, stack)
         known = entries(database, "stack = ?", (stack,))
-        ids = {one for trials in composition.trajectories for one in trials} if composition is not None else set()
-        begun = any(entry.begun for entry in known) or all(entry.trial.fingerprint in wanted for entry in known)
-        if composition is None or not ids <= {entry.trial.id for entry in known} or not begun:
+        if composition is None or not goes_on(composition, known, wanted):
             return None
         members: dict[str, Entry] = {}
         for entry in known:
@@ -191,6 +189,14 @@ class Ledger(Sessions):
                 )
             members[entry.trial.id] = entry
         return composition, members
+
+
+def goes_on(composition: Composition, known: Sequence[Entry], wanted: Container[str]) -> bool:
+    """Whether a stack that was left open is gone on with: no member is missing, and it has begun or is no more than the
+    fingerprints that are wanted."""
+    ids = {one for trials in composition.trajectories for one in trials}
+    begun = any(entry.begun for entry in known) or all(entry.trial.fingerprint in wanted for entry in known)
+    return begun and ids <= {entry.trial.id for entry in known}
 
 
 def _renewed(trial: Trial, entry: Entry) -> Trial:
