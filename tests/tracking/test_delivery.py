@@ -315,7 +315,7 @@ def by_requests(monkeypatch: pytest.MonkeyPatch | None = None) -> None:
     """As with a server: each request is written on its own, and files are carried by MLflow."""
     set_attribute = monkeypatch.setattr if monkeypatch else setattr
     set_attribute(Store, "transaction", lambda self: contextlib.nullcontext())
-    set_attribute(module, "_local", lambda address: None)
+    set_attribute(module, "local_folder", lambda address: None)
 
 
 MOMENTS: dict[str, Callable[[], Any]] = {
