@@ -225,6 +225,17 @@ def test_ui_serves_on_loopback_and_ends_calmly(terminal: Terminal, sent: int) ->
     pytest.fail("the server is still there")
 
 
+def test_a_dash_is_the_standard_output(terminal: Terminal) -> None:
+    assert sweepstack(terminal, "table", "-o", "-").stdout == sweepstack(terminal, "table").stdout
+
+
+def test_a_report_that_has_no_place_is_told_before_all_the_work(terminal: Terminal) -> None:
+    done = sweepstack(terminal, "report", "-o", str(terminal.folder / "nowhere" / "report.html"))
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: ")
+    assert "there is no folder" in done.stderr
+
+
 def test_ui_says_when_a_port_is_taken(terminal: Terminal) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

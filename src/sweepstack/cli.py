@@ -112,7 +112,7 @@ def _words(text: str) -> list[str]:
 
 
 def _put(rendered: str | bytes, output: Path | None, what: str) -> None:
-    if output is None:
+    if output is None or str(output) == "-":
         click.echo(rendered, nl=False)
         return
     content = rendered.encode() if isinstance(rendered, str) else rendered
@@ -139,6 +139,8 @@ def report(sweep: str, metric: str | None, output: Path, record: bool, store: st
     from sweepstack.tracking.store import Store
     from sweepstack.tracking.summary import record_summary
 
+    if not output.parent.is_dir():  # better to know it before all the work
+        raise UserError(f"{output} cannot be written (there is no folder {output.parent}); choose another file with -o")
     target = Store(store)
     with Console(stderr=True).status("reading the store") as status:  # shows on terminals alone
         made = make(sweep, store=target, metric=metric, tell=status.update)

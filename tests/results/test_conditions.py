@@ -26,6 +26,7 @@ FRAME = as_frame(
     ("condition", "numbers"),
     [
         ("params.lr > 0.01", [1, 2]),
+        ("lr > +0.01", [1, 2]),
         ("optimizer.lr > 0.01", [1, 2]),
         ("0.01 < lr <= 0.1", [1]),
         ("0.1 == lr", [1]),

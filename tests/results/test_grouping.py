@@ -30,6 +30,7 @@ def test_groups_have_the_mean_over_everything_else_the_best_first() -> None:
     assert groups["n"].tolist() == [6, 6]
     assert sorted_by(groups, "lr")["lr"].tolist() == [0.01, 0.1]
     assert sorted_by(groups, "mean")["lr"].tolist() == [0.1, 0.01]
+    assert sorted_by(groups, "mean val/accuracy").equals(sorted_by(groups, "mean"))  # as the head of the column says
 
 
 def test_trials_without_a_value_are_counted_and_not_averaged() -> None:

@@ -83,6 +83,17 @@ def test_data_stay_as_they_are_whatever_a_spreadsheet_may_make_of_them(hostile: 
     assert notes == list(HOSTILE)
 
 
+def test_json_keeps_whole_numbers_in_columns_of_any_kind() -> None:
+    frame = pd.DataFrame({"schedule.every": pd.Series([2, None, "x", math.nan, pd.NA], dtype="object")})
+    values = [record["schedule.every"] for record in json.loads(render(frame, "json"))]
+    assert values == [2, None, "x", None, None]
+
+
+def test_a_star_that_begins_a_row_of_latex_is_no_part_of_the_end_of_the_one_before() -> None:
+    frame = trials(({"note": "*a"}, 0.5), ({"note": "*b"}, 0.4))
+    assert "{*}a &" in str(render(frame, "latex"))
+
+
 def test_json_has_every_digit_and_null_for_what_it_has_no_numbers_for() -> None:
     values = [0.1 + 0.2, math.inf, math.nan]
     frame = as_frame([row(n, {"lr": str(n)}, {"val/loss": value}) for n, value in enumerate(values)])

@@ -45,6 +45,10 @@ def test_a_figure_that_is_not_finite_is_never_the_best() -> None:
     assert as_frame(rows, sort="val/loss")["lr"].tolist() == [3, 2, 1, 0]
 
 
+def test_names_that_look_like_numbers_stay_apart() -> None:
+    assert trials(({"note": "007"}, 0.5), ({"note": "7"}, 0.4))["note"].tolist() == ["007", "7"]
+
+
 def test_losses_and_times_sort_upwards() -> None:
     rows = [row(n, {"lr": "1"}, {"val/loss": 3.0 - n, "train_seconds": float(n)}) for n in range(3)]
     assert as_frame(rows, sort="val/loss")["val/loss"].tolist() == [1.0, 2.0, 3.0]

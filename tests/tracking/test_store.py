@@ -16,6 +16,7 @@ import pytest
 
 from sweepstack.errors import StoreError
 from sweepstack.tracking.address import project_root, resolve_uri
+from sweepstack.tracking.histories import histories
 from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.rows import member_tag
 from sweepstack.tracking.store import Store
@@ -176,6 +177,22 @@ def test_runs_of_an_earlier_version_are_rows_of_the_sweep_that_they_name(store: 
     assert [row.name for row in store.rows("old")] == ["lr=0", "lr=1"]
     assert [row.name for row in store.rows()] == ["lr=2"]
     assert {row.sweep for row in store.rows("all")} == {"old", "newer"}
+    # A later sweep asks for one of them, and later the old one is gone on with: none of its runs is lost by that.
+    (first, _) = store.runs("tags.sweep = 'old'")
+    store.client.set_tag(first.info.run_id, member_tag("later"), "2000 later")
+    assert [row.name for row in store.rows("later")] == ["lr=0"]
+    assert [row.name for row in store.rows("old")] == ["lr=0", "lr=1"]
+    tags = {"sweepstack.version": "0.1.0", "sweep": "old", member_tag("old"): "3000 old"}
+    store.client.create_run(experiment, 3000, tags, "lr=3")
+    assert [row.name for row in store.rows("old")] == ["lr=0", "lr=1", "lr=3"]
+    assert [row.name for row in store.rows()] == ["lr=0", "lr=1", "lr=3"]
+
+
+def test_infinity_stays_infinity_in_curves(store: Store) -> None:
+    run = store.client.create_run(store.experiment_id("train")).info.run_id
+    for step, loss in enumerate((0.5, float("inf"), float("-inf"))):
+        store.client.log_metric(run, "val/loss", loss, step=step)
+    assert [point.value for point in histories(store, [run], "val/loss")] == [0.5, float("inf"), float("-inf")]
 
 
 def test_a_run_is_found_by_its_trial_and_others_in_the_order_in_which_they_began(

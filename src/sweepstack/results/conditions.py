@@ -110,8 +110,8 @@ class _Reader:
         match node:
             case ast.Constant(value=None | bool() | int() | float() | str()):
                 return node.value
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-                return -value
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=int() | float() as value)):
+                return -value if isinstance(sign, ast.USub) else value
             case ast.List() | ast.Tuple() | ast.Set():
                 values = [self._side(part) for part in node.elts]
                 if any(isinstance(value, pd.Series | list) for value in values):

@@ -85,7 +85,7 @@ def sorted_by(groups: pd.DataFrame, column: str) -> pd.DataFrame:
     Raises:
         UserError: there is no such column.
     """
-    key = find(groups, column)
+    key = "mean" if column == f"mean {groups.attrs['metric']}" else find(groups, column)  # as its head is printed
     ascending = upwards(groups.attrs["metric"] if key == "mean" else key)
     return groups.sort_values(key, ascending=ascending, kind="stable", na_position="last").reset_index(drop=True)
 
@@ -121,6 +121,8 @@ def _as_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
     except (ValueError, TypeError):
         return column
     present = column.dropna().astype("str")
+    if present.str.fullmatch(r"[+-]?0\d+.*").any():  # 007 is a name
+        return column
     if pd.api.types.is_float_dtype(numbers) and not present.empty and present.str.fullmatch(r"[+-]?\d+").all():
         if present.str.len().max() > LONGEST_WHOLE:
             return column

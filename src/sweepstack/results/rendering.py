@@ -33,6 +33,7 @@ LATEX = str.maketrans(
         "|": r"\textbar{}",
         "[": "{[}",  # at the beginning of a row, it would be an option of the end of the one before
         "]": "{]}",
+        "*": "{*}",  # there, too, it would be part of that end
     }
 )
 HTML = """\
@@ -175,6 +176,8 @@ def _visible(cell: str) -> str:
 def _for_json(column: pd.Series[Any]) -> list[Any]:
     if pd.api.types.is_datetime64_any_dtype(column):
         return [None if pd.isna(value) else value.isoformat() for value in column]
-    if not pd.api.types.is_numeric_dtype(column):
-        return [value if isinstance(value, str | list) else None for value in column]
-    return [value if value is not pd.NA and math.isfinite(value) else None for value in column.tolist()]
+    return [None if _has_no_json(value) else value for value in column.tolist()]
+
+
+def _has_no_json(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value))

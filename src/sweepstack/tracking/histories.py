@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sweepstack.tracking.rows import finite_or_not
 from sweepstack.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def histories(store: Store, run_ids: Sequence[str], metric: str) -> list[Point]:
                 (run_id, value) for run_id in together for value in store.client.get_metric_history(run_id, metric)
             ]
         for run_id, value in found:
-            points[run_id][value.step] = value.value
+            points[run_id][value.step] = finite_or_not(value.value)
     return [Point(run_id, step, value) for run_id, steps in points.items() for step, value in sorted(steps.items())]
 
 

@@ -61,8 +61,8 @@ def sweeps_of(run: Run) -> dict[str, int]:
             at, _, name = value.partition(" ")
             if at.isdecimal():  # a user may have made a tag of that kind
                 found[name] = int(at)
-    if not found and SWEEP_TAG in tags:  # of an earlier version
-        found[tags[SWEEP_TAG]] = run.info.start_time
+    if SWEEP_TAG in tags:  # all that a run of an earlier version has, whatever it has joined since
+        found.setdefault(tags[SWEEP_TAG], run.info.start_time)
     return found
 
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from sweepstack.errors import StoreError, did_you_mean, one_line
 from sweepstack.tracking.address import check, database_of, has_content, resolve_uri
-from sweepstack.tracking.rows import ID_TAG, OURS, Row, member_tag, row_of, sweeps_of
+from sweepstack.tracking.rows import ID_TAG, OURS, SWEEP_TAG, Row, member_tag, row_of, sweeps_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -184,7 +184,7 @@ class Store:
         """
         if sweep not in ("latest", "all"):
             runs = self.runs(f"tags.`{member_tag(sweep)}` LIKE '%'")  # a store may have grown for years
-            if runs:
+            if runs and not self._has_older(sweep):
                 return [row_of(run, sweep) for run in runs]
         runs = self.runs(OURS)
         if not runs:
@@ -205,13 +205,21 @@ class Store:
             )
         return [row_of(run, sweep) for run in runs if sweep in sweeps_of(run)]
 
+    def _has_older(self, sweep: str) -> bool:
+        """Whether a sweep has runs of an earlier version, which are not found by its tag: its first run tells."""
+        mark = "'" if "'" not in sweep else '"'
+        if mark in sweep:  # MLflow's language has no way to write that
+            return True
+        first = self.runs(f"tags.`{SWEEP_TAG}` = {mark}{sweep}{mark}", only=1)
+        return bool(first) and member_tag(sweep) not in first[0].data.tags
+
     def run_of(self, trial_id: str) -> str | None:
         """The run of a trial, if it was made."""
         runs = self.runs(f"tags.`{ID_TAG}` = '{trial_id}'")
         return runs[0].info.run_id if runs else None
 
-    def runs(self, condition: str) -> list[Run]:
-        """Runs that fulfil a condition in MLflow's language, oldest first."""
+    def runs(self, condition: str, only: int | None = None) -> list[Run]:
+        """Runs that fulfil a condition in MLflow's language, oldest first; the first page of so many, or all."""
         if self.database is not None and not has_content(self.database):
             return []
         experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
@@ -223,11 +231,11 @@ class Store:
                     experiments,
                     filter_string=condition,
                     order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-                    max_results=PAGE,
+                    max_results=only or PAGE,
                     page_token=token or None,
                 )
                 runs += page
-                token = page.token or None
+                token = page.token or None if only is None else None
         return runs
 
 
