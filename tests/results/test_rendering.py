@@ -92,6 +92,7 @@ def test_json_keeps_whole_numbers_in_columns_of_any_kind() -> None:
 def test_a_star_that_begins_a_row_of_latex_is_no_part_of_the_end_of_the_one_before() -> None:
     frame = trials(({"note": "*a"}, 0.5), ({"note": "*b"}, 0.4))
     assert "{*}a &" in str(render(frame, "latex"))
+    assert str(render(frame, "latex")).endswith("\\end{tabular}\n")
 
 
 def test_json_has_every_digit_and_null_for_what_it_has_no_numbers_for() -> None:

@@ -120,7 +120,8 @@ def render(frame: pd.DataFrame, form: str) -> str | bytes:
         case "latex":
             shown = shown.map(lambda cell: cell.translate(LATEX)).rename(columns=lambda name: name.translate(LATEX))
             align = "".join("r" if number else "l" for number in right)
-            return str(shown.style.hide(axis="index").to_latex(hrules=True, column_format=align))
+            table = str(shown.style.hide(axis="index").to_latex(hrules=True, column_format=align))
+            return f"{table.rstrip()}\n"
         case "markdown":
             shown = shown.map(_for_markdown).rename(columns=_for_markdown)
         case "text":
