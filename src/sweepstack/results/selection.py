@@ -4,7 +4,7 @@ and test data are read for what was selected."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,12 @@ def select(
     by = [key, *(["seed"] if "seed" in frame else []), "run_id"]
     trial = rows.sort_values(by, ascending=[not larger_is_better(key), *[True] * (len(by) - 1)]).iloc[0]
     return Selection(key, caution, _as_frame(groups, verdicts), trial, _test(trial, predictions, test_count))
+
+
+def of_knobs(group: pd.Series[Any], knobs: Sequence[str]) -> pd.Series[Any]:
+    """The values of some knobs in a row of `Selection.groups`, by the names of these."""
+    found = group[[f"params.{knob}" if f"params.{knob}" in group else knob for knob in knobs]]
+    return found.set_axis(list(knobs))
 
 
 def _usable(frame: pd.DataFrame, key: str) -> pd.Series[bool]:

@@ -11,7 +11,7 @@ import pandas as pd
 from sweepstack.results.comparison import NOT_TOLD_APART
 from sweepstack.results.drawing import listed, more_is_better, shortened, words
 from sweepstack.results.knobs import SEED, setting, value_text
-from sweepstack.results.selection import Selection
+from sweepstack.results.selection import Selection, of_knobs
 from sweepstack.tracking.origin import Origin
 
 Sentence = list[tuple[str, bool]]
@@ -32,11 +32,13 @@ def question(settings: int, knobs: Sequence[str], objective: str) -> str:
 
 
 def answer(selection: Selection, knobs: Sequence[str]) -> Sentence:
-    """The answer in one sentence: setting, objective, test accuracy, and what else may be as good."""
+    """The answer in one sentence: setting, objective, test accuracy, what else may be as good, and what has a better
+    mean that does not count."""
     best, objective = selection.groups.iloc[0], selection.objective
     others = len(selection.groups) - 1
     extreme = "highest" if more_is_better(objective) else "lowest"
-    has = f" has the {extreme} {words(objective)}" if others else f" has a {words(objective)} of"
+    passed = _passed_over(selection)
+    has = f" has the {extreme} {words(objective)}{_among(passed, best)}" if others else f" has a {words(objective)} of"
     figure = f" {best['mean']:.4f}"
     if best["n"] > 1:
         figure += f" on average over {best['n']} seeds"
@@ -48,7 +50,37 @@ def answer(selection: Selection, knobs: Sequence[str]) -> Sentence:
         tied = int((selection.groups["mark"] == NOT_TOLD_APART).sum())
         some = {0: "it can be told apart from every other setting", 1: "1 other setting cannot be told apart from it"}
         sentence.append((f"; {some.get(tied, f'{tied:,} other settings cannot be told apart from it')}", False))
-    return [*sentence, (".", False)]
+    return [*sentence, *_why_passed_over(passed, best, knobs, objective), (".", False)]
+
+
+def _passed_over(selection: Selection) -> pd.DataFrame:
+    """Settings with a better mean than the selected one, the best first: their trials are too few to count."""
+    groups, up = selection.groups, more_is_better(selection.objective)
+    ahead = groups["mean"] > groups["mean"].iloc[0] if up else groups["mean"] < groups["mean"].iloc[0]
+    return groups[ahead].sort_values("mean", ascending=not up, kind="stable")
+
+
+def _among(passed: pd.DataFrame, best: pd.Series[Any]) -> str:
+    """Of which settings the selected one has the best mean, where it is not all of them; see `select`."""
+    kinds = []
+    if (passed["failed"] > best["failed"]).any():
+        kinds.append("have the fewest trials without a figure" if best["failed"] else "have a figure of every trial")
+    if (passed["failed"] == best["failed"]).any():
+        kinds.append("have several seeds")
+    return f" of the settings that {' and '.join(kinds)}" if kinds else ""
+
+
+def _why_passed_over(passed: pd.DataFrame, best: pd.Series[Any], knobs: Sequence[str], objective: str) -> Sentence:
+    if passed.empty:
+        return []
+    first, more = passed.iloc[0], len(passed) - 1
+    lack = "it has a single seed"
+    if first["failed"] > best["failed"]:
+        lack = f"{first['failed']} of its {len(first['run_ids'])} trials gave no figure"
+    too = "" if not more else " (nor does that of 1 other)" if more == 1 else f" (nor do those of {more:,} others)"
+    better = "higher" if more_is_better(objective) else "lower"
+    told = f" has a {better} mean, {first['mean']:.4f}, which does not count, since {lack}"
+    return [("; ", False), (setting(of_knobs(first, knobs), knobs), True), (f"{told}{too}", False)]
 
 
 def _tested(selection: Selection, several: bool) -> str:

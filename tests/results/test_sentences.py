@@ -1,0 +1,81 @@
+"""What a report says in words is what was found, and no more."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from sweepstack.results.frame import as_frame
+from sweepstack.results.knobs import knobs
+from sweepstack.results.selection import select
+from sweepstack.results.sentences import answer
+
+from .trials import row
+
+
+def sweep(table: dict[str, list[float | None]], metric: str = "val/accuracy", state: str = "FAILED") -> pd.DataFrame:
+    """A trial for each learning rate and each of its figures, the seeds being 0, 1, 2, ...; without one, it has not
+    finished."""
+    trials = [(lr, seed, figure) for lr, figures in table.items() for seed, figure in enumerate(figures)]
+    return as_frame(
+        [
+            row(n, {"lr": lr, "seed": str(seed)}, {}, state)
+            if figure is None
+            else row(n, {"lr": lr, "seed": str(seed)}, {metric: figure})
+            for n, (lr, seed, figure) in enumerate(trials)
+        ]
+    )
+
+
+def said(frame: pd.DataFrame, objective: str | None = None) -> str:
+    """The answer, without the figures in brackets."""
+    text = "".join(piece for piece, _ in answer(select(frame, objective=objective), knobs(frame)))
+    return re.sub(r" \(95 % interval [^)]*\)", "", text)
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"1": [0.8, 0.82], "2": [0.7, 0.75]}, "lr=1 has the highest validation accuracy, 0.8100 on average"),
+        (
+            {"1": [0.8, 0.82], "2": [0.95, None]},
+            "lr=1 has the highest validation accuracy of the settings that have a figure of every trial, 0.8100 on",
+        ),
+        (
+            {"1": [0.8, 0.82], "2": [0.95, None]},
+            "lr=2 has a higher mean, 0.9500, which does not count, since 1 of its 2 trials gave no figure.",
+        ),
+        (
+            {"1": [0.8, 0.82], "2": [0.95]},
+            "lr=1 has the highest validation accuracy of the settings that have several seeds, 0.8100 on average",
+        ),
+        ({"1": [0.8, 0.82], "2": [0.95]}, "lr=2 has a higher mean, 0.9500, which does not count, since it has a single"),
+        (
+            {"1": [0.8, 0.82, None], "2": [0.9, None, None], "3": [0.95, None, None]},
+            "of the settings that have the fewest trials without a figure, 0.8100 on average over 2 seeds",
+        ),
+        (
+            {"1": [0.8, 0.82], "2": [0.9], "3": [0.95, None]},
+            "of the settings that have a figure of every trial and have several seeds, 0.8100",
+        ),
+        (
+            {"1": [0.8, 0.82], "2": [0.9], "3": [0.95, None]},
+            "lr=3 has a higher mean, 0.9500, which does not count, since 1 of its 2 trials gave no figure (nor does "
+            "that of 1 other).",
+        ),
+    ],
+)
+def test_a_better_mean_that_does_not_count_is_named(table: dict[str, list[float | None]], told: str) -> None:
+    assert told in said(sweep(table))
+
+
+def test_a_lower_loss_that_does_not_count_is_named() -> None:
+    told = said(sweep({"1": [0.5, 0.4], "2": [0.1]}, "val/loss"), "val/loss")
+    assert told.startswith("lr=1 has the lowest validation loss of the settings that have several seeds, 0.4500")
+    assert told.endswith("lr=2 has a lower mean, 0.1000, which does not count, since it has a single seed.")
+
+
+def test_a_better_mean_is_named_by_its_knobs_even_where_one_is_named_like_a_figure() -> None:
+    rows = [row(n, {"mean": "1", "seed": str(n)}, {"val/accuracy": 0.8 + n / 100}) for n in range(2)]
+    rows.append(row(2, {"mean": "2", "seed": "0"}, {"val/accuracy": 0.9}))
+    assert "; mean=2 has a higher mean, 0.9000" in said(as_frame(rows))
