@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from sweepstack.errors import UserError
-from sweepstack.results.comparison import BEST, NOT_TOLD_APART, WORSE
+from sweepstack.results.comparison import BEST, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
 from sweepstack.results.frame import as_frame
 from sweepstack.results.selection import select
 from sweepstack.results.statistics import mcnemar, paired_t, welch_t, wilson
@@ -92,7 +92,7 @@ def test_a_setting_does_not_win_by_its_lucky_seeds() -> None:
     assert (lucky["n"], lucky["failed"], lucky["mark"]) == (2, 1, NOT_TOLD_APART)
     assert "1 of 3 trials did not finish" in lucky["why"]
     assert "ahead of the best" in lucky["why"]
-    assert (broken["n"], broken["failed"], broken["mark"]) == (0, 1, WORSE)
+    assert (broken["n"], broken["failed"], broken["mark"]) == (0, 1, NOT_MEASURED)
     assert math.isnan(broken["mean"])
     assert found.trial["lr"] == 0.1
 
@@ -108,7 +108,7 @@ def test_where_every_setting_lost_a_seed_the_best_of_them_is_selected_all_the_sa
 def test_a_single_seed_does_not_win_where_others_have_several() -> None:
     found = select(sweep({0.1: [0.95], 0.2: [0.90, 0.91], 0.3: [0.80, 0.85]}))
     assert found.groups["lr"].tolist() == [0.2, 0.3, 0.1]
-    assert found.groups.iloc[2][["mark", "why"]].tolist() == [NOT_TOLD_APART, "a single seed, which tells no spread"]
+    assert found.groups.iloc[2][["mark", "why"]].tolist() == [NOT_TESTED, "a single seed, which tells no spread"]
 
 
 def test_seeds_that_do_not_match_are_compared_by_welch() -> None:
@@ -139,7 +139,7 @@ def test_single_seeds_are_compared_on_the_test_images() -> None:
     assert found.test == wilson(900, 1000)
     for missing in (None, lambda run_id: None):
         groups = select(frame, missing).groups
-        assert groups["mark"].tolist() == [BEST, *[NOT_TOLD_APART] * 3]
+        assert groups["mark"].tolist() == [BEST, *[NOT_TESTED] * 3]
         assert groups["why"].tolist()[1:] == ["no test predictions were kept"] * 3
         assert groups["p"].isna().all()
     by_loss = select(frame.rename(columns={"val/accuracy": "val/loss"}), kept.get, objective="val/loss").groups
@@ -189,7 +189,7 @@ def test_equal_trials_are_told_apart_by_seed() -> None:
 
 def test_equal_differences_are_no_proof() -> None:
     groups = select(sweep({0.1: [0.92, 0.94, 0.96], 0.2: [0.91, 0.93, 0.95]})).groups
-    assert groups["mark"].tolist() == [BEST, NOT_TOLD_APART]
+    assert groups["mark"].tolist() == [BEST, NOT_TESTED]
     assert "no spread" in groups["why"].tolist()[1]
 
 
@@ -198,6 +198,7 @@ def test_figures_that_are_none_count_as_failed() -> None:
     groups = select(frame).groups
     assert groups["lr"].tolist() == [0.2, 0.1, 0.3]
     assert groups["failed"].tolist() == [0, 1, 2]
+    assert groups["mark"].tolist() == [BEST, NOT_TESTED, NOT_MEASURED]
     assert groups["why"].tolist()[2] == "2 of 2 trials gave no val/accuracy; no trial gave a figure"
 
 

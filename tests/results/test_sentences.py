@@ -5,10 +5,12 @@ import re
 import pandas as pd
 import pytest
 
+from sweepstack.results.comparison import BEST, NOT_MEASURED
 from sweepstack.results.frame import as_frame
+from sweepstack.results.grids import settings_grid
 from sweepstack.results.knobs import knobs
 from sweepstack.results.selection import select
-from sweepstack.results.sentences import answer
+from sweepstack.results.sentences import answer, reading
 
 from .trials import row
 
@@ -49,7 +51,10 @@ def said(frame: pd.DataFrame, objective: str | None = None) -> str:
             {"1": [0.8, 0.82], "2": [0.95]},
             "lr=1 has the highest validation accuracy of the settings that have several seeds, 0.8100 on average",
         ),
-        ({"1": [0.8, 0.82], "2": [0.95]}, "lr=2 has a higher mean, 0.9500, which does not count, since it has a single"),
+        (
+            {"1": [0.8, 0.82], "2": [0.95]},
+            "lr=2 has a higher mean, 0.9500, which does not count, since it has a single",
+        ),
         (
             {"1": [0.8, 0.82, None], "2": [0.9, None, None], "3": [0.95, None, None]},
             "of the settings that have the fewest trials without a figure, 0.8100 on average over 2 seeds",
@@ -79,3 +84,53 @@ def test_a_better_mean_is_named_by_its_knobs_even_where_one_is_named_like_a_figu
     rows = [row(n, {"mean": "1", "seed": str(n)}, {"val/accuracy": 0.8 + n / 100}) for n in range(2)]
     rows.append(row(2, {"mean": "2", "seed": "0"}, {"val/accuracy": 0.9}))
     assert "; mean=2 has a higher mean, 0.9000" in said(as_frame(rows))
+
+
+FIGURES: dict[str, list[float | None]] = {"1": [0.9, 0.91, 0.92], "2": [0.5, 0.53, 0.52], "3": [0.4, 0.42, 0.45]}
+ONLY_HIGHEST = "lr=1 has the highest validation accuracy, 0.9100 on average over 3 seeds"
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "KILLED", "FAILED"])
+def test_what_gave_no_figure_is_neither_worse_nor_told_apart(state: str) -> None:
+    table = {**FIGURES, "4": [None, None, None], "5": [None], "6": [None]}
+    frame = sweep(table, state=state)
+    told = "it can be told apart from the 2 others that were measured; 3 other settings gave no figure."
+    assert said(frame) == f"{ONLY_HIGHEST}; {told}"
+    grid = settings_grid(frame, select(frame), ["lr"])
+    titles = [column.title for column in grid.columns]
+    assert "failed" not in titles
+    shown = [[row.cells[titles.index(title)].text for row in grid.rows] for title in ("without a figure", "mark")]
+    assert shown == [["0", "0", "0", "1", "1", "3"], [BEST, "worse", "worse", *[NOT_MEASURED] * 3]]
+    assert any("“Not measured” (3 other settings)" in line for line in reading(frame, select(frame), None))
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        (FIGURES, "it can be told apart from every other setting."),
+        ({**FIGURES, "4": [0.1]}, "the 2 others that were tested; 1 other setting could not be tested against it."),
+        (
+            {**FIGURES, "4": [0.1], "5": [None]},
+            "1 other setting could not be tested against it; 1 other setting gave no",
+        ),
+        (
+            {"1": [0.9, 0.91], "2": [0.9, 0.89], "3": [0.1]},
+            "1 other setting cannot be told apart from it; 1 other setting",
+        ),
+        ({"1": [0.9], "2": [0.8], "3": [0.7]}, "0.9000; 2 other settings could not be tested against it."),
+        ({"1": [0.9], "2": [None]}, "0.9000; 1 other setting gave no figure."),
+    ],
+)
+def test_tested_and_untested_settings_are_counted_apart(table: dict[str, list[float | None]], told: str) -> None:
+    assert told in said(sweep(table))
+
+
+def test_where_nothing_was_tested_the_report_does_not_explain_a_test() -> None:
+    single, both = sweep({"1": [0.1], "2": [0.2], "3": [0.3]}, "val/loss"), sweep({**FIGURES, "4": [0.1]})
+    lines = reading(single, select(single, objective="val/loss"), None)
+    assert not any("told apart" in line for line in lines)
+    assert any(line.startswith("“Not tested” (2 other settings)") for line in lines)
+    lines = reading(both, select(both), None)
+    assert any(
+        line.startswith("2 of 3 other settings were tested against the best. “Not told apart”") for line in lines
+    )

@@ -71,12 +71,12 @@ def settings_grid(frame: pd.DataFrame, selection: Selection, knobs: Sequence[str
         "sd": "standard deviation",
         "low": "95 % from",
         "high": "to",
+        "n": "trials",
+        "failed": "without a figure",
     }
     failed = ["failed"] if groups["failed"].any() else []
     names = [*knobs, "n", *failed, *figures, *shown]
-    columns = [
-        Column(titles.get(name, words(name) if name != "n" else "trials"), _is_number(groups[name])) for name in names
-    ]
+    columns = [Column(titles.get(name, words(name)), _is_number(groups[name])) for name in names]
     rows = []
     for _, group in groups.iterrows():
         cells = [_param(group[name]) if name in knobs else _figure(name, group[name]) for name in names]

@@ -31,10 +31,10 @@ class Selection:
     groups: pd.DataFrame
     """A row for each setting, that is, for all params that vary but the seed; the best first. Columns: those params
     (`params.n` where one has a name that is used here), `n` (finished trials; those of one seed count once), `failed`
-    (trials that did not finish, or gave no finite figure), of the objective `mean`, `sd` and `low` to `high` (95 % by
-    t), means of other metrics, `p` (of the comparison with the best, two-sided and corrected, 1 where the best is
-    behind; NaN where nothing was tested), `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`), `why` in words, `run_ids` (a
-    tuple)."""
+    (trials without a figure: they failed, were stopped, still run, or gave no finite one), of the objective `mean`,
+    `sd` and `low` to `high` (95 % by t), means of other metrics, `p` (of the comparison with the best, two-sided and
+    corrected, 1 where the best is behind; NaN where nothing was tested), `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`,
+    `NOT_TESTED`, `NOT_MEASURED`), `why` in words, `run_ids` (a tuple)."""
     trial: pd.Series[Any]
     """The trial to use: that row of the table, among the finished ones of the best setting, with the best objective. Of
     equal ones the one with the smallest seed, then run id."""
