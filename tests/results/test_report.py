@@ -13,6 +13,9 @@ from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
 from sweepstack.cli import main
+from sweepstack.results.frame import table
+from sweepstack.results.grids import settings_grid
+from sweepstack.results.plates import about_sweep, plates_of
 from sweepstack.results.report import report
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG
@@ -335,3 +338,29 @@ def test_another_metric_can_select(terminal: Terminal, finished: pd.DataFrame) -
     assert page.texts["h1"] == ["Which of 6 settings of learning rate and epochs has the lowest validation loss?"]
     lowest = finished.groupby(["lr", "epochs"])["val/loss"].mean().min()
     assert any(f"has the lowest validation loss, {lowest:.4f}" in text for text in page.texts["p"])
+
+
+def test_a_trial_that_was_recorded_twice_counts_once_in_tables_and_plots(old_store: Store) -> None:
+    """As after rerun=true in the same sweep: 0.75 is the mean of two seeds, 0.7333 would be that of three runs."""
+    for lr, size, seed, figure in [
+        *[(1, 50, 0, 0.9), (1, 50, 0, 0.5), (1, 50, 1, 0.8)],
+        *[(lr, size, seed, 0.1) for lr, size in [(1, 100), (2, 50), (2, 100)] for seed in (0, 1)],
+    ]:
+        params = {"lr": str(lr), "batch_size": str(size), "seed": str(seed)}
+        metrics = {"val/accuracy": figure, "test/accuracy": figure, "train_seconds": figure}
+        record(old_store, "twice", params, {**metrics, "train_seconds_share": figure})
+    frame = table("twice", store=old_store)
+    about = about_sweep(old_store, frame, "val/accuracy")
+    assert about.selection is not None
+    assert about.selection.groups["mean"].iloc[0] == pytest.approx(0.75)
+    best = settings_grid(frame, about.selection, about.knobs).rows[0]
+    assert [cell.text for cell in best.cells[:2]] == ["1", "50"]
+    assert (best.cells[3].text, [cell.text for cell in best.cells[-4:-2]]) == ("0.7500", ["0.7500", "0.75"])
+    figures = {plate.name: plate.figure for plate in plates_of(about, lambda _: None) if plate.figure is not None}
+    assert "0.750" in [text.get_text() for text in figures["pairs"].axes[0].texts]
+    rings = {
+        name: sorted(float(line.get_ydata()[0]) for line in figures[name].axes[0].lines if line.get_markersize() == 9)
+        for name in ("knobs", "time")
+    }
+    assert rings["knobs"] == pytest.approx([0.7, 0.8])
+    assert rings["time"] == pytest.approx([0.75])

@@ -10,7 +10,7 @@ import pytest
 from sweepstack.errors import UserError
 from sweepstack.results.comparison import BEST, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
 from sweepstack.results.frame import as_frame
-from sweepstack.results.selection import select
+from sweepstack.results.selection import one_of_each, select
 from sweepstack.results.statistics import mcnemar, paired_t, welch_t, wilson
 from sweepstack.tracking.rows import Row
 
@@ -179,6 +179,16 @@ def test_a_trial_that_was_recorded_twice_is_no_second_seed() -> None:
     assert groups["n"].tolist() == [1, 1]
     assert groups["run_ids"].map(len).tolist() == [2, 2]
     assert groups["sd"].isna().all()
+
+
+def test_of_a_trial_that_was_recorded_twice_the_record_with_a_figure_counts() -> None:
+    rows = [trial({"lr": lr}, seed, {"val/accuracy": 0.5}) for lr in (0.1, 0.2) for seed in range(2)]
+    again = [Row(f"{r.run_id} again", r.name, "1", "b", r.state, "", "", 2000, r.params, {}) for r in rows[:2]]
+    lost = Row("lost", "lost", "1", "b", "FINISHED", "", "", 2000, {**rows[0].params, "seed": "7"}, {})
+    frame = as_frame([*rows, *again, lost])
+    found = one_of_each(frame, "val/accuracy")
+    assert sorted(found["run_id"]) == sorted([*(row.run_id for row in rows), "lost"])
+    assert one_of_each(as_frame(rows), "val/accuracy").equals(as_frame(rows))
 
 
 def test_equal_trials_are_told_apart_by_seed() -> None:

@@ -83,10 +83,36 @@ def select(
     return Selection(key, caution, _as_frame(groups, verdicts), trial, _test(trial, predictions, test_count))
 
 
+def one_of_each(frame: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The finished trials of a table, one row for each setting and seed, as `select` counts them: of a trial that was
+    recorded several times, the first row with the means of what its records have measured; those without a finite
+    figure only where there is no other."""
+    metrics = _metrics(frame)
+    frame = frame[frame["state"] == "FINISHED"]
+    if "seed" not in frame or frame.empty:
+        return frame
+    number = frame.groupby([*_settings(frame), "seed"], dropna=False).ngroup()
+    usable = _usable(frame, key)
+    kept = usable | ~usable.groupby(number).transform("any")
+    frame, number = frame[kept], number[kept]
+    if number.is_unique:
+        return frame
+    return frame.assign(**frame[metrics].groupby(number).transform("mean"))[~number.duplicated()]
+
+
 def of_knobs(group: pd.Series[Any], knobs: Sequence[str]) -> pd.Series[Any]:
     """The values of some knobs in a row of `Selection.groups`, by the names of these."""
     found = group[[f"params.{knob}" if f"params.{knob}" in group else knob for knob in knobs]]
     return found.set_axis(list(knobs))
+
+
+def _settings(frame: pd.DataFrame) -> list[str]:
+    """The params that make a setting."""
+    return [column for column in frame.columns[: frame.attrs["vary"]] if column != "seed"]
+
+
+def _metrics(frame: pd.DataFrame) -> list[str]:
+    return list(frame.columns[frame.attrs["vary"] : frame.columns.get_loc("state")])
 
 
 def _usable(frame: pd.DataFrame, key: str) -> pd.Series[bool]:
@@ -101,7 +127,7 @@ def _objective(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
         raise UserError(
             f"a selection needs a trial that has finished, none of these {len(frame)} has; sweepstack table says why"
         )
-    metrics = list(frame.columns[frame.attrs["vary"] : frame.columns.get_loc("state")])
+    metrics = _metrics(frame)
     known = [metric for metric in metrics if _usable(frame, metric).any()]
     key = asked or next((metric for metric in OBJECTIVES if metric in known), OBJECTIVES[0])
     if key not in metrics:
@@ -118,7 +144,7 @@ def _objective(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
 
 def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
     """The settings of a table, the best first; equally good ones as they were begun."""
-    settings = [column for column in frame.columns[: frame.attrs["vary"]] if column != "seed"]
+    settings = _settings(frame)
     frame = frame.sort_values(["started", "run_id"]).reset_index(drop=True)
     every = frame.groupby(settings, dropna=False, sort=False) if settings else frame.groupby(lambda _: 0)
     number = every.ngroup().rename("setting")  # as they appear first

@@ -79,7 +79,8 @@ def _passed_over(selection: Selection) -> pd.DataFrame:
     """Settings with a better mean than the selected one, the best first: their trials are too few to count."""
     groups, up = selection.groups, more_is_better(selection.objective)
     ahead = groups["mean"] > groups["mean"].iloc[0] if up else groups["mean"] < groups["mean"].iloc[0]
-    return groups[ahead].sort_values("mean", ascending=not up, kind="stable")
+    passed: pd.DataFrame = groups[ahead].sort_values("mean", ascending=not up, kind="stable")
+    return passed
 
 
 def _among(passed: pd.DataFrame, best: pd.Series[Any]) -> str:
