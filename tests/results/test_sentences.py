@@ -134,3 +134,9 @@ def test_where_nothing_was_tested_the_report_does_not_explain_a_test() -> None:
     assert any(
         line.startswith("2 of 3 other settings were tested against the best. “Not told apart”") for line in lines
     )
+
+
+@pytest.mark.parametrize("seeds", [[0.15], [0.1, 0.2, 0.15]])
+def test_a_sweep_of_seeds_alone_is_about_this_setting_and_no_seed(seeds: list[float | None]) -> None:
+    over = " on average over 3 seeds" if len(seeds) > 1 else ""
+    assert said(sweep({"1": seeds})) == f"This setting has a validation accuracy of 0.1500{over}."

@@ -40,8 +40,8 @@ def knobs(frame: pd.DataFrame) -> list[str]:
 
 
 def setting(row: pd.Series[Any], names: Sequence[str]) -> str:
-    """A trial's setting as it is typed: lr=0.1 batch_size=50."""
-    return " ".join(f"{name}={shortened(value_text(row[name]))}" for name in names) or str(row["name"])
+    """A trial's setting as it is typed: lr=0.1 batch_size=50; empty where nothing was varied but the seed."""
+    return " ".join(f"{name}={shortened(value_text(row[name]))}" for name in names)
 
 
 def value_text(value: Any) -> str:

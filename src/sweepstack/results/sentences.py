@@ -44,7 +44,8 @@ def answer(selection: Selection, knobs: Sequence[str]) -> Sentence:
         figure += f" on average over {best['n']} seeds"
     if np.isfinite(best["low"]):
         figure += f" (95 % interval {best['low']:.4f} to {best['high']:.4f})"
-    sentence = [(setting(selection.trial, knobs), True), (f"{has}{',' if others else ''}{figure}", False)]
+    sentence = [(setting(selection.trial, knobs), True) if knobs else ("This setting", False)]
+    sentence.append((f"{has}{',' if others else ''}{figure}", False))
     sentence.append((_tested(selection, several=best["n"] > 1), False))
     sentence += [(f"; {part}", False) for part in _compared(selection)]
     return [*sentence, *_why_passed_over(passed, best, knobs, objective), (".", False)]
