@@ -243,6 +243,7 @@ def test_a_store_that_takes_nothing_costs_the_record_and_not_the_file(terminal: 
     [
         (["--sweep", "frist"], "there is no sweep 'frist' in"),
         (["--metric", "val/acuracy"], "there is no metric 'val/acuracy' in this table; did you mean 'val/accuracy'?"),
+        (["--metric", "train/lr"], "the objective must be a result of training, got train/lr, which was set and not"),
         (["-o", "/nonexistent/report.html"], "/nonexistent/report.html cannot be written"),
         (["--store", "sqlite:////nonexistent/empty.db"], "the tracking store sqlite:////nonexistent/empty.db holds"),
     ],
@@ -364,3 +365,11 @@ def test_a_trial_that_was_recorded_twice_counts_once_in_tables_and_plots(old_sto
     }
     assert rings["knobs"] == pytest.approx([0.7, 0.8])
     assert rings["time"] == pytest.approx([0.75])
+
+
+@pytest.mark.parametrize("metric", ["train_seconds", "train_seconds_share"])
+def test_what_a_better_time_costs_is_not_drawn(terminal: Terminal, metric: str) -> None:
+    frame = table("first", metric=metric, store=terminal.store)
+    names = {plate.name for plate in plates_of(about_sweep(terminal.store, frame, metric), lambda _: None)}
+    assert "time" not in names
+    assert {"knobs", "pairs", "together", "curves"} <= names

@@ -233,6 +233,7 @@ def test_settings_that_lack_a_param_are_settings_too() -> None:
         (sweep({0.1: [0.9], 0.2: [0.8]}), "lr", "must be a metric"),
         (sweep({0.1: [math.nan], 0.2: [math.nan]}), "val/accuracy", "no finished trial has a finite val/accuracy"),
         (sweep({0.1: [0.9], 0.2: [0.8]}, "val/loss"), None, "known: val/loss"),
+        (sweep({0.1: [0.1], 0.2: [0.2]}, "train/lr"), "train/lr", "must be a result of training, got train/lr"),
     ],
 )
 def test_what_cannot_be_selected_from_is_told_in_a_line(

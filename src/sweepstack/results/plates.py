@@ -18,7 +18,7 @@ from sweepstack.results.importance import importance, importance_bars
 from sweepstack.results.knobs import FEW, setting
 from sweepstack.results.knobs import knobs as knobs_of
 from sweepstack.results.predictions import right
-from sweepstack.results.selection import Selection, one_of_each, select
+from sweepstack.results.selection import Selection, one_of_each, refuse_no_result, select
 from sweepstack.results.statistics import wilson
 from sweepstack.tracking.histories import histories
 from sweepstack.tracking.origin import Origin, origin
@@ -68,6 +68,12 @@ class About:
 
 
 def about_sweep(store: Store, frame: pd.DataFrame, objective: str | None) -> About:
+    """What is to be reported of a table.
+
+    Raises:
+        UserError: the objective is no result of training.
+    """
+    refuse_no_result(objective or "")
     selection, chosen, why = None, None, "no trial has been measured"
     if objective is not None:
         try:
@@ -115,7 +121,8 @@ def plates_of(about: About, tell: Tell) -> Iterator[Plate]:
         yield Plate("curves", caption, plots.learning_curves(about.frame, history, objective, best, label))
     else:
         yield Plate("curves", f"There is no history of the {words(objective)} to draw.")
-    yield _time(about)
+    if objective not in fronts.TIMES:  # what a better time costs is that time
+        yield _time(about)
 
 
 def _importance(about: About) -> Plate:

@@ -51,7 +51,7 @@ def report(
 
     Raises:
         StoreError: the store is empty, or there is no such sweep.
-        UserError: no trial has such a metric.
+        UserError: no trial has such a metric, or it is no result of training.
     """
     store = store or Store()
     tell("reading the store")

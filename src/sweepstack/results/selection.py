@@ -18,6 +18,8 @@ from sweepstack.tracking.rows import OBJECTIVES
 
 SHOWN = ("val/accuracy", "val/loss", "test/accuracy", "train_seconds")
 """Metrics whose means are shown beside the objective, where the table has them."""
+NO_RESULTS = ("train/lr",)
+"""Metrics that a trial was told, and has not achieved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ def select(
         test_count: the number of test images, where no predictions tell it.
 
     Raises:
-        UserError: there is no such metric, or no finished trial that has it.
+        UserError: there is no such metric, it is no result of training, or no finished trial has it.
     """
     key, caution = _objective(frame, objective)
     groups = _ranked(frame, key)
@@ -119,6 +121,19 @@ def _usable(frame: pd.DataFrame, key: str) -> pd.Series[bool]:
     return (frame["state"] == "FINISHED") & np.isfinite(frame[key].astype(float))
 
 
+def refuse_no_result(key: str) -> None:
+    """Refuses a metric that nothing can be selected by.
+
+    Raises:
+        UserError: it is no result of training.
+    """
+    if key in NO_RESULTS:
+        raise UserError(
+            f"the objective must be a result of training, got {key}, which was set and not found; choose "
+            f"{' or '.join(OBJECTIVES)}"
+        )
+
+
 def _objective(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
     """The metric that selects, and what is to be said against it."""
     if frame.empty:
@@ -132,8 +147,9 @@ def _objective(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
     key = asked or next((metric for metric in OBJECTIVES if metric in known), OBJECTIVES[0])
     if key not in metrics:
         raise UserError(f"the objective must be a metric of these trials, got {key!r}; {did_you_mean(key, metrics)}")
+    refuse_no_result(key)
     if key not in known:
-        others = ", ".join(known) or "there is none"
+        others = ", ".join(metric for metric in known if metric not in NO_RESULTS) or "there is none"
         raise UserError(f"no finished trial has a finite {key}, which should select; choose another metric: {others}")
     if not key.startswith("test/"):
         return key, ""
