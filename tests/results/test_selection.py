@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from sweepstack.errors import UserError
 from sweepstack.results.comparison import BEST, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
@@ -73,6 +74,19 @@ def test_rows_are_grouped_over_seeds_with_mean_and_interval() -> None:
     other = found.groups.iloc[1]
     assert other["p"] == pytest.approx(paired_t([0.90, 0.92, 0.94], [0.89, 0.90, 0.91]).p, rel=1e-3)
     assert (other["mark"], other["why"]) == (NOT_TOLD_APART, "paired over 3 seeds")
+
+
+def test_no_interval_of_an_accuracy_reaches_what_is_impossible() -> None:
+    figures = {0.1: [0.90, 0.99], 0.2: [0.01, 0.10]}
+    best, worst = select(sweep(figures)).groups[["low", "high"]].to_numpy().tolist()
+    assert best[1] == 1
+    assert worst[0] == 0
+    assert 0 < best[0] == pytest.approx(max(0.0, 0.945 - 0.045 * stats.t.ppf(0.975, 1)))
+    percent = select(sweep({0.1: [90, 99]})).groups.iloc[0]
+    loss = select(sweep({0.1: [0.90, 0.99]}, "val/loss"), objective="val/loss").groups.iloc[0]
+    assert percent["high"] > 100
+    assert loss["high"] > 1
+    assert select(sweep({0.1: [0.9]})).groups[["low", "high"]].isna().all(axis=None)
 
 
 def test_losses_and_times_are_better_when_they_are_smaller() -> None:

@@ -34,9 +34,10 @@ class Selection:
     """A row for each setting, that is, for all params that vary but the seed; the best first. Columns: those params
     (`params.n` where one has a name that is used here), `n` (finished trials; those of one seed count once), `failed`
     (trials without a figure: they failed, were stopped, still run, or gave no finite one), of the objective `mean`,
-    `sd` and `low` to `high` (95 % by t), means of other metrics, `p` (of the comparison with the best, two-sided and
-    corrected, 1 where the best is behind; NaN where nothing was tested), `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`,
-    `NOT_TESTED`, `NOT_MEASURED`), `why` in words, `run_ids` (a tuple)."""
+    `sd` and `low` to `high` (95 % by t; of an accuracy, a part of 1, the part of it from 0 to 1), means of other
+    metrics, `p` (of the comparison with the best, two-sided and corrected, 1 where the best is behind; NaN where
+    nothing was tested), `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`, `NOT_TESTED`, `NOT_MEASURED`), `why` in words,
+    `run_ids` (a tuple)."""
     trial: pd.Series[Any]
     """The trial to use: that row of the table, among the finished ones of the best setting, with the best objective. Of
     equal ones the one with the smallest seed, then run id."""
@@ -82,7 +83,7 @@ def select(
     rows = frame[frame["run_id"].isin(groups[0].run_ids) & _usable(frame, key)]
     by = [key, *(["seed"] if "seed" in frame else []), "run_id"]
     trial = rows.sort_values(by, ascending=[not larger_is_better(key), *[True] * (len(by) - 1)]).iloc[0]
-    return Selection(key, caution, _as_frame(groups, verdicts), trial, _test(trial, predictions, test_count))
+    return Selection(key, caution, _as_frame(groups, verdicts, key), trial, _test(trial, predictions, test_count))
 
 
 def one_of_each(frame: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -202,10 +203,13 @@ def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
     return sorted(groups, key=rank)
 
 
-def _as_frame(groups: list[Group], verdicts: list[Verdict]) -> pd.DataFrame:
+def _as_frame(groups: list[Group], verdicts: list[Verdict], key: str) -> pd.DataFrame:
     rows = []
+    parts = larger_is_better(key) and all(0 <= figure <= 1 for group in groups for figure in group.values)
     for group, (mark, p, why) in zip(groups, verdicts, strict=True):
         mean, sd, n, low, high = mean_interval(group.values)
+        if parts:
+            low, high = np.clip([low, high], 0, 1).tolist()
         figures = {"n": n, "failed": group.failed, "mean": mean, "sd": sd, "low": low, "high": high, **group.means}
         found = {**figures, "p": p, "mark": mark, "why": why, "run_ids": group.run_ids}
         setting = {f"params.{name}" if name in found else name: value for name, value in group.setting.items()}
