@@ -265,11 +265,17 @@ def old_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def record(
-    store: Store, sweep: str, params: dict[str, str], metrics: dict[str, float], state: str = "FINISHED"
+    store: Store,
+    sweep: str,
+    params: dict[str, str],
+    metrics: dict[str, float],
+    state: str = "FINISHED",
+    about: str = HOSTILE,
 ) -> None:
+    """A run whose name is about something; so is the reason of one that has not finished."""
     client: MlflowClient = store.client
-    tags = {"sweepstack.version": "0.0.1", "sweep": sweep, "reason": "" if state == "FINISHED" else HOSTILE}
-    run_id = client.create_run(store.experiment_id("old"), tags=tags, run_name=HOSTILE).info.run_id
+    tags = {"sweepstack.version": "0.0.1", "sweep": sweep, "reason": "" if state == "FINISHED" else about}
+    run_id = client.create_run(store.experiment_id("old"), tags=tags, run_name=about).info.run_id
     for key, text in params.items():
         client.log_param(run_id, key, text)
     for key, number in metrics.items():
@@ -290,6 +296,19 @@ def test_names_and_reasons_are_text_whatever_they_hold(old_store: Store) -> None
     assert {row["note"] for row in page.rows("trials")} == {HOSTILE, "plain", "<b>", "<i>", "not set"}
     assert any(text.startswith("The mistakes of the trial to use cannot be shown here: ") for text in page.texts["p"])
     assert any(text.startswith("What was typed for") for text in page.texts["p"])
+
+
+def test_no_control_character_gets_into_the_page(old_store: Store) -> None:
+    for number, note in enumerate(["\x1b[2Jx", "y\x07", "\x9bz"]):
+        record(old_store, "control", {"note": note}, {"val/accuracy": number / 10, "train_seconds": 1.0})
+    record(old_store, "control", {"note": "a"}, {}, "FAILED", about="\x1b[31mred\u202e\nline")
+    html = report("control", store=old_store).html
+    assert not [sign for sign in html if sign != "\n" and not sign.isprintable()]
+    page = Page(html)
+    assert {r"\x1b[2Jx", r"y\x07", r"\x9bz", "a"} == {row["note"] for row in page.rows("trials")}
+    (failed,) = page.rows("unfinished")
+    assert failed["reason"] == failed["run"] == "\\x1b[31mred\\u202e\nline"
+    assert any("note=\\x9bz" in text for text in page.texts["code"])
 
 
 HOW_HIGH = "How high is the validation accuracy?"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.results.drawing import shortened
+from sweepstack.results.shown import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,10 +46,10 @@ def setting(row: pd.Series[Any], names: Sequence[str]) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A param as it was typed; a number as short as it goes."""
+    """A param as it was typed, its control characters made visible; a number as short as it goes."""
     if value is None or value is pd.NA or value != value:
         return NOT_SET
-    return format(value, "g") if isinstance(value, float | np.floating) else str(value)
+    return format(value, "g") if isinstance(value, float | np.floating) else printable(str(value))
 
 
 @dataclass(frozen=True)
