@@ -191,10 +191,11 @@ def _marks(selection: Selection) -> list[str]:
     untested, unmeasured = (int((marks == mark).sum()) for mark in (NOT_TESTED, NOT_MEASURED))
     tested = len(marks) - untested - unmeasured
     lines = []
+    if 0 < tested < len(marks):
+        lines.append(f"{tested:,} of {_others(len(marks))} {'was' if tested == 1 else 'were'} tested against the best.")
     if tested:
         lines.append(
-            f"{tested:,} of {_others(len(marks))} {'was' if tested == 1 else 'were'} tested against the best. “Not "
-            "told apart” means that the figures do not show the best setting to be better (5 %, corrected for the "
+            "“Not told apart” means that the figures do not show the best setting to be better (5 %, corrected for the "
             "number of settings); it does not mean that both are the same. Few seeds tell little: five tell far more "
             "than three."
         )
