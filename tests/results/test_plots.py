@@ -229,3 +229,42 @@ def test_metrics_and_params_have_names_in_words() -> None:
     assert [words(name) for name in ("lr", "val/loss", "test/accuracy", "weight_decay")] == [
         "learning rate", "validation loss", "test accuracy", "weight decay",
     ]  # fmt: skip
+
+
+LONG = "val/quite_a_long_name_of_an_accuracy_that_somebody_gave"
+
+
+@pytest.mark.parametrize("varied", [["lr"], ["lr", "batch_size"], ["lr", "batch_size", "epochs"]])
+@pytest.mark.parametrize("objective", ["val/accuracy", LONG])
+def test_titles_and_legends_are_inside_of_the_figure(varied: list[str], objective: str) -> None:
+    values = list(itertools.product(range(1, 3), repeat=len(varied)))
+    rows = [
+        row(n, dict(zip(varied, some, strict=True)), {objective: n / 10, "train_seconds": 1.0 + n})
+        for n, some in enumerate(values)
+    ]
+    frame = as_frame(rows, metric=objective)
+    history = pd.DataFrame([(run_id, 1, 0.5) for run_id in frame["run_id"]], columns=["run_id", "step", "value"])
+    label = " ".join(f"model.{letter * 9}={n}" for n, letter in enumerate("abcdef"))
+    figures = [
+        by_knob(frame, varied, objective, [0]),
+        parallel_coordinates(frame, varied, objective, [0]),
+        learning_curves(frame, history, objective, [0], label),
+        time_and_objective(frame, [[place] for place in frame.index], varied, objective, [0]),
+        *([heat_maps(frame, pairs(frame, varied), objective, [0])] if len(varied) > 1 else []),
+    ]
+    for drawn in figures:
+        png(drawn, dpi=100)  # puts all in its place
+        for part in (drawn._suptitle, *drawn.legends):
+            box = part.get_window_extent()
+            inside = drawn.bbox.x0 <= box.x0 and box.x1 <= drawn.bbox.x1
+            assert inside, (drawn.get_suptitle(), box.x1, drawn.bbox.x1)
+            assert drawn.bbox.y0 <= box.y0 <= box.y1 <= drawn.bbox.y1
+        tops = [axes.get_tightbbox().y1 for axes in drawn.axes if axes.get_visible()]
+        assert max(tops) <= drawn._suptitle.get_window_extent().y0
+
+
+def test_the_curves_of_a_sweep_of_seeds_alone_are_those_of_this_setting() -> None:
+    frame = as_frame([row(seed, {"seed": seed}, {"val/accuracy": 0.5 + seed / 10}) for seed in range(2)])
+    history = pd.DataFrame([(run_id, 1, 0.5) for run_id in frame["run_id"]], columns=["run_id", "step", "value"])
+    (legend,) = learning_curves(frame, history, "val/accuracy", [0, 1], "").legends
+    assert [text.get_text() for text in legend.get_texts()] == ["this setting"]

@@ -13,6 +13,9 @@ from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
 from sweepstack.cli import main
+from sweepstack.results.frame import table
+from sweepstack.results.grids import settings_grid
+from sweepstack.results.plates import about_sweep, plates_of
 from sweepstack.results.report import report
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG
@@ -240,6 +243,7 @@ def test_a_store_that_takes_nothing_costs_the_record_and_not_the_file(terminal: 
     [
         (["--sweep", "frist"], "there is no sweep 'frist' in"),
         (["--metric", "val/acuracy"], "there is no metric 'val/acuracy' in this table; did you mean 'val/accuracy'?"),
+        (["--metric", "train/lr"], "the objective must be a result of training, got train/lr, which was set and not"),
         (["-o", "/nonexistent/report.html"], "/nonexistent/report.html cannot be written"),
         (["--store", "sqlite:////nonexistent/empty.db"], "the tracking store sqlite:////nonexistent/empty.db holds"),
     ],
@@ -261,11 +265,17 @@ def old_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def record(
-    store: Store, sweep: str, params: dict[str, str], metrics: dict[str, float], state: str = "FINISHED"
+    store: Store,
+    sweep: str,
+    params: dict[str, str],
+    metrics: dict[str, float],
+    state: str = "FINISHED",
+    about: str = HOSTILE,
 ) -> None:
+    """A run whose name is about something; so is the reason of one that has not finished."""
     client: MlflowClient = store.client
-    tags = {"sweepstack.version": "0.0.1", "sweep": sweep, "reason": "" if state == "FINISHED" else HOSTILE}
-    run_id = client.create_run(store.experiment_id("old"), tags=tags, run_name=HOSTILE).info.run_id
+    tags = {"sweepstack.version": "0.0.1", "sweep": sweep, "reason": "" if state == "FINISHED" else about}
+    run_id = client.create_run(store.experiment_id("old"), tags=tags, run_name=about).info.run_id
     for key, text in params.items():
         client.log_param(run_id, key, text)
     for key, number in metrics.items():
@@ -286,6 +296,19 @@ def test_names_and_reasons_are_text_whatever_they_hold(old_store: Store) -> None
     assert {row["note"] for row in page.rows("trials")} == {HOSTILE, "plain", "<b>", "<i>", "not set"}
     assert any(text.startswith("The mistakes of the trial to use cannot be shown here: ") for text in page.texts["p"])
     assert any(text.startswith("What was typed for") for text in page.texts["p"])
+
+
+def test_no_control_character_gets_into_the_page(old_store: Store) -> None:
+    for number, note in enumerate(["\x1b[2Jx", "y\x07", "\x9bz"]):
+        record(old_store, "control", {"note": note}, {"val/accuracy": number / 10, "train_seconds": 1.0})
+    record(old_store, "control", {"note": "a"}, {}, "FAILED", about="\x1b[31mred\u202e\nline")
+    html = report("control", store=old_store).html
+    assert not [sign for sign in html if sign != "\n" and not sign.isprintable()]
+    page = Page(html)
+    assert {r"\x1b[2Jx", r"y\x07", r"\x9bz", "a"} == {row["note"] for row in page.rows("trials")}
+    (failed,) = page.rows("unfinished")
+    assert failed["reason"] == failed["run"] == "\\x1b[31mred\\u202e\nline"
+    assert any("note=\\x9bz" in text for text in page.texts["code"])
 
 
 HOW_HIGH = "How high is the validation accuracy?"
@@ -335,3 +358,37 @@ def test_another_metric_can_select(terminal: Terminal, finished: pd.DataFrame) -
     assert page.texts["h1"] == ["Which of 6 settings of learning rate and epochs has the lowest validation loss?"]
     lowest = finished.groupby(["lr", "epochs"])["val/loss"].mean().min()
     assert any(f"has the lowest validation loss, {lowest:.4f}" in text for text in page.texts["p"])
+
+
+def test_a_trial_that_was_recorded_twice_counts_once_in_tables_and_plots(old_store: Store) -> None:
+    """As after rerun=true in the same sweep: 0.75 is the mean of two seeds, 0.7333 would be that of three runs."""
+    for lr, size, seed, figure in [
+        *[(1, 50, 0, 0.9), (1, 50, 0, 0.5), (1, 50, 1, 0.8)],
+        *[(lr, size, seed, 0.1) for lr, size in [(1, 100), (2, 50), (2, 100)] for seed in (0, 1)],
+    ]:
+        params = {"lr": str(lr), "batch_size": str(size), "seed": str(seed)}
+        metrics = {"val/accuracy": figure, "test/accuracy": figure, "train_seconds": figure}
+        record(old_store, "twice", params, {**metrics, "train_seconds_share": figure})
+    frame = table("twice", store=old_store)
+    about = about_sweep(old_store, frame, "val/accuracy")
+    assert about.selection is not None
+    assert about.selection.groups["mean"].iloc[0] == pytest.approx(0.75)
+    best = settings_grid(frame, about.selection, about.knobs).rows[0]
+    assert [cell.text for cell in best.cells[:2]] == ["1", "50"]
+    assert (best.cells[3].text, [cell.text for cell in best.cells[-4:-2]]) == ("0.7500", ["0.7500", "0.75"])
+    figures = {plate.name: plate.figure for plate in plates_of(about, lambda _: None) if plate.figure is not None}
+    assert "0.750" in [text.get_text() for text in figures["pairs"].axes[0].texts]
+    rings = {
+        name: sorted(float(line.get_ydata()[0]) for line in figures[name].axes[0].lines if line.get_markersize() == 9)
+        for name in ("knobs", "time")
+    }
+    assert rings["knobs"] == pytest.approx([0.7, 0.8])
+    assert rings["time"] == pytest.approx([0.75])
+
+
+@pytest.mark.parametrize("metric", ["train_seconds", "train_seconds_share"])
+def test_what_a_better_time_costs_is_not_drawn(terminal: Terminal, metric: str) -> None:
+    frame = table("first", metric=metric, store=terminal.store)
+    names = {plate.name for plate in plates_of(about_sweep(terminal.store, frame, metric), lambda _: None)}
+    assert "time" not in names
+    assert {"knobs", "pairs", "together", "curves"} <= names

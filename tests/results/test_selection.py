@@ -6,11 +6,12 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from sweepstack.errors import UserError
-from sweepstack.results.comparison import BEST, NOT_TOLD_APART, WORSE
+from sweepstack.results.comparison import BEST, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
 from sweepstack.results.frame import as_frame
-from sweepstack.results.selection import select
+from sweepstack.results.selection import one_of_each, select
 from sweepstack.results.statistics import mcnemar, paired_t, welch_t, wilson
 from sweepstack.tracking.rows import Row
 
@@ -75,6 +76,19 @@ def test_rows_are_grouped_over_seeds_with_mean_and_interval() -> None:
     assert (other["mark"], other["why"]) == (NOT_TOLD_APART, "paired over 3 seeds")
 
 
+def test_no_interval_of_an_accuracy_reaches_what_is_impossible() -> None:
+    figures = {0.1: [0.90, 0.99], 0.2: [0.01, 0.10]}
+    best, worst = select(sweep(figures)).groups[["low", "high"]].to_numpy().tolist()
+    assert best[1] == 1
+    assert worst[0] == 0
+    assert 0 < best[0] == pytest.approx(max(0.0, 0.945 - 0.045 * stats.t.ppf(0.975, 1)))
+    percent = select(sweep({0.1: [90, 99]})).groups.iloc[0]
+    loss = select(sweep({0.1: [0.90, 0.99]}, "val/loss"), objective="val/loss").groups.iloc[0]
+    assert percent["high"] > 100
+    assert loss["high"] > 1
+    assert select(sweep({0.1: [0.9]})).groups[["low", "high"]].isna().all(axis=None)
+
+
 def test_losses_and_times_are_better_when_they_are_smaller() -> None:
     for metric in ("val/loss", "train_seconds"):
         found = select(sweep({0.1: [0.50, 0.40], 0.2: [0.30, 0.39]}, metric), objective=metric)
@@ -92,7 +106,7 @@ def test_a_setting_does_not_win_by_its_lucky_seeds() -> None:
     assert (lucky["n"], lucky["failed"], lucky["mark"]) == (2, 1, NOT_TOLD_APART)
     assert "1 of 3 trials did not finish" in lucky["why"]
     assert "ahead of the best" in lucky["why"]
-    assert (broken["n"], broken["failed"], broken["mark"]) == (0, 1, WORSE)
+    assert (broken["n"], broken["failed"], broken["mark"]) == (0, 1, NOT_MEASURED)
     assert math.isnan(broken["mean"])
     assert found.trial["lr"] == 0.1
 
@@ -108,7 +122,7 @@ def test_where_every_setting_lost_a_seed_the_best_of_them_is_selected_all_the_sa
 def test_a_single_seed_does_not_win_where_others_have_several() -> None:
     found = select(sweep({0.1: [0.95], 0.2: [0.90, 0.91], 0.3: [0.80, 0.85]}))
     assert found.groups["lr"].tolist() == [0.2, 0.3, 0.1]
-    assert found.groups.iloc[2][["mark", "why"]].tolist() == [NOT_TOLD_APART, "a single seed, which tells no spread"]
+    assert found.groups.iloc[2][["mark", "why"]].tolist() == [NOT_TESTED, "a single seed, which tells no spread"]
 
 
 def test_seeds_that_do_not_match_are_compared_by_welch() -> None:
@@ -139,7 +153,7 @@ def test_single_seeds_are_compared_on_the_test_images() -> None:
     assert found.test == wilson(900, 1000)
     for missing in (None, lambda run_id: None):
         groups = select(frame, missing).groups
-        assert groups["mark"].tolist() == [BEST, *[NOT_TOLD_APART] * 3]
+        assert groups["mark"].tolist() == [BEST, *[NOT_TESTED] * 3]
         assert groups["why"].tolist()[1:] == ["no test predictions were kept"] * 3
         assert groups["p"].isna().all()
     by_loss = select(frame.rename(columns={"val/accuracy": "val/loss"}), kept.get, objective="val/loss").groups
@@ -181,6 +195,16 @@ def test_a_trial_that_was_recorded_twice_is_no_second_seed() -> None:
     assert groups["sd"].isna().all()
 
 
+def test_of_a_trial_that_was_recorded_twice_the_record_with_a_figure_counts() -> None:
+    rows = [trial({"lr": lr}, seed, {"val/accuracy": 0.5}) for lr in (0.1, 0.2) for seed in range(2)]
+    again = [Row(f"{r.run_id} again", r.name, "1", "b", r.state, "", "", 2000, r.params, {}) for r in rows[:2]]
+    lost = Row("lost", "lost", "1", "b", "FINISHED", "", "", 2000, {**rows[0].params, "seed": "7"}, {})
+    frame = as_frame([*rows, *again, lost])
+    found = one_of_each(frame, "val/accuracy")
+    assert sorted(found["run_id"]) == sorted([*(row.run_id for row in rows), "lost"])
+    assert one_of_each(as_frame(rows), "val/accuracy").equals(as_frame(rows))
+
+
 def test_equal_trials_are_told_apart_by_seed() -> None:
     found = select(as_frame([trial({"lr": 0.1}, seed, {"val/accuracy": 0.9}) for seed in (7, 3, 5)]))
     assert found.trial["seed"] == 3
@@ -189,7 +213,7 @@ def test_equal_trials_are_told_apart_by_seed() -> None:
 
 def test_equal_differences_are_no_proof() -> None:
     groups = select(sweep({0.1: [0.92, 0.94, 0.96], 0.2: [0.91, 0.93, 0.95]})).groups
-    assert groups["mark"].tolist() == [BEST, NOT_TOLD_APART]
+    assert groups["mark"].tolist() == [BEST, NOT_TESTED]
     assert "no spread" in groups["why"].tolist()[1]
 
 
@@ -198,6 +222,7 @@ def test_figures_that_are_none_count_as_failed() -> None:
     groups = select(frame).groups
     assert groups["lr"].tolist() == [0.2, 0.1, 0.3]
     assert groups["failed"].tolist() == [0, 1, 2]
+    assert groups["mark"].tolist() == [BEST, NOT_TESTED, NOT_MEASURED]
     assert groups["why"].tolist()[2] == "2 of 2 trials gave no val/accuracy; no trial gave a figure"
 
 
@@ -222,6 +247,7 @@ def test_settings_that_lack_a_param_are_settings_too() -> None:
         (sweep({0.1: [0.9], 0.2: [0.8]}), "lr", "must be a metric"),
         (sweep({0.1: [math.nan], 0.2: [math.nan]}), "val/accuracy", "no finished trial has a finite val/accuracy"),
         (sweep({0.1: [0.9], 0.2: [0.8]}, "val/loss"), None, "known: val/loss"),
+        (sweep({0.1: [0.1], 0.2: [0.2]}, "train/lr"), "train/lr", "must be a result of training, got train/lr"),
     ],
 )
 def test_what_cannot_be_selected_from_is_told_in_a_line(

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from sweepstack.results.statistics import holm, holm_with_best, mcnemar, paired_t, welch_t
 
-BEST, NOT_TOLD_APART, WORSE = "best", "not told apart", ""
-"""The marks of a setting. An empty one says that the best is better than it, or that none of its trials finished."""
+BEST, NOT_TOLD_APART, WORSE, NOT_TESTED, NOT_MEASURED = "best", "not told apart", "", "not tested", "not measured"
+"""The marks of a setting. An empty one says that the best is better than it; the last two, that there was nothing to
+test with, or not even a figure."""
 LEVEL = 0.05
 """How often, at most, any setting of a table may be told apart from the best though it is as good."""
 
@@ -86,9 +87,16 @@ def judge(groups: list[Group], key: str, same_data: bool, predictions: Predictio
     won = "best single trial" if single else f"best mean over {len(best.figures)} seeds"
     verdicts = [Verdict(BEST, NOTHING, _story(best, best, won))]
     for other, value, test in zip(others, p.tolist(), tests, strict=True):
-        mark = WORSE if value <= LEVEL or not other.figures else NOT_TOLD_APART
-        verdicts.append(Verdict(mark, value, _story(other, best, test.how)))
+        verdicts.append(Verdict(_mark(other, value), value, _story(other, best, test.how)))
     return verdicts
+
+
+def _mark(other: Group, p: float) -> str:
+    if not other.figures:
+        return NOT_MEASURED
+    if np.isnan(p):
+        return NOT_TESTED
+    return WORSE if p <= LEVEL else NOT_TOLD_APART
 
 
 def _compare(best: Group, other: Group, sign: int, right: NDArray[np.bool_] | None, predictions: Predictions) -> _Test:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,20 @@ def figure(width: float = 8.0, height: float = 4.5) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def title(figure: Figure, text: str) -> None:
+    """Above a figure, on as many lines as it takes."""
+    figure.suptitle(text, x=0.01, ha="left", wrap=True)
+
+
+def legend(figure: Figure, columns: int, **options: Any) -> None:
+    """Below a figure, in so many columns at most: in fewer where it would be wider than the figure."""
+    for fewer in range(columns, 0, -1):
+        drawn = figure.legend(loc="outside lower left", ncols=fewer, **options)
+        if fewer == 1 or drawn.get_window_extent().width <= figure.bbox.width:
+            return
+        drawn.remove()
+
+
 def png(figure: Figure, dpi: int = 150) -> bytes:
     """A figure as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
@@ -122,6 +137,11 @@ def words(name: str) -> str:
         part = {"val": "validation", "train": "training", "test": "test"}[part]
         return f"{part} {rest.replace('_', ' ')}"
     return shortened(name.replace("_", " "), 60)
+
+
+def folded(name: str, width: int = 28) -> str:
+    """A param or a metric in words, on so many lines that it fits beside an axis."""
+    return textwrap.fill(words(name), width)
 
 
 def listed(names: Sequence[str]) -> str:

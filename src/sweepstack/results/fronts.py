@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sweepstack.results.drawing import BLUE, figure, more_is_better, shortened, styled, words
+from sweepstack.results.drawing import BLUE, figure, folded, legend, more_is_better, shortened, styled, title, words
 from sweepstack.results.knobs import setting
 from sweepstack.results.plots import marks, measured, window
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TIMES = ("train_seconds_share", "train_seconds")
+"""Metrics that are what a trial has cost, the one to prefer first."""
 LISTED = 8
 """Settings of the Pareto front that are written out."""
 
@@ -55,17 +57,17 @@ def time_and_objective(
                 str(number), (seconds[place], values[place]), (0, 6), textcoords="offset points", ha="center",
                 va="bottom", color=BLUE, weight="bold", annotation_clip=True,
             )  # fmt: skip
-            told = shortened(setting(frame.loc[[groups[place][0]]].iloc[0], knobs), 70)
+            told = shortened(setting(frame.loc[[groups[place][0]]].iloc[0], knobs) or "this setting", 70)
             axes.plot([], [], " ", label=f"{number}   {told}: {values[place]:.4f} in {seconds[place]:.3g} s")
-        axes.set(xlabel=words(metric), ylabel=words(objective))
-        drawn.legend(loc="outside lower left", ncols=1, handlelength=0, fontsize=9)
-        drawn.suptitle(f"What a better {words(objective)} costs", x=0.01, ha="left")
+        axes.set(xlabel=words(metric), ylabel=folded(objective))
+        legend(drawn, 1, handlelength=0, fontsize=9)
+        title(drawn, f"What a better {words(objective)} costs")
     return drawn
 
 
 def time_metric(frame: pd.DataFrame) -> str:
     """The seconds that a trial has cost: its share, where trials were trained together."""
-    return "train_seconds_share" if "train_seconds_share" in frame else "train_seconds"
+    return next((name for name in TIMES if name in frame), TIMES[-1])
 
 
 def pareto(seconds: np.ndarray[Any, Any], values: np.ndarray[Any, Any], up: bool) -> np.ndarray[Any, Any]:

@@ -14,7 +14,8 @@ from sweepstack.results.comparison import BEST, NOT_TOLD_APART
 from sweepstack.results.drawing import listed, words
 from sweepstack.results.fronts import time_metric
 from sweepstack.results.knobs import SEED, value_text
-from sweepstack.results.selection import Selection
+from sweepstack.results.plots import measured
+from sweepstack.results.selection import Selection, of_knobs, one_of_each
 
 MOST = 1000
 """Rows that a page shows."""
@@ -61,9 +62,11 @@ def settings_grid(frame: pd.DataFrame, selection: Selection, knobs: Sequence[str
     groups, objective = selection.groups, selection.objective
     places = places_of(frame)
     shown = [name for name in ("test/accuracy", time_metric(frame)) if name in frame and name != objective]
-    finished = frame[frame["state"] == "FINISHED"].set_index("run_id")[shown]
-    means = [finished[finished.index.isin(run_ids)].mean() for run_ids in groups["run_ids"].head(MOST)]
-    groups = groups.head(MOST).assign(**{name: [mean[name] for mean in means] for name in shown})
+    groups = groups.head(MOST)
+    others = [name for name in shown if name not in groups]
+    single = measured(one_of_each(frame, objective), objective).set_index("run_id")[others]
+    means = [single[single.index.isin(run_ids)].mean() for run_ids in groups["run_ids"]]
+    groups = groups.assign(**{name: [mean[name] for mean in means] for name in others})
     spread = bool((groups["n"] > 1).any())
     figures = ["mean", *(["sd", "low", "high"] if spread else [])]
     titles = {
@@ -71,15 +74,16 @@ def settings_grid(frame: pd.DataFrame, selection: Selection, knobs: Sequence[str
         "sd": "standard deviation",
         "low": "95 % from",
         "high": "to",
+        "n": "trials",
+        "failed": "without a figure",
     }
     failed = ["failed"] if groups["failed"].any() else []
-    names = [*knobs, "n", *failed, *figures, *shown]
-    columns = [
-        Column(titles.get(name, words(name) if name != "n" else "trials"), _is_number(groups[name])) for name in names
-    ]
+    figured = ["n", *failed, *figures, *shown]
+    columns = [Column(words(knob), _is_number(frame[knob])) for knob in knobs]
+    columns += [Column(titles.get(name, words(name)), number=True) for name in figured]
     rows = []
     for _, group in groups.iterrows():
-        cells = [_param(group[name]) if name in knobs else _figure(name, group[name]) for name in names]
+        cells = [*map(_param, of_knobs(group, knobs)), *(_figure(name, group[name]) for name in figured)]
         cells += [Cell(group["mark"] or "worse", None), Cell(group["why"], None, "text")]
         kind = {BEST: "best", NOT_TOLD_APART: "tied"}.get(group["mark"], "")
         rows.append(Row(cells, " ".join(str(places[run_id]) for run_id in group["run_ids"]), kind))

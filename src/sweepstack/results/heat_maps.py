@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from sweepstack.results.drawing import COLOURS, ORANGE, SINGLE, figure, gid, more_is_better, shortened, styled, words
+from sweepstack.results.drawing import (
+    COLOURS,
+    ORANGE,
+    SINGLE,
+    figure,
+    folded,
+    gid,
+    more_is_better,
+    shortened,
+    styled,
+    title,
+    words,
+)
 from sweepstack.results.knobs import FEW, scale, value_text
 
 if TYPE_CHECKING:
@@ -45,7 +57,7 @@ def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective:
     sizes = (max(len(mean.columns) for mean in means), max(len(mean) for mean in means))
     with styled():
         drawn = figure(
-            max(5.5, columns * (1.3 + 0.72 * max(sizes[0], 3))), 1.0 + rows * (1.0 + 0.55 * max(sizes[1], 3))
+            max(6.5, columns * (1.3 + 0.72 * max(sizes[0], 3))), 1.0 + rows * (1.0 + 0.55 * max(sizes[1], 3))
         )
         panels = drawn.subplots(rows, columns, squeeze=False).flatten()
         for axes, pair, mean in zip(panels, chosen, means, strict=False):
@@ -55,9 +67,9 @@ def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective:
         from matplotlib.cm import ScalarMappable
 
         colours = ScalarMappable(norm, COLOURS if more_is_better(objective) else f"{COLOURS}_r")
-        bar = drawn.colorbar(colours, ax=list(panels[: len(chosen)]), shrink=0.8, label=f"mean {words(objective)}")
+        bar = drawn.colorbar(colours, ax=list(panels[: len(chosen)]), shrink=0.8, label=f"mean {folded(objective)}")
         bar.outline.set_visible(False)
-        drawn.suptitle(f"Mean {words(objective)} of pairs of values, over all else", x=0.01, ha="left")
+        title(drawn, f"Mean {words(objective)} of pairs of values, over all else")
     return drawn
 
 

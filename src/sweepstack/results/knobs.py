@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.results.drawing import shortened
+from sweepstack.results.shown import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,15 +41,15 @@ def knobs(frame: pd.DataFrame) -> list[str]:
 
 
 def setting(row: pd.Series[Any], names: Sequence[str]) -> str:
-    """A trial's setting as it is typed: lr=0.1 batch_size=50."""
-    return " ".join(f"{name}={shortened(value_text(row[name]))}" for name in names) or str(row["name"])
+    """A trial's setting as it is typed: lr=0.1 batch_size=50; empty where nothing was varied but the seed."""
+    return " ".join(f"{name}={shortened(value_text(row[name]))}" for name in names)
 
 
 def value_text(value: Any) -> str:
-    """A param as it was typed; a number as short as it goes."""
+    """A param as it was typed, its control characters made visible; a number as short as it goes."""
     if value is None or value is pd.NA or value != value:
         return NOT_SET
-    return format(value, "g") if isinstance(value, float | np.floating) else str(value)
+    return format(value, "g") if isinstance(value, float | np.floating) else printable(str(value))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from sweepstack.results.importance import importance, importance_bars
 from sweepstack.results.knobs import FEW, setting
 from sweepstack.results.knobs import knobs as knobs_of
 from sweepstack.results.predictions import right
-from sweepstack.results.selection import Selection, select
+from sweepstack.results.selection import Selection, one_of_each, refuse_no_result, select
 from sweepstack.results.statistics import wilson
 from sweepstack.tracking.histories import histories
 from sweepstack.tracking.origin import Origin, origin
@@ -52,9 +53,10 @@ class About:
     origin: Origin | None
     """Of the trial to use."""
 
-    @property
+    @functools.cached_property
     def finished(self) -> pd.DataFrame:
-        return self.frame[self.frame["state"] == "FINISHED"]
+        """One row for each setting and seed, so that plots show the means that selected."""
+        return one_of_each(self.frame, self.objective) if self.objective else self.frame.iloc[:0]
 
     @property
     def best(self) -> list[int]:
@@ -66,6 +68,12 @@ class About:
 
 
 def about_sweep(store: Store, frame: pd.DataFrame, objective: str | None) -> About:
+    """What is to be reported of a table.
+
+    Raises:
+        UserError: the objective is no result of training.
+    """
+    refuse_no_result(objective or "")
     selection, chosen, why = None, None, "no trial has been measured"
     if objective is not None:
         try:
@@ -93,6 +101,8 @@ def plates_of(about: About, tell: Tell) -> Iterator[Plate]:
     else:
         tell("drawing what each knob does")
         caption = "Axes are logarithmic where values span decades. Triangles at the edge are trials that lie outside."
+        if len(frame) < int((about.frame["state"] == "FINISHED").sum()):
+            caption += " A trial that was recorded several times is one mark, with the mean of its records."
         yield Plate("knobs", caption, plots.by_knob(frame, names, objective, best))
         if pairs := heat_maps.pairs(frame, names):
             caption = "Each cell is the mean over all other knobs and seeds; the frame marks the best setting."
@@ -111,7 +121,8 @@ def plates_of(about: About, tell: Tell) -> Iterator[Plate]:
         yield Plate("curves", caption, plots.learning_curves(about.frame, history, objective, best, label))
     else:
         yield Plate("curves", f"There is no history of the {words(objective)} to draw.")
-    yield _time(about)
+    if objective not in fronts.TIMES:  # what a better time costs is that time
+        yield _time(about)
 
 
 def _importance(about: About) -> Plate:

@@ -17,10 +17,13 @@ from sweepstack.results.drawing import (
     ORANGE,
     SINGLE,
     figure,
+    folded,
     gid,
+    legend,
     more_is_better,
     shortened,
     styled,
+    title,
     words,
 )
 from sweepstack.results.knobs import Scale, between, scale
@@ -46,7 +49,7 @@ def learning_curves(
 
     Args:
         history: columns run_id, step, value; a run's rows are beside each other, by step.
-        label: what the best setting is called.
+        label: the best setting, as it is typed; empty where it is the only one.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -62,7 +65,9 @@ def learning_curves(
             ends = np.array([paths[place][-1] for place in places]).reshape(-1, 2)
             axes.plot(ends[:, 0], ends[:, 1], ".", color=colour, ms=4, zorder=2)
         others = len(paths) - sum(place in paths for place in best)
-        axes.plot([], [], color=ORANGE, lw=2, label=f"the best setting: {shortened(label, 60)}")
+        axes.plot(
+            [], [], color=ORANGE, lw=2, label=f"the best setting: {shortened(label, 60)}" if label else "this setting"
+        )
         if others:
             axes.plot(
                 [], [], color=GREY, lw=0.8, label=f"the other {others} trials" if others > 1 else "the other trial"
@@ -70,10 +75,10 @@ def learning_curves(
         axes.set_ylim(*window(history["value"].to_numpy(dtype=float), objective))
         last = history.groupby("run_id")["step"].max()
         by_epoch = "epochs" in frame and last.max() <= pd.to_numeric(frame["epochs"], errors="coerce").max()
-        axes.set(xlabel="epoch" if by_epoch else "optimizer updates", ylabel=words(objective))
+        axes.set(xlabel="epoch" if by_epoch else "optimizer updates", ylabel=folded(objective))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        drawn.legend(loc="outside lower left", ncols=2)
-        drawn.suptitle(f"{words(objective).capitalize()} while training", x=0.01, ha="left")
+        legend(drawn, 2)
+        title(drawn, f"{words(objective).capitalize()} while training")
     return drawn
 
 
@@ -100,7 +105,7 @@ def by_knob(frame: pd.DataFrame, knobs: Sequence[str], objective: str, best: Col
             if axis.kind == "category" and max(map(len, axis.labels)) * len(axis.labels) > 40:
                 axes.tick_params(axis="x", rotation=30)
         for axes in panels[::columns]:
-            axes.set_ylabel(words(objective))
+            axes.set_ylabel(folded(objective))
         for axes in panels[len(knobs) :]:
             axes.set_visible(False)
         panels[0].errorbar(
@@ -108,8 +113,8 @@ def by_knob(frame: pd.DataFrame, knobs: Sequence[str], objective: str, best: Col
         )
         panels[0].plot([], [], "o", color=GREY, ms=4, mew=0, label="one trial")
         panels[0].plot([], [], "o", mfc="none", mec=ORANGE, mew=1.8, label="the best setting")
-        drawn.legend(loc="outside lower left", ncols=3)
-        drawn.suptitle(f"What each knob does to the {words(objective)}", x=0.01, ha="left")
+        legend(drawn, 3)
+        title(drawn, f"What each knob does to the {words(objective)}")
     return drawn
 
 
@@ -136,7 +141,7 @@ def parallel_coordinates(frame: pd.DataFrame, knobs: Sequence[str], objective: s
                 last = number == len(knobs)
                 at, side = (number + 0.04, "left") if last else (number - 0.04, "right")
                 axes.text(at, height, shortened(label, 16), ha=side, va="center", fontsize=9, zorder=5, bbox=_PAD)
-        axes.set_xticks(range(len(knobs) + 1), [*map(words, knobs), words(objective)])
+        axes.set_xticks(range(len(knobs) + 1), [folded(name, 20) for name in (*knobs, objective)])
         axes.set(xlim=(-0.5, len(knobs) + 0.5), ylim=(-0.04, 1.04), yticks=[])
         axes.spines[:].set_visible(False)
         axes.grid(False)
@@ -144,8 +149,8 @@ def parallel_coordinates(frame: pd.DataFrame, knobs: Sequence[str], objective: s
         axes.plot([], [], color=ORANGE, lw=2.6, label="the best setting")
         axes.plot([], [], color=colormaps[COLOURS](1.0), lw=2, label="good")
         axes.plot([], [], color=colormaps[COLOURS](0.0), lw=2, label="bad")
-        drawn.legend(loc="outside lower left", ncols=3)
-        drawn.suptitle("Which values go together: a line for each trial", x=0.01, ha="left")
+        legend(drawn, 3)
+        title(drawn, "Which values go together: a line for each trial")
     return drawn
 
 

@@ -18,6 +18,7 @@ from sweepstack.results.frame import as_frame
 from sweepstack.results.grids import places_of, settings_grid, trials_grid, unfinished_grid
 from sweepstack.results.plates import About, Plate, Tell, about_sweep, mistakes_of, plates_of
 from sweepstack.results.rendering import render
+from sweepstack.results.shown import printable
 from sweepstack.tracking.rows import OBJECTIVES
 from sweepstack.tracking.store import Store
 
@@ -51,7 +52,7 @@ def report(
 
     Raises:
         StoreError: the store is empty, or there is no such sweep.
-        UserError: no trial has such a metric.
+        UserError: no trial has such a metric, or it is no result of training.
     """
     store = store or Store()
     tell("reading the store")
@@ -93,7 +94,12 @@ def _page(name: str, about: About, plates: list[Plate], wrong: list[Plate], pict
 
     script = (HERE / "report.js").read_text(encoding="utf-8")
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        finalize=_visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     settings = 0 if selection is None else len(selection.groups)
     answer = sentences.nothing(frame, about.why_none) if selection is None else sentences.answer(selection, about.knobs)
@@ -116,6 +122,13 @@ def _page(name: str, about: About, plates: list[Plate], wrong: list[Plate], pict
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     )
     return f"{page}\n"
+
+
+def _visible(value: Any) -> Any:
+    """What the page shows: HTML has no control characters, and text may hold any. What is markup already stays."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "\n".join(map(printable, value.split("\n")))
 
 
 def _when(frame: pd.DataFrame) -> str:

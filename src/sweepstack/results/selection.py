@@ -4,7 +4,7 @@ and test data are read for what was selected."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from sweepstack.tracking.rows import OBJECTIVES
 
 SHOWN = ("val/accuracy", "val/loss", "test/accuracy", "train_seconds")
 """Metrics whose means are shown beside the objective, where the table has them."""
+NO_RESULTS = ("train/lr",)
+"""Metrics that a trial was told, and has not achieved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +33,11 @@ class Selection:
     groups: pd.DataFrame
     """A row for each setting, that is, for all params that vary but the seed; the best first. Columns: those params
     (`params.n` where one has a name that is used here), `n` (finished trials; those of one seed count once), `failed`
-    (trials that did not finish, or gave no finite figure), of the objective `mean`, `sd` and `low` to `high` (95 % by
-    t), means of other metrics, `p` (of the comparison with the best, two-sided and corrected, 1 where the best is
-    behind; NaN where nothing was tested), `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`), `why` in words, `run_ids` (a
-    tuple)."""
+    (trials without a figure: they failed, were stopped, still run, or gave no finite one), of the objective `mean`,
+    `sd` and `low` to `high` (95 % by t; of an accuracy, a part of 1, the part of it from 0 to 1), means of other
+    metrics, `p` (of the comparison with the best, two-sided and corrected, 1 where the best is behind; NaN where
+    nothing was tested), `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`, `NOT_TESTED`, `NOT_MEASURED`), `why` in words,
+    `run_ids` (a tuple)."""
     trial: pd.Series[Any]
     """The trial to use: that row of the table, among the finished ones of the best setting, with the best objective. Of
     equal ones the one with the smallest seed, then run id."""
@@ -72,7 +75,7 @@ def select(
         test_count: the number of test images, where no predictions tell it.
 
     Raises:
-        UserError: there is no such metric, or no finished trial that has it.
+        UserError: there is no such metric, it is no result of training, or no finished trial has it.
     """
     key, caution = _objective(frame, objective)
     groups = _ranked(frame, key)
@@ -80,11 +83,56 @@ def select(
     rows = frame[frame["run_id"].isin(groups[0].run_ids) & _usable(frame, key)]
     by = [key, *(["seed"] if "seed" in frame else []), "run_id"]
     trial = rows.sort_values(by, ascending=[not larger_is_better(key), *[True] * (len(by) - 1)]).iloc[0]
-    return Selection(key, caution, _as_frame(groups, verdicts), trial, _test(trial, predictions, test_count))
+    return Selection(key, caution, _as_frame(groups, verdicts, key), trial, _test(trial, predictions, test_count))
+
+
+def one_of_each(frame: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The finished trials of a table, one row for each setting and seed, as `select` counts them: of a trial that was
+    recorded several times, the first row with the means of what its records have measured; those without a finite
+    figure only where there is no other."""
+    metrics = _metrics(frame)
+    frame = frame[frame["state"] == "FINISHED"]
+    if "seed" not in frame or frame.empty:
+        return frame
+    number = frame.groupby([*_settings(frame), "seed"], dropna=False).ngroup()
+    usable = _usable(frame, key)
+    kept = usable | ~usable.groupby(number).transform("any")
+    frame, number = frame[kept], number[kept]
+    if number.is_unique:
+        return frame
+    return frame.assign(**frame[metrics].groupby(number).transform("mean"))[~number.duplicated()]
+
+
+def of_knobs(group: pd.Series[Any], knobs: Sequence[str]) -> pd.Series[Any]:
+    """The values of some knobs in a row of `Selection.groups`, by the names of these."""
+    found = group[[f"params.{knob}" if f"params.{knob}" in group else knob for knob in knobs]]
+    return found.set_axis(list(knobs))
+
+
+def _settings(frame: pd.DataFrame) -> list[str]:
+    """The params that make a setting."""
+    return [column for column in frame.columns[: frame.attrs["vary"]] if column != "seed"]
+
+
+def _metrics(frame: pd.DataFrame) -> list[str]:
+    return list(frame.columns[frame.attrs["vary"] : frame.columns.get_loc("state")])
 
 
 def _usable(frame: pd.DataFrame, key: str) -> pd.Series[bool]:
     return (frame["state"] == "FINISHED") & np.isfinite(frame[key].astype(float))
+
+
+def refuse_no_result(key: str) -> None:
+    """Refuses a metric that nothing can be selected by.
+
+    Raises:
+        UserError: it is no result of training.
+    """
+    if key in NO_RESULTS:
+        raise UserError(
+            f"the objective must be a result of training, got {key}, which was set and not found; choose "
+            f"{' or '.join(OBJECTIVES)}"
+        )
 
 
 def _objective(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
@@ -95,13 +143,14 @@ def _objective(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
         raise UserError(
             f"a selection needs a trial that has finished, none of these {len(frame)} has; sweepstack table says why"
         )
-    metrics = list(frame.columns[frame.attrs["vary"] : frame.columns.get_loc("state")])
+    metrics = _metrics(frame)
     known = [metric for metric in metrics if _usable(frame, metric).any()]
     key = asked or next((metric for metric in OBJECTIVES if metric in known), OBJECTIVES[0])
     if key not in metrics:
         raise UserError(f"the objective must be a metric of these trials, got {key!r}; {did_you_mean(key, metrics)}")
+    refuse_no_result(key)
     if key not in known:
-        others = ", ".join(known) or "there is none"
+        others = ", ".join(metric for metric in known if metric not in NO_RESULTS) or "there is none"
         raise UserError(f"no finished trial has a finite {key}, which should select; choose another metric: {others}")
     if not key.startswith("test/"):
         return key, ""
@@ -112,7 +161,7 @@ def _objective(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
 
 def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
     """The settings of a table, the best first; equally good ones as they were begun."""
-    settings = [column for column in frame.columns[: frame.attrs["vary"]] if column != "seed"]
+    settings = _settings(frame)
     frame = frame.sort_values(["started", "run_id"]).reset_index(drop=True)
     every = frame.groupby(settings, dropna=False, sort=False) if settings else frame.groupby(lambda _: 0)
     number = every.ngroup().rename("setting")  # as they appear first
@@ -154,10 +203,13 @@ def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
     return sorted(groups, key=rank)
 
 
-def _as_frame(groups: list[Group], verdicts: list[Verdict]) -> pd.DataFrame:
+def _as_frame(groups: list[Group], verdicts: list[Verdict], key: str) -> pd.DataFrame:
     rows = []
+    parts = larger_is_better(key) and all(0 <= figure <= 1 for group in groups for figure in group.values)
     for group, (mark, p, why) in zip(groups, verdicts, strict=True):
         mean, sd, n, low, high = mean_interval(group.values)
+        if parts:
+            low, high = np.clip([low, high], 0, 1).tolist()
         figures = {"n": n, "failed": group.failed, "mean": mean, "sd": sd, "low": low, "high": high, **group.means}
         found = {**figures, "p": p, "mark": mark, "why": why, "run_ids": group.run_ids}
         setting = {f"params.{name}" if name in found else name: value for name, value in group.setting.items()}
