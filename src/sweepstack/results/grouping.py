@@ -64,8 +64,8 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
 def by_seed(
     frame: pd.DataFrame, metric: str | None = None, predictions: Callable[[str], Any] | None = None
 ) -> pd.DataFrame:
-    """Settings, that is trials alike but for the seed, with mean, interval, and a mark where one is the best or cannot
-    be told apart from it; see `selection.select`. `attrs["caution"]` holds what is to be said against the choice.
+    """Settings, that is trials alike but for the seed, with mean, interval, and a mark, which is empty where the best
+    is better; see `selection.select`. `attrs["caution"]` holds what is to be said against the choice.
 
     Raises:
         UserError: there is no such metric.
