@@ -1,5 +1,6 @@
 """sweepstack register, predict, show and repro, as a user types them."""
 
+import contextlib
 import csv
 import io
 import json
@@ -8,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from sweepstack.tracking.models import registered
 from sweepstack.tracking.rows import Row
 from sweepstack.tracking.runs import find
 from sweepstack.tracking.store import Store
+from sweepstack.training import code
 from sweepstack.training.data import digits
 
 from .conftest import Terminal
@@ -156,6 +159,7 @@ def test_the_selected_model_is_registered(terminal: Terminal, best: Result, row:
 def test_it_is_loaded_by_plain_mlflow_in_another_process(terminal: Terminal, best: Result, row: Row) -> None:
     code = """
 import mlflow, numpy as np
+from sweepstack.training import code
 from sweepstack.training.data import digits
 model = mlflow.pyfunc.load_model("models:/digits@best")
 images = digits(train=False).tensors[0].numpy().reshape(-1, 1, 8, 8)
@@ -210,6 +214,60 @@ def test_a_users_net_of_a_user_goes_along_with_its_code(
     done = sweepstack(terminal, "predict", str(seven), "--model", "try-1", "--format", "json")
     assert (done.exit_code, done.stderr) == (0, "")
     assert json.loads(done.stdout)[0]["class"] == 7
+
+
+@contextlib.contextmanager
+def edited(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, text: str) -> Iterator[None]:
+    """A user in the folder of the own model, whose code is another one as long as the block lasts."""
+    file = terminal.folder / "net_of_a_user.py"
+
+    def forget() -> None:
+        code._digest.cache_clear()
+        for name in ("net_of_a_user", "parts_of_a_user"):
+            sys.modules.pop(name, None)
+
+    monkeypatch.chdir(terminal.folder)
+    forget()
+    try:
+        file.write_text(text)
+        yield
+    finally:
+        file.write_text(OWN)
+        forget()
+
+
+def test_weights_are_not_used_with_other_code(
+    terminal: Terminal, own: Row, seven: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with edited(terminal, monkeypatch, OWN.replace("Tanh", "ReLU")):  # whose weights have the same shapes
+        for words in (["register", own.run_id], ["predict", str(seven), "--model", own.run_id]):
+            done = sweepstack(terminal, *words)
+            assert (done.exit_code, done.stdout) == (2, "")
+            assert re.fullmatch(
+                r"error: a model must have the code that it was trained with, of run .* the training code has changed "
+                r"\(checksum \w{8} then, \w{8} now\); restore that code, or train the run again with rerun=true\n",
+                done.stderr,
+            )
+        done = sweepstack(terminal, "repro", own.run_id)
+        assert (done.exit_code, done.stdout.startswith("python ")) == (0, True)
+        assert re.match(r"Not all is as it was: the training code has changed \(checksum .*\)", done.stderr)
+    with edited(terminal, monkeypatch, OWN):
+        assert "the training code" not in sweepstack(terminal, "repro", own.run_id).stderr
+
+
+def test_a_model_that_predicts_otherwise_is_not_registered(terminal: Terminal, row: Row) -> None:
+    folder = Path(terminal.store.client.get_run(row.run_id).info.artifact_uri.removeprefix("file://"))
+    file = folder / "test_predictions.npy"
+    before = file.read_bytes()
+    otherwise = np.load(file)
+    otherwise[:6] = 9 - otherwise[:6]
+    np.save(file, otherwise)
+    try:
+        done = sweepstack(terminal, "register", row.run_id)
+    finally:
+        file.write_bytes(before)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"({row.run_id}) predicts 6 of 360 test images otherwise; restore its code, or train" in done.stderr
 
 
 # predict

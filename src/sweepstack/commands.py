@@ -140,7 +140,7 @@ def repro(run: str, train: bool, store: str | None) -> None:
     target = Store(store)
     found = find(target, run)
     click.echo(shlex.join(reproducing.command(target, found)))
-    if changes := reproducing.changes(found):
+    if changes := reproducing.changes(target, found):
         click.echo(f"Not all is as it was: {changes}.", err=True)
     if not train:
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -13,14 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweepstack.config import Fingerprint
+from sweepstack.config import Fingerprint, TrialConfig
 from sweepstack.errors import UserError, one_line
 from sweepstack.tracking.address import project_root
-from sweepstack.tracking.artifacts import artifact, overrides_of, predictions
+from sweepstack.tracking.artifacts import artifact, config_of, overrides_of, predictions
 from sweepstack.tracking.delivery import environment
 from sweepstack.tracking.rows import FINGERPRINT_TAG, TRAINED_TAG, VERSION_TAG
 from sweepstack.tracking.runs import Record, find
 from sweepstack.tracking.store import Store
+from sweepstack.training.code import digest
 from sweepstack.training.predicting import distance
 from sweepstack.trial import WEIGHTS, TrialState
 
@@ -63,11 +66,33 @@ def _program() -> str:
     return os.path.relpath(project_root() / "train.py")
 
 
-def changes(run: Record) -> str:
-    """One line on what is not as it was when the run was trained, of the project's code and of packages; empty when all
-    is the same, as far as it was recorded."""
+def code_change(run: Record, config: TrialConfig) -> str:
+    """Whether the code that trains a run, the user's own with it, is another one than it was: in words, empty when it
+    is the same or was not recorded."""
+    try:
+        was, now = Fingerprint.parse(run.tags.get(FINGERPRINT_TAG, "")).code, digest(config)
+    except ValueError:
+        return ""
+    gone = [one for one in (config.model.target, config.optimizer.target) if not _is_found(one)]
+    if gone:
+        return f"the code of {gone[0]} is not found from here"
+    return "" if was == now else f"the training code has changed (checksum {was} then, {now} now)"
+
+
+def _is_found(target: str) -> bool:
+    try:
+        return importlib.util.find_spec(target.partition(".")[0]) is not None
+    except (ImportError, ValueError):  # a ValueError for __main__
+        return False
+
+
+def changes(store: Store, run: Record) -> str:
+    """One line on what is not as it was when the run was trained, of the user's and the project's code and of packages;
+    empty when all is the same, as far as it was recorded."""
     now = environment()
     found = []
+    with contextlib.suppress(UserError):  # the config is gone
+        found += [change for change in [code_change(run, config_of(store, run.row.run_id))] if change]
     for key in (VERSION_TAG, *sorted(tag for tag in now if tag.startswith("versions."))):
         was = run.tags.get(key)
         if was is not None and was != now[key]:

@@ -134,6 +134,12 @@ def example(config: TrialConfig) -> NDArray[Any]:
     return data.load(config.dataset, 0.0, CPU).test_images[:2].numpy()
 
 
+def predicted_of_test(trained: Classifier) -> tuple[str, NDArray[np.int64]]:
+    """The checksum of a model's dataset, and the classes that the model predicts for its test images, [n]."""
+    loaded = data.load(trained.config.dataset, 0.0, CPU)
+    return loaded.facts.digest, trained.predict(loaded.test_images.numpy()).argmax(1)
+
+
 def labels_of_test(config: DatasetConfig) -> tuple[str, NDArray[np.int64]]:
     """The checksum of a dataset, and the labels of its test images, [n].
 
