@@ -1,6 +1,7 @@
 """Pictures as people have them become images as MNIST has them; files that are none are told apart."""
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -141,3 +142,7 @@ def test_what_cannot_be_read_is_told(tmp_path):
         read(tmp_path / "none.png")
     with pytest.raises(PictureError, match=r"cannot be read \(Is a directory\)"):
         read(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")  # which nobody ever writes to
+    for path in (tmp_path / "pipe.png", Path("/dev/null")):
+        with pytest.raises(PictureError, match="must be a file, it is a pipe, a socket or a device"):
+            read(path)

@@ -9,6 +9,7 @@ Burges: The MNIST database of handwritten digits, http://yann.lecun.com/exdb/mni
 from __future__ import annotations
 
 import math
+import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ def read(path: Path) -> Grey:
         PictureError: the file cannot be read, or is no such picture.
     """
     try:
+        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+            raise PictureError("must be a file, it is a pipe, a socket or a device; save the picture as a file")
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > MOST_PIXELS:
