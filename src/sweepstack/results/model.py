@@ -41,6 +41,8 @@ class Registered:
     model_id: str
     code: tuple[Path, ...]
     """The user's own code that went along."""
+    only: bool
+    """Whether no other model has this alias."""
 
 
 def selected(store: Store, sweep: str) -> tuple[Record, str]:
@@ -62,7 +64,7 @@ def register(store: Store, run: Record, name: str | None = None, alias: str = BE
             not predict any more what it did, or MLflow takes no such name.
         StoreError: the store does not take it.
     """
-    name = name or run.row.params.get("dataset", "model")
+    name = run.row.params.get("dataset", "model") if name is None else name
     models.check_names(name, alias)
     trained, weights = _of_run(store, run)
     _check_predictions(store, run, trained)
@@ -76,7 +78,8 @@ def register(store: Store, run: Record, name: str | None = None, alias: str = BE
         trained.save(folder, weights)
         answer = trained.predict(shown)
         version, model_id = models.log_and_register(store, run, name, alias, folder, code, requirements, shown, answer)
-    return Registered(name, version, alias, model_id, tuple(code))
+    having = {known for known, aliases in models.registered(store).items() if alias in aliases}
+    return Registered(name, version, alias, model_id, tuple(code), having == {name})
 
 
 def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
