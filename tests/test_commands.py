@@ -1,5 +1,6 @@
 """sweepstack register, predict, show and repro, as a user types them."""
 
+import contextlib
 import csv
 import io
 import json
@@ -8,6 +9,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +25,10 @@ from sweepstack.results.predictions import right
 from sweepstack.tracking.artifacts import artifact, predictions
 from sweepstack.tracking.models import registered
 from sweepstack.tracking.rows import Row
-from sweepstack.tracking.runs import find
+from sweepstack.tracking.runs import Record, find
 from sweepstack.tracking.store import Store
+from sweepstack.tracking.summary import record_summary
+from sweepstack.training import code
 from sweepstack.training.data import digits
 
 from .conftest import Terminal
@@ -78,6 +83,11 @@ def own(terminal: Terminal) -> Row:
     return terminal.store.rows("all")[-1]
 
 
+def files_of(terminal: Terminal, row: Row) -> Path:
+    """The folder of a run's artifacts."""
+    return Path(terminal.store.client.get_run(row.run_id).info.artifact_uri.removeprefix("file://"))
+
+
 @pytest.fixture(scope="module")
 def seven(terminal: Terminal) -> Path:
     """A handwritten digit: dark on light, larger, with a margin."""
@@ -124,8 +134,7 @@ def test_what_is_gone_or_damaged_is_none(terminal: Terminal, tmp_path: Path) -> 
     assert predictions(store, "0" * 32) is None
     assert right(store)("0" * 32) is None
     run_id = store.rows()[0].run_id
-    uri = store.client.get_run(run_id).info.artifact_uri
-    file = Path(uri.removeprefix("file://"), "test_predictions.npy")
+    file = files_of(terminal, store.rows()[0]) / "test_predictions.npy"
     content = file.read_bytes()
     for damaged in (b"", content[:50], content[:-1], b"\x93NUMPY" + b"x" * 200):
         file.write_bytes(damaged)
@@ -156,6 +165,7 @@ def test_the_selected_model_is_registered(terminal: Terminal, best: Result, row:
 def test_it_is_loaded_by_plain_mlflow_in_another_process(terminal: Terminal, best: Result, row: Row) -> None:
     code = """
 import mlflow, numpy as np
+from sweepstack.training import code
 from sweepstack.training.data import digits
 model = mlflow.pyfunc.load_model("models:/digits@best")
 images = digits(train=False).tensors[0].numpy().reshape(-1, 1, 8, 8)
@@ -210,6 +220,59 @@ def test_a_users_net_of_a_user_goes_along_with_its_code(
     done = sweepstack(terminal, "predict", str(seven), "--model", "try-1", "--format", "json")
     assert (done.exit_code, done.stderr) == (0, "")
     assert json.loads(done.stdout)[0]["class"] == 7
+
+
+@contextlib.contextmanager
+def edited(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, text: str) -> Iterator[None]:
+    """A user in the folder of the own model, whose code is another one as long as the block lasts."""
+    file = terminal.folder / "net_of_a_user.py"
+
+    def forget() -> None:
+        code._digest.cache_clear()
+        for name in ("net_of_a_user", "parts_of_a_user"):
+            sys.modules.pop(name, None)
+
+    monkeypatch.chdir(terminal.folder)
+    forget()
+    try:
+        file.write_text(text)
+        yield
+    finally:
+        file.write_text(OWN)
+        forget()
+
+
+def test_weights_are_not_used_with_other_code(
+    terminal: Terminal, own: Row, seven: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with edited(terminal, monkeypatch, OWN.replace("Tanh", "ReLU")):  # whose weights have the same shapes
+        for words in (["register", own.run_id], ["predict", str(seven), "--model", own.run_id]):
+            done = sweepstack(terminal, *words)
+            assert (done.exit_code, done.stdout) == (2, "")
+            assert re.fullmatch(
+                r"error: a model must have the code that it was trained with, of run .* the training code has changed "
+                r"\(checksum \w{8} then, \w{8} now\); restore that code, or train the run again with rerun=true\n",
+                done.stderr,
+            )
+        done = sweepstack(terminal, "repro", own.run_id)
+        assert (done.exit_code, done.stdout.startswith("python ")) == (0, True)
+        assert re.match(r"Not all is as it was: the training code has changed \(checksum .*\)", done.stderr)
+    with edited(terminal, monkeypatch, OWN):
+        assert "the training code" not in sweepstack(terminal, "repro", own.run_id).stderr
+
+
+def test_a_model_that_predicts_otherwise_is_not_registered(terminal: Terminal, row: Row) -> None:
+    file = files_of(terminal, row) / "test_predictions.npy"
+    before = file.read_bytes()
+    otherwise = np.load(file)
+    otherwise[:6] = 9 - otherwise[:6]
+    np.save(file, otherwise)
+    try:
+        done = sweepstack(terminal, "register", row.run_id)
+    finally:
+        file.write_bytes(before)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"({row.run_id}) predicts 6 of 360 test images otherwise; restore its code, or train" in done.stderr
 
 
 # predict
@@ -282,8 +345,12 @@ def test_show_tells_why_a_trial_failed(terminal: Terminal) -> None:
         (["show", "x", "--store", "sqlite:////nonexistent/x.db"], "the tracking store .* holds no trials yet"),
         (["register", "--sweep", "swpet"], "there is no sweep 'swpet' in .*; did you mean 'swept'[?]"),
         (["register", "lr=0.3", "--sweep", "swept"], "give a run or a sweep, got both"),
-        (["register", "--name", "a/b"], "a model's name must be without / : and @, got 'a/b'; choose another"),
-        (["register", "--alias", "v1"], "an alias must be of letters, .*, got 'v1'; choose another with --alias"),
+        (["register", "--name", "a/b"], "a model's name must be of 1 to 255 .* without / : [.] % .* got 'a/b'; give"),
+        (["register", "--name", "v1.2"], "a model's name must .* got 'v1.2'; give another with --name"),
+        (["register", "--name", ""], "a model's name must .* got ''; give another with --name"),
+        (["register", "--name", "n" * 256], "a model's name must .* got 'n{60}[.]{3}'; give another with --name"),
+        (["register", "--alias", "v1"], "an alias must be of 1 to 255 letters, .*, got 'v1'; give .* with --alias"),
+        (["register", "--alias", "a" * 256], "an alias must be .*, got 'a{60}[.]{3}'; give another with --alias"),
         (["predict", "x.png", "--model", "digits@bset"], "model 'digits' has no alias 'bset'; did you mean 'best'[?]"),
         (["predict", "x.png", "--model", "digist@best"], "there is no model 'digist' in .*; did you mean 'digits'[?]"),
         (["predict", "x.png", "--model", "lr=0.33"], "there is no run 'lr=0.33' in .*; did you mean 'lr=0.3'[?]"),
@@ -295,6 +362,27 @@ def test_a_mistake_is_one_clear_line(terminal: Terminal, best: Result, words: li
     assert (done.exit_code, done.stdout) == (2, "")
     (shown,) = done.stderr.splitlines()
     assert re.match(f"error: {line}", shown), shown
+    assert len(terminal.store.client.search_model_versions("name = 'digits'")) == 1  # a refused one leaves nothing
+
+
+def test_the_summary_of_a_sweep_is_no_trial(terminal: Terminal, row: Row) -> None:
+    summary = record_summary(terminal.store, "swept", row.experiment_id, {"report.html": b"a report"})
+    for word in (summary, "summary of swept"):
+        for command in ("show", "repro", "register"):
+            done = sweepstack(terminal, command, word)
+            assert (done.exit_code, done.stdout) == (2, "")
+            assert done.stderr == (
+                f"error: a run must be a trial, '{word}' is the summary of sweep 'swept', which holds its report; "
+                "choose a trial of sweepstack table --sweep swept\n"
+            )
+
+
+def test_a_second_model_of_one_alias_is_named_in_full(terminal: Terminal, best: Result, row: Row) -> None:
+    done = sweepstack(terminal, "register", row.run_id, "--name", "second")
+    try:
+        assert done.stdout.splitlines()[-1] == "Predict:  sweepstack predict --model second@best IMAGE.png"
+    finally:
+        terminal.store.client.delete_registered_model("second")
 
 
 def test_a_failed_run_has_no_model_and_a_beginning_of_many_ids_is_told(terminal: Terminal) -> None:
@@ -314,7 +402,38 @@ def test_repro_prints_the_command(terminal: Terminal, row: Row) -> None:
     assert done.exit_code == 0
     python, program, *overrides = shlex.split(done.stdout)
     assert (python, Path(program).name) == ("python", "train.py")
-    assert overrides == ["dataset=digits", "epochs=5", "optimizer.lr=0.3", "launch.width=3", "tracking.sweep=swept"]
+    assert overrides == [
+        "dataset=digits",
+        "epochs=5",
+        "optimizer.lr=0.3",
+        "launch.width=3",
+        "tracking.sweep=swept",
+        "rerun=true",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "code"), [("tracking.uri=http://me:***@host", 0), ("+model.source=http://me:***@host", 2)]
+)
+def test_a_password_that_is_not_recorded_matters_only_where_it_is_needed(
+    terminal: Terminal, row: Row, override: str, code: int
+) -> None:
+    file = files_of(terminal, row) / "overrides.yaml"
+    before = file.read_text()
+    file.write_text(f"- {override}\n{before}")
+    try:
+        done = sweepstack(terminal, "repro", row.run_id)
+    finally:
+        file.write_text(before)
+    assert done.exit_code == code
+    assert "***" not in done.stdout
+    if code:
+        assert f"which is not recorded ({override}); type the command by hand" in done.stderr
+    else:
+        assert done.stdout.endswith(
+            "train.py dataset=digits epochs=5 optimizer.lr=0.3 launch.width=3 tracking.sweep=swept rerun=true\n"
+        )
+        assert f"Left out, for its password is not recorded: {override}; give it by hand." in done.stderr
 
 
 def untouched(terminal: Terminal) -> dict[str, int]:
@@ -345,10 +464,54 @@ def test_what_does_not_end_the_same_is_told_with_its_figures(terminal: Terminal)
     one, other = (find(store, name) for name in ("lr=0.3", "lr=0.01"))
     found = reproducing.compare(store, one, store, other)
     assert not found.equal
-    assert "fingerprint: the config has changed" in found.differences
+    assert found.how == "it is not the same trial any more: the config has changed"
     assert any(re.match(r"test predictions: \d+ of 360 images otherwise", line) for line in found.differences)
     assert any(line.startswith("val/accuracy: ") for line in found.differences)
     assert reproducing.compare(store, one, store, one) == reproducing.Comparison(True, "bit for bit", ())
+
+
+def changed(run: Record, trained: str = "stacked, 2 trajectories wide, 1 thread (...)", **metrics: float) -> Record:
+    """A run that has ended a little differently."""
+    known = {**run.row.metrics, **{key.replace("_", "/"): value for key, value in metrics.items()}}
+    return replace(run, row=replace(run.row, metrics=known), tags={**run.tags, "trained": trained})
+
+
+def test_what_is_allowed_to_differ_depends_on_how_it_was_trained(terminal: Terminal, own: Row) -> None:
+    store = terminal.store
+    alone, loss = find(store, own.run_id), own.metrics["test/loss"]
+    found = reproducing.compare(store, alone, store, changed(alone, test_loss=loss * 1.000001))
+    assert (found.equal, found.how) == (False, "it was trained by the plain trainer, so every bit counts")
+    other_company = replace(alone, tags={**alone.tags, "recomposed": "a stack of 2 failed"})
+    found = reproducing.compare(store, other_company, store, changed(alone, test_loss=loss * 1.000001))
+    assert found.equal
+    assert found.how.startswith("within rounding: it went on otherwise than it began (a stack of 2 failed), and the")
+    stacked = changed(alone)
+    found = reproducing.compare(store, stacked, store, changed(alone, test_loss=loss * 1.000001))
+    assert found.equal
+    assert found.how.startswith("within rounding: it was trained in a stack, and the weights are 0 apart")
+    found = reproducing.compare(store, stacked, store, changed(alone, test_loss=loss * 1.01))
+    assert not found.equal
+    assert "the losses are up to 0.0099 of their size apart (0.001 is allowed)" in found.how
+
+
+def test_weights_far_apart_are_not_equal_though_the_figures_are(terminal: Terminal) -> None:
+    store = terminal.store
+    one, other = (changed(find(store, name)) for name in ("lr=0.3", "lr=0.01"))
+    found = reproducing.compare(
+        store, one, store, replace(other, row=replace(other.row, metrics=one.row.metrics), tags=one.tags)
+    )
+    assert not found.equal
+    assert re.fullmatch(r"it was trained in a stack, and the weights are [\d.]+ of their size apart .*", found.how)
+    assert reproducing.KINKS not in found.differences  # of logistic regression
+
+
+def test_kinks_are_named_where_a_network_with_relu_is_not_equal(terminal: Terminal) -> None:
+    store = terminal.store
+    (row,) = [row for row in store.rows("all") if row.state == "FAILED"]
+    run = find(store, row.run_id)
+    found = reproducing.compare(store, changed(run, train_loss=1.0), store, changed(run, train_loss=1.1))
+    assert not found.equal
+    assert found.differences[-1] == reproducing.KINKS
 
 
 def test_models_of_others_are_left_alone(terminal: Terminal, best: Result) -> None:

@@ -51,7 +51,8 @@ def register(run: str | None, sweep: str | None, name: str | None, alias: str, s
     if done.code:
         click.echo(f"with its code: {', '.join(path.name for path in done.code)}")
     own = ["--store", store] if store else []
-    word = "" if done.alias == model.BEST else f"--model {shlex.quote(f'{done.name}@{done.alias}')} "
+    is_default = done.alias == model.BEST and done.only
+    word = "" if is_default else f"--model {shlex.quote(f'{done.name}@{done.alias}')} "
     click.echo(f"Predict:  sweepstack predict {word}{shlex.join([*own, 'IMAGE.png'])}")
 
 
@@ -139,8 +140,11 @@ def repro(run: str, train: bool, store: str | None) -> None:
 
     target = Store(store)
     found = find(target, run)
-    click.echo(shlex.join(reproducing.command(target, found)))
-    if changes := reproducing.changes(found):
+    words, left_out = reproducing.command(target, found)
+    click.echo(shlex.join(words))
+    if left_out:
+        click.echo(f"Left out, for its password is not recorded: {' '.join(left_out)}; give it by hand.", err=True)
+    if changes := reproducing.changes(target, found):
         click.echo(f"Not all is as it was: {changes}.", err=True)
     if not train:
         return

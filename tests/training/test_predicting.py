@@ -10,7 +10,7 @@ from PIL import Image
 from sweepstack.config import TrialConfig
 from sweepstack.errors import UserError
 from sweepstack.training import data, stacking
-from sweepstack.training.predicting import CPU, Classifier, classifier, distance, example, labels_of_test
+from sweepstack.training.predicting import CPU, Classifier, classifier, distance, example, has_kinks, labels_of_test
 from sweepstack.training.stack import Reader, train_stack
 from sweepstack.training.stacked_models import SingleModel
 from sweepstack.training.trainer import train
@@ -152,11 +152,19 @@ def test_distances_of_weights():
         return buffer
 
     ones = torch.ones(2)
-    assert distance(saved(a=ones), saved(a=ones)) == 0
-    assert distance(saved(a=ones), saved(a=ones + 0.5)) == 0.5
-    assert distance(saved(a=ones), saved(b=ones)) == float("inf")
-    assert distance(saved(a=ones), saved(a=torch.ones(3))) == float("inf")
-    assert distance(saved(a=ones), saved(a=ones * float("nan"))) == float("inf")
+    far = (float("inf"), float("inf"))
+    assert distance(saved(a=ones), saved(a=ones)) == (0, 0)
+    assert distance(saved(a=ones), saved(a=ones + 0.5)) == (0.5, 0.5)
+    assert distance(saved(a=ones * 8, n=torch.tensor(900)), saved(a=ones * 4, n=torch.tensor(900))) == (4, 0.5)
+    assert distance(saved(a=ones * 0), saved(a=ones)) == (1, float("inf"))
+    assert distance(saved(a=ones), saved(b=ones)) == far
+    assert distance(saved(a=ones), saved(a=torch.ones(3))) == far
+    assert distance(saved(a=ones), saved(a=ones * float("nan"))) == far
+
+
+def test_kinks_are_seen_wherever_the_model_has_them(digits_config):
+    assert has_kinks(digits_config(MLP))
+    assert not has_kinks(digits_config())
 
 
 def test_labels_come_with_the_checksum_of_their_data(digits_config):

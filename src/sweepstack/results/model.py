@@ -9,20 +9,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.results.frame import table
+from sweepstack.results.reproducing import code_change
 from sweepstack.results.selection import select
 from sweepstack.tracking import models
-from sweepstack.tracking.artifacts import artifact, config_of
+from sweepstack.tracking.artifacts import artifact, config_of, origin, predictions
 from sweepstack.tracking.runs import Record, find, record
 from sweepstack.tracking.store import Store
 from sweepstack.training.code import sources
-from sweepstack.training.predicting import Classifier, classifier, example
+from sweepstack.training.predicting import Classifier, classifier, example, predicted_of_test
 from sweepstack.trial import WEIGHTS, TrialState
 
 BEST = "best"
 REQUIRED = ("sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow", "scipy")
 """What a model needs to be loaded, pinned to the versions here."""
+HANDFUL = 5
+"""Test images, or so many of 1,000, may be classified otherwise than in training: another device and other instructions
+of the processor round differently."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Registered:
     model_id: str
     code: tuple[Path, ...]
     """The user's own code that went along."""
+    only: bool
+    """Whether no other model has this alias."""
 
 
 def selected(store: Store, sweep: str) -> tuple[Record, str]:
@@ -52,12 +60,14 @@ def register(store: Store, run: Record, name: str | None = None, alias: str = BE
     """Logs the model of a finished run and registers it under a name, that of its dataset unless given, with an alias.
 
     Raises:
-        UserError: the run has not finished, its weights or its dataset are gone, or MLflow takes no such name.
+        UserError: the run has not finished, its weights or its dataset are gone, its code has changed, its model does
+            not predict any more what it did, or MLflow takes no such name.
         StoreError: the store does not take it.
     """
-    name = name or run.row.params.get("dataset", "model")
+    name = run.row.params.get("dataset", "model") if name is None else name
     models.check_names(name, alias)
     trained, weights = _of_run(store, run)
+    _check_predictions(store, run, trained)
     config = trained.config
     code = sources(config)
     shown = example(config)
@@ -68,7 +78,8 @@ def register(store: Store, run: Record, name: str | None = None, alias: str = BE
         trained.save(folder, weights)
         answer = trained.predict(shown)
         version, model_id = models.log_and_register(store, run, name, alias, folder, code, requirements, shown, answer)
-    return Registered(name, version, alias, model_id, tuple(code))
+    having = {known for known, aliases in models.registered(store).items() if alias in aliases}
+    return Registered(name, version, alias, model_id, tuple(code), having == {name})
 
 
 def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
@@ -78,7 +89,33 @@ def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
     weights = artifact(store, row.run_id, WEIGHTS)
     if weights is None:
         raise UserError(f"run {row.name} ({row.run_id}) must have its {WEIGHTS}, it is gone; choose another run")
-    return classifier(config_of(store, row.run_id), weights), weights
+    trained = classifier(config_of(store, row.run_id), weights)
+    if change := code_change(run, trained.config):
+        raise UserError(
+            f"a model must have the code that it was trained with, of run {row.name} ({row.run_id}) {change}; restore "
+            "that code, or train the run again with rerun=true"
+        )
+    return trained, weights
+
+
+def _check_predictions(store: Store, run: Record, trained: Classifier) -> None:
+    """That the model still does what its run has recorded, whatever has changed that no checksum knows of."""
+    was, (digest, now) = predictions(store, run.row.run_id), predicted_of_test(trained)
+    known = origin(store, run.row.run_id)
+    if known is not None and known.data not in (None, digest):
+        raise UserError(
+            f"a model must be registered with the data that it was trained on, those of run {run.row.name} "
+            f"({run.row.run_id}) have changed; restore them, or train the run again with rerun=true"
+        )
+    if was is None or was.shape != now.shape:
+        return
+    otherwise, count = int(np.count_nonzero(was != now)), len(now)
+    if otherwise > max(HANDFUL, count * HANDFUL // 1000):
+        raise UserError(
+            f"a model must predict what it did when it was trained, that of run {run.row.name} ({run.row.run_id}) "
+            f"predicts {otherwise} of {count} test images otherwise; restore its code, or train the run again with "
+            "rerun=true"
+        )
 
 
 @contextlib.contextmanager

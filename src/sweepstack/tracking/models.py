@@ -27,6 +27,14 @@ LOADER = "sweepstack.training.predicting"
 """The module with the function that MLflow loads a model of ours by; nothing is pickled."""
 
 
+FORBIDDEN = "/:.%\"'@"
+"""In the names of models: the first six MLflow takes in none, the last one parts a name from its alias."""
+LONGEST = 255
+"""Characters of a name or an alias that MLflow's databases take."""
+SHOWN = 60
+"""Characters of one that is refused."""
+
+
 class Version(NamedTuple):
     """A registered model."""
 
@@ -35,18 +43,25 @@ class Version(NamedTuple):
 
 
 def check_names(name: str, alias: str) -> None:
-    """That MLflow takes them.
+    """That MLflow takes them: it would say so only when the model is logged already, and its version is there.
 
     Raises:
         UserError: it does not.
     """
-    if not name.strip() or set(name) & set("/:@") or not name.isprintable():
-        raise UserError(f"a model's name must be without / : and @, got {name!r}; choose another with --name")
-    if not re.fullmatch(r"[\w\-]+", alias, re.ASCII) or re.fullmatch(r"(?i)v\d+|latest", alias):
+    if not name.strip() or set(name) & set(FORBIDDEN) or not name.isprintable() or len(name) > LONGEST:
         raise UserError(
-            f"an alias must be of letters, digits, _ and -, and neither latest nor v and a number, got {alias!r}; "
-            "choose another with --alias"
+            f"a model's name must be of 1 to {LONGEST} characters without {' '.join(FORBIDDEN)}, got {_cut(name)!r}; "
+            "give another with --name"
         )
+    if not re.fullmatch(rf"[\w\-]{{1,{LONGEST}}}", alias, re.ASCII) or re.fullmatch(r"(?i)v\d+|latest", alias):
+        raise UserError(
+            f"an alias must be of 1 to {LONGEST} letters, digits, _ and -, and neither latest nor v and a number, got "
+            f"{_cut(alias)!r}; give another with --alias"
+        )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def log_and_register(

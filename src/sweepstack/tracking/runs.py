@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweepstack.errors import StoreError, UserError, did_you_mean
-from sweepstack.tracking.rows import Row, row_of
+from sweepstack.tracking.rows import VERSION_TAG, Row, row_of
 from sweepstack.tracking.store import Store
+from sweepstack.tracking.summary import SUMMARY_TAG, summary_run
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -34,10 +36,14 @@ def find(store: Store, word: str) -> Record:
 
     Raises:
         StoreError: the store is empty.
-        UserError: there is no such run, or there are several.
+        UserError: there is no such run, there are several, or it is a sweep's summary, which is no trial.
     """
     by_id = f"attributes.run_id LIKE '{word}%'" if re.fullmatch(r"[0-9a-f]{1,32}", word) else ""
-    found = [run for run in store.runs(by_id) if _is_ours(run)] if by_id else []
+    of_id = store.runs(by_id) if by_id else []
+    found = [run for run in of_id if VERSION_TAG in run.data.tags]
+    summaries = [run for run in of_id if SUMMARY_TAG in run.data.tags]
+    if summaries and not found:
+        raise _is_summary(word, summaries[0].data.tags[SUMMARY_TAG])
     if not found:
         newest = _newest_sweep(store)
         ids = [row.run_id for row in newest if row.name == word]
@@ -45,6 +51,9 @@ def find(store: Store, word: str) -> Record:
             everything = store.rows("all")
             ids = [row.run_id for row in everything if row.name == word]
             if not ids:
+                sweep = word.removeprefix("summary of ")
+                if sweep != word and summary_run(store, sweep) is not None:
+                    raise _is_summary(word, sweep)
                 raise UserError(f"there is no run {word!r} in {store.uri}; {_remedy(word, newest or everything)}")
         some = ", ".join(f"'{run_id}'" for run_id in ids[: SHOWN + 1])
         found = store.runs(f"attributes.run_id IN ({some})")
@@ -70,8 +79,11 @@ def _record(run: Run) -> Record:
     return Record(row_of(run), run.info.end_time, run.data.tags)
 
 
-def _is_ours(run: Run) -> bool:
-    return any(key.startswith("sweepstack.") for key in run.data.tags)
+def _is_summary(word: str, sweep: str) -> UserError:
+    return UserError(
+        f"a run must be a trial, {word!r} is the summary of sweep {sweep!r}, which holds its report; choose a trial of "
+        f"sweepstack table --sweep {shlex.quote(sweep)}"
+    )
 
 
 def _newest_sweep(store: Store) -> list[Row]:

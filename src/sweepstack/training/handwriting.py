@@ -9,6 +9,7 @@ Burges: The MNIST database of handwritten digits, http://yann.lecun.com/exdb/mni
 from __future__ import annotations
 
 import math
+import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,9 @@ SPECK = 0.02
 """Of the ink of the largest stroke: what has less is none."""
 EDGE = 0.1
 """Of the darkest ink: what is as dark belongs to what is drawn."""
+FITS = 8
+SHADE = np.float32(1 / 255)
+"""A difference that counts for none."""
 
 Grey = NDArray[np.float32]
 """[height, width], 0 to 1."""
@@ -50,6 +54,8 @@ def read(path: Path) -> Grey:
         PictureError: the file cannot be read, or is no such picture.
     """
     try:
+        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+            raise PictureError("must be a file, it is a pipe, a socket or a device; save the picture as a file")
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > MOST_PIXELS:
@@ -132,18 +138,22 @@ def _without_specks(ink: Grey) -> Grey:
 
 
 def _paper(grey: Grey) -> tuple[Grey, float]:
-    """The paper as a plane through the edge of the picture, and the standard deviation around it; ink that touches the
-    edge is left out."""
+    """The paper as a plane through the edge of the picture, and the standard deviation around it. The plane is that of
+    the least absolute differences (least squares, weighted anew some times), for ink may touch the edge and must not
+    count much; so a quarter of the edge tells how rough the paper is."""
     height, width = grey.shape
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     edge = np.zeros(grey.shape, bool)
     edge[[0, -1]] = edge[:, [0, -1]] = True
     middle = np.median(grey[edge])
     edge &= np.abs(grey - middle) < 0.2
-    terms = [np.ones_like(y), y / height - 0.5, x / width - 0.5]
-    factors, *_ = np.linalg.lstsq(np.stack([term[edge] for term in terms], 1), grey[edge], rcond=None)
-    paper = sum(factor * term for factor, term in zip(factors, terms, strict=True))
-    return paper, float(1.4826 * np.median(np.abs(grey - paper)[edge]))
+    terms = np.stack([np.ones_like(y), y / height - 0.5, x / width - 0.5], -1)
+    weights = np.ones(edge.sum(), np.float32)
+    for _ in range(FITS):
+        factors, *_ = np.linalg.lstsq(terms[edge] * weights[:, None], grey[edge] * weights, rcond=None)
+        apart = np.abs(grey[edge] - terms[edge] @ factors)
+        weights = 1 / np.sqrt(np.maximum(apart, SHADE))
+    return terms @ factors, float(np.quantile(apart, 0.25) / 0.3186)  # as of a normal distribution
 
 
 def _place(mass: NDArray[np.float32], side: int, centre: float) -> int:

@@ -6,9 +6,10 @@ import functools
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -134,6 +135,12 @@ def example(config: TrialConfig) -> NDArray[Any]:
     return data.load(config.dataset, 0.0, CPU).test_images[:2].numpy()
 
 
+def predicted_of_test(trained: Classifier) -> tuple[str, NDArray[np.int64]]:
+    """The checksum of a model's dataset, and the classes that the model predicts for its test images, [n]."""
+    loaded = data.load(trained.config.dataset, 0.0, CPU)
+    return loaded.facts.digest, trained.predict(loaded.test_images.numpy()).argmax(1)
+
+
 def labels_of_test(config: DatasetConfig) -> tuple[str, NDArray[np.int64]]:
     """The checksum of a dataset, and the labels of its test images, [n].
 
@@ -152,17 +159,47 @@ def _labels_of_test(config_json: str) -> tuple[str, NDArray[np.int64]]:
     return loaded.facts.digest, loaded.test_labels.numpy()
 
 
-def distance(one: IO[bytes], other: IO[bytes]) -> float:
-    """The largest difference between two weights of two files; infinite where they are of different models, or only one
-    is a number."""
+class Distance(NamedTuple):
+    """How far the weights of two files are apart; infinite where they are of different models, or only one of them is a
+    number."""
+
+    most: float
+    """The largest difference of two weights."""
+    relative: float
+    """The Euclidean norm of the differences, relative to that of the weights."""
+
+
+def distance(one: IO[bytes], other: IO[bytes]) -> Distance:
+    """How far the weights of two files are apart."""
     was, now = (torch.load(file, map_location=CPU, weights_only=True) for file in (one, other))
     if {name: value.shape for name, value in was.items()} != {name: value.shape for name, value in now.items()}:
-        return math.inf
-    apart = [0.0]
+        return Distance(math.inf, math.inf)
+    apart, size = torch.zeros(1).double(), 0.0
     for name, value in was.items():
+        if value.is_floating_point():  # else a counter, which would hide how small the weights are
+            size = math.hypot(size, float(value.double().norm()))
         if value.numel() and not torch.equal(value, now[name]):
-            apart.append(float((value.double() - now[name].double()).abs().max()))
-    return math.inf if any(math.isnan(part) for part in apart) else max(apart)
+            apart = torch.cat([apart, (value.double() - now[name].double()).flatten()])
+    most, norm = float(apart.abs().max()), float(apart.norm())
+    if not math.isfinite(most):
+        return Distance(math.inf, math.inf)
+    return Distance(most, norm / size if size else math.inf if norm else 0.0)
+
+
+def has_kinks(config: TrialConfig) -> bool:
+    """Whether a model has a function such as ReLU or max pooling, where the smallest difference of what goes in decides
+    which way it goes on; False where the model cannot be had here."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            unread = [models.build(config.model).eval()(torch.zeros(2, *config.dataset.shape)).grad_fn]
+    except Exception:  # a user's class can fail in any way
+        return False
+    seen = set()
+    while unread:
+        if (node := unread.pop()) is not None and node not in seen:
+            seen.add(node)
+            unread += [before for before, _ in node.next_functions]
+    return any(re.match("(Leaky|P|R)?Relu|MaxPool|Hardtanh|Clamp", type(node).__name__) for node in seen)
 
 
 def _load_pyfunc(path: str) -> Classifier:
