@@ -23,13 +23,14 @@ from sweepstack.cli import main
 from sweepstack.results import reproducing
 from sweepstack.results.predictions import right
 from sweepstack.tracking.artifacts import artifact, predictions
-from sweepstack.tracking.models import registered
+from sweepstack.tracking.models import files, registered, version
 from sweepstack.tracking.rows import Row
 from sweepstack.tracking.runs import Record, find
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import record_summary
 from sweepstack.training import code
 from sweepstack.training.data import digits
+from sweepstack.training.predicting import ABOUT
 
 from .conftest import Terminal
 
@@ -293,6 +294,20 @@ def test_pictures_are_classified_in_three_formats(terminal: Terminal, best: Resu
     assert float(line["p7"]) == float(line["probability"]) == record["probability"]
     of_run = sweepstack(terminal, "predict", str(seven), "--model", row.run_id)
     assert of_run.stdout == text.stdout
+
+
+def test_a_model_of_another_version_is_a_line(terminal: Terminal, best: Result, seven: Path) -> None:
+    store = terminal.store
+    with files(store, version(store, "digits", "best")) as folder:
+        (about,) = folder.rglob(ABOUT)
+    text = about.read_text()
+    about.write_text(json.dumps({**json.loads(text), "of": "another version"}))
+    done = sweepstack(terminal, "predict", str(seven))
+    about.write_text(text)
+    assert done.exit_code == 2
+    assert re.fullmatch(
+        r"error: the model in .* does not load here \(TypeError: .*\); register it again\n", done.stderr
+    )
 
 
 def test_bad_pictures_are_told_after_the_good_ones(

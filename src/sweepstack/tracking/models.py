@@ -220,7 +220,17 @@ def files(store: Store, found: Version) -> Iterator[Path]:
 
 
 def load(folder: Path) -> Any:
-    """The classifier in a model's folder, with the code that went along."""
+    """The classifier in a model's folder, with the code that went along.
+
+    Raises:
+        StoreError: it is of another version, or its code does not load here.
+    """
     import mlflow.pyfunc
 
-    return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True).get_raw_model()
+    try:
+        return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True).get_raw_model()
+    except UserError:
+        raise
+    except Exception as error:  # a user's own code, which went along, can fail in any way
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise StoreError(f"the model in {folder} does not load here ({reason}); register it again") from error
