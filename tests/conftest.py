@@ -20,6 +20,14 @@ from sweepstack.tracking.store import Store
 
 ROOT = Path(__file__).parents[1]
 
+LONGEST = ("test_resume.py", "test_train_command.py", "test_readme.py", "test_commands.py", "test_cli.py")
+"""Files that take long: they begin first, or the last of them would be waited for by all other workers."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 settings.register_profile("sweepstack", deadline=None, max_examples=50)
 settings.load_profile("sweepstack")
 
