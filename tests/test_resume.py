@@ -328,13 +328,19 @@ def test_a_step_that_takes_long_is_broken_off_in_time_and_at_once_by_a_second_si
     (terminal.folder / "slow.py").write_text(
         NET + "    def before(self):\n        pathlib.Path('begun').touch()\n        time.sleep(20)\n"
     )
-    process = terminal.start("train.py", "dataset=digits", "model._target_=slow.Net")
-    wait_for((terminal.folder / "begun").exists)
-    for _ in range(signals):
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-    assert seconds_to_end(process) < (5 if signals == 1 else 1)
-    assert process.returncode == 130
+    limit = 5 if signals == 1 else 1
+    for _ in range(3):  # a promise of the program, which a machine that is busy otherwise may not let it keep each time
+        (terminal.folder / "begun").unlink(missing_ok=True)
+        process = terminal.start("train.py", "dataset=digits", "model._target_=slow.Net")
+        wait_for((terminal.folder / "begun").exists)
+        for _ in range(signals):
+            time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+        taken = seconds_to_end(process)
+        assert process.returncode == 130
+        if taken < limit:
+            break
+    assert taken < limit
     terminal.wait_for_records()
     assert [state for _, state in runs(terminal)] == ["KILLED"]
 
