@@ -126,7 +126,6 @@ def test_a_pivot_has_a_row_and_a_column_for_each_value(terminal: Terminal) -> No
 
 
 def test_settings_by_seed_are_marked(terminal: Terminal) -> None:
-    pytest.importorskip("sweepstack.results.selection")
     done = sweepstack(terminal, "table", "--by-seed", "--format", "csv")
     frame = pd.read_csv(io.StringIO(done.stdout))
     assert sorted(frame["lr"]) == [0.01, 0.1, 1.0]

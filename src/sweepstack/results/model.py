@@ -16,7 +16,7 @@ from sweepstack.results.frame import table
 from sweepstack.results.reproducing import code_change
 from sweepstack.results.selection import select
 from sweepstack.tracking import models
-from sweepstack.tracking.artifacts import artifact, config_of, origin, predictions
+from sweepstack.tracking.artifacts import artifact, config_of, place, predictions
 from sweepstack.tracking.runs import Record, find, record
 from sweepstack.tracking.store import Store
 from sweepstack.training.code import sources
@@ -101,7 +101,7 @@ def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
 def _check_predictions(store: Store, run: Record, trained: Classifier) -> None:
     """That the model still does what its run has recorded, whatever has changed that no checksum knows of."""
     was, (digest, now) = predictions(store, run.row.run_id), predicted_of_test(trained)
-    known = origin(store, run.row.run_id)
+    known = place(store, run.row.run_id)
     if known is not None and known.data not in (None, digest):
         raise UserError(
             f"a model must be registered with the data that it was trained on, those of run {run.row.name} "

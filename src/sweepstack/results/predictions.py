@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepstack.errors import UserError
-from sweepstack.tracking.artifacts import Origin, config_of, origin, origins, predictions
+from sweepstack.tracking.artifacts import Place, config_of, place, places, predictions
 from sweepstack.tracking.store import Store
 
 
@@ -19,14 +19,14 @@ def right(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
     It gives None where that cannot be known: the run has kept no predictions, or its dataset cannot be had any more, or
     is another one by now. Labels are loaded once for each dataset; nothing is read before the first call.
     """
-    known: dict[str, Origin] | None = None
+    known: dict[str, Place] | None = None
     labels_of: dict[str, NDArray[np.int64] | None] = {}
 
     def right_of(run_id: str) -> NDArray[np.bool_] | None:
         nonlocal known
         if known is None:
-            known = origins(store)
-        found = known.get(run_id) or origin(store, run_id)
+            known = places(store)
+        found = known.get(run_id) or place(store, run_id)
         if found is None or found.data is None:
             return None
         predicted = predictions(store, run_id, found)

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.results.columns import written
+from sweepstack.results.shown import printable
 
 FOR_READERS = ("text", "markdown", "latex", "html")
 """Formats which round, and show the short form of a table; the others keep every column and digit."""
@@ -90,7 +91,7 @@ def failures(frame: pd.DataFrame) -> str:
     failed = frame[frame["state"] == "FAILED"][["name", "reason", "log"]].rename(columns={"name": "failed"})
     if failed.empty:
         return ""
-    return f"{failed.map(_visible).to_markdown(index=False, tablefmt='simple', disable_numparse=True)}\n"
+    return f"{failed.map(printable).to_markdown(index=False, tablefmt='simple', disable_numparse=True)}\n"
 
 
 def render(frame: pd.DataFrame, form: str) -> str | bytes:
@@ -113,7 +114,7 @@ def render(frame: pd.DataFrame, form: str) -> str | bytes:
             return buffer.getvalue()
     right = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
     right = [number or column in frame.attrs.get("labels", ()) for number, column in zip(right, frame, strict=True)]
-    shown = frame.apply(_for_readers, metric=frame.attrs.get("metric")).map(_visible).rename(columns=_visible)
+    shown = frame.apply(_for_readers, metric=frame.attrs.get("metric")).map(printable).rename(columns=printable)
     match form:
         case "html":
             return _to_html(shown)
@@ -166,12 +167,6 @@ def _rounded(value: float, name: str) -> str:
         return "-"
     form, least = (".1f", 0.1) if "seconds" in name else (".4f", 0.001)
     return format(value, form if least <= abs(value) < 1e6 or value == 0 else ".2g" if abs(value) < 1 else "g")
-
-
-def _visible(cell: str) -> str:
-    if cell.isprintable():
-        return cell
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in cell)
 
 
 def _for_json(column: pd.Series[Any]) -> list[Any]:

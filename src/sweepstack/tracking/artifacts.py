@@ -33,13 +33,13 @@ def local_folder(artifact_uri: str) -> Path | None:
     return Path(url2pathname(address.path)) if address.scheme == "file" and not address.netloc else None
 
 
-def artifact(store: Store, run_id: str, name: str, known: Origin | None = None) -> bytes | None:
-    """A file of a run; None when the run or the file is not there. Its origin is looked up unless it is known.
+def artifact(store: Store, run_id: str, name: str, known: Place | None = None) -> bytes | None:
+    """A file of a run; None when the run or the file is not there. Its place is looked up unless it is known.
 
     Raises:
         StoreError: the store does not answer.
     """
-    known = known or origin(store, run_id)
+    known = known or place(store, run_id)
     if known is None:
         return None
     folder = local_folder(known.artifact_uri)
@@ -56,7 +56,7 @@ def artifact(store: Store, run_id: str, name: str, known: Origin | None = None) 
         raise StoreError(f"{name} of run {run_id} cannot be had from {store.uri}: {one_line(error)}") from error
 
 
-def predictions(store: Store, run_id: str, known: Origin | None = None) -> NDArray[integer] | None:
+def predictions(store: Store, run_id: str, known: Place | None = None) -> NDArray[integer] | None:
     """The classes that a finished trial predicted for the test images, [n] in the order of the test set, uint8 or
     int32. None for a run that has none: it did not finish, is of an earlier version, or its file is gone or damaged.
 
@@ -109,7 +109,7 @@ def overrides_of(store: Store, run_id: str) -> list[str]:
     return [line.removeprefix("- ") for line in text.decode().splitlines()]
 
 
-class Origin(NamedTuple):
+class Place(NamedTuple):
     """Of a run, what never changes."""
 
     artifact_uri: str
@@ -125,13 +125,13 @@ class Origin(NamedTuple):
             return None
 
 
-def origins(store: Store) -> dict[str, Origin]:
+def places(store: Store) -> dict[str, Place]:
     """Of all runs of an sqlite store, by their ids, in one query: one for each run takes most of the time that reading
     something small of it takes. Of other stores nothing; ask for each."""
     return _ask(store, "", ()) or {}
 
 
-def origin(store: Store, run_id: str) -> Origin | None:
+def place(store: Store, run_id: str) -> Place | None:
     """Of a run; None when it is not there.
 
     Raises:
@@ -148,10 +148,10 @@ def origin(store: Store, run_id: str) -> Origin | None:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise StoreError(f"run {run_id} cannot be had from {store.uri}: {one_line(error)}") from error
-    return Origin(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))
+    return Place(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))
 
 
-def _ask(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Origin] | None:
+def _ask(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Place] | None:
     """An sqlite store is asked directly, as in `finished`; None where that cannot be done."""
     if store.database is None:
         return None
@@ -164,5 +164,5 @@ def _ask(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Ori
             f"FROM runs {condition}",
             (FINGERPRINT_TAG, *values),
         )
-        return {run_id: Origin(uri, fingerprint or "") for run_id, uri, fingerprint in rows}
+        return {run_id: Place(uri, fingerprint or "") for run_id, uri, fingerprint in rows}
     return None
