@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import io
 import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
@@ -351,6 +353,19 @@ def test_weights_that_are_gone_cost_the_pictures_of_mistakes_alone(terminal: Ter
     assert said in Page(without.html).texts["p"]
     assert "plots/confusion.png" not in without.files
     assert "plots/curves.png" in without.files
+
+
+def test_mistakes_are_not_those_of_other_code(terminal: Terminal, page: Page) -> None:
+    facts = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
+    folder = Path(terminal.store.client.get_run(facts["run"]).info.artifact_uri.removeprefix("file://"))
+    kept = (folder / "test_predictions.npy").read_bytes()
+    try:
+        np.save(folder / "test_predictions.npy", (np.load(io.BytesIO(kept)) + 1) % 10)
+        found = report("first", store=terminal.store)
+    finally:
+        (folder / "test_predictions.npy").write_bytes(kept)
+    assert any("predicts 360 of 360 test images otherwise" in text for text in Page(found.html).texts["p"])
+    assert "plots/confusion.png" not in found.files
 
 
 def test_another_metric_can_select(terminal: Terminal, finished: pd.DataFrame) -> None:

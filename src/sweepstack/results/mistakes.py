@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sweepstack.errors import UserError, one_line
 from sweepstack.results.drawing import INK, figure, styled
+from sweepstack.results.predictions import predicted_otherwise
 from sweepstack.tracking.artifacts import artifact, config_of
 from sweepstack.tracking.store import Store
 from sweepstack.trial import WEIGHTS
@@ -55,6 +56,11 @@ def answers_of(store: Store, run_id: str, digest: str) -> Answers | str:
             )
         images = loaded.test_images.numpy()
         probabilities = predicting.classifier(config, weights).predict(images)
+        if otherwise := predicted_otherwise(store, run_id, probabilities.argmax(1)):
+            return (
+                "The mistakes of the trial to use cannot be shown here: with the code of now it predicts "
+                f"{otherwise} of {len(images)} test images otherwise than when it was trained."
+            )
     except UserError as error:
         return f"The mistakes of the trial to use cannot be shown here: {one_line(error)}."
     return Answers(images, loaded.test_labels.numpy(), probabilities)

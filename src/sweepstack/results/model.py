@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.results.frame import table
+from sweepstack.results.predictions import predicted_otherwise
 from sweepstack.results.reproducing import code_change
 from sweepstack.results.selection import select
 from sweepstack.tracking import models
-from sweepstack.tracking.artifacts import artifact, config_of, place, predictions
+from sweepstack.tracking.artifacts import artifact, config_of, place
 from sweepstack.tracking.runs import Record, find, record
 from sweepstack.tracking.store import Store
 from sweepstack.training.code import sources
@@ -26,9 +25,6 @@ from sweepstack.trial import WEIGHTS, TrialState
 BEST = "best"
 REQUIRED = ("sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow", "scipy")
 """What a model needs to be loaded, pinned to the versions here."""
-HANDFUL = 5
-"""Test images, or so many of 1,000, may be classified otherwise than in training: another device and other instructions
-of the processor round differently."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +96,17 @@ def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
 
 def _check_predictions(store: Store, run: Record, trained: Classifier) -> None:
     """That the model still does what its run has recorded, whatever has changed that no checksum knows of."""
-    was, (digest, now) = predictions(store, run.row.run_id), predicted_of_test(trained)
+    digest, now = predicted_of_test(trained)
     known = place(store, run.row.run_id)
     if known is not None and known.data not in (None, digest):
         raise UserError(
             f"a model must be registered with the data that it was trained on, those of run {run.row.name} "
             f"({run.row.run_id}) have changed; restore them, or train the run again with rerun=true"
         )
-    if was is None or was.shape != now.shape:
-        return
-    otherwise, count = int(np.count_nonzero(was != now)), len(now)
-    if otherwise > max(HANDFUL, count * HANDFUL // 1000):
+    if otherwise := predicted_otherwise(store, run.row.run_id, now):
         raise UserError(
             f"a model must predict what it did when it was trained, that of run {run.row.name} ({run.row.run_id}) "
-            f"predicts {otherwise} of {count} test images otherwise; restore its code, or train the run again with "
+            f"predicts {otherwise} of {len(now)} test images otherwise; restore its code, or train the run again with "
             "rerun=true"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 from sweepstack.errors import UserError
 from sweepstack.tracking.artifacts import Place, config_of, place, places, predictions
 from sweepstack.tracking.store import Store
+
+HANDFUL = 5
+"""Test images, or so many of 1,000, may be classified otherwise than in training: another device and other instructions
+of the processor round differently."""
 
 
 def right(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
@@ -38,6 +43,16 @@ def right(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
         return predicted == labels if labels is not None and labels.shape == predicted.shape else None
 
     return right_of
+
+
+def predicted_otherwise(store: Store, run_id: str, now: NDArray[Any]) -> int:
+    """How many test images are classified otherwise, [n] classes, than when the run was trained; 0 where that is not
+    known, or no more than rounding can do: see `HANDFUL`."""
+    was = predictions(store, run_id)
+    if was is None or was.shape != now.shape:
+        return 0
+    otherwise = int(np.count_nonzero(was != now))
+    return otherwise if otherwise > max(HANDFUL, len(now) * HANDFUL // 1000) else 0
 
 
 def _labels(store: Store, run_id: str, digest: str) -> NDArray[np.int64] | None:
