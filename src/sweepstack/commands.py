@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweepstack.errors import UserError
+from sweepstack.errors import UserError, printable
 
 if TYPE_CHECKING:
     from sweepstack.training.predicting import Classifier
@@ -79,7 +79,6 @@ def predict(images: tuple[Path, ...], word: str, form: str, store: str | None) -
 
 def _classified(classifier: Classifier, images: Iterable[Path], bad: list[str]) -> Iterator[tuple[str, list[float]]]:
     """Each picture with the probabilities of its classes; `bad` takes a line for each that is none."""
-    from sweepstack.results.shown import printable
     from sweepstack.training.handwriting import PictureError
 
     for path in images:

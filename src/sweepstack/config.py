@@ -203,18 +203,19 @@ def parse(cfg: DictConfig) -> TrialConfig:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
         if isinstance(error, MissingMandatoryValue):
-            raise ConfigError(f"{key} is required and missing; give it with {key}=VALUE") from error
+            raise ConfigError(f"{key} is required and missing", remedy=f"give it with {key}=VALUE") from error
         raise ConfigError(
-            f"{key} cannot be resolved: {str(error).splitlines()[0]}; correct it, or give a value with {key}=VALUE"
+            f"{key} cannot be resolved: {str(error).splitlines()[0]}",
+            remedy=f"correct it, or give a value with {key}=VALUE",
         ) from error
     try:
         return TrialConfig.model_validate(plain)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(detail, plain) for detail in error.errors())) from error
+        raise ConfigError.of_all([_explain(detail, plain) for detail in error.errors()]) from error
 
 
-def _explain(detail: ErrorDetails, plain: Any) -> str:
-    """One mistake as one line: rule, value, remedy."""
+def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
+    """One mistake: rule, value, remedy."""
     path = _path(detail["loc"])
     key = ".".join(path)
     value = detail["input"]
@@ -224,12 +225,13 @@ def _explain(detail: ErrorDetails, plain: Any) -> str:
     fields: dict[str, Any] = getattr(section, "model_fields", {})
     match detail["type"]:
         case "extra_forbidden":
-            return f"{key} is not a key of the config; {did_you_mean(path[-1], fields)}"
+            return ConfigError(f"{key} is not a key of the config", remedy=did_you_mean(path[-1], fields))
         case "missing":
-            return f"{key} is required and missing; give it, for example {key}={_example(fields, path[-1])}"
+            remedy = f"give it, for example {key}={_example(fields, path[-1])}"
+            return ConfigError(f"{key} is required and missing", remedy=remedy)
         case "union_tag_invalid" | "union_tag_not_found":
             tag = value.get("kind") if isinstance(value, dict) else value
-            return f"{key}.kind must be one of {', '.join(_KINDS)}, got {tag!r}; choose one with {key}=NAME"
+            return ConfigError(f"{key}.kind must be one of {', '.join(_KINDS)}", tag, f"choose one with {key}=NAME")
     rule = detail["msg"].removeprefix("Value error, ").split(", got ")[0]
     rule = rule.removeprefix("Input ").removeprefix("String ").removeprefix("Tuple ")
     if detail["type"] == "string_pattern_mismatch" and path[-1] == "device":
@@ -240,7 +242,7 @@ def _explain(detail: ErrorDetails, plain: Any) -> str:
         )
     elif detail["type"] == "string_pattern_mismatch":
         rule = "should be a dotted path package.module.name"
-    return f"{key} {rule}, got {value!r}; for example {key.split('[')[0]}={_example(fields, path[-1])}"
+    return ConfigError(f"{key} {rule}", value, f"for example {key.split('[')[0]}={_example(fields, path[-1])}")
 
 
 def _path(loc: tuple[int | str, ...]) -> list[str]:

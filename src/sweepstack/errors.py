@@ -1,12 +1,65 @@
-"""Mistakes that a user can mend. Each is one line: the rule, the offending value, the remedy."""
+"""Mistakes that a user can correct: each is one line of the rule, the offending value and the remedy."""
+
+from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+LONGEST_VALUE = 200
+"""Characters of an offending value that are shown."""
+LONGEST_LINE = 300
+"""Characters of somebody else's message that are shown."""
+
+
+class _NoValue:
+    """The rule names the offending value itself, or there is none. A class, so that it survives pickling."""
+
+
+NO_VALUE = _NoValue
 
 
 class UserError(Exception):
-    """A mistake that a user can mend; `str(error)` is the whole story. The commands print it and exit with 2."""
+    """A mistake that a user can correct; `str(error)` is the whole story, one line. Commands print it and exit with 2.
+
+    Args:
+        rule: what must hold, such as "batch_size must be a number from 1".
+        value: what is there instead; leave it out where the rule names it already.
+        remedy: what to do about it, such as "for example batch_size=100".
+        where: what the mistake is in, such as "job 3 (batch_size=0)"; leave it out where there is one place only.
+    """
+
+    def __init__(self, rule: str, value: Any = NO_VALUE, remedy: str = "", *, where: str = "") -> None:
+        super().__init__(rule, value, remedy)
+        self.rule, self.value, self.remedy, self.where = rule, value, remedy, where
+        self.errors: tuple[UserError, ...] = (self,)
+        """Several mistakes that were found at once, see `of_all`; else the error itself."""
+
+    @classmethod
+    def of_all(cls, errors: Sequence[UserError]) -> Self:
+        """One error for several mistakes, a line each. Its own fields are those of the first."""
+        first = errors[0]
+        every = cls(first.rule, first.value, first.remedy, where=first.where)
+        every.errors = tuple(part for error in errors for part in error.errors)
+        return every
+
+    def inside(self, where: str) -> Self:
+        """The same mistakes, each told to be in `where`."""
+        parts = []
+        for part in self.errors:
+            inner = f"{where}: {part.where}" if part.where else where
+            parts.append(type(part)(part.rule, part.value, part.remedy, where=inner))
+        return type(self).of_all(parts)
+
+    def __str__(self) -> str:
+        return "\n".join(error._line() for error in self.errors)
+
+    def _line(self) -> str:
+        where = f"{self.where}: " if self.where else ""
+        value = "" if self.value is NO_VALUE else f", got {_shown(self.value)}"
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return printable(f"{where}{self.rule}{value}{remedy}")
 
 
 class ConfigError(UserError):
@@ -21,10 +74,20 @@ class StoreError(UserError):
     """The tracking store cannot be reached, or does not hold what was asked for."""
 
 
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def printable(text: str) -> str:
+    """Text in which nothing can move a terminal's cursor, colour it or end a line: for whatever others have written."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 def one_line(error: BaseException | str) -> str:
-    """An exception, or a text, as one line that is not too long for a terminal."""
+    """An exception, or a text, as one printable line that is not too long for a terminal."""
     text = re.sub(r"\s+", " ", str(error)).strip().rstrip(".;") or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."
+    return printable(text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 3]}...")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sweepstack.errors import printable
 from sweepstack.results.drawing import shortened
-from sweepstack.results.shown import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from sweepstack.errors import printable
 from sweepstack.results.columns import written
-from sweepstack.results.shown import printable
 
 FOR_READERS = ("text", "markdown", "latex", "html")
 """Formats which round, and show the short form of a table; the others keep every column and digit."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from sweepstack.errors import printable
 from sweepstack.results import sentences
 from sweepstack.results.columns import objective as objective_of
 from sweepstack.results.drawing import SINGLE, png, svg
@@ -18,7 +19,6 @@ from sweepstack.results.frame import as_frame
 from sweepstack.results.grids import places_of, settings_grid, trials_grid, unfinished_grid
 from sweepstack.results.plates import About, Plate, Tell, about_sweep, mistakes_of, plates_of
 from sweepstack.results.rendering import render
-from sweepstack.results.shown import printable
 from sweepstack.tracking.rows import OBJECTIVES
 from sweepstack.tracking.store import Store
 

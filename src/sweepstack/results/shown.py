@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sweepstack.errors import printable
 from sweepstack.tracking.artifacts import CONFIG, artifact
 from sweepstack.tracking.rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG
 from sweepstack.tracking.runs import Record, history
@@ -102,8 +103,3 @@ def _columns(values: Mapping[str, str]) -> list[str]:
 def _number(key: str, value: float) -> str:
     """As the table shows it."""
     return format(value, (".4f" if "/" in key else ".1f" if "seconds" in key else "g") if abs(value) < 1e6 else "g")
-
-
-def printable(text: str) -> str:
-    """Text in which nothing can move a terminal's cursor or end a line."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

@@ -172,7 +172,7 @@ def _parsed(jobs: _Jobs, job_overrides: Sequence[Sequence[str]]) -> tuple[list[T
     """The trials of the jobs, and why each must be trained on its own, if it must."""
     varied = varied_keys(job_overrides)
     trials: list[Trial] = []
-    mistakes: list[str] = []
+    mistakes: list[UserError] = []
     apart = ""
     for number in jobs.numbers:
         job = jobs.compose(number)
@@ -181,30 +181,33 @@ def _parsed(jobs: _Jobs, job_overrides: Sequence[Sequence[str]]) -> tuple[list[T
         try:
             trials.append(make_trial(own, hydra, _folder(job), varied, in_sweep=True))
         except ConfigError as error:
-            mistakes += _of_job(number, list(job.hydra.overrides.task), error)
+            mistakes.append(_of_job(number, list(job.hydra.overrides.task), error))
     for section in ("tracking", "launch", "rerun", "retries", "max_failures", "checkpoint"):
         values = {getattr(trial.config, section) for trial in trials}
         if len(values) > 1:
             first, other, *_ = (dict(value) if isinstance(value, Section) else value for value in values)
             mistakes.append(
-                f"{section} must be the same for all jobs of a sweep, got {first} and {other}; do not sweep it"
+                ConfigError(
+                    f"{section} must be the same for all jobs of a sweep, got {first} and {other}",
+                    remedy="do not sweep it",
+                )
             )
     if mistakes:
-        raise ConfigError("\n".join(mistakes))
+        raise ConfigError.of_all(mistakes)
     return trials, apart
 
 
 def _prepare(trials: Sequence[Trial]) -> None:
     """The checks that need PyTorch and the data."""
     seen: set[str] = set()
-    mistakes: list[str] = []
+    mistakes: list[UserError] = []
     for trial in trials:
         try:
             prepare(trial.config, seen)
         except (ConfigError, DataError) as error:
-            mistakes += _of_job(trial.number, trial.overrides, error)
+            mistakes.append(_of_job(trial.number, trial.overrides, error))
     if mistakes:
-        raise ConfigError("\n".join(mistakes))
+        raise ConfigError.of_all(mistakes)
 
 
 def _folder(job: DictConfig) -> Path:
@@ -212,5 +215,5 @@ def _folder(job: DictConfig) -> Path:
     return Path(str(job.hydra.sweep.dir), str(job.hydra.sweep.subdir)).absolute()
 
 
-def _of_job(number: int, overrides: Sequence[str], error: UserError) -> list[str]:
-    return [f"job {number} ({' '.join(overrides)}): {line}" for line in str(error).splitlines()]
+def _of_job(number: int, overrides: Sequence[str], error: UserError) -> UserError:
+    return error.inside(f"job {number} ({' '.join(overrides)})")
