@@ -72,12 +72,13 @@ def upwards(column: str) -> bool:
 
 
 def written(value: object) -> str:
-    """A value of a param as it is typed, with all its digits and no more."""
+    """A value of a param as it is typed, with all its digits and no more. A text that would be read as something else
+    stands in quotes."""
     if value is None or value is pd.NA or value != value:
         return "None"
     if isinstance(value, float):
         return repr(float(value)).removesuffix(".0")
-    return value if isinstance(value, str) else as_text(_plain(value))
+    return as_text(_plain(value))
 
 
 def _plain(value: Any) -> Any:

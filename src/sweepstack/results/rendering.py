@@ -153,7 +153,8 @@ def _for_readers(column: pd.Series[Any], metric: str | None) -> pd.Series[Any]:
     is_metric = "/" in unit or "seconds" in unit or name in (*OF_METRIC, "p")
     if pd.api.types.is_float_dtype(column) and is_metric:
         return column.map(lambda value: _rounded(value, unit)).astype("object")
-    write: Callable[[Any], str] = written
+    one_kind = set(column.map(kind)) <= {"", "text"}
+    write: Callable[[Any], str] = str if one_kind else written
     if pd.api.types.is_float_dtype(column):
         different = column.dropna().unique()
         forms = [f"{{:.{digits}g}}".format for digits in (6, 9, 12)]
