@@ -26,12 +26,13 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sweepstack.errors import StoreError, UserError
+from sweepstack.endings import FAILED, INTERRUPTED, OK, TERMINATED, ending
+from sweepstack.errors import StoreError
+from sweepstack.faults import Whose, is_signal, judge
+from sweepstack.streams import lenient_output, open_closed
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
 GOES_ON = "the same command goes on from here"
-OK, FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-
 
 HYDRA_1_4 = ("The version_base parameter", "(?s).*execution whitelist", r"register_new_resolver\(\) is deprecated")
 for notice in HYDRA_1_4:  # says so of calls that 1.3 knows no other way to make
@@ -169,9 +170,11 @@ def main(task: Callable[[], Any]) -> NoReturn:
     sys.path.append(os.getcwd())  # where a user's own modules are, as with `python -m`
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    with _ending():
-        task()
-    sys.exit(OK)
+    open_closed(output_is_needed=False)
+    with lenient_output():
+        with _ending():
+            task()
+        sys.exit(OK)
 
 
 @contextlib.contextmanager
@@ -181,12 +184,16 @@ def _ending() -> Iterator[None]:
         yield
     except Terminated:
         _stop(TERMINATED, f"Stopped by SIGTERM; {GOES_ON}.")
-    except KeyboardInterrupt:
-        _stop(INTERRUPTED, f"Stopped; {GOES_ON}.")
-    except Exception as error:
-        if SHOW_TRACEBACKS:
+    except KeyboardInterrupt as error:
+        if is_signal(error):
+            _stop(INTERRUPTED, f"Stopped; {GOES_ON}.")
+        end = ending(error)
+        _stop(end.code, *end.lines)
+    except BaseException as error:
+        if SHOW_TRACEBACKS or (isinstance(error, SystemExit) and judge(error).whose is not Whose.CODE):
             raise
-        _stop(*_explain(error))
+        end = ending(error)
+        _stop(end.code, *end.lines)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -195,29 +202,8 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated("SIGTERM") if number == signal.SIGTERM else KeyboardInterrupt("Ctrl-C")
 
 
-def _stop(code: int, message: str) -> NoReturn:
+def _stop(code: int, *lines: str) -> NoReturn:
     sys.stdout.flush()
-    print(message, file=sys.stderr)
+    for line in lines:
+        print(line, file=sys.stderr)
     sys.exit(code)
-
-
-def _explain(error: Exception) -> tuple[int, str]:
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    if isinstance(error, UserError):
-        return USER_ERROR, "\n".join(f"error: {line}" for line in str(error).splitlines())
-    of_hydra = isinstance(error, HydraException | OmegaConfBaseException)
-    if of_hydra or str(error).startswith("Config group override"):
-        from sweepstack.sweeping.overrides import explain
-
-        return USER_ERROR, f"error: {explain(error)}"
-    if isinstance(error, OSError):
-        where = error.filename or "a file"
-        return USER_ERROR, f"error: {where} cannot be used ({error.strerror or error}); choose another place for it"
-    from sweepstack.tracking.errorslog import log_traceback
-
-    return (
-        FAILED,
-        f"error: {type(error).__name__}: {error} (not your mistake; the traceback is in {log_traceback(error)})",
-    )
