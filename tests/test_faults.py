@@ -102,8 +102,8 @@ FORWARDS = {
     "raise KeyboardInterrupt": "the code ends the program: KeyboardInterrupt",
     "raise StopIteration": "StopIteration",
     "return self.forward(images)": "RecursionError: maximum recursion depth exceeded",
-    "torch.zeros(2, 3) @ torch.zeros(2, 3)": "RuntimeError: mat1 and mat2 shapes cannot be multiplied",
-    "import warnings; warnings.warn('as an error'); raise UserWarning('soon')": "UserWarning: soon",
+    "torch.zeros(2, 3) @ torch.zeros(2, 3)": "RuntimeError: ",
+    "raise UserWarning('soon')": "UserWarning: soon",
 }
 
 
