@@ -62,6 +62,7 @@ def _run(cfg: DictConfig) -> float:
     from sweepstack.errors import ConfigError
     from sweepstack.sweeping.executing import execute, identified
     from sweepstack.sweeping.jobs import make_trial, varied_keys
+    from sweepstack.sweeping.obeyed import check_grid
     from sweepstack.sweeping.recording import undelivered, usable_store
     from sweepstack.sweeping.runner import log_outcome, prepare, run_stack
     from sweepstack.trial import Outcome, Trial, TrialState
@@ -69,6 +70,7 @@ def _run(cfg: DictConfig) -> float:
     hydra = cast("DictConfig", HydraConfig.get())
     in_sweep = hydra.mode == RunMode.MULTIRUN
     varied = varied_keys([hydra.overrides.task])
+    check_grid(hydra)
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), varied, in_sweep)
     if trial.config.launch.dry_run:
         raise ConfigError(
