@@ -9,8 +9,10 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
     "errors": 0,
+    "names": 0,
     "faults": 1,
     "streams": 1,
+    "replacing": 1,
     "config": 1,
     "trial": 2,
     "training": 3,

@@ -113,6 +113,14 @@ class AfterSweep(Callback):
     def __init__(self) -> None:
         self._objectives: list[float] = []
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with _ending():
+            _check_names(config)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with _ending():
+            _check_names(config)
+
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if job_return.status is JobStatus.COMPLETED:
             self._objectives.append(job_return.return_value)
@@ -170,6 +178,20 @@ class AfterSweep(Callback):
         )
         print(f"          {link}")
         return [str(row.state) for row in rows]
+
+
+def _check_names(config: DictConfig) -> None:
+    """That the names which folders are made of can be such, before Hydra makes the first folder. All else is checked
+    by `parse`."""
+    from sweepstack.errors import ConfigError
+    from sweepstack.names import check_sweep
+
+    name = OmegaConf.select(config, "tracking.sweep")
+    if isinstance(name, str):
+        try:
+            check_sweep(name)
+        except ValueError as error:
+            raise ConfigError(f"tracking.sweep {error}", name, "for example tracking.sweep=my_sweep") from None
 
 
 def _print_next(*commands: list[str]) -> None:

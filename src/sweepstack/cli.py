@@ -163,9 +163,11 @@ def _put(rendered: str | bytes, output: Path | None, what: str) -> None:
     if output is None or str(output) == "-":
         click.echo(rendered, nl=False)
         return
+    from sweepstack.replacing import write_output
+
     content = rendered.encode() if isinstance(rendered, str) else rendered
     try:
-        output.write_bytes(content)
+        write_output(output, content)
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}); choose another file with -o") from error
     click.echo(f"{what}: {output}", err=True)

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from sweepstack.errors import ConfigError, did_you_mean
+from sweepstack.names import check_experiment, check_sweep
 
 MAX_SEED = 2**63 - 1
 
@@ -36,13 +37,6 @@ def _epoch_or_count(value: Any) -> Any:
     if value == "epoch" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
     raise ValueError("Input should be epoch or a number of iterations from 1")
-
-
-def _sweep(name: str) -> str:
-    """A name that can be a folder, be searched for, and is no word of `sweepstack table --sweep`."""
-    if name in ("latest", "all") or set(name) & set("\"'`/\\%"):
-        raise ValueError("should be a name without quotes, slashes and %, other than latest and all")
-    return name
 
 
 URI_PATTERN = r"^(sqlite|postgresql|mysql|mssql|https?|databricks)\b"
@@ -137,8 +131,10 @@ class TrackingConfig(Section):
         ),
     ] = None
     journal: Annotated[str | None, Field(min_length=1, examples=["mlruns/journal"])] = None
-    experiment: Annotated[str | None, Field(min_length=1, examples=["train"])] = None
-    sweep: Annotated[str, Field(min_length=1, examples=["my_sweep"]), AfterValidator(_sweep)] = "unnamed"
+    experiment: Annotated[
+        Annotated[str, AfterValidator(check_experiment)] | None, Field(min_length=1, examples=["train"])
+    ] = None
+    sweep: Annotated[str, Field(min_length=1, examples=["my_sweep"]), AfterValidator(check_sweep)] = "unnamed"
 
 
 class LaunchConfig(Section):

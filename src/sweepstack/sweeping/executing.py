@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections import Counter
@@ -11,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sweepstack.errors import UserError
+from sweepstack.replacing import replacing
 from sweepstack.sweeping.plan import Plan, Stack, count, plan, summary
 from sweepstack.sweeping.recording import Recording, Work, look, recording, wait_for_quiet
 from sweepstack.sweeping.runner import choose, device_of, estimate, identify
@@ -145,13 +146,9 @@ def _left_out(work: Work) -> list[str]:
 def _keep_files(trial: Trial, recorded: Path) -> None:
     """What a trial that was trained before has left, in the folder of its job, too, if there is room."""
     for name in (WEIGHTS, PREDICTIONS):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):
             if not (recorded / name).is_file():
                 continue
             trial.folder.mkdir(parents=True, exist_ok=True)
-            aside = trial.folder / f".{name}"
-            try:
+            with replacing(trial.folder / name) as aside:
                 shutil.copy2(recorded / name, aside)
-                os.replace(aside, trial.folder / name)
-            finally:
-                aside.unlink(missing_ok=True)

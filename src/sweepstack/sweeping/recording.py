@@ -14,7 +14,9 @@ from pathlib import Path
 
 from filelock import BaseFileLock
 
-from sweepstack.errors import StoreError
+from sweepstack.errors import ConfigError, StoreError
+from sweepstack.names import check_experiment
+from sweepstack.replacing import check_replaceable
 from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.progress import Display
 from sweepstack.tracking.address import project_root
@@ -226,7 +228,7 @@ def recording(
     """
     tracking = trials[0].config.tracking
     ledger = ledger_of(store, tracking.journal)
-    number, lock = ledger.open(tracking.experiment or task)
+    number, lock = ledger.open(_experiment(tracking.experiment or task))
     process = writer_process(store.uri)
     stopped = True
     with Display() as display:
@@ -242,6 +244,20 @@ def recording(
     if complaint is not None and not process.complained:
         process.complained = True  # of the first of many launches
         print(complaint, file=sys.stderr)
+
+
+def _experiment(name: str) -> str:
+    """The name of an experiment, wherever it came from.
+
+    Raises:
+        ConfigError: it can be none.
+    """
+    try:
+        return check_experiment(name)
+    except ValueError as error:
+        raise ConfigError(
+            f"the name of an experiment {error}", name, "give one with tracking.experiment=NAME"
+        ) from None
 
 
 _sessions: list[tuple[Ledger, int, str | None]] = []
@@ -281,8 +297,15 @@ def _end(session: Recording, ledger: Ledger, number: int, lock: BaseFileLock) ->
 
 
 def ledger_of(store: Store, chosen: str | None) -> Ledger:
-    """The ledger that belongs to a store."""
-    return Ledger(resolve_folder(store.database, store.uri, project_root(), chosen))
+    """The ledger that belongs to a store.
+
+    Raises:
+        StoreError: there is something in its place that is no regular file.
+    """
+    ledger = Ledger(resolve_folder(store.database, store.uri, project_root(), chosen))
+    remedy = "move it away, or choose another folder with tracking.journal=DIR"
+    check_replaceable(ledger.file, "the journal's ledger", remedy, StoreError)
+    return ledger
 
 
 def usable_store(trials: Sequence[Trial]) -> Store:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sweepstack.config import Fingerprint, TrialConfig, fingerprint
 from sweepstack.errors import UserError, one_line
 from sweepstack.faults import Whose, contained, judge, reason
+from sweepstack.replacing import replacing
 from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.recording import Recording
 from sweepstack.sweeping.stopping import calm
@@ -296,12 +296,8 @@ def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:
     """A new file in place of an old one, never a half of one; whoever holds a link to the old one keeps it."""
-    aside = path.with_name(f".{path.name}")
-    try:
+    with replacing(path) as aside:
         write(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def log_outcome(trial: Trial, outcome: Outcome) -> None:

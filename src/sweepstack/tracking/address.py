@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from sweepstack.config import URI_PATTERN
 from sweepstack.errors import StoreError
+from sweepstack.replacing import check_replaceable
 
 DRIVERS = {
     **dict.fromkeys(("postgresql", "postgresql+psycopg2"), ("psycopg2", "psycopg2-binary")),
@@ -27,6 +28,8 @@ DRIVERS = {
 }
 """By the scheme of an address: the module that it needs, and the package that brings it."""
 SQLITE_HEADER = b"SQLite format 3\0"
+BESIDE = ("-journal", "-wal", "-shm")
+"""What sqlite appends to the name of a database for its own files beside it."""
 
 
 def project_root() -> Path:
@@ -71,8 +74,23 @@ def database_of(uri: str) -> Path | None:
 
 
 def has_content(database: Path) -> bool:
-    """Whether there is a database, and not an empty file that something has left."""
+    """Whether there is a database, and not an empty file that something has left.
+
+    Raises:
+        StoreError: there is something that is no regular file.
+    """
+    regular_database(database)
     return database.exists() and database.stat().st_size > 0
+
+
+def regular_database(database: Path) -> Path:
+    """The file of a database, with its links resolved; it may not be there yet.
+
+    Raises:
+        StoreError: there is something that is no regular file: it must neither be read nor replaced.
+    """
+    remedy = "choose another with tracking.uri=sqlite:///FILE"
+    return check_replaceable(database, "the database of a tracking store", remedy, StoreError)
 
 
 def check(uri: str) -> str | None:
@@ -111,8 +129,9 @@ def _check_database(database: Path) -> None:
     choose = "choose another with tracking.uri=sqlite:///FILE"
     folder = next(parent for parent in database.parents if parent.exists())
     writable = folder.is_dir() and os.access(folder, os.W_OK)
-    if database.is_dir():
-        raise StoreError(f"{database} must be an sqlite database, it is a folder; {choose}")
+    file = regular_database(database)
+    for end in (".lock", *BESIDE):
+        regular_database(file.with_name(f"{file.name}{end}"))
     if has_content(database):
         writable = writable and os.access(database, os.W_OK)
         with database.open("rb") as stream:

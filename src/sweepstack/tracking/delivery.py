@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
+from sweepstack.names import as_value
 from sweepstack.tracking.address import project_root
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.journal import Reader
@@ -177,7 +178,7 @@ class Delivery:
 
     @functools.cached_property
     def _experiment_id(self) -> str:
-        return self._store.experiment_id(self._experiment)
+        return self._store.experiment_id(as_value(self._experiment))
 
     def _info(self, run_id: str) -> RunInfo | None:
         """Of a run; None when a user has deleted it."""
@@ -206,7 +207,7 @@ class Delivery:
         if info is None and run_id is not None and not isinstance(first, Started):
             return None
         if info is None:
-            info = self._store.client.create_run(experiment_id, _ms(first.at), _tags(first), trial.name).info
+            info = self._store.client.create_run(experiment_id, _ms(first.at), _tags(first), as_value(trial.name)).info
         self._runs[trial.id] = _Run(info.run_id, local_folder(info.artifact_uri))
         return self._runs[trial.id], made
 
@@ -228,11 +229,11 @@ class Delivery:
             match event:
                 case Started(again=again):
                     if again and not made:  # as it is recorded already
-                        client.update_run(run.run_id, "RUNNING", trial.name)
-                        now = {**_of_sweep(event), LOG_TAG: str(event.trial.log)}
+                        client.update_run(run.run_id, "RUNNING", as_value(trial.name))
+                        now = {**_of_sweep(event), LOG_TAG: as_value(str(event.trial.log))}
                         tags += [RunTag(key, value) for key, value in now.items()]
                         continue
-                    params = [Param(key[:250], as_text(value)[:6000]) for key, value in trial.params.items()]
+                    params = [Param(key[:250], as_value(as_text(value)[:6000])) for key, value in trial.params.items()]
                     client.log_inputs(run.run_id, [_dataset(event)])
                     self._keep_text(run, "config.yaml", trial.config_text)
                     self._keep_text(run, "overrides.yaml", "".join(f"- {line}\n" for line in trial.overrides))
@@ -267,6 +268,7 @@ class Delivery:
         self._store.client.set_terminated(run_id, str(state), _ms(at))
 
     def _keep_text(self, run: _Run, name: str, text: str) -> None:
+        text = as_value(text)
         if run.folder is None:
             self._store.client.log_text(run.run_id, text, name)
             return
@@ -348,12 +350,15 @@ def _said(event: Ended) -> list[RunTag]:
         RECOMPOSED_TAG: event.recomposed,
         SETTLED_TAG: trial.fingerprint if outcome.settled else "",
     }
-    return [RunTag(key, text) for key, text in said.items() if text or key == REASON_TAG]
+    return [RunTag(key, as_value(text)) for key, text in said.items() if text or key == REASON_TAG]
 
 
 def _of_sweep(event: Event) -> dict[str, str]:
     sweep = event.trial.sweep
-    return {} if sweep is None else {SWEEP_TAG: sweep, member_tag(sweep): f"{_ms(event.at)} {sweep}"}
+    if sweep is None:
+        return {}
+    name = as_value(sweep)  # an earlier version took any text for a name
+    return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}"}
 
 
 def _tags(first: Event) -> dict[str, str]:
@@ -364,7 +369,7 @@ def _tags(first: Event) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         ID_TAG: trial.id,
         FINGERPRINT_TAG: trial.fingerprint,
-        LOG_TAG: str(trial.log),
+        LOG_TAG: as_value(str(trial.log)),
         **_of_sweep(first),
     }
 

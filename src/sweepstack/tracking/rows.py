@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from sweepstack.names import as_key
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -47,9 +47,7 @@ class Row:
 def member_tag(sweep: str) -> str:
     """The tag of all runs of a sweep, those among them which an earlier sweep has trained; its value tells since when,
     in milliseconds since the epoch, and the sweep's name. MLflow does not take every name for a key."""
-    plain = re.sub(r"[^\w.\- ]", "_", sweep)
-    mark = "" if plain == sweep else f"-{hashlib.blake2b(sweep.encode(), digest_size=3).hexdigest()}"
-    return f"{SWEEP_TAG}/{plain}{mark}"
+    return f"{SWEEP_TAG}/{as_key(sweep)}"
 
 
 def sweeps_of(run: Run) -> dict[str, int]:

@@ -18,6 +18,8 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.views import link
 
 HOST = "127.0.0.1"
+ALLOWED_HOSTS = ",".join((HOST, f"{HOST}:*", "localhost", "localhost:*"))
+"""What a browser may call this server: it leaves out port 80, and another one may be forwarded to this one."""
 START_LIMIT = 120.0  # seconds
 
 
@@ -41,7 +43,7 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
     command = [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--backend-store-uri", store.uri, "--host", HOST, "--port", str(port), "--workers", "1"),
-        *("--allowed-hosts", f"localhost:*,{HOST}:*"),
+        *("--allowed-hosts", ALLOWED_HOSTS),
     ]
     if store.database is not None:
         command += ["--default-artifact-root", (store.database.parent / "artifacts").as_uri()]

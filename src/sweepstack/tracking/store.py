@@ -10,12 +10,22 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from filelock import FileLock
 
 from sweepstack.errors import StoreError, did_you_mean, one_line
-from sweepstack.tracking.address import check, check_driver, database_of, has_content, project_root, resolve_uri
+from sweepstack.names import as_folder
+from sweepstack.replacing import move_new
+from sweepstack.tracking.address import (
+    BESIDE,
+    check,
+    check_driver,
+    database_of,
+    has_content,
+    project_root,
+    regular_database,
+    resolve_uri,
+)
 from sweepstack.tracking.keeping import resolve_folder
 from sweepstack.tracking.rows import ID_TAG, OURS, SWEEP_TAG, Row, member_tag, row_of, sweeps_of
 from sweepstack.tracking.sessions import Sessions
@@ -52,6 +62,16 @@ class Store:
         """The file of an sqlite store; None for any other kind."""
         return database_of(self.uri)
 
+    @property
+    def _file(self) -> Path:
+        """The file of an sqlite store, with its links resolved.
+
+        Raises:
+            StoreError: it is no regular file.
+        """
+        assert self.database is not None
+        return regular_database(self.database)
+
     def check(self) -> str | None:
         """Whether it can be had, as far as a moment can tell; see `address.check`."""
         return check(self.uri)
@@ -63,7 +83,7 @@ class Store:
             yield
             return
         self.database.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.database}.lock"):
+        with FileLock(f"{self._file}.lock"):
             yield
 
     @contextlib.contextmanager
@@ -135,8 +155,9 @@ class Store:
         return self._client
 
     def _make_database(self) -> None:
-        """First use is a race which can leave a database that nobody can open: so it is made aside, under a lock, and
-        renamed when it is whole. Whatever a killed process left aside is thrown away."""
+        """First use is a race which can leave a database that nobody can open: so it is made in a temporary file, under
+        a lock, and renamed when it is whole. Whatever a killed process left of that is thrown away. An empty file that
+        is there is filled, not replaced: it may have links, a mode of its own, or be mounted."""
         if self.database is None or has_content(self.database):
             return
         with self.writing():
@@ -144,12 +165,22 @@ class Store:
                 return
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-            aside = self.database.with_name(f".{self.database.name}.new")
-            for leftover in aside.parent.glob(f"{aside.name}*"):
-                leftover.unlink()
+            file = self._file
+            aside = file.with_name(f".{file.name}.new")
+            for end in ("", *BESIDE):
+                leftover = regular_database(aside.with_name(f"{aside.name}{end}"))
+                leftover.unlink(missing_ok=True)
             made = SqlAlchemyStore(f"sqlite:///{aside}", (self.database.parent / "artifacts").as_uri())
             made.engine.dispose()
-            os.replace(aside, self.database)
+            if move_new(aside, file):
+                return
+            if not has_content(file):
+                with (
+                    contextlib.closing(sqlite3.connect(aside)) as source,
+                    contextlib.closing(sqlite3.connect(file, timeout=30)) as target,
+                ):
+                    source.backup(target)  # one transaction: as a whole or not at all
+            aside.unlink()
 
     def experiment_id(self, name: str) -> str:
         """The id of an experiment, created if it is not there yet.
@@ -163,7 +194,7 @@ class Store:
         with self.writing():
             found = client.get_experiment_by_name(name)
             if found is None:
-                artifacts = self.database and (self.database.parent / "artifacts" / quote(name, safe="")).as_uri()
+                artifacts = self.database and (self.database.parent / "artifacts" / as_folder(name)).as_uri()
                 try:
                     return str(client.create_experiment(name, artifact_location=artifacts))
                 except MlflowException:  # on a server somebody else may have been faster

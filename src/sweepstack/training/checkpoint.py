@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sweepstack.errors import one_line
+from sweepstack.replacing import irregular
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,9 @@ class Keeper:
         try:
             self._before()
             self._folder.mkdir(parents=True, exist_ok=True)
+            for path in (latest, previous, aside):
+                if found := irregular(path):
+                    raise OSError(f"{path} is {found}")
             _write(aside, state)
             with contextlib.suppress(FileNotFoundError):  # the first one
                 os.replace(latest, previous)
@@ -240,6 +244,8 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
         CheckpointError: it is damaged, or holds something else.
         OSError: it is not there, or cannot be read.
     """
+    if found := irregular(path):
+        raise CheckpointError(f"is {found}")
     with path.open("rb") as file:
         first = file.readline(200)
         if first != _first_line(hashlib.file_digest(file, _digest).hexdigest()):
@@ -256,7 +262,8 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
 
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
-        path.unlink()
+        if not irregular(path):
+            path.unlink()
 
 
 def _make_renames_durable(folder: Path) -> None:

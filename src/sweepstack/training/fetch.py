@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from sweepstack.errors import DataError, did_you_mean
+from sweepstack.replacing import check_replaceable
 
 MIRROR_TIMEOUT = 10.0
 """Seconds that a mirror may stay silent before the next one is tried."""
@@ -116,6 +117,10 @@ def _present_or_fetched(name: str, files: Files, root: Path) -> Path:
 
 
 def _missing(folder: Path, files: Files) -> list[str]:
+    for file in files.md5:
+        check_replaceable(
+            folder / file, "a file of a dataset", "remove it, or choose another dataset.folder", DataError
+        )
     return [file for file in files.md5 if not (folder / file).is_file()]
 
 

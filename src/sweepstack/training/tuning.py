@@ -9,8 +9,6 @@ import inspect
 import itertools
 import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -22,7 +20,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sweepstack.config import TrialConfig
-from sweepstack.errors import one_line
+from sweepstack.errors import UserError, one_line
+from sweepstack.replacing import replacing
 from sweepstack.training import models, stacking
 from sweepstack.training.data import Data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_budget
@@ -256,9 +255,7 @@ def _read(file: Path | None) -> dict[str, dict[str, Any]]:
 def _write(file: Path | None, content: dict[str, dict[str, Any]]) -> None:
     if file is None:
         return
-    with contextlib.suppress(OSError):  # a folder that is not ours to write to
+    with contextlib.suppress(OSError, UserError):  # a folder that is not ours to write to
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}")
-        with os.fdopen(handle, "w") as stream:
-            json.dump(content, stream)
-        os.replace(aside, file)
+        with replacing(file) as aside:
+            aside.write_text(json.dumps(content))
