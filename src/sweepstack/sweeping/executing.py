@@ -8,18 +8,22 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from sweepstack.config import TrialConfig
 from sweepstack.sweeping.plan import Plan, Stack, count, plan, summary
 from sweepstack.sweeping.recording import Recording, Work, look, recording, wait_for_quiet
 from sweepstack.sweeping.runner import choose, device_of, estimate, identify
 from sweepstack.tracking.store import Store
-from sweepstack.trial import PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
+from sweepstack.trial import PREDICTIONS, WEIGHTS, Choice, Outcome, Trial, TrialState
 
 POLL = 1.0
 """Seconds between two looks at what another command trains."""
 
+Inside = AbstractContextManager[None]
 Run = Callable[[Stack, Recording, Callable[[], bool]], None]
 """Trains a stack, see `run_stack`; the last argument tells whether to stop early."""
 Ended = Callable[[Trial, Outcome], None]
@@ -28,14 +32,28 @@ Tell = Callable[[Trial, Outcome, str], None]
 """Takes the outcome of a trial that is not trained by this command, and why it is not."""
 
 
-def identified(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials with their fingerprints; their data must be at hand."""
+def identified(trials: Sequence[Trial], inside: Callable[[int], Inside] = lambda _: nullcontext()) -> list[Trial]:
+    """The trials with their fingerprints; their data must be at hand.
+
+    Args:
+        inside: gives a context to call a user's code in, by a trial's number.
+    """
     digests: dict[str, str] = {}
-    return [replace(trial, fingerprint=str(identify(trial.config, digests))) for trial in trials]
+    return [
+        replace(trial, fingerprint=str(identify(trial.config, digests, partial(inside, trial.number))))
+        for trial in trials
+    ]
 
 
 def execute(
-    trials: Sequence[Trial], store: Store, task: str, apart: str, run: Run, ended: Ended, tell: Tell
+    trials: Sequence[Trial],
+    store: Store,
+    task: str,
+    apart: str,
+    run: Run,
+    ended: Ended,
+    tell: Tell,
+    inside: Callable[[TrialConfig], Inside] = lambda _: nullcontext(),
 ) -> dict[str, Outcome]:
     """Sees to it that every trial has an outcome.
 
@@ -43,6 +61,7 @@ def execute(
         trials: of one sweep, identified; those with one fingerprint are trained once.
         task: name of the Hydra task.
         apart: why every trial must be trained on its own, if it must.
+        inside: gives a context to build a config's model in.
 
     Returns:
         The outcomes by fingerprint.
@@ -65,6 +84,10 @@ def execute(
     def enough() -> bool:
         return config.max_failures is not None and failures >= config.max_failures
 
+    def chosen(configs: Sequence[TrialConfig]) -> Choice:
+        with inside(configs[0]):
+            return choose(configs, lambda: wait_for_quiet(store))
+
     with recording(trials, store, task, take) as session:
         said: set[str] = set()
         while waiting and not enough():
@@ -74,7 +97,7 @@ def execute(
                 if files is not None:
                     _keep_files(trial, files)
                 tell(trial, outcome, "it was trained before")
-            planned = plan(work.fresh, lambda configs: choose(configs, lambda: wait_for_quiet(store)), apart)
+            planned = plan(work.fresh, chosen, apart)
             stacks = [*work.resumed, *session.keep_plan(planned.stacks, device_of(config) if work.fresh else "")]
             lines = [*told(work), *([summary(planned)] if work.fresh else [])]
             for line in lines if len(trials) > 1 else told(work):
@@ -103,11 +126,21 @@ def execute(
     return outcomes
 
 
-def foreseen(trials: Sequence[Trial], store: Store, apart: str) -> tuple[Work, Plan]:
+def foreseen(
+    trials: Sequence[Trial],
+    store: Store,
+    apart: str,
+    inside: Callable[[TrialConfig], Inside] = lambda _: nullcontext(),
+) -> tuple[Work, Plan]:
     """What `execute` would find and train; nothing is written."""
+
+    def chosen(configs: Sequence[TrialConfig]) -> Choice:
+        with inside(configs[0]):
+            return estimate(configs)
+
     unique = list({trial.fingerprint: trial for trial in reversed(trials)}.values())[::-1]
     work = look(unique, store, trials[0].config.rerun)
-    return work, Plan((*work.resumed, *plan(work.fresh, estimate, apart).stacks))
+    return work, Plan((*work.resumed, *plan(work.fresh, chosen, apart).stacks))
 
 
 def told(work: Work, every: bool = False) -> list[str]:

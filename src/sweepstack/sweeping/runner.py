@@ -7,6 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +45,14 @@ _PARSED_IN_FULL: Any = {
 }
 
 
-def prepare(config: TrialConfig, seen: set[str]) -> None:
+def prepare(
+    config: TrialConfig, seen: set[str], inside: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> None:
     """Checks what can only be checked with PyTorch and the data at hand, and loads the data.
 
     Args:
         seen: what has been checked already; trials that differ only in numbers which `parse` has checked need it once.
+        inside: gives a context to call a user's code in.
 
     Raises:
         ConfigError: see `check`.
@@ -59,21 +63,26 @@ def prepare(config: TrialConfig, seen: set[str]) -> None:
         from sweepstack.training.check import check
 
         seen.add(key)  # a mistake too is told once
-        check(config)
-        _data(config)
+        with inside():
+            check(config)
+            _data(config)
 
 
-def identify(config: TrialConfig, digests: dict[str, str]) -> Fingerprint:
+def identify(
+    config: TrialConfig, digests: dict[str, str], inside: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Fingerprint:
     """The fingerprint of a trial, for which the data must be at hand.
 
     Args:
         digests: checksums of data by their config, of those that have been loaded for it.
+        inside: see `prepare`.
     """
     from sweepstack.training.code import digest
 
     key = config.dataset.model_dump_json(by_alias=True)
     if key not in digests:
-        digests[key] = _data(config).facts.digest
+        with inside():
+            digests[key] = _data(config).facts.digest
     return fingerprint(config, digests[key], digest(config))
 
 
@@ -105,7 +114,12 @@ def estimate(configs: Sequence[TrialConfig]) -> Choice:
     return tuning.choose(configs, _data(configs[0]), None, estimate=True)
 
 
-def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = lambda: False) -> None:
+def run_stack(
+    stack: Stack,
+    recording: Recording,
+    enough: Callable[[], bool] = lambda: False,
+    run_part: Callable[[Stack, Recording, Callable[[], bool]], None] | None = None,
+) -> None:
     """Trains the trials of a stack, from its checkpoint if there is one, and keeps the weights of each in its folder.
 
     Whatever goes wrong inside a training is an outcome, FAILED with the reason and the traceback. What goes wrong in a
@@ -113,6 +127,7 @@ def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = l
 
     Args:
         enough: whether the training is to stop, its trials KILLED.
+        run_part: trains what a stack is cut into; by itself this function.
 
     Raises:
         UserError: the data cannot be had, or the journal not written: no other trial could do better.
@@ -134,7 +149,7 @@ def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = l
             raise
     for number, part in enumerate(parts, 1):
         try:
-            run_stack(part, recording, enough)
+            (run_part or run_stack)(part, recording, enough)
         except KeyboardInterrupt as stop:  # the others have begun, too: in the stack that was cut
             for trial in (trial for later in parts[number:] for trial in later.trials):
                 recording.emit(_killed(trial, str(stop) or "interrupted"))
