@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sweepstack.config import Section
 from sweepstack.errors import ConfigError, DataError, UserError
 from sweepstack.sweeping.composing import Composer
-from sweepstack.sweeping.executing import execute, foreseen, identified, told
+from sweepstack.sweeping.executing import execute, folded, foreseen, identified, told
 from sweepstack.sweeping.hydra_jobs import HydraJobs
 from sweepstack.sweeping.jobs import fixed_keys
 from sweepstack.sweeping.plan import describe
@@ -56,7 +56,7 @@ def launch(
     if trials[0].config.launch.dry_run:
         store.check()
         work, planned = foreseen(trials, store, apart, jobs.inside_of)
-        print("\n".join([*told(work, every=True), *(describe(planned) if planned.stacks else [])]))
+        print("\n".join([*folded(trials), *told(work, every=True), *(describe(planned) if planned.stacks else [])]))
         raise SystemExit(0)
     outcomes = execute(trials, store, config.hydra.job.name, apart, jobs.run, jobs.ended, jobs.told, jobs.inside_of)
     jobs.finish_rest(outcomes)

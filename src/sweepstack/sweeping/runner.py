@@ -19,6 +19,7 @@ from sweepstack.sweeping.recording import Recording
 from sweepstack.sweeping.stopping import calm
 from sweepstack.tracking.errorslog import log_traceback
 from sweepstack.trial import (
+    PICTURES,
     PREDICTIONS,
     WEIGHTS,
     Choice,
@@ -295,15 +296,25 @@ def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
             predictions = outcome.predictions
             _write(files[-1], lambda path: np.save(path, predictions, allow_pickle=False))
         if trial.config.pictures and outcome.state is TrialState.FINISHED:
-            from sweepstack.training.pictures import save_first
-
-            count = trial.config.pictures
-            files.append(trial.folder / "first_images.png")
-            _write(files[-1], lambda path: save_first(data.images[:count], data.labels[:count], path))
+            files.append(_draw(trial, data))
     except Exception as error:  # a full disk costs this trial, no other one
         reason = f"{type(error).__name__}: {one_line(error)}"
         outcome, files = Outcome(TrialState.FAILED, reason=reason, traceback=traceback.format_exc()), []
     return Ended(trial, replace(outcome, weights=None, predictions=None), time.time(), tuple(files))
+
+
+def draw_pictures(trial: Trial) -> Path:
+    """The first training images as the trial asks for them, in its folder."""
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    return _draw(trial, _data(trial.config))
+
+
+def _draw(trial: Trial, data: Data) -> Path:
+    from sweepstack.training.pictures import save_first
+
+    path, count = trial.folder / PICTURES, trial.config.pictures
+    _write(path, lambda part: save_first(data.images[:count], data.labels[:count], part))
+    return path
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:
