@@ -142,6 +142,42 @@ def test_weights_of_an_earlier_command_that_do_not_fit_on_the_disk_cost_nothing(
     assert (moved.folder / "weights.pt").read_bytes() == b"large" * 100_000
 
 
+def test_what_is_asked_for_of_a_known_trial_is_made_where_it_needs_no_training(
+    store: Store, trials: MakeTrials, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its record gets the pictures, once; a checkpoint that was not kept would need training."""
+    run(trials(0.1), store)
+    capsys.readouterr()
+    wanted = trials(0.1, pictures=3, **{"checkpoint.keep": True})
+    run(wanted, store)
+    said = capsys.readouterr().out
+    assert "pictures need no training: added to the records of 1 trial" in said
+    assert "checkpoint.keep=true keeps nothing of 1 trial trained before: rerun=true trains" in said
+    (row,) = store.rows(str(wanted[0].sweep))
+    folder = Path(store.client.get_run(row.run_id).info.artifact_uri.removeprefix("file://"))
+    drawn = (folder / "first_images.png").read_bytes()
+    assert drawn == (wanted[0].folder / "first_images.png").read_bytes()
+    assert [*(store.database.parent / "journal").glob("*/files/*")] == []  # type: ignore[union-attr]
+    run(trials(0.1, pictures=3), store)
+    assert "pictures" not in capsys.readouterr().out
+    run(trials(0.1, pictures=5), store)
+    assert (folder / "first_images.png").read_bytes() != drawn
+
+
+def test_jobs_that_are_one_trial_are_told_with_what_is_trained(
+    store: Store, trials: MakeTrials, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [*trials(0.1), *trials(0.1, pictures=2), *trials(0.1, threads=2), *trials(0.2), *trials(0.2)]
+    jobs = [replace(trial, number=number, folder=trial.folder / str(number)) for number, trial in enumerate(parts)]
+    assert states(jobs, store) == ["FINISHED"] * 5
+    said = capsys.readouterr().out
+    assert "3 jobs are 1 trial: pictures and threads change no result but for rounding, so each is trained once" in said
+    assert "with pictures=2 threads=1; rerun=true in a command of its own" in said
+    assert "2 jobs are 1 trial: what has the same config is trained once" in said
+    assert (jobs[1].folder / "first_images.png").is_file()
+    assert len(store.rows(str(jobs[0].sweep))) == 2
+
+
 def leave_open(ledger: Ledger, trials: list[Trial], device: str, begun: bool) -> list[Trial]:
     """A stack of a command that has died."""
     known = [replace(trial, id=f"{trial.sweep} {trial.name}") for trial in trials]

@@ -72,6 +72,6 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="sweepstack",
-    node=basic_sweeper.BasicSweeperConf(_target_="hydra_plugins.sweepstack.sweeper.SweepstackSweeper"),
+    node=basic_sweeper.BasicSweeperConf(_target_="hydra_plugins.sweepstack.sweeper.SweepstackSweeper", params={}),
     provider="sweepstack",
 )

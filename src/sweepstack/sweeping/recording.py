@@ -27,6 +27,8 @@ from sweepstack.tracking.process import WriterProcess, writer_process
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Choice, Ended, Event, Joined, Measured, Outcome, Started, Trial
 
+Lacking = Callable[[Trial, Outcome, Path | None], Sequence[Path]]
+"""Takes a settled trial and the folder of its files, where that is on this machine; gives further files."""
 LONGEST_WAIT = 5.0
 """Seconds."""
 WAITING = "Records are kept in the journal; the next sweep delivers them, or type: sweepstack sync"
@@ -67,12 +69,13 @@ class Recording:
         self.fold = Fold()
         self._mine: dict[str, Entry] = {}
 
-    def claim(self, trials: Sequence[Trial], again: bool) -> Work:
+    def claim(self, trials: Sequence[Trial], again: bool, lacking: Lacking = lambda *_: ()) -> Work:
         """Takes what nobody else trains and nobody has trained.
 
         Args:
             trials: of different fingerprints.
             again: train what is settled, too.
+            lacking: makes what is asked for of a settled trial and its record lacks.
         """
         trials = [trial if trial.id else replace(trial, id=secrets.token_hex(8)) for trial in trials]
         claim = self._ledger.claim(self._number, trials, again)
@@ -84,13 +87,14 @@ class Recording:
             finished = found.finished.get(trial.fingerprint)
             files = self._ledger.files(trial.id) if finished is None else finished.artifacts
             settled.append((trial, outcome, files))
-            self._join(trial, None)
+            self._join(trial, None, lacking(trial, outcome, files))
         fresh = []
         for entry in claim.fresh:
             finished = None if again else found.finished.get(entry.trial.fingerprint)
             if finished is not None:
                 settled.append((entry.trial, finished.outcome, finished.artifacts))
-                self._join(entry.trial, finished.run_id)
+                files = finished.artifacts
+                self._join(entry.trial, finished.run_id, lacking(entry.trial, finished.outcome, files))
             else:
                 fresh.append(entry.trial)
                 self._mine[entry.trial.id] = entry
@@ -101,9 +105,11 @@ class Recording:
         resumed = [self._resumed(composition, entries, wanted) for composition, entries in claim.resumed]
         return Work(fresh, resumed, settled, claim.held, found.changed)
 
-    def _join(self, trial: Trial, run_id: str | None) -> None:
-        if trial.sweep is not None:
-            self.journal.put(Joined(trial, time.time(), run_id))
+    def _join(self, trial: Trial, run_id: str | None, lacking: Sequence[Path]) -> None:
+        folder = self._ledger.files(f"{trial.id}-{self._number}")  # that of the trial alone ends with its own delivery
+        files = tuple(keep_file(folder, file) for file in lacking)
+        if trial.sweep is not None or files:
+            self.journal.put(Joined(trial, time.time(), run_id, files))
 
     def keep_plan(self, stacks: Sequence[Stack], device: str) -> list[Stack]:
         """Keeps how trials are composed, before the first of them trains; gives the stacks as they are known then."""

@@ -7,6 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from sweepstack.sweeping.recording import Recording
 from sweepstack.sweeping.stopping import calm
 from sweepstack.tracking.errorslog import log_traceback
 from sweepstack.trial import (
+    PICTURES,
     PREDICTIONS,
     WEIGHTS,
     Choice,
@@ -45,11 +47,14 @@ _PARSED_IN_FULL: Any = {
 }
 
 
-def prepare(config: TrialConfig, seen: set[str]) -> None:
+def prepare(
+    config: TrialConfig, seen: set[str], inside: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> None:
     """Checks what can only be checked with PyTorch and the data at hand, and loads the data.
 
     Args:
         seen: what has been checked already; trials that differ only in numbers which `parse` has checked need it once.
+        inside: gives a context to call a user's code in.
 
     Raises:
         ConfigError: see `check`.
@@ -60,22 +65,26 @@ def prepare(config: TrialConfig, seen: set[str]) -> None:
         from sweepstack.training.check import check
 
         seen.add(key)  # a mistake too is told once
-        with contained():
+        with inside(), contained():
             check(config)
             _data(config)
 
 
-def identify(config: TrialConfig, digests: dict[str, str]) -> Fingerprint:
+def identify(
+    config: TrialConfig, digests: dict[str, str], inside: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Fingerprint:
     """The fingerprint of a trial, for which the data must be at hand.
 
     Args:
         digests: checksums of data by their config, of those that have been loaded for it.
+        inside: see `prepare`.
     """
     from sweepstack.training.code import digest
 
     key = config.dataset.model_dump_json(by_alias=True)
     if key not in digests:
-        digests[key] = _data(config).facts.digest
+        with inside():
+            digests[key] = _data(config).facts.digest
     return fingerprint(config, digests[key], digest(config))
 
 
@@ -107,7 +116,12 @@ def estimate(configs: Sequence[TrialConfig]) -> Choice:
     return tuning.choose(configs, _data(configs[0]), None, estimate=True)
 
 
-def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = lambda: False) -> None:
+def run_stack(
+    stack: Stack,
+    recording: Recording,
+    enough: Callable[[], bool] = lambda: False,
+    run_part: Callable[[Stack, Recording, Callable[[], bool]], None] | None = None,
+) -> None:
     """Trains the trials of a stack, from its checkpoint if there is one, and keeps the weights of each in its folder.
 
     Whatever goes wrong inside a training is an outcome, FAILED with the reason and the traceback. What goes wrong in a
@@ -115,6 +129,7 @@ def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = l
 
     Args:
         enough: whether the training is to stop, its trials KILLED.
+        run_part: trains what a stack is cut into; by itself this function.
 
     Raises:
         UserError: the data cannot be had, or the journal not written: no other trial could do better.
@@ -136,7 +151,7 @@ def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = l
             raise
     for number, part in enumerate(parts, 1):
         try:
-            run_stack(part, recording, enough)
+            (run_part or run_stack)(part, recording, enough)
         except KeyboardInterrupt as stop:  # the others have begun, too: in the stack that was cut
             for trial in (trial for later in parts[number:] for trial in later.trials):
                 recording.emit(_killed(trial, str(stop) or "interrupted"))
@@ -284,14 +299,24 @@ def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
             predictions = outcome.predictions
             _write(files[-1], lambda path: np.save(path, predictions, allow_pickle=False))
         if trial.config.pictures and outcome.state is TrialState.FINISHED:
-            from sweepstack.training.pictures import save_first
-
-            count = trial.config.pictures
-            files.append(trial.folder / "first_images.png")
-            _write(files[-1], lambda path: save_first(data.images[:count], data.labels[:count], path))
+            files.append(_draw(trial, data))
     except Exception as error:  # a full disk costs this trial, no other one
         outcome, files = Outcome(TrialState.FAILED, reason=reason(error), traceback=traceback.format_exc()), []
     return Ended(trial, replace(outcome, weights=None, predictions=None), time.time(), tuple(files))
+
+
+def draw_pictures(trial: Trial) -> Path:
+    """The first training images as the trial asks for them, in its folder."""
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    return _draw(trial, _data(trial.config))
+
+
+def _draw(trial: Trial, data: Data) -> Path:
+    from sweepstack.training.pictures import save_first
+
+    path, count = trial.folder / PICTURES, trial.config.pictures
+    _write(path, lambda part: save_first(data.images[:count], data.labels[:count], part))
+    return path
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:

@@ -115,11 +115,14 @@ class Delivery:
         while waiting and len(refused) < 2:  # two: then it is not the trial; whoever waits for a dead server waits once
             together, waiting = waiting[:TOGETHER], waiting[TOGETHER:]
             done = self._deliver_together(together, refused)
-            ended = [one for one in done if isinstance(self._pending.pop(one).events[-1], Ended)]
+            taken = {one: self._pending.pop(one).events for one in done}
+            ended = [one for one, events in taken.items() if isinstance(events[-1], Ended)]
             for trial_id in ended:
                 self._runs.pop(trial_id, None)
             self.delivered += len(ended)
             drop_files(self._sessions.files(one) for one in ended)
+            joined = [event for events in taken.values() for event in events if isinstance(event, Joined)]
+            drop_files({file.parent for event in joined for file in event.files})
             begins = [pending.begin for pending in self._pending.values()]
             self._offset = min([*begins, self._reader.offset])
             runs = {trial_id: run_id for trial_id, run_id in done.items() if run_id is not None}
@@ -254,12 +257,15 @@ class Delivery:
         found = event.run_id or run_id or self._store.run_of(event.trial.id)
         if found is None and self._sessions.is_pending(event.trial.id):
             raise NotYetError
-        if found is None or self._info(found) is None:
+        info = None if found is None else self._info(found)
+        if found is None or info is None:
             log.error("the record of trial %s (%s) is gone", event.trial.id, event.trial.name)
             return None
         for key, value in _of_sweep(event).items():
             if key != SWEEP_TAG:  # which tells where it was trained
                 self._store.client.set_tag(found, key, value)
+        for file in event.files:
+            self._keep_file(_Run(found, local_folder(info.artifact_uri)), file)
         return None
 
     def _close(self, run_id: str, state: TrialState, reason: str, at: float) -> None:

@@ -257,7 +257,8 @@ def _as_json(event: Event) -> dict[str, Any]:
                 "recomposed": event.recomposed,
             }
         case Joined():
-            content |= {"trial": trial_as_json(event.trial), "run_id": event.run_id}
+            files = [str(file) for file in event.files]
+            content |= {"trial": trial_as_json(event.trial), "run_id": event.run_id, "files": files}
     return content
 
 
@@ -274,4 +275,5 @@ def _from_json(content: Mapping[str, Any], trials: Mapping[str, Trial]) -> Event
             outcome = outcome_from_json(content["outcome"])
             return Ended(trial, outcome, at, files, content["trained"], content["recomposed"])
         case _:
-            return Joined(trial, at, content["run_id"])
+            files = tuple(Path(file) for file in content.get("files", ()))
+            return Joined(trial, at, content["run_id"], files)
