@@ -9,15 +9,18 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
     "errors": 0,
+    "faults": 1,
+    "streams": 1,
     "config": 1,
     "trial": 2,
     "training": 3,
     "tracking": 3,
     "sweeping": 4,
     "results": 4,
-    "app": 5,
-    "commands": 5,
-    "cli": 6,
+    "endings": 5,
+    "app": 6,
+    "commands": 6,
+    "cli": 7,
 }
 HOMES = {  # heavy libraries live in one folder and nowhere else
     "torch": ("training",),

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
@@ -26,12 +26,14 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sweepstack.errors import StoreError, UserError
+from sweepstack.endings import FAILED, INTERRUPTED, OK, TERMINATED, WAITING, ending
+from sweepstack.errors import StoreError
+from sweepstack.faults import Whose, is_signal, judge
+from sweepstack.streams import lenient_output, open_closed
+from sweepstack.trial import TrialState
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
 GOES_ON = "the same command goes on from here"
-OK, FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-
 
 HYDRA_1_4 = ("The version_base parameter", "(?s).*execution whitelist", r"register_new_resolver\(\) is deprecated")
 for notice in HYDRA_1_4:  # says so of calls that 1.3 knows no other way to make
@@ -50,7 +52,7 @@ def run(cfg: DictConfig) -> float:
 
     Raises:
         SystemExit: 1 when a trial on its own failed, 2 for a mistake in the config, unobtainable data or an unusable
-            store; the line that says so has been printed.
+            store, 3 when its record waits in the journal; the line that says so has been printed.
     """
     with _ending():  # here, for Hydra would add lines of its own to what leaves a job
         return _run(cfg)
@@ -60,13 +62,15 @@ def _run(cfg: DictConfig) -> float:
     from sweepstack.errors import ConfigError
     from sweepstack.sweeping.executing import execute, identified
     from sweepstack.sweeping.jobs import make_trial, varied_keys
-    from sweepstack.sweeping.recording import usable_store
+    from sweepstack.sweeping.obeyed import check_grid
+    from sweepstack.sweeping.recording import undelivered, usable_store
     from sweepstack.sweeping.runner import log_outcome, prepare, run_stack
     from sweepstack.trial import Outcome, Trial, TrialState
 
     hydra = cast("DictConfig", HydraConfig.get())
     in_sweep = hydra.mode == RunMode.MULTIRUN
     varied = varied_keys([hydra.overrides.task])
+    check_grid(hydra)
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), varied, in_sweep)
     if trial.config.launch.dry_run:
         raise ConfigError(
@@ -88,6 +92,8 @@ def _run(cfg: DictConfig) -> float:
         if outcome.state is not TrialState.FINISHED:
             raise SystemExit(FAILED)
         own = ["--store", trial.config.tracking.uri] if trial.config.tracking.uri else []
+        if undelivered():  # which has been told
+            raise SystemExit(WAITING)
         _print_next(["Browse", "ui", *own], ["Table", "table", "--sweep", "all", *own])
     return outcome.objective(trial.config)
 
@@ -113,14 +119,30 @@ class AfterSweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         stopped = sys.exc_info()[1] is not None  # Hydra 1.4 calls this all the same
-        if stopped or not self._objectives:
+        if stopped:
             return
         with _ending():
-            self._show(config)
-        if any(math.isnan(objective) for objective in self._objectives):
-            raise SystemExit(FAILED)
+            states = self._show(config)
+            code = self._code(config, states)
+        if code != OK:
+            raise SystemExit(code)
 
-    def _show(self, config: DictConfig) -> None:
+    def _code(self, config: DictConfig, states: Collection[str]) -> int:
+        """The exit code, by what is recorded: a launcher may have trained elsewhere, and told nobody."""
+        if any(math.isnan(objective) for objective in self._objectives) or {*states} - {TrialState.FINISHED}:
+            return FAILED
+        return WAITING if self._undelivered(config) else OK
+
+    def _undelivered(self, config: DictConfig) -> str | None:
+        from sweepstack.sweeping.recording import undelivered
+        from sweepstack.tracking.store import Store
+
+        if self._objectives:
+            return undelivered()
+        return undelivered(Store(config.tracking.uri), config.tracking.journal)
+
+    def _show(self, config: DictConfig) -> list[str]:
+        """Prints the table of the sweep and the next commands. Gives the states of its trials."""
         from sweepstack.tracking.address import resolve_uri
         from sweepstack.tracking.process import writer_process
 
@@ -136,7 +158,7 @@ class AfterSweep(Callback):
             print(f"The table must wait: {error}", file=sys.stderr)
             journal = ["--journal", str(config.tracking.journal)] if config.tracking.journal else []
             _print_next(["Deliver", "sync", *store, *journal], ["Table", "table", "--sweep", sweep, *store])
-            return
+            return []
         frame = as_frame(rows)
         print(f"\n{to_text(frame)}")
         if failed := failures(frame):
@@ -147,6 +169,7 @@ class AfterSweep(Callback):
             ["Report", "report", "--sweep", sweep, *store],
         )
         print(f"          {link}")
+        return [str(row.state) for row in rows]
 
 
 def _print_next(*commands: list[str]) -> None:
@@ -159,8 +182,8 @@ def _print_next(*commands: list[str]) -> None:
 
 def main(task: Callable[[], Any]) -> NoReturn:
     """Runs Hydra's main function and turns however it ends into one line and an exit code: 0, 1 when a trial failed,
-    2 for a mistake of the user's, 130 on Ctrl-C, 143 on SIGTERM. HYDRA_FULL_ERROR=1 shows the traceback instead
-    of the line, and exits with 1."""
+    2 for a mistake of the user's, 3 when all is trained and records wait in the journal, 130 on Ctrl-C, 143 on SIGTERM.
+    HYDRA_FULL_ERROR=1 shows the traceback instead of the line, and exits with 1."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print what it catches, and exit with 1 whatever it was
     # Threads that spin while they wait cost 10x on a busy machine, threads that sleep at once 1.5x on a quiet one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -169,9 +192,11 @@ def main(task: Callable[[], Any]) -> NoReturn:
     sys.path.append(os.getcwd())  # where a user's own modules are, as with `python -m`
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    with _ending():
-        task()
-    sys.exit(OK)
+    open_closed(output_is_needed=False)
+    with lenient_output():
+        with _ending():
+            task()
+        sys.exit(OK)
 
 
 @contextlib.contextmanager
@@ -181,12 +206,16 @@ def _ending() -> Iterator[None]:
         yield
     except Terminated:
         _stop(TERMINATED, f"Stopped by SIGTERM; {GOES_ON}.")
-    except KeyboardInterrupt:
-        _stop(INTERRUPTED, f"Stopped; {GOES_ON}.")
-    except Exception as error:
-        if SHOW_TRACEBACKS:
+    except KeyboardInterrupt as error:
+        if is_signal(error):
+            _stop(INTERRUPTED, f"Stopped; {GOES_ON}.")
+        end = ending(error)
+        _stop(end.code, *end.lines)
+    except BaseException as error:
+        if SHOW_TRACEBACKS or (isinstance(error, SystemExit) and judge(error).whose is not Whose.CODE):
             raise
-        _stop(*_explain(error))
+        end = ending(error)
+        _stop(end.code, *end.lines)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -195,29 +224,8 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated("SIGTERM") if number == signal.SIGTERM else KeyboardInterrupt("Ctrl-C")
 
 
-def _stop(code: int, message: str) -> NoReturn:
+def _stop(code: int, *lines: str) -> NoReturn:
     sys.stdout.flush()
-    print(message, file=sys.stderr)
+    for line in lines:
+        print(line, file=sys.stderr)
     sys.exit(code)
-
-
-def _explain(error: Exception) -> tuple[int, str]:
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    if isinstance(error, UserError):
-        return USER_ERROR, "\n".join(f"error: {line}" for line in str(error).splitlines())
-    of_hydra = isinstance(error, HydraException | OmegaConfBaseException)
-    if of_hydra or str(error).startswith("Config group override"):
-        from sweepstack.sweeping.overrides import explain
-
-        return USER_ERROR, f"error: {explain(error)}"
-    if isinstance(error, OSError):
-        where = error.filename or "a file"
-        return USER_ERROR, f"error: {where} cannot be used ({error.strerror or error}); choose another place for it"
-    from sweepstack.tracking.errorslog import log_traceback
-
-    return (
-        FAILED,
-        f"error: {type(error).__name__}: {error} (not your mistake; the traceback is in {log_traceback(error)})",
-    )

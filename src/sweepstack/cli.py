@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,67 @@ import click
 
 from sweepstack import commands
 from sweepstack.commands import store_option
+from sweepstack.endings import INTERRUPTED, ending
 from sweepstack.errors import StoreError, UserError, one_line
+from sweepstack.faults import Whose, is_signal, judge
+from sweepstack.streams import GONE, drop, open_closed
 
 FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
 
 
 class Commands(click.Group):
-    """A user's mistake is one line and exit code 2."""
+    """Whatever ends a command is one line and an exit code, as for train.py."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        open_closed(output_is_needed=True)
+        try:
+            return super().main(*args, **extra)
+        except Exception as error:  # in what click prints itself, such as the help
+            sys.exit(_told(error))
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
-        except UserError as error:
-            for line in str(error).splitlines():
-                click.echo(f"error: {line}", err=True)
-            context.exit(2)
+            done = super().invoke(context)
+            sys.stdout.flush()  # what does not fit on a disk is known only then
+            return done
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt as error:
+            if not is_signal(error):
+                context.exit(_told(error))
+            click.echo("Stopped.", err=True)
+            context.exit(INTERRUPTED)
+        except SystemExit as error:
+            if judge(error).whose is Whose.CODE:
+                context.exit(_told(error))
+            raise
+        except BaseException as error:
+            context.exit(_told(error))
+
+
+def _told(error: BaseException) -> int:
+    """Says how the command ends; gives its exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    if isinstance(error, OSError) and error.errno not in GONE and _is_of_output(error):
+        error = UserError(
+            f"the output cannot be written ({error.strerror})", remedy="make room, or choose another place"
+        )
+    drop(sys.stdout)
+    end = ending(error)
+    with contextlib.suppress(OSError, ValueError):  # nobody may be left who reads it
+        for line in end.lines:
+            click.echo(line, err=True)
+        return end.code
+    drop(sys.stderr)
+    return end.code
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether it was raised while something was printed: where, for it names no file."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    printing = {"click", "rich"} & {frame.f_globals.get("__name__", "").partition(".")[0]}
+    return error.filename is None and (bool(printing) or frame.f_code.co_filename in (__file__, commands.__file__))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

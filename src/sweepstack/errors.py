@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
@@ -11,6 +12,9 @@ LONGEST_VALUE = 200
 """Characters of an offending value that are shown."""
 LONGEST_LINE = 300
 """Characters of somebody else's message that are shown."""
+
+FULL_DISK = ("no space left on device", "database or disk is full", "disk quota exceeded")
+"""What libraries say of a full disk where no number of a system error is left."""
 
 
 class _NoValue:
@@ -45,11 +49,12 @@ class UserError(Exception):
         return every
 
     def inside(self, where: str) -> Self:
-        """The same mistakes, each told to be in `where`."""
+        """The same mistakes, each told to be in `where`; what they came of stays their cause."""
         parts = []
         for part in self.errors:
             inner = f"{where}: {part.where}" if part.where else where
             parts.append(type(part)(part.rule, part.value, part.remedy, where=inner))
+            parts[-1].__cause__ = part.__cause__
         return type(self).of_all(parts)
 
     def __str__(self) -> str:
@@ -86,8 +91,39 @@ def printable(text: str) -> str:
 
 def one_line(error: BaseException | str) -> str:
     """An exception, or a text, as one printable line that is not too long for a terminal."""
-    text = re.sub(r"\s+", " ", str(error)).strip().rstrip(".;") or type(error).__name__
+    full = full_disk(error) if isinstance(error, BaseException) else ""
+    text = full or re.sub(r"\s+", " ", _text(error)).strip().rstrip(".;") or type(error).__name__
     return printable(text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 3]}...")
+
+
+def _text(error: BaseException | str) -> str:
+    try:
+        return str(error)
+    except Exception as trouble:  # somebody's __str__
+        return f"it cannot be shown, for its __str__ raises {type(trouble).__name__}"
+
+
+def full_disk(error: BaseException) -> str:
+    """A line for an exception that comes of a full disk, however the library that met it words that; else empty."""
+    seen: list[BaseException] = []
+    left = [error]
+    while left:
+        each = left.pop()
+        if each in seen:
+            continue
+        seen.append(each)
+        left += [other for other in (each.__cause__, each.__context__, *_wrapped(each)) if other is not None]
+        if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
+            file = f"for {each.filename}" if each.filename else "for a file"
+            return f"the disk is full: there is no room {file}; make room there, or choose another place"
+    if any(words in _text(each).lower() for each in seen for words in FULL_DISK):
+        return "the disk is full: a file could not be written; make room there, or choose another place"
+    return ""
+
+
+def _wrapped(error: BaseException) -> list[BaseException]:
+    """What SQLAlchemy, for one, keeps as an attribute."""
+    return [each for each in (getattr(error, "orig", None), *error.args) if isinstance(each, BaseException)]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

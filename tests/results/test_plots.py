@@ -81,7 +81,7 @@ def test_each_knob_has_a_panel_with_every_trial_and_the_means(frame: pd.DataFram
 
 
 def test_text_and_missing_values_are_categories_in_their_order() -> None:
-    column = pd.Series(["[64]", "[8]", None, "[64]"], name="model.hidden")
+    column = pd.Series([(64,), (8,), None, (64,)], name="model.hidden")
     axis = scale("model.hidden", column)
     assert (axis.kind, axis.labels) == ("category", ["[8]", "[64]", "not set"])
     assert axis.at.tolist() == [1, 0, 2, 1]

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.results.frame import as_frame
+from sweepstack.tracking.params import as_text
 from sweepstack.tracking.rows import Row
 
 HOSTILE = (
@@ -26,7 +27,8 @@ def row(
     number: int, params: dict[str, str], metrics: dict[str, float], state: str = "FINISHED", reason: str = ""
 ) -> Row:
     log = f"/jobs/{number}/train.log"
-    return Row(f"id{number}", f"run {number}", "1", "sweep", state, reason, log, 1000 + number, params, metrics)
+    kept = {name: as_text(text) if text in HOSTILE else text for name, text in params.items()}
+    return Row(f"id{number}", f"run {number}", "1", "sweep", state, reason, log, 1000 + number, kept, metrics)
 
 
 def trials(*settings: tuple[dict[str, str], float | None], **options: Any) -> pd.DataFrame:

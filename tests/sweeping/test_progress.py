@@ -4,24 +4,26 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from sweepstack.config import TrialConfig
+from sweepstack.errors import printable
 from sweepstack.sweeping.progress import Display
 from sweepstack.trial import DatasetFacts, Ended, Measured, Measurement, Outcome, Started, Trial, TrialState
 
 GOOD = {"val/accuracy": 0.9, "test/accuracy": 0.8, "train_seconds": 2.0, "train/loss": 0.5}
 
 
-def trials(config: TrialConfig, count: int) -> list[Trial]:
-    return [Trial(config, number, f"lr={number}", {}, Path(), "") for number in range(count)]
+def trials(config: TrialConfig, count: int, name: str = "lr=") -> list[Trial]:
+    return [Trial(config, number, f"{name}{number}", {}, Path(), "") for number in range(count)]
 
 
-def shown(console: Console, config: TrialConfig, count: int) -> str:
+def shown(console: Console, config: TrialConfig, count: int, name: str = "lr=") -> str:
     console.file = io.StringIO()
     with Display(console) as display:
-        display.expect(trials(config, count))
-        for trial in trials(config, count):
+        display.expect(trials(config, count, name))
+        for trial in trials(config, count, name):
             display.show(Started(trial, 0.0, DatasetFacts("d", 1, 1, 1)))
             display.show(Measured(trial, Measurement(1, 5, 10, GOOD), 1.0))
             ended = Outcome(TrialState.FINISHED, GOOD) if trial.number else Outcome(TrialState.FAILED, reason="[b] nan")
@@ -59,3 +61,19 @@ def test_a_terminal_gets_a_bar_with_the_best_so_far(digits_config: Callable[...,
     assert "trial 2/2" in text
     assert "epoch" in text
     assert "best val/accuracy 0.9000" in text
+
+
+TEXTS = ["[/red]", "[bold]", ":smile:", "two\nlines", "a\rb", "a\x1b[2Jb", "a\x9b31mb", "a\u202eb", "a\ud800b"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("text", TEXTS)
+def test_names_are_shown_as_they_are_and_move_no_cursor(
+    digits_config: Callable[..., TrialConfig], text: str, terminal: bool
+) -> None:
+    console = Console(force_terminal=terminal, width=200, highlight=False)
+    found = shown(console, digits_config(), 2, text)
+    assert f"[2/2] {printable(text)}1  val/accuracy" in found
+    assert text.isprintable() or text not in found
+    if terminal:
+        assert f"best val/accuracy 0.9000 ({printable(text)}1)" in found

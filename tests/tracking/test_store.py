@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -215,6 +216,32 @@ def test_a_store_that_is_not_there_has_no_runs_and_is_not_made(tmp_path: Path) -
     with pytest.raises(StoreError, match=r"holds no trials yet; train some: python train\.py"):
         store.rows()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_whose_trials_were_deleted_says_so(store: Store) -> None:
+    experiment = store.experiment_id("gone")
+    run = store.client.create_run(experiment, run_name="one", tags={"sweepstack.version": "1"})
+    store.client.delete_run(run.info.run_id)
+    with pytest.raises(StoreError, match="holds no trials yet, for they have been deleted; restore what was deleted"):
+        store.rows()
+    store.client.restore_run(run.info.run_id)
+    store.client.delete_experiment(experiment)
+    with pytest.raises(StoreError, match="for experiment 'gone' has been deleted"):
+        store.rows()
+
+
+def test_a_store_whose_trials_wait_in_the_journal_says_so(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/mlflow.db")
+    command = Command(Ledger(tmp_path / "journal" / "mlflow.db"))
+    command.die()
+    with pytest.raises(StoreError, match="was trained by a command waits in the journal; type: sweepstack sync"):
+        store.rows()
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mysql+pymysql", "mssql+pymssql", "postgresql+pg8000"])
+def test_a_driver_that_is_missing_is_named_before_anything_trains(scheme: str) -> None:
+    with pytest.raises(StoreError, match=rf"a store at {re.escape(scheme)}:// needs the driver .*pip install"):
+        Store(f"{scheme}://host/name").check()
 
 
 def test_a_transaction_that_fails_leaves_nothing_behind(store: Store) -> None:

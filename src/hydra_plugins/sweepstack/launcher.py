@@ -21,7 +21,8 @@ class SweepstackLauncher(Launcher):
     def __init__(self) -> None:
         self._context: HydraContext | None = None
         self._config: DictConfig | None = None
-        self._composer: Composer | None = None
+        self.composer: Composer | None = None
+        """That of the sweeper, if it has one."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context = hydra_context
@@ -33,8 +34,8 @@ class SweepstackLauncher(Launcher):
 
         assert self._context is not None
         assert self._config is not None
-        self._composer = self._composer or Composer(self._context.config_loader, self._config)
-        return launch(self._context, self._config, self._composer, job_overrides, initial_job_idx)
+        self.composer = self.composer or Composer(self._context.config_loader, self._config)
+        return launch(self._context, self._config, self.composer, job_overrides, initial_job_idx)
 
 
 ConfigStore.instance().store(

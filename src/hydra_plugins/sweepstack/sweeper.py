@@ -2,26 +2,55 @@
 
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from hydra._internal.core_plugins import basic_sweeper  # a class imported by name would be listed as found here
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 
 class SweepstackSweeper(basic_sweeper.BasicSweeper):
-    """Hydra's basic sweeper, which leaves the check of the jobs to a launcher that makes it anyway."""
+    """Hydra's basic sweeper with grids of our own making: it joins those of several files, and expands ranges in the
+    decimals that were typed. The check of the jobs is left to a launcher that makes it anyway."""
 
     def sweep(self, arguments: list[str]) -> Any:
+        from hydra_plugins.sweepstack.launcher import SweepstackLauncher
+        from sweepstack.sweeping.composing import Composer
+        from sweepstack.sweeping.grids import jobs_of
+
         assert self.config is not None
+        assert self.hydra_context is not None
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        if isinstance(self.launcher, SweepstackLauncher):
+            self.launcher.composer = composer
+        jobs = jobs_of(composer, self.config, arguments)
         if not self._shows_a_plan(arguments):
-            return super().sweep(arguments)
-        with tempfile.TemporaryDirectory() as folder:  # of a plan nothing is kept
+            return self._launch(jobs, self.max_batch_size)
+        with tempfile.TemporaryDirectory() as folder:  # of a plan nothing is kept, and it is one plan for all batches
             place = self.config.hydra.sweep
             with read_write(place), open_dict(place):  # Hydra 1.4 locks each part
                 place.dir = folder
-            return super().sweep(arguments)
+            return self._launch(jobs, None)
+
+    def _launch(self, jobs: list[list[str]], batch_size: int | None) -> list[Sequence[JobReturn]]:
+        """What Hydra's class does with the jobs that it has made."""
+        assert self.config is not None
+        assert self.launcher is not None
+        folder = Path(str(self.config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        returns: list[Sequence[JobReturn]] = []
+        first = 0
+        for batch in self.split_overrides_to_chunks(jobs, batch_size):
+            self.validate_batch_is_legal(batch)
+            returns.append(self.launcher.launch(batch, initial_job_idx=first))
+            for done in returns[-1]:
+                _ = done.return_value  # raises what ended the job
+            first += len(batch)
+        return returns
 
     def _shows_a_plan(self, arguments: list[str]) -> bool:
         wanted = OmegaConf.select(cast("DictConfig", self.config), "launch.dry_run")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
+from sweepstack.tracking.params import as_text
 from sweepstack.tracking.rows import OBJECTIVES
 from sweepstack.trial import TrialState
 
@@ -15,6 +18,8 @@ Kind = Literal["column", "param", "metric"]
 SECTIONS: dict[str, Kind] = {"params": "param", "metrics": "metric"}
 ALIASES = {"bs": "batch_size"}
 """As the names of runs write them."""
+LARGEST_WHOLE, EXACT = 2**63 - 1, 2**53
+"""Whole numbers up to these sizes fit into 64 bits, and are exact as floats."""
 
 
 def find(frame: pd.DataFrame, word: str, kind: Kind = "column") -> str:
@@ -67,7 +72,79 @@ def upwards(column: str) -> bool:
 
 
 def written(value: object) -> str:
-    """A value of a param with all its digits, and no more."""
+    """A value of a param as it is typed, with all its digits and no more. A text that would be read as something else
+    stands in quotes."""
     if value is None or value is pd.NA or value != value:
         return "None"
-    return repr(float(value)).removesuffix(".0") if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return repr(float(value)).removesuffix(".0")
+    return as_text(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def typed(values: Sequence[Any], index: pd.Index[Any], name: str) -> pd.Series[Any]:
+    """Values of a param as a column of the narrowest type that holds them as they are: bools, whole numbers and numbers
+    as such, anything else as objects, lists among them as tuples. None is missing."""
+    present = [value for value in values if value is not None]
+    missing = len(present) < len(values)
+    kinds = {type(value) for value in present}
+    if kinds == {bool}:
+        return pd.Series(list(values), index, "boolean" if missing else "bool", name)
+    if kinds == {int} and all(abs(value) <= LARGEST_WHOLE for value in present):
+        return pd.Series(list(values), index, "Int64" if missing else "int64", name)
+    if kinds and kinds <= {int, float} and all(abs(value) <= EXACT for value in present if type(value) is int):
+        return pd.Series(list(values), index, "float64", name)
+    return pd.Series([_hashable(value) for value in values], index, "object", name)
+
+
+def _hashable(value: Any) -> Any:
+    """Lists as tuples, and dicts as their text, so that a table can be grouped by them."""
+    if isinstance(value, dict):
+        return as_text(value)
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+def kind(value: object) -> str:
+    """What a value may be compared with: "bool", "number", "text", "list" or, of a missing one, ""."""
+    value = _plain(value)
+    if value is None or value is pd.NA:
+        return ""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int | float):
+        return "" if value != value else "number"
+    return "list" if isinstance(value, list | tuple) else "text"
+
+
+def is_number(column: pd.Series[Any]) -> bool:
+    """Whether a column holds numbers; to pandas, bools are such."""
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def identity(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column to group by: equal where both the value and its type are. To Python, `True`, 1 and 1.0 are equal."""
+    if column.dtype != "object":
+        return column
+    return column.map(lambda value: None if kind(value) == "" else f"{kind(value)} {as_text(value)}")
+
+
+def order(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column to sort by, for `sort_values(key=order)`: bools, then numbers, texts and lists, each in their order."""
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
+        return column
+    places = {key: place for place, key in enumerate(sorted({_order_key(value) for value in column}))}
+    ranks = [places[_order_key(value)] if kind(value) else np.nan for value in column]
+    return pd.Series(ranks, column.index, "float64", column.name)
+
+
+def _order_key(value: Any) -> tuple[int, float, tuple[Any, ...]]:
+    match kind(value):
+        case "bool" | "number" as found:
+            return ("bool", "number").index(found), float(value), ()
+        case "list":
+            return 3, 0.0, tuple(_order_key(part) for part in value)
+    parts = re.split(r"([0-9]+)", str(value))  # net8 comes before net64
+    return 2, 0.0, tuple(int(part) if place % 2 else part for place, part in enumerate(parts))

@@ -3,7 +3,9 @@
     params.lr > 0.01 and state == "FINISHED"
     0.001 <= lr <= 0.1 and not model in ("mlp", "logistic")
     metrics["val/accuracy"] > 0.9 or "bs=100" in name
+    nesterov == true and model.hidden in ([64], [128, 64])
 
+Values have types, as in YAML: `true`, `null`, numbers, texts in quotes, lists; 1 is not `true`, and "1" is not 1.
 A name with more than letters may stand in backticks or brackets. A comparison with a value that is missing does not
 hold, but for `!=` and `not in`; `params.momentum == None` asks for it.
 """
@@ -22,11 +24,19 @@ import pandas as pd
 
 from sweepstack.errors import UserError
 from sweepstack.results.columns import find
+from sweepstack.results.columns import kind as kind_of
 
 RULE = "a condition compares params, metrics, state or name with values, joined by and, or, not"
 EXAMPLE = """for example --where 'params.lr > 0.01 and metrics["val/accuracy"] > 0.9'"""
 COLUMN = "column"
 BACKTICKS = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?:\b(params|metrics)\s*\.\s*)?`([^`]+)`""")
+WORDS = {"true": True, "false": False, "null": None}
+HOLDS = {
+    "bool": "true and false",
+    "number": "numbers",
+    "text": "text, which is written in quotes",
+    "list": "lists, such as [128, 64]",
+}
 COMPARISONS: dict[type[ast.cmpop], tuple[Callable[[Any, Any], Any], type[ast.cmpop]]] = {
     ast.Eq: (operator.eq, ast.Eq),
     ast.NotEq: (operator.ne, ast.NotEq),
@@ -51,7 +61,7 @@ def fulfilled(frame: pd.DataFrame, text: str) -> Truth:
             tree = ast.parse(BACKTICKS.sub(_in_brackets, text.strip()), mode="eval").body
         return _Reader(frame, text).truth(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise UserError(f"{RULE}; got {text!r}; {EXAMPLE}") from None
+        raise UserError(RULE, text, EXAMPLE) from None
 
 
 def _in_brackets(found: re.Match[str]) -> str:
@@ -86,37 +96,41 @@ class _Reader:
             return ~found if kind is ast.NotIn else found
         if not isinstance(one, pd.Series):
             one, other, left, right, kind = other, one, right, left, COMPARISONS[kind][1]
-        if not isinstance(one, pd.Series) or isinstance(other, list):
+        if not isinstance(one, pd.Series) or (isinstance(other, tuple) and kind not in (ast.Eq, ast.NotEq)):
             raise self._refusal(left, "one side must be a param, a metric, state or name, the other a single value")
         if other is None and kind in (ast.Eq, ast.NotEq):
             return one.isna() if kind is ast.Eq else one.notna()
-        present = one.notna() & other.notna() if isinstance(other, pd.Series) else one.notna()
-        value = self._alike(one, other, right)
-        holds = pd.Series(kind is ast.NotEq, index=one.index)
-        value = value[present] if isinstance(value, pd.Series) else value
-        holds[present] = COMPARISONS[kind][0](one[present], value).to_numpy(dtype=bool)
-        return holds
+        self._refuse_other_kinds(one, other, right)
+        values = other if isinstance(other, pd.Series) else pd.Series([other] * len(one), one.index, "object")
+        compare = COMPARISONS[kind][0]
+        pairs = zip(one.astype("object"), values.astype("object"), strict=True)
+        return pd.Series([_holds(compare, *pair, kind is ast.NotEq) for pair in pairs], one.index, "bool")
 
     def _membership(self, one: Any, other: Any, left: ast.expr, right: ast.expr) -> Truth:
-        if isinstance(one, pd.Series) and isinstance(other, list):
-            values = [self._alike(one, value, right) for value in other if value is not None]
-            return one.isin(values) | (one.isna() if None in other else False)
-        if isinstance(one, str) and isinstance(other, pd.Series) and not pd.api.types.is_numeric_dtype(other):
-            return other.astype("str").str.contains(one, regex=False, na=False).astype(bool)
+        if isinstance(one, pd.Series) and isinstance(other, tuple):
+            for value in other:
+                if value is not None:
+                    self._refuse_other_kinds(one, value, right)
+            found = [any(_holds(operator.eq, each, value, False) for value in other) for each in one.astype("object")]
+            return pd.Series(found, one.index, "bool") | (one.isna() if None in other else False)
+        if isinstance(one, str) and isinstance(other, pd.Series) and "text" in set(other.map(kind_of)):
+            return other.map(lambda value: isinstance(value, str) and one in value).astype(bool)
         raise self._refusal(left, "in takes a list, such as lr in (0.01, 0.1), or a part of a text: 'lr=0.1' in name")
 
     def _side(self, node: ast.expr) -> Any:
-        """A column, a constant, or a list of constants."""
+        """A column, a constant, or a list of constants as a tuple."""
         match node:
             case ast.Constant(value=None | bool() | int() | float() | str()):
                 return node.value
             case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=int() | float() as value)):
                 return -value if isinstance(sign, ast.USub) else value
             case ast.List() | ast.Tuple() | ast.Set():
-                values = [self._side(part) for part in node.elts]
-                if any(isinstance(value, pd.Series | list) for value in values):
-                    raise self._refusal(node, "a list must hold numbers or texts in quotes")
+                values = tuple(self._side(part) for part in node.elts)
+                if any(isinstance(value, pd.Series) for value in values):
+                    raise self._refusal(node, "a list must hold values: numbers, texts in quotes, true, false, null")
                 return values
+            case ast.Name(id=word) if word in WORDS and word not in self._frame:
+                return WORDS[word]
         return self._frame[find(self._frame, self._name(node))]
 
     def _name(self, node: ast.expr) -> str:
@@ -133,21 +147,25 @@ class _Reader:
                     return name if section == COLUMN else f"{section}.{name}"
         raise self._refusal(node, "it is no name and no value")
 
-    def _alike(self, column: pd.Series[Any], value: Any, node: ast.expr) -> Any:
-        """A value that can be compared with a column, or a refusal: a number is never equal to a text."""
+    def _refuse_other_kinds(self, column: pd.Series[Any], value: Any, node: ast.expr) -> None:
+        """Refuses a value, or another column, of which nothing can be compared with the column: a number is never equal
+        to a text."""
         if pd.api.types.is_datetime64_any_dtype(column):
             raise self._refusal(node, f"{column.name} holds times, which are not compared here")
-        numbers = pd.api.types.is_numeric_dtype(column)
-        if not numbers and isinstance(value, bool):
-            value = str(value)
-        if column.notna().any():
-            fits = isinstance(value, int | float) and not isinstance(value, bool) if numbers else isinstance(value, str)
-            if isinstance(value, pd.Series):
-                fits = pd.api.types.is_numeric_dtype(value) == numbers
-            if not fits:
-                holds = "numbers" if numbers else "text, which is written in quotes"
-                raise self._refusal(node, f"{column.name} holds {holds}")
-        return value
+        kinds = set(column.astype("object").map(kind_of)) - {""}
+        others = set(value.astype("object").map(kind_of)) - {""} if isinstance(value, pd.Series) else {kind_of(value)}
+        if kinds and others and not kinds & others:
+            raise self._refusal(node, f"{column.name} holds {' and '.join(HOLDS[kind] for kind in sorted(kinds))}")
 
     def _refusal(self, node: ast.expr, why: str) -> UserError:
-        return UserError(f"{RULE}; got {ast.unparse(node)} in {self._text!r}: {why}; {EXAMPLE}")
+        return UserError(f"{RULE}; got {ast.unparse(node)} in {self._text!r}: {why}", remedy=EXAMPLE)
+
+
+def _holds(compare: Callable[[Any, Any], Any], one: Any, other: Any, unlike: bool) -> bool:
+    """Whether a comparison of two values holds; `unlike` where nothing can be compared."""
+    if kind_of(one) != kind_of(other) or kind_of(one) == "":
+        return unlike
+    try:
+        return bool(compare(one, other))
+    except TypeError:  # lists of different things
+        return unlike

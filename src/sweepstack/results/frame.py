@@ -8,15 +8,14 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.results.columns import comparable, find, objective, upwards
+from sweepstack.results.columns import comparable, find, identity, objective, order, typed, upwards
 from sweepstack.results.conditions import fulfilled
+from sweepstack.tracking.params import from_text
 from sweepstack.tracking.rows import Row
 from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
 ABOUT = ("state", "name", "run_id", "sweep", "experiment_id", "reason", "started", "log")
-LONGEST_WHOLE = 18
-"""Characters of a whole number that surely fits into 64 bits; longer ones stay text, so that no digit is lost."""
 
 
 def table(
@@ -30,9 +29,9 @@ def table(
     """The trials of a sweep, one row each, best first.
 
     Columns: params that vary, metrics (their last values), `state` and what else is known of the run, then the params
-    that are the same in all rows. Numbers are numbers. `frame.attrs["vary"]` counts the params that vary,
-    `frame.attrs["params"]` and `frame.attrs["metrics"]` name all columns that are such. The same store gives the same
-    table, whatever the order in which it is read.
+    that are the same in all rows. Params have the types that they had in the config; lists are tuples.
+    `frame.attrs["vary"]` counts the params that vary, `frame.attrs["params"]` and `frame.attrs["metrics"]` name all
+    columns that are such. The same store gives the same table, whatever the order in which it is read.
 
     Args:
         sweep: its name, "latest", or "all" for everything in the store.
@@ -53,21 +52,28 @@ def as_frame(
     rows: Sequence[Row], *, where: str | None = None, metric: str | None = None, sort: str | None = None
 ) -> pd.DataFrame:
     """Rows of the store as the table; see `table`."""
-    params = pd.DataFrame([dict(row.params) for row in rows])
+    names = dict.fromkeys(name for row in rows for name in row.params)
+    index = pd.RangeIndex(len(rows))
+    params = pd.DataFrame({name: _param(name, rows) for name in names}, index)
     metrics = pd.DataFrame([dict(row.metrics) for row in rows], dtype=float)
     about = pd.DataFrame([{column: getattr(row, column) for column in ABOUT} for row in rows])
     about["started"] = pd.to_datetime(about["started"], unit="ms", utc=True)
-    params = _apart(params, "params", {*metrics, *ABOUT}).apply(_as_numbers)
+    params = _apart(params, "params", {*metrics, *ABOUT})
     metrics = _apart(metrics, "metrics", ABOUT)
     frame = pd.concat([params, metrics, about], axis=1)
     frame.attrs |= {"params": list(params), "metrics": list(metrics)}
     if where is not None:
         frame = _where(frame, where)
-    vary = [column for column in params if frame[column].nunique(dropna=False) > 1]
+    vary = [column for column in params if identity(frame[column]).nunique(dropna=False) > 1]
     same = [column for column in params if column not in vary]
     frame = frame[[*vary, *metrics, *ABOUT, *same]]
     frame.attrs["vary"] = len(vary)
     return _sorted(frame, metric, sort)
+
+
+def _param(name: str, rows: Sequence[Row]) -> pd.Series[Any]:
+    values = [None if (text := row.params.get(name)) is None else from_text(text) for row in rows]
+    return typed(values, pd.RangeIndex(len(rows)), name)
 
 
 def only(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -87,7 +93,8 @@ def sorted_by(groups: pd.DataFrame, column: str) -> pd.DataFrame:
     """
     key = "mean" if column == f"mean {groups.attrs['metric']}" else find(groups, column)  # as its head is printed
     ascending = upwards(groups.attrs["metric"] if key == "mean" else key)
-    return groups.sort_values(key, ascending=ascending, kind="stable", na_position="last").reset_index(drop=True)
+    groups = groups.sort_values(key, ascending=ascending, kind="stable", na_position="last", key=order)
+    return groups.reset_index(drop=True)
 
 
 def _apart(section: pd.DataFrame, name: str, taken: Sequence[str] | set[str]) -> pd.DataFrame:
@@ -105,27 +112,10 @@ def _where(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
 
 def _sorted(frame: pd.DataFrame, metric: str | None, sort: str | None) -> pd.DataFrame:
     key = find(frame, sort) if sort is not None else objective(frame, metric) or "started"
-    order = [key, *(column for column in ("started", "run_id") if column != key)]
-    frame = frame.sort_values(order, ascending=[upwards(key), *([True] * (len(order) - 1))], na_position="last")
+    by = [key, *(column for column in ("started", "run_id") if column != key)]
+    ascending = [upwards(key), *([True] * (len(by) - 1))]
+    frame = frame.sort_values(by, ascending=ascending, na_position="last", key=order)
     if sort is None and key in frame.attrs["metrics"]:
         behind = comparable(frame, key).isna().astype(int) + (frame["state"] != TrialState.FINISHED)
         frame = frame.iloc[behind.argsort(kind="stable")]
     return frame.reset_index(drop=True)
-
-
-def _as_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Numbers as numbers: MLflow keeps params as text. Whole ones stay whole where some runs have none."""
-    column = column.replace("None", None)
-    try:
-        numbers = pd.to_numeric(column)
-    except (ValueError, TypeError):
-        return column
-    present = column.dropna().astype("str")
-    if present.str.fullmatch(r"[+-]?0\d+.*").any():  # 007 is a name
-        return column
-    if pd.api.types.is_float_dtype(numbers) and not present.empty and present.str.fullmatch(r"[+-]?\d+").all():
-        if present.str.len().max() > LONGEST_WHOLE:
-            return column
-        whole = [None if missing else int(value) for value, missing in zip(column, column.isna(), strict=True)]
-        return pd.Series(whole, column.index, "Int64", column.name)
-    return numbers

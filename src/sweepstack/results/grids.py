@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from sweepstack.results.columns import is_number
 from sweepstack.results.comparison import BEST, NOT_TOLD_APART
 from sweepstack.results.drawing import listed, words
 from sweepstack.results.fronts import time_metric
@@ -79,7 +80,7 @@ def settings_grid(frame: pd.DataFrame, selection: Selection, knobs: Sequence[str
     }
     failed = ["failed"] if groups["failed"].any() else []
     figured = ["n", *failed, *figures, *shown]
-    columns = [Column(words(knob), _is_number(frame[knob])) for knob in knobs]
+    columns = [Column(words(knob), is_number(frame[knob])) for knob in knobs]
     columns += [Column(titles.get(name, words(name)), number=True) for name in figured]
     rows = []
     for _, group in groups.iterrows():
@@ -99,7 +100,7 @@ def trials_grid(frame: pd.DataFrame, knobs: Sequence[str], objective: str | None
     own = [objective] if objective is not None and objective not in MAIN else []
     metrics = [*own, *(time_metric(frame) if name == "train_seconds" else name for name in MAIN if name in frame)]
     names = [*knobs, *seed, *metrics]
-    columns = [Column(words(name), _is_number(frame[name])) for name in names]
+    columns = [Column(words(name), is_number(frame[name])) for name in names]
     rows = []
     for place, trial in frame.head(MOST).iterrows():
         cells = [_figure(name, trial[name]) if name in metrics else _param(trial[name]) for name in names]
@@ -136,10 +137,6 @@ def _figure(name: str, value: Any) -> Cell:
         return Cell("–", "", "number")
     form = ".2f" if "seconds" in name else "g" if name in ("n", "failed") else ".4f"
     return Cell(format(number, form if abs(number) < 1e6 else "g"), repr(number), "number")
-
-
-def _is_number(column: pd.Series[Any]) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 def _cut(count: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.results.columns import comparable, find, objective, upwards, written
+from sweepstack.results.columns import comparable, find, identity, objective, order, upwards, written
 
 
 def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None) -> pd.DataFrame:
@@ -27,11 +27,14 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
     """
     metric = _metric(frame, metric)
     columns = [_key(frame, key) for key in dict.fromkeys(keys)]
-    values = comparable(frame, metric).groupby([frame[column] for column in columns], dropna=False)
-    groups = values.agg(mean="mean", sd="std", n="count", missing="size").reset_index()
-    groups["missing"] -= groups["n"]
-    order = [upwards(metric), *([True] * len(columns))]
-    groups = groups.sort_values(["mean", *columns], ascending=order, na_position="last").reset_index(drop=True)
+    number = frame[columns].apply(identity).groupby(columns, dropna=False, sort=False).ngroup().rename("group")
+    figures = comparable(frame, metric).groupby(number).agg(mean="mean", sd="std", n="count", missing="size")
+    figures["missing"] -= figures["n"]
+    alike = frame.loc[~number.duplicated(), columns].reset_index(drop=True)  # groups are numbered as they appear
+    groups = pd.concat([alike, figures.sort_index().reset_index(drop=True)], axis=1)
+    ascending = [upwards(metric), *([True] * len(columns))]
+    groups = groups.sort_values(["mean", *columns], ascending=ascending, na_position="last", key=order)
+    groups = groups.reset_index(drop=True)
     groups.attrs = {"shape": "groups", "metric": metric}
     return groups
 
@@ -47,14 +50,16 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
     if row == column:
         raise UserError(f"a pivot takes two different params, got {row!r} twice; for one there is --group-by {row}")
     cells = grouped(frame, [row, column], metric)
-    cells = cells.sort_values(column)
+    cells = cells.sort_values(column, key=order)
     label = cells[column].map(lambda value: f"{column}={written(value)}")
     labels = list(dict.fromkeys(label))
-    result = cells[[row]].drop_duplicates().sort_values(row).reset_index(drop=True)
+    result = cells[~identity(cells[row]).duplicated()][[row]].sort_values(row, key=order).reset_index(drop=True)
+    places = {value: place for place, value in enumerate(identity(result[row]).map(written))}
+    at = identity(cells[row]).map(written).map(places)  # the row of the result that a cell is in
     for name, part in {"": "mean", "n ": "n"}.items():
         for value in labels:
-            of_label = cells[label == value][[row, part]].rename(columns={part: f"{name}{value}"})
-            result = result.merge(of_label, how="left", on=row)
+            of_label = cells[label == value]
+            result[f"{name}{value}"] = of_label[part].set_axis(at[of_label.index])
     counts = [f"n {value}" for value in labels]
     result[counts] = result[counts].fillna(0).astype(int)
     result.attrs = {**cells.attrs, "shape": "cells", "labels": labels}

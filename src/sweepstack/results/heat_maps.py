@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from sweepstack.results.columns import identity
 from sweepstack.results.drawing import (
     COLOURS,
     ORANGE,
@@ -36,7 +37,7 @@ FIRST = ("lr", "batch_size")
 
 def pairs(frame: pd.DataFrame, knobs: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of knobs with few values each, learning rate and batch size first; so many as fit in one figure."""
-    few = [knob for knob in knobs if 2 <= frame[knob].nunique(dropna=False) <= FEW]
+    few = [knob for knob in knobs if 2 <= identity(frame[knob]).nunique(dropna=False) <= FEW]
     few.sort(key=lambda knob: FIRST.index(knob) if knob in FIRST else len(FIRST))
     return list(itertools.combinations(few, 2))[:MOST]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.errors import printable
+from sweepstack.results.columns import identity, is_number, order, written
 from sweepstack.results.drawing import shortened
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def value_text(value: Any) -> str:
     """A param as it was typed, its control characters made visible; a number as short as it goes."""
     if value is None or value is pd.NA or value != value:
         return NOT_SET
-    return format(value, "g") if isinstance(value, float | np.floating) else printable(str(value))
+    return format(value, "g") if isinstance(value, float | np.floating) else printable(written(value))
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Scale:
 def scale(name: str, column: pd.Series[Any]) -> Scale:
     """The axis for a knob: logarithmic for learning rate and weight decay and for values over two decades, one place
     for each value where these are no numbers."""
-    numbers = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-    distinct = column.nunique(dropna=False)
+    numbers = is_number(column)
+    distinct = identity(column).nunique(dropna=False)
     wide = numbers and (name.split(".")[-1] in ("lr", "weight_decay") or _decades(column) >= 2)
     if numbers and not (distinct <= FEW and (column.isna().any() or (wide and column.min() <= 0))):
         at = column.to_numpy(dtype=float, na_value=np.nan)
@@ -118,19 +118,8 @@ def between(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _ordered(column: pd.Series[Any]) -> list[str]:
-    values = list(column.drop_duplicates())
-    unset = [value for value in values if value_text(value) == NOT_SET]
-    known = [value for value in values if value_text(value) != NOT_SET]
-    if all(isinstance(value, int | float | np.number) for value in known):
-        known.sort()
-    else:
-        known.sort(key=_natural)
-    return list(dict.fromkeys(value_text(value) for value in known + unset))
-
-
-def _natural(value: Any) -> list[str | int]:
-    """A key by which [8] comes before [64]."""
-    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", str(value)))]
+    values = column.sort_values(key=order, kind="stable", na_position="last")
+    return list(dict.fromkeys(map(value_text, values)))
 
 
 def _decades(column: pd.Series[Any]) -> float:

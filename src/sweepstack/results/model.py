@@ -16,6 +16,7 @@ from sweepstack.results.reproducing import code_change
 from sweepstack.results.selection import select
 from sweepstack.tracking import models
 from sweepstack.tracking.artifacts import artifact, config_of, place
+from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs import Record, find, record
 from sweepstack.tracking.store import Store
 from sweepstack.training.code import sources
@@ -60,7 +61,7 @@ def register(store: Store, run: Record, name: str | None = None, alias: str = BE
             not predict any more what it did, or MLflow takes no such name.
         StoreError: the store does not take it.
     """
-    name = run.row.params.get("dataset", "model") if name is None else name
+    name = str(from_text(run.row.params.get("dataset", "model"))) if name is None else name
     models.check_names(name, alias)
     trained, weights = _of_run(store, run)
     _check_predictions(store, run, trained)

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import printable
-from sweepstack.results.columns import written
+from sweepstack.results.columns import is_number, kind, written
+from sweepstack.tracking.params import as_text
 
 FOR_READERS = ("text", "markdown", "latex", "html")
 """Formats which round, and show the short form of a table; the others keep every column and digit."""
@@ -103,16 +104,16 @@ def render(frame: pd.DataFrame, form: str) -> str | bytes:
     """
     match form:
         case "csv":
-            return frame.to_csv(index=False, lineterminator="\n")
+            return frame.map(_as_cell).to_csv(index=False, lineterminator="\n")
         case "json":
             columns = {str(column): _for_json(frame[column]) for column in frame}
             records = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
             return f"{json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False)}\n"
         case "parquet":
             buffer = io.BytesIO()
-            frame.to_parquet(buffer, index=False)
+            frame.apply(_of_one_type).to_parquet(buffer, index=False)
             return buffer.getvalue()
-    right = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
+    right = [is_number(frame[column]) for column in frame]
     right = [number or column in frame.attrs.get("labels", ()) for number, column in zip(right, frame, strict=True)]
     shown = frame.apply(_for_readers, metric=frame.attrs.get("metric")).map(printable).rename(columns=printable)
     match form:
@@ -152,7 +153,8 @@ def _for_readers(column: pd.Series[Any], metric: str | None) -> pd.Series[Any]:
     is_metric = "/" in unit or "seconds" in unit or name in (*OF_METRIC, "p")
     if pd.api.types.is_float_dtype(column) and is_metric:
         return column.map(lambda value: _rounded(value, unit)).astype("object")
-    write: Callable[[Any], str] = written
+    one_kind = set(column.map(kind)) <= {"", "text"}
+    write: Callable[[Any], str] = str if one_kind else written
     if pd.api.types.is_float_dtype(column):
         different = column.dropna().unique()
         forms = [f"{{:.{digits}g}}".format for digits in (6, 9, 12)]
@@ -167,6 +169,23 @@ def _rounded(value: float, name: str) -> str:
         return "-"
     form, least = (".1f", 0.1) if "seconds" in name else (".4f", 0.001)
     return format(value, form if least <= abs(value) < 1e6 or value == 0 else ".2g" if abs(value) < 1 else "g")
+
+
+def _as_cell(value: Any) -> Any:
+    """For csv, which has no lists."""
+    return as_text(value) if isinstance(value, tuple) else value
+
+
+def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
+    """For parquet, which has one type to a column: values that have no type in common become text."""
+    import pyarrow
+
+    try:
+        pyarrow.array(column, from_pandas=True)
+    except (pyarrow.ArrowException, OverflowError, UnicodeError):
+        text = column.map(lambda value: as_text(value) if kind(value) else None)
+        return text.map(lambda value: value.encode(errors="backslashreplace").decode(), na_action="ignore")
+    return column
 
 
 def _for_json(column: pd.Series[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
+from sweepstack.results.columns import identity
 from sweepstack.results.comparison import Group, Predictions, Verdict, judge, larger_is_better
 from sweepstack.results.statistics import Interval, mean_interval, wilson
 from sweepstack.tracking.rows import OBJECTIVES
@@ -94,7 +95,8 @@ def one_of_each(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     frame = frame[frame["state"] == "FINISHED"]
     if "seed" not in frame or frame.empty:
         return frame
-    number = frame.groupby([*_settings(frame), "seed"], dropna=False).ngroup()
+    keys = [*_settings(frame), "seed"]
+    number = frame[keys].apply(identity).groupby(keys, dropna=False).ngroup()
     usable = _usable(frame, key)
     kept = usable | ~usable.groupby(number).transform("any")
     frame, number = frame[kept], number[kept]
@@ -163,7 +165,8 @@ def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
     """The settings of a table, the best first; equally good ones as they were begun."""
     settings = _settings(frame)
     frame = frame.sort_values(["started", "run_id"]).reset_index(drop=True)
-    every = frame.groupby(settings, dropna=False, sort=False) if settings else frame.groupby(lambda _: 0)
+    alike = frame[settings].apply(identity)
+    every = alike.groupby(settings, dropna=False, sort=False) if settings else frame.groupby(lambda _: 0)
     number = every.ngroup().rename("setting")  # as they appear first
     usable = _usable(frame, key)
     seeds = frame["seed" if "seed" in frame else "run_id"].rename("of seed")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sweepstack.results.columns import is_number
 from sweepstack.results.comparison import NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
 from sweepstack.results.drawing import listed, more_is_better, shortened, words
 from sweepstack.results.knobs import SEED, setting, value_text
@@ -150,7 +151,7 @@ def at_the_edge(frame: pd.DataFrame, knobs: Sequence[str], trial: pd.Series[Any]
     lines = []
     for knob in knobs:
         column = frame[knob]
-        if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column) or column.nunique() < 3:
+        if not is_number(column) or column.nunique() < 3:
             continue
         for edge, word in ((column.min(), "smallest"), (column.max(), "largest")):
             if trial[knob] == edge:

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, cast
 
 from hydra._internal import config_loader_impl
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
 from omegaconf import Container, DictConfig, Node, OmegaConf, ValueNode, open_dict
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ class Composer:
         with contextlib.suppress(Exception):  # Hydra composes what is not for this class, and words its own errors
             cfg = self._compose_quickly(overrides)
         if cfg is None:
-            cfg = self._loader.load_sweep_config(self._master, list(overrides))
+            cfg = self._load(overrides)
         with open_dict(cfg):
             cfg.hydra.job.id = str(number)
             cfg.hydra.job.num = number
@@ -84,6 +87,21 @@ class Composer:
         OmegaConf.copy_cache(from_config=self._master, to_config=cfg)
         return cfg
 
+    def _load(self, overrides: Sequence[str]) -> DictConfig:
+        """What Hydra composes; since Hydra 1.4 it refuses a job that says something of its own about the sweep, but
+        the grids of files are joined, and `check_obeyed` refuses the rest."""
+        try:
+            return self._loader.load_sweep_config(self._master, list(overrides))
+        except ConfigCompositionException:
+            if not hasattr(self._loader, "_ensure_sweep_config_controller_unchanged"):
+                raise
+            of_sweep = cast("list[str]", OmegaConf.to_container(self._master.hydra.overrides.hydra))
+            cfg = self._loader.load_configuration(
+                self._master.hydra.job.config_name, [*of_sweep, *overrides], run_mode=RunMode.RUN
+            )
+            OmegaConf.copy_cache(from_config=self._master, to_config=cfg)
+            return cfg
+
     def _parse(self, line: str) -> Override:
         if line not in self._overrides:
             from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -91,10 +109,34 @@ class Composer:
             (self._overrides[line],) = OverridesParser.create().parse_overrides([line])
         return self._overrides[line]
 
+    def base(self, choices: Sequence[str]) -> DictConfig:
+        """The config of a job with nothing but these choices. It is shared: do not change it.
+
+        Raises:
+            HydraException: they do not compose on their own.
+        """
+        if not any(is_of_hydra(self._parse(line)) for line in choices):
+            with contextlib.suppress(NotQuicklyError):
+                return self._base(tuple(choices)).cfg
+        return self._load(choices)
+
+    def options(self, group: str) -> list[str]:
+        """The options of a group; none where there is no such group."""
+        found: list[str] = self._files.get_group_options(group, ObjectType.CONFIG)
+        return found
+
+    def is_choice(self, override: Override) -> bool:
+        """Whether it can change what is composed below hydra: it chooses a file to read, or is an override of Hydra's
+        own config."""
+        try:
+            return is_of_hydra(override) or self._is_choice(override)
+        except NotQuicklyError:
+            return False
+
     def _is_choice(self, override: Override) -> bool:
         """Whether it chooses the files to read, rather than a value."""
         key = override.key_or_group
-        if re.match(r"\W*hydra\b", key):
+        if is_of_hydra(override):
             raise NotQuicklyError("it could change anything below hydra, on which this class relies")
         if key not in self._groups:
             self._groups[key] = self._files.group_exists(key)
@@ -115,7 +157,7 @@ class Composer:
     def _base(self, choices: tuple[str, ...]) -> _Base:
         if choices not in self._bases:
             self._bases[choices] = None  # what failed once is not tried again
-            self._bases[choices] = _Base(self._loader.load_sweep_config(self._master, list(choices)))
+            self._bases[choices] = _Base(self._load(choices))
         base = self._bases[choices]
         if base is None:
             raise NotQuicklyError("these choices do not compose on their own")
@@ -126,7 +168,7 @@ class _Base:
     """What some choices of groups give, before any value is set."""
 
     def __init__(self, cfg: DictConfig) -> None:
-        self._cfg = cfg
+        self.cfg = cfg
         self._pickled = pickle.dumps(cfg, pickle.HIGHEST_PROTOCOL)  # twice as fast as deepcopy
         self._checked: set[tuple[str, OverrideType, bool]] = set()
 
@@ -142,7 +184,7 @@ class _Base:
         if (key, override.type, plain) in self._checked:
             return
         replaces = override.type is OverrideType.CHANGE and plain
-        node: Node | None = self._cfg
+        node: Node | None = self.cfg
         for name in key.split("."):
             if not isinstance(node, DictConfig) or node._is_interpolation():
                 raise NotQuicklyError(f"{key} leads elsewhere, or into a list or a value")
@@ -154,6 +196,11 @@ class _Base:
         if isinstance(node, ValueNode) and override.type is not OverrideType.CHANGE and node._is_interpolation():
             raise NotQuicklyError(f"{key} is an interpolation")
         self._checked.add((key, override.type, plain))
+
+
+def is_of_hydra(override: Override) -> bool:
+    """Whether it is one of Hydra's own config: hydra.job.name=..., +hydra/launcher=..."""
+    return re.match(r"hydra\b", override.key_or_group) is not None
 
 
 def _check_independent(values: Sequence[Override]) -> None:

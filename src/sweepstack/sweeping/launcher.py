@@ -19,6 +19,7 @@ from sweepstack.sweeping.composing import Composer
 from sweepstack.sweeping.executing import execute, foreseen, identified, told
 from sweepstack.sweeping.finishing import finish_job
 from sweepstack.sweeping.jobs import make_trial, split_job, varied_keys
+from sweepstack.sweeping.obeyed import check_grid, check_obeyed
 from sweepstack.sweeping.plan import Stack, describe
 from sweepstack.sweeping.recording import Recording, usable_store
 from sweepstack.sweeping.runner import log_outcome, prepare, run_stack
@@ -49,7 +50,7 @@ def launch(
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     jobs = _Jobs(context, composer, job_overrides, first)
-    trials, apart = _parsed(jobs, job_overrides)
+    trials, apart = _parsed(jobs, job_overrides, config.hydra)
     if trials[0].config.launch.dry_run:
         _prepare(trials)
         store = Store(trials[0].config.tracking.uri)
@@ -168,8 +169,12 @@ def _why_apart(job: DictConfig) -> str:
     return ""
 
 
-def _parsed(jobs: _Jobs, job_overrides: Sequence[Sequence[str]]) -> tuple[list[Trial], str]:
-    """The trials of the jobs, and why each must be trained on its own, if it must."""
+def _parsed(jobs: _Jobs, job_overrides: Sequence[Sequence[str]], of_sweep: DictConfig) -> tuple[list[Trial], str]:
+    """The trials of the jobs, and why each must be trained on its own, if it must.
+
+    Args:
+        of_sweep: the node hydra of the whole sweep's config.
+    """
     varied = varied_keys(job_overrides)
     trials: list[Trial] = []
     mistakes: list[UserError] = []
@@ -179,6 +184,8 @@ def _parsed(jobs: _Jobs, job_overrides: Sequence[Sequence[str]]) -> tuple[list[T
         apart = apart or _why_apart(job)
         own, hydra = split_job(job)
         try:
+            check_obeyed(hydra, of_sweep)
+            check_grid(hydra)
             trials.append(make_trial(own, hydra, _folder(job), varied, in_sweep=True))
         except ConfigError as error:
             mistakes.append(_of_job(number, list(job.hydra.overrides.task), error))

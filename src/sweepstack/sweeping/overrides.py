@@ -11,7 +11,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from sweepstack.errors import did_you_mean, one_line
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """The line for an error that Hydra or OmegaConf raised while composing."""
     if isinstance(error, MissingConfigException):
         return _missing_file(error)

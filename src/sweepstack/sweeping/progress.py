@@ -10,6 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sweepstack.errors import printable
 from sweepstack.sweeping.plan import count
 from sweepstack.trial import Ended, Event, Measured, Started, Trial, TrialState
 
@@ -30,13 +31,13 @@ class Display:
         self._killed: Counter[str] = Counter()  # by reason: a stack is stopped as a whole
         self._best: tuple[float, str] | None = None
         self._bar = Progress(
-            TextColumn("[bold]{task.fields[trials]}[/bold]"),
+            TextColumn("{task.fields[trials]}", style="bold", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("epoch {task.fields[epoch]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("left", markup=False),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[best]}"),
+            TextColumn("{task.fields[best]}", markup=False),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
@@ -60,9 +61,9 @@ class Display:
         self._bar.update(self._task, total=self._total, trials=f"trial {self._begun}/{self._count}")
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
+        """A line above the bar, whatever is in it: neither markup nor control characters have an effect."""
         with contextlib.suppress(SystemExit):  # rich's answer to a reader that is gone: `| head`; training goes on
-            self._console.print(line, markup=False)
+            self._console.print(printable(line), markup=False, emoji=False)
 
     def show(self, event: Event) -> None:
         """Takes an event of one of the trials."""
@@ -94,7 +95,7 @@ class Display:
             self._task,
             completed=self._completed,
             epoch=f"{at.epoch}/{config.epochs}",
-            best=f"best {config.objective} {best[0]:.4f} ({best[1]})",
+            best=printable(f"best {config.objective} {best[0]:.4f} ({best[1]})"),
         )
 
     def _ended(self, event: Ended) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweepstack.config import Fingerprint, TrialConfig, fingerprint
 from sweepstack.errors import UserError, one_line
+from sweepstack.faults import Whose, contained, judge, reason
 from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.recording import Recording
 from sweepstack.sweeping.stopping import calm
@@ -59,8 +60,9 @@ def prepare(config: TrialConfig, seen: set[str]) -> None:
         from sweepstack.training.check import check
 
         seen.add(key)  # a mistake too is told once
-        check(config)
-        _data(config)
+        with contained():
+            check(config)
+            _data(config)
 
 
 def identify(config: TrialConfig, digests: dict[str, str]) -> Fingerprint:
@@ -152,7 +154,8 @@ def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: C
     tries = 0
     while True:
         try:
-            _train(stack, data, recording, keeper)
+            with contained():
+                _train(stack, data, recording, keeper)
             if stopping() or not begun or not any(recording.owns(trial) for trial in stack.trials):
                 break
             begun = False  # the checkpoint is past the end of a trial whose outcome could not be kept: once more
@@ -168,14 +171,14 @@ def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: C
             if len(stack.trajectories) > 1:
                 log_traceback(error)
                 cut, how = _smaller(error)
-                note = f"a stack of {len(stack.trajectories)} failed: {one_line(error)}"
+                note = f"a stack of {len(stack.trajectories)} failed: {reason(error)}"
                 say(f"{note[0].upper()}{note[1:]}; its trials go on {how}.")
                 return recording.split(stack, cut(left), data.device.type, note)
             if tries == config.retries or not _may_pass(error):
                 _fail(left, error, recording)
                 break
             tries += 1
-            say(f"{left[0].trials[-1].name}: {one_line(error)}; try {tries + 1} of {config.retries + 1}.")
+            say(f"{left[0].trials[-1].name}: {reason(error)}; try {tries + 1} of {config.retries + 1}.")
         _free_memory()
         keeper.restore()
     if not stack.keep and not stopping() and all(recording.is_settled(trial) for trial in stack.trials):
@@ -221,11 +224,12 @@ def _reader(trial: Trial, stack: Stack, data: Data, recording: Recording) -> Rea
 
 
 def _fail(trajectories: Sequence[Trajectory], error: Exception, recording: Recording) -> None:
-    reason = f"{type(error).__name__}: {one_line(error)}"
-    text = "".join(traceback.format_exception(error))
+    if judge(error).whose is Whose.OURS:
+        log_traceback(error)
+    outcome = Outcome(TrialState.FAILED, reason=reason(error), traceback="".join(traceback.format_exception(error)))
     for trajectory in trajectories:
         for trial in trajectory.trials:
-            recording.emit(Ended(trial, Outcome(TrialState.FAILED, reason=reason, traceback=text), time.time()))
+            recording.emit(Ended(trial, outcome, time.time()))
 
 
 def _smaller(error: Exception) -> tuple[Callable[[Sequence[Trajectory]], list[Sequence[Trajectory]]], str]:
@@ -287,8 +291,7 @@ def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
             files.append(trial.folder / "first_images.png")
             _write(files[-1], lambda path: save_first(data.images[:count], data.labels[:count], path))
     except Exception as error:  # a full disk costs this trial, no other one
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        outcome, files = Outcome(TrialState.FAILED, reason=reason, traceback=traceback.format_exc()), []
+        outcome, files = Outcome(TrialState.FAILED, reason=reason(error), traceback=traceback.format_exc()), []
     return Ended(trial, replace(outcome, weights=None, predictions=None), time.time(), tuple(files))
 
 

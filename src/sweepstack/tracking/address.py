@@ -15,6 +15,17 @@ from urllib.parse import urlsplit
 from sweepstack.config import URI_PATTERN
 from sweepstack.errors import StoreError
 
+DRIVERS = {
+    **dict.fromkeys(("postgresql", "postgresql+psycopg2"), ("psycopg2", "psycopg2-binary")),
+    "postgresql+psycopg": ("psycopg", "'psycopg[binary]'"),
+    "postgresql+pg8000": ("pg8000", "pg8000"),
+    **dict.fromkeys(("mysql", "mysql+mysqldb"), ("MySQLdb", "mysqlclient")),
+    "mysql+pymysql": ("pymysql", "pymysql"),
+    "mysql+mysqlconnector": ("mysql", "mysql-connector-python"),
+    **dict.fromkeys(("mssql", "mssql+pyodbc"), ("pyodbc", "pyodbc")),
+    "mssql+pymssql": ("pymssql", "pymssql"),
+}
+"""By the scheme of an address: the module that it needs, and the package that brings it."""
 SQLITE_HEADER = b"SQLite format 3\0"
 
 
@@ -75,9 +86,25 @@ def check(uri: str) -> str | None:
     """
     database = database_of(uri)
     if database is None:
+        check_driver(uri)
         return _check_server(uri)
     _check_database(database)
     return None
+
+
+def check_driver(uri: str) -> None:
+    """That the driver of a database is installed, which SQLAlchemy imports only when it connects.
+
+    Raises:
+        StoreError: it is not.
+    """
+    scheme = urlsplit(uri).scheme
+    module, package = DRIVERS.get(scheme, ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        raise StoreError(
+            f"a store at {scheme}:// needs the driver {module}, which is not installed",
+            remedy=f"type: pip install {package}",
+        )
 
 
 def _check_database(database: Path) -> None:

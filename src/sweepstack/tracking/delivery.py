@@ -22,6 +22,7 @@ from sweepstack.tracking.address import project_root
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.journal import Reader
 from sweepstack.tracking.keeping import drop_files
+from sweepstack.tracking.params import as_text
 from sweepstack.tracking.rows import (
     FINGERPRINT_TAG,
     ID_TAG,
@@ -231,7 +232,7 @@ class Delivery:
                         now = {**_of_sweep(event), LOG_TAG: str(event.trial.log)}
                         tags += [RunTag(key, value) for key, value in now.items()]
                         continue
-                    params = [Param(key[:250], str(value)[:6000]) for key, value in trial.params.items()]
+                    params = [Param(key[:250], as_text(value)[:6000]) for key, value in trial.params.items()]
                     client.log_inputs(run.run_id, [_dataset(event)])
                     self._keep_text(run, "config.yaml", trial.config_text)
                     self._keep_text(run, "overrides.yaml", "".join(f"- {line}\n" for line in trial.overrides))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import sys
@@ -19,21 +20,39 @@ class ErrorsLog(logging.FileHandler):
         super().__init__(project_root() / "mlruns" / "errors.log", delay=True)
         self.setLevel(logging.ERROR)
         self.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
+        self.failed = False
+        """Whether nothing could be written, neither there nor in the temporary folder."""
 
     def _open(self) -> TextIOWrapper:
         try:
             Path(self.baseFilename).parent.mkdir(exist_ok=True)
             return super()._open()
         except OSError:
-            self.baseFilename = str(Path(tempfile.gettempdir(), "sweepstack-errors.log"))
+            self.baseFilename = _elsewhere()
             return super()._open()
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """The disk is full, as a rule: once more in the temporary folder. logging would print a traceback."""
+        if self.baseFilename == _elsewhere():
+            self.failed = True
+            return
+        with contextlib.suppress(OSError, ValueError):
+            self.close()
+        self.baseFilename, self.stream = _elsewhere(), None
+        self._closed = False
+        self.emit(record)
 
-def log_traceback(error: Exception) -> Path:
-    """Keeps a traceback, under the command that was typed; gives the file."""
+
+def _elsewhere() -> str:
+    return str(Path(tempfile.gettempdir(), "sweepstack-errors.log"))
+
+
+def log_traceback(error: BaseException) -> Path | None:
+    """Keeps a traceback, under the command that was typed; gives the file, None if none can be written."""
     handler = ErrorsLog()
     record = logging.LogRecord("sweepstack", logging.ERROR, "", 0, shlex.join(sys.argv), None, None)
     record.exc_info = (type(error), error, error.__traceback__)
     handler.handle(record)
-    handler.close()
-    return Path(handler.baseFilename)
+    with contextlib.suppress(OSError):
+        handler.close()
+    return None if handler.failed else Path(handler.baseFilename)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweepstack.errors import StoreError, UserError, did_you_mean
+from sweepstack.tracking.params import as_text, from_text
 from sweepstack.tracking.rows import VERSION_TAG, Row, row_of
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG, summary_run
@@ -46,10 +47,10 @@ def find(store: Store, word: str) -> Record:
         raise _is_summary(word, summaries[0].data.tags[SUMMARY_TAG])
     if not found:
         newest = _newest_sweep(store)
-        ids = [row.run_id for row in newest if row.name == word]
+        ids = _named(newest, word)
         if not ids:
             everything = store.rows("all")
-            ids = [row.run_id for row in everything if row.name == word]
+            ids = _named(everything, word)
             if not ids:
                 sweep = word.removeprefix("summary of ")
                 if sweep != word and summary_run(store, sweep) is not None:
@@ -84,6 +85,20 @@ def _is_summary(word: str, sweep: str) -> UserError:
         f"a run must be a trial, {word!r} is the summary of sweep {sweep!r}, which holds its report; choose a trial of "
         f"sweepstack table --sweep {shlex.quote(sweep)}"
     )
+
+
+def _named(rows: Sequence[Row], word: str) -> list[str]:
+    """The ids of the runs of a name; where there is none, of a name that says the same: `nesterov=true` and
+    `nesterov=True`, or `lr=1e-2` and `lr=0.01`."""
+    wanted = _as_values(word)
+    exact = [row.run_id for row in rows if row.name == word]
+    return exact or [row.run_id for row in rows if wanted and _as_values(row.name) == wanted]
+
+
+def _as_values(name: str) -> dict[str, str]:
+    """What a name such as `lr=0.01 nesterov=true` says; empty for any other."""
+    pairs = [part.partition("=") for part in re.split(r" (?=[\w.@/+~-]+=)", name)]
+    return {key: as_text(from_text(value)) for key, _, value in pairs} if all(sign for _, sign, _ in pairs) else {}
 
 
 def _newest_sweep(store: Store) -> list[Row]:

@@ -6,7 +6,8 @@ import contextlib
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,8 +15,10 @@ from urllib.parse import quote
 from filelock import FileLock
 
 from sweepstack.errors import StoreError, did_you_mean, one_line
-from sweepstack.tracking.address import check, database_of, has_content, resolve_uri
+from sweepstack.tracking.address import check, check_driver, database_of, has_content, project_root, resolve_uri
+from sweepstack.tracking.keeping import resolve_folder
 from sweepstack.tracking.rows import ID_TAG, OURS, SWEEP_TAG, Row, member_tag, row_of, sweeps_of
+from sweepstack.tracking.sessions import Sessions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -120,6 +123,7 @@ class Store:
             StoreError: the database is of another MLflow version, or cannot be opened.
         """
         if self._client is None:
+            check_driver(self.uri)
             make = _import_client()
             self._make_database()
             try:
@@ -188,7 +192,7 @@ class Store:
                 return [row_of(run, sweep) for run in runs]
         runs = self.runs(OURS)
         if not runs:
-            raise StoreError(f"the tracking store {self.uri} holds no trials yet; train some: python train.py")
+            raise self._without_trials()
         if sweep == "all":
             return [row_of(run) for run in runs]
         begun: dict[str, int] = {}
@@ -204,6 +208,27 @@ class Store:
                 f"there is no sweep {sweep!r} in {self.uri}; {did_you_mean(sweep, [*begun, 'latest', 'all'])}"
             )
         return [row_of(run, sweep) for run in runs if sweep in sweeps_of(run)]
+
+    def _without_trials(self) -> StoreError:
+        """Why there are none, and what helps: they may be in the journal, or have been deleted."""
+        rule = f"the tracking store {self.uri} holds no trials yet"
+        waiting: Sequence[int] = ()
+        with contextlib.suppress(StoreError, sqlite3.Error):
+            waiting = Sessions(resolve_folder(self.database, self.uri, project_root(), None)).waiting()
+        if waiting:
+            what = "a command waits" if len(waiting) == 1 else f"{len(waiting)} commands wait"
+            return StoreError(f"{rule}: what was trained by {what} in the journal", remedy="type: sweepstack sync")
+        if self.database is None or has_content(self.database):
+            every = 3  # MLflow's ViewType.ALL: what is there and what has been deleted
+            experiments = {one.experiment_id: one for one in self.client.search_experiments(view_type=every)}
+            for run in self.client.search_runs([*experiments], OURS, run_view_type=every, max_results=1):
+                experiment = experiments[run.info.experiment_id]
+                deleted = (
+                    f"experiment {experiment.name!r} has" if experiment.lifecycle_stage != "active" else "they have"
+                )
+                rule += f", for {deleted} been deleted"
+                return StoreError(rule, remedy="restore what was deleted with MLflow, or train others: python train.py")
+        return StoreError(rule, remedy="train some: python train.py")
 
     def _has_older(self, sweep: str) -> bool:
         """Whether a sweep has runs of an earlier version, which are not found by its tag: its first run tells."""

@@ -7,7 +7,8 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sweepstack.errors import ConfigError, did_you_mean
+from sweepstack.errors import ConfigError, did_you_mean, one_line
+from sweepstack.faults import Whose, contained, judge, told
 
 
 def resolve(key: str, target: str) -> Callable[..., Any]:
@@ -17,24 +18,26 @@ def resolve(key: str, target: str) -> Callable[..., Any]:
         ConfigError: it cannot be imported, or is not callable.
     """
     try:
-        found = pkgutil.resolve_name(target)
+        with contained():
+            found = pkgutil.resolve_name(target)
     except Exception as error:  # importing somebody's module can fail in any way
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(
-            f"{key}._target_ should name something that can be imported, got {target!r} ({reason}); {_remedy(target)}"
-        ) from error
+        rule = f"{key}._target_ should name something that can be imported ({told(error)})"
+        raise ConfigError(rule, target, _remedy(target, error)) from error
     if not callable(found):
         raise ConfigError(
-            f"{key}._target_ should name a class or a function, got {target!r}, a {type(found).__name__}; "
-            "name the class inside it"
+            f"{key}._target_ should name a class or a function, {target!r} is a {type(found).__name__}",
+            remedy="name the class inside it",
         )
     return found  # type: ignore[no-any-return]
 
 
-def _remedy(target: str) -> str:
+def _remedy(target: str, error: Exception) -> str:
+    if judge(error).whose is Whose.CODE:
+        return "correct the module"
     try:
         module, _, name = target.rpartition(".")
-        return did_you_mean(name, [word for word in vars(pkgutil.resolve_name(module)) if word[0] != "_"])
+        with contained():
+            return did_you_mean(name, [word for word in vars(pkgutil.resolve_name(module)) if word[0] != "_"])
     except Exception:
         return "correct the path, or run from the folder that holds the module (or put it on PYTHONPATH)"
 
@@ -55,11 +58,12 @@ def check_keywords(key: str, target: str, positional: int, keywords: Mapping[str
         for name in keywords:
             if name not in {p.name for p in known}:
                 names = [p.name for p in known[positional:]]
-                raise ConfigError(f"{key}.{name} is not a keyword of {target}; {did_you_mean(name, names)}")
+                raise ConfigError(f"{key}.{name} is not a keyword of {target}", remedy=did_you_mean(name, names))
     try:
         signature.bind(*[None] * positional, **keywords)
     except TypeError as error:
-        raise ConfigError(f"{key}: {target} cannot be called: {error}; give it with +{key}.NAME=VALUE") from error
+        rule = f"{key}: {target} cannot be called: {one_line(error)}"
+        raise ConfigError(rule, remedy=f"give it with +{key}.NAME=VALUE") from error
 
 
 def build(value: Any, key: str = "target") -> Any:
@@ -67,7 +71,10 @@ def build(value: Any, key: str = "target") -> Any:
     if isinstance(value, Mapping):
         built = {name: build(part, f"{key}.{name}") for name, part in value.items()}
         target = built.pop("_target_", None)
-        return built if target is None else resolve(key, target)(**built)
+        if target is None:
+            return built
+        with contained():
+            return resolve(key, target)(**built)
     if isinstance(value, list | tuple):
         return [build(part, f"{key}[{place}]") for place, part in enumerate(value)]
     return value

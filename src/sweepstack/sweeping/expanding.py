@@ -1,0 +1,207 @@
+"""The values that one override of a sweep stands for, written out as overrides of jobs: `seed=range(3)` as three lines.
+
+Hydra's own expansion is not used, for it adds up ranges in binary (0.1, 0.2, 0.30000000000000004), sorts ranges wrongly
+(`sort(range(3,8,2),reverse=true)` gives 6, 4, 2) and takes quotes away (`choice('1','2')` gives numbers).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.grammar import grammar_functions
+from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+    Sweep,
+    Transformer,
+)
+
+from sweepstack.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from hydra._internal.grammar.functions import Functions
+
+MOST_JOBS = 100_000
+"""Of one sweep: the jobs are composed and planned in memory before the first one trains, at about 10 kB each."""
+FEWER = f"sweep fewer values: a sweep holds {MOST_JOBS:,} jobs at most"
+PLAIN_TEXT = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE | re.ASCII)
+"""Text that Hydra reads back as the same text without quotes."""
+
+
+def parse(lines: Sequence[str]) -> list[Override]:
+    """The overrides of a sweep, with ranges sorted rightly.
+
+    Raises:
+        HydraException: a line cannot be read.
+    """
+    found: list[Override] = OverridesParser(_functions()).parse_overrides(list(lines))
+    return found
+
+
+def has_dict(override: Override) -> bool:
+    """Whether a value of the override is a dict, which Hydra merges into the config; every other value replaces."""
+    value = override._value
+    return any(isinstance(part, dict) for part in (value.list if isinstance(value, ChoiceSweep) else [value]))
+
+
+def expand(override: Override, options: Callable[[str], Sequence[str]]) -> list[str]:
+    """The overrides that jobs get: one, or one for each value of a sweep.
+
+    Args:
+        options: gives the names of the options of a config group; none for what is no group.
+
+    Raises:
+        ConfigError: nothing or too much to sweep, or a sweep where none can be.
+    """
+    key, value = override.get_key_element(), override._value
+    values: list[Any]
+    if override.value_type is None:  # ~key
+        return [key]
+    match value:
+        case RangeSweep():
+            values = _numbers(value, str(override.input_line))
+        case ChoiceSweep():
+            values = [*value.list]
+        case Glob():
+            values = _matching(override, value, options)
+        case IntervalSweep():
+            raise ConfigError(
+                "a grid has no intervals",
+                override.input_line,
+                f"list the values ({key}=1,2,3) or use range(...); an interval is for a sweeper that searches",
+            )
+        case _:
+            values = [value]
+    if not values:
+        raise ConfigError("a sweep must have a value", override.input_line, f"for example {key}=1,2,3")
+    if len(values) > MOST_JOBS:
+        raise ConfigError("a sweep must not be too large", override.input_line, FEWER)
+    if any(_holds_sweep(part) for part in values):
+        raise ConfigError(
+            "a sweep must be the whole value of its key, not a part of it",
+            override.input_line,
+            f"write every value out, such as {key}=[1,2],[1,3]",
+        )
+    if isinstance(value, ChoiceSweep | RangeSweep) and value.shuffle:
+        random.shuffle(values)
+    return [f"{key}={text}" for text in _texts(values)]
+
+
+def _numbers(sweep: RangeSweep, line: str) -> list[Any]:
+    """Of a range, in the decimals that were typed: 0.1, 0.2, 0.3."""
+    bounds = (sweep.start, sweep.stop, sweep.step)
+    if not all(isinstance(bound, int) or math.isfinite(bound or 0) for bound in bounds):
+        raise ConfigError("a range must end", line, "give it finite numbers, such as range(1,10)")
+    # A number was typed as the shortest decimal that it is read from, or is equal to that.
+    start, stop, step = (Fraction(str(int(bound) if isinstance(bound, int) else bound)) for bound in bounds)
+    if step == 0:
+        raise ConfigError("the step of a range must not be 0", line, "leave it out for 1, or give another")
+    count = math.ceil((stop - start) / step)
+    if count <= 0:
+        raise ConfigError(
+            "a range must hold a number",
+            line,
+            "it runs from the first number up to, but without, the second; give a negative step to count down",
+        )
+    if count > MOST_JOBS:
+        raise ConfigError("a range must not be too large", line, FEWER)
+    kind = int if all(isinstance(bound, int) for bound in bounds) else float
+    numbers: list[Any] = [kind(start + place * step) for place in range(count)]
+    for cast in getattr(sweep, "transformers", ()):  # since Hydra 1.4
+        numbers = [cast(number) for number in numbers]
+    return numbers
+
+
+def _matching(override: Override, glob: Glob, options: Callable[[str], Sequence[str]]) -> list[str]:
+    known = list(options(override.key_or_group))
+    found: list[str] = glob.filter(known)
+    if not known:
+        raise ConfigError(
+            f"glob(...) chooses among the options of a config group; {override.key_or_group} is none",
+            override.input_line,
+            "list the values, such as a,b,c",
+        )
+    if not found:
+        raise ConfigError(
+            f"glob(...) must match an option of {override.key_or_group}",
+            override.input_line,
+            did_you_mean(str(glob.include[0]) if glob.include else "", known),
+        )
+    return found
+
+
+def _holds_sweep(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_sweep(part) for part in value.values())
+    if isinstance(value, list):
+        return any(_holds_sweep(part) for part in value)
+    return isinstance(value, Sweep | Glob)
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    """Values in the form in which Hydra reads them."""
+    return [str(Transformer.str(_quoted(value))) for value in values]
+
+
+def _quoted(value: Any) -> Any:
+    """With quotes around text that Hydra would read as another value: "1", "true"."""
+    if isinstance(value, dict):
+        return {_quoted(key): _quoted(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_quoted(part) for part in value]
+    if isinstance(value, str) and not PLAIN_TEXT.fullmatch(value) and _read_back(value) != value:
+        return _Quoted(value, Quote.single)
+    return value
+
+
+class _Quoted(QuotedString):
+    """That can be a key of a dict."""
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_back(text: str) -> Any:
+    try:
+        return OverridesParser.create().parse_override(f"key={Transformer.str(text)}")._value
+    except Exception:  # it cannot be read without quotes
+        return None
+
+
+def _sort(*arguments: Any, **named: Any) -> Any:
+    """As Hydra's `sort` is documented."""
+    sweep = named.get("sweep") or (arguments[0] if len(arguments) == 1 else None)
+    if isinstance(sweep, RangeSweep):
+        return _sorted_range(sweep, bool(named.get("reverse")))
+    found = grammar_functions.sort(*arguments, **named)
+    if isinstance(found, ChoiceSweep):
+        found.shuffle = False
+    return found
+
+
+def _sorted_range(sweep: RangeSweep, reverse: bool) -> Sweep:
+    """The same numbers, upwards or downwards."""
+    try:
+        return ChoiceSweep(list=[*sorted(_numbers(sweep, ""), reverse=reverse)], tags=sweep.tags)
+    except ConfigError:
+        return sweep  # told when it is written out
+
+
+@functools.cache
+def _functions() -> Functions:
+    functions = create_functions()
+    functions.functions["sort"] = _sort
+    return functions

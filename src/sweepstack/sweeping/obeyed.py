@@ -1,0 +1,104 @@
+"""What configs say below `hydra` about the whole sweep: refused where nobody would obey it, not lost in silence.
+
+Hydra reads the launcher, the sweeper with its grid, and a few other keys from the config of the sweep alone. Nobody
+obeys a file that only some jobs choose (`experiment=A,B`), or a grid without -m.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any, cast
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from sweepstack.errors import ConfigError
+
+OF_THE_SWEEP = ("mode", "launcher", "sweeper", "callbacks", "hydra_logging")
+"""Sections below hydra that are read from the config of the sweep, and from no job's."""
+
+
+def grid_of(hydra: DictConfig) -> dict[str, str]:
+    """`hydra.sweeper.params`: keys of overrides and what they are swept over; empty where a sweeper knows none."""
+    params = OmegaConf.select(hydra, "sweeper.params", throw_on_missing=False)
+    if not isinstance(params, DictConfig):
+        return {}
+    plain = cast("dict[str, Any]", OmegaConf.to_container(params, resolve=True))
+    return {str(key): str(value) for key, value in plain.items()}
+
+
+def check_obeyed(job: DictConfig, sweep: DictConfig, where: str = "") -> None:
+    """That a job says nothing else of the sweep than the config of the sweep does, but for the grid.
+
+    Args:
+        job: its node hydra.
+        sweep: the sweep's node hydra.
+        where: what to call the job.
+
+    Raises:
+        ConfigError: it does, and nobody would obey it.
+    """
+    for section in OF_THE_SWEEP:
+        own, common = _plain(job, section), _plain(sweep, section)
+        if own == common:
+            continue
+        key, value = f"hydra.{section}", own
+        if isinstance(own, dict) and isinstance(common, dict):
+            differs = [name for name in {**own, **common} if own.get(name) != common.get(name)]
+            key, value = f"{key}.{differs[0]}", own.get(differs[0])
+        raise ConfigError(
+            f"{key} must be the same for all jobs of a sweep",
+            value,
+            f"choose what sets it for the whole sweep, without a comma, or give {key} on the command line",
+            where=where,
+        )
+
+
+def check_grid(hydra: DictConfig, where: str = "") -> None:
+    """That what a job's config says is to be swept has been swept: its overrides hold a value for each of these keys.
+
+    Args:
+        hydra: the job's node hydra.
+        where: what to call the job.
+
+    Raises:
+        ConfigError: a grid in a file is obeyed by nobody.
+    """
+    had = _keys(str(line) for line in hydra.overrides.task)
+    lost = {key: value for key, value in grid_of(hydra).items() if _key(key) not in had}
+    if lost and hydra.mode != RunMode.MULTIRUN:
+        known = _of_the_main_file(hydra)
+        lost = {key: value for key, value in lost.items() if known.get(key) != value}
+        remedy = "add -m to sweep, or leave out what brings the grid"
+    else:
+        remedy = (
+            "sweep with hydra/sweeper=sweepstack, which joins the grids of files, or choose one file without a comma"
+        )
+    for key, value in lost.items():
+        raise ConfigError(f"hydra.sweeper.params.{key} is a grid that nothing sweeps", value, remedy, where=where)
+
+
+def _of_the_main_file(hydra: DictConfig) -> dict[str, str]:
+    """The grid that the config has whatever is typed: without -m nobody has asked for it."""
+    with contextlib.suppress(Exception):
+        loader = GlobalHydra.instance().config_loader()
+        return grid_of(loader.load_configuration(hydra.job.config_name, [], run_mode=RunMode.RUN).hydra)
+    return {}
+
+
+def _plain(hydra: DictConfig, section: str) -> Any:
+    value = OmegaConf.select(hydra, section) if section == "mode" else hydra._get_node(section)
+    if not isinstance(value, DictConfig) or value._is_none() or value._is_missing():
+        return value
+    plain = cast("dict[str, Any]", OmegaConf.to_container(value, resolve=False))
+    return {key: part for key, part in plain.items() if (section, key) != ("sweeper", "params")}
+
+
+def _keys(lines: Iterable[str]) -> set[str]:
+    return {_key(line.partition("=")[0]) for line in lines}
+
+
+def _key(key: str) -> str:
+    return key.lstrip("+~")
