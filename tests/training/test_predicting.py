@@ -11,8 +11,8 @@ from sweepstack.config import TrialConfig
 from sweepstack.errors import UserError
 from sweepstack.training import data, stacking
 from sweepstack.training.predicting import CPU, Classifier, classifier, distance, example, has_kinks, labels_of_test
+from sweepstack.training.single_model import SingleModel
 from sweepstack.training.stack import Reader, train_stack
-from sweepstack.training.stacked_models import SingleModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome
 

@@ -206,22 +206,23 @@ def _train(stack: Stack, data: Data, recording: Recording, keeper: Keeper) -> No
     """Trains trajectories together, or a single one by the plain trainer."""
     import torch
 
-    from sweepstack.training import stacking
+    from sweepstack.training import seeding, stacking
     from sweepstack.training.hardware import choose_threads
+    from sweepstack.training.single_model import SingleModel
     from sweepstack.training.stack import train_stack
-    from sweepstack.training.stacked_models import SingleModel
     from sweepstack.training.trainer import train
 
     readers = [[_reader(trial, stack, data, recording) for trial in one.trials] for one in stack.trajectories]
     configs = [trajectory.config for trajectory in stack.trajectories]
     torch.set_num_threads(stack.choice.threads or choose_threads(configs[0]))
-    if len(readers) > 1:
-        train_stack(readers, data, stacking.build(configs, data.images.shape[1:], data.device), keeper)
-    elif len(readers[0]) > 1:
-        train_stack(readers, data, SingleModel(configs[0], data.device), keeper)
-    else:
-        (reader,) = readers[0]
-        reader.end(train(reader.config, data, reader.report, keeper))
+    with seeding.apart():
+        if len(readers) > 1:
+            train_stack(readers, data, stacking.build(configs, data.images.shape[1:], data.device, data.some()), keeper)
+        elif len(readers[0]) > 1:
+            train_stack(readers, data, SingleModel(configs[0], data.device), keeper)
+        else:
+            (reader,) = readers[0]
+            reader.end(train(reader.config, data, reader.report, keeper))
 
 
 def _reader(trial: Trial, stack: Stack, data: Data, recording: Recording) -> Reader:

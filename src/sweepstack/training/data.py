@@ -103,6 +103,10 @@ class Data:
     def _select(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return self._ready(self.images.index_select(0, index), self.labels.index_select(0, index))
 
+    def some(self, count: int = 16) -> Tensor:
+        """The first images to train on, as batches have them: float32 [count, *shape], on `device`."""
+        return self._select(self.train[:count])[0]
+
     def evaluation(self, chunk: int = 2000) -> Iterator[tuple[Tensor, Tensor]]:
         """What to evaluate on while training: the held-out part, or the test data when nothing is held out."""
         if not len(self.held_out):
