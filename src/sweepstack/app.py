@@ -171,6 +171,9 @@ def main(task: Callable[[], Any]) -> NoReturn:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     with _ending():
+        from sweepstack.sweeping.showing import understood
+
+        sys.argv[1:] = understood(sys.argv[1:])
         task()
     sys.exit(OK)
 
