@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra._internal.core_plugins import basic_sweeper  # a class imported by name would be listed as found here
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from hydra_plugins.sweepstack._registering import register
 from sweepstack.errors import ConfigError
 
 
@@ -75,9 +75,7 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
             super().validate_batch_is_legal(batch)
 
 
-ConfigStore.instance().store(
-    group="hydra/sweeper",
-    name="sweepstack",
-    node=basic_sweeper.BasicSweeperConf(_target_="hydra_plugins.sweepstack.sweeper.SweepstackSweeper", params={}),
-    provider="sweepstack",
+register(
+    "hydra/sweeper",
+    basic_sweeper.BasicSweeperConf(_target_="hydra_plugins.sweepstack.sweeper.SweepstackSweeper", params={}),
 )
