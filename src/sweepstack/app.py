@@ -194,6 +194,9 @@ def main(task: Callable[[], Any]) -> NoReturn:
     open_closed(output_is_needed=False)
     with lenient_output():
         with _ending():
+            from sweepstack.sweeping.showing import understood
+
+            sys.argv[1:] = understood(sys.argv[1:])
             task()
         sys.exit(OK)
 

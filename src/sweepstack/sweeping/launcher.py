@@ -20,6 +20,7 @@ from sweepstack.sweeping.jobs import fixed_keys
 from sweepstack.sweeping.plan import describe
 from sweepstack.sweeping.recording import usable_store
 from sweepstack.sweeping.runner import prepare
+from sweepstack.sweeping.showing import asked, show
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Trial
 
@@ -47,6 +48,15 @@ def launch(
     with contextlib.suppress(OmegaConfBaseException):  # what is wrong is told with the first job
         OmegaConf.to_container(config.tracking, resolve=True)  # once: all jobs get the name that the sweep has
     jobs = HydraJobs(context, composer, job_overrides, first)
+    if (shown := asked()) is not None:
+        if config.hydra.runtime.choices.get("hydra/sweeper") != "sweepstack":
+            raise ConfigError(
+                "--multirun --cfg shows the jobs of a grid",
+                config.hydra.runtime.choices.get("hydra/sweeper"),
+                "choose hydra/sweeper=sweepstack; what a search trains is not known before it has begun",
+            )
+        show(((jobs.overrides(number), jobs.compose(number)) for number in jobs.numbers), shown)
+        return []
     trials, apart = _parsed(jobs, config.hydra)
     store = usable_store(trials) if not trials[0].config.launch.dry_run else Store(trials[0].config.tracking.uri)
     _prepare(trials, jobs)
