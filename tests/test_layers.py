@@ -11,6 +11,7 @@ FLOORS = {
     "errors": 0,
     "faults": 1,
     "streams": 1,
+    "yamlfile": 1,
     "config": 1,
     "trial": 2,
     "training": 3,

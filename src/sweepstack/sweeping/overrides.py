@@ -29,7 +29,7 @@ def explain(error: BaseException) -> str:
         and cause.key is not None
     ):
         section = cause.parent_node
-        unknown = isinstance(section, DictConfig) and cause.key not in section
+        unknown = isinstance(section, DictConfig) and not section._is_none() and cause.key not in section
         if unknown and not OmegaConf.is_missing(section, cause.key):
             known = [str(name) for name in section]
             key = str(cause.full_key or cause.key)
