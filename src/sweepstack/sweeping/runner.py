@@ -68,6 +68,13 @@ def prepare(
         with inside(), contained():
             check(config)
             _data(config)
+    last = f"{key} {config.batch_size}"
+    if last not in seen:
+        from sweepstack.training.check import check_last_batch
+
+        seen.add(last)
+        with contained():
+            check_last_batch(config)
 
 
 def identify(
@@ -161,6 +168,7 @@ def run_stack(
 def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: Callable[[], bool]) -> Sequence[Stack]:
     """Trains a stack, again and again as far as `retries` allow; gives the parts to go on with where it cannot."""
     from sweepstack.training.checkpoint import CheckpointError, Keeper
+    from sweepstack.training.stacked_models import Unstackable
 
     config = stack.trajectories[0].config
     folder, say = recording.checkpoints(stack), recording.display.say
@@ -184,9 +192,13 @@ def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: C
         except Exception as error:
             left = [one for one in stack.trajectories if any(recording.owns(trial) for trial in one.trials)]
             if len(stack.trajectories) > 1:
-                log_traceback(error)
+                if isinstance(error, Unstackable):
+                    why = str(error)
+                else:
+                    log_traceback(error)
+                    why = reason(error)
                 cut, how = _smaller(error)
-                note = f"a stack of {len(stack.trajectories)} failed: {reason(error)}"
+                note = f"a stack of {len(stack.trajectories)} failed: {why}"
                 say(f"{note[0].upper()}{note[1:]}; its trials go on {how}.")
                 return recording.split(stack, cut(left), data.device.type, note)
             if tries == config.retries or not _may_pass(error):

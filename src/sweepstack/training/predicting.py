@@ -191,9 +191,10 @@ def has_kinks(config: TrialConfig) -> bool:
     which way it goes on; False where the model cannot be had here."""
     try:
         with torch.random.fork_rng(devices=[]):
-            unread = [models.build(config.model).eval()(torch.zeros(2, *config.dataset.shape)).grad_fn]
+            logits = models.answer_to_any(models.build(config.model).eval(), config.dataset.shape)
     except Exception:  # a user's class can fail in any way
         return False
+    unread = [] if logits is None else [logits.grad_fn]
     seen = set()
     while unread:
         if (node := unread.pop()) is not None and node not in seen:

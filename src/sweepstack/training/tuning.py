@@ -224,7 +224,7 @@ def _fitting_width(config: TrialConfig, data: Data) -> int:
         kept += tensor.nbytes
         return tensor
 
-    images = torch.zeros(min(config.batch_size, len(data.train)), *data.images.shape[1:], device=data.device)
+    images = data.some(config.batch_size)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         model(images)
     own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
