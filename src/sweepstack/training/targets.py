@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sweepstack.errors import ConfigError, did_you_mean
+from sweepstack.training.seeding import seeded
 
 
 def resolve(key: str, target: str) -> Callable[..., Any]:
@@ -17,7 +18,8 @@ def resolve(key: str, target: str) -> Callable[..., Any]:
         ConfigError: it cannot be imported, or is not callable.
     """
     try:
-        found = pkgutil.resolve_name(target)
+        with seeded():  # a module that draws random numbers while it is imported draws the same in every process
+            found = pkgutil.resolve_name(target)
     except Exception as error:  # importing somebody's module can fail in any way
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(
