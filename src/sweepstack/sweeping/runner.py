@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweepstack.config import Fingerprint, TrialConfig, fingerprint
-from sweepstack.errors import UserError, one_line
+from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.faults import Whose, contained, judge, reason
 from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.recording import Recording
@@ -143,6 +143,7 @@ def run_stack(
         KeyboardInterrupt: after a signal; the trials that had not ended have been emitted as KILLED.
     """
     data = _data(stack.trajectories[0].config)
+    _check_fingerprints(stack, data)
     kind = data.device.type
     if stack.device not in ("", kind):
         stack = replace(stack, note=f"it began on {stack.device} and went on on {kind}")
@@ -163,6 +164,18 @@ def run_stack(
             for trial in (trial for later in parts[number:] for trial in later.trials):
                 recording.emit(_killed(trial, str(stop) or "interrupted"))
             raise
+
+
+def _check_fingerprints(stack: Stack, data: Data) -> None:
+    """That the data are those that the trials are known by: they may have been loaded again since."""
+    for trial in stack.trials:
+        if trial.fingerprint and (known := Fingerprint.parse(trial.fingerprint).data) != data.facts.digest:
+            raise DataError(
+                f"dataset must give the same data at every load, {trial.config.dataset.target} gave data of checksum "
+                f"{known}",
+                data.facts.digest,
+                "let it give the same; if its files were changed meanwhile, type the same command again",
+            )
 
 
 def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: Callable[[], bool]) -> Sequence[Stack]:

@@ -1,11 +1,11 @@
-"""The global random states that a training draws from: PyTorch's, NumPy's and Python's. Seeded, kept and restored
-together, for a model may draw from any of them."""
+"""The global random states that a user's code draws from: PyTorch's, NumPy's and Python's. Seeded, kept and restored
+together, for a model or a dataset may draw from any of them."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,3 +67,28 @@ def apart() -> Iterator[None]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
+
+
+@contextlib.contextmanager
+def seeded(seed: int = 0) -> Iterator[Callable[[], bool]]:
+    """PyTorch, NumPy and Python's `random` draw from a seed on inside; afterwards they are as they were before.
+
+    Yields:
+        A function that tells whether one of them has drawn on the CPU since it was called last. A generator of
+        somebody's own, such as `numpy.random.default_rng()`, is not seen, and not seeded.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices), apart():
+        seed_all(seed)
+        before = _states()
+
+        def drawn() -> bool:
+            nonlocal before
+            was, before = before, _states()
+            return was != before
+
+        yield drawn
+
+
+def _states() -> bytes:
+    return torch.get_rng_state().numpy().tobytes() + of_others()
