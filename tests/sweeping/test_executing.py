@@ -15,7 +15,7 @@ import torch
 
 from sweepstack.config import TrialConfig
 from sweepstack.sweeping.executing import execute, foreseen, identified
-from sweepstack.sweeping.recording import ledger_of
+from sweepstack.sweeping.recording import ledger_of, undelivered
 from sweepstack.sweeping.runner import run_stack
 from sweepstack.tracking.entries import Composition
 from sweepstack.tracking.ledger import Ledger
@@ -25,7 +25,7 @@ from sweepstack.training import code
 from sweepstack.trial import Outcome, Trial
 
 from ..conftest import new_store
-from ..tracking.conftest import CHOICE, Command, room_for
+from ..tracking.conftest import CHOICE, Command, deliver_all, room_for
 
 MakeTrials = Callable[..., list[Trial]]
 
@@ -177,6 +177,38 @@ def test_a_stack_that_is_not_whole_any_more_is_foreseen_as_new_trials(
     assert (sorted(work.fresh, key=lambda trial: trial.number), work.resumed) == (three, [])
     assert {trial.name for trial in planned.trials} == {"lr=0.1", "lr=0.2", "lr=0.3"}
     assert ledger.composition(str(three[0].sweep)) is not None  # though the ledger still has it
+
+
+def test_records_that_the_store_has_not_received_are_known_until_somebody_delivers_them(
+    store: Store, ledger: Ledger, trials: MakeTrials
+) -> None:
+    assert (undelivered(), undelivered(store)) == (None, None)
+    gone = store.experiment_id("gone")
+    store.client.delete_experiment(gone)
+    assert states(trials(0.1, **{"tracking.experiment": "gone"}), store) == ["FINISHED"]
+    line = undelivered()
+    assert line is not None
+    assert line.startswith("Records of 1 trial are kept in the journal")
+    assert "sweepstack sync" in line
+    assert undelivered(store) == line
+    store.client.restore_experiment(gone)
+    assert deliver_all(store, ledger) == 1
+    assert (undelivered(), undelivered(store)) == (None, None)
+
+
+def test_records_that_another_process_has_left_in_the_journal_are_asked_for_by_store(
+    store: Store, ledger: Ledger, trials: MakeTrials
+) -> None:
+    """As launchers do that train elsewhere."""
+    other = Command(ledger)
+    assert undelivered(store) is None  # it lives
+    other.die()
+    assert undelivered() is None
+    line = undelivered(store)
+    assert line is not None
+    assert line.startswith("Records are kept in the journal")
+    assert deliver_all(store, ledger) == 0
+    assert undelivered(store) is None
 
 
 # --- What goes wrong inside a stack

@@ -29,6 +29,7 @@ from sweepstack.trial import Choice, Ended, Event, Joined, Measured, Outcome, St
 
 LONGEST_WAIT = 5.0
 """Seconds."""
+WAITING = "Records are kept in the journal; the next sweep delivers them, or type: sweepstack sync"
 LAST_WORDS = 1.0
 """Seconds that an interrupted command waits for its records to be delivered; the process beside goes on by itself."""
 
@@ -237,9 +238,38 @@ def recording(
         finally:
             _end(session, ledger, number, lock)
             complaint = process.finish(LAST_WORDS if stopped else None)
+            _sessions.append((ledger, number, complaint))
     if complaint is not None and not process.complained:
         process.complained = True  # of the first of many launches
         print(complaint, file=sys.stderr)
+
+
+_sessions: list[tuple[Ledger, int, str | None]] = []
+"""Those of this process that are over, and what was said of their records at the end."""
+
+
+def undelivered(store: Store | None = None, journal: str | None = None) -> str | None:
+    """What this process has recorded and the store has not received: it waits in the journal. The ledger is asked, so
+    the answer is true at the moment of the call, however the delivery ended and whoever delivered.
+
+    Args:
+        store: ask for all sessions of this store, too, whatever process trained them, except those that live.
+        journal: folder of that store's journal, if the config names one.
+
+    Returns:
+        A line for the user; None when everything is in the store.
+    """
+    for ledger, number, complaint in reversed(_sessions):
+        with contextlib.suppress(StoreError):  # a ledger that cannot be read is no proof of delivery
+            if not ledger.exists(number):
+                continue
+        return complaint or WAITING
+    if store is not None:
+        try:
+            return WAITING if ledger_of(store, journal).waiting() else None
+        except StoreError as error:
+            return str(error)
+    return None
 
 
 def _end(session: Recording, ledger: Ledger, number: int, lock: BaseFileLock) -> None:

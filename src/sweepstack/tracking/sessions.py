@@ -94,6 +94,14 @@ class Sessions:
         with reading(self.file) as database:
             return database.execute("SELECT 1 FROM sessions WHERE number = ?", (session,)).fetchone() is not None
 
+    def waiting(self) -> list[int]:
+        """Sessions that do not live any more and whose journals are not delivered; nothing is written."""
+        if not self.file.exists():
+            return [int(path.stem) for path in self._journals()]
+        with reading(self.file) as database:
+            found = database.execute("SELECT number, ended FROM sessions ORDER BY number").fetchall()
+        return [number for number, ended in found if ended or self._is_dead(number)]
+
     def waits(self, trial_id: str, session: int) -> bool:
         """Whether an earlier session, from which a trial was taken over, is still to be delivered."""
         with reading(self.file) as database:
