@@ -218,6 +218,7 @@ def test_a_stack_that_is_not_whole_any_more_is_foreseen_as_new_trials(
 def test_records_that_the_store_has_not_received_are_known_until_somebody_delivers_them(
     store: Store, ledger: Ledger, trials: MakeTrials
 ) -> None:
+    deliver_all(store, ledger)  # what other tests have left
     assert (undelivered(), undelivered(store)) == (None, None)
     gone = store.experiment_id("gone")
     store.client.delete_experiment(gone)
@@ -236,6 +237,7 @@ def test_records_that_another_process_has_left_in_the_journal_are_asked_for_by_s
     store: Store, ledger: Ledger, trials: MakeTrials
 ) -> None:
     """As launchers do that train elsewhere."""
+    deliver_all(store, ledger)
     other = Command(ledger)
     assert undelivered(store) is None  # it lives
     other.die()

@@ -109,7 +109,7 @@ class Recording:
         folder = self._ledger.files(f"{trial.id}-{self._number}")  # that of the trial alone ends with its own delivery
         files = tuple(keep_file(folder, file) for file in lacking)
         if trial.sweep is not None or files:
-            self.journal.put(Joined(trial, time.time(), run_id, files))
+            self.fold.take(self.journal.put(Joined(trial, time.time(), run_id, files)))
 
     def keep_plan(self, stacks: Sequence[Stack], device: str) -> list[Stack]:
         """Keeps how trials are composed, before the first of them trains; gives the stacks as they are known then."""
@@ -237,6 +237,7 @@ def recording(
     stopped = True
     with Display() as display:
         session = Recording(ledger, number, store, process, display, ended)
+        ledger.tell(display.say)
         process.open(ledger.folder, number, display.say)
         try:
             yield session
@@ -245,6 +246,8 @@ def recording(
             _end(session, ledger, number, lock)
             complaint = process.finish(LAST_WORDS if stopped else None)
             _sessions.append((ledger, number, complaint))
+            with contextlib.suppress(StoreError):
+                ledger.tell(display.say)
     if complaint is not None and not process.complained:
         process.complained = True  # of the first of many launches
         print(complaint, file=sys.stderr)
@@ -281,8 +284,8 @@ def undelivered(store: Store | None = None, journal: str | None = None) -> str |
 def _end(session: Recording, ledger: Ledger, number: int, lock: BaseFileLock) -> None:
     """If this cannot be done, the next command that trains finds a dead session and does it."""
     with contextlib.suppress(StoreError):
-        session.journal.close()
-        ledger.end(number, session.fold)
+        session.journal.close()  # which is on the disk before the ledger says that it is complete
+        ledger.end(number, session.fold, session.journal.lines)
     lock.release()
 
 
