@@ -191,6 +191,24 @@ def version(store: Store, name: str, alias: str) -> Version:
     return Version(name, str(store.client.get_model_version_by_alias(name, alias).version))
 
 
+def numbered(store: Store, name: str, number: str) -> Version:
+    """The version of a model that has a number, or "latest".
+
+    Raises:
+        UserError: there is none.
+    """
+    known = registered(store)
+    if name not in known:
+        raise UserError(f"there is no model {name!r} in {store.uri}", remedy=did_you_mean(name, known))
+    found = store.client.search_model_versions(f"name = '{name}'")
+    numbers = sorted({int(each.version) for each in found})
+    if number == "latest" and numbers:
+        return Version(name, str(numbers[-1]))
+    if number not in map(str, numbers):
+        raise UserError(f"model {name!r} has no version {number!r}", remedy=did_you_mean(number, map(str, numbers)))
+    return Version(name, number)
+
+
 @contextmanager
 def files(store: Store, found: Version) -> Iterator[Path]:
     """The folder of a model of ours, for as long as the block lasts.

@@ -14,7 +14,7 @@ from sweepstack.training import models, optimizers
 from sweepstack.training.attributes import Attributes
 from sweepstack.training.seeding import seed_all
 from sweepstack.training.stacked_models import EVALUATED, Batches
-from sweepstack.training.trainer import autocast_of, evaluate, restore, state_of
+from sweepstack.training.trainer import autocast_of, evaluate, restore, state_of, warm_up
 
 
 class SingleModel:
@@ -24,6 +24,7 @@ class SingleModel:
     width = 1
 
     def __init__(self, config: TrialConfig, device: torch.device) -> None:
+        warm_up(device)
         seed_all(config.seed)
         self._model = models.build(config.model).to(device).train()
         self._attributes = Attributes(self._model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -40,16 +41,16 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
 
     Returns:
         FINISHED with the last, best and test figures and the weights (on the CPU); FAILED when a loss is not a finite
-        number; KILLED when it was stopped.
+        number; KILLED when it was stopped. `train_seconds` begins when the model and its optimizer are built.
 
     Raises:
         CheckpointError: the keeper's state does not fit.
     """
-    began = time.perf_counter()
     steps = data.steps_per_epoch(config.batch_size)
     total = steps * config.epochs
     by_epoch = config.evaluate_every == "epoch"
     every = steps if config.evaluate_every == "epoch" else config.evaluate_every
+    warm_up(data.device)
     seed_all(config.seed)
     model = models.build(config.model).to(data.device).train()
     attributes = Attributes(model)
@@ -60,6 +61,7 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
     figures: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
     step = 0
+    began = time.perf_counter()
     if keeper.state is not None:
         step, seconds = _go_on(keeper.state, config, data, model, attributes, optimizer, figures, losses)
         began -= seconds
@@ -112,6 +114,16 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
         return failed(config, figures["test/loss"], step, steps, figures)
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     return Outcome(TrialState.FINISHED, figures, weights=weights, predictions=torch.cat(predicted).cpu().numpy())
+
+
+@functools.cache
+def warm_up(device: torch.device) -> None:
+    """An update of one number. The first one of a process imports parts of PyTorch and begins threads, which takes
+    seconds; they are no time of the trial that happens to come first. No random number is drawn."""
+    parameter = nn.Parameter(torch.zeros(1, device=device))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    (parameter * parameter).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 def _go_on(
