@@ -181,7 +181,7 @@ def restore(
     Raises:
         LookupError, TypeError, ValueError, AttributeError, RuntimeError: it is of another model or optimizer.
     """
-    attributes.restore(state["attributes"])
+    attributes.restore(state.get("attributes", {}))  # version 0.1 kept none
     model.load_state_dict(state["model"])
     buffers = dict(model.named_buffers())
     for name, value in state["buffers"].items():
