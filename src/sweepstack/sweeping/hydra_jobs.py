@@ -50,6 +50,7 @@ class HydraJobs:
         self._inside: int | None = None
         self._begun: set[int] = set()
         self._caches: dict[int, Any] = {}
+        self._checked: set[tuple[str, ...]] = set()
 
     @property
     def numbers(self) -> range:
@@ -78,7 +79,9 @@ class HydraJobs:
             ConfigError: a mistake in it.
         """
         cfg = self.compose(number)
-        check_obeyed(cfg.hydra, of_sweep)
+        if (choices := self._composer.choices(self.overrides(number))) not in self._checked:
+            check_obeyed(cfg.hydra, of_sweep)
+            self._checked.add(choices)
         check_grid(cfg.hydra)
         known = copy.deepcopy(OmegaConf.get_cache(cfg))
         with inside(cfg) as folder:
