@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sweepstack.config import Fingerprint, TrialConfig, fingerprint
 from sweepstack.errors import UserError, one_line
 from sweepstack.faults import Whose, contained, judge, reason
+from sweepstack.streams import HoldingErrors
 from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.recording import Recording
 from sweepstack.sweeping.stopping import calm
@@ -278,11 +279,11 @@ def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
         if outcome.weights is not None:
             files.append(trial.folder / WEIGHTS)
             weights = outcome.weights
-            _write(files[-1], lambda path: torch.save(weights, path))
+            _write(files[-1], _held(lambda file: torch.save(weights, file)))
         if outcome.predictions is not None:
             files.append(trial.folder / PREDICTIONS)
             predictions = outcome.predictions
-            _write(files[-1], lambda path: np.save(path, predictions, allow_pickle=False))
+            _write(files[-1], _held(lambda file: np.save(file, predictions, allow_pickle=False)))
         if trial.config.pictures and outcome.state is TrialState.FINISHED:
             from sweepstack.training.pictures import save_first
 
@@ -292,6 +293,18 @@ def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
     except Exception as error:  # a full disk costs this trial, no other one
         outcome, files = Outcome(TrialState.FAILED, reason=reason(error), traceback=traceback.format_exc()), []
     return Ended(trial, replace(outcome, weights=None, predictions=None), time.time(), tuple(files))
+
+
+def _held(write: Callable[[Any], None]) -> Callable[[Path], None]:
+    """Lets a library write to a file such that the error of a full disk is the disk's, and none of its own."""
+
+    def to(path: Path) -> None:
+        with path.open("wb") as file:
+            held = HoldingErrors(file, path)
+            write(held)
+            held.raise_error()
+
+    return to
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:
