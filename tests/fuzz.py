@@ -65,11 +65,22 @@ OVERRIDES = st.builds(
     PARTS,
 )
 LINES = st.tuples(st.booleans(), st.lists(OVERRIDES | st.text(max_size=20).map(lambda text: f"seed{text}"), max_size=3))
-TEXTS = st.recursive(PARTS, lambda inner: st.lists(inner, max_size=3).map(lambda parts: f"[{', '.join(parts)}]")
-    | st.dictionaries(PARTS, inner, max_size=3).map(lambda parts: "{" + ", ".join(f"{k}: {v}" for k, v in parts.items()) + "}"))  # fmt: skip
-FILES = st.binary(max_size=80) | st.lists(st.tuples(st.sampled_from(["a", "_target_", "defaults", "shape", "&x a", "<<"]), TEXTS), max_size=4).map(
-    lambda lines: "".join(f"{key}: {value}\n" for key, value in lines).encode("utf-8", "surrogatepass")
-)  # fmt: skip
+NAMES = st.sampled_from(["a", "_target_", "defaults", "shape", "&x a", "<<"])
+
+
+def _nested(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    lists = st.lists(inner, max_size=3).map(lambda parts: f"[{', '.join(parts)}]")
+    pairs = st.dictionaries(PARTS, inner, max_size=3).map(
+        lambda parts: [f"{key}: {part}" for key, part in parts.items()]
+    )
+    return lists | pairs.map(lambda parts: "{" + ", ".join(parts) + "}")
+
+
+def _file(lines: list[tuple[str, str]]) -> bytes:
+    return "".join(f"{key}: {value}\n" for key, value in lines).encode("utf-8", "surrogatepass")
+
+
+FILES = st.binary(max_size=80) | st.lists(st.tuples(NAMES, st.recursive(PARTS, _nested)), max_size=4).map(_file)
 BASE = ["dataset=digits", "launch.dry_run=true"]
 
 ends: collections.Counter[str] = collections.Counter()
