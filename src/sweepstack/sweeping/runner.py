@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sweepstack.config import Fingerprint, TrialConfig, fingerprint
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.faults import Whose, contained, judge, reason
+from sweepstack.streams import HoldingErrors
 from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.recording import Recording
 from sweepstack.sweeping.stopping import calm
@@ -319,11 +320,11 @@ def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
         if outcome.weights is not None:
             files.append(trial.folder / WEIGHTS)
             weights = outcome.weights
-            _write(files[-1], lambda path: torch.save(weights, path))
+            _write(files[-1], _held(lambda file: torch.save(weights, file)))
         if outcome.predictions is not None:
             files.append(trial.folder / PREDICTIONS)
             predictions = outcome.predictions
-            _write(files[-1], lambda path: np.save(path, predictions, allow_pickle=False))
+            _write(files[-1], _held(lambda file: np.save(file, predictions, allow_pickle=False)))
         if trial.config.pictures and outcome.state is TrialState.FINISHED:
             files.append(_draw(trial, data))
     except Exception as error:  # a full disk costs this trial, no other one
@@ -343,6 +344,18 @@ def _draw(trial: Trial, data: Data) -> Path:
     path, count = trial.folder / PICTURES, trial.config.pictures
     _write(path, lambda part: save_first(data.images[:count], data.labels[:count], part))
     return path
+
+
+def _held(write: Callable[[Any], None]) -> Callable[[Path], None]:
+    """Lets a library write to a file such that the error of a full disk is the disk's, and none of its own."""
+
+    def to(path: Path) -> None:
+        with path.open("wb") as file:
+            held = HoldingErrors(file, path)
+            write(held)
+            held.raise_error()
+
+    return to
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:
