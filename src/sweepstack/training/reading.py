@@ -217,14 +217,14 @@ def _check_same(given: Given, again: Given, config: DatasetConfig, name: str) ->
 
 
 def _tell(config: DatasetConfig, name: str, of_items: bool) -> None:
-    """Once for each dataset, or twice where only items of the second part are random."""
+    """One line for each dataset in a process."""
+    if config.target in _said:
+        return
+    _said.add(config.target)
     line = f"Dataset {config.target} draws random numbers while it is made: they are seeded, so it is always the same."
     if of_items:
-        parts = "the held-out images are" if name == "training" else "the test images are"
         line = (
             f"Dataset {config.target} draws random numbers for its {name} images: they are drawn once, with a fixed "
-            f"seed, not again in each epoch; {parts} changed by them, too."
+            "seed, not again in each epoch; held-out images, and test images drawn the same way, are changed as well."
         )
-    if line not in _said:
-        _said.add(line)
-        print(line, file=sys.stderr)
+    print(line, file=sys.stderr)
