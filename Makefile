@@ -37,6 +37,7 @@ bench: .venv/installed  ## side by side with peers, as ratios; takes an hour, on
 chaos: .venv/installed  ## kill sweeps, servers and databases at random moments, and compare; takes an hour
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[chaos]"
 	$(BIN)/python tests/chaos.py --kills 100
+	$(BIN)/python -m tests.damages --damages 1000
 
 constraints: .venv/installed  ## the newest versions that the ranges admit
 	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --allow-unsafe --no-header --no-annotate \
