@@ -29,6 +29,7 @@ import torch
 from sweepstack.config import TrialConfig
 from sweepstack.errors import StoreError
 from sweepstack.tracking.delivery import Delivery, deliver_what_is_left
+from sweepstack.tracking.finished import known_to_server
 from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.store import Store
 from sweepstack.training.checkpoint import Keeper
@@ -118,6 +119,9 @@ def go_on(store: Store, ledger: Ledger) -> None:
     command = Command(ledger)
     claim = command.claim(*trials())
     left = [*command.entries, *(entry for _, found in claim.resumed for entry in found.values())]
+    settled = known_to_server(store, [one.fingerprint for one in trials()]).finished  # as `Recording.claim` asks
+    ledger.release(command.number, [one.trial for one in command.entries if one.trial.fingerprint in settled])
+    left = [one for one in left if one.stack is not None or one.trial.fingerprint not in settled]
     for entry in (entry for entry in left if entry.session == command.number):
         one = next(trial for trial in trials() if trial.fingerprint == entry.trial.fingerprint)
         one = replace(one, id=entry.trial.id)
