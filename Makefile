@@ -37,6 +37,7 @@ bench: .venv/installed  ## side by side with peers, as ratios; takes an hour, on
 chaos: .venv/installed  ## kill sweeps, servers and databases at random moments, and compare; takes an hour
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[chaos]"
 	$(BIN)/python tests/chaos.py --kills 100
+	$(BIN)/python -m tests.damages --damages 1000
 
 fuzz: .venv/installed  ## 10,000 command lines and config files that nobody would type, and 500 whole commands
 	$(BIN)/python tests/fuzz.py

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from sweepstack.tracking import models
 from sweepstack.tracking.artifacts import artifact, config_of, place
 from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs import Record, find, record
+from sweepstack.tracking.scratch import scratch
 from sweepstack.tracking.store import Store
 from sweepstack.training.code import sources
 from sweepstack.training.predicting import Classifier, classifier, example, predicted_of_test
@@ -71,8 +71,8 @@ def register(store: Store, run: Record, name: str | None = None, alias: str = BE
     code = sources(config)
     shown = example(config)
     requirements = [f"{package}=={importlib.metadata.version(package)}" for package in REQUIRED]
-    with tempfile.TemporaryDirectory(prefix="sweepstack-") as aside:
-        folder = Path(aside, "data")
+    with scratch() as aside:
+        folder = aside / "data"
         folder.mkdir()
         trained.check_twice(shown)
         trained.save(folder, weights)
