@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from sweepstack.config import TrialConfig
+from sweepstack.errors import DataError
 from sweepstack.sweeping.executing import execute, foreseen, identified
 from sweepstack.sweeping.recording import ledger_of, undelivered
 from sweepstack.sweeping.runner import run_stack
@@ -21,7 +22,7 @@ from sweepstack.tracking.entries import Composition
 from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.process import writer_process
 from sweepstack.tracking.store import Store
-from sweepstack.training import code
+from sweepstack.training import code, data
 from sweepstack.trial import Outcome, Trial
 
 from ..conftest import new_store
@@ -356,3 +357,26 @@ def test_what_only_fails_when_stacked_is_trained_alone(
     assert all(one["trained"].startswith("stacked, 2 trajectories wide") for one in tags(store, before))
     assert all(one["trained"].startswith("by the plain trainer") for one in tags(store, after))
     assert all("a stack of 2 failed: " in one["recomposed"] for one in tags(store, after))
+
+
+def test_data_that_are_not_those_of_the_fingerprint_are_not_trained_on(
+    store: Store, trials: MakeTrials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files can change between two loads, and the last two datasets alone are kept in memory."""
+    (tmp_path / "own_files.py").write_text(
+        "import torch\n"
+        "from pathlib import Path\n"
+        "from torch.utils.data import TensorDataset\n"
+        "from sweepstack.training.data import digits\n"
+        "def read(train, file):\n"
+        "    images, labels = digits(train).tensors\n"
+        "    return TensorDataset(images * float(Path(file).read_text()), labels)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "factor"
+    file.write_text("1.0")
+    one = trials(0.1, **{"dataset._target_": "own_files.read", "dataset.file": str(file)})
+    file.write_text("0.5")
+    data._load.cache_clear()
+    with pytest.raises(DataError, match="dataset must give the same data at every load"):
+        run(one, store)

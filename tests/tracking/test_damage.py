@@ -293,3 +293,12 @@ def test_a_line_of_a_newer_version_waits_for_it_and_holds_up_no_other(
     assert journal.exists()
     assert ask(store, "SELECT count(*) FROM runs") == [(1,)]
     assert points(store) == points_of("lr=7")
+
+
+@pytest.mark.parametrize("name", ["000001.jsonl", "2024-data.jsonl", "1.jsonl"])
+def test_files_of_others_in_the_journals_folder_are_no_journals(store: Store, tmp_path: Path, name: str) -> None:
+    other = tmp_path / "data" / name
+    other.parent.mkdir()
+    other.write_text('{"image": 1}\n')
+    deliver_all(store, Ledger(other.parent))
+    assert other.read_text() == '{"image": 1}\n'

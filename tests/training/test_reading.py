@@ -233,7 +233,6 @@ def broken(value) -> torch.Tensor:
         (torch.full((COUNT, 1, 4, 4), 2**30), "got 1073741824; scale or renumber them"),
         (torch.zeros(COUNT, 0, 4, 4), "the training images of"),
     ],
-    ids=str,
 )
 def test_images_that_are_not_understood_are_refused(images, message):
     assert message in refused(TensorDataset(images, torch.tensor(LABELS)))
@@ -252,7 +251,6 @@ def test_images_that_are_not_understood_are_refused(images, message):
         ([[1.0, 2.0], [3.0]], "it must be numbers, got 'list: "),
         (Image.new("P", (4, 4)), """got 'mode P'; convert it: image.convert("RGB")"""),
     ],
-    ids=repr,
 )
 def test_single_images_that_are_not_understood_are_refused(image, message):
     refusal = refused([(PIXELS[0], 0), (image, 1)])
@@ -274,7 +272,6 @@ def test_single_images_that_are_not_understood_are_refused(image, message):
         (torch.tensor(LABELS) + 1, "got 2; set dataset.classes=3, or number the classes from 0"),
         (torch.tensor(LABELS) * 1j, "not complex numbers"),
     ],
-    ids=str,
 )
 def test_labels_that_are_no_class_indices_are_refused(labels, message):
     assert message in refused(TensorDataset(PIXELS, labels))
@@ -283,7 +280,7 @@ def test_labels_that_are_no_class_indices_are_refused(labels, message):
         assert message in refused([*zip(PIXELS, labels.numpy(), strict=True)])
 
 
-@pytest.mark.parametrize("label", ["cat", None, {"class": 1}, 2**70], ids=str)
+@pytest.mark.parametrize("label", ["cat", None, {"class": 1}, 2**70])
 def test_single_labels_that_are_no_numbers_are_refused(label):
     refusal = refused([(PIXELS[0], 0), (PIXELS[1], label)])
     assert "label" in refusal
@@ -327,7 +324,6 @@ class Vast(Short):
         (Leaving(), "fails at item 0 (from 0) of its training part (SystemExit: 0); correct it"),
         (Vast(), "a dataset must fit into memory"),
     ],
-    ids=str,
 )
 def test_datasets_that_are_none_are_refused(dataset, message):
     assert message in refused(dataset)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sweepstack.errors import StoreError
 from sweepstack.tracking.codec import NewerError, UnreadableError, contents, event_as_json, event_from_json, line
@@ -95,6 +97,23 @@ def make_durable(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def is_journal(path: Path) -> bool:
+    """Whether a file is a journal, if a damaged one: it has the name of one, and in it a line that is whole. Somebody
+    else's file in the folder that `tracking.journal` names is none."""
+    if not re.fullmatch(r"[0-9]{6,18}\.jsonl", path.name) or not path.is_file():
+        return False
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        return any(content is not None for text in stream for content in _readable(text))
+    return False
+
+
+def _readable(text: bytes) -> Iterator[dict[str, Any] | None]:
+    try:
+        yield from contents(text)
+    except NewerError:
+        yield {}
 
 
 class Reader:

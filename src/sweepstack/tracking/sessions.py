@@ -30,7 +30,7 @@ from sweepstack.tracking.entries import (
     set_aside,
     trial_of,
 )
-from sweepstack.tracking.journal import Fold, Progress, Reader
+from sweepstack.tracking.journal import Fold, Progress, Reader, is_journal
 from sweepstack.tracking.keeping import is_locked, put_away
 from sweepstack.tracking.schema import is_whole
 from sweepstack.trial import Started, Trial
@@ -281,7 +281,7 @@ class Sessions:
                 self._end(database, number, fold, None)
 
     def _journals(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.jsonl"))
+        return sorted(filter(is_journal, self.folder.glob("[0-9]*.jsonl")))
 
     def _find_the_lost(self, database: sqlite3.Connection) -> None:
         """Journals whose ledger was deleted, or whose row in it is damaged, get a session again; their trials begin
