@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: sweep test check format ui bench chaos constraints clean
+.PHONY: sweep test check format ui bench chaos fuzz constraints clean
 
 sweep: .venv/installed  ## train three learning rates on MNIST and print the table
 	$(BIN)/python train.py -m optimizer.lr=0.001,0.01,0.1
@@ -37,6 +37,10 @@ bench: .venv/installed  ## side by side with peers, as ratios; takes an hour, on
 chaos: .venv/installed  ## kill sweeps, servers and databases at random moments, and compare; takes an hour
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[chaos]"
 	$(BIN)/python tests/chaos.py --kills 100
+	$(BIN)/python -m tests.damages --damages 1000
+
+fuzz: .venv/installed  ## 10,000 command lines and config files that nobody would type, and 500 whole commands
+	$(BIN)/python tests/fuzz.py
 
 constraints: .venv/installed  ## the newest versions that the ranges admit
 	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --allow-unsafe --no-header --no-annotate \

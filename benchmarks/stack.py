@@ -32,7 +32,8 @@ from sweepstack.config import TrialConfig
 from sweepstack.training import stacking
 from sweepstack.training.data import Data, load
 from sweepstack.training.hardware import ALL_THREADS
-from sweepstack.training.stacked_models import SingleModel, StackedModel
+from sweepstack.training.single_model import SingleModel
+from sweepstack.training.stacked_models import StackedModel
 
 ROOT = Path(__file__).parents[1]
 TRAIN, SWEEPSTACK = str(ROOT / "train.py"), str(Path(sys.executable).with_name("sweepstack"))

@@ -207,7 +207,7 @@ def test_the_model_names_what_it_needs_and_holds_no_pickle(terminal: Terminal, b
 
 
 def test_a_users_net_of_a_user_goes_along_with_its_code(
-    terminal: Terminal, own: Row, seven: Path, tmp_path: Path
+    terminal: Terminal, own: Row, seven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = list(sys.path)
     sys.path.append(str(terminal.folder))
@@ -221,6 +221,20 @@ def test_a_users_net_of_a_user_goes_along_with_its_code(
     done = sweepstack(terminal, "predict", str(seven), "--model", "try-1", "--format", "json")
     assert (done.exit_code, done.stderr) == (0, "")
     assert json.loads(done.stdout)[0]["class"] == 7
+    for address in ("models:/mine@try-1", "models:/mine/1", "models:/mine/latest", f"runs:/{own.run_id}/model"):
+        monkeypatch.chdir(terminal.folder)
+        again = sweepstack(terminal, "predict", str(seven), "--model", address, "--format", "json")
+        assert (again.exit_code, again.stderr) == (0, "")
+        assert json.loads(again.stdout) == json.loads(done.stdout)
+    for address, remedy in (
+        ("models:/mine", "for example models:/mine@best or models:/mine/1"),
+        ("models:/mine/2", "has no version '2'; known: 1"),
+        ("models:/mone/1", "did you mean 'mine'?"),
+        ("runs:/0123456789", "there is no run '0123456789'"),
+    ):
+        refused = sweepstack(terminal, "predict", str(seven), "--model", address)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert remedy in refused.stderr
 
 
 @contextlib.contextmanager

@@ -1,10 +1,19 @@
 """A user's mistake: one printable line of rule, value and remedy."""
 
+import contextlib
+import errno
+import os
 import pickle
+import sqlite3
+from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
+import torch
 
 from sweepstack.errors import ConfigError, UserError, one_line
+from sweepstack.streams import HoldingErrors
 
 
 def test_a_mistake_is_one_line_of_rule_value_and_remedy() -> None:
@@ -27,3 +36,33 @@ def test_several_mistakes_are_told_in_several_lines_and_survive_pickling() -> No
 def test_what_others_have_written_moves_no_cursor(text: str) -> None:
     for line in (str(UserError(f"a file must be there, {text} is not", text)), one_line(text)):
         assert line.isprintable()
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy", "sqlite", "wrapped"])
+def test_a_full_disk_is_told_as_one_whatever_library_meets_it(tmp_path: Path, library: str) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    file = mock.Mock(write=mock.Mock(side_effect=full))
+    held = HoldingErrors(file, tmp_path / "weights.pt")
+
+    def write() -> None:
+        match library:
+            case "torch":
+                torch.save({"weight": torch.zeros(1000)}, held)
+                held.raise_error()
+            case "numpy":
+                np.save(held, np.zeros(1000))
+                held.raise_error()
+            case "sqlite":
+                with contextlib.closing(sqlite3.connect(tmp_path / "small.db")) as database:
+                    database.execute("PRAGMA max_page_count = 2")
+                    database.execute("CREATE TABLE t (a)")
+                    database.execute("INSERT INTO t VALUES (?)", ("x" * 100_000,))
+            case "wrapped":
+                raise RuntimeError("enforce fail at inline_container.cc") from full
+
+    with pytest.raises((OSError, sqlite3.Error, RuntimeError)) as met:
+        write()
+    line = one_line(met.value)
+    assert line.startswith("the disk is full: ")
+    assert "make room there" in line
+    assert str(tmp_path / "weights.pt") in line or library in ("sqlite", "wrapped")

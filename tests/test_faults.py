@@ -269,3 +269,27 @@ def _forget_modules() -> Iterator[None]:
     yield
     for name in [name for name in sys.modules if re.fullmatch(r"mine\d+", name)]:
         del sys.modules[name]
+
+
+TYPED = {
+    "env_copy": (("hydra.job.env_copy=[NO_SUCH_VARIABLE]",), "names the variable NO_SUCH_VARIABLE, which is not set"),
+    "digits": (("epochs=" + "1" * 100_000,), "cannot be read (a number of more than 4300 digits)"),
+    "nested": (("+model.x=" + "{a:" * 400 + "1" + "}" * 400,), "cannot be read (it is nested too deeply)"),
+    "surrogate": (("seed=\udc80",), r"override 'seed=\udc80' cannot be read"),
+    "nul": (("seed=a\0b",), "cannot be read"),
+    "folder": (("hydra.run.dir=/proc/x",), "/proc/x cannot be used (No such file or directory)"),
+    "logging": (("hydra.job_logging.version=9",), "Unsupported version: 9; correct hydra.job_logging"),
+    "launcher": (("-m", "hydra/launcher=nope"), "hydra/launcher=nope does not exist; known: basic"),
+    "adam": (("-m", "optimizer=adam,adamw", "optimizer.momentun=1"), "adam,adamw have: ++optimizer.momentun=VALUE"),
+    "sweep": (("epochs=range(1,2)",), "add -m, or give one value"),
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_what_was_typed_is_the_users_mistake(folder: Path, name: str) -> None:
+    words, said = TYPED[name]
+    done = here.train("dataset=digits", *words) if words[0] != "-m" else here.train("-m", "dataset=digits", *words[1:])
+    assert done.code == 2
+    (shown,) = done.err.splitlines()
+    assert said in shown
+    assert len(shown) < 700

@@ -13,6 +13,7 @@ FLOORS = {
     "faults": 1,
     "streams": 1,
     "replacing": 1,
+    "yamlfile": 1,
     "config": 1,
     "trial": 2,
     "training": 3,

@@ -260,7 +260,10 @@ def test_a_stack_and_the_plain_trainer_record_the_same(terminal: Terminal) -> No
     grid = ("-m", "dataset=digits", "optimizer.lr=0.05,0.1", "epochs=2,4,2", "seed=0,1")
     stacked = terminal.type("train.py", *grid, "launch.width=4", "tracking.sweep=stacked")
     assert (stacked.returncode, stacked.stderr) == (0, "")
-    assert stacked.stdout.splitlines()[0] == "8 trials -> 4 trajectories -> 1 stack: 16 of 24 run-epochs to train"
+    assert stacked.stdout.splitlines()[:2] == [
+        "8 jobs are 4 trials: what has the same config is trained once",
+        "8 trials -> 4 trajectories -> 1 stack: 16 of 24 run-epochs to train",
+    ]
     assert len([*terminal.folder.glob("multirun/stacked/*/.hydra")]) == 12
     plain = terminal.type("train.py", *grid, "launch.stack=false", "tracking.sweep=plain", "rerun=true")
     assert plain.returncode == 0

@@ -61,7 +61,7 @@ def run(cfg: DictConfig) -> float:
 def _run(cfg: DictConfig) -> float:
     from sweepstack.errors import ConfigError
     from sweepstack.sweeping.executing import execute, identified
-    from sweepstack.sweeping.jobs import make_trial, varied_keys
+    from sweepstack.sweeping.jobs import make_trial
     from sweepstack.sweeping.obeyed import check_grid
     from sweepstack.sweeping.recording import undelivered, usable_store
     from sweepstack.sweeping.runner import log_outcome, prepare, run_stack
@@ -69,9 +69,8 @@ def _run(cfg: DictConfig) -> float:
 
     hydra = cast("DictConfig", HydraConfig.get())
     in_sweep = hydra.mode == RunMode.MULTIRUN
-    varied = varied_keys([hydra.overrides.task])
     check_grid(hydra)
-    trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), varied, in_sweep)
+    trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)
     if trial.config.launch.dry_run:
         raise ConfigError(
             "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack; add or remove them"
@@ -217,6 +216,9 @@ def main(task: Callable[[], Any]) -> NoReturn:
     open_closed(output_is_needed=False)
     with lenient_output():
         with _ending():
+            from sweepstack.sweeping.showing import understood
+
+            sys.argv[1:] = understood(sys.argv[1:])
             task()
         sys.exit(OK)
 

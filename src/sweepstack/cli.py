@@ -223,14 +223,17 @@ def sync(journal: str | None, store: str | None) -> None:
     from sweepstack.sweeping.recording import ledger_of
     from sweepstack.tracking.delivery import deliver_what_is_left, not_delivered
     from sweepstack.tracking.errorslog import ErrorsLog
+    from sweepstack.tracking.leftovers import finish_leftovers
     from sweepstack.tracking.store import Store
 
     logging.basicConfig(level=logging.ERROR, handlers=[ErrorsLog()])
     target = Store(store)
     ledger = ledger_of(target, journal)
     delivered, refused = deliver_what_is_left(target, ledger)
+    ledger.tell(click.echo)
     for error in refused:
         raise StoreError(not_delivered(0, target.uri, one_line(error))) from error
+    finish_leftovers(target)
     click.echo(f"{delivered} trials delivered to {target.uri}" if delivered else "Everything is delivered.")
 
 

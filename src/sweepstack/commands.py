@@ -59,7 +59,12 @@ def register(run: str | None, sweep: str | None, name: str | None, alias: str, s
 @click.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
 @click.option(
-    "--model", "word", default="best", show_default=True, metavar="ALIAS|NAME@ALIAS|RUN", help="Which model classifies."
+    "--model",
+    "word",
+    default="best",
+    show_default=True,
+    metavar="ALIAS|NAME@ALIAS|RUN",
+    help="Which model classifies; MLflow's models:/... and runs:/... too.",
 )
 @click.option("--format", "form", type=click.Choice(["text", "csv", "json"]), default="text", show_default=True)
 @store_option

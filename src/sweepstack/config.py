@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -188,14 +188,14 @@ class TrialConfig(Section):
         return "val/accuracy" if self.validation_split else "test/accuracy"
 
 
-def parse(cfg: DictConfig) -> TrialConfig:
-    """What Hydra composed, checked and typed. `cfg` is not changed.
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """What Hydra composed as plain values, its interpolations resolved. `cfg` is not changed.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range. One line a mistake.
+        ConfigError: a value is missing, or an interpolation cannot be resolved.
     """
     try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
         if isinstance(error, MissingMandatoryValue):
@@ -204,6 +204,15 @@ def parse(cfg: DictConfig) -> TrialConfig:
             f"{key} cannot be resolved: {str(error).splitlines()[0]}",
             remedy=f"correct it, or give a value with {key}=VALUE",
         ) from error
+
+
+def parse(cfg: DictConfig | Mapping[str, Any]) -> TrialConfig:
+    """What Hydra composed, or what `resolve` gave, checked and typed. `cfg` is not changed.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range. One line a mistake.
+    """
+    plain = resolve(cfg) if isinstance(cfg, DictConfig) else cfg
     try:
         return TrialConfig.model_validate(plain)
     except ValidationError as error:

@@ -50,6 +50,39 @@ class Lenient:
         return getattr(self._stream, name)
 
 
+class HoldingErrors:
+    """A binary file whose errors are held back until they are asked for: a library that writes in its own way would
+    make other ones of them, which name neither the disk nor the file."""
+
+    def __init__(self, file: Any, path: Any) -> None:
+        self._file, self._path = file, path
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self._error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._error = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """The file itself is flushed when it is whole."""
+
+    def raise_error(self) -> None:
+        """Flushes the file.
+
+        Raises:
+            OSError: the first error, with the file's name.
+        """
+        try:
+            if self._error is not None:
+                raise self._error
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+
 def drop(stream: Any) -> None:
     """Lets what is still to be written vanish: else the interpreter would fail with it at its end."""
     with contextlib.suppress(OSError, ValueError, AttributeError):

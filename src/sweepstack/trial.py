@@ -11,8 +11,9 @@ from typing import Any
 
 from sweepstack.config import TrialConfig
 
-WEIGHTS, PREDICTIONS = "weights.pt", "test_predictions.npy"
-"""Files that a finished trial leaves: its `state_dict`, and the classes that it predicts for the test images."""
+WEIGHTS, PREDICTIONS, PICTURES = "weights.pt", "test_predictions.npy", "first_images.png"
+"""Files that a finished trial leaves: its `state_dict`, the classes that it predicts for the test images, and the first
+training images where `pictures` asks for them."""
 
 
 class TrialState(enum.StrEnum):
@@ -155,12 +156,14 @@ class Ended:
 
 @dataclass(frozen=True)
 class Joined:
-    """Event: a trial that is settled already is one of a further sweep, `trial.sweep`."""
+    """Event: a trial that is settled already is one of a further sweep, `trial.sweep`, or gets further files."""
 
     trial: Trial
     at: float
     run_id: str | None = None
     """Its record, where that is known better than by `trial.id`."""
+    files: tuple[Path, ...] = ()
+    """To be kept with its record, too."""
 
 
 Event = Started | Measured | Ended | Joined

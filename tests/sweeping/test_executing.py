@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from sweepstack.config import TrialConfig
+from sweepstack.errors import DataError
 from sweepstack.sweeping.executing import execute, foreseen, identified
 from sweepstack.sweeping.recording import ledger_of, undelivered
 from sweepstack.sweeping.runner import run_stack
@@ -21,7 +22,7 @@ from sweepstack.tracking.entries import Composition
 from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.process import writer_process
 from sweepstack.tracking.store import Store
-from sweepstack.training import code
+from sweepstack.training import code, data
 from sweepstack.trial import Outcome, Trial
 
 from ..conftest import new_store
@@ -142,6 +143,42 @@ def test_weights_of_an_earlier_command_that_do_not_fit_on_the_disk_cost_nothing(
     assert (moved.folder / "weights.pt").read_bytes() == b"large" * 100_000
 
 
+def test_what_is_asked_for_of_a_known_trial_is_made_where_it_needs_no_training(
+    store: Store, trials: MakeTrials, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its record gets the pictures, once; a checkpoint that was not kept would need training."""
+    run(trials(0.1), store)
+    capsys.readouterr()
+    wanted = trials(0.1, pictures=3, **{"checkpoint.keep": True})
+    run(wanted, store)
+    said = capsys.readouterr().out
+    assert "pictures need no training: added to the records of 1 trial" in said
+    assert "checkpoint.keep=true keeps nothing of 1 trial trained before: rerun=true trains" in said
+    (row,) = store.rows(str(wanted[0].sweep))
+    folder = Path(store.client.get_run(row.run_id).info.artifact_uri.removeprefix("file://"))
+    drawn = (folder / "first_images.png").read_bytes()
+    assert drawn == (wanted[0].folder / "first_images.png").read_bytes()
+    assert [*(store.database.parent / "journal").glob("*/files/*")] == []  # type: ignore[union-attr]
+    run(trials(0.1, pictures=3), store)
+    assert "pictures" not in capsys.readouterr().out
+    run(trials(0.1, pictures=5), store)
+    assert (folder / "first_images.png").read_bytes() != drawn
+
+
+def test_jobs_that_are_one_trial_are_told_with_what_is_trained(
+    store: Store, trials: MakeTrials, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [*trials(0.1), *trials(0.1, pictures=2), *trials(0.1, threads=2), *trials(0.2), *trials(0.2)]
+    jobs = [replace(trial, number=number, folder=trial.folder / str(number)) for number, trial in enumerate(parts)]
+    assert states(jobs, store) == ["FINISHED"] * 5
+    said = capsys.readouterr().out
+    assert "3 jobs are 1 trial: pictures and threads change no result but for rounding, so each is trained once" in said
+    assert "with pictures=2 threads=1; rerun=true in a command of its own" in said
+    assert "2 jobs are 1 trial: what has the same config is trained once" in said
+    assert (jobs[1].folder / "first_images.png").is_file()
+    assert len(store.rows(str(jobs[0].sweep))) == 2
+
+
 def leave_open(ledger: Ledger, trials: list[Trial], device: str, begun: bool) -> list[Trial]:
     """A stack of a command that has died."""
     known = [replace(trial, id=f"{trial.sweep} {trial.name}") for trial in trials]
@@ -182,6 +219,7 @@ def test_a_stack_that_is_not_whole_any_more_is_foreseen_as_new_trials(
 def test_records_that_the_store_has_not_received_are_known_until_somebody_delivers_them(
     store: Store, ledger: Ledger, trials: MakeTrials
 ) -> None:
+    deliver_all(store, ledger)  # what other tests have left
     assert (undelivered(), undelivered(store)) == (None, None)
     gone = store.experiment_id("gone")
     store.client.delete_experiment(gone)
@@ -200,6 +238,7 @@ def test_records_that_another_process_has_left_in_the_journal_are_asked_for_by_s
     store: Store, ledger: Ledger, trials: MakeTrials
 ) -> None:
     """As launchers do that train elsewhere."""
+    deliver_all(store, ledger)
     other = Command(ledger)
     assert undelivered(store) is None  # it lives
     other.die()
@@ -318,3 +357,26 @@ def test_what_only_fails_when_stacked_is_trained_alone(
     assert all(one["trained"].startswith("stacked, 2 trajectories wide") for one in tags(store, before))
     assert all(one["trained"].startswith("by the plain trainer") for one in tags(store, after))
     assert all("a stack of 2 failed: " in one["recomposed"] for one in tags(store, after))
+
+
+def test_data_that_are_not_those_of_the_fingerprint_are_not_trained_on(
+    store: Store, trials: MakeTrials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files can change between two loads, and the last two datasets alone are kept in memory."""
+    (tmp_path / "own_files.py").write_text(
+        "import torch\n"
+        "from pathlib import Path\n"
+        "from torch.utils.data import TensorDataset\n"
+        "from sweepstack.training.data import digits\n"
+        "def read(train, file):\n"
+        "    images, labels = digits(train).tensors\n"
+        "    return TensorDataset(images * float(Path(file).read_text()), labels)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "factor"
+    file.write_text("1.0")
+    one = trials(0.1, **{"dataset._target_": "own_files.read", "dataset.file": str(file)})
+    file.write_text("0.5")
+    data._load.cache_clear()
+    with pytest.raises(DataError, match="dataset must give the same data at every load"):
+        run(one, store)

@@ -108,6 +108,8 @@ def test_what_is_cast_keeps_its_type(values: list[int], cast: str) -> None:
         ("model=glob(*)", ["logistic", "mlp", "mlp_wide"]),
         ("model=glob(m*,exclude=*wide)", ["mlp"]),
         ("key=5", ["5"]),
+        ("key=${hydra:job.num}", ["${hydra:job.num}"]),
+        ("key=${a.b},${c}", ["${a.b}", "${c}"]),
         ("key=", [""]),
     ],
 )

@@ -143,7 +143,7 @@ class Command:
 
     def end(self) -> None:
         self.journal.close()
-        self.ledger.end(self.number, self.fold)
+        self.ledger.end(self.number, self.fold, self.journal.lines)
         self.lock.release()
 
     def die(self) -> None:

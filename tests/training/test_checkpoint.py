@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sweepstack.config import TrialConfig
-from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper, random_state, set_random_state
+from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper
 from sweepstack.training.data import Data, load
 from sweepstack.training.dense import DenseModel
+from sweepstack.training.mapped import MappedModel
+from sweepstack.training.seeding import random_state, set_random_state
+from sweepstack.training.single_model import SingleModel
 from sweepstack.training.stack import Reader, train_stack
-from sweepstack.training.stacked_models import MappedModel, SingleModel, StackedModel
+from sweepstack.training.stacked_models import StackedModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Measurement, Outcome, TrialState
 

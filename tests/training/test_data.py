@@ -217,24 +217,25 @@ def test_facts_tell_one_dataset_from_another():
         (
             {"shape": [1, 8, 9]},
             0.1,
-            "dataset.shape must be that of one image of sweepstack.training.data.digits, got [1, 8, 9] "
-            "for training images of [1437, 8, 8]; set dataset.shape=[8,8]",
+            "dataset.shape must be that of one image of sweepstack.training.data.digits, whose training images are "
+            "[8, 8], got [1, 8, 9]; set dataset.shape=[8,8], or let the dataset give the other shape",
         ),
         (
             {"classes": 9},
             0.1,
-            "dataset.classes must be more than every label, got 9 for training labels 0 to 9; set dataset.classes=10",
+            "dataset.classes must be more than every label, training labels of sweepstack.training.data.digits are 0 "
+            "to 9, got 9; set dataset.classes=10, or number the classes from 0",
         ),
         (
             {},
             0.0001,
-            "validation_split must leave images to train on and to select by, got 0.0001 of 1437; "
+            "validation_split must leave images to train on and to select by of 1437, got 0.0001; "
             "for example validation_split=0.1",
         ),
         (
             {},
             0.9999,
-            "validation_split must leave images to train on and to select by, got 0.9999 of 1437; "
+            "validation_split must leave images to train on and to select by of 1437, got 0.9999; "
             "for example validation_split=0.1",
         ),
     ],
@@ -268,13 +269,13 @@ class Shades:
         return (self.transform(image) if self.transform else image), place % 2
 
 
-class Colours:
-    '''Torchvision's CIFAR keeps its pixels like this: NumPy, channels last, and a list of labels.'''
+class Colours(list):
+    '''NumPy, channels last.'''
 
     def __init__(self, train):
-        self.data = np.zeros((6, 5, 4, 3), dtype=np.uint8)
-        self.data[..., 1] = 255
-        self.targets = [0, 1, 0, 1, 0, 1]
+        pixels = np.zeros((6, 5, 4, 3), dtype=np.uint8)
+        pixels[..., 1] = 255
+        super().__init__(zip(pixels, [0, 1, 0, 1, 0, 1]))
 
 
 class Unlike:
@@ -330,11 +331,19 @@ def test_colours_come_channels_first():
 
 
 @pytest.mark.usefixtures("own")
-@pytest.mark.parametrize(("name", "gives"), [("Unlike", "(1, 4, 4), (1, 5, 4)"), ("Empty", "none")])
-def test_images_of_unlike_shapes_or_none_at_all_are_refused(name, gives):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "Unlike",
+            "dataset: item 1 (from 0) of the training part of own_data.Unlike: all images must be of one shape and "
+            "dtype, the first one is [1, 4, 4] float32, got '[1, 5, 4] float32'; "
+            "give it a transform, such as torchvision.transforms.Resize, or convert them",
+        ),
+        ("Empty", "dataset must give one image or more, own_data.Empty gives no training image; correct it"),
+    ],
+)
+def test_images_of_unlike_shapes_or_none_at_all_are_refused(name, message):
     with pytest.raises(DataError) as caught:
         load(config(_target_=f"own_data.{name}", shape=[1, 4, 4], classes=2), 0.5, CPU)
-    assert str(caught.value) == (
-        f"dataset must give one image or more, all of one shape, {name} gives {gives}; "
-        "give it a transform, such as torchvision.transforms.Resize"
-    )
+    assert str(caught.value) == message

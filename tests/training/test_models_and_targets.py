@@ -261,9 +261,9 @@ NET = "sweepstack.training.models.MLP"
             "change it",
         ),
         (
-            {"model._target_": NET, "model.hidden": [-1]},
-            f"model: {NET} refuses its values: ",
-            "change it",
+            {"model._target_": NET, "model.hidden": [8, 0]},
+            "model.hidden must be widths from 1, got [8, 0]",
+            "for example model.hidden=[64]",
         ),
         # images through the model
         (

@@ -11,8 +11,8 @@ from sweepstack.config import TrialConfig
 from sweepstack.errors import UserError
 from sweepstack.training import data, stacking
 from sweepstack.training.predicting import CPU, Classifier, classifier, distance, example, has_kinks, labels_of_test
+from sweepstack.training.single_model import SingleModel
 from sweepstack.training.stack import Reader, train_stack
-from sweepstack.training.stacked_models import SingleModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome
 
@@ -131,6 +131,55 @@ def test_weights_that_do_not_fit_are_one_line(digits_config, trained, content):
     ) as error:
         Classifier(digits_config(), weights, 1.0, "float32", 8, (3.5, 3.5))
     assert len(str(error.value).splitlines()) == 1
+
+
+class Undecided(torch.nn.Linear):
+    """Drops units when it is used, too."""
+
+    def __init__(self) -> None:
+        super().__init__(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.nn.functional.dropout(images.flatten(1), 0.5, training=True))
+
+
+class Alternating(Undecided):
+    """Changes with every call."""
+
+    calls = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return (self.calls % 2) * images.flatten(1)[:, :10]
+
+
+@pytest.mark.parametrize("kind", ["Undecided", "Alternating"])
+def test_an_answer_that_is_not_the_same_twice_is_not_given(digits_config, tmp_path, kind):
+    weights = io.BytesIO()
+    torch.save(Undecided().state_dict(), weights)
+    config = digits_config({"model": {"_target_": f"{__name__}.{kind}"}})
+    model = Classifier(config, weights.getvalue(), 1.0, "float32", 8, (3.5, 3.5))
+    pixels = np.zeros((30, 30), np.uint8)
+    pixels[8:22, 12:18] = 255
+    Image.fromarray(255 - pixels).save(tmp_path / "one.png")
+    with pytest.raises(UserError, match=r"a model must give the same answer twice, .* does not: a probability is "):
+        model.of_pictures([tmp_path / "one.png"])
+
+
+def test_nobody_is_told_to_switch_a_protection_off(digits_config):
+    """Which is what PyTorch says of a file with something else than tensors in it."""
+    import pickle
+
+    tampered = io.BytesIO()
+    torch.save({"linear.weight": io.BytesIO, "linear.bias": 1}, tampered)
+    for weights in (tampered.getvalue(), pickle.dumps([1]), pickle.dumps({"a": io.BytesIO})):
+        with pytest.raises(UserError) as refused:
+            Classifier(digits_config(), weights, 1.0, "float32", 8, (3.5, 3.5))
+        assert "weights_only" not in str(refused.value)
+        assert str(refused.value).endswith("; train the trial again with rerun=true")
+        with pytest.raises(UserError) as refused:
+            distance(io.BytesIO(weights), io.BytesIO(weights))
+        assert "weights_only" not in str(refused.value)
 
 
 def test_a_pickle_is_not_run(digits_config):

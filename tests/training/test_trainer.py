@@ -2,13 +2,17 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 import textwrap
+import time
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from sweepstack.training.check import check
@@ -235,6 +239,51 @@ def test_whoever_listens_may_draw_random_numbers_too(digits_config):
 def test_another_seed_or_value_gives_other_bits(digits_config, change):
     changes = {**MLP, **SGD, "model.dropout": 0.3, "seed": 5}
     assert not same_bits(run(digits_config(changes))[0], run(digits_config({**changes, **change}))[0])
+
+
+LATE = [0.0]
+"""Seconds that the clock of a test is ahead."""
+
+
+class SlowToBuild(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(64, 10)
+        LATE[0] += 1000
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.flatten(1))
+
+
+def slow_sgd(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.SGD:
+    LATE[0] += 1000
+    return torch.optim.SGD(parameters, lr)
+
+
+def test_the_time_of_a_trial_begins_when_it_trains(digits_config, monkeypatch):
+    clock = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + LATE[0])
+    model, optimizer = ({"_target_": f"{__name__}.{name}"} for name in ("SlowToBuild", "slow_sgd"))
+    config = digits_config({"model": model, "optimizer": {**optimizer, "lr": 0.1}})
+    assert run(config)[0].metrics["train_seconds"] < 1000
+
+
+def test_the_first_trial_of_a_process_is_not_charged_for_imports():
+    """What an update imports is imported before the clock begins, and the random numbers stay where they are."""
+    program = (
+        "import sys, torch\n"
+        "from sweepstack.training.trainer import warm_up\n"
+        "state = torch.get_rng_state()\n"
+        "warm_up(torch.device('cpu'))\n"
+        "assert torch.equal(state, torch.get_rng_state())\n"
+        "before = set(sys.modules)\n"
+        "net = torch.nn.Linear(2, 2)\n"
+        "optimizer = torch.optim.SGD(net.parameters(), lr=0.1)\n"
+        "net(torch.ones(1, 2)).sum().backward()\n"
+        "optimizer.step()\n"
+        "print(sorted(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_when_it_is_measured_does_not_change_what_is_trained(digits_config):

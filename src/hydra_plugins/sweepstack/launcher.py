@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from hydra_plugins.sweepstack._registering import register
 
 if TYPE_CHECKING:
     from sweepstack.sweeping.composing import Composer
@@ -38,9 +39,4 @@ class SweepstackLauncher(Launcher):
         return launch(self._context, self._config, self.composer, job_overrides, initial_job_idx)
 
 
-ConfigStore.instance().store(
-    group="hydra/launcher",
-    name="sweepstack",
-    node={"_target_": "hydra_plugins.sweepstack.launcher.SweepstackLauncher"},
-    provider="sweepstack",
-)
+register("hydra/launcher", {"_target_": "hydra_plugins.sweepstack.launcher.SweepstackLauncher"})

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra._internal.core_plugins import basic_sweeper  # a class imported by name would be listed as found here
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from hydra_plugins.sweepstack._registering import register
+from sweepstack.errors import ConfigError
 
 
 class SweepstackSweeper(basic_sweeper.BasicSweeper):
@@ -20,20 +22,24 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
         from hydra_plugins.sweepstack.launcher import SweepstackLauncher
         from sweepstack.sweeping.composing import Composer
         from sweepstack.sweeping.grids import jobs_of
+        from sweepstack.sweeping.showing import asked
 
         assert self.config is not None
         assert self.hydra_context is not None
         composer = Composer(self.hydra_context.config_loader, self.config)
         if isinstance(self.launcher, SweepstackLauncher):
             self.launcher.composer = composer
+        elif asked() is not None:
+            raise ConfigError("--multirun --cfg shows jobs of hydra/launcher=sweepstack", remedy="choose that launcher")
         jobs = jobs_of(composer, self.config, arguments)
-        if not self._shows_a_plan(arguments):
+        if asked() is None and not self._shows_a_plan(arguments):
             return self._launch(jobs, self.max_batch_size)
         with tempfile.TemporaryDirectory() as folder:  # of a plan nothing is kept, and it is one plan for all batches
             place = self.config.hydra.sweep
             with read_write(place), open_dict(place):  # Hydra 1.4 locks each part
                 place.dir = folder
-            return self._launch(jobs, None)
+            self._launch(jobs, None)
+        raise SystemExit(0)  # Hydra would tell callbacks that a sweep has ended
 
     def _launch(self, jobs: list[list[str]], batch_size: int | None) -> list[Sequence[JobReturn]]:
         """What Hydra's class does with the jobs that it has made."""
@@ -69,9 +75,7 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
             super().validate_batch_is_legal(batch)
 
 
-ConfigStore.instance().store(
-    group="hydra/sweeper",
-    name="sweepstack",
-    node=basic_sweeper.BasicSweeperConf(_target_="hydra_plugins.sweepstack.sweeper.SweepstackSweeper"),
-    provider="sweepstack",
+register(
+    "hydra/sweeper",
+    basic_sweeper.BasicSweeperConf(_target_="hydra_plugins.sweepstack.sweeper.SweepstackSweeper", params={}),
 )

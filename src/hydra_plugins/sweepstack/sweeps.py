@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+from hydra._internal.core_plugins import file_config_source  # a class imported by name would be listed as found here
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 GROUP = "sweeps"
 
@@ -43,18 +47,36 @@ class SweepsSource(ConfigSource):
         file = self._file(config_path)
         if file is None:
             raise ConfigLoadError(f"Config not found: {config_path}")
-        text = file.read_text(encoding="utf-8")
-        header = self._get_header_dict(text)
-        return ConfigResult(
-            provider=self.provider,
-            path=f"{self.scheme()}://{self.path}",
-            config=OmegaConf.create(text),
-            header=header,
-        )
+        return _loaded(self, file)
+
+
+def _loaded(source: ConfigSource, file: Path) -> ConfigResult:
+    """The config in a file; what is wrong with it is told with its place."""
+    from sweepstack.errors import ConfigError, one_line
+    from sweepstack.yamlfile import read
+
+    text = read(file)
+    try:
+        config, header = OmegaConf.create(text), source._get_header_dict(text)
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"config file {file} cannot be used: {one_line(error)}", remedy="correct it") from error
+    return ConfigResult(source.provider, f"{source.scheme()}://{source.path}", config, header)
+
+
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's source of files, with `yamlfile.read` for its reader. Its name is that of Hydra's class, for Hydra takes
+    a class of another name for a second one of the same scheme."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        file = Path(self.path, self._normalize_file_name(config_path))
+        if not file.is_file():
+            raise ConfigLoadError(f"Config not found: {file}")
+        return _loaded(self, file)
 
 
 class SweepsSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        SourcesRegistry.instance().types["file"] = FileConfigSource
         for element in search_path.get_path():
             if element.provider == "main" and element.path is not None:
                 folder = Path(element.path.removeprefix("file://")).parent / GROUP

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,15 @@ from sweepstack.tracking import models
 from sweepstack.tracking.artifacts import artifact, config_of, place
 from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs import Record, find, record
+from sweepstack.tracking.scratch import scratch
 from sweepstack.tracking.store import Store
 from sweepstack.training.code import sources
 from sweepstack.training.predicting import Classifier, classifier, example, predicted_of_test
 from sweepstack.trial import WEIGHTS, TrialState
 
 BEST = "best"
+MODELS, RUNS = "models:/", "runs:/"
+"""How MLflow's addresses begin."""
 REQUIRED = ("sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow", "scipy")
 """What a model needs to be loaded, pinned to the versions here."""
 
@@ -69,9 +71,10 @@ def register(store: Store, run: Record, name: str | None = None, alias: str = BE
     code = sources(config)
     shown = example(config)
     requirements = [f"{package}=={importlib.metadata.version(package)}" for package in REQUIRED]
-    with tempfile.TemporaryDirectory(prefix="sweepstack-") as aside:
-        folder = Path(aside, "data")
+    with scratch() as aside:
+        folder = aside / "data"
         folder.mkdir()
+        trained.check_twice(shown)
         trained.save(folder, weights)
         answer = trained.predict(shown)
         version, model_id = models.log_and_register(store, run, name, alias, folder, code, requirements, shown, answer)
@@ -117,7 +120,8 @@ def load(store: Store, word: str) -> Iterator[tuple[Classifier, str]]:
     """The classifier that a word means, for as long as the block lasts, and what it is in words.
 
     Args:
-        word: NAME@ALIAS, an alias that one registered model has, or a run, see `runs.find`.
+        word: NAME@ALIAS, an alias that one registered model has, a run, see `runs.find`, or an address as MLflow
+            writes it: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID.
 
     Raises:
         UserError: there is no such model, or there are several.
@@ -125,18 +129,32 @@ def load(store: Store, word: str) -> Iterator[tuple[Classifier, str]]:
     """
     found = _version(store, word)
     if found is None:
-        run = find(store, word)
+        run = find(store, _run_in(word))
         yield _of_run(store, run)[0], f"run {run.row.name} ({run.row.run_id})"
         return
     with models.files(store, found) as folder:
         yield models.load(folder), f"{found.name}, version {found.version}"
 
 
+def _run_in(word: str) -> str:
+    """The run in an address such as "runs:/ID/model"."""
+    return word.removeprefix(RUNS).strip("/").partition("/")[0] if word.startswith(RUNS) else word
+
+
 def _version(store: Store, word: str) -> models.Version | None:
     """The version of a registered model that a word means; None when it must be a run."""
+    if word.startswith(RUNS):
+        return None
+    address, word = word.startswith(MODELS), word.removeprefix(MODELS)
     name, at, alias = word.rpartition("@")
     if at and name:
         return models.version(store, name, alias)
+    if address:
+        name, slash, number = word.strip("/").rpartition("/")
+        if not slash:
+            rule = "an address of a model must name its alias or version"
+            raise UserError(rule, f"{MODELS}{word}", f"for example {MODELS}{word}@{BEST} or {MODELS}{word}/1")
+        return models.numbered(store, name, number)
     known = models.registered(store)
     having = sorted(name for name, aliases in known.items() if word in aliases)
     if len(having) > 1:

@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +24,7 @@ from sweepstack.tracking.delivery import environment
 from sweepstack.tracking.origin import MASK
 from sweepstack.tracking.rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
 from sweepstack.tracking.runs import Record, find
+from sweepstack.tracking.scratch import scratch
 from sweepstack.tracking.store import Store
 from sweepstack.training.code import digest
 from sweepstack.training.predicting import Distance, distance, has_kinks
@@ -144,7 +144,7 @@ def repeat(store: Store, run: Record) -> Comparison:
     if run.row.state not in (TrialState.FINISHED, TrialState.FAILED):
         raise UserError(f"a run must have ended to be compared with, {run.row.name} is {run.row.state}; choose another")
     _, program, *overrides = command(store, run).words
-    with tempfile.TemporaryDirectory(prefix="sweepstack-") as aside:
+    with scratch() as aside:
         uri = f"sqlite:///{aside}/mlflow.db"
         here = [f"tracking.uri={uri}", f"tracking.journal={aside}/journal", f"hydra.run.dir={aside}/run"]
         words = [sys.executable, program, *overrides, *_threads(run), *here]

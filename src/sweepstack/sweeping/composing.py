@@ -125,6 +125,10 @@ class Composer:
         found: list[str] = self._files.get_group_options(group, ObjectType.CONFIG)
         return found
 
+    def choices(self, overrides: Sequence[str]) -> tuple[str, ...]:
+        """Those of a job's overrides that can change what is composed below hydra."""
+        return tuple(line for line in overrides if self.is_choice(self._parse(line)))
+
     def is_choice(self, override: Override) -> bool:
         """Whether it can change what is composed below hydra: it chooses a file to read, or is an override of Hydra's
         own config."""

@@ -38,6 +38,8 @@ MOST_JOBS = 100_000
 FEWER = f"sweep fewer values: a sweep holds {MOST_JOBS:,} jobs at most"
 PLAIN_TEXT = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE | re.ASCII)
 """Text that Hydra reads back as the same text without quotes."""
+INTERPOLATION = re.compile(r"\$\{[^{}'\"\\\s]*\}")
+"""One that Hydra reads back as it is; by itself it would escape it: $\\{hydra\\:job.num\\}."""
 
 
 def parse(lines: Sequence[str]) -> list[Override]:
@@ -152,7 +154,10 @@ def _holds_sweep(value: Any) -> bool:
 
 def _texts(values: Sequence[Any]) -> list[str]:
     """Values in the form in which Hydra reads them."""
-    return [str(Transformer.str(_quoted(value))) for value in values]
+    return [
+        value if isinstance(value, str) and INTERPOLATION.fullmatch(value) else str(Transformer.str(_quoted(value)))
+        for value in values
+    ]
 
 
 def _quoted(value: Any) -> Any:

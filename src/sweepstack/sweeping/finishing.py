@@ -6,22 +6,34 @@ one copy is made, by pickle, and a part of the YAML that an earlier job had too 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, _flush_loggers, configure_log, run_job
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import get_omega_conf_dumper
 
+from sweepstack.sweeping.inside import alone, inside
 
-def finish_job(context: HydraContext, cfg: DictConfig, value: Any, log_lines: Callable[[], None]) -> JobReturn:
+
+def begin_job(context: HydraContext, cfg: DictConfig) -> None:
+    """What `run_job` does until a job's task is called, for one that is trained together with others: its folder, its
+    files, and its start for Hydra's callbacks."""
+    with _in_folder(cfg):
+        context.callbacks.on_job_start(config=cfg, task_function=lambda _: None)
+        _flush_loggers()
+
+
+def finish_job(
+    context: HydraContext, cfg: DictConfig, value: Any, log_lines: Callable[[], None], begun: bool = False
+) -> JobReturn:
     """Does all that `run_job` does around a task which calls `log_lines` and returns `value`.
 
     Args:
@@ -29,6 +41,7 @@ def finish_job(context: HydraContext, cfg: DictConfig, value: Any, log_lines: Ca
         cfg: the composed job with its node hydra, where the output folder is entered.
         value: what the job returns.
         log_lines: logs what belongs in the job's own log file.
+        begun: whether `begin_job` was called for it.
     """
 
     def task(_: Any) -> Any:
@@ -44,20 +57,11 @@ def finish_job(context: HydraContext, cfg: DictConfig, value: Any, log_lines: Ca
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-    before = HydraConfig.instance().cfg
-    try:
-        _show(cfg)
-        folder = Path(str(OmegaConf.select(cfg, "hydra.sweep.dir")), str(OmegaConf.select(cfg, "hydra.sweep.subdir")))
-        with read_write(hydra.runtime), open_dict(hydra.runtime):
-            hydra.runtime.output_dir = os.path.abspath(folder)
-        own, hydra_alone = _split(cfg)
+    with _in_folder(cfg, written=begun) as (own, hydra_alone):
         overrides = cast("list[str]", OmegaConf.to_container(hydra.overrides.task))
-        folder.mkdir(parents=True, exist_ok=True)
-        configure_log(hydra.job_logging, hydra.verbose)
-        if hydra.output_subdir is not None:
-            _write(folder / hydra.output_subdir, own, hydra_alone)
         job = JobReturn(overrides=overrides, cfg=own, hydra_cfg=hydra_alone, working_dir=os.getcwd())
-        context.callbacks.on_job_start(config=cfg, task_function=task)
+        if not begun:
+            context.callbacks.on_job_start(config=cfg, task_function=task)
         try:
             job.return_value = task(own)
             job.status = JobStatus.COMPLETED
@@ -68,23 +72,23 @@ def finish_job(context: HydraContext, cfg: DictConfig, value: Any, log_lines: Ca
         _flush_loggers()
         context.callbacks.on_job_end(config=cfg, job_return=job)
         return job
-    finally:
-        HydraConfig.instance().cfg = before
 
 
-def _alone(hydra: DictConfig) -> DictConfig:
-    """A config with nothing but the node hydra, which is not copied but moved."""
-    alone = OmegaConf.create({})
-    with flag_override(alone, "no_deepcopy_set_nodes", True):
-        alone["hydra"] = hydra
-    return alone
+@contextlib.contextmanager
+def _in_folder(cfg: DictConfig, written: bool = False) -> Iterator[tuple[DictConfig, DictConfig]]:
+    """Inside of the job, with its folder, log and files; gives copies of the user's part of the config and of Hydra's.
 
-
-def _show(cfg: DictConfig) -> None:
-    """Lets `HydraConfig` show the job's node hydra, as its `set_config` does with a copy of the node."""
-    OmegaConf.set_readonly(cfg.hydra, True)
-    HydraConfig.instance().cfg = cast("Any", _alone(cfg.hydra))
-    cfg.hydra._set_parent(cfg)  # its interpolations look for the user's keys there
+    Args:
+        written: whether the files are there already.
+    """
+    hydra = cfg.hydra
+    with inside(cfg) as folder:
+        own, hydra_alone = _split(cfg)
+        folder.mkdir(parents=True, exist_ok=True)
+        configure_log(hydra.job_logging, hydra.verbose)
+        if hydra.output_subdir is not None and not written:
+            _write(folder / hydra.output_subdir, own, hydra_alone)
+        yield own, hydra_alone
 
 
 def _split(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
@@ -94,7 +98,7 @@ def _split(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
         hydra = own._get_node("hydra")
         del own["hydra"]
     assert isinstance(hydra, DictConfig)
-    return own, _alone(hydra)
+    return own, alone(hydra)
 
 
 def _write(folder: Path, own: DictConfig, hydra: DictConfig) -> None:

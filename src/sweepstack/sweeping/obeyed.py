@@ -7,7 +7,6 @@ obeys a file that only some jobs choose (`experiment=A,B`), or a grid without -m
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from typing import Any, cast
 
 from hydra.core.global_hydra import GlobalHydra
@@ -27,6 +26,11 @@ def grid_of(hydra: DictConfig) -> dict[str, str]:
         return {}
     plain = cast("dict[str, Any]", OmegaConf.to_container(params, resolve=True))
     return {str(key): str(value) for key, value in plain.items()}
+
+
+def task_overrides(hydra: DictConfig) -> list[str]:
+    """The overrides of a job or a sweep as they were typed. (To iterate over the node resolves what is in them.)"""
+    return [str(line) for line in cast("list[Any]", OmegaConf.to_container(hydra.overrides.task, resolve=False))]
 
 
 def check_obeyed(job: DictConfig, sweep: DictConfig, where: str = "") -> None:
@@ -66,7 +70,7 @@ def check_grid(hydra: DictConfig, where: str = "") -> None:
     Raises:
         ConfigError: a grid in a file is obeyed by nobody.
     """
-    had = _keys(str(line) for line in hydra.overrides.task)
+    had = {_key(line.partition("=")[0]) for line in task_overrides(hydra)}
     lost = {key: value for key, value in grid_of(hydra).items() if _key(key) not in had}
     if lost and hydra.mode != RunMode.MULTIRUN:
         known = _of_the_main_file(hydra)
@@ -94,10 +98,6 @@ def _plain(hydra: DictConfig, section: str) -> Any:
         return value
     plain = cast("dict[str, Any]", OmegaConf.to_container(value, resolve=False))
     return {key: part for key, part in plain.items() if (section, key) != ("sweeper", "params")}
-
-
-def _keys(lines: Iterable[str]) -> set[str]:
-    return {_key(line.partition("=")[0]) for line in lines}
 
 
 def _key(key: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from sweepstack.errors import did_you_mean, one_line
+from sweepstack.errors import LONGEST_VALUE, did_you_mean, one_line
 
 
 def explain(error: BaseException) -> str:
@@ -17,7 +20,10 @@ def explain(error: BaseException) -> str:
         return _missing_file(error)
     if isinstance(error, OverrideParseException):
         reason = " ".join(re.split(r"\s+See http", str(error))[0].split())
-        return f"override {error.override!r} cannot be read ({reason}); write it as key=value, quoted for the shell"
+        override = (
+            error.override if len(error.override) <= LONGEST_VALUE else f"{error.override[: LONGEST_VALUE - 3]}..."
+        )
+        return f"override {override!r} cannot be read ({one_line(reason)}); write it as key=value, quoted for the shell"
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
@@ -29,20 +35,81 @@ def explain(error: BaseException) -> str:
         and cause.key is not None
     ):
         section = cause.parent_node
-        unknown = isinstance(section, DictConfig) and cause.key not in section
+        unknown = isinstance(section, DictConfig) and not section._is_none() and cause.key not in section
         if unknown and not OmegaConf.is_missing(section, cause.key):
             known = [str(name) for name in section]
             key = str(cause.full_key or cause.key)
             if key == cause.key:  # at the top Hydra's own section is no suggestion
                 known = [name for name in known if name != "hydra"]
+            if choices := _swept_choices(key):
+                rule = f"{key} is not a key of every config of the sweep"
+                return f"{rule}; for one that some of {choices} have: ++{key}=VALUE"
             return f"{key} is not a key of the config; {did_you_mean(str(cause.key), known)}"
+    if isinstance(error, KeyError) and error.args and str(error.args[0]) not in os.environ:
+        name = str(error.args[0])
+        return f"hydra.job.env_copy names the variable {name}, which is not set; set it, or leave it out"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used ({error.strerror}); correct it, or choose another place"
+    if isinstance(error, UnicodeError) or not isinstance(error, HydraException | OmegaConfBaseException):
+        culprit = _culprit(error)
+        if culprit:
+            return (
+                f"override {culprit!r} cannot be read ({one_line(_in_short(error))}); give a smaller or simpler value"
+            )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{one_line(' '.join(lines[:3]))}; python train.py --help shows every key"
+    return f"{one_line(' '.join(lines[:3]))}; {_remedy(error)}"
+
+
+def _swept_choices(key: str) -> str:
+    """The choices of the group that a key is in, such as optimizer=adam,adamw, if they are swept: Hydra looks for a key
+    in the default choice first, whose keys are none to suggest then."""
+    group = key.partition(".")[0]
+    return next((word for word in sys.argv[1:] if word.startswith(f"{group}=") and "," in word), "")
+
+
+def _remedy(error: BaseException) -> str:
+    text = str(error)
+    if "Only one of --run, --multirun" in text:
+        return "leave out the others"
+    if "--resolve flag" in text:
+        return "add --cfg job"
+    if "Additional config directory" in text:
+        return "correct --config-dir"
+    if "requires --multirun" in text:
+        return "add -m, or give one value"
+    if "nterpolation" in text:
+        return "correct the name after ${, or give a value"
+    if "logger" in text or "version" in text or "configure handler" in text:
+        return "correct hydra.job_logging, hydra.hydra_logging, hydra.verbose or hydra.job.name"
+    return "python train.py --help shows every key"
+
+
+def _culprit(error: BaseException) -> str:
+    """The typed override that cannot be read: Hydra's parser lets some errors through without it."""
+    for word in sys.argv[1:]:
+        if "=" in word and not word.startswith("-"):
+            try:
+                override = OverridesParser.create().parse_override(word)
+                for _ in override.sweep_iterator() if override.is_sweep_override() else ():
+                    pass
+            except type(error):
+                return word if len(word) <= LONGEST_VALUE else f"{word[: LONGEST_VALUE - 3]}..."
+            except Exception:
+                continue
+    return ""
+
+
+def _in_short(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if "integer string conversion" in str(error):
+        return f"a number of more than {sys.get_int_max_str_digits()} digits"
+    return str(error)
 
 
 def _missing_file(error: MissingConfigException) -> str:
     missing = re.search(r"Could not find '([^']+)'", str(error))
-    name = missing.group(1) if missing else str(error.missing_cfg_file)
+    name = missing.group(1) if missing else str(error.missing_cfg_file or "the folder of the config")
     group, _, option = name.rpartition("/")
     if group and error.options:
         return f"{group}={option} does not exist; {did_you_mean(option, error.options)}"

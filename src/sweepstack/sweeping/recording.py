@@ -29,6 +29,8 @@ from sweepstack.tracking.process import WriterProcess, writer_process
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Choice, Ended, Event, Joined, Measured, Outcome, Started, Trial
 
+Lacking = Callable[[Trial, Outcome, Path | None], Sequence[Path]]
+"""Takes a settled trial and the folder of its files, where that is on this machine; gives further files."""
 LONGEST_WAIT = 5.0
 """Seconds."""
 WAITING = "Records are kept in the journal; the next sweep delivers them, or type: sweepstack sync"
@@ -69,12 +71,13 @@ class Recording:
         self.fold = Fold()
         self._mine: dict[str, Entry] = {}
 
-    def claim(self, trials: Sequence[Trial], again: bool) -> Work:
+    def claim(self, trials: Sequence[Trial], again: bool, lacking: Lacking = lambda *_: ()) -> Work:
         """Takes what nobody else trains and nobody has trained.
 
         Args:
             trials: of different fingerprints.
             again: train what is settled, too.
+            lacking: makes what is asked for of a settled trial and its record lacks.
         """
         trials = [trial if trial.id else replace(trial, id=secrets.token_hex(8)) for trial in trials]
         claim = self._ledger.claim(self._number, trials, again)
@@ -86,13 +89,14 @@ class Recording:
             finished = found.finished.get(trial.fingerprint)
             files = self._ledger.files(trial.id) if finished is None else finished.artifacts
             settled.append((trial, outcome, files))
-            self._join(trial, None)
+            self._join(trial, None, lacking(trial, outcome, files))
         fresh = []
         for entry in claim.fresh:
             finished = None if again else found.finished.get(entry.trial.fingerprint)
             if finished is not None:
                 settled.append((entry.trial, finished.outcome, finished.artifacts))
-                self._join(entry.trial, finished.run_id)
+                files = finished.artifacts
+                self._join(entry.trial, finished.run_id, lacking(entry.trial, finished.outcome, files))
             else:
                 fresh.append(entry.trial)
                 self._mine[entry.trial.id] = entry
@@ -103,9 +107,11 @@ class Recording:
         resumed = [self._resumed(composition, entries, wanted) for composition, entries in claim.resumed]
         return Work(fresh, resumed, settled, claim.held, found.changed)
 
-    def _join(self, trial: Trial, run_id: str | None) -> None:
-        if trial.sweep is not None:
-            self.journal.put(Joined(trial, time.time(), run_id))
+    def _join(self, trial: Trial, run_id: str | None, lacking: Sequence[Path]) -> None:
+        folder = self._ledger.files(f"{trial.id}-{self._number}")  # that of the trial alone ends with its own delivery
+        files = tuple(keep_file(folder, file) for file in lacking)
+        if trial.sweep is not None or files:
+            self.fold.take(self.journal.put(Joined(trial, time.time(), run_id, files)))
 
     def keep_plan(self, stacks: Sequence[Stack], device: str) -> list[Stack]:
         """Keeps how trials are composed, before the first of them trains; gives the stacks as they are known then."""
@@ -233,6 +239,7 @@ def recording(
     stopped = True
     with Display() as display:
         session = Recording(ledger, number, store, process, display, ended)
+        ledger.tell(display.say)
         process.open(ledger.folder, number, display.say)
         try:
             yield session
@@ -241,6 +248,8 @@ def recording(
             _end(session, ledger, number, lock)
             complaint = process.finish(LAST_WORDS if stopped else None)
             _sessions.append((ledger, number, complaint))
+            with contextlib.suppress(StoreError):
+                ledger.tell(display.say)
     if complaint is not None and not process.complained:
         process.complained = True  # of the first of many launches
         print(complaint, file=sys.stderr)
@@ -291,8 +300,8 @@ def undelivered(store: Store | None = None, journal: str | None = None) -> str |
 def _end(session: Recording, ledger: Ledger, number: int, lock: BaseFileLock) -> None:
     """If this cannot be done, the next command that trains finds a dead session and does it."""
     with contextlib.suppress(StoreError):
-        session.journal.close()
-        ledger.end(number, session.fold)
+        session.journal.close()  # which is on the disk before the ledger says that it is complete
+        ledger.end(number, session.fold, session.journal.lines)
     lock.release()
 
 

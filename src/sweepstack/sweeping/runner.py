@@ -6,19 +6,22 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweepstack.config import Fingerprint, TrialConfig, fingerprint
-from sweepstack.errors import UserError, one_line
+from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.faults import Whose, contained, judge, reason
 from sweepstack.replacing import replacing
+from sweepstack.streams import HoldingErrors
 from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.recording import Recording
 from sweepstack.sweeping.stopping import calm
 from sweepstack.tracking.errorslog import log_traceback
 from sweepstack.trial import (
+    PICTURES,
     PREDICTIONS,
     WEIGHTS,
     Choice,
@@ -45,11 +48,14 @@ _PARSED_IN_FULL: Any = {
 }
 
 
-def prepare(config: TrialConfig, seen: set[str]) -> None:
+def prepare(
+    config: TrialConfig, seen: set[str], inside: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> None:
     """Checks what can only be checked with PyTorch and the data at hand, and loads the data.
 
     Args:
         seen: what has been checked already; trials that differ only in numbers which `parse` has checked need it once.
+        inside: gives a context to call a user's code in.
 
     Raises:
         ConfigError: see `check`.
@@ -60,22 +66,33 @@ def prepare(config: TrialConfig, seen: set[str]) -> None:
         from sweepstack.training.check import check
 
         seen.add(key)  # a mistake too is told once
-        with contained():
+        with inside(), contained():
             check(config)
             _data(config)
+    last = f"{key} {config.batch_size}"
+    if last not in seen:
+        from sweepstack.training.check import check_last_batch
+
+        seen.add(last)
+        with contained():
+            check_last_batch(config)
 
 
-def identify(config: TrialConfig, digests: dict[str, str]) -> Fingerprint:
+def identify(
+    config: TrialConfig, digests: dict[str, str], inside: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Fingerprint:
     """The fingerprint of a trial, for which the data must be at hand.
 
     Args:
         digests: checksums of data by their config, of those that have been loaded for it.
+        inside: see `prepare`.
     """
     from sweepstack.training.code import digest
 
     key = config.dataset.model_dump_json(by_alias=True)
     if key not in digests:
-        digests[key] = _data(config).facts.digest
+        with inside():
+            digests[key] = _data(config).facts.digest
     return fingerprint(config, digests[key], digest(config))
 
 
@@ -107,7 +124,12 @@ def estimate(configs: Sequence[TrialConfig]) -> Choice:
     return tuning.choose(configs, _data(configs[0]), None, estimate=True)
 
 
-def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = lambda: False) -> None:
+def run_stack(
+    stack: Stack,
+    recording: Recording,
+    enough: Callable[[], bool] = lambda: False,
+    run_part: Callable[[Stack, Recording, Callable[[], bool]], None] | None = None,
+) -> None:
     """Trains the trials of a stack, from its checkpoint if there is one, and keeps the weights of each in its folder.
 
     Whatever goes wrong inside a training is an outcome, FAILED with the reason and the traceback. What goes wrong in a
@@ -115,12 +137,14 @@ def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = l
 
     Args:
         enough: whether the training is to stop, its trials KILLED.
+        run_part: trains what a stack is cut into; by itself this function.
 
     Raises:
         UserError: the data cannot be had, or the journal not written: no other trial could do better.
         KeyboardInterrupt: after a signal; the trials that had not ended have been emitted as KILLED.
     """
     data = _data(stack.trajectories[0].config)
+    _check_fingerprints(stack, data)
     kind = data.device.type
     if stack.device not in ("", kind):
         stack = replace(stack, note=f"it began on {stack.device} and went on on {kind}")
@@ -136,16 +160,29 @@ def run_stack(stack: Stack, recording: Recording, enough: Callable[[], bool] = l
             raise
     for number, part in enumerate(parts, 1):
         try:
-            run_stack(part, recording, enough)
+            (run_part or run_stack)(part, recording, enough)
         except KeyboardInterrupt as stop:  # the others have begun, too: in the stack that was cut
             for trial in (trial for later in parts[number:] for trial in later.trials):
                 recording.emit(_killed(trial, str(stop) or "interrupted"))
             raise
 
 
+def _check_fingerprints(stack: Stack, data: Data) -> None:
+    """That the data are those that the trials are known by: they may have been loaded again since."""
+    for trial in stack.trials:
+        if trial.fingerprint and (known := Fingerprint.parse(trial.fingerprint).data) != data.facts.digest:
+            raise DataError(
+                f"dataset must give the same data at every load, {trial.config.dataset.target} gave data of checksum "
+                f"{known}",
+                data.facts.digest,
+                "let it give the same; if its files were changed meanwhile, type the same command again",
+            )
+
+
 def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: Callable[[], bool]) -> Sequence[Stack]:
     """Trains a stack, again and again as far as `retries` allow; gives the parts to go on with where it cannot."""
     from sweepstack.training.checkpoint import CheckpointError, Keeper
+    from sweepstack.training.stacked_models import Unstackable
 
     config = stack.trajectories[0].config
     folder, say = recording.checkpoints(stack), recording.display.say
@@ -169,9 +206,13 @@ def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: C
         except Exception as error:
             left = [one for one in stack.trajectories if any(recording.owns(trial) for trial in one.trials)]
             if len(stack.trajectories) > 1:
-                log_traceback(error)
+                if isinstance(error, Unstackable):
+                    why = str(error)
+                else:
+                    log_traceback(error)
+                    why = reason(error)
                 cut, how = _smaller(error)
-                note = f"a stack of {len(stack.trajectories)} failed: {reason(error)}"
+                note = f"a stack of {len(stack.trajectories)} failed: {why}"
                 say(f"{note[0].upper()}{note[1:]}; its trials go on {how}.")
                 return recording.split(stack, cut(left), data.device.type, note)
             if tries == config.retries or not _may_pass(error):
@@ -191,22 +232,23 @@ def _train(stack: Stack, data: Data, recording: Recording, keeper: Keeper) -> No
     """Trains trajectories together, or a single one by the plain trainer."""
     import torch
 
-    from sweepstack.training import stacking
+    from sweepstack.training import seeding, stacking
     from sweepstack.training.hardware import choose_threads
+    from sweepstack.training.single_model import SingleModel
     from sweepstack.training.stack import train_stack
-    from sweepstack.training.stacked_models import SingleModel
     from sweepstack.training.trainer import train
 
     readers = [[_reader(trial, stack, data, recording) for trial in one.trials] for one in stack.trajectories]
     configs = [trajectory.config for trajectory in stack.trajectories]
     torch.set_num_threads(stack.choice.threads or choose_threads(configs[0]))
-    if len(readers) > 1:
-        train_stack(readers, data, stacking.build(configs, data.images.shape[1:], data.device), keeper)
-    elif len(readers[0]) > 1:
-        train_stack(readers, data, SingleModel(configs[0], data.device), keeper)
-    else:
-        (reader,) = readers[0]
-        reader.end(train(reader.config, data, reader.report, keeper))
+    with seeding.apart():
+        if len(readers) > 1:
+            train_stack(readers, data, stacking.build(configs, data.images.shape[1:], data.device, data.some()), keeper)
+        elif len(readers[0]) > 1:
+            train_stack(readers, data, SingleModel(configs[0], data.device), keeper)
+        else:
+            (reader,) = readers[0]
+            reader.end(train(reader.config, data, reader.report, keeper))
 
 
 def _reader(trial: Trial, stack: Stack, data: Data, recording: Recording) -> Reader:
@@ -278,20 +320,42 @@ def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
         if outcome.weights is not None:
             files.append(trial.folder / WEIGHTS)
             weights = outcome.weights
-            _write(files[-1], lambda path: torch.save(weights, path))
+            _write(files[-1], _held(lambda file: torch.save(weights, file)))
         if outcome.predictions is not None:
             files.append(trial.folder / PREDICTIONS)
             predictions = outcome.predictions
-            _write(files[-1], lambda path: np.save(path, predictions, allow_pickle=False))
+            _write(files[-1], _held(lambda file: np.save(file, predictions, allow_pickle=False)))
         if trial.config.pictures and outcome.state is TrialState.FINISHED:
-            from sweepstack.training.pictures import save_first
-
-            count = trial.config.pictures
-            files.append(trial.folder / "first_images.png")
-            _write(files[-1], lambda path: save_first(data.images[:count], data.labels[:count], path))
+            files.append(_draw(trial, data))
     except Exception as error:  # a full disk costs this trial, no other one
         outcome, files = Outcome(TrialState.FAILED, reason=reason(error), traceback=traceback.format_exc()), []
     return Ended(trial, replace(outcome, weights=None, predictions=None), time.time(), tuple(files))
+
+
+def draw_pictures(trial: Trial) -> Path:
+    """The first training images as the trial asks for them, in its folder."""
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    return _draw(trial, _data(trial.config))
+
+
+def _draw(trial: Trial, data: Data) -> Path:
+    from sweepstack.training.pictures import save_first
+
+    path, count = trial.folder / PICTURES, trial.config.pictures
+    _write(path, lambda part: save_first(data.images[:count], data.labels[:count], part))
+    return path
+
+
+def _held(write: Callable[[Any], None]) -> Callable[[Path], None]:
+    """Lets a library write to a file such that the error of a full disk is the disk's, and none of its own."""
+
+    def to(path: Path) -> None:
+        with path.open("wb") as file:
+            held = HoldingErrors(file, path)
+            write(held)
+            held.raise_error()
+
+    return to
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import sqlite3
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from yaml import YAMLError
 from sweepstack.config import Fingerprint, TrialConfig, parse
 from sweepstack.errors import StoreError, UserError, one_line
 from sweepstack.tracking.rows import FINGERPRINT_TAG
+from sweepstack.tracking.scratch import scratch
 from sweepstack.tracking.store import Store
 from sweepstack.trial import PREDICTIONS
 
@@ -50,8 +50,8 @@ def artifact(store: Store, run_id: str, name: str, known: Place | None = None) -
     try:
         if name not in {file.path for file in store.client.list_artifacts(run_id)}:
             return None
-        with tempfile.TemporaryDirectory() as aside:
-            return Path(store.client.download_artifacts(run_id, name, aside)).read_bytes()
+        with scratch() as aside:
+            return Path(store.client.download_artifacts(run_id, name, str(aside))).read_bytes()
     except Exception as error:  # MLflow lets those of its many carriers through
         raise StoreError(f"{name} of run {run_id} cannot be had from {store.uri}: {one_line(error)}") from error
 

@@ -21,6 +21,7 @@ from sweepstack.errors import StoreError, one_line
 from sweepstack.tracking.delivery import TOGETHER, Delivery, NotYetError, deliver_what_is_left, not_delivered
 from sweepstack.tracking.errorslog import ErrorsLog
 from sweepstack.tracking.finished import Known, known_to_server
+from sweepstack.tracking.leftovers import finish_leftovers
 from sweepstack.tracking.process import Answer, Close, Closed, Find, Found, Loaded, Look, Open, Refused, Said
 from sweepstack.tracking.sessions import Sessions
 from sweepstack.tracking.store import Store
@@ -96,6 +97,7 @@ class _Child:
                     if over and session in sessions.see_to_the_dead():
                         delivery.finish()
                         self._was_away = False
+                        self._clear(store)
                         for error in refused:
                             self._complain(store, error)
                         break
@@ -120,6 +122,12 @@ class _Child:
                         return not_delivered(delivery.waiting if delivery else 0, store.uri, one_line(error))
         Path(sessions.delivery_lock(session).lock_file).unlink(missing_ok=True)
         return None
+
+    def _clear(self, store: Store) -> None:
+        try:
+            finish_leftovers(store)
+        except Exception:  # the next command does it
+            log.exception("what killed commands have left in %s could not be finished", store.uri)
 
     def _complain(self, store: Store, error: Exception) -> None:
         if not self._complained:

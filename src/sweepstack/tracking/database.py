@@ -10,7 +10,20 @@ from pathlib import Path
 from filelock import Timeout
 
 from sweepstack.errors import StoreError
-from sweepstack.tracking.entries import SCHEMA, VERSION
+from sweepstack.tracking.schema import VERSION, prepare, upgrade
+
+OF_THE_MACHINE = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
+"""Errors that say nothing of what is in the file; any other one, such as a missing table, tells that it is damaged."""
 
 
 @contextlib.contextmanager
@@ -24,16 +37,13 @@ def transaction(file: Path) -> Iterator[sqlite3.Connection]:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
-            f"the journal's folder must be writable, {file.parent} cannot be made ({error.strerror}); choose another "
-            "with tracking.journal=DIR"
+            f"the journal's folder must be writable, {file.parent} cannot be made ({error.strerror})",
+            remedy="choose another with tracking.journal=DIR",
         ) from error
     with _opened(file) as database:
         database.execute("BEGIN IMMEDIATE")
         try:
-            if _check_version(database, file) == 0:
-                for statement in SCHEMA.split(";\n"):
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {VERSION}")
+            upgrade(database, _check_version(database, file))
             yield database
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -56,27 +66,39 @@ def reading(file: Path) -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[sqlite3.Connection]:
-    another = "make room or give leave to write there, or choose another folder with tracking.journal=DIR"
     try:
         with contextlib.closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as database:
+            prepare(database)
             yield database
     except sqlite3.DatabaseError as error:
-        damaged = "malformed" in str(error) or "not a database" in str(error)
-        raise StoreError(
-            f"the journal's ledger must be an sqlite file, {file} is damaged ({error}); delete it and run again: what "
-            "the journals beside it hold is recorded, what was interrupted begins anew"
-            if damaged
-            else f"the journal's ledger must be usable, {file} is not ({error}); {another}"
-        ) from error
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in OF_THE_MACHINE:
+            raise _unusable(file, error) from error
+        raise damaged(file, str(error)) from error
     except (OSError, Timeout) as error:
-        raise StoreError(f"the journal's ledger must be usable, {file} is not ({error}); {another}") from error
+        raise _unusable(file, error) from error
+
+
+def damaged(file: Path, how: str) -> StoreError:
+    """The mistake that a ledger cannot be read."""
+    return StoreError(
+        f"the journal's ledger must be an sqlite file, {file} is damaged ({how})",
+        remedy="delete it and run again: what the journals beside it hold is recorded, what was interrupted begins "
+        "again",
+    )
+
+
+def _unusable(file: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"the journal's ledger must be usable, {file} is not ({error})",
+        remedy="make room or give leave to write there, or choose another folder with tracking.journal=DIR",
+    )
 
 
 def _check_version(database: sqlite3.Connection, file: Path) -> int:
     version: int = database.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise StoreError(
-            f"the journal must be of this version of sweepstack or an older one, {file} is of a newer one; update "
-            "sweepstack, or choose another folder with tracking.journal=DIR"
+            f"the journal must be of this version of sweepstack or an older one, {file} is of a newer one",
+            remedy="update sweepstack, or choose another folder with tracking.journal=DIR",
         )
     return version

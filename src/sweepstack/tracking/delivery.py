@@ -11,7 +11,8 @@ import logging
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +22,10 @@ from filelock import Timeout
 from sweepstack.names import as_value
 from sweepstack.tracking.address import project_root
 from sweepstack.tracking.artifacts import local_folder
-from sweepstack.tracking.journal import Reader
+from sweepstack.tracking.journal import Fold, Reader
 from sweepstack.tracking.keeping import drop_files
 from sweepstack.tracking.params import as_text
+from sweepstack.tracking.recovery import Restored, Seen, restored
 from sweepstack.tracking.rows import (
     FINGERPRINT_TAG,
     ID_TAG,
@@ -87,7 +89,9 @@ class Delivery:
 
     def __init__(self, store: Store, sessions: Sessions, session: int) -> None:
         self._store, self._sessions, self._session = store, sessions, session
-        self._reader = Reader(sessions.journal(session))
+        self._reader = Reader(sessions.journal(session), sessions.trial)
+        self._seen = Seen()
+        self._restored: Restored | None = None
         self._pending: dict[str, _Pending] = {}
         self._runs: dict[str, _Run] = {}
         begun = sessions.delivery(session)
@@ -116,36 +120,91 @@ class Delivery:
         while waiting and len(refused) < 2:  # two: then it is not the trial; whoever waits for a dead server waits once
             together, waiting = waiting[:TOGETHER], waiting[TOGETHER:]
             done = self._deliver_together(together, refused)
-            ended = [one for one in done if isinstance(self._pending.pop(one).events[-1], Ended)]
+            taken = {one: self._pending.pop(one).events for one in done}
+            fold = Fold()
+            for event in (event for events in taken.values() for event in events):
+                fold.take(event)
+            ended = [one for one, events in taken.items() if isinstance(events[-1], Ended)]
             for trial_id in ended:
                 self._runs.pop(trial_id, None)
             self.delivered += len(ended)
             drop_files(self._sessions.files(one) for one in ended)
+            joined = [event for events in taken.values() for event in events if isinstance(event, Joined)]
+            drop_files({file.parent for event in joined for file in event.files})
             begins = [pending.begin for pending in self._pending.values()]
             self._offset = min([*begins, self._reader.offset])
             runs = {trial_id: run_id for trial_id, run_id in done.items() if run_id is not None}
-            self._sessions.delivered(self._session, self._offset, runs)
+            self._sessions.delivered(self._session, self._offset, runs, fold.progress)
         if refused:
             raise refused[0]
 
     def finish(self) -> None:
-        """Delivers an ended session: what is left of it, and KILLED for what it has left open; then drops it."""
+        """Delivers an ended session: what is left of it, what a damaged journal has lost as far as the ledger knows it,
+        and KILLED for what it has left open; then drops it."""
+        if self._sessions.is_recorded(self._session):
+            self._sessions.retire(self._session)
+            return
+        self._restore()
         self.deliver()
         if self._pending:
             raise NotYetError("another sweep has not recorded them yet")
-        left = [entry for entry in self._sessions.left_by(self._session) if entry.outcome is None and entry.run_id]
-        if left:
+        self._close_what_is_open()
+        damage = "" if self._restored is None else self._restored.told(self._reader)
+        self._sessions.retire(self._session, remember=self._store.database is None, damage=damage)
+
+    def _restore(self) -> None:
+        """Once: takes from the ledger what should be in the journal and is not."""
+        self._read()
+        if self._restored is None:
+            lines, joined = self._sessions.expected(self._session)
+            self._reader.end(lines, self._offset)
+            if self._reader.damaged:  # then no place in the file is what it was: all of it once more, which is harmless
+                self._offset, self._pending = 0, {}
+                self._unsure = self._repeated = True
+                for begin, event in Reader(self._sessions.journal(self._session), self._sessions.trial).events():
+                    self._take(begin, event)
+            self._restored = restored(self._sessions, self._session, self._seen, joined, self._points)
+            for event in self._restored.events:
+                self._take(self._reader.offset, event)
+            self._unsure = self._unsure or bool(self._restored.events)
+
+    def _points(self, run_id: str) -> Mapping[str, float]:
+        """The last figures of a run."""
+        if self._info(run_id) is None:
+            return {}
+        metrics: Mapping[str, float] = self._store.client.get_run(run_id).data.metrics
+        return metrics
+
+    def _close_what_is_open(self) -> None:
+        """Nothing stays RUNNING that nobody trains."""
+        left = {entry.trial.id: entry for entry in self._sessions.left_by(self._session) if entry.outcome is None}
+        closing = [(one.run_id, "its process died", one.at) for one in left.values() if one.run_id is not None]
+        broken = dict(self._sessions.unreadable(self._session))
+        orphans = [one for one in self._seen.open if one not in left]
+        orphans = [*broken, *({*orphans} - self._sessions.known(orphans) - broken.keys())]
+        for trial_id in orphans:
+            run_id = self._store.run_of(trial_id) or broken.get(trial_id)
+            if run_id is not None:
+                closing.append((run_id, "its process died, and the ledger's row of it is damaged", time.time()))
+        if closing:
             with self._store.transaction():
-                for entry in left:
-                    assert entry.run_id is not None
-                    if self._info(entry.run_id) is not None:
-                        self._close(entry.run_id, TrialState.KILLED, "its process died", entry.at)
-        self._sessions.retire(self._session, remember=self._store.database is None)
+                for run_id, why, at in closing:
+                    info = self._info(run_id)
+                    if info is not None and info.status == "RUNNING":
+                        self._close(run_id, TrialState.KILLED, why, at)
 
     def _read(self) -> None:
         for begin, event in self._reader.events():
+            self._seen.take(event)
             if begin >= self._offset:
-                self._pending.setdefault(event.trial.id, _Pending(begin)).events.append(event)
+                self._take(begin, event)
+
+    def _take(self, begin: int, event: Event) -> None:
+        events = self._pending.setdefault(event.trial.id, _Pending(begin)).events
+        if isinstance(event, Started):  # one that is known from elsewhere than its own line comes late
+            events.insert(0, event)
+        else:
+            events.append(event)
 
     def _deliver_together(self, together: Sequence[str], refused: list[Exception]) -> dict[str, str | None]:
         """Those that were taken, each with its run."""
@@ -234,7 +293,8 @@ class Delivery:
                         tags += [RunTag(key, value) for key, value in now.items()]
                         continue
                     params = [Param(key[:250], as_value(as_text(value)[:6000])) for key, value in trial.params.items()]
-                    client.log_inputs(run.run_id, [_dataset(event)])
+                    if event.dataset.digest:
+                        client.log_inputs(run.run_id, [_dataset(event)])
                     self._keep_text(run, "config.yaml", trial.config_text)
                     self._keep_text(run, "overrides.yaml", "".join(f"- {line}\n" for line in trial.overrides))
                 case Measured():
@@ -255,12 +315,15 @@ class Delivery:
         found = event.run_id or run_id or self._store.run_of(event.trial.id)
         if found is None and self._sessions.is_pending(event.trial.id):
             raise NotYetError
-        if found is None or self._info(found) is None:
+        info = None if found is None else self._info(found)
+        if found is None or info is None:
             log.error("the record of trial %s (%s) is gone", event.trial.id, event.trial.name)
             return None
         for key, value in _of_sweep(event).items():
             if key != SWEEP_TAG:  # which tells where it was trained
                 self._store.client.set_tag(found, key, value)
+        for file in event.files:
+            self._keep_file(_Run(found, local_folder(info.artifact_uri)), file)
         return None
 
     def _close(self, run_id: str, state: TrialState, reason: str, at: float) -> None:

@@ -1,38 +1,26 @@
 """The journal: the events of one command's trials, one line each, in an append-only file before MLflow sees them.
 
-A line is the CRC-32 of its JSON, a space, and the JSON. What has been written survives the death of every process;
-`sync` makes it survive that of the machine. A line that was cut off is no line: whoever reads stops before it.
+A line is the CRC-32 of its JSON, a space, and the JSON, see `codec`. What has been written survives the death of every
+process; `sync` makes it survive that of the machine. A line that was cut off is no line: whoever reads stops before it.
+Lines are numbered, so that a reader knows what is missing, wherever a file was damaged.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
-import zlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sweepstack.config import TrialConfig
 from sweepstack.errors import StoreError
-from sweepstack.trial import (
-    DatasetFacts,
-    Ended,
-    Event,
-    Joined,
-    Measured,
-    Measurement,
-    Outcome,
-    Started,
-    Trial,
-    TrialState,
-)
+from sweepstack.tracking.codec import NewerError, UnreadableError, contents, event_as_json, event_from_json, line
+from sweepstack.trial import Ended, Event, Joined, Measured, Outcome, Started, Trial
 
 log = logging.getLogger(__name__)
-
-ITEMS = "<items>"
 
 
 class Journal:
@@ -45,8 +33,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._last = 0.0
+        self._started: dict[str, Started] = {}
+        self.lines = 0
+        """So many have been put."""
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            make_durable(path.parent)
+            if os.fstat(self._file).st_size:
+                self.lines = path.read_bytes().count(b"\n")
         except OSError as error:
             raise self._refused(error) from error
 
@@ -55,14 +49,19 @@ class Journal:
         clock of the machine does."""
         self._last = max(self._last, event.at)
         event = replace(event, at=self._last)
-        line = _line(_as_json(event))
+        text = line(event_as_json(event, self._started.get(event.trial.id)), self.lines)
         try:
             size = os.fstat(self._file).st_size
-            if (written := os.write(self._file, line)) < len(line):  # the disk got full meanwhile
+            if (written := os.write(self._file, text)) < len(text):  # the disk got full meanwhile
                 os.ftruncate(self._file, size)
-                raise OSError(28, f"only {written} of {len(line)} bytes fit")
+                raise OSError(28, f"only {written} of {len(text)} bytes fit")
         except OSError as error:
             raise self._refused(error) from error
+        self.lines += 1
+        if isinstance(event, Started):
+            self._started[event.trial.id] = event
+        elif isinstance(event, Ended):
+            self._started.pop(event.trial.id, None)
         return event
 
     def not_before(self, at: float) -> None:
@@ -77,59 +76,161 @@ class Journal:
             raise self._refused(error) from error
 
     def close(self) -> None:
-        os.close(self._file)
+        """Nothing more is put. What has been is on the disk."""
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)
 
     def _refused(self, error: OSError) -> StoreError:
         return StoreError(
-            f"the journal must be writable, {self._path} is not ({error.strerror or error}); make room, or choose "
-            "another folder with tracking.journal=DIR, and run again: it goes on from here"
+            f"the journal must be writable, {self._path} is not ({error.strerror or error})",
+            remedy="make room, or choose another folder with tracking.journal=DIR, and run again: it goes on from here",
         )
 
 
-class Reader:
-    """Reads a journal file from its beginning, as far as it has got, again and again."""
+def make_durable(folder: Path) -> None:
+    """The names of the files in a folder are on the disk; without them their content would be lost with the machine."""
+    with contextlib.suppress(OSError):  # not every system lets a folder be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
-    def __init__(self, path: Path) -> None:
+
+def is_journal(path: Path) -> bool:
+    """Whether a file is a journal, if a damaged one: it has the name of one, and in it a line that is whole. Somebody
+    else's file in the folder that `tracking.journal` names is none."""
+    if not re.fullmatch(r"[0-9]{6,18}\.jsonl", path.name) or not path.is_file():
+        return False
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        return any(content is not None for text in stream for content in _readable(text))
+    return False
+
+
+def _readable(text: bytes) -> Iterator[dict[str, Any] | None]:
+    try:
+        yield from contents(text)
+    except NewerError:
+        yield {}
+
+
+class Reader:
+    """Reads a journal file from its beginning, as far as it has got, again and again.
+
+    Args:
+        path: of the file, which need not be there yet.
+        trial_of: gives the trial of an id where the line that tells it is damaged.
+    """
+
+    def __init__(self, path: Path, trial_of: Callable[[str], Trial | None] = lambda _: None) -> None:
         self._path = path
+        self._trial_of = trial_of
         self.offset = 0
         """Up to where it has been read, in bytes."""
+        self.damaged = False
+        """Whether the file is not as it was written."""
         self._trials: dict[str, Trial] = {}
+        self._next = 0
+        self._missing: set[int] = set()
+        self._unreadable = 0
+        self._unnumbered = 0
+
+    @property
+    def lost(self) -> int:
+        """Events that were written and cannot be read."""
+        return len(self._missing) + self._unreadable + (0 if self._next else self._unnumbered)
 
     def events(self) -> Iterator[tuple[int, Event]]:
-        """What is new, each event with the place where it begins."""
+        """What is new, each event with the place where its line begins.
+
+        Raises:
+            StoreError: the line that comes next was written by a newer version.
+        """
         try:
             stream = self._path.open("rb")
         except FileNotFoundError:
             return
         with stream:
             stream.seek(self.offset)
-            for line in stream:
-                if not line.endswith(b"\n"):
+            for text in stream:
+                if not text.endswith(b"\n"):
                     return
-                begin, self.offset = self.offset, self.offset + len(line)
-                content = _content(line)
-                if content is None:
-                    log.error("%s is damaged at byte %d; one event is lost", self._path, begin)
-                    continue
-                try:
-                    event = self._event(content)
-                except KeyError:
-                    log.error("%s: the begin of trial %s is damaged; its events are lost", self._path, content["id"])
-                    continue
-                yield begin, event
+                found = list(self._events_of(text))
+                begin, self.offset = self.offset, self.offset + len(text)
+                for event in found:
+                    yield begin, event
+
+    def end(self, lines: int | None, at_least: int = 0) -> None:
+        """Nothing more comes: whatever is still missing is lost.
+
+        Args:
+            lines: so many were written, if that is known. If not, the writer died, and may have left half a line.
+            at_least: so many bytes there have been.
+        """
+        size = self._path.stat().st_size if self._path.exists() else 0
+        self.damaged = self.damaged or size < at_least
+        if lines is not None:
+            self._missing.update(range(self._next, lines))
+            self._next = max(self._next, lines)
+            self.damaged = self.damaged or bool(self._missing) or size > self.offset
 
     def sync(self) -> None:
         """What has been read is on the disk."""
-        with self._path.open("rb+") as stream:
+        with contextlib.suppress(FileNotFoundError), self._path.open("rb+") as stream:
             os.fsync(stream.fileno())
 
-    def _event(self, content: dict[str, Any]) -> Event:
-        event = _from_json(content, self._trials)
-        if isinstance(event, Started):
-            self._trials[event.trial.id] = event.trial
-        elif isinstance(event, Ended):
-            self._trials.pop(event.trial.id, None)
-        return event
+    def _events_of(self, text: bytes) -> Iterator[Event]:
+        try:
+            found = list(contents(text))
+        except NewerError:
+            raise StoreError(
+                f"the journal must be of this version of sweepstack or an older one, {self._path} is of a newer one",
+                remedy="update sweepstack, or choose another folder with tracking.journal=DIR",
+            ) from None
+        for content in found:
+            if content is None:
+                log.error("%s is damaged at byte %d", self._path, self.offset)
+                self.damaged = True
+                self._unnumbered += 1  # counts in a file of version 1
+                continue
+            number = content.get("n")
+            if isinstance(number, int) and not self._is_new(number):
+                continue
+            try:
+                event = event_from_json(content, self._trial)
+            except UnreadableError as error:
+                log.error("%s, byte %d: %s", self._path, self.offset, error)
+                self.damaged = True
+                self._unreadable += 1
+                continue
+            if isinstance(event, Started):
+                self._trials[event.trial.id] = event.trial
+            elif isinstance(event, Ended):
+                self._trials.pop(event.trial.id, None)
+            yield event
+
+    def _is_new(self, number: int) -> bool:
+        """Notes what is missing before that line; not new is one that has been read already."""
+        if number >= self._next:
+            self._missing.update(range(self._next, number))
+            self.damaged = self.damaged or number > self._next
+            self._next = number + 1
+            return True
+        self.damaged = True
+        if number in self._missing:
+            self._missing.remove(number)
+            return True
+        return False
+
+    def _trial(self, trial_id: str) -> Trial | None:
+        if trial_id not in self._trials:
+            known = self._trial_of(trial_id)
+            if known is None:
+                return None
+            self._trials[trial_id] = known
+        return self._trials[trial_id]
 
 
 @dataclass
@@ -142,6 +243,8 @@ class Progress:
     measured: int = 0
     """The last step that was measured."""
     outcome: Outcome | None = None
+    started: Started | None = field(default=None, compare=False)
+    ended: Ended | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -150,128 +253,21 @@ class Fold:
 
     progress: dict[str, Progress] = field(default_factory=dict)
     """By the trial's id."""
+    joined: dict[tuple[str, str | None], Joined] = field(default_factory=dict)
+    """By the trial's id and the sweep."""
 
     def take(self, event: Event) -> None:
-        match event:
-            case Started():
-                self.progress[event.trial.id] = Progress(event.trial, event.at)
-            case Measured():
-                known = self.progress[event.trial.id]
-                known.at, known.measured = event.at, event.measurement.step
-            case Ended():
-                known = self.progress.setdefault(event.trial.id, Progress(event.trial, event.at))
-                known.at, known.outcome = event.at, replace(event.outcome, weights=None, traceback="")
-
-
-def _line(content: Mapping[str, Any]) -> bytes:
-    text = json.dumps(content, separators=(",", ":")).encode()  # ASCII: what is typed need not be UTF-8
-    return b"%08x %b\n" % (zlib.crc32(text), text)
-
-
-def _content(line: bytes) -> dict[str, Any] | None:
-    """None for a damaged line."""
-    checksum, _, text = line.rstrip(b"\n").partition(b" ")
-    try:
-        if int(checksum, 16) != zlib.crc32(text):
-            return None
-        content: dict[str, Any] = json.loads(text)
-    except ValueError:
-        return None
-    return content
-
-
-def trial_as_json(trial: Trial) -> dict[str, Any]:
-    """A trial as plain values."""
-    return {
-        "config": _keys_as_items(trial.config.model_dump(by_alias=True)),
-        "number": trial.number,
-        "name": trial.name,
-        "params": dict(trial.params),
-        "folder": str(trial.folder),
-        "config_text": trial.config_text,
-        "log": str(trial.log),
-        "overrides": list(trial.overrides),
-        "sweep": trial.sweep,
-        "fingerprint": trial.fingerprint,
-        "id": trial.id,
-    }
-
-
-def trial_from_json(content: Mapping[str, Any]) -> Trial:
-    """The trial that `trial_as_json` was given."""
-    changed = {
-        "config": TrialConfig.model_validate(_items_as_keys(content["config"])),
-        "folder": Path(content["folder"]),
-        "log": Path(content["log"]),
-        "overrides": tuple(content["overrides"]),
-    }
-    return Trial(**{**content, **changed})
-
-
-def _keys_as_items(value: Any) -> Any:
-    """JSON has no keys but texts; a model's keywords may have others."""
-    if isinstance(value, Mapping):
-        items = {key: _keys_as_items(part) for key, part in value.items()}
-        return items if all(isinstance(key, str) for key in items) else {ITEMS: [list(item) for item in items.items()]}
-    return [_keys_as_items(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _items_as_keys(value: Any) -> Any:
-    if isinstance(value, dict):
-        items = value[ITEMS] if value.keys() == {ITEMS} else value.items()
-        return {key: _items_as_keys(part) for key, part in items}
-    return [_items_as_keys(part) for part in value] if isinstance(value, list) else value
-
-
-def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as plain values, without weights and traceback."""
-    return {
-        "state": outcome.state,
-        "metrics": dict(outcome.metrics),
-        "reason": outcome.reason,
-        "diverged": outcome.diverged,
-    }
-
-
-def outcome_from_json(content: Mapping[str, Any]) -> Outcome:
-    """The outcome that `outcome_as_json` was given."""
-    return Outcome(TrialState(content["state"]), content["metrics"], content["reason"], diverged=content["diverged"])
-
-
-def _as_json(event: Event) -> dict[str, Any]:
-    content: dict[str, Any] = {"event": type(event).__name__, "at": event.at, "id": event.trial.id}
-    match event:
-        case Started():
-            content |= {
-                "trial": trial_as_json(event.trial),
-                "dataset": vars(event.dataset),
-                "again": event.again,
-            }
-        case Measured():
-            content["measurement"] = {**vars(event.measurement), "metrics": dict(event.measurement.metrics)}
-        case Ended():
-            content |= {
-                "outcome": outcome_as_json(event.outcome),
-                "files": [str(file) for file in event.files],
-                "trained": event.trained,
-                "recomposed": event.recomposed,
-            }
-        case Joined():
-            content |= {"trial": trial_as_json(event.trial), "run_id": event.run_id}
-    return content
-
-
-def _from_json(content: Mapping[str, Any], trials: Mapping[str, Trial]) -> Event:
-    at, kind = content["at"], content["event"]
-    trial = trial_from_json(content["trial"]) if "trial" in content else trials[content["id"]]
-    match kind:
-        case "Started":
-            return Started(trial, at, DatasetFacts(**content["dataset"]), content["again"])
-        case "Measured":
-            return Measured(trial, Measurement(**content["measurement"]), at)
-        case "Ended":
-            files = tuple(Path(file) for file in content["files"])
-            outcome = outcome_from_json(content["outcome"])
-            return Ended(trial, outcome, at, files, content["trained"], content["recomposed"])
-        case _:
-            return Joined(trial, at, content["run_id"])
+        trial = event.trial
+        if isinstance(event, Joined):
+            self.joined[trial.id, trial.sweep] = event
+            return
+        if isinstance(event, Started):
+            self.progress[trial.id] = Progress(trial, event.at, started=event)
+            return
+        known = self.progress.setdefault(trial.id, Progress(trial, event.at))  # the begin may be damaged
+        known.at = event.at
+        if isinstance(event, Measured):
+            known.measured = max(known.measured, event.measurement.step)
+        else:
+            known.outcome = replace(event.outcome, weights=None, traceback="")
+            known.ended = replace(event, outcome=known.outcome)

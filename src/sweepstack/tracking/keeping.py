@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterable
@@ -27,6 +28,18 @@ def keep_file(folder: Path, file: Path) -> Path:
     kept = folder / file.name
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.unlink(missing_ok=True)
+    try:
+        os.link(file, kept)
+    except OSError:
+        shutil.copy2(file, kept)
+    return kept
+
+
+def put_away(file: Path, folder: Path) -> Path:
+    """Keeps a damaged file in a folder, too, beside those of its name that are there; gives its new path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = (folder / f"{file.stem}-{number}{file.suffix}" for number in itertools.count(2))
+    kept = next(path for path in itertools.chain([folder / file.name], copies) if not path.exists())
     try:
         os.link(file, kept)
     except OSError:

@@ -5,16 +5,32 @@ A trial's row stays until its whole stack is settled and recorded, for a stack t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sweepstack.errors import StoreError
+from sweepstack.tracking.codec import UnreadableError, outcome_from_json, trial_as_json
 from sweepstack.tracking.database import reading, transaction
-from sweepstack.tracking.entries import LEFT, OPEN, SETTLED, Composition, Entry, composition_of, entries, parts
-from sweepstack.tracking.journal import Fold, Reader, outcome_from_json, trial_as_json
-from sweepstack.tracking.sessions import Sessions, note_taken_over
+from sweepstack.tracking.entries import (
+    LEFT,
+    OPEN,
+    SETTLED,
+    Composition,
+    Entry,
+    composition_of,
+    entries,
+    note_set_aside,
+    note_taken_over,
+    parts,
+    set_aside,
+)
+from sweepstack.tracking.journal import Fold, Reader
+from sweepstack.tracking.schema import is_whole
+from sweepstack.tracking.sessions import Sessions
 from sweepstack.trial import Outcome, Trial
 
 
@@ -51,6 +67,8 @@ class Ledger(Sessions):
         stacks: dict[str, list[Entry]] = {}
         with transaction(self.file) as database:
             self._bury(database)
+            for part in parts([*wanted]):
+                note_set_aside(database, set_aside(database, f"fingerprint IN ({','.join('?' * len(part))})", part))
             known = self._by_fingerprint(database, [*wanted])
             fresh: list[Entry] = []
             for trial in trials:
@@ -131,8 +149,14 @@ class Ledger(Sessions):
         with reading(self.file) as database:
             for part in parts(fingerprints):
                 marks = ",".join("?" * len(part))
-                rows = database.execute(f"SELECT * FROM done WHERE fingerprint IN ({marks})", part)
-                found.update({key: (run_id, outcome_from_json(json.loads(text))) for key, run_id, text in rows})
+                rows = database.execute(
+                    f"SELECT fingerprint, run_id, outcome FROM done WHERE fingerprint IN ({marks}) "
+                    f"AND {is_whole(database, 'done')}",
+                    part,
+                )
+                for key, run_id, text in rows:
+                    with contextlib.suppress(UnreadableError, ValueError):  # it is trained again
+                        found[key] = (run_id, outcome_from_json(json.loads(text)))
         return found
 
     def release(self, session: int, trials: Iterable[Trial]) -> None:
@@ -156,10 +180,11 @@ class Ledger(Sessions):
         if entry.session not in self._folds:
             self._folds[entry.session] = (Reader(self.journal(entry.session)), Fold())
         reader, fold = self._folds[entry.session]
-        for _, event in reader.events():
-            fold.take(event)
+        with contextlib.suppress(StoreError):  # a newer version writes it
+            for _, event in reader.events():
+                fold.take(event)
         known = fold.progress.get(entry.trial.id)
-        outcome = known.outcome if known is not None else None
+        outcome = known.outcome if known is not None and known.outcome is not None else entry.outcome
         state = entry.state
         if outcome is not None and outcome.settled:
             state = SETTLED
@@ -177,8 +202,12 @@ class Ledger(Sessions):
         if composition is None or not goes_on(composition, known, wanted):
             return None
         members: dict[str, Entry] = {}
+        if any(entry.outdated and entry.trial.fingerprint not in wanted for entry in known):
+            return None  # what this version does not understand it cannot train
         for entry in known:
             trial = wanted.get(entry.trial.fingerprint)
+            if entry.outdated and trial is not None:
+                entry = replace(entry, trial=_renewed(trial, entry), outdated="")
             if entry.state == LEFT:
                 renewed = entry.trial if trial is None else _renewed(trial, entry)
                 entry = Entry(renewed, session, stack, OPEN, entry.run_id, entry.at, entry.measured)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import tempfile
+import shutil
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.rows import VERSION_TAG
 from sweepstack.tracking.runs import Record
+from sweepstack.tracking.scratch import scratch
 from sweepstack.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 VERSIONS_TAG = "mlflow.modelVersions"
 """By which MLflow's UI links a model to its registered versions."""
+BY_TAG = "sweepstack.registering"
+"""On a model that is not registered yet: host and process of who is at it."""
 LOADER = "sweepstack.training.predicting"
 """The module with the function that MLflow loads a model of ours by; nothing is pickled."""
 
@@ -95,15 +100,21 @@ def log_and_register(
     from mlflow.models import Model
 
     try:
-        with tempfile.TemporaryDirectory(prefix="sweepstack-") as aside:
+        with scratch() as aside:
             with store.writing():
+                finish_models(store)
                 logged = client.create_logged_model(
-                    run.row.experiment_id, name, run.row.run_id, params=dict(run.row.params), model_type="classifier"
+                    run.row.experiment_id,
+                    name,
+                    run.row.run_id,
+                    params=dict(run.row.params),
+                    model_type="classifier",
+                    tags={BY_TAG: _myself()},
                 )
             model = Model(
                 logged.artifact_location, run.row.run_id, model_uuid=logged.model_id, model_id=logged.model_id
             )
-            folder = Path(aside, "model")
+            folder = aside / "model"
             _save(model, folder, data, code, requirements, example, answer)
             client.log_model_artifacts(logged.model_id, str(folder))
             with store.writing():
@@ -147,6 +158,7 @@ def _save(
 
 def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -> int:
     from mlflow.exceptions import MlflowException
+    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 
     client = store.client
     tags = {VERSION_TAG: run.tags.get(VERSION_TAG, "")}
@@ -155,11 +167,69 @@ def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = client.create_model_version(name, f"models:/{model_id}", run.row.run_id, tags=tags, model_id=model_id)
+    with _use_tracking_uri(store.uri):  # MLflow looks for a model's files in the store of the environment
+        made = client.create_model_version(name, f"models:/{model_id}", run.row.run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, alias, made.version)
     said = [{"name": name, "version": made.version}]
     client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps(said)})
+    client.delete_logged_model_tag(model_id, BY_TAG)
     return int(made.version)
+
+
+def finish_models(store: Store) -> None:
+    """Removes the models that killed processes of this machine have not come to register, with the versions that have
+    no alias; what was registered as a whole is kept."""
+    client = store.client
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    token: str | None = ""
+    while experiments and token is not None:
+        page = client.search_logged_models(experiments, page_token=token or None)
+        for model in page:
+            if _is_dead(model.tags.get(BY_TAG, "")):
+                _finish_model(store, model.model_id, model.artifact_location)
+        token = page.token or None
+
+
+def _finish_model(store: Store, model_id: str, artifacts: str) -> None:
+    client = store.client
+    made = [
+        version
+        for name in registered(store)
+        for version in client.search_model_versions(f"name = '{name}'")
+        if version.source == f"models:/{model_id}"
+    ]
+    named = [version for version in made if client.get_model_version(version.name, version.version).aliases]
+    if named:
+        said = [{"name": named[0].name, "version": int(named[0].version)}]
+        client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps(said)})
+        client.delete_logged_model_tag(model_id, BY_TAG)
+        return
+    for version in made:
+        client.delete_model_version(version.name, version.version)
+    client.delete_logged_model_tag(model_id, BY_TAG)
+    client.finalize_logged_model(model_id, "FAILED")
+    client.delete_logged_model(model_id)
+    folder = local_folder(artifacts)
+    if folder is not None and folder.parent.name == model_id:
+        shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def _myself() -> str:
+    return f"{socket.gethostname()} {os.getpid()}"
+
+
+def _is_dead(who: str) -> bool:
+    """Whether a process of this machine, see `_myself`, has ended."""
+    host, _, process = who.rpartition(" ")
+    if host != socket.gethostname() or not process.isdecimal() or int(process) == os.getpid():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def registered(store: Store) -> dict[str, Mapping[str, str]]:
@@ -191,6 +261,24 @@ def version(store: Store, name: str, alias: str) -> Version:
     return Version(name, str(store.client.get_model_version_by_alias(name, alias).version))
 
 
+def numbered(store: Store, name: str, number: str) -> Version:
+    """The version of a model that has a number, or "latest".
+
+    Raises:
+        UserError: there is none.
+    """
+    known = registered(store)
+    if name not in known:
+        raise UserError(f"there is no model {name!r} in {store.uri}", remedy=did_you_mean(name, known))
+    found = store.client.search_model_versions(f"name = '{name}'")
+    numbers = sorted({int(each.version) for each in found})
+    if number == "latest" and numbers:
+        return Version(name, str(numbers[-1]))
+    if number not in map(str, numbers):
+        raise UserError(f"model {name!r} has no version {number!r}", remedy=did_you_mean(number, map(str, numbers)))
+    return Version(name, number)
+
+
 @contextmanager
 def files(store: Store, found: Version) -> Iterator[Path]:
     """The folder of a model of ours, for as long as the block lasts.
@@ -200,14 +288,14 @@ def files(store: Store, found: Version) -> Iterator[Path]:
     """
     import mlflow.artifacts
 
-    with tempfile.TemporaryDirectory(prefix="sweepstack-") as aside:
+    with scratch() as aside:
         try:
             where = store.client.get_model_version_download_uri(found.name, found.version)
             if where.startswith("models:/"):
                 where = store.client.get_logged_model(where.removeprefix("models:/")).artifact_location
             folder = local_folder(where)
             if folder is None:
-                folder = Path(mlflow.artifacts.download_artifacts(where, dst_path=aside, tracking_uri=store.uri))
+                folder = Path(mlflow.artifacts.download_artifacts(where, dst_path=str(aside), tracking_uri=store.uri))
         except Exception as error:  # MLflow lets those of its many carriers through
             reason = one_line(error)
             raise StoreError(f"model {found.name} cannot be had from {store.uri} ({reason}); try again") from error

@@ -6,20 +6,34 @@ session has left open is found by the next one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sweepstack.tracking.database import reading, transaction
-from sweepstack.tracking.entries import LEFT, SETTLED, Entry, composition_of, entries, parts
-from sweepstack.tracking.journal import Fold, Reader, outcome_as_json, trial_as_json
-from sweepstack.tracking.keeping import is_locked
-from sweepstack.trial import Started
+from sweepstack.errors import StoreError
+from sweepstack.tracking.database import damaged, reading, transaction
+from sweepstack.tracking.entries import (
+    Entry,
+    composition_of,
+    entries,
+    find_again,
+    note,
+    note_progress,
+    note_set_aside,
+    parts,
+    set_aside,
+    trial_of,
+)
+from sweepstack.tracking.journal import Fold, Progress, Reader, is_journal
+from sweepstack.tracking.keeping import is_locked, put_away
+from sweepstack.tracking.schema import is_whole
+from sweepstack.trial import Started, Trial
 
 
 class Sessions:
@@ -59,6 +73,7 @@ class Sessions:
     def open(self, experiment: str) -> tuple[int, FileLock]:
         """A new session, alive from now on."""
         with transaction(self.file) as database:
+            self._check(database)
             self._find_the_lost(database)
             number = database.execute("INSERT INTO sessions (experiment) VALUES (?)", (experiment,)).lastrowid
             assert number is not None
@@ -66,10 +81,26 @@ class Sessions:
             lock.acquire(timeout=10)
         return number, lock
 
-    def end(self, session: int, fold: Fold) -> None:
-        """A session is over; its rows tell what its journal holds."""
+    def end(self, session: int, fold: Fold, lines: int | None = None) -> None:
+        """A session is over; its rows tell what its journal, which is on the disk, holds.
+
+        Args:
+            lines: of the journal.
+        """
         with transaction(self.file) as database:
-            self._end(database, session, fold)
+            self._end(database, session, fold, lines)
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Tells what the user has not been told yet of damages: each line once, unless this is killed meanwhile."""
+        if not self.file.exists():
+            return
+        with transaction(self.file) as database:
+            notes = database.execute("SELECT number, line FROM notes ORDER BY number").fetchall()
+        for _, line in notes:
+            say(line)
+        if notes:
+            with transaction(self.file) as database:
+                database.executemany("DELETE FROM notes WHERE number = ?", ((number,) for number, _ in notes))
 
     def see_to_the_dead(self) -> list[int]:
         """Ends the sessions that have died; gives all that are ended and not delivered yet, the oldest first."""
@@ -102,6 +133,12 @@ class Sessions:
             found = database.execute("SELECT number, ended FROM sessions ORDER BY number").fetchall()
         return [number for number, ended in found if ended or self._is_dead(number)]
 
+    def is_recorded(self, session: int) -> bool:
+        """Whether all of a session is in the store, and `retire` was only broken off."""
+        with reading(self.file) as database:
+            found = database.execute("SELECT 1 FROM sessions WHERE number = ? AND ended = 2", (session,))
+            return found.fetchone() is not None
+
     def waits(self, trial_id: str, session: int) -> bool:
         """Whether an earlier session, from which a trial was taken over, is still to be delivered."""
         with reading(self.file) as database:
@@ -114,13 +151,66 @@ class Sessions:
             found = database.execute("SELECT 1 FROM trials WHERE id = ? AND session NOT NULL", (trial_id,))
             return found.fetchone() is not None
 
-    def delivered(self, session: int, offset: int, run_ids: Mapping[str, str]) -> None:
-        """So many bytes of a journal are in the store, and these trials have these runs."""
+    def delivered(
+        self, session: int, offset: int, run_ids: Mapping[str, str], known: Mapping[str, Progress] | None = None
+    ) -> None:
+        """So many bytes of a journal are in the store, and these trials have these runs.
+
+        Args:
+            known: what the store knows of trials by now. Should the journal be damaged, the ledger knows it still.
+        """
         with transaction(self.file) as database:
             database.execute("UPDATE sessions SET delivered = ? WHERE number = ?", (offset, session))
             database.executemany(
                 "UPDATE trials SET run_id = ? WHERE id = ?", ((run, trial) for trial, run in run_ids.items())
             )
+            for trial_id, progress in (known or {}).items():
+                note_progress(database, session, trial_id, progress)
+
+    def expected(self, session: int) -> tuple[int | None, list[tuple[str, str, str, float, str | None]]]:
+        """What the journal of a session that has ended should hold: its number of lines, if that is known, and of each
+        trial that was trained before: id, name, sweep, when it joined that, and its run, if that is known."""
+        with reading(self.file) as database:
+            if not _knows_lines(database):
+                return None, []
+            row = database.execute("SELECT lines, joined FROM sessions WHERE number = ?", (session,)).fetchone()
+        if row is None or row[0] is None:
+            return None, []
+        return row[0], [tuple(one) for one in json.loads(row[1] or "[]")]
+
+    def trial(self, trial_id: str) -> Trial | None:
+        """The trial of an id, whoever trains it."""
+        with reading(self.file) as database:
+            return trial_of(database, trial_id)
+
+    def ended_in(self, session: int, but: Iterable[str]) -> list[Entry]:
+        """Trials of a session that have ended, but for those with these ids."""
+        known = set(but)
+        with reading(self.file) as database:
+            rows = database.execute("SELECT id FROM trials WHERE session = ? AND outcome NOT NULL", (session,))
+            ids = [trial_id for (trial_id,) in rows if trial_id not in known]
+            return [
+                entry
+                for part in parts(ids)
+                for entry in entries(database, f"id IN ({','.join('?' * len(part))})", part)
+                if entry.outcome is not None
+            ]
+
+    def known(self, trials: Iterable[str]) -> set[str]:
+        """Those of some trials' ids that have a row which can be read."""
+        with reading(self.file) as database:
+            return {
+                entry.trial.id
+                for part in parts(list(trials))
+                for entry in entries(database, f"id IN ({','.join('?' * len(part))})", part)
+            }
+
+    def unreadable(self, session: int) -> list[tuple[str, str | None]]:
+        """Ids and runs of the trials of a session whose rows cannot be read; the rows are set aside."""
+        with transaction(self.file) as database:
+            note_set_aside(database, set_aside(database, "session = ?", (session,)))
+            rows = database.execute("SELECT id, run_id FROM set_aside WHERE session = ?", (session,))
+            return rows.fetchall()
 
     def run_ids(self, trials: Iterable[str]) -> dict[str, str]:
         """The runs of those trials, by id, that have one."""
@@ -137,18 +227,28 @@ class Sessions:
     def left_by(self, session: int) -> list[Entry]:
         """Trials that a session has begun and that nobody has taken up since."""
         with reading(self.file) as database:
-            return entries(database, "session = ? AND state = 'LEFT' AND at > 0", (session,))
+            return entries(database, "session = ? AND state = 'LEFT' AND (at > 0 OR run_id NOT NULL)", (session,))
 
-    def retire(self, session: int, remember: bool = False) -> None:
+    def retire(self, session: int, remember: bool = False, damage: str = "") -> None:
         """An ended session is delivered as a whole; nothing of it is needed any more.
 
         Args:
             remember: the outcomes that are settled, for `done`.
+            damage: what is to be told of the journal, if it is damaged; then it is kept.
         """
+        journal = self.journal(session)
+        with transaction(self.file) as database:
+            database.execute("UPDATE sessions SET ended = 2 WHERE number = ?", (session,))
+            if damage:
+                kept = put_away(journal, self.folder / "damaged") if journal.exists() else None
+                note(database, damage + (f" The file is kept as {kept}." if kept else " The file is gone."))
+        for path in (journal, self.folder / f"{session:06}.lock"):
+            path.unlink(missing_ok=True)  # now: a journal without a session is one that lost its ledger
         with transaction(self.file) as database:
             if remember:
                 database.execute(
-                    "INSERT OR REPLACE INTO done SELECT fingerprint, run_id, outcome FROM trials "
+                    "INSERT OR REPLACE INTO done (fingerprint, run_id, outcome) "
+                    "SELECT fingerprint, run_id, outcome FROM trials "
                     "WHERE session = ? AND state = 'SETTLED' AND run_id NOT NULL",
                     (session,),
                 )
@@ -156,44 +256,45 @@ class Sessions:
             database.execute("DELETE FROM sessions WHERE number = ?", (session,))
             database.execute("DELETE FROM taken_over WHERE session = ?", (session,))
             self._forget(database)
-            for path in (self.journal(session), self.folder / f"{session:06}.lock"):
-                path.unlink(missing_ok=True)  # now: a journal without a session is one that lost its ledger
+
+    def _check(self, database: sqlite3.Connection) -> None:
+        """What a disk has changed in the ledger is taken for nothing that is true.
+
+        Raises:
+            StoreError: it is more than single rows.
+        """
+        (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise damaged(self.file, found)
+        note_set_aside(database, set_aside(database, f"NOT {is_whole(database, 'trials')}", ()))
+        database.execute(f"DELETE FROM done WHERE NOT {is_whole(database, 'done')}")
 
     def _bury(self, database: sqlite3.Connection) -> None:
         self._find_the_lost(database)
         for (number,) in database.execute("SELECT number FROM sessions WHERE NOT ended").fetchall():
             if self._is_dead(number):
                 fold = Fold()
-                for _, event in Reader(self.journal(number)).events():
-                    fold.take(event)
-                self._end(database, number, fold)
+                reader = Reader(self.journal(number), lambda trial_id: trial_of(database, trial_id))
+                with contextlib.suppress(StoreError):  # what a newer version has written is for that to deliver
+                    for _, event in reader.events():
+                        fold.take(event)
+                self._end(database, number, fold, None)
 
     def _journals(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.jsonl"))
+        return sorted(filter(is_journal, self.folder.glob("[0-9]*.jsonl")))
 
     def _find_the_lost(self, database: sqlite3.Connection) -> None:
-        """Journals whose ledger was deleted get a session again; their trials begin anew unless they are settled."""
+        """Journals whose ledger was deleted, or whose row in it is damaged, get a session again; their trials begin
+        again unless they are settled."""
+        database.execute(f"DELETE FROM sessions WHERE NOT {is_whole(database, 'sessions')}")
         known = {number for (number,) in database.execute("SELECT number FROM sessions")}
-        for path in self._journals():
-            if int(path.stem) in known:
-                continue
-            database.execute(
-                "INSERT INTO sessions (number, experiment, delivering) VALUES (?, 'train', 1)", (int(path.stem),)
-            )
-            for _, event in Reader(path).events():
-                if isinstance(event, Started):
-                    trial = event.trial
-                    if trial.config.tracking.experiment is not None:
-                        database.execute(
-                            "UPDATE sessions SET experiment = ? WHERE number = ?",
-                            (trial.config.tracking.experiment, int(path.stem)),
-                        )
-                    note_taken_over(database, trial.id)
-                    database.execute(
-                        "INSERT INTO trials (id, fingerprint, session, state, trial) VALUES (?, ?, ?, 'OPEN', ?) "
-                        "ON CONFLICT (id) DO UPDATE SET session = excluded.session",
-                        (trial.id, trial.fingerprint, int(path.stem), json.dumps(trial_as_json(trial))),
-                    )
+        mentioned = database.execute("SELECT DISTINCT session FROM trials WHERE session NOT NULL").fetchall()
+        for number in sorted(({int(path.stem) for path in self._journals()} | {one for (one,) in mentioned}) - known):
+            database.execute("INSERT INTO sessions (number, experiment, delivering) VALUES (?, 'train', 1)", (number,))
+            with contextlib.suppress(StoreError):
+                for _, event in Reader(self.journal(number)).events():
+                    if isinstance(event, Started):
+                        find_again(database, number, event.trial)
 
     def _is_dead(self, session: int) -> bool:
         lock = self.lock(session)
@@ -206,24 +307,18 @@ class Sessions:
         lock.release()
         return True
 
-    def _end(self, database: sqlite3.Connection, session: int, fold: Fold) -> None:
+    def _end(self, database: sqlite3.Connection, session: int, fold: Fold, lines: int | None) -> None:
         for trial_id, progress in fold.progress.items():
-            outcome = progress.outcome
-            settled = outcome is not None and outcome.settled
-            database.execute(
-                "UPDATE trials SET state = ?, at = ?, measured = max(measured, ?), outcome = ? "
-                "WHERE id = ? AND session = ?",
-                (
-                    SETTLED if settled else LEFT,
-                    progress.at,
-                    progress.measured,
-                    None if outcome is None else json.dumps(outcome_as_json(outcome)),
-                    trial_id,
-                    session,
-                ),
-            )
+            note_progress(database, session, trial_id, progress, left=True)
+        joined = [
+            (event.trial.id, event.trial.name, event.trial.sweep, event.at, event.run_id)
+            for event in fold.joined.values()
+        ]
         database.execute("UPDATE trials SET state = 'LEFT' WHERE session = ? AND state = 'OPEN'", (session,))
-        database.execute("UPDATE sessions SET ended = 1 WHERE number = ?", (session,))
+        database.execute(
+            "UPDATE sessions SET ended = 1, lines = ?, joined = ? WHERE number = ?",
+            (lines, json.dumps(joined) if lines is not None and joined else None, session),
+        )
         database.execute("DELETE FROM trials WHERE session = ? AND at = 0 AND stack IS NULL", (session,))
 
     def _forget(self, database: sqlite3.Connection) -> None:
@@ -241,9 +336,7 @@ class Sessions:
             database.execute("DELETE FROM stacks WHERE id = ?", (stack,))
 
 
-def note_taken_over(database: sqlite3.Connection, trial_id: str) -> None:
-    """Before a trial gets another session."""
-    database.execute(
-        "INSERT INTO taken_over (trial, session) SELECT id, session FROM trials WHERE id = ? AND session NOT NULL",
-        (trial_id,),
-    )
+def _knows_lines(database: sqlite3.Connection) -> bool:
+    """Not in a ledger of version 1, which nobody has written to since."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    return bool(version >= 2)

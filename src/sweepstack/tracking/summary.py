@@ -3,12 +3,11 @@ look like one: neither tables nor the UI's link to a sweep find it."""
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from sweepstack.errors import StoreError, one_line
+from sweepstack.tracking.scratch import scratch
 from sweepstack.tracking.store import Store
 
 SUMMARY_TAG = "sweepstack.summary"
@@ -32,12 +31,12 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
     try:
         run_id = _run_of(store, sweep, experiment_id)
         store.client._tracking_client._get_artifact_repo(run_id).delete_artifacts(PLOTS)
-        with tempfile.TemporaryDirectory(prefix="sweepstack-") as aside:
+        with scratch() as aside:
             for name, content in files.items():
-                path = Path(aside) / name
+                path = aside / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            store.client.log_artifacts(run_id, aside)
+            store.client.log_artifacts(run_id, str(aside))
     except Exception as error:  # MLflow lets the errors of drivers, sockets and disks through
         raise StoreError(f"{store.uri} does not take the report ({one_line(error)})") from error
     return run_id
@@ -49,9 +48,16 @@ def summary_run(store: Store, sweep: str) -> str | None:
     return next((str(run.info.run_id) for run in found if run.data.tags[SUMMARY_TAG] == sweep), None)
 
 
+def finish_summaries(store: Store) -> None:
+    """Ends the summary runs that killed reports have left RUNNING."""
+    for run in store.runs(f"tags.`{SUMMARY_TAG}` LIKE '%' AND attributes.status = 'RUNNING'"):
+        store.client.set_terminated(run.info.run_id, "FINISHED", int(time.time() * 1000))
+
+
 def _run_of(store: Store, sweep: str, experiment_id: str) -> str:
     client = store.client  # before the lock, which making the database takes too
     with store.writing():
+        finish_summaries(store)
         run_id = summary_run(store, sweep)
         if run_id is not None:
             return run_id

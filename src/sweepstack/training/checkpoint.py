@@ -9,7 +9,7 @@ import os
 import pickle
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -61,7 +61,7 @@ class Keeper:
         self._every = self._pause = every
         self._stopping, self._before, self._say = stopping, before, say
         self._last = time.monotonic()
-        self._complained = False
+        self._complained = self._refused = False
 
     @property
     def stopping(self) -> bool:
@@ -128,6 +128,20 @@ class Keeper:
         self._last = time.monotonic()
         self._pause = max(self._every, SELDOM * (self._last - began)) if self._every else 0.0
 
+    def cannot(self, what: str) -> None:
+        """Says once that the state of this training cannot be kept. Older files stay.
+
+        Args:
+            what: the attributes of the model that no file can hold.
+        """
+        if self._folder is not None and not self._refused:
+            self._say(
+                f"no checkpoint can be kept: the model changes {what}, which no file can hold; if this training is "
+                "interrupted, it begins again. Keep it in a buffer"
+            )
+        self._refused = True
+        self._last = time.monotonic()
+
     def remove(self) -> None:
         """Deletes the folder and forgets the state: what comes next begins anew."""
         self.state = None
@@ -137,30 +151,6 @@ class Keeper:
 
 NEVER = Keeper(None)
 """Keeps nothing and never stops."""
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Of the generators that a training on this device draws from: uint8 tensors on the CPU."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Lets the generators go on from there; one whose state is not among them stays as it is.
-
-    Raises:
-        CheckpointError: they are no such states.
-    """
-    with fitting():
-        torch.set_rng_state(states["cpu"].cpu())
-        if device.type == "cuda" and "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"].cpu(), device)
-        elif device.type == "mps" and "mps" in states:
-            torch.mps.set_rng_state(states["mps"].cpu())
 
 
 def rows(saved: Tensor, places: Sequence[int], like: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +17,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from sweepstack.config import DatasetConfig
-from sweepstack.errors import DataError, UserError, one_line
-from sweepstack.training import fetch
-from sweepstack.training.targets import build as build_target
+from sweepstack.errors import DataError
+from sweepstack.training import fetch, reading
 from sweepstack.trial import DatasetFacts
 
 SPLIT_SEED = 0
@@ -103,6 +101,10 @@ class Data:
     def _select(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return self._ready(self.images.index_select(0, index), self.labels.index_select(0, index))
 
+    def some(self, count: int = 16) -> Tensor:
+        """The first images to train on, as batches have them: float32 [count, *shape], on `device`."""
+        return self._select(self.train[:count])[0]
+
     def evaluation(self, chunk: int = 2000) -> Iterator[tuple[Tensor, Tensor]]:
         """What to evaluate on while training: the held-out part, or the test data when nothing is held out."""
         if not len(self.held_out):
@@ -148,14 +150,16 @@ def load(config: DatasetConfig, validation_split: float, device: torch.device) -
 def _load(config_json: str, validation_split: float, device_name: str) -> Data:
     config = DatasetConfig.model_validate_json(config_json)
     device = torch.device(device_name)
-    images, labels = _part(config, train=True)
-    test_images, test_labels = _part(config, train=False)
+    images, labels = reading.part(config, train=True)
+    test_images, test_labels = reading.part(config, train=False)
+    _check_parts(images, test_images, config)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
     held_out = round(len(images) * validation_split)
     if held_out == len(images) or (validation_split and not held_out):
         raise DataError(
-            f"validation_split must leave images to train on and to select by, got {validation_split} "
-            f"of {len(images)}; for example validation_split=0.1"
+            f"validation_split must leave images to train on and to select by of {len(images)}",
+            validation_split,
+            "for example validation_split=0.1",
         )
     tensors = {
         "images": images,
@@ -175,62 +179,23 @@ def _fits(size: int, device: torch.device) -> bool:
     return device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2
 
 
-def _part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
-    part = "training" if train else "test"
-    try:
-        dataset = build_target({"_target_": config.target, "train": train, **config.keywords}, "dataset")
-        images, labels = _tensors(dataset)
-    except UserError:
-        raise
-    except Exception as error:  # somebody else's code can fail in any way
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise DataError(f"dataset: {config.target} fails for its {part} part ({reason}); mend it") from error
-    shape = (len(images), *config.shape)
-    if not len(images) or images.numel() != np.prod(shape):
+def _check_parts(images: Tensor, test_images: Tensor, config: DatasetConfig) -> None:
+    """That one scaling serves both parts."""
+    kinds = [str(part.dtype).removeprefix("torch.") for part in (images, test_images)]
+    if kinds[0] != kinds[1]:
         raise DataError(
-            f"dataset.shape must be that of one image of {config.target}, got {list(config.shape)} "
-            f"for {part} images of {list(images.shape)}; "
-            f"set dataset.shape={str(list(images.shape[1:])).replace(' ', '')}"
+            f"training and test images must be of one kind, those of {config.target} are {kinds[0]} and {kinds[1]}",
+            remedy="give both as uint8 pixels, which are divided by 255, or both as float32",
         )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= config.classes:
+    scale = 255 if images.dtype == torch.uint8 else 1
+    bounds = torch.stack([bound for part in (images, test_images) for bound in torch.aminmax(part)]).float() / scale
+    if not bool(((bounds - config.mean) / config.std).isfinite().all()):
         raise DataError(
-            f"dataset.classes must be more than every label, got {config.classes} for {part} labels {low} to {high}; "
-            f"set dataset.classes={high + 1}"
+            "(image - dataset.mean) / dataset.std must be finite as float32, images are from "
+            f"{float(bounds.min()):g} to {float(bounds.max()):g}",
+            {"mean": config.mean, "std": config.std},
+            "change dataset.mean and dataset.std",
         )
-    return (images if images.dtype == torch.uint8 else images.float()).reshape(shape), labels.long()
-
-
-def _tensors(dataset: Any) -> tuple[Tensor, Tensor]:
-    """Any dataset of (image, label) pairs as two tensors. Without transforms to apply, torchvision's own `data` and
-    `targets` are taken as they are; else every item is read once."""
-    if isinstance(dataset, TensorDataset):
-        images, labels = dataset.tensors
-        return images, labels
-    plain = getattr(dataset, "transforms", None) is None and getattr(dataset, "transform", None) is None
-    if plain and hasattr(dataset, "data") and hasattr(dataset, "targets"):
-        return _channels_first(torch.as_tensor(dataset.data), 1), torch.as_tensor(dataset.targets)
-    items = [dataset[place] for place in range(len(dataset))]
-    tensors = [_channels_first(_pixels(image), 0) for image, _ in items]
-    shapes = sorted({tuple(tensor.shape) for tensor in tensors})
-    if len(shapes) != 1:
-        raise DataError(
-            f"dataset must give one image or more, all of one shape, {type(dataset).__name__} gives "
-            f"{', '.join(map(str, shapes[:3])) or 'none'}; give it a transform, such as torchvision.transforms.Resize"
-        )
-    return torch.stack(tensors), torch.tensor([int(label) for _, label in items])
-
-
-def _pixels(image: Any) -> Tensor:
-    """A tensor, an array or a PIL image as a tensor."""
-    return image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
-
-
-def _channels_first(images: Tensor, batch: int) -> Tensor:
-    """Pixels as PIL and NumPy have them (uint8, channels last when in colour) to PyTorch's order."""
-    if images.dtype != torch.uint8 or images.ndim != batch + 3 or images.shape[-1] not in (1, 3, 4):
-        return images
-    return images.movedim(-1, batch)
 
 
 def mnist(train: bool, folder: str | None = None) -> TensorDataset:

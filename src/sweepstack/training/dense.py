@@ -86,7 +86,7 @@ class DenseModel(StackedModel):
                     flow = layer.forward(flow)
                     saved.append(flow)
                 case Dropout():
-                    saved.append(torch.empty_like(flow).bernoulli_(1 - layer.p).div_(max(1 - layer.p, 1e-30)))
+                    saved.append(self._mask(layer, flow).div_(max(1 - layer.p, 1e-30)))
                     flow = flow * saved[-1]
         logs = torch.log_softmax(flow, 1)
         labels = labels.view(groups, 1, 1, batch).expand(-1, self.width // groups, -1, -1)
@@ -108,6 +108,17 @@ class DenseModel(StackedModel):
                     gradient = gradient * kept
         self._update(self._first, gradient, gradient.reshape(groups, -1, batch), images)
         return losses
+
+    def _mask(self, layer: Dropout, flow: Tensor) -> Tensor:
+        """1 for each unit that is kept, else 0; [K, units, batch]."""
+        if not self.same_draws:
+            return torch.empty_like(flow).bernoulli_(1 - layer.p)
+        _, units, batch = flow.shape
+        mask = flow.new_empty(batch, units)
+        mask = (
+            mask.bernoulli_(1 - layer.p) if layer.p < 1 else mask.zero_()
+        )  # alone, none is drawn where all are dropped
+        return mask.t().expand_as(flow).contiguous()
 
     def logits(self, images: Tensor) -> Tensor:
         flow = self._enter(images.flatten(1)[None])
@@ -147,8 +158,9 @@ def _chain(model: nn.Module) -> tuple[Linear, *tuple[Layer, ...]]:
     Raises:
         Unstackable: there is something else in the module.
     """
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-        raise Unstackable("a module has hooks")  # which fx does not see
+    for module in model.modules():
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):  # which fx does not see
+            raise Unstackable("a module has hooks, or a forward of its own")
     try:
         nodes = list(fx.Tracer().trace(model).nodes)
     except Exception as error:  # control flow that depends on data, and whatever else fx cannot follow
@@ -173,12 +185,12 @@ def _layer(model: nn.Module, node: fx.Node) -> Layer | None:
         return None
     module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
     match module:
-        case nn.Identity() | nn.Flatten(start_dim=1, end_dim=-1):
+        case nn.Identity() | nn.Flatten(start_dim=1, end_dim=-1) if type(module) in (nn.Identity, nn.Flatten):
             return None
         case nn.Linear() if type(module) is nn.Linear:  # a subclass may do anything in its forward
             return Linear(f"{node.target}.weight", None if module.bias is None else f"{node.target}.bias")
-        case nn.Dropout():
-            return Dropout(module.p)
+        case nn.Dropout() if type(module) is nn.Dropout:
+            return Dropout(module.p) if module.p else None
         case nn.Module() if type(module) in ELEMENTWISE:
             return ELEMENTWISE[type(module)]
     raise Unstackable(f"{node.target} is none of the layers that are written out")

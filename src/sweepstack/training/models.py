@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from sweepstack.config import ModelConfig
+from sweepstack.errors import ConfigError
 from sweepstack.training.targets import build as build_target
 
 
@@ -35,12 +38,17 @@ class MLP(nn.Module):
     Args:
         shape: of one image, for example [1, 28, 28].
         classes: number of classes.
-        hidden: width of each hidden layer; empty gives logistic regression.
+        hidden: width of each hidden layer, from 1; empty gives logistic regression.
         dropout: probability that a hidden unit is dropped in training.
+
+    Raises:
+        ConfigError: a width is not from 1.
     """
 
     def __init__(self, shape: Sequence[int], classes: int, hidden: Sequence[int] = (64,), dropout: float = 0.0) -> None:
         super().__init__()
+        if any(units < 1 for units in hidden):
+            raise ConfigError("model.hidden must be widths from 1", list(hidden), "for example model.hidden=[64]")
         layers: list[nn.Module] = [nn.Flatten()]
         width = math.prod(shape)
         for units in hidden:
@@ -54,6 +62,15 @@ class MLP(nn.Module):
         """float [N, *shape] -> float logits [N, classes]."""
         logits: Tensor = self.layers(images)
         return logits
+
+
+def answer_to_any(model: nn.Module, shape: Sequence[int]) -> Tensor | None:
+    """Logits of two images that stand for any: zeros, else random numbers; None where a model takes neither of them."""
+    for images in (torch.zeros(2, *shape), torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))):
+        with contextlib.suppress(Exception):  # somebody's module can fail in any way
+            found: Tensor = model(images)
+            return found
+    return None
 
 
 def build(config: ModelConfig) -> nn.Module:

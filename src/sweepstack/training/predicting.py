@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import math
+import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ ABOUT = "classifier.json"
 CHUNK = 2000
 """Images at once."""
 CPU = torch.device("cpu")
+SAME = 1e-4
+"""How far two answers for one image may be apart, in probability: rounding."""
 
 
 class Classifier:
@@ -56,10 +59,9 @@ class Classifier:
         except UserError:
             raise
         except Exception as error:  # a damaged file, and a user's class, can fail in any way
-            raise UserError(
-                f"the weights must be those of {target}, they are not ({type(error).__name__}: {one_line(error)}); "
-                "train the trial again with rerun=true"
-            ) from error
+            reason = _why_not_loaded(error)
+            rule = f"the weights must be those of {target}, they are not ({reason})"
+            raise UserError(rule, remedy="train the trial again with rerun=true") from error
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,19 +83,34 @@ class Classifier:
             found.append(torch.softmax(logits, 1))
         return torch.cat(found).numpy() if found else np.empty((0, self.config.dataset.classes), np.float32)
 
+    def check_twice(self, images: NDArray[Any]) -> None:
+        """That the model gives the same answer twice for images [n, *shape].
+
+        Raises:
+            UserError: it does not, as with dropout that is not switched off.
+        """
+        one, other = self.predict(images), self.predict(images)
+        if not np.allclose(one, other, atol=SAME, equal_nan=True):
+            raise UserError(
+                f"a model must give the same answer twice, {self.config.model.target} does not: {_apart(one, other)}",
+                remedy="let its forward draw no random numbers, and change nothing, when it is not training",
+            )
+
     def of_pictures(self, paths: Sequence[Path]) -> NDArray[np.float32]:
         """Probabilities [n, classes] of PNG or JPEG files of handwritten digits, prepared as in `handwriting`.
 
         Raises:
             PictureError: a file is no picture of something.
-            UserError: the model takes no grey images.
+            UserError: the model takes no grey images, or does not give the same answer twice.
         """
         if len(self.shape) < 2 or math.prod(self.shape[:-2]) != 1:
             raise UserError(f"a model must take grey images to classify pictures, this one takes {list(self.shape)}")
         prepared = np.stack([prepare(read(path), self.shape, self.box, self.centre) for path in paths])
         scaled = prepared * self.high
         images = scaled.round().astype(np.uint8) if self.dtype == np.uint8 else scaled.astype(self.dtype)
-        return self.predict(images.reshape(len(paths), *self.shape))
+        images = images.reshape(len(paths), *self.shape)
+        self.check_twice(images)
+        return self.predict(images)
 
     def get_raw_model(self) -> Classifier:
         """What MLflow's wrapper calls to give it back."""
@@ -170,8 +187,16 @@ class Distance(NamedTuple):
 
 
 def distance(one: IO[bytes], other: IO[bytes]) -> Distance:
-    """How far the weights of two files are apart."""
-    was, now = (torch.load(file, map_location=CPU, weights_only=True) for file in (one, other))
+    """How far the weights of two files are apart.
+
+    Raises:
+        UserError: a file does not hold weights.
+    """
+    try:
+        was, now = (torch.load(file, map_location=CPU, weights_only=True) for file in (one, other))
+    except Exception as error:  # a damaged file can fail in any way
+        rule = f"both files must hold the weights of a model, one does not ({_why_not_loaded(error)})"
+        raise UserError(rule, remedy="train the trial again with rerun=true") from error
     if {name: value.shape for name, value in was.items()} != {name: value.shape for name, value in now.items()}:
         return Distance(math.inf, math.inf)
     apart, size = torch.zeros(1).double(), 0.0
@@ -191,15 +216,27 @@ def has_kinks(config: TrialConfig) -> bool:
     which way it goes on; False where the model cannot be had here."""
     try:
         with torch.random.fork_rng(devices=[]):
-            unread = [models.build(config.model).eval()(torch.zeros(2, *config.dataset.shape)).grad_fn]
+            logits = models.answer_to_any(models.build(config.model).eval(), config.dataset.shape)
     except Exception:  # a user's class can fail in any way
         return False
+    unread = [] if logits is None else [logits.grad_fn]
     seen = set()
     while unread:
         if (node := unread.pop()) is not None and node not in seen:
             seen.add(node)
             unread += [before for before, _ in node.next_functions]
     return any(re.match("(Leaky|P|R)?Relu|MaxPool|Hardtanh|Clamp", type(node).__name__) for node in seen)
+
+
+def _why_not_loaded(error: Exception) -> str:
+    """Why weights cannot be loaded. PyTorch's own text would advise to load them without its protection."""
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "the file holds something else than tensors: it is damaged, or was replaced"
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def _apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> str:
+    return f"a probability is {float(np.abs(one - other).max()):.2g} apart"
 
 
 def _load_pyfunc(path: str) -> Classifier:

@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from sweepstack.config import TrialConfig
-from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper, fitting, random_state, set_random_state
+from sweepstack.training.attributes import Unkept
+from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper, fitting
 from sweepstack.training.data import Data, stream
 from sweepstack.training.schedules import factor, looks_at_horizon
-from sweepstack.training.stacked_models import SingleModel, StackedModel
+from sweepstack.training.seeding import random_state, seed_all, set_random_state
+from sweepstack.training.single_model import SingleModel
+from sweepstack.training.stacked_models import StackedModel
 from sweepstack.training.trainer import diverged, failed, killed, note
 from sweepstack.trial import Measurement, Outcome, Report, TrialState
 
@@ -130,9 +133,10 @@ def train_stack(
             losses = []
         factors = epoch_factors([member.config for member in members], epoch, steps)
         model.set_factors(factors, done)
-        torch.manual_seed(stream(seed, "dropout", epoch))
+        seed_all(stream(seed, "dropout", epoch))
         if done and keeper.state is not None:
-            set_random_state(keeper.state["random"], data.device)
+            with fitting():
+                set_random_state(keeper.state["random"], data.device)
         stops = _stops(members, epoch, steps)
         for images, labels in data.stacked_batches(first.batch_size, model.seeds, epoch, skip=done):
             losses.append(model.step(images, labels))
@@ -150,7 +154,12 @@ def train_stack(
                 position = {"steps": steps, "step": step, "seed": seed, "seconds": clock.seconds()}
                 recent = torch.stack(losses)[: step % steps].cpu().clone()  # of an epoch that is done none is needed
                 random = random_state(data.device)
-                keeper.save({**position, **_state(trajectories, members, model), "losses": recent, "random": random})
+                try:
+                    trained = _state(trajectories, members, model)
+                except Unkept as what:
+                    keeper.cannot(str(what))
+                else:
+                    keeper.save({**position, **trained, "losses": recent, "random": random})
                 if keeper.stopping:
                     _kill(members, step, steps, clock)
                     return

@@ -1,23 +1,24 @@
 """A stack's members as one batched model: parameters [K, ...], member first; members with one seed share their batches.
 
-`MappedModel` takes any module, through `torch.func` (functional_call under vmap; model ensembling as in its
-documentation, HFTA, MLSys 2021). `dense.DenseModel` is the faster way for linear layers, `stacking.build` chooses.
+What both ways have in common: `mapped.MappedModel` takes any module, `dense.DenseModel` is the faster way for linear
+layers, `stacking.build` chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
 from sweepstack.config import TrialConfig
-from sweepstack.training import models, optimizers, stacked_optimizers
+from sweepstack.training import models, stacked_optimizers
+from sweepstack.training.attributes import Attributes
 from sweepstack.training.checkpoint import CheckpointError, rows
-from sweepstack.training.trainer import as_classes, autocast_of, evaluate, restore, state_of
+from sweepstack.training.seeding import seed_all
+from sweepstack.training.trainer import as_classes, autocast_of
 
 EVALUATED = 2000
 """Images that are evaluated at once, where the memory for training holds as many."""
@@ -39,6 +40,8 @@ class StackedModel:
 
     def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
         self.template, members = _build(configs, device)
+        self.same_draws = False
+        """Whether all members draw the random numbers that one alone draws, to be compared with it."""
         self._autocast = autocast_of(configs[0], device)
         self._evaluated = configs[0].batch_size
         self._names = [name for name, value in self.template.named_parameters() if value.requires_grad]
@@ -158,146 +161,22 @@ class StackedModel:
         self._evaluated = state["evaluated"]
 
 
-class MappedModel(StackedModel):
-    """Any module which `torch.func.vmap` can map: BatchNorm with its buffers, dropout with a mask for each member, tied
-    weights. Dropout is drawn from one generator for the whole stack: the same distribution as in the plain trainer,
-    other masks."""
-
-    def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
-        super().__init__(configs, device)
-        self._evaluated *= 4  # nothing is kept for a gradient
-        for value in self.parameters.values():
-            value.requires_grad_()
-
-    def _place_seeds(self, seeds: Sequence[int]) -> None:
-        super()._place_seeds(seeds)
-        device = next(iter(self.parameters.values())).device
-        self._seed_of = torch.tensor([self.seeds.index(seed) for seed in seeds], device=device)
-
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        self.template.train()
-        if len(self.seeds) == 1:
-            images, labels, shared = images[0], labels[0], True
-        else:
-            images, labels, shared = images[self._seed_of], labels[self._seed_of], False
-
-        def loss_of(parameters: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-            return cross_entropy(functional_call(self.template, (parameters, rest), (images,)), labels)
-
-        with self._autocast:
-            mapped = vmap(loss_of, in_dims=(0, 0, *[None if shared else 0] * 2), randomness="different")
-            losses = mapped(self.parameters, self.rest, images, labels)
-        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
-        self.optimizer.begin_step()
-        with torch.no_grad():
-            for name, gradient in zip(self.parameters, _own_memory(gradients), strict=True):
-                if gradient is not None:  # torch.optim too passes over what the loss does not depend on
-                    self.optimizer.update(name, gradient)
-        return losses.detach()
-
-    def logits(self, images: Tensor) -> Tensor:
-        self.template.eval()
-
-        def logits_of(parameters: dict[str, Tensor], rest: dict[str, Tensor]) -> Tensor:
-            return functional_call(self.template, (parameters, rest), (images,))  # type: ignore[no-any-return]
-
-        with self._autocast:
-            return vmap(logits_of, randomness="different")(self.parameters, self.rest).transpose(1, 2)
-
-    def keep(self, members: Sequence[int], seeds: Sequence[int]) -> None:
-        super().keep(members, seeds)
-        for value in self.parameters.values():
-            value.requires_grad_()
-
-
-def _own_memory(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The gradients as tensors that may be written to: both parts of a sum have one and the same, and that of a sum of
-    numbers is one number seen many times."""
-    memories: set[int] = set()
-    own: list[Tensor | None] = []
-    for gradient in gradients:
-        if gradient is not None:
-            memory = gradient.untyped_storage().data_ptr()
-            if memory in memories or not gradient.is_contiguous():
-                gradient = gradient.clone(memory_format=torch.contiguous_format)
-            memories.add(memory)
-        own.append(gradient)
-    return own
-
-
 def _build(configs: Sequence[TrialConfig], device: torch.device) -> tuple[nn.Module, dict[str, Tensor]]:
     """A module to compute with, and the members' parameters and buffers side by side, drawn as the plain trainer draws
     them."""
     drawn: dict[int, dict[str, Tensor]] = {}
+    marks: Mapping[str, object] | None = None
     for seed in dict.fromkeys(config.seed for config in configs):
-        torch.manual_seed(seed)
+        seed_all(seed)
         template = models.build(configs[0].model).to(device)
+        before, marks = marks, Attributes(template).marks
+        other = next((name for name in marks if before is not None and marks[name] != before.get(name)), None)
+        if other is not None:
+            raise Unstackable(f"its plain attribute {other} is another one for each seed; a buffer could be stacked")
         named = (*template.named_parameters(), *template.named_buffers())
         drawn[seed] = {name: value.detach() for name, value in named}
     names = next(iter(drawn.values()))
     return template, {name: torch.stack([drawn[config.seed][name] for config in configs]) for name in names}
-
-
-class SingleModel:
-    """One member that is not batched: the module and the optimizer as the plain trainer has them, for a trajectory that
-    several trials read but that no stack can take."""
-
-    width = 1
-
-    def __init__(self, config: TrialConfig, device: torch.device) -> None:
-        torch.manual_seed(config.seed)
-        self._model = models.build(config.model).to(device).train()
-        self._optimizer = optimizers.build(config.optimizer, self._model.parameters())
-        self._full_rates = [group["lr"] for group in self._optimizer.param_groups]
-        self._autocast = autocast_of(config, device)
-        self._factors: Iterator[float] = iter(())
-        self.seeds = [config.seed]
-
-    def set_factors(self, factors: Tensor, done: int = 0) -> None:
-        """As for a stack; factors [steps, 1]."""
-        self._factors = iter(factors[done:, 0].tolist())
-
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One update; images [1, batch, ...], losses [1]."""
-        factor = next(self._factors)
-        for group, full in zip(self._optimizer.param_groups, self._full_rates, strict=True):
-            group["lr"] = full * factor
-        with self._autocast:
-            loss = cross_entropy(self._model(images[0]), labels[0])
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        return loss.detach()[None]
-
-    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """As for a stack."""
-        classes: list[Tensor] = []
-        loss, accuracy = evaluate(self._model, batches(EVALUATED), self._autocast, classes)
-        if predicted is not None:
-            predicted += [part[None] for part in classes]
-        return torch.tensor([loss], dtype=torch.float64), torch.tensor([accuracy], dtype=torch.float64)
-
-    def weights(self, member: int) -> dict[str, Tensor]:
-        """As for a stack."""
-        return {name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()}
-
-    def freeze(self, member: int) -> None:
-        """There is nobody to go on for."""
-
-    def keep(self, members: Sequence[int], seeds: Sequence[int]) -> None:
-        """The one member stays."""
-
-    def state(self) -> dict[str, Any]:
-        """As for a stack."""
-        return state_of(self._model, self._optimizer)
-
-    def restore(self, state: Mapping[str, Any], members: Sequence[int]) -> None:
-        """As for a stack.
-
-        Raises:
-            LookupError, RuntimeError, ValueError: it is of another model or optimizer.
-        """
-        restore(self._model, self._optimizer, state)
 
 
 def _refuse_what_cannot_be_batched(model: nn.Module) -> None:

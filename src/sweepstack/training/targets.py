@@ -9,6 +9,7 @@ from typing import Any
 
 from sweepstack.errors import ConfigError, did_you_mean, one_line
 from sweepstack.faults import Whose, contained, judge, told
+from sweepstack.training.seeding import seeded
 
 
 def resolve(key: str, target: str) -> Callable[..., Any]:
@@ -18,7 +19,7 @@ def resolve(key: str, target: str) -> Callable[..., Any]:
         ConfigError: it cannot be imported, or is not callable.
     """
     try:
-        with contained():
+        with seeded(), contained():  # what a module draws while it is imported is the same in every process
             found = pkgutil.resolve_name(target)
     except Exception as error:  # importing somebody's module can fail in any way
         rule = f"{key}._target_ should name something that can be imported ({told(error)})"

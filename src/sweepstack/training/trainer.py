@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -15,9 +16,11 @@ from torch.nn.functional import cross_entropy
 
 from sweepstack.config import TrialConfig
 from sweepstack.training import models, optimizers
-from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper, fitting, random_state, set_random_state
+from sweepstack.training.attributes import Attributes, Unkept
+from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper, fitting
 from sweepstack.training.data import Data, stream
 from sweepstack.training.schedules import factor
+from sweepstack.training.seeding import random_state, seed_all, set_random_state
 from sweepstack.trial import Measurement, Outcome, Report, TrialState
 
 Autocast = torch.autocast | contextlib.nullcontext[None]
@@ -27,28 +30,30 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
     """Trains one trial and measures it: on the held-out part along the way, on the test data at the end.
 
     The result depends on `config` and `data` alone: initial weights on the seed, the order of batches and dropout on
-    (seed, epoch). Sets PyTorch's global random state.
+    (seed, epoch). Sets the global random states of PyTorch, NumPy and Python.
 
     Args:
         report: called with a `Measurement` after every epoch, or every `config.evaluate_every` iterations, and at
             the end. `train/loss` is the mean over the epoch, or the loss of that iteration.
         keeper: keeps the state after an epoch when that is due, and whenever the training is stopped. From its `state`
-            the training goes on, and ends bit for bit where an undisturbed one does.
+            the training goes on, and ends bit for bit where an undisturbed one does. A state that no file can hold,
+            see `Attributes`, is not kept.
 
     Returns:
         FINISHED with the last, best and test figures and the weights (on the CPU); FAILED when a loss is not a finite
-        number; KILLED when it was stopped.
+        number; KILLED when it was stopped. `train_seconds` begins when the model and its optimizer are built.
 
     Raises:
         CheckpointError: the keeper's state does not fit.
     """
-    began = time.perf_counter()
     steps = data.steps_per_epoch(config.batch_size)
     total = steps * config.epochs
     by_epoch = config.evaluate_every == "epoch"
     every = steps if config.evaluate_every == "epoch" else config.evaluate_every
-    torch.manual_seed(config.seed)
+    warm_up(data.device)
+    seed_all(config.seed)
     model = models.build(config.model).to(data.device).train()
+    attributes = Attributes(model)
     parameters = list(model.parameters())
     optimizer = optimizers.build(config.optimizer, parameters)
     full_rates = [group["lr"] for group in optimizer.param_groups]
@@ -56,15 +61,17 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
     figures: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
     step = 0
+    began = time.perf_counter()
     if keeper.state is not None:
-        step, seconds = _go_on(keeper.state, config, data, model, optimizer, figures, losses)
+        step, seconds = _go_on(keeper.state, config, data, model, attributes, optimizer, figures, losses)
         began -= seconds
 
     for epoch in range(step // steps + 1, config.epochs + 1):
-        torch.manual_seed(stream(config.seed, "dropout", epoch))
+        seed_all(stream(config.seed, "dropout", epoch))
         done = step % steps  # of this epoch; none but where a training goes on that was stopped in the middle of one
         if done and keeper.state is not None:
-            set_random_state(keeper.state["random"], data.device)
+            with fitting():
+                set_random_state(keeper.state["random"], data.device)
         for images, labels in data.batches(config.batch_size, config.seed, epoch, skip=done):
             rate = factor(config.schedule, step, steps, config.epochs)
             for group, full in zip(optimizer.param_groups, full_rates, strict=True):
@@ -91,8 +98,12 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
                 position = {"steps": steps, "step": step, "seconds": time.perf_counter() - began}
                 random = random_state(data.device)
                 recent = torch.stack(losses).cpu() if losses else torch.empty(0)
-                trained = state_of(model, optimizer)
-                keeper.save({**position, **trained, "figures": figures, "losses": recent, "random": random})
+                try:
+                    trained = state_of(model, attributes, optimizer)
+                except Unkept as what:
+                    keeper.cannot(str(what))
+                else:
+                    keeper.save({**position, **trained, "figures": figures, "losses": recent, "random": random})
                 if keeper.stopping:
                     return killed(step, total)
 
@@ -105,11 +116,22 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
     return Outcome(TrialState.FINISHED, figures, weights=weights, predictions=torch.cat(predicted).cpu().numpy())
 
 
+@functools.cache
+def warm_up(device: torch.device) -> None:
+    """An update of one number. The first one of a process imports parts of PyTorch and begins threads, which takes
+    seconds; they are no time of the trial that happens to come first. No random number is drawn."""
+    parameter = nn.Parameter(torch.zeros(1, device=device))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    (parameter * parameter).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
 def _go_on(
     state: Mapping[str, Any],
     config: TrialConfig,
     data: Data,
     model: nn.Module,
+    attributes: Attributes,
     optimizer: torch.optim.Optimizer,
     figures: dict[str, float],
     losses: list[Tensor],
@@ -123,7 +145,7 @@ def _go_on(
                 f"it is at step {state['step']} with {state['steps']} an epoch, "
                 f"the training takes {steps * config.epochs} with {steps} an epoch"
             )
-        restore(model, optimizer, state)
+        restore(model, attributes, optimizer, state)
         figures.update(state["figures"])
         losses.extend(state["losses"].to(data.device).unbind())
         if state["step"] % steps and "cpu" not in state["random"]:
@@ -131,19 +153,35 @@ def _go_on(
         return int(state["step"]), float(state["seconds"])
 
 
-def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """All that an update changes: parameters, all buffers, what the optimizer remembers. The tensors are not copied."""
+def state_of(model: nn.Module, attributes: Attributes, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """All that an update changes: parameters, all buffers, plain attributes of the model, what the optimizer remembers.
+    The tensors are not copied.
+
+    Args:
+        attributes: those of the model, from before it was trained.
+
+    Raises:
+        Unkept: an attribute holds what no file can hold.
+    """
     kept = model.state_dict()
     others = {name: buffer for name, buffer in model.named_buffers() if name not in kept}
-    return {"model": kept, "buffers": others, "optimizer": optimizer.state_dict()}
+    return {
+        "model": kept,
+        "buffers": others,
+        "attributes": attributes.state(),
+        "optimizer": optimizer.state_dict(),
+    }
 
 
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def restore(
+    model: nn.Module, attributes: Attributes, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> None:
     """Takes over copies of what `state_of` gave.
 
     Raises:
-        RuntimeError, ValueError, KeyError: it is of another model or optimizer.
+        LookupError, TypeError, ValueError, AttributeError, RuntimeError: it is of another model or optimizer.
     """
+    attributes.restore(state.get("attributes", {}))  # version 0.1 kept none
     model.load_state_dict(state["model"])
     buffers = dict(model.named_buffers())
     for name, value in state["buffers"].items():

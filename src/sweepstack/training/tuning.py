@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from sweepstack.config import TrialConfig
 from sweepstack.errors import UserError, one_line
 from sweepstack.replacing import replacing
-from sweepstack.training import models, stacking
+from sweepstack.training import models, seeding, stacking
 from sweepstack.training.data import Data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_budget
 from sweepstack.training.stackable import stack_key
@@ -77,7 +77,8 @@ def choose(
             return Choice(**known[key])
     wait_for_quiet()
     try:
-        choice = _measure(configs, data, threads)
+        with seeding.apart():
+            choice = _measure(configs, data, threads)
     except Unstackable as why:
         choice = Choice(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
     except Exception as error:  # nor does it train alone; the trainer will say so, with its traceback
@@ -138,7 +139,7 @@ def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> 
     torch.set_num_threads(threads)
     batch_size = configs[0].batch_size
     try:
-        model = stacking.build(configs, data.images.shape[1:], data.device)
+        model = stacking.build(configs, data.images.shape[1:], data.device, data.some())
         model.set_factors(torch.ones(WARM_UP + STEPS, len(configs), dtype=torch.float64))
         step = _time(model.step, data.stacked_batches(batch_size, model.seeds, 1), data.device)
         return step * data.steps_per_epoch(batch_size) + _evaluation(model.evaluate, data)
@@ -222,7 +223,7 @@ def _fitting_width(config: TrialConfig, data: Data) -> int:
         kept += tensor.nbytes
         return tensor
 
-    images = torch.zeros(min(config.batch_size, len(data.train)), *data.images.shape[1:], device=data.device)
+    images = data.some(config.batch_size)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         model(images)
     own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))

@@ -1,0 +1,117 @@
+"""The tables of the ledger, and how those of an older version become those of this one.
+
+Each row has a checksum of what stands in it, so that a value which a disk has changed is not taken for a true one:
+sqlite itself would notice a part of that only.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator
+
+VERSION = 2
+"""In version 1, rows had no checksums, and the ledger did not know what a journal should hold."""
+TABLES = {
+    "sessions": ("number", "experiment", "ended", "delivering", "delivered", "lines", "joined"),
+    "stacks": ("id", "content"),
+    "trials": ("id", "fingerprint", "session", "stack", "state", "trial", "run_id", "at", "measured", "outcome"),
+    "done": ("fingerprint", "run_id", "outcome"),
+}
+"""Those with checksums, and the columns that count."""
+_FIRST = """
+CREATE TABLE sessions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    experiment TEXT NOT NULL,
+    ended INTEGER NOT NULL DEFAULT 0,      -- 1: its journal is complete, and its trials' rows tell it; 2: delivered
+    delivering INTEGER NOT NULL DEFAULT 0, -- a delivery has begun, and runs may have been made
+    delivered INTEGER NOT NULL DEFAULT 0   -- so many bytes of its journal are in the store
+);
+CREATE TABLE stacks (id TEXT PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE trials (
+    id TEXT PRIMARY KEY,
+    fingerprint TEXT NOT NULL,
+    session INTEGER,           -- the one that trains it, or whose journal holds what is not delivered yet
+    stack TEXT,
+    state TEXT NOT NULL,       -- OPEN, LEFT, SETTLED
+    trial TEXT NOT NULL,
+    run_id TEXT,
+    at REAL NOT NULL DEFAULT 0,           -- time of the last event; 0: it has not begun
+    measured INTEGER NOT NULL DEFAULT 0,  -- the last step that is in a journal
+    outcome TEXT
+);
+CREATE TABLE taken_over (
+    trial TEXT NOT NULL,
+    session INTEGER NOT NULL   -- from which it was, and which may not be delivered yet
+);
+CREATE TABLE done (fingerprint TEXT PRIMARY KEY, run_id TEXT NOT NULL, outcome TEXT NOT NULL);
+CREATE INDEX by_trial ON taken_over (trial);
+CREATE INDEX by_fingerprint ON trials (fingerprint);
+CREATE INDEX by_stack ON trials (stack);
+CREATE INDEX by_session ON trials (session);
+"""
+
+
+def _with_checksums() -> Iterator[str]:
+    """A row that is damaged stays damaged when something else in it is changed."""
+    for table, columns in TABLES.items():
+        new, old = (_checksum(f"{which}.{one}" for one in columns) for which in ("new", "old"))
+        yield f"ALTER TABLE {table} ADD COLUMN checksum INTEGER"
+        yield f"UPDATE {table} SET checksum = {_checksum(columns)}"
+        yield (
+            f"CREATE TRIGGER inserted_{table} AFTER INSERT ON {table} BEGIN "
+            f"UPDATE {table} SET checksum = {new} WHERE rowid = new.rowid; END"
+        )
+        yield (
+            f"CREATE TRIGGER updated_{table} AFTER UPDATE OF {', '.join(columns)} ON {table} "
+            f"WHEN old.checksum = {old} BEGIN UPDATE {table} SET checksum = {new} WHERE rowid = new.rowid; END"
+        )
+
+
+def _checksum(columns: Iterable[str]) -> str:
+    return f"row_checksum({', '.join(f'CAST({one} AS BLOB)' for one in columns)})"  # a damaged text is no text
+
+
+STEPS = (
+    _FIRST.strip().removesuffix(";").split(";\n"),
+    [
+        # what the journal of a session that has ended should hold: lines, and trials that were trained before
+        "ALTER TABLE sessions ADD COLUMN lines INTEGER",
+        "ALTER TABLE sessions ADD COLUMN joined TEXT",
+        # what the user has not been told yet
+        "CREATE TABLE notes (number INTEGER PRIMARY KEY, line TEXT NOT NULL)",
+        # rows of trials that cannot be read
+        "CREATE TABLE set_aside (id, fingerprint, session, stack, state, trial, run_id, at, measured, outcome)",
+        *_with_checksums(),
+    ],
+)
+"""What makes version 1 of nothing, version 2 of version 1, and so on."""
+
+
+def upgrade(database: sqlite3.Connection, version: int) -> None:
+    """Makes the tables of this version of those of an older one, inside a transaction.
+
+    Args:
+        version: that the tables are of; 0: there are none.
+    """
+    if version == VERSION:
+        return
+    for statement in (statement for step in STEPS[version:] for statement in step):
+        database.execute(statement)
+    database.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def prepare(database: sqlite3.Connection) -> None:
+    """What a connection needs before it can read or write rows."""
+    database.create_function("row_checksum", -1, _crc, deterministic=True)
+    database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+
+
+def _crc(*values: bytes | None) -> int:
+    return zlib.crc32(repr(values).encode())
+
+
+def is_whole(database: sqlite3.Connection, table: str) -> str:
+    """The condition in SQL that a row is as it was written, which a ledger of version 1 cannot tell."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    return f"checksum IS {_checksum(TABLES[table])}" if version >= 2 else "TRUE"

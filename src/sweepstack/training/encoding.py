@@ -1,0 +1,265 @@
+"""Objects as tensors and plain values and back, as far as a file that runs no code can hold them."""
+
+from __future__ import annotations
+
+import collections
+import random
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+PLAIN = (type(None), bool, int, float, str)
+CONTAINERS: dict[str, Callable[[Any], Any]] = {
+    kind.__name__: kind for kind in (list, tuple, set, frozenset, dict, collections.OrderedDict, collections.Counter)
+}
+MAPPINGS = ("dict", "OrderedDict", "Counter", "defaultdict")
+
+
+class Opaque:
+    """Stands for an object that is not there."""
+
+
+class Encoder:
+    """Encodes the objects of one module; what is met again is encoded as a reference.
+
+    Args:
+        model: its parameters, buffers and modules are encoded as references, too.
+    """
+
+    UNSEEN = "its position cannot be seen"
+    """Among `opaque`: an iterator."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = {id(module): name for name, module in model.named_modules()}
+        named = (*model.named_parameters(), *model.named_buffers())
+        self._registered = {_memory(tensor): name for name, tensor in named if tensor.numel()}
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what has been encoded."""
+        self._places: dict[int, int] = {}
+        self._alive: list[Any] = []  # what has a place, so that no other object gets its id
+        self.opaque: list[str] = []
+        """Of the objects that cannot be made again, but only be filled where they are: what tells one from another."""
+
+    def encode(self, value: Any) -> Any:
+        """A plain value as it is, anything else as a list that begins with its kind. Tensors are not copied."""
+        if type(value) in PLAIN:
+            return value
+        if id(value) in self._modules:
+            return ["module", self._modules[id(value)]]
+        if id(value) in self._places:
+            return ["seen", self._places[id(value)]]
+        place, opaque = len(self._alive), len(self.opaque)
+        self._places[id(value)] = place
+        self._alive.append(value)
+        try:
+            return self._encode(value)
+        except Exception:  # somebody's class can fail in any way
+            for part in self._alive[place + 1 :]:
+                self._places.pop(id(part), None)
+            del self._alive[place + 1 :], self.opaque[opaque:]
+            return self._only_compared(value)
+
+    def _encode(self, value: Any) -> Any:
+        kind = type(value).__name__
+        if isinstance(value, Tensor):
+            if value.numel() and _memory(value) in self._registered:
+                return ["registered", self._registered[_memory(value)], isinstance(value, nn.Parameter)]
+            return ["tensor", value.detach(), value.device.type, value.requires_grad, isinstance(value, nn.Parameter)]
+        if type(value) in (dict, collections.OrderedDict, collections.Counter, collections.defaultdict):
+            if kind == "defaultdict":
+                self.opaque.append(kind)
+            return [kind, [[self.encode(key), self.encode(part)] for key, part in value.items()]]
+        if type(value) in CONTAINERS.values():
+            parts = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+            return [kind, [self.encode(part) for part in parts]]
+        if type(value) is collections.deque:
+            return ["deque", [self.encode(part) for part in value], value.maxlen]
+        if isinstance(value, tuple):  # a named one, or torch.Size
+            self.opaque.append(type(value).__qualname__)
+            return ["named", [self.encode(part) for part in value]]
+        if isinstance(value, np.generic):
+            return ["number", value.dtype.str, value.item()]
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            return ["array", value.dtype.str, list(value.shape), value.tobytes().decode("latin-1")]
+        if type(value) in (bytes, bytearray):
+            return [kind, value.decode("latin-1")]
+        if type(value) is complex:
+            return ["complex", value.real, value.imag]
+        return self._encode_object(value)
+
+    def _encode_object(self, value: Any) -> Any:
+        if isinstance(value, torch.Generator):
+            self.opaque.append("generator")
+            return ["generator", value.get_state()]
+        if type(value) is random.Random:
+            return ["random", self.encode(value.getstate())]
+        if isinstance(value, np.random.Generator):
+            self.opaque.append("numpy.random.Generator")
+            return ["drawn", self.encode(value.bit_generator.state)]
+        if isinstance(value, np.random.RandomState):
+            self.opaque.append("numpy.random.RandomState")
+            return ["legacy", self.encode(value.get_state(legacy=False))]
+        if isinstance(value, types.FunctionType):
+            self.opaque.append(f"{value.__module__}.{value.__qualname__}")
+            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            return ["function", [self.encode(cell) for cell in cells], self.encode(vars(value))]
+        if isinstance(value, types.MethodType):
+            self.opaque.append(value.__qualname__)
+            return ["method", self.encode(value.__self__)]
+        if isinstance(value, Iterator):
+            self.opaque.append(self.UNSEEN)
+            return ["opaque", type(value).__qualname__]
+        if hasattr(value, "__dict__") and not isinstance(value, type | types.ModuleType) and not _is_pythons(value):
+            self.opaque.append(f"{type(value).__module__}.{type(value).__qualname__}")
+            return ["object", self.encode(vars(value))]
+        return self._only_compared(value)
+
+    def _only_compared(self, value: Any) -> Any:
+        try:
+            text = re.sub("0x[0-9a-fA-F]+", "", repr(value))  # addresses tell nothing
+        except Exception:  # for example a tensor of a torch.func.vmap that has ended
+            text = f"a {type(value).__qualname__} that has no text"
+        self.opaque.append(text)
+        return ["opaque", text]
+
+
+def _is_pythons(value: Any) -> bool:
+    """Whether its class is of Python's own library, such as a logger, a lock or a path: it leads anywhere."""
+    return type(value).__module__.partition(".")[0] in sys.stdlib_module_names
+
+
+def _memory(tensor: Tensor) -> object:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def feed(update: Callable[[bytes], object], encoded: Any) -> None:
+    """Feeds a digest with what `Encoder.encode` gave."""
+    if isinstance(encoded, Tensor):
+        update(repr((encoded.dtype, tuple(encoded.shape))).encode())
+        update(encoded.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(encoded, list):
+        update(b"[%d" % len(encoded))
+        for part in encoded:
+            feed(update, part)
+    else:
+        update(f"{type(encoded).__name__} {encoded!r},".encode("utf-8", "surrogatepass"))
+
+
+def decode(encoded: Any, fresh: Any, model: nn.Module, seen: list[Any]) -> Any:
+    """A copy of what `Encoder.encode` was given.
+
+    Args:
+        fresh: what is in its place in a module fresh from its constructor; objects that cannot be made are filled
+            there. `Opaque`: nothing.
+        model: that module.
+        seen: takes what has been decoded, in the order in which it was encoded; one list for all that one encoder gave.
+
+    Raises:
+        TypeError, LookupError, ValueError, AttributeError, RuntimeError: `fresh` is of another kind.
+    """
+    if not isinstance(encoded, list):
+        return encoded
+    kind, *rest = encoded
+    if kind == "module":
+        return model.get_submodule(rest[0])
+    if kind == "seen":
+        return seen[rest[0]]
+    place = len(seen)
+    seen.append(None)
+    found = _decode(kind, rest, fresh, model, seen, place)
+    seen[place] = found
+    return found
+
+
+def _decode(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list[Any], place: int) -> Any:
+    def parts(values: list[Any], olds: list[Any]) -> list[Any]:
+        olds = olds + [Opaque] * (len(values) - len(olds))
+        return [decode(value, old, model, seen) for value, old in zip(values, olds, strict=False)]
+
+    if kind == "registered":
+        name, is_parameter = rest
+        return model.get_parameter(name) if is_parameter else dict(_named(model))[name].detach()
+    if kind == "tensor":
+        tensor, device, requires_grad, is_parameter = rest
+        tensor = (tensor.cpu() if device == "cpu" else tensor).clone().requires_grad_(requires_grad)
+        if is_parameter:
+            if isinstance(fresh, nn.Parameter):  # which an optimizer of the module's own may hold
+                fresh.data = tensor.detach()
+                return fresh
+            return nn.Parameter(tensor.detach(), requires_grad)
+        return tensor
+    if kind in MAPPINGS:
+        made: Any = fresh if kind == "defaultdict" else CONTAINERS[kind](())
+        olds = dict(fresh) if isinstance(fresh, dict) else {}
+        made.clear()
+        seen[place] = made
+        for key, value in rest[0]:
+            known = decode(key, Opaque, model, seen)
+            made[known] = decode(value, olds.get(known, Opaque), model, seen)
+        return made
+    if kind == "list":
+        seen[place] = new = []
+        new += parts(rest[0], list(fresh) if isinstance(fresh, list) else [])
+        return new
+    if kind in ("set", "frozenset"):
+        return CONTAINERS[kind](parts(rest[0], []))
+    if kind == "tuple":
+        return tuple(parts(rest[0], list(fresh) if isinstance(fresh, tuple) else []))
+    if kind == "named":
+        found = parts(rest[0], list(fresh))
+        return type(fresh)._make(found) if hasattr(fresh, "_make") else type(fresh)(found)
+    if kind == "deque":
+        queue: collections.deque[Any] = collections.deque(maxlen=rest[1])
+        seen[place] = queue
+        queue.extend(parts(rest[0], list(fresh) if isinstance(fresh, collections.deque) else []))
+        return queue
+    if kind == "number":
+        return np.dtype(rest[0]).type(rest[1])
+    if kind == "array":
+        return np.frombuffer(rest[2].encode("latin-1"), rest[0]).reshape(rest[1]).copy()
+    if kind in ("bytes", "bytearray"):
+        return {"bytes": bytes, "bytearray": bytearray}[kind](rest[0].encode("latin-1"))
+    if kind == "complex":
+        return complex(*rest)
+    return _fill(kind, rest, fresh, model, seen, place)
+
+
+def _fill(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list[Any], place: int) -> Any:
+    """An object that is there already, with its state of then."""
+    if kind == "random":
+        version, numbers, following = decode(rest[0], Opaque, model, seen)
+        made = fresh if isinstance(fresh, random.Random) else random.Random()
+        made.setstate((version, tuple(numbers), following))
+        return made
+    if fresh is Opaque:
+        raise TypeError(f"there is no {kind} to be filled")
+    seen[place] = fresh
+    if kind == "generator":
+        fresh.set_state(rest[0].cpu())
+    elif kind == "drawn":
+        fresh.bit_generator.state = decode(rest[0], Opaque, model, seen)
+    elif kind == "legacy":
+        fresh.set_state(decode(rest[0], Opaque, model, seen))
+    elif kind == "function":
+        for cell, value in zip(fresh.__closure__ or (), rest[0], strict=True):
+            cell.cell_contents = decode(value, cell.cell_contents, model, seen)
+        fresh.__dict__.update(decode(rest[1], vars(fresh), model, seen))
+    elif kind == "method":
+        decode(rest[0], fresh.__self__, model, seen)
+    elif kind == "object":
+        values = decode(rest[0], vars(fresh), model, seen)
+        vars(fresh).clear()
+        vars(fresh).update(values)
+    return fresh
+
+
+def _named(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]

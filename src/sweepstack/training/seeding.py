@@ -1,0 +1,94 @@
+"""The global random states that a user's code draws from: PyTorch's, NumPy's and Python's. Seeded, kept and restored
+together, for a model or a dataset may draw from any of them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_all(seed: int) -> None:
+    """Seeds the generators of PyTorch (on all devices), NumPy and Python."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Of the generators that a training on this device draws from: tensors on the CPU and plain values."""
+    states: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    states["python"] = random.getstate()
+    kind, keys, *rest = np.random.get_state()
+    states["numpy"] = [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest]
+    return states
+
+
+def set_random_state(states: Mapping[str, Any], device: torch.device) -> None:
+    """Sets the generators to a state that `random_state` gave; one whose state is not among them stays as it is.
+
+    Raises:
+        LookupError, TypeError, ValueError, RuntimeError: they are no such states.
+    """
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"].cpu())
+    if "python" in states:
+        version, numbers, following = states["python"]
+        random.setstate((version, tuple(numbers), following))
+    if "numpy" in states:
+        kind, keys, *rest = states["numpy"]
+        np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+
+
+def of_others() -> bytes:
+    """The states of Python's and NumPy's generators, to be compared."""
+    _, keys, *rest = np.random.get_state()
+    return repr((random.getstate(), rest)).encode() + np.asarray(keys).tobytes()
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """What happens in this block leaves the global generators of NumPy and Python as they were: other code of this
+    process draws from them, too."""
+    before = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+@contextlib.contextmanager
+def seeded(seed: int = 0) -> Iterator[Callable[[], bool]]:
+    """PyTorch, NumPy and Python's `random` draw from a seed on inside; afterwards they are as they were before.
+
+    Yields:
+        A function that tells whether one of them has drawn on the CPU since it was called last. A generator of
+        somebody's own, such as `numpy.random.default_rng()`, is not seen, and not seeded.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices), apart():
+        seed_all(seed)
+        before = _states()
+
+        def drawn() -> bool:
+            nonlocal before
+            was, before = before, _states()
+            return was != before
+
+        yield drawn
+
+
+def _states() -> bytes:
+    return torch.get_rng_state().numpy().tobytes() + of_others()
