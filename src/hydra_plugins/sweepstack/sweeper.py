@@ -32,6 +32,10 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
         elif asked() is not None:
             raise ConfigError("--multirun --cfg shows jobs of hydra/launcher=sweepstack", remedy="choose that launcher")
         jobs = jobs_of(composer, self.config, arguments)
+        if not isinstance(self.launcher, SweepstackLauncher):  # that one looks for itself, whatever the sweeper
+            for number, overrides in enumerate(jobs):
+                place = composer.compose(overrides, number).hydra.sweep
+                composer.folders.take(Path(str(place.dir), str(place.subdir)), number)
         if asked() is None and not self._shows_a_plan(arguments):
             return self._launch(jobs, self.max_batch_size)
         with tempfile.TemporaryDirectory() as folder:  # of a plan nothing is kept, and it is one plan for all batches

@@ -23,6 +23,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import Container, DictConfig, Node, OmegaConf, ValueNode, open_dict
 
+from sweepstack.sweeping.folders import Folders
+
 if TYPE_CHECKING:
     from hydra._internal.config_repository import CachingConfigRepository
 
@@ -47,6 +49,8 @@ class Composer:
         self._overrides: dict[str, Override] = {}
         self._groups: dict[str, bool] = {}
         self._bases: dict[tuple[str, ...], _Base | None] = {}
+        self.folders = Folders()
+        """Of the jobs of the sweep."""
 
     def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         """The config of a job, a new one at every call.

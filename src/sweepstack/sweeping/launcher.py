@@ -15,6 +15,7 @@ from sweepstack.config import Section
 from sweepstack.errors import ConfigError, DataError, UserError
 from sweepstack.sweeping.composing import Composer
 from sweepstack.sweeping.executing import execute, folded, foreseen, identified, told
+from sweepstack.sweeping.folders import Folders
 from sweepstack.sweeping.hydra_jobs import HydraJobs
 from sweepstack.sweeping.jobs import fixed_keys
 from sweepstack.sweeping.plan import describe
@@ -57,7 +58,7 @@ def launch(
             )
         show(((jobs.overrides(number), jobs.compose(number)) for number in jobs.numbers), shown)
         return []
-    trials, apart = _parsed(jobs, config.hydra)
+    trials, apart = _parsed(jobs, config.hydra, composer.folders)
     store = usable_store(trials) if not trials[0].config.launch.dry_run else Store(trials[0].config.tracking.uri)
     _prepare(trials, jobs)
     apart = apart or ("its code asks Hydra which job it is in" if jobs.asked else "")
@@ -73,11 +74,12 @@ def launch(
     return [jobs.returns[number] for number in jobs.trials]
 
 
-def _parsed(jobs: HydraJobs, of_sweep: DictConfig) -> tuple[list[Trial], str]:
+def _parsed(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tuple[list[Trial], str]:
     """The trials of the jobs, and why each must be trained on its own, if it must.
 
     Args:
         of_sweep: the node hydra of the whole sweep's config.
+        folders: of the jobs of earlier launches, too.
     """
     fixed = fixed_keys(of_sweep)
     trials: list[Trial] = []
@@ -102,6 +104,8 @@ def _parsed(jobs: HydraJobs, of_sweep: DictConfig) -> tuple[list[Trial], str]:
             )
     if mistakes:
         raise ConfigError.of_all(mistakes)
+    for trial in trials:
+        folders.take(trial.folder, trial.number)
     return trials, apart
 
 

@@ -326,8 +326,9 @@ def usable_store(trials: Sequence[Trial]) -> Store:
     """
     store = Store(trials[0].config.tracking.uri)
     trouble = store.check()
-    if trouble is not None:
-        print(trouble, file=sys.stderr)
+    for line in (trouble, store.follow_move()):
+        if line:
+            print(line, file=sys.stderr)
     writer_process(store.uri)
     return store
 

@@ -306,7 +306,7 @@ class Delivery:
         client.log_batch(run.run_id, metrics, params, tags)
         if isinstance(last := events[-1], Ended):
             for file in last.files:
-                self._keep_file(run, file)
+                self._keep_file(run, self._kept(trial.id, file))
             client.set_terminated(run.run_id, str(last.outcome.state), _ms(last.at))
         return run.run_id
 
@@ -323,7 +323,7 @@ class Delivery:
             if key != SWEEP_TAG:  # which tells where it was trained
                 self._store.client.set_tag(found, key, value)
         for file in event.files:
-            self._keep_file(_Run(found, local_folder(info.artifact_uri)), file)
+            self._keep_file(_Run(found, local_folder(info.artifact_uri)), self._kept(event.trial.id, file))
         return None
 
     def _close(self, run_id: str, state: TrialState, reason: str, at: float) -> None:
@@ -337,6 +337,11 @@ class Delivery:
             return
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / name).write_text(text, encoding="utf-8")
+
+    def _kept(self, trial_id: str, file: Path) -> Path:
+        """Where a file of a trial is kept now: the journal may have been moved since, with what is kept beside it."""
+        kept = self._sessions.files(trial_id) / file.name
+        return kept if kept.exists() else file
 
     def _keep_file(self, run: _Run, file: Path) -> None:
         if not file.exists() and self._repeated:

@@ -45,8 +45,8 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
         *("--backend-store-uri", store.uri, "--host", HOST, "--port", str(port), "--workers", "1"),
         *("--allowed-hosts", ALLOWED_HOSTS),
     ]
-    if store.database is not None:
-        command += ["--default-artifact-root", (store.database.parent / "artifacts").as_uri()]
+    if store.artifacts is not None:
+        command += ["--default-artifact-root", store.artifacts.as_uri()]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment = {**os.environ, **quiet}
     for number in (signal.SIGINT, signal.SIGTERM):  # either ends the server with us, never leaves it behind

@@ -27,6 +27,7 @@ from sweepstack.tracking.address import (
     resolve_uri,
 )
 from sweepstack.tracking.keeping import resolve_folder
+from sweepstack.tracking.moving import ARTIFACTS, follow_move, moved_from
 from sweepstack.tracking.rows import ID_TAG, OURS, SWEEP_TAG, Row, member_tag, row_of, sweeps_of
 from sweepstack.tracking.sessions import Sessions
 
@@ -61,6 +62,11 @@ class Store:
     def database(self) -> Path | None:
         """The file of an sqlite store; None for any other kind."""
         return database_of(self.uri)
+
+    @property
+    def artifacts(self) -> Path | None:
+        """The folder of an sqlite store's artifacts; None for any other kind."""
+        return self._file.parent / ARTIFACTS if self.database is not None else None
 
     @property
     def _file(self) -> Path:
@@ -146,6 +152,7 @@ class Store:
             check_driver(self.uri)
             make = _import_client()
             self._make_database()
+            self.follow_move()
             try:
                 client = make(self.uri)
                 client.search_experiments(max_results=1)
@@ -170,7 +177,7 @@ class Store:
             for end in ("", *BESIDE):
                 leftover = regular_database(aside.with_name(f"{aside.name}{end}"))
                 leftover.unlink(missing_ok=True)
-            made = SqlAlchemyStore(f"sqlite:///{aside}", (self.database.parent / "artifacts").as_uri())
+            made = SqlAlchemyStore(f"sqlite:///{aside}", (file.parent / ARTIFACTS).as_uri())
             made.engine.dispose()
             if move_new(aside, file):
                 return
@@ -181,6 +188,26 @@ class Store:
                 ):
                     source.backup(target)  # one transaction: as a whole or not at all
             aside.unlink()
+
+    def follow_move(self) -> str:
+        """Lets a database that was moved or copied name the files beside it; see `moving`.
+
+        Returns:
+            A line for the user if that was so; else empty. A database that cannot be written stays as it is.
+        """
+        if self.database is None or not has_content(self.database):
+            return ""
+        database = self._file
+        before = moved_from(database)
+        if before is None:
+            return ""
+        with contextlib.suppress(sqlite3.Error, OSError), self.writing():
+            follow_move(database)
+            return (
+                f"The store was moved or copied from {before} to {database.parent}: its records now name the files "
+                "there, and what comes is written there."
+            )
+        return ""
 
     def experiment_id(self, name: str) -> str:
         """The id of an experiment, created if it is not there yet.
@@ -194,7 +221,7 @@ class Store:
         with self.writing():
             found = client.get_experiment_by_name(name)
             if found is None:
-                artifacts = self.database and (self.database.parent / "artifacts" / as_folder(name)).as_uri()
+                artifacts = self.artifacts and (self.artifacts / as_folder(name)).as_uri()
                 try:
                     return str(client.create_experiment(name, artifact_location=artifacts))
                 except MlflowException:  # on a server somebody else may have been faster
