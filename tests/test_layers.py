@@ -31,7 +31,11 @@ HOMES = {  # heavy libraries live in one folder and nowhere else
     "mlflow": ("tracking",),
     "pandas": ("results",),
 }
-GUESTS = {("sweeping/runner.py", "torch")}  # saves the weights, and sets the number of threads
+GUESTS = {  # the number of threads; which errors are of memory; weights are saved
+    ("sweeping/runner.py", "torch"),
+    ("sweeping/failures.py", "torch"),
+    ("sweeping/outputs.py", "torch"),
+}
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:

@@ -269,9 +269,10 @@ def ask(store: Store, question: str) -> list[tuple[Any, ...]]:
         return database.execute(question).fetchall()
 
 
-def points(store: Store) -> Counter[tuple[str, str, int, float]]:
-    """How often the store holds each point of each run: name, key, step and value."""
-    return Counter(ask(store, "SELECT runs.name, key, step, value FROM metrics JOIN runs USING (run_uuid)"))
+def points(store: Store, condition: str = "TRUE") -> Counter[tuple[str, str, int, float]]:
+    """How often the store holds each point of the runs that fulfil a condition: name, key, step and value."""
+    question = f"SELECT runs.name, key, step, value FROM metrics JOIN runs USING (run_uuid) WHERE {condition}"
+    return Counter(ask(store, question))
 
 
 def points_of(*names: str, epochs: tuple[int, ...] = (1, 2)) -> Counter[tuple[str, str, int, float]]:

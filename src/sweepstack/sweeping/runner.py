@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING, Any
 from sweepstack.config import Fingerprint, TrialConfig, fingerprint
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.faults import Whose, contained, judge, reason
-from sweepstack.replacing import replacing
-from sweepstack.streams import HoldingErrors
+from sweepstack.sweeping.failures import free_memory, may_pass, smaller
+from sweepstack.sweeping.outputs import draw, ended
 from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.recording import Recording
 from sweepstack.sweeping.stopping import calm
 from sweepstack.tracking.errorslog import log_traceback
 from sweepstack.trial import (
-    PICTURES,
-    PREDICTIONS,
-    WEIGHTS,
     Choice,
     Ended,
     Measured,
@@ -211,16 +208,16 @@ def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: C
                 else:
                     log_traceback(error)
                     why = reason(error)
-                cut, how = _smaller(error)
+                cut, how = smaller(error)
                 note = f"a stack of {len(stack.trajectories)} failed: {why}"
                 say(f"{note[0].upper()}{note[1:]}; its trials go on {how}.")
                 return recording.split(stack, cut(left), data.device.type, note)
-            if tries == config.retries or not _may_pass(error):
+            if tries == config.retries or not may_pass(error):
                 _fail(left, error, recording)
                 break
             tries += 1
             say(f"{left[0].trials[-1].name}: {reason(error)}; try {tries + 1} of {config.retries + 1}.")
-        _free_memory()
+        free_memory()
         keeper.restore()
     if not stack.keep and not stopping() and all(recording.is_settled(trial) for trial in stack.trials):
         recording.journal.sync()
@@ -259,7 +256,7 @@ def _reader(trial: Trial, stack: Stack, data: Data, recording: Recording) -> Rea
 
     def end(outcome: Outcome) -> None:
         if recording.owns(trial):  # else it is in the stack for the others' sake
-            recording.emit(replace(_ended(trial, outcome, data), trained=stack.way, recomposed=stack.note))
+            recording.emit(replace(ended(trial, outcome, data), trained=stack.way, recomposed=stack.note))
 
     return Reader(trial.config, report, end, key=trial.fingerprint)
 
@@ -273,95 +270,13 @@ def _fail(trajectories: Sequence[Trajectory], error: Exception, recording: Recor
             recording.emit(Ended(trial, outcome, time.time()))
 
 
-def _smaller(error: Exception) -> tuple[Callable[[Sequence[Trajectory]], list[Sequence[Trajectory]]], str]:
-    """How a stack that failed is cut, and in words."""
-    if not _is_out_of_memory(error):
-        return lambda left: [[one] for one in left], "one by one"
-    return lambda left: [part for part in (left[: len(left) // 2], left[len(left) // 2 :]) if part], "in halves"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether another try can end otherwise: an error of the machine, not of a value."""
-    return (
-        isinstance(error, OSError)
-        or _is_out_of_memory(error)
-        or (isinstance(error, RuntimeError) and any(part in str(error) for part in ("CUDA", "cuDNN", "CUBLAS", "MPS")))
-    )
-
-
-def _free_memory() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _killed(trial: Trial, reason: str) -> Ended:
     return Ended(trial, Outcome(TrialState.KILLED, reason=reason), time.time())
 
 
-def _ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
-    """The event, after the trial's files have been written."""
-    import numpy as np
-    import torch
-
-    files: list[Path] = []
-    try:
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        if outcome.weights is not None:
-            files.append(trial.folder / WEIGHTS)
-            weights = outcome.weights
-            _write(files[-1], _held(lambda file: torch.save(weights, file)))
-        if outcome.predictions is not None:
-            files.append(trial.folder / PREDICTIONS)
-            predictions = outcome.predictions
-            _write(files[-1], _held(lambda file: np.save(file, predictions, allow_pickle=False)))
-        if trial.config.pictures and outcome.state is TrialState.FINISHED:
-            files.append(_draw(trial, data))
-    except Exception as error:  # a full disk costs this trial, no other one
-        outcome, files = Outcome(TrialState.FAILED, reason=reason(error), traceback=traceback.format_exc()), []
-    return Ended(trial, replace(outcome, weights=None, predictions=None), time.time(), tuple(files))
-
-
 def draw_pictures(trial: Trial) -> Path:
     """The first training images as the trial asks for them, in its folder."""
-    trial.folder.mkdir(parents=True, exist_ok=True)
-    return _draw(trial, _data(trial.config))
-
-
-def _draw(trial: Trial, data: Data) -> Path:
-    from sweepstack.training.pictures import save_first
-
-    path, count = trial.folder / PICTURES, trial.config.pictures
-    _write(path, lambda part: save_first(data.images[:count], data.labels[:count], part))
-    return path
-
-
-def _held(write: Callable[[Any], None]) -> Callable[[Path], None]:
-    """Lets a library write to a file such that the error of a full disk is the disk's, and none of its own."""
-
-    def to(path: Path) -> None:
-        with path.open("wb") as file:
-            held = HoldingErrors(file, path)
-            write(held)
-            held.raise_error()
-
-    return to
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> None:
-    """A new file in place of an old one, never a half of one; whoever holds a link to the old one keeps it."""
-    with replacing(path) as aside:
-        write(aside)
+    return draw(trial, _data(trial.config))
 
 
 def log_outcome(trial: Trial, outcome: Outcome) -> None:
