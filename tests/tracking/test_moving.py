@@ -1,5 +1,6 @@
 """A store that was moved or copied: its files are found where it is, and nothing is written to where it was."""
 
+import contextlib
 import shutil
 import sqlite3
 from pathlib import Path
@@ -11,7 +12,7 @@ from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.moving import moved_from
 from sweepstack.tracking.store import Store
 
-from ..conftest import Terminal, new_store
+from ..conftest import Terminal
 from .conftest import Command, MakeTrial, content, deliver_all
 
 SAID = "The store was moved or copied from "
@@ -106,13 +107,11 @@ def test_addresses_that_are_none_of_ours_stay(project: Path, tmp_path: Path) -> 
 
 
 def test_a_store_that_another_tool_made_is_left_as_it_is(tmp_path: Path, empty_database: Path) -> None:
-    store = new_store(tmp_path, empty_database)
-    assert store.database is not None
-    assert moved_from(store.database) == empty_database.parent
-
-    with sqlite3.connect(store.database) as database:
+    copied = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
+    assert moved_from(copied) == empty_database.parent
+    with contextlib.closing(sqlite3.connect(copied)) as database, database:
         database.execute("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/0'")
-    assert moved_from(store.database) is None
+    assert moved_from(copied) is None
     assert moved_from(tmp_path / "none.db") is None
 
 
