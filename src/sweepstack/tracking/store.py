@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,18 @@ from urllib.parse import quote
 from filelock import FileLock
 
 from sweepstack.errors import StoreError, did_you_mean, one_line
-from sweepstack.tracking.address import check, check_driver, database_of, has_content, project_root, resolve_uri
-from sweepstack.tracking.keeping import resolve_folder
-from sweepstack.tracking.rows import ID_TAG, OURS, SWEEP_TAG, Row, member_tag, row_of, sweeps_of
+from sweepstack.tracking.address import (
+    check,
+    check_driver,
+    command,
+    connectable,
+    database_of,
+    has_content,
+    journal_folder,
+    resolve_uri,
+    sqlite_uri,
+)
+from sweepstack.tracking.rows import ID_TAG, OURS, SWEEP_TAG, Row, member_tag, newest, row_of, sweeps_of
 from sweepstack.tracking.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -127,8 +137,9 @@ class Store:
             make = _import_client()
             self._make_database()
             try:
-                client = make(self.uri)
-                client.search_experiments(max_results=1)
+                with connectable(self.uri) as address:
+                    client = make(address)
+                    client.search_experiments(max_results=1)
             except Exception as error:  # MLflow lets SQLAlchemy's and the drivers' own errors through
                 raise StoreError(f"the tracking store {self.uri} cannot be used: {one_line(error)}") from error
             self._client = client
@@ -147,8 +158,9 @@ class Store:
             aside = self.database.with_name(f".{self.database.name}.new")
             for leftover in aside.parent.glob(f"{aside.name}*"):
                 leftover.unlink()
-            made = SqlAlchemyStore(f"sqlite:///{aside}", (self.database.parent / "artifacts").as_uri())
-            made.engine.dispose()
+            with connectable(sqlite_uri(aside)) as address:
+                made = SqlAlchemyStore(address, (self.database.parent / "artifacts").as_uri())
+                made.engine.dispose()
             os.replace(aside, self.database)
 
     def experiment_id(self, name: str) -> str:
@@ -202,7 +214,7 @@ class Store:
         if sweep == "latest":
             if not begun:
                 raise StoreError(f"the tracking store {self.uri} holds no sweep yet, only single runs; use --sweep all")
-            sweep = max(begun, key=lambda name: begun[name])
+            sweep = newest(begun, time.time() * 1000)
         if sweep not in begun:
             raise StoreError(
                 f"there is no sweep {sweep!r} in {self.uri}; {did_you_mean(sweep, [*begun, 'latest', 'all'])}"
@@ -214,10 +226,12 @@ class Store:
         rule = f"the tracking store {self.uri} holds no trials yet"
         waiting: Sequence[int] = ()
         with contextlib.suppress(StoreError, sqlite3.Error):
-            waiting = Sessions(resolve_folder(self.database, self.uri, project_root(), None)).waiting()
+            waiting = Sessions(journal_folder(self.uri, None)).waiting()
         if waiting:
             what = "a command waits" if len(waiting) == 1 else f"{len(waiting)} commands wait"
-            return StoreError(f"{rule}: what was trained by {what} in the journal", remedy="type: sweepstack sync")
+            return StoreError(
+                f"{rule}: what was trained by {what} in the journal", remedy=f"type: {command('sync', self.uri)}"
+            )
         if self.database is None or has_content(self.database):
             every = 3  # MLflow's ViewType.ALL: what is there and what has been deleted
             experiments = {one.experiment_id: one for one in self.client.search_experiments(view_type=every)}
