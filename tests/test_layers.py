@@ -8,6 +8,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
+    "masking": -1,
+    "owner_only": 0,
     "errors": 0,
     "names": 0,
     "faults": 1,

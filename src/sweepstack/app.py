@@ -29,7 +29,9 @@ from omegaconf import DictConfig, OmegaConf
 from sweepstack.endings import FAILED, INTERRUPTED, OK, TERMINATED, WAITING, ending
 from sweepstack.errors import StoreError
 from sweepstack.faults import Whose, is_signal, judge
+from sweepstack.masking import MASK, has_masks, hide
 from sweepstack.streams import lenient_output, open_closed
+from sweepstack.sweeping.edge import hide_composed, hide_typed, reveal_environment
 from sweepstack.trial import TrialState
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
@@ -38,6 +40,9 @@ GOES_ON = "the same command goes on from here"
 HYDRA_1_4 = ("The version_base parameter", "(?s).*execution whitelist", r"register_new_resolver\(\) is deprecated")
 for notice in HYDRA_1_4:  # says so of calls that 1.3 knows no other way to make
     warnings.filterwarnings("ignore", message=notice, category=UserWarning)
+
+
+hide_composed()  # at once, for processes that a launcher starts import this, and compose
 
 
 class Terminated(KeyboardInterrupt):
@@ -65,17 +70,20 @@ def _run(cfg: DictConfig) -> float:
     from sweepstack.sweeping.obeyed import check_grid
     from sweepstack.sweeping.recording import undelivered, usable_store
     from sweepstack.sweeping.runner import log_outcome, prepare, run_stack
+    from sweepstack.tracking.address import begin_in, own_options
     from sweepstack.trial import Outcome, Trial, TrialState
 
     hydra = cast("DictConfig", HydraConfig.get())
     in_sweep = hydra.mode == RunMode.MULTIRUN
     check_grid(hydra)
+    begin_in(Path(hydra.runtime.cwd))
+    reveal_environment(hydra.job.env_set)
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)
     if trial.config.launch.dry_run:
         raise ConfigError(
             "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack; add or remove them"
         )
-    store = usable_store([trial])
+    store = usable_store([trial], hydra.job.name)
     prepare(trial.config, set())
     (trial,) = identified([trial])
 
@@ -90,7 +98,7 @@ def _run(cfg: DictConfig) -> float:
     if not in_sweep:
         if outcome.state is not TrialState.FINISHED:
             raise SystemExit(FAILED)
-        own = ["--store", trial.config.tracking.uri] if trial.config.tracking.uri else []
+        own = own_options(trial.config.tracking.uri)
         if undelivered():  # which has been told
             raise SystemExit(WAITING)
         _print_next(["Browse", "ui", *own], ["Table", "table", "--sweep", "all", *own])
@@ -150,12 +158,13 @@ class AfterSweep(Callback):
 
     def _show(self, config: DictConfig) -> list[str]:
         """Prints the table of the sweep and the next commands. Gives the states of its trials."""
-        from sweepstack.tracking.address import resolve_uri
+        from sweepstack.tracking.address import own_options, resolve_uri
         from sweepstack.tracking.process import writer_process
 
         sweep = str(config.tracking.sweep)
-        store = ["--store", str(config.tracking.uri)] if config.tracking.uri else []
-        found = writer_process(resolve_uri(config.tracking.uri)).find(sweep)
+        uri = hide(config.tracking.uri) if config.tracking.uri else None
+        store = own_options(uri)
+        found = writer_process(resolve_uri(uri)).find(sweep)
         from sweepstack.results.frame import as_frame  # loads pandas, while the store is read
         from sweepstack.results.rendering import failures, to_text
 
@@ -163,8 +172,8 @@ class AfterSweep(Callback):
             rows, link = found()
         except StoreError as error:  # what has been trained is in the journal
             print(f"The table must wait: {error}", file=sys.stderr)
-            journal = ["--journal", str(config.tracking.journal)] if config.tracking.journal else []
-            _print_next(["Deliver", "sync", *store, *journal], ["Table", "table", "--sweep", sweep, *store])
+            sync = own_options(uri, config.tracking.journal)
+            _print_next(["Deliver", "sync", *sync], ["Table", "table", "--sweep", sweep, *store])
             return []
         frame = as_frame(rows)
         print(f"\n{to_text(frame)}")
@@ -194,11 +203,13 @@ def _check_names(config: DictConfig) -> None:
 
 
 def _print_next(*commands: list[str]) -> None:
-    """The next commands, as they can be typed here."""
+    """The next commands, as they can be typed in any terminal."""
     beside = Path(sys.executable).with_name("sweepstack")
-    program = "sweepstack" if shutil.which("sweepstack") or not beside.exists() else os.path.relpath(beside)
+    program = "sweepstack" if shutil.which("sweepstack") or not beside.exists() else str(beside)
     for title, *words in commands:
         print(f"{title + ':':<9} {shlex.join([program, *words])}")
+    if any(has_masks(word) for words in commands for word in words):
+        print(f"          ({MASK} stands for the password; MLFLOW_TRACKING_URI can hold the whole address)")
 
 
 def main(task: Callable[[], Any]) -> NoReturn:
@@ -210,6 +221,7 @@ def main(task: Callable[[], Any]) -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     gc.set_threshold(50_000, 20, 50)  # a collection walks over all that PyTorch and Hydra hold; 5 % of a short sweep
+    hide_typed()
     sys.path.append(os.getcwd())  # where a user's own modules are, as with `python -m`
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)

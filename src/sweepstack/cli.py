@@ -232,7 +232,7 @@ def sync(journal: str | None, store: str | None) -> None:
     delivered, refused = deliver_what_is_left(target, ledger)
     ledger.tell(click.echo)
     for error in refused:
-        raise StoreError(not_delivered(0, target.uri, one_line(error))) from error
+        raise StoreError(not_delivered(0, target.uri, ledger.folder, one_line(error))) from error
     finish_leftovers(target)
     click.echo(f"{delivered} trials delivered to {target.uri}" if delivered else "Everything is delivered.")
 

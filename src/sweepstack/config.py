@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from sweepstack.errors import ConfigError, did_you_mean
+from sweepstack.masking import hide_in
 from sweepstack.names import check_experiment, check_sweep
 
 MAX_SEED = 2**63 - 1
@@ -189,13 +190,14 @@ class TrialConfig(Section):
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """What Hydra composed as plain values, its interpolations resolved. `cfg` is not changed.
+    """What Hydra composed as plain values, its interpolations resolved, the secrets of addresses masked (see
+    `masking`). `cfg` is not changed.
 
     Raises:
         ConfigError: a value is missing, or an interpolation cannot be resolved.
     """
     try:
-        return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+        return cast("dict[str, Any]", hide_in(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
         if isinstance(error, MissingMandatoryValue):

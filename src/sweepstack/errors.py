@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
+from sweepstack.masking import mask
+
 LONGEST_VALUE = 200
 """Characters of an offending value that are shown."""
 LONGEST_LINE = 300
@@ -80,19 +82,20 @@ class StoreError(UserError):
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = mask(repr(value))
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def printable(text: str) -> str:
-    """Text in which nothing can move a terminal's cursor, colour it or end a line: for whatever others have written."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    """Text in which nothing can move a terminal's cursor, colour it or end a line, and no address tells a secret: for
+    whatever others have written."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in mask(text))
 
 
 def one_line(error: BaseException | str) -> str:
     """An exception, or a text, as one printable line that is not too long for a terminal."""
     full = full_disk(error) if isinstance(error, BaseException) else ""
-    text = full or re.sub(r"\s+", " ", _text(error)).strip().rstrip(".;") or type(error).__name__
+    text = full or re.sub(r"\s+", " ", mask(_text(error))).strip().rstrip(".;") or type(error).__name__
     return printable(text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 3]}...")
 
 

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from sweepstack.masking import mask
+
 GONE = (errno.EPIPE, errno.ECONNRESET)
 """Nobody reads any more, as after `| head`."""
 
@@ -24,7 +26,7 @@ class Lenient:
 
     def write(self, text: str) -> int:
         with self._noting():
-            self._stream.write(text)
+            self._stream.write(mask(text))
         return len(text)
 
     def flush(self) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from sweepstack.errors import StoreError
 from sweepstack.tracking import child, views
+from sweepstack.tracking.address import command as command_of
 from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.process import Close, Closed, Loaded, Open, WriterProcess, writer_process
 from sweepstack.tracking.store import Store
@@ -164,7 +165,7 @@ def test_a_refused_trial_is_told_once_costs_no_other_and_can_be_delivered_later(
     assert complaint is not None
     assert complaint.startswith("Records of 1 trial ")
     assert f"kept in the journal, for {store.uri} does not take them ([Errno 2] No such file or directory" in complaint
-    assert complaint.endswith("); the next sweep delivers them, or type: sweepstack sync")
+    assert "); the next sweep delivers them, or type: sweepstack sync --store sqlite:///" in complaint
     assert "\n" not in complaint
     (line,) = said
     assert line.endswith("Training goes on; the journal keeps all records until they can be delivered.")
@@ -230,7 +231,7 @@ def test_a_process_that_is_killed_again_and_again_is_told_and_training_goes_on(
     assert said == ["The process that writes records was ended by SIGKILL again and again; training goes on."]
     assert told == [
         "Records are kept in the journal (the process that writes records was ended by SIGKILL); "
-        "the next sweep delivers them, or type: sweepstack sync"
+        f"the next sweep delivers them, or type: {command_of('sync', process._uri, ledger.folder)}"
     ]
     for _ in range(2):
         with pytest.raises(StoreError, match=r"ended by SIGKILL.*; type: sweepstack table"):

@@ -31,7 +31,7 @@ def test_the_store_is_the_projects_own_whatever_the_working_directory(monkeypatc
     monkeypatch.chdir(tmp_path)
     assert project_root() == ROOT
     assert resolve_uri(None) == f"sqlite:///{ROOT}/mlruns/mlflow.db"
-    assert resolve_uri("sqlite:///other/my.db") == f"sqlite:///{ROOT}/other/my.db"
+    assert resolve_uri("sqlite:///other/my.db") == f"sqlite:///{tmp_path}/other/my.db"
     assert resolve_uri(f"sqlite:///{tmp_path}/my.db") == f"sqlite:///{tmp_path}/my.db"
 
 

@@ -12,16 +12,17 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from sweepstack.config import Fingerprint, TrialConfig
 from sweepstack.errors import UserError, one_line
-from sweepstack.tracking.address import project_root
+from sweepstack.masking import has_masks
+from sweepstack.tracking.address import project_root, sqlite_uri
 from sweepstack.tracking.artifacts import artifact, config_of, overrides_of, predictions
 from sweepstack.tracking.delivery import environment
-from sweepstack.tracking.origin import MASK
 from sweepstack.tracking.rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
 from sweepstack.tracking.runs import Record, find
 from sweepstack.tracking.scratch import scratch
@@ -74,7 +75,7 @@ def command(store: Store, run: Record) -> Command:
         UserError: its overrides are gone, or one that is needed holds a password, which was not recorded.
     """
     overrides = overrides_of(store, run.row.run_id)
-    masked = [line for line in overrides if MASK in line]
+    masked = [line for line in overrides if has_masks(line)]
     needed = [line for line in masked if not _is_of(line, "tracking.uri")]
     if needed:
         raise UserError(
@@ -145,7 +146,7 @@ def repeat(store: Store, run: Record) -> Comparison:
         raise UserError(f"a run must have ended to be compared with, {run.row.name} is {run.row.state}; choose another")
     _, program, *overrides = command(store, run).words
     with scratch() as aside:
-        uri = f"sqlite:///{aside}/mlflow.db"
+        uri = sqlite_uri(Path(aside, "mlflow.db"))
         here = [f"tracking.uri={uri}", f"tracking.journal={aside}/journal", f"hydra.run.dir={aside}/run"]
         words = [sys.executable, program, *overrides, *_threads(run), *here]
         environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from sweepstack.config import TrialConfig
 from sweepstack.errors import one_line
 from sweepstack.sweeping.composing import Composer
+from sweepstack.sweeping.edge import reveal_environment
 from sweepstack.sweeping.finishing import begin_job, finish_job
 from sweepstack.sweeping.inside import inside
 from sweepstack.sweeping.jobs import make_trial, split_job
@@ -118,9 +119,11 @@ class HydraJobs:
                 run_stack(stack, recording, enough)
             return
         (trial,) = trials
+        job = self.compose(trial.number)
 
         def task(_: Any) -> float:
             self._inside = trial.number
+            reveal_environment(job.hydra.job.env_set)
             try:
                 run_stack(stack, recording, enough)
             finally:
@@ -130,7 +133,7 @@ class HydraJobs:
         done = run_job(
             hydra_context=self._context,
             task_function=task,
-            config=self.compose(trial.number),
+            config=job,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )

@@ -13,6 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_write
 
+from sweepstack.sweeping.edge import reveal_environment
+
 
 @contextlib.contextmanager
 def inside(cfg: DictConfig, noticed: Callable[[], None] | None = None) -> Iterator[Path]:
@@ -35,6 +37,7 @@ def inside(cfg: DictConfig, noticed: Callable[[], None] | None = None) -> Iterat
         if noticed is not None:
             shown.cfg = cast("Any", _Watched(shown.cfg, noticed))
         with env_override(hydra.job.env_set):
+            reveal_environment(hydra.job.env_set)
             yield folder
     finally:
         shown.cfg = before

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from sweepstack.config import TrialConfig, parse, resolve
+from sweepstack.masking import hide
 from sweepstack.sweeping.expanding import parse as parse_overrides
 from sweepstack.sweeping.grids import merged
 from sweepstack.sweeping.obeyed import grid_of, task_overrides
@@ -52,7 +53,7 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collecti
     """
     resolved = resolve(cfg)  # once: a resolver that draws numbers gives others the next time
     config = parse(resolved)
-    overrides = tuple(_without_password(line) for line in task_overrides(hydra))
+    overrides = tuple(hide(line, unescape=True) for line in task_overrides(hydra))
     choices = {group: str(hydra.runtime.choices.get(group, "own")) for group in GROUPS}
     name = _name([line for line in overrides if line.partition("=")[0] not in fixed]) or _name(overrides)
     return Trial(
@@ -62,7 +63,7 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collecti
         params=_params(config, choices),
         folder=folder,
         log=folder / f"{hydra.job.name}.log",
-        config_text=_without_password(_as_yaml(resolved)),
+        config_text=_as_yaml(resolved),
         overrides=overrides,
         sweep=config.tracking.sweep if in_sweep else None,
     )
@@ -108,11 +109,6 @@ def _without_enums(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_enums(part) for part in value]
     return value.name if isinstance(value, Enum) else value
-
-
-def _without_password(text: str) -> str:
-    """Addresses such as postgresql://user:password@host without what nobody else should read in a record."""
-    return re.sub(r"(://[^:/@\s]+:)[^@\s]+@", r"\1***@", text)
 
 
 def _short(key: str) -> str:

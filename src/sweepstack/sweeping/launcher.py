@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.utils import JobReturn, configure_log, setup_globals
 from hydra.types import HydraContext
@@ -22,6 +23,7 @@ from sweepstack.sweeping.plan import describe
 from sweepstack.sweeping.recording import usable_store
 from sweepstack.sweeping.runner import prepare
 from sweepstack.sweeping.showing import asked, show
+from sweepstack.tracking.address import begin_in
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Trial
 
@@ -45,6 +47,7 @@ def launch(
         SystemExit: with `launch.dry_run`, after the plan has been printed; nothing has been trained or written.
     """
     setup_globals()
+    begin_in(Path(config.hydra.runtime.cwd))
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     with contextlib.suppress(OmegaConfBaseException):  # what is wrong is told with the first job
         OmegaConf.to_container(config.tracking, resolve=True)  # once: all jobs get the name that the sweep has
@@ -59,7 +62,8 @@ def launch(
         show(((jobs.overrides(number), jobs.compose(number)) for number in jobs.numbers), shown)
         return []
     trials, apart = _parsed(jobs, config.hydra, composer.folders)
-    store = usable_store(trials) if not trials[0].config.launch.dry_run else Store(trials[0].config.tracking.uri)
+    task = config.hydra.job.name
+    store = usable_store(trials, task) if not trials[0].config.launch.dry_run else Store(trials[0].config.tracking.uri)
     _prepare(trials, jobs)
     apart = apart or ("its code asks Hydra which job it is in" if jobs.asked else "")
     trials = identified(trials, jobs.inside)
@@ -69,7 +73,7 @@ def launch(
         work, planned = foreseen(trials, store, apart, jobs.inside_of)
         print("\n".join([*folded(trials), *told(work, every=True), *(describe(planned) if planned.stacks else [])]))
         raise SystemExit(0)
-    outcomes = execute(trials, store, config.hydra.job.name, apart, jobs.run, jobs.ended, jobs.told, jobs.inside_of)
+    outcomes = execute(trials, store, task, apart, jobs.run, jobs.ended, jobs.told, jobs.inside_of)
     jobs.finish_rest(outcomes)
     return [jobs.returns[number] for number in jobs.trials]
 

@@ -14,16 +14,16 @@ from pathlib import Path
 
 from filelock import BaseFileLock
 
-from sweepstack.errors import ConfigError, StoreError
-from sweepstack.names import check_experiment
+from sweepstack.errors import StoreError
 from sweepstack.replacing import check_replaceable
 from sweepstack.sweeping.plan import Stack, Trajectory
 from sweepstack.sweeping.progress import Display
-from sweepstack.tracking.address import project_root
+from sweepstack.tracking.address import command, journal_folder
 from sweepstack.tracking.entries import LEFT, OPEN, SETTLED, Composition, Entry
+from sweepstack.tracking.experiments import check_not_deleted, experiment_name
 from sweepstack.tracking.finished import Finished, Known, known
 from sweepstack.tracking.journal import Fold, Journal
-from sweepstack.tracking.keeping import keep_file, resolve_folder
+from sweepstack.tracking.keeping import keep_file
 from sweepstack.tracking.ledger import Ledger, goes_on
 from sweepstack.tracking.process import WriterProcess, writer_process
 from sweepstack.tracking.store import Store
@@ -33,7 +33,7 @@ Lacking = Callable[[Trial, Outcome, Path | None], Sequence[Path]]
 """Takes a settled trial and the folder of its files, where that is on this machine; gives further files."""
 LONGEST_WAIT = 5.0
 """Seconds."""
-WAITING = "Records are kept in the journal; the next sweep delivers them, or type: sweepstack sync"
+WAITING = "Records are kept in the journal; the next sweep delivers them, or type: "
 LAST_WORDS = 1.0
 """Seconds that an interrupted command waits for its records to be delivered; the process beside goes on by itself."""
 
@@ -234,7 +234,7 @@ def recording(
     """
     tracking = trials[0].config.tracking
     ledger = ledger_of(store, tracking.journal)
-    number, lock = ledger.open(_experiment(tracking.experiment or task))
+    number, lock = ledger.open(experiment_name(tracking.experiment, task, store.database))
     process = writer_process(store.uri)
     stopped = True
     with Display() as display:
@@ -247,7 +247,7 @@ def recording(
         finally:
             _end(session, ledger, number, lock)
             complaint = process.finish(LAST_WORDS if stopped else None)
-            _sessions.append((ledger, number, complaint))
+            _sessions.append((ledger, number, complaint, store.uri))
             with contextlib.suppress(StoreError):
                 ledger.tell(display.say)
     if complaint is not None and not process.complained:
@@ -255,21 +255,7 @@ def recording(
         print(complaint, file=sys.stderr)
 
 
-def _experiment(name: str) -> str:
-    """The name of an experiment, wherever it came from.
-
-    Raises:
-        ConfigError: it can be none.
-    """
-    try:
-        return check_experiment(name)
-    except ValueError as error:
-        raise ConfigError(
-            f"the name of an experiment {error}", name, "give one with tracking.experiment=NAME"
-        ) from None
-
-
-_sessions: list[tuple[Ledger, int, str | None]] = []
+_sessions: list[tuple[Ledger, int, str | None, str]] = []
 """Those of this process that are over, and what was said of their records at the end."""
 
 
@@ -284,14 +270,15 @@ def undelivered(store: Store | None = None, journal: str | None = None) -> str |
     Returns:
         A line for the user; None when everything is in the store.
     """
-    for ledger, number, complaint in reversed(_sessions):
+    for ledger, number, complaint, uri in reversed(_sessions):
         with contextlib.suppress(StoreError):  # a ledger that cannot be read is no proof of delivery
             if not ledger.exists(number):
                 continue
-        return complaint or WAITING
+        return complaint or f"{WAITING}{command('sync', uri, ledger.folder)}"
     if store is not None:
         try:
-            return WAITING if ledger_of(store, journal).waiting() else None
+            left = ledger_of(store, journal).waiting()
+            return f"{WAITING}{command('sync', store.uri, journal)}" if left else None
         except StoreError as error:
             return str(error)
     return None
@@ -311,21 +298,26 @@ def ledger_of(store: Store, chosen: str | None) -> Ledger:
     Raises:
         StoreError: there is something in its place that is no regular file.
     """
-    ledger = Ledger(resolve_folder(store.database, store.uri, project_root(), chosen))
+    ledger = Ledger(journal_folder(store.uri, chosen))
     remedy = "move it away, or choose another folder with tracking.journal=DIR"
     check_replaceable(ledger.file, "the journal's ledger", remedy, StoreError)
     return ledger
 
 
-def usable_store(trials: Sequence[Trial]) -> Store:
+def usable_store(trials: Sequence[Trial], task: str) -> Store:
     """The store that the trials' config names. The process that writes to it begins to load MLflow, which takes about
     as long as loading PyTorch.
 
+    Args:
+        task: name of the Hydra task.
+
     Raises:
-        StoreError: it cannot be used; better to know it before anything heavy begins.
+        StoreError: it cannot be used, or its experiment cannot; better to know it before anything heavy begins.
     """
     store = Store(trials[0].config.tracking.uri)
     trouble = store.check()
+    experiment = trials[0].config.tracking.experiment
+    check_not_deleted(experiment_name(experiment, task, store.database), store.database)
     for line in (trouble, store.follow_move()):
         if line:
             print(line, file=sys.stderr)

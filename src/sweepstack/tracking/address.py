@@ -7,17 +7,21 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shlex
 import socket
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from sweepstack.config import URI_PATTERN
 from sweepstack.errors import StoreError
+from sweepstack.masking import MASK, hide, lacks_secrets, reveal
 from sweepstack.replacing import check_replaceable
+from sweepstack.tracking.keeping import resolve_folder
 
 DRIVERS = {
-    **dict.fromkeys(("postgresql", "postgresql+psycopg2"), ("psycopg2", "psycopg2-binary")),
+    "postgresql+psycopg2": ("psycopg2", "psycopg2-binary"),
     "postgresql+psycopg": ("psycopg", "'psycopg[binary]'"),
     "postgresql+pg8000": ("pg8000", "pg8000"),
     **dict.fromkeys(("mysql", "mysql+mysqldb"), ("MySQLdb", "mysqlclient")),
@@ -32,6 +36,11 @@ BESIDE = ("-journal", "-wal", "-shm")
 """What sqlite appends to the name of a database for its own files beside it."""
 
 
+def is_checkout(folder: Path) -> bool:
+    """Whether this package runs from a checkout in that folder, so that every terminal takes it for the project."""
+    return folder == Path(__file__).absolute().parents[3]
+
+
 def project_root() -> Path:
     """The project whose store is used when no other is named: the checkout that this package runs from, else the
     nearest folder upwards from the current one that has a conf/config.yaml, else the current one."""
@@ -42,23 +51,56 @@ def project_root() -> Path:
     return here
 
 
+def begin_in(folder: Path | None) -> None:
+    """Tells in which folder the command was typed, from where relative paths lead: Hydra may have changed the current
+    one since then. None: it is the current one."""
+    global _began
+    _began = folder
+
+
+def began_in() -> Path:
+    """The folder in which the command was typed."""
+    return _began or Path.cwd()
+
+
+_began: Path | None = None
+
+
+def default_uri() -> str:
+    """The store of the project: its mlruns/mlflow.db."""
+    return sqlite_uri(project_root() / "mlruns" / "mlflow.db")
+
+
+def sqlite_uri(database: Path) -> str:
+    """The address of a database file; signs that mean something in an address are written as %23 and the like."""
+    return f"sqlite:///{re.sub('[?#%]', lambda sign: quote(sign[0]), str(database))}"
+
+
 def resolve_uri(uri: str | None) -> str:
-    """The tracking URI: as given, else MLFLOW_TRACKING_URI, else mlruns/mlflow.db of the project. A relative sqlite
-    path is taken from the project's root, so that every working directory has the same store.
+    """The tracking URI, its secrets masked: as given, else MLFLOW_TRACKING_URI, else mlruns/mlflow.db of the project.
+    A relative sqlite path that is given leads from the current folder, as it does for MLflow.
 
     Raises:
-        StoreError: it names a folder, which MLflow 3 refuses, or is not a whole address.
+        StoreError: it names a folder, which MLflow 3 refuses, or is not a whole address, or a secret in it is masked
+            and not known.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+    of_environment = hide(os.environ.get("MLFLOW_TRACKING_URI") or "")  # known from now on, if it is typed masked
+    uri = hide(uri) if uri else of_environment or default_uri()
+    if lacks_secrets(uri):
+        raise StoreError(
+            "the address of a store must have its password",
+            uri,
+            f"write it in the place of {MASK}, or set MLFLOW_TRACKING_URI to the whole address",
+        )
     remedy = "for example sqlite:///mlruns/mlflow.db or http://127.0.0.1:5000"
     address = urlsplit(uri)
     if not re.match(URI_PATTERN, uri):
         raise StoreError(f"the tracking store must be a database or a server, got {uri!r}; {remedy}")
     if address.scheme == "sqlite":
         path = uri.removeprefix("sqlite:///")
-        if path == uri or not path or set("?#%") & set(path):
-            raise StoreError(f"an sqlite store must be sqlite:///FILE without any of ? # %, got {uri!r}; {remedy}")
-        return f"sqlite:///{project_root() / path}"
+        if path == uri or not path or "?" in path:
+            raise StoreError("an sqlite store must be sqlite:///FILE, a ? in it written as %3F", uri, remedy)
+        return sqlite_uri(began_in() / unquote(path))
     try:
         complete = address.scheme not in ("http", "https") or (bool(address.hostname) and address.port != 0)
     except ValueError:  # the port is no number
@@ -70,7 +112,65 @@ def resolve_uri(uri: str | None) -> str:
 
 def database_of(uri: str) -> Path | None:
     """The file of an sqlite store; None for any other kind."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return Path(unquote(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else None
+
+
+@contextlib.contextmanager
+def connectable(uri: str) -> Iterator[str]:
+    """The address as MLflow connects to it, with its secrets: for no record, no line and no log.
+
+    MLflow makes the folder of a database before it reads %23 and the like in its path; what it makes so is removed
+    when the block ends.
+    """
+    database = database_of(uri)
+    if database is None:
+        yield reveal(uri)
+        return
+    if not set("?#%") & {*str(database)}:
+        yield f"sqlite:///{database}"
+        return
+    from sqlalchemy import URL  # whose versions differ in this
+
+    address = URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
+    misread = Path(address.removeprefix("sqlite:///")).parent
+    made = [folder for folder in (misread, *misread.parents) if not folder.exists()]
+    try:
+        yield address
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def own_options(uri: str | None, journal: str | Path | None = None) -> list[str]:
+    """What a command of `sweepstack` must be given to use this store, wherever it is typed; nothing where that is the
+    project's own store, which every terminal finds.
+
+    Args:
+        uri: as it was given, see `resolve_uri`.
+        journal: the journal's folder, if the command takes `--journal` and one was chosen.
+    """
+    store, default = resolve_uri(uri), default_uri()
+    found = store == default == resolve_uri(None) and is_checkout(project_root())
+    options = [] if found else ["--store", store]
+    if journal is None or (folder := chosen_folder(journal)) == journal_folder(store, None):
+        return options
+    return [*options, "--journal", str(folder)]
+
+
+def journal_folder(uri: str, chosen: str | None) -> Path:
+    """Where the journal of a store lies: as chosen, else beside the store's database, else in the project's mlruns."""
+    return chosen_folder(chosen) if chosen else resolve_folder(database_of(uri), uri, project_root(), None)
+
+
+def chosen_folder(journal: str | Path) -> Path:
+    """The journal's folder that the user names; it leads from where the command was typed."""
+    return Path(os.path.abspath(began_in() / Path(journal).expanduser()))
+
+
+def command(name: str, uri: str | None, journal: str | Path | None = None) -> str:
+    """A command of `sweepstack` as it can be typed anywhere, such as "sweepstack sync"."""
+    return shlex.join(["sweepstack", name, *own_options(uri, journal)])
 
 
 def has_content(database: Path) -> bool:
@@ -117,6 +217,9 @@ def check_driver(uri: str) -> None:
         StoreError: it is not.
     """
     scheme = urlsplit(uri).scheme
+    if scheme == "postgresql":
+        version = tuple(int(part) for part in importlib.metadata.version("sqlalchemy").split(".")[:2])
+        scheme = "postgresql+psycopg" if version >= (2, 1) else "postgresql+psycopg2"  # what SQLAlchemy takes it for
     module, package = DRIVERS.get(scheme, ("", ""))
     if module and importlib.util.find_spec(module) is None:
         raise StoreError(

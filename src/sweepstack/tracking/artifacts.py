@@ -157,7 +157,7 @@ def _ask(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Pla
         return None
     with (
         contextlib.suppress(sqlite3.Error),
-        contextlib.closing(sqlite3.connect(f"file:{store.database}?mode=rw", uri=True, timeout=30)) as database,
+        contextlib.closing(sqlite3.connect(f"{store.database.as_uri()}?mode=rw", uri=True, timeout=30)) as database,
     ):
         rows = database.execute(
             "SELECT run_uuid, artifact_uri, (SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ?) "

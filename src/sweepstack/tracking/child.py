@@ -18,6 +18,7 @@ from typing import IO, Any
 from filelock import Timeout
 
 from sweepstack.errors import StoreError, one_line
+from sweepstack.tracking.address import command
 from sweepstack.tracking.delivery import TOGETHER, Delivery, NotYetError, deliver_what_is_left, not_delivered
 from sweepstack.tracking.errorslog import ErrorsLog
 from sweepstack.tracking.finished import Known, known_to_server
@@ -119,7 +120,8 @@ class _Child:
                     enough = attempts == (1 if self._was_away else ATTEMPTS) or time.monotonic() > deadline
                     if over and (enough or isinstance(error, StoreError)):
                         self._was_away = not others
-                        return not_delivered(delivery.waiting if delivery else 0, store.uri, one_line(error))
+                        waiting = delivery.waiting if delivery else 0
+                        return not_delivered(waiting, store.uri, sessions.folder, one_line(error))
         Path(sessions.delivery_lock(session).lock_file).unlink(missing_ok=True)
         return None
 
@@ -145,7 +147,9 @@ class _Child:
             return Refused(str(error))
         except Exception as error:
             log.exception("reading from %s failed", store.uri)
-            return Refused(f"{store.uri} must be read for the table ({one_line(error)}); type: sweepstack table")
+            return Refused(
+                f"{store.uri} must be read for the table ({one_line(error)}); type: {command('table', store.uri)}"
+            )
 
     def _look(self, store: Store, fingerprints: Sequence[str]) -> Known | Refused:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,11 @@ from pathlib import Path
 from filelock import Timeout
 
 from sweepstack.errors import StoreError
+from sweepstack.owner_only import close_to_others, make_file, make_folder
 from sweepstack.tracking.schema import VERSION, prepare, upgrade
 
+OURS = ("ledger.db*", "*.jsonl", "*.lock", "checkpoints", "files", "damaged")
+"""What lies in the folder of the journal."""
 OF_THE_MACHINE = {
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_BUSY,
@@ -34,12 +38,13 @@ def transaction(file: Path) -> Iterator[sqlite3.Connection]:
         StoreError: the file cannot be used.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
     except OSError as error:
         raise StoreError(
             f"the journal's folder must be writable, {file.parent} cannot be made ({error.strerror})",
             remedy="choose another with tracking.journal=DIR",
         ) from error
+    _close_to_others(file)
     with _opened(file) as database:
         database.execute("BEGIN IMMEDIATE")
         try:
@@ -50,6 +55,15 @@ def transaction(file: Path) -> Iterator[sqlite3.Connection]:
                 database.execute("ROLLBACK")
             raise
         database.execute("COMMIT")
+
+
+@functools.cache
+def _close_to_others(file: Path) -> None:
+    """Once in a process: a journal tells what was typed."""
+    make_file(file)
+    folder = file.parent
+    close_to_others([folder] if folder.parent.name == "journal" else [])
+    close_to_others(path for pattern in OURS for path in folder.glob(pattern))
 
 
 @contextlib.contextmanager

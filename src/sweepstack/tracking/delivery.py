@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from filelock import Timeout
 
 from sweepstack.names import as_value
-from sweepstack.tracking.address import project_root
+from sweepstack.tracking.address import command, project_root
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.journal import Fold, Reader
 from sweepstack.tracking.keeping import drop_files
@@ -382,12 +382,12 @@ def deliver_what_is_left(store: Store, sessions: Sessions, but: int | None = Non
     return delivered, refused
 
 
-def not_delivered(count: int, uri: str, why: str) -> str:
+def not_delivered(count: int, uri: str, journal: Path, why: str) -> str:
     """The line about records that are in the journal alone; a count of 0 for an unknown number."""
     some = "some trials" if not count else "1 trial" if count == 1 else f"{count} trials"
     return (
         f"Records of {some} are kept in the journal, for {uri} does not take them ({why}); the next sweep delivers "
-        "them, or type: sweepstack sync"
+        f"them, or type: {command('sync', uri, journal)}"
     )
 
 

@@ -10,6 +10,8 @@ import tempfile
 from io import TextIOWrapper
 from pathlib import Path
 
+from sweepstack.masking import Formatter
+from sweepstack.owner_only import make_file
 from sweepstack.tracking.address import project_root
 
 
@@ -19,16 +21,18 @@ class ErrorsLog(logging.FileHandler):
     def __init__(self) -> None:
         super().__init__(project_root() / "mlruns" / "errors.log", delay=True)
         self.setLevel(logging.ERROR)
-        self.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
+        self.setFormatter(Formatter("[%(asctime)s] %(message)s"))
         self.failed = False
         """Whether nothing could be written, neither there nor in the temporary folder."""
 
     def _open(self) -> TextIOWrapper:
         try:
             Path(self.baseFilename).parent.mkdir(exist_ok=True)
+            make_file(Path(self.baseFilename))
             return super()._open()
         except OSError:
             self.baseFilename = _elsewhere()
+            make_file(Path(self.baseFilename))
             return super()._open()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name

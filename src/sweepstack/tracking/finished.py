@@ -68,7 +68,8 @@ def known(store: Store, fingerprints: Sequence[str], ask: Callable[[Sequence[str
     if not store.database.exists():
         return Known({}, {})
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{store.database}?mode=rw", uri=True, timeout=30)) as database:
+        address = f"{store.database.as_uri()}?mode=rw"
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=30)) as database:
             return _sort_out(fingerprints, _found(database, fingerprints))
     except sqlite3.Error:
         return ask(fingerprints)

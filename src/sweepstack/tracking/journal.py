@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepstack.errors import StoreError
+from sweepstack.owner_only import FILE
 from sweepstack.tracking.codec import NewerError, UnreadableError, contents, event_as_json, event_from_json, line
 from sweepstack.trial import Ended, Event, Joined, Measured, Outcome, Started, Trial
 
@@ -37,7 +38,7 @@ class Journal:
         self.lines = 0
         """So many have been put."""
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE)
             make_durable(path.parent)
             if os.fstat(self._file).st_size:
                 self.lines = path.read_bytes().count(b"\n")

@@ -9,6 +9,9 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from sweepstack.masking import reveal
+from sweepstack.owner_only import make_folder
+
 
 def resolve_folder(database: Path | None, uri: str, root: Path, chosen: str | None) -> Path:
     """Where the ledger of a store is: as chosen, else beside the store's database, else in the project's mlruns."""
@@ -16,6 +19,11 @@ def resolve_folder(database: Path | None, uri: str, root: Path, chosen: str | No
         return Path(chosen).expanduser().absolute()
     if database is not None:
         return database.parent / "journal" / database.name
+    of_version_1, folder = (_of_server(root, address) for address in (reveal(uri), uri))
+    return of_version_1 if of_version_1.exists() else folder
+
+
+def _of_server(root: Path, uri: str) -> Path:
     return root / "mlruns" / "journal" / hashlib.blake2b(uri.encode(), digest_size=6).hexdigest()
 
 
@@ -26,7 +34,8 @@ def keep_file(folder: Path, file: Path) -> Path:
         folder: for what is kept, see `Sessions.files`.
     """
     kept = folder / file.name
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
+    make_folder(folder)
     kept.unlink(missing_ok=True)
     try:
         os.link(file, kept)
@@ -37,7 +46,7 @@ def keep_file(folder: Path, file: Path) -> Path:
 
 def put_away(file: Path, folder: Path) -> Path:
     """Keeps a damaged file in a folder, too, beside those of its name that are there; gives its new path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     copies = (folder / f"{file.stem}-{number}{file.suffix}" for number in itertools.count(2))
     kept = next(path for path in itertools.chain([folder / file.name], copies) if not path.exists())
     try:

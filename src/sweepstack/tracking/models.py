@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
+from sweepstack.tracking.address import connectable
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.rows import VERSION_TAG
 from sweepstack.tracking.runs import Record
@@ -295,7 +296,9 @@ def files(store: Store, found: Version) -> Iterator[Path]:
                 where = store.client.get_logged_model(where.removeprefix("models:/")).artifact_location
             folder = local_folder(where)
             if folder is None:
-                folder = Path(mlflow.artifacts.download_artifacts(where, dst_path=str(aside), tracking_uri=store.uri))
+                with connectable(store.uri) as address:
+                    got = mlflow.artifacts.download_artifacts(where, dst_path=str(aside), tracking_uri=address)
+                    folder = Path(got)
         except Exception as error:  # MLflow lets those of its many carriers through
             reason = one_line(error)
             raise StoreError(f"model {found.name} cannot be had from {store.uri} ({reason}); try again") from error

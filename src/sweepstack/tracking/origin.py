@@ -6,12 +6,10 @@ import json
 from dataclasses import dataclass
 
 from sweepstack.errors import UserError
+from sweepstack.masking import has_masks
 from sweepstack.tracking.artifacts import overrides_of
 from sweepstack.tracking.rows import RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
 from sweepstack.tracking.store import Store
-
-MASK = "***@"
-"""What stands for a password in a record."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def origin(store: Store, run_id: str) -> Origin:
 
 def _overrides(store: Store, run_id: str) -> tuple[str, ...] | None:
     try:
-        return tuple(line for line in overrides_of(store, run_id) if MASK not in line)
+        return tuple(line for line in overrides_of(store, run_id) if not has_masks(line))
     except UserError:  # they are gone
         return None
 

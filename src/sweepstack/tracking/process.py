@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweepstack.errors import StoreError
+from sweepstack.masking import reveal
+from sweepstack.tracking.address import command
 from sweepstack.tracking.finished import Known
 from sweepstack.tracking.rows import Row
 
@@ -89,6 +91,8 @@ class WriterProcess:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
+        self._folder: Path | None = None
+        """The journal's, of the last session."""
         self._talking = threading.RLock()
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._orders: list[Open | Close | Find | Look] = []
@@ -114,7 +118,7 @@ class WriterProcess:
             folder: the ledger's.
             say: called with lines for the user, from another thread.
         """
-        self._closed_with = None
+        self._closed_with, self._folder = None, folder
         self._is_closed.clear()
         self._say = say
         while self._unsaid:
@@ -139,7 +143,8 @@ class WriterProcess:
         if self._closed_with is not None:
             return self._closed_with.complaint
         return (
-            f"Records are kept in the journal ({self._trouble}); the next sweep delivers them, or type: sweepstack sync"
+            f"Records are kept in the journal ({self._trouble}); the next sweep delivers them, or type: "
+            f"{command('sync', self._uri, self._folder)}"
         )
 
     def find(self, sweep: str) -> Callable[[], tuple[list[Row], str]]:
@@ -186,7 +191,7 @@ class WriterProcess:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for us; what has been measured is still to be recorded then
         )
-        self._tell_child(process, self._uri)
+        self._tell_child(process, reveal(self._uri))
         return process
 
     def _order(self, order: Open | Close | Find | Look) -> None:
@@ -209,7 +214,9 @@ class WriterProcess:
                 return rows, link
             case Refused(complaint):
                 raise StoreError(complaint)
-        raise StoreError(f"{self._uri} must be read for the table ({self._trouble}); type: sweepstack table")
+        raise StoreError(
+            f"{self._uri} must be read for the table ({self._trouble}); type: {command('table', self._uri)}"
+        )
 
     def _answer(self) -> Answer | None:
         """The next answer; None from a process that is dead for good, however often it is asked."""

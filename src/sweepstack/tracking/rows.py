@@ -22,6 +22,8 @@ OURS = f"tags.`{VERSION_TAG}` LIKE '%'"
 """What a run of ours is known by, in MLflow's language."""
 OBJECTIVES = ("val/accuracy", "test/accuracy")
 """Metrics that select, the one to prefer first: test data selects only where nothing was held out."""
+CLOCKS = 60_000
+"""Milliseconds by which the clocks of two machines with one store may differ."""
 LARGEST = 1.7976931348623157e308
 
 
@@ -62,6 +64,17 @@ def sweeps_of(run: Run) -> dict[str, int]:
     if SWEEP_TAG in tags:  # all that a run of an earlier version has, whatever it has joined since
         found.setdefault(tags[SWEEP_TAG], run.info.start_time)
     return found
+
+
+def newest(begun: Mapping[str, int], now: float) -> str:
+    """The sweep begun last. One that began in the future did so while the clock was ahead: it is the newest only where
+    all are like that.
+
+    Args:
+        begun: by the name of the sweep, when it began, in milliseconds since the epoch.
+        now: the time, likewise.
+    """
+    return max(begun, key=lambda name: (begun[name] <= now + CLOCKS, begun[name]))
 
 
 def row_of(run: Run, sweep: str | None = None) -> Row:

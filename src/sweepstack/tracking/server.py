@@ -14,6 +14,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 
 from sweepstack.errors import StoreError
+from sweepstack.tracking.address import connectable
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.views import link
 
@@ -42,19 +43,29 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
     _check_free(port)
     command = [
         *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", store.uri, "--host", HOST, "--port", str(port), "--workers", "1"),
+        *("--host", HOST, "--port", str(port), "--workers", "1"),
         *("--allowed-hosts", ALLOWED_HOSTS),
     ]
     if store.artifacts is not None:
         command += ["--default-artifact-root", store.artifacts.as_uri()]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environment = {**os.environ, **quiet}
     for number in (signal.SIGINT, signal.SIGTERM):  # either ends the server with us, never leaves it behind
         signal.signal(number, signal.default_int_handler)
     say(f"Starting MLflow's UI on port {port} ...")
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as server:
+    with (
+        connectable(store.uri) as address,
+        subprocess.Popen(
+            command,
+            env={
+                **os.environ,
+                **quiet,
+                "MLFLOW_BACKEND_STORE_URI": address,
+            },  # everybody can read the words of a command
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as server,
+    ):
         try:
             _wait(server, port)
             say(f"Browse:  {link(store, newest, f'http://{HOST}:{port}')}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sweepstack.errors import StoreError
+from sweepstack.owner_only import FILE
 from sweepstack.tracking.database import damaged, reading, transaction
 from sweepstack.tracking.entries import (
     Entry,
@@ -64,11 +65,11 @@ class Sessions:
 
     def lock(self, session: int) -> FileLock:
         """What a session holds while it lives."""
-        return FileLock(self.folder / f"{session:06}.lock")
+        return FileLock(self.folder / f"{session:06}.lock", mode=FILE)
 
     def delivery_lock(self, session: int) -> FileLock:
         """What is held by whoever delivers a session's journal."""
-        return FileLock(self.folder / f"{session:06}.delivery.lock")
+        return FileLock(self.folder / f"{session:06}.delivery.lock", mode=FILE)
 
     def open(self, experiment: str) -> tuple[int, FileLock]:
         """A new session, alive from now on."""

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +21,17 @@ from sweepstack.tracking.address import (
     BESIDE,
     check,
     check_driver,
+    command,
+    connectable,
     database_of,
     has_content,
-    project_root,
+    journal_folder,
     regular_database,
     resolve_uri,
+    sqlite_uri,
 )
-from sweepstack.tracking.keeping import resolve_folder
 from sweepstack.tracking.moving import ARTIFACTS, follow_move, moved_from
-from sweepstack.tracking.rows import ID_TAG, OURS, SWEEP_TAG, Row, member_tag, row_of, sweeps_of
+from sweepstack.tracking.rows import ID_TAG, OURS, SWEEP_TAG, Row, member_tag, newest, row_of, sweeps_of
 from sweepstack.tracking.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -154,8 +157,9 @@ class Store:
             self._make_database()
             self.follow_move()
             try:
-                client = make(self.uri)
-                client.search_experiments(max_results=1)
+                with connectable(self.uri) as address:
+                    client = make(address)
+                    client.search_experiments(max_results=1)
             except Exception as error:  # MLflow lets SQLAlchemy's and the drivers' own errors through
                 raise StoreError(f"the tracking store {self.uri} cannot be used: {one_line(error)}") from error
             self._client = client
@@ -177,8 +181,9 @@ class Store:
             for end in ("", *BESIDE):
                 leftover = regular_database(aside.with_name(f"{aside.name}{end}"))
                 leftover.unlink(missing_ok=True)
-            made = SqlAlchemyStore(f"sqlite:///{aside}", (file.parent / ARTIFACTS).as_uri())
-            made.engine.dispose()
+            with connectable(sqlite_uri(aside)) as address:
+                made = SqlAlchemyStore(address, (file.parent / ARTIFACTS).as_uri())
+                made.engine.dispose()
             if move_new(aside, file):
                 return
             if not has_content(file):
@@ -260,7 +265,7 @@ class Store:
         if sweep == "latest":
             if not begun:
                 raise StoreError(f"the tracking store {self.uri} holds no sweep yet, only single runs; use --sweep all")
-            sweep = max(begun, key=lambda name: begun[name])
+            sweep = newest(begun, time.time() * 1000)
         if sweep not in begun:
             raise StoreError(
                 f"there is no sweep {sweep!r} in {self.uri}; {did_you_mean(sweep, [*begun, 'latest', 'all'])}"
@@ -272,10 +277,12 @@ class Store:
         rule = f"the tracking store {self.uri} holds no trials yet"
         waiting: Sequence[int] = ()
         with contextlib.suppress(StoreError, sqlite3.Error):
-            waiting = Sessions(resolve_folder(self.database, self.uri, project_root(), None)).waiting()
+            waiting = Sessions(journal_folder(self.uri, None)).waiting()
         if waiting:
             what = "a command waits" if len(waiting) == 1 else f"{len(waiting)} commands wait"
-            return StoreError(f"{rule}: what was trained by {what} in the journal", remedy="type: sweepstack sync")
+            return StoreError(
+                f"{rule}: what was trained by {what} in the journal", remedy=f"type: {command('sync', self.uri)}"
+            )
         if self.database is None or has_content(self.database):
             every = 3  # MLflow's ViewType.ALL: what is there and what has been deleted
             experiments = {one.experiment_id: one for one in self.client.search_experiments(view_type=every)}

@@ -11,11 +11,13 @@ import base64
 import importlib.metadata
 import json
 import logging
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from sweepstack.masking import reveal
 from sweepstack.tracking.rows import OBJECTIVES, SWEEP_TAG, Row, member_tag
 from sweepstack.tracking.store import Store
 
@@ -41,7 +43,7 @@ def link(store: Store, rows: Sequence[Row], host: str = "http://127.0.0.1:5000")
     sweep = rows[0].sweep
     key = _key(sweep) if sweep is not None else ""
     query = {"viewStateShareKey": key} if key and _saved(store, key, rows) else _which(rows)
-    server = store.uri if store.uri.startswith("http") else host
+    server = re.sub(r"(?<=://)[^/]*@", "", store.uri) if store.uri.startswith("http") else host  # browsers ask for it
     address = f"{server.rstrip('/')}/#/experiments/{rows[0].experiment_id}/runs"
     return f"{address}?{urlencode({**query, **page}, quote_via=quote)}"
 
@@ -73,7 +75,7 @@ def _version(store: Store) -> tuple[int, int]:
         from mlflow.utils.credentials import get_default_host_creds
         from mlflow.utils.rest_utils import http_request
 
-        creds = get_default_host_creds(store.uri)
+        creds = get_default_host_creds(reveal(store.uri))
         text = http_request(creds, "/version", "GET", max_retries=0, timeout=5).text
     major, minor, *_ = text.split(".")
     return int(major), int(minor)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sweepstack.errors import one_line
+from sweepstack.owner_only import make_folder, opener
 from sweepstack.replacing import irregular
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,8 @@ class Keeper:
         latest, previous, aside = _files(self._folder)
         try:
             self._before()
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder.parent)
+            make_folder(self._folder)
             for path in (latest, previous, aside):
                 if found := irregular(path):
                     raise OSError(f"{path} is {found}")
@@ -212,7 +214,7 @@ def _digest() -> hashlib.blake2b:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    with path.open("wb") as file:
+    with open(path, "wb", opener=opener) as file:
         file.write(_first_line(_digest().hexdigest()))  # as long as the right one, which is known at the end
         hashed = _Hashed(file)
         torch.save(state, cast(IO[bytes], hashed))

@@ -9,6 +9,7 @@ from typing import Any
 
 from sweepstack.errors import ConfigError, did_you_mean, one_line
 from sweepstack.faults import Whose, contained, judge, told
+from sweepstack.masking import reveal
 from sweepstack.training.seeding import seeded
 
 
@@ -68,7 +69,8 @@ def check_keywords(key: str, target: str, positional: int, keywords: Mapping[str
 
 
 def build(value: Any, key: str = "target") -> Any:
-    """`value` with every mapping that has a `_target_` called, the innermost first."""
+    """`value` with every mapping that has a `_target_` called, the innermost first. What is called gets addresses with
+    their secrets."""
     if isinstance(value, Mapping):
         built = {name: build(part, f"{key}.{name}") for name, part in value.items()}
         target = built.pop("_target_", None)
@@ -78,4 +80,4 @@ def build(value: Any, key: str = "target") -> Any:
             return resolve(key, target)(**built)
     if isinstance(value, list | tuple):
         return [build(part, f"{key}[{place}]") for place, part in enumerate(value)]
-    return value
+    return reveal(value) if isinstance(value, str) else value
