@@ -5,6 +5,7 @@ import errno
 import os
 import pickle
 import sqlite3
+import subprocess
 from pathlib import Path
 from unittest import mock
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sweepstack.errors import ConfigError, UserError, one_line
+from sweepstack.errors import ConfigError, UserError, one_line, typed
 from sweepstack.streams import HoldingErrors
 
 
@@ -66,3 +67,10 @@ def test_a_full_disk_is_told_as_one_whatever_library_meets_it(tmp_path: Path, li
     assert line.startswith("the disk is full: ")
     assert "make room there" in line
     assert str(tmp_path / "weights.pt") in line or library in ("sqlite", "wrapped")
+
+
+@pytest.mark.parametrize("word", ["a b", "it's", "\x1b[2J'\\n", "two\nlines", "größe \u202e", "[0.1]"])
+def test_a_command_that_is_printed_can_be_typed(word: str) -> None:
+    line = typed(["printf", "%s", word])
+    assert line.isprintable()
+    assert subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout.decode() == word

@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import secrets
-import shlex
 import shutil
 import signal
 import sys
@@ -27,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.endings import FAILED, INTERRUPTED, OK, TERMINATED, WAITING, ending
-from sweepstack.errors import StoreError
+from sweepstack.errors import StoreError, printable, typed
 from sweepstack.faults import Whose, is_signal, judge
 from sweepstack.masking import MASK, has_masks, hide
 from sweepstack.streams import lenient_output, open_closed
@@ -91,7 +90,7 @@ def _run(cfg: DictConfig) -> float:
         logging.getLogger(__name__).info("%s: %s, %s", trial.name, outcome.state, why)
         if not in_sweep:
             figures = "  ".join(f"{key} {value:.4f}" for key, value in sorted(outcome.metrics.items()) if "acc" in key)
-            print(f"{trial.name}  {figures or outcome.reason}")
+            print(printable(f"{trial.name}  {figures or outcome.reason}"))
 
     outcomes = execute([trial], store, hydra.job.name, "", run_stack, log_outcome, tell)
     outcome = outcomes[trial.fingerprint]
@@ -207,7 +206,7 @@ def _print_next(*commands: list[str]) -> None:
     beside = Path(sys.executable).with_name("sweepstack")
     program = "sweepstack" if shutil.which("sweepstack") or not beside.exists() else str(beside)
     for title, *words in commands:
-        print(f"{title + ':':<9} {shlex.join([program, *words])}")
+        print(f"{title + ':':<9} {typed([program, *words])}")
     if any(has_masks(word) for words in commands for word in words):
         print(f"          ({MASK} stands for the password; MLFLOW_TRACKING_URI can hold the whole address)")
 

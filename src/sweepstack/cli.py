@@ -14,7 +14,7 @@ import click
 from sweepstack import commands
 from sweepstack.commands import store_option
 from sweepstack.endings import INTERRUPTED, ending
-from sweepstack.errors import StoreError, UserError, one_line
+from sweepstack.errors import StoreError, UserError, one_line, printable
 from sweepstack.faults import Whose, is_signal, judge
 from sweepstack.streams import GONE, drop, open_closed
 
@@ -139,7 +139,7 @@ def table(
     if by_seed:
         frame = grouping.by_seed(frame, metric, right(target))
         if frame.attrs["caution"]:
-            click.echo(f"note: {frame.attrs['caution']}", err=True)
+            click.echo(printable(f"note: {frame.attrs['caution']}"), err=True)
     elif group_by is not None:
         frame = grouping.grouped(frame, _words(group_by), metric)
     elif pivot:
@@ -161,6 +161,8 @@ def _words(text: str) -> list[str]:
 
 def _put(rendered: str | bytes, output: Path | None, what: str) -> None:
     if output is None or str(output) == "-":
+        if isinstance(rendered, str) and sys.stdout.isatty():
+            rendered = "\n".join(map(printable, rendered.split("\n")))
         click.echo(rendered, nl=False)
         return
     from sweepstack.replacing import write_output
@@ -170,7 +172,7 @@ def _put(rendered: str | bytes, output: Path | None, what: str) -> None:
         write_output(output, content)
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}); choose another file with -o") from error
-    click.echo(f"{what}: {output}", err=True)
+    click.echo(printable(f"{what}: {output}"), err=True)
 
 
 @main.command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweepstack.errors import UserError, printable
+from sweepstack.errors import UserError, printable, typed
 
 if TYPE_CHECKING:
     from sweepstack.training.predicting import Classifier
@@ -44,12 +44,12 @@ def register(run: str | None, sweep: str | None, name: str | None, alias: str, s
     chosen, caution = model.selected(target, sweep or "latest") if run is None else (find(target, run), "")
     done = model.register(target, chosen, name, alias)
     figures = "  ".join(f"{key} {value:.4f}" for key, value in sorted(chosen.row.metrics.items()) if "/acc" in key)
-    click.echo(f"{chosen.row.name}  {figures}")
+    click.echo(printable(f"{chosen.row.name}  {figures}"))
     if caution:
-        click.echo(f"Careful: {caution}")
+        click.echo(printable(f"Careful: {caution}"))
     click.echo(f"registered as {done.name}, version {done.version}: models:/{done.name}@{done.alias}")
     if done.code:
-        click.echo(f"with its code: {', '.join(path.name for path in done.code)}")
+        click.echo(printable(f"with its code: {', '.join(path.name for path in done.code)}"))
     own = ["--store", store] if store else []
     is_default = done.alias == model.BEST and done.only
     word = "" if is_default else f"--model {shlex.quote(f'{done.name}@{done.alias}')} "
@@ -145,7 +145,7 @@ def repro(run: str, train: bool, store: str | None) -> None:
     target = Store(store)
     found = find(target, run)
     words, left_out = reproducing.command(target, found)
-    click.echo(shlex.join(words))
+    click.echo(typed(words))
     if left_out:
         click.echo(f"Left out, for its password is not recorded: {' '.join(left_out)}; give it by hand.", err=True)
     if changes := reproducing.changes(target, found):
@@ -155,5 +155,5 @@ def repro(run: str, train: bool, store: str | None) -> None:
     comparison = reproducing.repeat(target, found)
     click.echo(f"{'equal' if comparison.equal else 'NOT equal'}, {comparison.how}")
     for line in comparison.differences:
-        click.echo(f"  {line}")
+        click.echo(printable(f"  {line}"))
     sys.exit(0 if comparison.equal else 1)

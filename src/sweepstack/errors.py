@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
@@ -90,6 +91,16 @@ def printable(text: str) -> str:
     """Text in which nothing can move a terminal's cursor, colour it or end a line, and no address tells a secret: for
     whatever others have written."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in mask(text))
+
+
+def typed(words: Iterable[str]) -> str:
+    """A command as it can be typed into a shell; control characters are written as bash's `$'...'` reads them."""
+    return " ".join(shlex.quote(word) if word.isprintable() else f"$'{_escaped(word)}'" for word in words)
+
+
+def _escaped(word: str) -> str:
+    signs = (sign if sign.isprintable() and sign not in "\\'" else f"\\U{ord(sign):08x}" for sign in word)
+    return "".join(signs)
 
 
 def one_line(error: BaseException | str) -> str:

@@ -17,7 +17,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.config import TrialConfig
-from sweepstack.errors import one_line
+from sweepstack.errors import one_line, printable
 from sweepstack.sweeping.composing import Composer
 from sweepstack.sweeping.edge import reveal_environment
 from sweepstack.sweeping.finishing import begin_job, finish_job
@@ -210,7 +210,8 @@ def _told_if_it_fails(trial: Trial) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        print(f"the files of job {trial.number} ({trial.name}) cannot be kept: {one_line(error)}", file=sys.stderr)
+        line = f"the files of job {trial.number} ({trial.name}) cannot be kept: {one_line(error)}"
+        print(printable(line), file=sys.stderr)
 
 
 def _why_apart(job: DictConfig) -> str:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweepstack.config import Section
-from sweepstack.errors import ConfigError, DataError, UserError
+from sweepstack.errors import ConfigError, DataError, UserError, printable
 from sweepstack.sweeping.composing import Composer
 from sweepstack.sweeping.executing import execute, folded, foreseen, identified, told
 from sweepstack.sweeping.folders import Folders
@@ -71,7 +71,8 @@ def launch(
     if trials[0].config.launch.dry_run:
         store.check()
         work, planned = foreseen(trials, store, apart, jobs.inside_of)
-        print("\n".join([*folded(trials), *told(work, every=True), *(describe(planned) if planned.stacks else [])]))
+        lines = [*folded(trials), *told(work, every=True), *(describe(planned) if planned.stacks else [])]
+        print("\n".join(map(printable, lines)))
         raise SystemExit(0)
     outcomes = execute(trials, store, task, apart, jobs.run, jobs.ended, jobs.told, jobs.inside_of)
     jobs.finish_rest(outcomes)
