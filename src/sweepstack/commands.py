@@ -37,6 +37,7 @@ def register(run: str | None, sweep: str | None, name: str | None, alias: str, s
     if run is not None and sweep is not None:
         raise UserError(f"give a run or a sweep, got both: {run!r} and --sweep {sweep!r}; leave one out")
     from sweepstack.results import model
+    from sweepstack.tracking.address import own_options
     from sweepstack.tracking.runs import find
     from sweepstack.tracking.store import Store
 
@@ -50,7 +51,7 @@ def register(run: str | None, sweep: str | None, name: str | None, alias: str, s
     click.echo(f"registered as {done.name}, version {done.version}: models:/{done.name}@{done.alias}")
     if done.code:
         click.echo(printable(f"with its code: {', '.join(path.name for path in done.code)}"))
-    own = ["--store", store] if store else []
+    own = own_options(store)
     is_default = done.alias == model.BEST and done.only
     word = "" if is_default else f"--model {shlex.quote(f'{done.name}@{done.alias}')} "
     click.echo(f"Predict:  sweepstack predict {word}{shlex.join([*own, 'IMAGE.png'])}")

@@ -595,3 +595,18 @@ def test_never_keeps_nothing(tmp_path, monkeypatch):
     assert (NEVER.due(), NEVER.stopping, NEVER.restore(), NEVER.state) == (False, False, None, None)
     NEVER.remove()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_checkpoint_of_a_newer_version_is_kept_and_not_read(tmp_path: Path) -> None:
+    said: list[str] = []
+    keeper = Keeper(tmp_path / "kept", every=0, say=said.append)
+    for step in (1, 2):
+        keeper.save({"step": step})
+    latest = tmp_path / "kept" / "latest.pt"
+    text = latest.read_bytes().replace(b"sweepstack checkpoint 1 ", b"sweepstack checkpoint 2 ", 1)
+    latest.write_bytes(text)
+
+    assert keeper.restore() == {"step": 1}
+    assert "is of a newer version of sweepstack" in said[0]
+    keeper.save({"step": 3})
+    assert (tmp_path / "kept" / "latest.newer.pt").read_bytes() == text

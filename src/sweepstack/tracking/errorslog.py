@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import shlex
 import sys
 import tempfile
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from sweepstack.masking import Formatter
 from sweepstack.owner_only import make_file
+from sweepstack.replacing import irregular
 from sweepstack.tracking.address import project_root
 
 
@@ -28,12 +31,19 @@ class ErrorsLog(logging.FileHandler):
     def _open(self) -> TextIOWrapper:
         try:
             Path(self.baseFilename).parent.mkdir(exist_ok=True)
-            make_file(Path(self.baseFilename))
-            return super()._open()
+            return self._opened()
         except OSError:
             self.baseFilename = _elsewhere()
-            make_file(Path(self.baseFilename))
-            return super()._open()
+            if Path(self.baseFilename).is_symlink():  # which another user may have put there
+                raise
+            return self._opened()
+
+    def _opened(self) -> TextIOWrapper:
+        file = Path(self.baseFilename)
+        if found := irregular(file):  # a named pipe would be waited for
+            raise OSError(errno.EINVAL, f"it is {found}", str(file))
+        make_file(file)
+        return super()._open()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """The disk is full, as a rule: once more in the temporary folder. logging would print a traceback."""
@@ -48,7 +58,8 @@ class ErrorsLog(logging.FileHandler):
 
 
 def _elsewhere() -> str:
-    return str(Path(tempfile.gettempdir(), "sweepstack-errors.log"))
+    owner = os.getuid() if hasattr(os, "getuid") else "log"
+    return str(Path(tempfile.gettempdir(), f"sweepstack-errors-{owner}.log"))
 
 
 def log_traceback(error: BaseException) -> Path | None:
@@ -56,7 +67,10 @@ def log_traceback(error: BaseException) -> Path | None:
     handler = ErrorsLog()
     record = logging.LogRecord("sweepstack", logging.ERROR, "", 0, shlex.join(sys.argv), None, None)
     record.exc_info = (type(error), error, error.__traceback__)
-    handler.handle(record)
+    try:
+        handler.handle(record)
+    except OSError:
+        return None
     with contextlib.suppress(OSError):
         handler.close()
     return None if handler.failed else Path(handler.baseFilename)

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import pickle
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,8 @@ from sweepstack.replacing import irregular
 
 log = logging.getLogger(__name__)
 
-TITLE = b"sweepstack checkpoint 1 "
+VERSION = 1
+TITLE = b"sweepstack checkpoint %d " % VERSION
 """How a file begins; the first line ends with the checksum of all that follows it."""
 SELDOM = 40
 """The next save is not due before so many times the seconds that the last one took: at most 2.5 % of the time."""
@@ -31,6 +33,10 @@ SELDOM = 40
 class CheckpointError(Exception):
     """A state does not fit what is to go on from it; says why. Nothing has been reported yet: begin anew, with a model
     built afresh."""
+
+
+class NewerError(Exception):
+    """A checkpoint was written by a newer version of sweepstack."""
 
 
 class Keeper:
@@ -94,6 +100,10 @@ class Keeper:
                 continue
             except (torch.OutOfMemoryError, MemoryError):  # not the file's fault
                 raise
+            except NewerError:
+                kept = path.with_name(f"{path.stem}.newer.pt")
+                os.replace(path, kept)  # else the next saves would overwrite it
+                self._say(f"checkpoint {path} is of a newer version of sweepstack; it is kept as {kept.name}")
             except Exception as error:  # a damaged file can fail in any way
                 damaged.append(f"{path.name} {_in_short(error)}")
                 _remove(path)  # else the next save would put it in the place of the good one
@@ -240,6 +250,8 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
         raise CheckpointError(f"is {found}")
     with path.open("rb") as file:
         first = file.readline(200)
+        if (title := re.match(rb"sweepstack checkpoint ([0-9]+) ", first)) and int(title[1]) > VERSION:
+            raise NewerError
         if first != _first_line(hashlib.file_digest(file, _digest).hexdigest()):
             raise CheckpointError("does not match its checksum" if first.startswith(TITLE) else "is no checkpoint")
         file.seek(len(first))
