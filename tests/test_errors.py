@@ -1,5 +1,6 @@
 """A user's mistake: one printable line of rule, value and remedy."""
 
+import ast
 import contextlib
 import errno
 import os
@@ -15,6 +16,8 @@ import torch
 
 from sweepstack.errors import ConfigError, UserError, one_line, typed
 from sweepstack.streams import HoldingErrors
+
+from .conftest import ROOT
 
 
 def test_a_mistake_is_one_line_of_rule_value_and_remedy() -> None:
@@ -74,3 +77,17 @@ def test_a_command_that_is_printed_can_be_typed(word: str) -> None:
     line = typed(["printf", "%s", word])
     assert line.isprintable()
     assert subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout.decode() == word
+
+
+KINDS = ("UserError", "ConfigError", "DataError", "StoreError", "PictureError")
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=[str(path.relative_to(ROOT / "src")) for path in SOURCES])
+def test_every_mistake_of_a_users_has_a_remedy(path: Path) -> None:
+    """But for those that pass on what another process has said."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
+            says = bool(node.args) and isinstance(node.args[0], ast.Constant | ast.JoinedStr)
+            remedy = len(node.args) > 2 or any(keyword.arg == "remedy" for keyword in node.keywords)
+            assert remedy or not says, f"{path.name}, line {node.lineno}"

@@ -80,7 +80,8 @@ def _run(cfg: DictConfig) -> float:
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)
     if trial.config.launch.dry_run:
         raise ConfigError(
-            "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack; add or remove them"
+            "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack",
+            remedy="add or remove them",
         )
     store = usable_store([trial], hydra.job.name)
     prepare(trial.config, set())

@@ -119,16 +119,28 @@ def table(
     A condition compares params, metrics, state and name with values: lr > 0.01 and metrics["val/accuracy"] > 0.9
     """
     if form == "parquet" and output is None:
-        raise UserError("parquet is no text, it must go to a file; give one with -o FILE")
+        raise UserError(
+            "parquet is no text, it must go to a file",
+            remedy="give one with -o FILE",
+        )
     shapes = {"--by-seed": by_seed, "--group-by": group_by, "--pivot": pivot}
     chosen = [name for name, value in shapes.items() if value not in (None, False)]
     if len(chosen) > 1:
-        raise UserError(f"{' and '.join(chosen)} make different tables; choose one of them")
+        raise UserError(
+            f"{' and '.join(chosen)} make different tables",
+            remedy="choose one of them",
+        )
     for name, value in {"--top": top, "--sort": sort, "--columns": columns}.items():
         if pivot and value is not None:
-            raise UserError(f"a pivot is shown whole, in the order of its params; leave out {name}, or use --group-by")
+            raise UserError(
+                "a pivot is shown whole, in the order of its params",
+                remedy=f"leave out {name}, or use --group-by",
+            )
     if sort and metric and not chosen:
-        raise UserError("--sort and --metric both say what to sort trials by; leave out one of them")
+        raise UserError(
+            "--sort and --metric both say what to sort trials by",
+            remedy="leave out one of them",
+        )
     from sweepstack.results import frame as frames
     from sweepstack.results import grouping, rendering
     from sweepstack.results.predictions import right
@@ -171,7 +183,10 @@ def _put(rendered: str | bytes, output: Path | None, what: str) -> None:
     try:
         write_output(output, content)
     except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror}); choose another file with -o") from error
+        raise UserError(
+            f"{output} cannot be written ({error.strerror})",
+            remedy="choose another file with -o",
+        ) from error
     click.echo(printable(f"{what}: {output}"), err=True)
 
 
@@ -192,7 +207,10 @@ def report(sweep: str, metric: str | None, output: Path, record: bool, store: st
     from sweepstack.tracking.summary import record_summary
 
     if not output.parent.is_dir():  # better to know it before all the work
-        raise UserError(f"{output} cannot be written (there is no folder {output.parent}); choose another file with -o")
+        raise UserError(
+            f"{output} cannot be written (there is no folder {output.parent})",
+            remedy="choose another file with -o",
+        )
     target = Store(store)
     with Console(stderr=True).status("reading the store") as status:  # shows on terminals alone
         made = make(sweep, store=target, metric=metric, tell=status.update)

@@ -35,7 +35,10 @@ NEXT_BEST = 2
 def register(run: str | None, sweep: str | None, name: str | None, alias: str, store: str | None) -> None:
     """Register a model in MLflow: the selected one of a sweep, or that of RUN."""
     if run is not None and sweep is not None:
-        raise UserError(f"give a run or a sweep, got both: {run!r} and --sweep {sweep!r}; leave one out")
+        raise UserError(
+            f"give a run or a sweep, got both: {run!r} and --sweep {sweep!r}",
+            remedy="leave one out",
+        )
     from sweepstack.results import model
     from sweepstack.tracking.address import own_options
     from sweepstack.tracking.runs import find

@@ -44,7 +44,10 @@ def find(frame: pd.DataFrame, word: str, kind: Kind = "column") -> str:
     for name in (word.removeprefix("optimizer."), ALIASES.get(word), ends[0] if len(ends) == 1 else None):
         if name in params:
             return str(name)
-    raise UserError(f"there is no {kind} {word!r} in this table; {did_you_mean(word, known[kind])}")
+    raise UserError(
+        f"there is no {kind} {word!r} in this table",
+        remedy=did_you_mean(word, known[kind]),
+    )
 
 
 def objective(frame: pd.DataFrame, metric: str | None = None) -> str | None:

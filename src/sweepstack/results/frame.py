@@ -106,7 +106,10 @@ def _apart(section: pd.DataFrame, name: str, taken: Sequence[str] | set[str]) ->
 def _where(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
     found = frame[fulfilled(frame, condition)]
     if found.empty:
-        raise UserError(f"none of the {len(frame)} trials fulfils {condition!r}; look at them without --where")
+        raise UserError(
+            f"none of the {len(frame)} trials fulfils {condition!r}",
+            remedy="look at them without --where",
+        )
     return found
 
 

@@ -48,7 +48,10 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
     """
     row, column = _key(frame, row), _key(frame, column)
     if row == column:
-        raise UserError(f"a pivot takes two different params, got {row!r} twice; for one there is --group-by {row}")
+        raise UserError(
+            f"a pivot takes two different params, got {row!r} twice",
+            remedy=f"for one there is --group-by {row}",
+        )
     cells = grouped(frame, [row, column], metric)
     cells = cells.sort_values(column, key=order)
     label = cells[column].map(lambda value: f"{column}={written(value)}")
@@ -87,8 +90,8 @@ def _metric(frame: pd.DataFrame, metric: str | None) -> str:
     found = objective(frame, metric)
     if found is None:
         raise UserError(
-            f"a group is the mean of a metric, and none of the {len(frame)} trials has one to be compared by; name one "
-            "with --metric, or look at the trials without --group-by and --pivot"
+            f"a group is the mean of a metric, and none of the {len(frame)} trials has one to be compared by",
+            remedy="name one with --metric, or look at the trials without --group-by and --pivot",
         )
     return found
 
@@ -96,5 +99,8 @@ def _metric(frame: pd.DataFrame, metric: str | None) -> str:
 def _key(frame: pd.DataFrame, word: str) -> str:
     key = find(frame, word)
     if key in frame.attrs["metrics"]:
-        raise UserError(f"groups are made by params, got the metric {key!r}; name it with --metric instead")
+        raise UserError(
+            f"groups are made by params, got the metric {key!r}",
+            remedy="name it with --metric instead",
+        )
     return key

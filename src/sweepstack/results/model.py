@@ -85,15 +85,21 @@ def register(store: Store, run: Record, name: str | None = None, alias: str = BE
 def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
     row = run.row
     if row.state != TrialState.FINISHED:
-        raise UserError(f"a model must be of a FINISHED run, {row.name} ({row.run_id}) is {row.state}; choose another")
+        raise UserError(
+            f"a model must be of a FINISHED run, {row.name} ({row.run_id}) is {row.state}",
+            remedy="choose another",
+        )
     weights = artifact(store, row.run_id, WEIGHTS)
     if weights is None:
-        raise UserError(f"run {row.name} ({row.run_id}) must have its {WEIGHTS}, it is gone; choose another run")
+        raise UserError(
+            f"run {row.name} ({row.run_id}) must have its {WEIGHTS}, it is gone",
+            remedy="choose another run",
+        )
     trained = classifier(config_of(store, row.run_id), weights)
     if change := code_change(run, trained.config):
         raise UserError(
-            f"a model must have the code that it was trained with, of run {row.name} ({row.run_id}) {change}; restore "
-            "that code, or train the run again with rerun=true"
+            f"a model must have the code that it was trained with, of run {row.name} ({row.run_id}) {change}",
+            remedy="restore that code, or train the run again with rerun=true",
         )
     return trained, weights
 
@@ -105,13 +111,14 @@ def _check_predictions(store: Store, run: Record, trained: Classifier) -> None:
     if known is not None and known.data not in (None, digest):
         raise UserError(
             f"a model must be registered with the data that it was trained on, those of run {run.row.name} "
-            f"({run.row.run_id}) have changed; restore them, or train the run again with rerun=true"
+            f"({run.row.run_id}) have changed",
+            remedy="restore them, or train the run again with rerun=true",
         )
     if otherwise := predicted_otherwise(store, run.row.run_id, now):
         raise UserError(
             f"a model must predict what it did when it was trained, that of run {run.row.name} ({run.row.run_id}) "
-            f"predicts {otherwise} of {len(now)} test images otherwise; restore its code, or train the run again with "
-            "rerun=true"
+            f"predicts {otherwise} of {len(now)} test images otherwise",
+            remedy="restore its code, or train the run again with rerun=true",
         )
 
 
@@ -159,12 +166,21 @@ def _version(store: Store, word: str) -> models.Version | None:
     having = sorted(name for name, aliases in known.items() if word in aliases)
     if len(having) > 1:
         some = " or ".join(f"--model {name}@{word}" for name in having)
-        raise UserError(f"{word!r} must mean one model, {len(having)} have this alias; choose with {some}")
+        raise UserError(
+            f"{word!r} must mean one model, {len(having)} have this alias",
+            remedy=f"choose with {some}",
+        )
     if having:
         return models.version(store, having[0], word)
     if word == BEST and not known:
-        raise UserError(f"there is no registered model in {store.uri}; register the best one: sweepstack register")
+        raise UserError(
+            f"there is no registered model in {store.uri}",
+            remedy="register the best one: sweepstack register",
+        )
     if word == BEST:
         aliases = sorted(f"{name}@{alias}" for name, aliases in known.items() for alias in aliases)
-        raise UserError(f"no model has the alias {BEST!r}; choose with --model, {did_you_mean(word, aliases)}")
+        raise UserError(
+            f"no model has the alias {BEST!r}",
+            remedy=f"choose with --model, {did_you_mean(word, aliases)}",
+        )
     return None

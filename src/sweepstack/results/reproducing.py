@@ -79,8 +79,8 @@ def command(store: Store, run: Record) -> Command:
     needed = [line for line in masked if not _is_of(line, "tracking.uri")]
     if needed:
         raise UserError(
-            f"run {run.row.name} has an override with a password, which is not recorded ({needed[0]}); type the "
-            "command by hand"
+            f"run {run.row.name} has an override with a password, which is not recorded ({needed[0]})",
+            remedy="type the command by hand",
         )
     kept = [line for line in overrides if line not in masked and not _is_of(line, "rerun")]
     return Command(["python", _program(), *kept, "rerun=true"], masked)
@@ -143,7 +143,10 @@ def repeat(store: Store, run: Record) -> Comparison:
         UserError: the run has no outcome to compare with, or cannot be trained here.
     """
     if run.row.state not in (TrialState.FINISHED, TrialState.FAILED):
-        raise UserError(f"a run must have ended to be compared with, {run.row.name} is {run.row.state}; choose another")
+        raise UserError(
+            f"a run must have ended to be compared with, {run.row.name} is {run.row.state}",
+            remedy="choose another",
+        )
     _, program, *overrides = command(store, run).words
     with scratch() as aside:
         uri = sqlite_uri(Path(aside, "mlflow.db"))
@@ -153,7 +156,8 @@ def repeat(store: Store, run: Record) -> Comparison:
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         if done.returncode not in (0, 1):
             said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
-            raise UserError(f"the command cannot be run here: {one_line(said.removeprefix('error: '))}")
+            rule = f"the command cannot be run here: {one_line(said.removeprefix('error: '))}"
+            raise UserError(rule, remedy="type it yourself to see more: sweepstack repro prints it")
         again = Store(uri)
         return compare(store, run, again, find(again, again.rows("all")[0].run_id))
 

@@ -132,28 +132,38 @@ def refuse_no_result(key: str) -> None:
     """
     if key in NO_RESULTS:
         raise UserError(
-            f"the objective must be a result of training, got {key}, which was set and not found; choose "
-            f"{' or '.join(OBJECTIVES)}"
+            f"the objective must be a result of training, got {key}, which was set and not found",
+            remedy=f"choose {' or '.join(OBJECTIVES)}",
         )
 
 
 def _objective(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
     """The metric that selects, and what is to be said against it."""
     if frame.empty:
-        raise UserError("a selection needs trials, and this table has none; train some: python train.py -m KEY=V1,V2")
+        raise UserError(
+            "a selection needs trials, and this table has none",
+            remedy="train some: python train.py -m KEY=V1,V2",
+        )
     if not (frame["state"] == "FINISHED").any():
         raise UserError(
-            f"a selection needs a trial that has finished, none of these {len(frame)} has; sweepstack table says why"
+            f"a selection needs a trial that has finished, none of these {len(frame)} has",
+            remedy="sweepstack table says why",
         )
     metrics = _metrics(frame)
     known = [metric for metric in metrics if _usable(frame, metric).any()]
     key = asked or next((metric for metric in OBJECTIVES if metric in known), OBJECTIVES[0])
     if key not in metrics:
-        raise UserError(f"the objective must be a metric of these trials, got {key!r}; {did_you_mean(key, metrics)}")
+        raise UserError(
+            f"the objective must be a metric of these trials, got {key!r}",
+            remedy=did_you_mean(key, metrics),
+        )
     refuse_no_result(key)
     if key not in known:
         others = ", ".join(metric for metric in known if metric not in NO_RESULTS) or "there is none"
-        raise UserError(f"no finished trial has a finite {key}, which should select; choose another metric: {others}")
+        raise UserError(
+            f"no finished trial has a finite {key}, which should select",
+            remedy=f"choose another metric: {others}",
+        )
     if not key.startswith("test/"):
         return key, ""
     if OBJECTIVES[0] in known:

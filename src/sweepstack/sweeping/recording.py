@@ -367,7 +367,10 @@ def _known(ledger: Ledger, store: Store, process: WriterProcess, fingerprints: S
         return known(store, fingerprints, process.look)
     except StoreError as error:
         if store.database is not None:
-            raise StoreError(f"the tracking store must be readable, {store.uri} is not ({error}); try again") from error
+            raise StoreError(
+                f"the tracking store must be readable, {store.uri} is not ({error})",
+                remedy="try again",
+            ) from error
         done = ledger.done(fingerprints)
         return Known({key: Finished(run_id, outcome, None) for key, (run_id, outcome) in done.items()}, {})
 

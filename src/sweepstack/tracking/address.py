@@ -95,7 +95,10 @@ def resolve_uri(uri: str | None) -> str:
     remedy = "for example sqlite:///mlruns/mlflow.db or http://127.0.0.1:5000"
     address = urlsplit(uri)
     if not re.match(URI_PATTERN, uri):
-        raise StoreError(f"the tracking store must be a database or a server, got {uri!r}; {remedy}")
+        raise StoreError(
+            f"the tracking store must be a database or a server, got {uri!r}",
+            remedy=remedy,
+        )
     if address.scheme == "sqlite":
         path = uri.removeprefix("sqlite:///")
         if path == uri or not path or "?" in path:
@@ -106,7 +109,10 @@ def resolve_uri(uri: str | None) -> str:
     except ValueError:  # the port is no number
         complete = False
     if not complete:
-        raise StoreError(f"the tracking server must have a host and a port that is a number, got {uri!r}; {remedy}")
+        raise StoreError(
+            f"the tracking server must have a host and a port that is a number, got {uri!r}",
+            remedy=remedy,
+        )
     return uri
 
 
@@ -239,10 +245,16 @@ def _check_database(database: Path) -> None:
         writable = writable and os.access(database, os.W_OK)
         with database.open("rb") as stream:
             if stream.read(len(SQLITE_HEADER)) != SQLITE_HEADER:
-                raise StoreError(f"{database} must be an sqlite database, it is none; {choose}")
+                raise StoreError(
+                    f"{database} must be an sqlite database, it is none",
+                    remedy=choose,
+                )
         _check_version(database)
     if not writable:
-        raise StoreError(f"the tracking store must be writable, got {database}; {choose}")
+        raise StoreError(
+            f"the tracking store must be writable, got {database}",
+            remedy=choose,
+        )
 
 
 def _check_version(database: Path) -> None:
@@ -260,8 +272,8 @@ def _check_version(database: Path) -> None:
     if known and not {version for (version,) in found} <= known:
         raise StoreError(
             f"the tracking store must be of MLflow {importlib.metadata.version('mlflow')} or an older one, "
-            f"{database} is of a newer one (schema {found[0][0]}); update mlflow, or choose another store with "
-            "tracking.uri=sqlite:///FILE"
+            f"{database} is of a newer one (schema {found[0][0]})",
+            remedy="update mlflow, or choose another store with tracking.uri=sqlite:///FILE",
         )
 
 
@@ -274,8 +286,8 @@ def _check_server(uri: str) -> str | None:
         socket.create_connection((address.hostname, port), timeout=5).close()
     except socket.gaierror as error:
         raise StoreError(
-            f"the tracking server must have a host that is known, got {uri} ({error.strerror}); correct "
-            "tracking.uri or MLFLOW_TRACKING_URI, or leave them unset to use the project's own store"
+            f"the tracking server must have a host that is known, got {uri} ({error.strerror})",
+            remedy="correct tracking.uri or MLFLOW_TRACKING_URI, or leave them unset to use the project's own store",
         ) from error
     except OSError as error:
         return (

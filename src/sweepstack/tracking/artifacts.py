@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 CONFIG, OVERRIDES = "config.yaml", "overrides.yaml"
+TRY_AGAIN = "try again when the store answers"
 
 
 def local_folder(artifact_uri: str) -> Path | None:
@@ -53,7 +54,8 @@ def artifact(store: Store, run_id: str, name: str, known: Place | None = None) -
         with scratch() as aside:
             return Path(store.client.download_artifacts(run_id, name, str(aside))).read_bytes()
     except Exception as error:  # MLflow lets those of its many carriers through
-        raise StoreError(f"{name} of run {run_id} cannot be had from {store.uri}: {one_line(error)}") from error
+        rule = f"{name} of run {run_id} cannot be had from {store.uri}: {one_line(error)}"
+        raise StoreError(rule, remedy=TRY_AGAIN) from error
 
 
 def predictions(store: Store, run_id: str, known: Place | None = None) -> NDArray[integer] | None:
@@ -86,13 +88,17 @@ def config_of(store: Store, run_id: str) -> TrialConfig:
 
     text = artifact(store, run_id, CONFIG)
     if text is None:
-        raise UserError(f"run {run_id} must have its {CONFIG}, it is gone; choose another run")
+        raise UserError(
+            f"run {run_id} must have its {CONFIG}, it is gone",
+            remedy="choose another run",
+        )
     try:
         return parse(cast("DictConfig", OmegaConf.create(text.decode())))
     except (UserError, ValueError, TypeError, YAMLError) as error:
         reason = one_line(error)
         raise UserError(
-            f"{CONFIG} of run {run_id} cannot be read by this version ({reason}); train it again"
+            f"{CONFIG} of run {run_id} cannot be read by this version ({reason})",
+            remedy="train it again",
         ) from error
 
 
@@ -105,7 +111,10 @@ def overrides_of(store: Store, run_id: str) -> list[str]:
     """
     text = artifact(store, run_id, OVERRIDES)
     if text is None:
-        raise UserError(f"run {run_id} must have its {OVERRIDES}, it is gone; choose another run")
+        raise UserError(
+            f"run {run_id} must have its {OVERRIDES}, it is gone",
+            remedy="choose another run",
+        )
     return [line.removeprefix("- ") for line in text.decode().splitlines()]
 
 
@@ -147,7 +156,7 @@ def place(store: Store, run_id: str) -> Place | None:
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
-        raise StoreError(f"run {run_id} cannot be had from {store.uri}: {one_line(error)}") from error
+        raise StoreError(f"run {run_id} cannot be had from {store.uri}: {one_line(error)}", remedy=TRY_AGAIN) from error
     return Place(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))
 
 

@@ -56,13 +56,14 @@ def check_names(name: str, alias: str) -> None:
     """
     if not name.strip() or set(name) & set(FORBIDDEN) or not name.isprintable() or len(name) > LONGEST:
         raise UserError(
-            f"a model's name must be of 1 to {LONGEST} characters without {' '.join(FORBIDDEN)}, got {_cut(name)!r}; "
-            "give another with --name"
+            f"a model's name must be of 1 to {LONGEST} characters without {' '.join(FORBIDDEN)}, got {_cut(name)!r}",
+            remedy="give another with --name",
         )
     if not re.fullmatch(rf"[\w\-]{{1,{LONGEST}}}", alias, re.ASCII) or re.fullmatch(r"(?i)v\d+|latest", alias):
         raise UserError(
-            f"an alias must be of 1 to {LONGEST} letters, digits, _ and -, and neither latest nor v and a number, got "
-            f"{_cut(alias)!r}; give another with --alias"
+            f"an alias must be of 1 to {LONGEST} letters, digits, _ and -, and neither latest nor v and a number, "
+            f"got {_cut(alias)!r}",
+            remedy="give another with --alias",
         )
 
 
@@ -125,7 +126,8 @@ def log_and_register(
     except UserError:
         raise
     except Exception as error:  # MLflow lets the errors of drivers, sockets and disks through
-        raise StoreError(f"{store.uri} does not take the model ({one_line(error)})") from error
+        rule = f"{store.uri} does not take the model ({one_line(error)})"
+        raise StoreError(rule, remedy="try again when the store can be written to") from error
     return version, str(logged.model_id)
 
 
@@ -256,9 +258,15 @@ def version(store: Store, name: str, alias: str) -> Version:
     """
     known = registered(store)
     if name not in known:
-        raise UserError(f"there is no model {name!r} in {store.uri}; {did_you_mean(name, known)}")
+        raise UserError(
+            f"there is no model {name!r} in {store.uri}",
+            remedy=did_you_mean(name, known),
+        )
     if alias not in known[name]:
-        raise UserError(f"model {name!r} has no alias {alias!r}; {did_you_mean(alias, known[name])}")
+        raise UserError(
+            f"model {name!r} has no alias {alias!r}",
+            remedy=did_you_mean(alias, known[name]),
+        )
     return Version(name, str(store.client.get_model_version_by_alias(name, alias).version))
 
 
@@ -301,11 +309,14 @@ def files(store: Store, found: Version) -> Iterator[Path]:
                     folder = Path(got)
         except Exception as error:  # MLflow lets those of its many carriers through
             reason = one_line(error)
-            raise StoreError(f"model {found.name} cannot be had from {store.uri} ({reason}); try again") from error
+            raise StoreError(
+                f"model {found.name} cannot be had from {store.uri} ({reason})",
+                remedy="try again",
+            ) from error
         if not (folder / "MLmodel").is_file():
             raise StoreError(
-                f"the files of model {found.name}, version {found.version}, are gone from {folder}; register it again: "
-                "sweepstack register"
+                f"the files of model {found.name}, version {found.version}, are gone from {folder}",
+                remedy="register it again: sweepstack register",
             )
         yield folder
 
@@ -324,4 +335,7 @@ def load(folder: Path) -> Any:
         raise
     except Exception as error:  # a user's own code, which went along, can fail in any way
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise StoreError(f"the model in {folder} does not load here ({reason}); register it again") from error
+        raise StoreError(
+            f"the model in {folder} does not load here ({reason})",
+            remedy="register it again",
+        ) from error

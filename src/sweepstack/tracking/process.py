@@ -215,7 +215,8 @@ class WriterProcess:
             case Refused(complaint):
                 raise StoreError(complaint)
         raise StoreError(
-            f"{self._uri} must be read for the table ({self._trouble}); type: {command('table', self._uri)}"
+            f"{self._uri} must be read for the table ({self._trouble})",
+            remedy=f"type: {command('table', self._uri)}",
         )
 
     def _answer(self) -> Answer | None:

@@ -55,13 +55,19 @@ def find(store: Store, word: str) -> Record:
                 sweep = word.removeprefix("summary of ")
                 if sweep != word and summary_run(store, sweep) is not None:
                     raise _is_summary(word, sweep)
-                raise UserError(f"there is no run {word!r} in {store.uri}; {_remedy(word, newest or everything)}")
+                raise UserError(
+                    f"there is no run {word!r} in {store.uri}",
+                    remedy=_remedy(word, newest or everything),
+                )
         some = ", ".join(f"'{run_id}'" for run_id in ids[: SHOWN + 1])
         found = store.runs(f"attributes.run_id IN ({some})")
     if len(found) > 1:
         some = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in found[:SHOWN])
         more = ", ..." if len(found) > SHOWN else ""
-        raise UserError(f"{word!r} must mean one run, it can mean {some}{more}; give more of the id")
+        raise UserError(
+            f"{word!r} must mean one run, it can mean {some}{more}",
+            remedy="give more of the id",
+        )
     return _record(found[0])
 
 
@@ -82,8 +88,8 @@ def _record(run: Run) -> Record:
 
 def _is_summary(word: str, sweep: str) -> UserError:
     return UserError(
-        f"a run must be a trial, {word!r} is the summary of sweep {sweep!r}, which holds its report; choose a trial of "
-        f"sweepstack table --sweep {shlex.quote(sweep)}"
+        f"a run must be a trial, {word!r} is the summary of sweep {sweep!r}, which holds its report",
+        remedy=f"choose a trial of sweepstack table --sweep {shlex.quote(sweep)}",
     )
 
 

@@ -89,7 +89,8 @@ def _check_free(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise StoreError(
-                f"port {port} must be free, it cannot be had ({error.strerror}); choose another with --port"
+                f"port {port} must be free, it cannot be had ({error.strerror})",
+                remedy="choose another with --port",
             ) from error
 
 
@@ -99,11 +100,17 @@ def _wait(server: subprocess.Popen[str], port: int) -> None:
         if server.poll() is not None:
             assert server.stderr is not None
             last = (server.stderr.read().strip().splitlines() or ["no output"])[-1]
-            raise StoreError(f"MLflow's server did not start ({last}); try: sweepstack ui --port {port + 1}")
+            raise StoreError(
+                f"MLflow's server did not start ({last})",
+                remedy=f"try: sweepstack ui --port {port + 1}",
+            )
         with (
             contextlib.suppress(OSError, HTTPException),
             urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2),
         ):
             return
         time.sleep(0.2)
-    raise StoreError(f"MLflow's server did not answer within {START_LIMIT:.0f} s; try again")
+    raise StoreError(
+        f"MLflow's server did not answer within {START_LIMIT:.0f} s",
+        remedy="try again",
+    )

@@ -130,7 +130,10 @@ class Store:
         """A full disk, for one, makes sqlite undo a transaction on its own; what follows would be written piecemeal."""
         sqlite: Any = connection.connection.driver_connection
         if not sqlite.in_transaction:
-            raise StoreError(f"{self.uri} has undone what was being written, the disk may be full; make room")
+            raise StoreError(
+                f"{self.uri} has undone what was being written, the disk may be full",
+                remedy="make room",
+            )
 
     def load(self) -> None:
         """Imports what the client needs, which takes seconds, and opens the database if there is one; creates nothing.
@@ -161,7 +164,8 @@ class Store:
                     client = make(address)
                     client.search_experiments(max_results=1)
             except Exception as error:  # MLflow lets SQLAlchemy's and the drivers' own errors through
-                raise StoreError(f"the tracking store {self.uri} cannot be used: {one_line(error)}") from error
+                rule = f"the tracking store {self.uri} cannot be used: {one_line(error)}"
+                raise StoreError(rule, remedy="choose another with tracking.uri or --store, or try again") from error
             self._client = client
         return self._client
 
@@ -235,8 +239,8 @@ class Store:
                         raise
         if found.lifecycle_stage != "active":
             raise StoreError(
-                f"experiment {name!r} has been deleted from {self.uri}; restore it there, or choose another with "
-                "tracking.experiment=NAME"
+                f"experiment {name!r} has been deleted from {self.uri}",
+                remedy="restore it there, or choose another with tracking.experiment=NAME",
             )
         return str(found.experiment_id)
 
@@ -264,11 +268,15 @@ class Store:
                 begun[name] = max(at, begun.get(name, 0))
         if sweep == "latest":
             if not begun:
-                raise StoreError(f"the tracking store {self.uri} holds no sweep yet, only single runs; use --sweep all")
+                raise StoreError(
+                    f"the tracking store {self.uri} holds no sweep yet, only single runs",
+                    remedy="use --sweep all",
+                )
             sweep = newest(begun, time.time() * 1000)
         if sweep not in begun:
             raise StoreError(
-                f"there is no sweep {sweep!r} in {self.uri}; {did_you_mean(sweep, [*begun, 'latest', 'all'])}"
+                f"there is no sweep {sweep!r} in {self.uri}",
+                remedy=did_you_mean(sweep, [*begun, "latest", "all"]),
             )
         return [row_of(run, sweep) for run in runs if sweep in sweeps_of(run)]
 

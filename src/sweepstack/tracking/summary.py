@@ -38,7 +38,10 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
                 path.write_bytes(content)
             store.client.log_artifacts(run_id, str(aside))
     except Exception as error:  # MLflow lets the errors of drivers, sockets and disks through
-        raise StoreError(f"{store.uri} does not take the report ({one_line(error)})") from error
+        rule = f"{store.uri} does not take the report ({one_line(error)})"
+        raise StoreError(
+            rule, remedy="try again when the store can be written to, or leave it out with --no-record"
+        ) from error
     return run_id
 
 

@@ -55,27 +55,46 @@ def read(path: Path) -> Grey:
     """
     try:
         if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
-            raise PictureError("must be a file, it is a pipe, a socket or a device; save the picture as a file")
+            raise PictureError(
+                "must be a file, it is a pipe, a socket or a device",
+                remedy="save the picture as a file",
+            )
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > MOST_PIXELS:
                 raise PictureError(
-                    f"must have at most {MOST_PIXELS:,} pixels, it has {width} x {height}; make it smaller"
+                    f"must have at most {MOST_PIXELS:,} pixels, it has {width} x {height}",
+                    remedy="make it smaller",
                 )
             picture.draft("L", (LARGE, LARGE))  # a JPEG can be decoded at a fraction of its size
             return _grey(ImageOps.exif_transpose(picture))
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError("must be a PNG or JPEG picture, it is neither; save it as one of them") from error
+        raise PictureError(
+            "must be a PNG or JPEG picture, it is neither",
+            remedy="save it as one of them",
+        ) from error
     except Image.DecompressionBombError as error:
-        raise PictureError(f"must have at most {MOST_PIXELS:,} pixels, it has far more; make it smaller") from error
+        raise PictureError(
+            f"must have at most {MOST_PIXELS:,} pixels, it has far more",
+            remedy="make it smaller",
+        ) from error
     except OSError as error:
         if error.strerror:
-            raise PictureError(f"cannot be read ({error.strerror}); correct the path") from error
-        raise PictureError(f"is damaged ({one_line(error)}); save it anew") from error
+            raise PictureError(
+                f"cannot be read ({error.strerror})",
+                remedy="correct the path",
+            ) from error
+        raise PictureError(
+            f"is damaged ({one_line(error)})",
+            remedy="save it anew",
+        ) from error
     except Exception as error:  # a damaged file can fail in any way
-        raise PictureError(f"is damaged ({one_line(error)}); save it anew") from error
+        raise PictureError(
+            f"is damaged ({one_line(error)})",
+            remedy="save it anew",
+        ) from error
 
 
 def _grey(picture: Image.Image) -> Grey:
@@ -124,7 +143,10 @@ def _ink(grey: Grey) -> Grey:
         difference = -difference
     most = float(difference.max())
     if most < max(FAINTEST, 6 * roughness):
-        raise PictureError("must show a digit, it is of one shade; take another picture")
+        raise PictureError(
+            "must show a digit, it is of one shade",
+            remedy="take another picture",
+        )
     ink = np.where(difference < max(EDGE / 2 * most, 4 * roughness), 0, difference / most)
     return ink.astype(np.float32)
 

@@ -32,7 +32,10 @@ def choose_device(name: str) -> torch.device:
     kind, _, index = name.partition(":")  # by hand, for torch.device takes cuda:256 for cuda:0
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}[kind]
     if int(index or 0) >= count:
-        raise ConfigError(f"device must be one that this machine has, got {name}; for example device=auto")
+        raise ConfigError(
+            f"device must be one that this machine has, got {name}",
+            remedy="for example device=auto",
+        )
     return torch.device(name)
 
 

@@ -104,7 +104,8 @@ class Classifier:
             UserError: the model takes no grey images, or does not give the same answer twice.
         """
         if len(self.shape) < 2 or math.prod(self.shape[:-2]) != 1:
-            raise UserError(f"a model must take grey images to classify pictures, this one takes {list(self.shape)}")
+            rule = "a model must take grey images to classify pictures"
+            raise UserError(rule, list(self.shape), "choose another with --model")
         prepared = np.stack([prepare(read(path), self.shape, self.box, self.centre) for path in paths])
         scaled = prepared * self.high
         images = scaled.round().astype(np.uint8) if self.dtype == np.uint8 else scaled.astype(self.dtype)
