@@ -171,8 +171,10 @@ def test_a_failing_single_trial_exits_with_1_and_our_traceback_is_in_the_log(ter
     (terminal.folder / "broken.py").write_text(
         "import torch\n"
         "class Net(torch.nn.Linear):\n"
+        "    calls = 0\n"
         "    def forward(self, images):\n"
-        "        if self.training: raise RuntimeError('the net tore')\n"
+        "        Net.calls += self.training\n"
+        "        if Net.calls > 20: raise RuntimeError('the net tore')\n"
         "        return super().forward(images.flatten(1))\n"
     )
     net = [

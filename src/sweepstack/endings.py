@@ -33,7 +33,7 @@ def ending(error: BaseException) -> Ending:
     if fault.whose is Whose.CODE:
         return Ending(USER_ERROR, (f"error: {told(error)} (in your {fault.where}; {_kept(error)})",))
     if isinstance(error, UserError):
-        return Ending(USER_ERROR, tuple(f"error: {part}{_came_of(part.__cause__)}" for part in error.errors))
+        return Ending(USER_ERROR, tuple(f"error: {part}{_came_of(part)}" for part in error.errors))
     return Ending(USER_ERROR, (f"error: {_of_others(error, fault)}",))
 
 
@@ -56,10 +56,14 @@ def _of_others(error: BaseException, fault: Fault) -> str:
     )
 
 
-def _came_of(cause: BaseException | None) -> str:
-    """For a mistake to which an exception in the user's own code has led."""
+def _came_of(mistake: UserError) -> str:
+    """For a mistake to which an exception in the user's own code has led: where, unless it says so, and the log."""
+    cause = mistake.__cause__
     fault = judge(cause) if cause is not None else None
-    return f" (in your {fault.where}; {_kept(cause)})" if cause and fault and fault.where else ""
+    if cause is None or fault is None or not fault.where:
+        return ""
+    where = "" if f"in your {fault.where}" in str(mistake) else f"in your {fault.where}; "
+    return f" ({where}{_kept(cause)})"
 
 
 def _kept(error: BaseException) -> str:
