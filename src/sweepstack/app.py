@@ -144,7 +144,8 @@ class AfterSweep(Callback):
 
     def _code(self, config: DictConfig, states: Collection[str]) -> int:
         """The exit code, by what is recorded: a launcher may have trained elsewhere, and told nobody."""
-        if any(math.isnan(objective) for objective in self._objectives) or {*states} - {TrialState.FINISHED}:
+        mine = any(math.isnan(objective) for objective in self._objectives)
+        if mine or (not self._objectives and {*states} - {TrialState.FINISHED}):  # else they are of other commands
             return FAILED
         return WAITING if self._undelivered(config) else OK
 

@@ -253,8 +253,11 @@ def sync(journal: str | None, store: str | None) -> None:
     ledger.tell(click.echo)
     for error in refused:
         raise StoreError(not_delivered(0, target.uri, ledger.folder, one_line(error))) from error
-    finish_leftovers(target)
     click.echo(f"{delivered} trials delivered to {target.uri}" if delivered else "Everything is delivered.")
+    try:
+        finish_leftovers(target)
+    except Exception:  # the next command does it
+        logging.getLogger(__name__).exception("what killed commands have left could not be finished")
 
 
 @main.command()

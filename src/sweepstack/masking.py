@@ -89,8 +89,9 @@ def mask(text: str) -> str:
     if "://" in text:
         text = _replaced(text, lambda secret, context: MASK)
     _inherit()
-    for secret in sorted({form for kept in _secrets.values() for form in _forms(kept)}, key=len, reverse=True):
-        text = text.replace(secret, MASK)
+    forms = {form for (context, _), kept in _secrets.items() for form in _forms(kept) if form not in context}
+    for secret in sorted(forms, key=len, reverse=True):  # as a word of its own: a password may be part of many others
+        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
     return text
 
 
@@ -203,6 +204,8 @@ def _in_address(address: str, replace: Replace, masks: bool) -> str:
 
 def _parts(address: str) -> list[_Part]:
     """Where the secrets of an address are: none overlaps another."""
+    if address.lower().startswith("sqlite:"):
+        return []  # a path, whatever signs are in it
     begin = address.index("://") + 3
     scheme = address[: begin - 3].lower()
     user = _user(address, begin, scheme.startswith(("http", "databricks", "git", "ssh", "ftp", "ws")))

@@ -79,29 +79,10 @@ class Converting(nn.Linear):
         return super().forward(images.flatten(1).double())
 
 
-class Auxiliary(nn.Linear):
-    """Two answers in training, as torchvision's Inception gives."""
-
-    def __init__(self) -> None:
-        super().__init__(64, 10)
-
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        logits = super().forward(images.flatten(1))
-        return (logits, logits) if self.training else logits
-
-
 class Frozen(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(64, 10))
         self.requires_grad_(False)
-
-
-class Detached(nn.Linear):
-    def __init__(self) -> None:
-        super().__init__(64, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images.flatten(1)).detach()
 
 
 class Cached(nn.Linear):
@@ -140,9 +121,7 @@ def test_a_model_that_is_good_for_the_data_passes_and_trains(digits_config, mode
     [
         (own("Of", dtype="float64"), ["must have float32 parameters", "has float64", "; call .float() in"]),
         (own("Of", dtype="float16"), ["must have float32 parameters", "has float16", "; call .float() in"]),
-        (own("Auxiliary"), ["must give one logit for each of the 10 classes", "gives tuple"]),
         (own("Frozen"), ["must have parameters to train", "are frozen"]),
-        (own("Detached"), ["must train on the dataset's images", "does not require grad"]),
         (own("FewAtLeast", least=5000), ["5000 images at least (in your test_check.py, line ", ", forward)"]),
     ],
 )

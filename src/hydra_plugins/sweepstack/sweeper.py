@@ -22,6 +22,7 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
         from hydra_plugins.sweepstack.launcher import SweepstackLauncher
         from sweepstack.sweeping.composing import Composer
         from sweepstack.sweeping.grids import jobs_of
+        from sweepstack.sweeping.inside import inside
         from sweepstack.sweeping.showing import asked
 
         assert self.config is not None
@@ -34,8 +35,8 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
         jobs = jobs_of(composer, self.config, arguments)
         if not isinstance(self.launcher, SweepstackLauncher):  # that one looks for itself, whatever the sweeper
             for number, overrides in enumerate(jobs):
-                place = composer.compose(overrides, number).hydra.sweep
-                composer.folders.take(Path(str(place.dir), str(place.subdir)), number)
+                with inside(composer.compose(overrides, number)) as place:
+                    composer.folders.take(place, number)
         if asked() is None and not self._shows_a_plan(arguments):
             return self._launch(jobs, self.max_batch_size)
         with tempfile.TemporaryDirectory() as folder:  # of a plan nothing is kept, and it is one plan for all batches

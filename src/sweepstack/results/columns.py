@@ -75,12 +75,14 @@ def upwards(column: str) -> bool:
 
 
 def written(value: object) -> str:
-    """A value of a param as it is typed, with all its digits and no more. A text that would be read as something else
-    stands in quotes."""
+    """A value of a param as it is typed, with all its digits and no more. A text that would be read as a number, a bool
+    or null stands in quotes."""
     if value is None or value is pd.NA or value != value:
         return "None"
     if isinstance(value, float):
         return repr(float(value)).removesuffix(".0")
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        return value
     return as_text(_plain(value))
 
 
@@ -134,20 +136,25 @@ def identity(column: pd.Series[Any]) -> pd.Series[Any]:
     return column.map(lambda value: None if kind(value) == "" else f"{kind(value)} {as_text(value)}")
 
 
-def order(column: pd.Series[Any]) -> pd.Series[Any]:
-    """A column to sort by, for `sort_values(key=order)`: bools, then numbers, texts and lists, each in their order."""
+def order(column: pd.Series[Any], natural: bool = False) -> pd.Series[Any]:
+    """A column to sort by, for `sort_values(key=order)`: bools, then numbers, texts and lists, each in their order.
+
+    Args:
+        natural: net8 comes before net64.
+    """
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
         return column
-    places = {key: place for place, key in enumerate(sorted({_order_key(value) for value in column}))}
-    ranks = [places[_order_key(value)] if kind(value) else np.nan for value in column]
+    keys = [_order_key(value, natural) for value in column]
+    places = {key: place for place, key in enumerate(sorted(set(keys)))}
+    ranks = [places[key] if kind(value) else np.nan for key, value in zip(keys, column, strict=True)]
     return pd.Series(ranks, column.index, "float64", column.name)
 
 
-def _order_key(value: Any) -> tuple[int, float, tuple[Any, ...]]:
+def _order_key(value: Any, natural: bool) -> tuple[int, float, tuple[Any, ...]]:
     match kind(value):
         case "bool" | "number" as found:
             return ("bool", "number").index(found), float(value), ()
         case "list":
-            return 3, 0.0, tuple(_order_key(part) for part in value)
-    parts = re.split(r"([0-9]+)", str(value))  # net8 comes before net64
+            return 3, 0.0, tuple(_order_key(part, natural) for part in value)
+    parts = re.split(r"([0-9]+)", str(value)) if natural else [str(value)]
     return 2, 0.0, tuple(int(part) if place % 2 else part for place, part in enumerate(parts))

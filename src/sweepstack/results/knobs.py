@@ -118,7 +118,7 @@ def between(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _ordered(column: pd.Series[Any]) -> list[str]:
-    values = column.sort_values(key=order, kind="stable", na_position="last")
+    values = column.sort_values(key=lambda part: order(part, natural=True), kind="stable", na_position="last")
     return list(dict.fromkeys(map(value_text, values)))
 
 

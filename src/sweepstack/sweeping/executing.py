@@ -97,8 +97,9 @@ def execute(
             work = session.claim(waiting, config.rerun, partial(_lacking, say=session.display.say))
             for trial, outcome, files in work.settled:
                 outcomes[trial.fingerprint] = outcome
-                if files is not None:
-                    _keep_files(trial, files)
+                if files is not None and not _keep_files(trial, files):
+                    later = session.artifacts(trial)  # what waited in the journal has been delivered meanwhile
+                    _ = later is not None and _keep_files(trial, later)
                 tell(trial, outcome, "it was trained before")
             planned = plan(work.fresh, chosen, apart)
             stacks = [*work.resumed, *session.keep_plan(planned.stacks, device_of(config) if work.fresh else "")]
@@ -256,8 +257,14 @@ def _left_out(work: Work) -> list[str]:
     return lines
 
 
-def _keep_files(trial: Trial, recorded: Path) -> None:
-    """What a trial that was trained before has left, in the folder of its job, too, if there is room."""
+def _keep_files(trial: Trial, recorded: Path) -> bool:
+    """What a trial that was trained before has left, in the folder of its job, too, if there is room.
+
+    Returns:
+        Whether its files were there.
+    """
+    if not recorded.is_dir():
+        return False
     for name in (WEIGHTS, PREDICTIONS):
         with contextlib.suppress(OSError, UserError):
             if not (recorded / name).is_file():
@@ -265,3 +272,4 @@ def _keep_files(trial: Trial, recorded: Path) -> None:
             trial.folder.mkdir(parents=True, exist_ok=True)
             with replacing(trial.folder / name) as aside:
                 shutil.copy2(recorded / name, aside)
+    return True

@@ -109,7 +109,9 @@ class Recording:
 
     def _join(self, trial: Trial, run_id: str | None, lacking: Sequence[Path]) -> None:
         folder = self._ledger.files(f"{trial.id}-{self._number}")  # that of the trial alone ends with its own delivery
-        files = tuple(keep_file(folder, file) for file in lacking)
+        files: tuple[Path, ...] = ()
+        with contextlib.suppress(OSError):  # what cannot be kept is asked for again by the next command
+            files = tuple(keep_file(folder, file) for file in lacking)
         if trial.sweep is not None or files:
             self.fold.take(self.journal.put(Joined(trial, time.time(), run_id, files)))
 
@@ -207,6 +209,11 @@ class Recording:
     def _show(self, event: Event) -> None:
         with contextlib.suppress(SystemExit):  # rich's answer to a reader that is gone: `| head`; training goes on
             self.display.show(event)
+
+    def artifacts(self, trial: Trial) -> Path | None:
+        """The folder that holds the files of a settled trial's record, if that is on this machine."""
+        finished = self._known([trial.fingerprint]).finished.get(trial.fingerprint)
+        return finished.artifacts if finished is not None else None
 
     def _known(self, fingerprints: Sequence[str]) -> Known:
         return _known(self._ledger, self._store, self._process, fingerprints)

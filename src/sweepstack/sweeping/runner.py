@@ -71,7 +71,7 @@ def prepare(
         from sweepstack.training.check import check_last_batch
 
         seen.add(last)
-        with contained():
+        with inside(), contained():
             check_last_batch(config)
 
 

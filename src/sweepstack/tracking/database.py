@@ -14,7 +14,7 @@ from sweepstack.errors import StoreError
 from sweepstack.owner_only import close_to_others, make_file, make_folder
 from sweepstack.tracking.schema import VERSION, prepare, upgrade
 
-OURS = ("ledger.db*", "*.jsonl", "*.lock", "checkpoints", "files", "damaged")
+OURS = ("ledger.db*", "[0-9]*.jsonl", "[0-9]*.lock")
 """What lies in the folder of the journal."""
 OF_THE_MACHINE = {
     sqlite3.SQLITE_PERM,
@@ -62,7 +62,8 @@ def _close_to_others(file: Path) -> None:
     """Once in a process: a journal tells what was typed."""
     make_file(file)
     folder = file.parent
-    close_to_others([folder] if folder.parent.name == "journal" else [])
+    own = folder.parent.name == "journal"  # else the user has named it, and other things of the user's may be in it
+    close_to_others([folder, *(folder / name for name in ("checkpoints", "files", "damaged"))] if own else [])
     close_to_others(path for pattern in OURS for path in folder.glob(pattern))
 
 

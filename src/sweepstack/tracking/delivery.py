@@ -130,7 +130,7 @@ class Delivery:
             self.delivered += len(ended)
             drop_files(self._sessions.files(one) for one in ended)
             joined = [event for events in taken.values() for event in events if isinstance(event, Joined)]
-            drop_files({file.parent for event in joined for file in event.files})
+            drop_files({self._sessions.files(file.parent.name) for event in joined for file in event.files})
             begins = [pending.begin for pending in self._pending.values()]
             self._offset = min([*begins, self._reader.offset])
             runs = {trial_id: run_id for trial_id, run_id in done.items() if run_id is not None}
@@ -323,7 +323,7 @@ class Delivery:
             if key != SWEEP_TAG:  # which tells where it was trained
                 self._store.client.set_tag(found, key, value)
         for file in event.files:
-            self._keep_file(_Run(found, local_folder(info.artifact_uri)), self._kept(event.trial.id, file))
+            self._keep_file(_Run(found, local_folder(info.artifact_uri)), self._kept(file.parent.name, file))
         return None
 
     def _close(self, run_id: str, state: TrialState, reason: str, at: float) -> None:
@@ -338,9 +338,9 @@ class Delivery:
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / name).write_text(text, encoding="utf-8")
 
-    def _kept(self, trial_id: str, file: Path) -> Path:
+    def _kept(self, folder: str, file: Path) -> Path:
         """Where a file of a trial is kept now: the journal may have been moved since, with what is kept beside it."""
-        kept = self._sessions.files(trial_id) / file.name
+        kept = self._sessions.files(folder) / file.name
         return kept if kept.exists() else file
 
     def _keep_file(self, run: _Run, file: Path) -> None:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from sweepstack.masking import reveal
+from sweepstack.masking import MASK, STARS, reveal
 from sweepstack.owner_only import make_folder
 
 
@@ -24,6 +24,7 @@ def resolve_folder(database: Path | None, uri: str, root: Path, chosen: str | No
 
 
 def _of_server(root: Path, uri: str) -> Path:
+    uri = STARS.sub(MASK, uri)  # whatever number the mask has in this process
     return root / "mlruns" / "journal" / hashlib.blake2b(uri.encode(), digest_size=6).hexdigest()
 
 

@@ -170,7 +170,10 @@ def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    with _use_tracking_uri(store.uri):  # MLflow looks for a model's files in the store of the environment
+    with (
+        connectable(store.uri) as address,
+        _use_tracking_uri(address),
+    ):  # MLflow looks for a model's files in the store of the environment
         made = client.create_model_version(name, f"models:/{model_id}", run.row.run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, alias, made.version)
     said = [{"name": name, "version": made.version}]

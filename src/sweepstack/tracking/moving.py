@@ -81,7 +81,10 @@ def _is_beside(home: str, database: Path) -> bool:
     if home == (database.parent / ARTIFACTS).as_uri():
         return True
     with contextlib.suppress(OSError):
-        return os.path.samefile(_path(home).parent, database.parent)
+        old = _path(home)
+        if old.is_dir() and not (old.parent / database.name).exists():
+            return True  # somebody chose so: moved, the folder would be gone; copied, the database would be there
+        return os.path.samefile(old.parent, database.parent)
     return False
 
 

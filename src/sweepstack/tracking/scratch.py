@@ -16,12 +16,18 @@ PREFIX = "sweepstack-scratch-"
 def scratch() -> Iterator[Path]:
     """A new, empty folder for as long as the block lasts. Its process holds a lock on it."""
     remove_leftovers()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    try:
-        with _locked(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        yield _made(stack)
+
+
+def _made(stack: contextlib.ExitStack) -> Path:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another process took it for a leftover
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(_locked(folder))
+            folder.stat()
+            return folder
 
 
 def remove_leftovers() -> None:

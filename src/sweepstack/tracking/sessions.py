@@ -287,11 +287,15 @@ class Sessions:
     def _find_the_lost(self, database: sqlite3.Connection) -> None:
         """Journals whose ledger was deleted, or whose row in it is damaged, get a session again; their trials begin
         again unless they are settled."""
+        names = dict(database.execute("SELECT number, experiment FROM sessions").fetchall())
         database.execute(f"DELETE FROM sessions WHERE NOT {is_whole(database, 'sessions')}")
         known = {number for (number,) in database.execute("SELECT number FROM sessions")}
         mentioned = database.execute("SELECT DISTINCT session FROM trials WHERE session NOT NULL").fetchall()
         for number in sorted(({int(path.stem) for path in self._journals()} | {one for (one,) in mentioned}) - known):
-            database.execute("INSERT INTO sessions (number, experiment, delivering) VALUES (?, 'train', 1)", (number,))
+            database.execute(
+                "INSERT INTO sessions (number, experiment, delivering) VALUES (?, ?, 1)",
+                (number, names.get(number) or "train"),
+            )
             with contextlib.suppress(StoreError):
                 for _, event in Reader(self.journal(number)).events():
                     if isinstance(event, Started):

@@ -24,8 +24,8 @@ CPU = torch.device("cpu")
 
 
 def check(config: TrialConfig) -> None:
-    """That the targets can be imported and called as the config says, and that the model takes images of the dataset,
-    evaluated and in training.
+    """That the targets can be imported and called as the config says, and that the model takes the dataset's images.
+    It is not trained here: what fails in training alone is the outcome of a trial, and costs no other one.
 
     Raises:
         ConfigError: one of them does not hold.
@@ -43,7 +43,9 @@ def check(config: TrialConfig) -> None:
         if not parameters:
             rule = f"model must have parameters to train, {config.model.target} has none"
             raise ConfigError(rule, remedy="choose another")
-        _check_training(config, model, data)
+        if not any(parameter.requires_grad for parameter in parameters):
+            rule = f"model must have parameters to train, all of {config.model.target} are frozen"
+            raise ConfigError(rule, remedy="let one of them require its gradient")
     try:
         optimizers.check_values(config.optimizer, parameters)
     except Exception as error:
@@ -64,7 +66,7 @@ def check_last_batch(config: TrialConfig) -> None:
         try:
             model = models.build(config.model)
             _learn(config, model, _data(config), 2)
-        except Exception:  # it is not for the last batch that it fails: `check` tells
+        except Exception:  # it is not for the last batch that it fails: the outcome of the trial tells
             return
         try:
             _learn(config, model, _data(config), 1)
@@ -125,28 +127,6 @@ def _check_evaluation(config: TrialConfig, model: nn.Module, data: Data) -> None
         remedy = "let it use ${dataset.shape}, or choose another model or dataset"
         raise ConfigError(rule, remedy=remedy) from first
     _check_logits(config, logits, found)
-
-
-def _check_training(config: TrialConfig, model: nn.Module, data: Data) -> None:
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        rule = f"model must have parameters to train, all of {config.model.target} are frozen"
-        raise ConfigError(rule, remedy="let one of them require its gradient")
-    first: Exception | None = None
-    size = min(config.batch_size, len(data.train))
-    for count in sorted({min(4, size), size}):
-        try:
-            _learn(config, model, data, count)
-            return
-        except UserError:
-            raise
-        except Exception as error:
-            first = first or error
-    assert first is not None
-    if size == 1:
-        return  # `check_last_batch` tells
-    _refuse_dtype(config, model, first)
-    rule = f"model must train on the dataset's images, {config.model.target} does not: {_said(first)}"
-    raise ConfigError(rule, remedy="correct the model, or choose another") from first
 
 
 def _learn(config: TrialConfig, model: nn.Module, data: Data, count: int) -> None:
