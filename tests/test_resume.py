@@ -386,8 +386,7 @@ def test_errors_that_may_pass_are_tried_again_and_a_sweep_stops_after_enough_fai
     grid = (*SHORT, "epochs=2", "model._target_=flaky.Passes,flaky.Fails,flaky.Last", "retries=1")
     done = terminal.type(*grid, "max_failures=1", "tracking.sweep=first")
     assert done.returncode == 1
-    told = "_target_=flaky.Passes: OSError: the cat is on the keyboard (in your flaky.py, line 13, before); try 2 of 2."
-    assert told in done.stdout
+    assert re.search(r"Passes: OSError: the cat is on the keyboard \(in your flaky.py, .*\); try 2 of 2\.", done.stdout)
     assert "flaky.Fails: ValueError" not in done.stdout  # a value does not pass
     assert not (terminal.folder / "Last").exists()
     assert "Traceback" not in done.stdout + done.stderr
