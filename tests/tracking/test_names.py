@@ -54,7 +54,7 @@ def test_so_is_one_of_an_experiment_wherever_it_comes_from(
     store, trial = store_of_trial
     if name:
         with (
-            pytest.raises(ConfigError, match=r"experiment should .*; give one with tracking\.experiment=NAME$"),
+            pytest.raises(ConfigError, match=r"experiment should .*; choose another with tracking\.experiment=NAME"),
             recording([trial(1)], store, name, lambda *ended: None),
         ):
             pytest.fail("nothing may train")
