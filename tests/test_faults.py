@@ -92,7 +92,8 @@ def test_a_fault_in_a_users_constructor_is_theirs(folder: Path, line: str) -> No
     (shown,) = done.err.splitlines()
     assert shown.startswith("error: job 0 ")
     assert re.search(CONSTRUCTORS[line], shown)
-    assert f"(in your {name}.py, line 10, __init__; the traceback is in {folder}/mlruns/errors.log)" in shown
+    assert f"(in your {name}.py, line 10, __init__)" in shown
+    assert f"(the traceback is in {folder}/mlruns/errors.log)" in shown
     assert f'{name}.py", line 10, in __init__' in logged(folder)
 
 
@@ -197,8 +198,8 @@ def test_a_fault_in_a_users_optimizer_schedule_or_callback_is_theirs(folder: Pat
 
 OURS_TRAIN = [
     ("sweepstack.sweeping.jobs.parse", KeyError("planted")),
-    ("sweepstack.sweeping.launcher.make_trial", TypeError("planted")),
-    ("sweepstack.sweeping.launcher.varied_keys", ValueError("planted")),
+    ("sweepstack.sweeping.hydra_jobs.make_trial", TypeError("planted")),
+    ("sweepstack.sweeping.launcher.fixed_keys", ValueError("planted")),
     ("sweepstack.sweeping.launcher.identified", AssertionError("planted")),
     ("sweepstack.sweeping.executing.plan", IndexError("planted")),
     ("sweepstack.sweeping.executing.identify", UnicodeDecodeError("utf-8", b"", 0, 1, "planted")),

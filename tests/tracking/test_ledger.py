@@ -465,12 +465,14 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(reachable: Path, trial: 
 
 
 def test_a_look_at_a_folder_that_cannot_be_written_to_tells_what_is_there(reachable: Path, trial: MakeTrial) -> None:
-    """For a dry run of somebody who may only read."""
+    """For a dry run of somebody whom the owner lets read."""
     ledger = Ledger(reachable)
     command = Command(ledger)
     command.train(trial(1))
     command.claim(trial(2))
     command.die()
+    for path in reachable.iterdir():
+        path.chmod(0o644)
     with read_only(reachable):
         found = ledger.look([trial(1), trial(2), trial(3)])
     assert [entry.state for entry in found.values()] == [SETTLED, LEFT]
