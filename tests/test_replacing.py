@@ -78,6 +78,7 @@ def test_a_store_is_neither_read_from_nor_made_in_what_is_no_regular_file(tmp_pa
 @pytest.mark.parametrize("beside", ["mlflow.db.lock", "mlflow.db-journal", "mlflow.db-wal", "mlflow.db-shm"])
 def test_what_lies_beside_a_database_is_checked_too(tmp_path: Path, empty_database: Path, beside: str) -> None:
     store = new_store(tmp_path, empty_database)
+    (tmp_path / beside).unlink(missing_ok=True)
     os.mkfifo(tmp_path / beside)
     with pytest.raises(StoreError, match=rf"{beside} is a named pipe"):
         store.check()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import TensorDataset
 
 from sweepstack.config import TrialConfig
 from sweepstack.errors import UserError
@@ -113,12 +114,18 @@ def test_pictures_of_digits_are_classified(trained, tmp_path):
     assert right >= (outcome.predictions[:50] == labels).mean() - 0.15
 
 
+def coloured(train: bool) -> TensorDataset:
+    images, labels = data.digits(train).tensors
+    return TensorDataset(images.reshape(-1, 4, 4, 4), labels)
+
+
 def test_a_model_of_coloured_images_takes_no_pictures_of_digits(digits_config, tmp_path):
-    config = digits_config({"dataset.shape": [4, 4, 4], "model.shape": [4, 4, 4]})
+    own = {"dataset._target_": f"{__name__}.coloured", "dataset.shape": [4, 4, 4], "model.shape": [4, 4, 4]}
+    config = digits_config(own)
     model = classifier(config, weights_of(train(config, loaded(config), lambda _: None)))
     Image.new("L", (9, 9)).save(tmp_path / "x.png")
     with pytest.raises(
-        UserError, match=r"a model must take grey images to classify pictures, this one takes \[4, 4, 4\]"
+        UserError, match=r"a model must take grey images to classify pictures, got \[4, 4, 4\]; choose another"
     ):
         model.of_pictures([tmp_path / "x.png"])
 

@@ -8,6 +8,7 @@ So a job starts from a copy of what its choices give, and Hydra's own function a
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import itertools
 import pickle
@@ -177,11 +178,13 @@ class _Base:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
-        self._pickled = pickle.dumps(cfg, pickle.HIGHEST_PROTOCOL)  # twice as fast as deepcopy
+        self._pickled: bytes | None = None
+        with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError):  # of a local class
+            self._pickled = pickle.dumps(cfg, pickle.HIGHEST_PROTOCOL)  # twice as fast as deepcopy
         self._checked: set[tuple[str, OverrideType, bool]] = set()
 
     def copy(self) -> DictConfig:
-        cfg = pickle.loads(self._pickled)
+        cfg = copy.deepcopy(self.cfg) if self._pickled is None else pickle.loads(self._pickled)
         assert isinstance(cfg, DictConfig)
         return cfg
 
