@@ -22,9 +22,7 @@ DIGITS = ("dataset=digits", "epochs=1")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Store]:
-    """In which experiment `gone` has been deleted, so that it takes no records of it."""
     store = new_store(tmp_path_factory.mktemp("exits"), empty_database)
-    store.client.delete_experiment(store.experiment_id("gone"))
     process = writer_process(store.uri)
     yield store
     process.close()
@@ -39,14 +37,14 @@ def folder(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def test_a_failed_trial_comes_before_records_that_wait(folder: Path) -> None:
-    gone = "tracking.experiment=gone"
+    away = ("tracking.uri=http://127.0.0.1:9", f"tracking.journal={folder}/waiting")  # where no server answers
     assert here.train("-m", *DIGITS, "optimizer.lr=0.1,0.2").code == 0
-    assert here.train("-m", *DIGITS, "optimizer.lr=0.11,0.21", gone).code == 3
-    assert here.train(*DIGITS, "optimizer.lr=0.31", gone).code == 3
-    assert here.train("-m", *DIGITS, "model=mlp", "optimizer.lr=0.12,1e30", gone).code == 1
-    assert here.train(*DIGITS, "model=mlp", "optimizer.lr=1e30", gone, "seed=1").code == 1
-    assert here.train("-m", *DIGITS, "optimizer.lr=0.13,-1", gone).code == 2
-    assert here.train("-m", *DIGITS, "optimizer.lr=0.13", gone, "launch.dry_run=true").code == 0
+    assert here.train("-m", *DIGITS, "optimizer.lr=0.11,0.21", *away).code == 3
+    assert here.train(*DIGITS, "optimizer.lr=0.31", *away).code == 3
+    assert here.train("-m", *DIGITS, "model=mlp", "optimizer.lr=0.12,1e30", *away).code == 1
+    assert here.train(*DIGITS, "model=mlp", "optimizer.lr=1e30", *away, "seed=1").code == 1
+    assert here.train("-m", *DIGITS, "optimizer.lr=0.13,-1", *away).code == 2
+    assert here.train("-m", *DIGITS, "optimizer.lr=0.13", *away, "launch.dry_run=true").code == 0
 
 
 def test_trials_that_another_process_trained_count_as_they_are_recorded(terminal: Terminal) -> None:

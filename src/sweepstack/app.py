@@ -192,10 +192,15 @@ class AfterSweep(Callback):
 def _check_names(config: DictConfig) -> None:
     """That the names which folders are made of can be such, before Hydra makes the first folder. All else is checked
     by `parse`."""
+    from omegaconf.errors import InterpolationResolutionError
+
     from sweepstack.errors import ConfigError
     from sweepstack.names import check_sweep
 
-    name = OmegaConf.select(config, "tracking.sweep")
+    try:
+        name = OmegaConf.select(config, "tracking.sweep")
+    except InterpolationResolutionError:  # ${hydra:...} is known inside of the job only, where `parse` checks
+        return
     if isinstance(name, str):
         try:
             check_sweep(name)

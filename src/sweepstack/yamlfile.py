@@ -102,7 +102,7 @@ def _check_values(path: Path, node: Any, loader: Any, seen: set[int]) -> None:
         raise _wrong(
             path, line, f"the tag {node.tag} is not one of YAML's own", "leave it out; name classes by _target_"
         )
-    if isinstance(node, yaml.ScalarNode):
+    if isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:timestamp":  # which OmegaConf takes as text
         try:
             loader.construct_object(node, deep=True)
         except (ValueError, OverflowError) as error:

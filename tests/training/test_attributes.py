@@ -203,3 +203,25 @@ def test_what_has_not_changed_is_not_kept():
     model.value = io.StringIO()
     with pytest.raises(Unkept, match="value"):
         attributes.state()
+
+
+def test_modules_without_memory_of_their_own_are_looked_at() -> None:
+    lazy = torch.nn.LazyLinear(3)
+    sparse = torch.nn.Linear(2, 2)
+    sparse.register_buffer("adjacent", torch.eye(2).to_sparse())
+    for module in (lazy, sparse):
+        assert Attributes(module).changed() == []
+
+
+def test_a_hook_that_removes_itself_is_gone_after_a_resume() -> None:
+    def hooked() -> torch.nn.Linear:
+        module = torch.nn.Linear(2, 2)
+        handle = module.register_forward_pre_hook(lambda *_: handle.remove())
+        return module
+
+    trained = hooked()
+    attributes = Attributes(trained)
+    trained(torch.zeros(1, 2))
+    resumed = hooked()
+    Attributes(resumed).restore(attributes.state())
+    assert resumed(torch.zeros(1, 2)).shape == (1, 2)

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from sweepstack.config import DatasetConfig
 from sweepstack.errors import DataError
 from sweepstack.training import data, reading
+from sweepstack.training.accepting import Given, Source, images_of
 from sweepstack.training.data import digits
 
 CPU = torch.device("cpu")
@@ -444,3 +445,26 @@ def test_long_reading_shows_how_far_it_has_come(monkeypatch, capsys):
     monkeypatch.setattr(reading, "PATIENCE", -1.0)
     part([*zip(PIXELS, LABELS, strict=True)])
     assert capsys.readouterr().err == f"Reading the training part of {__name__}.made: 0 of {COUNT} items\n"
+
+
+@pytest.mark.parametrize("shape", [[28, 28], [1, 28, 28]])
+@pytest.mark.parametrize("had", [(28, 28), (1, 28, 28), (28, 28, 1)])
+def test_grey_pixels_of_numpy_are_clear(had: tuple[int, ...], shape: list[int]) -> None:
+    pixels = np.arange(20 * 784, dtype=np.uint8).reshape(20, *had)
+    config = DatasetConfig.model_validate({"_target_": "a.b", "shape": shape, "classes": 10})
+    part = Given(torch.from_numpy(pixels), torch.zeros(20), Source.ARRAY)
+    assert images_of(part, config, "training").shape == (20, *shape)
+
+
+COUNTED = torch.rand(20, 1, 4, 4)
+
+
+def counted_down(train: bool) -> TensorDataset:
+    COUNTED.sub_(0.25)
+    return TensorDataset(COUNTED, torch.arange(20) % 2)
+
+
+def test_data_that_are_changed_in_place_when_they_are_read_again_are_refused() -> None:
+    own = {"_target_": f"{__name__}.counted_down", "shape": [1, 4, 4], "classes": 2}
+    with pytest.raises(DataError, match="must give the same data whenever it is read"):
+        reading.part(DatasetConfig.model_validate(own), train=True)

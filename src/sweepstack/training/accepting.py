@@ -176,7 +176,7 @@ def _shaped(given: Given, config: DatasetConfig, part: str) -> Tensor:
     moved = images.movedim(-1, 1) if images.ndim == 4 else images
     as_is = _axes(had) == _axes(shape)
     as_moved = _axes(moved.shape[1:]) == _axes(shape)
-    one_order = had[-1:] == [1] or all(size == 1 for size in had[:-1])
+    one_order = images.ndim != 4 or had[0] == 1 or had[-1] == 1  # else images could be read in two ways
     if as_is and as_moved and not one_order and given.source is Source.ARRAY and images.dtype == torch.uint8:
         raise DataError(
             f"it must be clear where the colours of the {part} images of {target} are",

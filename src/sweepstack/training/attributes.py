@@ -95,7 +95,10 @@ class Attributes:
             path, _, attribute = name.rpartition(".")
             owner = self._model.get_submodule(path).__dict__
             if encoded == ["gone"]:
-                owner.pop(attribute, None)
+                if attribute in _HOOKS:  # the module itself needs the place where they were
+                    owner[attribute].clear()
+                else:
+                    owner.pop(attribute, None)
             elif attribute in _HOOKS:  # they are known by other numbers in each module
                 decode(encoded, list(owner[attribute].values()), self._model, seen)
             else:

@@ -158,7 +158,11 @@ class Keeper:
         """Deletes the folder and forgets the state: what comes next begins anew."""
         self.state = None
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            if not any(self._folder.glob("*.newer.pt")):
+                shutil.rmtree(self._folder, ignore_errors=True)
+            else:
+                for path in _files(self._folder):
+                    _remove(path)
 
 
 NEVER = Keeper(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import random
 import re
 import sys
@@ -38,7 +39,11 @@ class Encoder:
     def __init__(self, model: nn.Module) -> None:
         self._modules = {id(module): name for name, module in model.named_modules()}
         named = (*model.named_parameters(), *model.named_buffers())
-        self._registered = {_memory(tensor): name for name, tensor in named if tensor.numel()}
+        self._registered: dict[object, str] = {}
+        for name, tensor in named:
+            with contextlib.suppress(Exception):  # a sparse one, or one of a lazy module, has no memory to know it by
+                if tensor.numel():
+                    self._registered[_memory(tensor)] = name
         self.begin()
 
     def begin(self) -> None:
@@ -88,7 +93,8 @@ class Encoder:
         if isinstance(value, np.generic):
             return ["number", value.dtype.str, value.item()]
         if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            return ["array", value.dtype.str, list(value.shape), value.tobytes().decode("latin-1")]
+            flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+            return ["array", value.dtype.str, list(value.shape), torch.from_numpy(flat.copy())]
         if type(value) in (bytes, bytearray):
             return [kind, value.decode("latin-1")]
         if type(value) is complex:
@@ -224,7 +230,7 @@ def _decode(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list
     if kind == "number":
         return np.dtype(rest[0]).type(rest[1])
     if kind == "array":
-        return np.frombuffer(rest[2].encode("latin-1"), rest[0]).reshape(rest[1]).copy()
+        return np.frombuffer(rest[2].cpu().numpy().tobytes(), rest[0]).reshape(rest[1]).copy()
     if kind in ("bytes", "bytearray"):
         return {"bytes": bytes, "bytearray": bytearray}[kind](rest[0].encode("latin-1"))
     if kind == "complex":

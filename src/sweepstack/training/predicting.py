@@ -173,7 +173,7 @@ def _labels_of_test(config_json: str) -> tuple[str, NDArray[np.int64]]:
     try:
         loaded = data.load(DatasetConfig.model_validate_json(config_json), 0.0, CPU)
     except UserError as error:  # ConfigErrors of a user's target among them
-        raise DataError(str(error)) from error
+        raise DataError(error.rule, error.value, error.remedy, where=error.where) from error
     return loaded.facts.digest, loaded.test_labels.numpy()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,12 +50,13 @@ def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
     del dataset  # a second one is made below, and there may not be room for two
     images, labels = images_of(given, config, name), labels_of(given, config, name)
     if not known:
-        with seeded():
-            _check_same(given, _given(_build(config, name, train), config, name, TRIED), config, name)
-        if images.data_ptr() == given.images.data_ptr():
+        if images.data_ptr() == given.images.data_ptr():  # before a second dataset can change them in place
             images = images.clone()
         if labels.data_ptr() == given.labels.data_ptr():
             labels = labels.clone()
+        given = replace(given, images=given.images[:TRIED].clone(), labels=given.labels[:TRIED].clone())
+        with seeded():
+            _check_same(given, _given(_build(config, name, train), config, name, TRIED), config, name)
     if of_making or of_items:
         _tell(config, name, of_items)
     return images, labels
@@ -204,7 +206,7 @@ def _progress(count: int, what: str) -> Callable[[int], None]:
 
 
 def _check_same(given: Given, again: Given, config: DatasetConfig, name: str) -> None:
-    tried = min(len(again.images), len(again.labels))
+    tried = min(len(again.images), len(again.labels), TRIED)
     for first, second in ((given.images, again.images), (given.labels, again.labels)):
         was, now = first[:tried], second[:tried]
         if was.dtype != now.dtype or not torch.equal(was, now):
