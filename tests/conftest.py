@@ -16,6 +16,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from sweepstack.config import TrialConfig
+from sweepstack.tracking import address
 from sweepstack.tracking.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,12 @@ DIGITS = {
     "batch_size": 100,
     "device": "cpu",
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_typed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that other tests have typed in this process began in other folders."""
+    monkeypatch.setattr(address, "_began", None)
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,6 @@ def test_a_command_names_the_store_unless_every_terminal_finds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sweepstack.tracking.address._began", None)  # other tests of this process have typed commands
     assert own_options(None) == []
     assert own_options("sqlite:///my.db") == ["--store", f"sqlite:///{tmp_path}/my.db"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///of_environment.db")
