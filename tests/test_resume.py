@@ -393,7 +393,7 @@ def test_errors_that_may_pass_are_tried_again_and_a_sweep_stops_after_enough_fai
     assert dict(runs(terminal)) == {"_target_=flaky.Passes": "FINISHED", "_target_=flaky.Fails": "FAILED"}
     lines = done.stdout.splitlines()
     at = next(n for n, line in enumerate(lines) if line.split() == ["failed", "reason", "log"])
-    assert lines[at + 2].startswith("_target_=flaky.Fails  ValueError: the cat is on the keyboard  ")
+    assert lines[at + 2].startswith("_target_=flaky.Fails  ValueError: the cat is on the keyboard (in your flaky.py, ")
     log = Path(lines[at + 2].split()[-1])
     assert "ValueError: the cat is on the keyboard" in log.read_text()
     assert "Traceback" in log.read_text()
