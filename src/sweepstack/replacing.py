@@ -61,16 +61,16 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the folder cannot be written to.
     """
     target = check_replaceable(path, "what is written", "move it away, or choose another place")
-    aside = target.with_name(f".{secrets.token_hex(4)}{target.suffix}")  # a short name: the long one may be the longest
-    os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # follows no link
+    temporary = target.with_name(f".{secrets.token_hex(4)}{target.suffix}")  # short: target may have the longest name
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # follows no link
     try:
-        yield aside
+        yield temporary
         with contextlib.suppress(FileNotFoundError):
-            os.chmod(aside, stat.S_IMODE(target.stat().st_mode))
+            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         check_replaceable(target, "what is written", "move it away, or choose another place")
-        os.replace(aside, target)
+        os.replace(temporary, target)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_output(path: Path, content: bytes) -> None:
@@ -84,8 +84,8 @@ def write_output(path: Path, content: bytes) -> None:
         path.write_bytes(content)
         return
     try:
-        with replacing(path) as aside:
-            aside.write_bytes(content)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     except PermissionError:  # a file of this user in a folder of somebody else
         path.write_bytes(content)
 
@@ -103,3 +103,13 @@ def move_new(made: Path, target: Path) -> bool:
         return True
     made.unlink()
     return True
+
+
+def make_durable(folder: Path) -> None:
+    """The names of the files in a folder are on the disk; without them their content would be lost with the machine."""
+    with contextlib.suppress(OSError):  # not every system lets a folder be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -18,6 +18,7 @@ from typing import Any
 
 from sweepstack.errors import StoreError
 from sweepstack.owner_only import FILE
+from sweepstack.replacing import make_durable
 from sweepstack.tracking.codec import NewerError, UnreadableError, contents, event_as_json, event_from_json, line
 from sweepstack.trial import Ended, Event, Joined, Measured, Outcome, Started, Trial
 
@@ -88,16 +89,6 @@ class Journal:
             f"the journal must be writable, {self._path} is not ({error.strerror or error})",
             remedy="make room, or choose another folder with tracking.journal=DIR, and run again: it goes on from here",
         )
-
-
-def make_durable(folder: Path) -> None:
-    """The names of the files in a folder are on the disk; without them their content would be lost with the machine."""
-    with contextlib.suppress(OSError):  # not every system lets a folder be opened
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def is_journal(path: Path) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sweepstack.errors import one_line
 from sweepstack.owner_only import make_folder, opener
-from sweepstack.replacing import irregular
+from sweepstack.replacing import irregular, make_durable
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Keeper:
             with contextlib.suppress(FileNotFoundError):  # the first one
                 os.replace(latest, previous)
             os.replace(aside, latest)
-            _make_renames_durable(self._folder)
+            make_durable(self._folder)
         except OSError as error:
             _remove(aside)
             if not self._complained:
@@ -272,15 +272,6 @@ def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         if not irregular(path):
             path.unlink()
-
-
-def _make_renames_durable(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not every system lets a folder be opened
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _in_short(error: Exception) -> str:
