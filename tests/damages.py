@@ -1,8 +1,8 @@
 """Chaos of another kind: a disk changes what was written. Bits flip, ends are cut off, sectors are zeroed, files go.
 
-A program that pytest does not collect: `python -m tests.damages [--damages 1000] [--seed S]`. The journal, the ledger
-or a checkpoint of a command is damaged, of one that has ended and of one that was killed, both delivered in part. Then
-the next command trains what is left, and delivers. What comes of it is
+A program that pytest does not collect: `python -m tests.damages [--damages 1000] [--seed S] [--first N]`. The journal,
+the ledger or a checkpoint of a command is damaged, of one that has ended and of one that was killed, both delivered in
+part. Then the next command trains what is left, and delivers. What comes of it is
 
     recovered       all is as undisturbed, and nothing had to be said
     told            a line says what is damaged, the file is kept; every trial has its outcome
@@ -23,6 +23,7 @@ import traceback
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 
@@ -115,9 +116,9 @@ def damage(text: bytes, rng: random.Random) -> tuple[str, bytes | None]:
 
 
 def go_on(store: Store, ledger: Ledger) -> None:
-    """The same command once more."""
+    """The same command once more; as any command it has new ids for what it does not know."""
     command = Command(ledger)
-    claim = command.claim(*trials())
+    claim = command.claim(*(replace(one, id=uuid4().hex) for one in trials()))
     left = [*command.entries, *(entry for _, found in claim.resumed for entry in found.values())]
     settled = known_to_server(store, [one.fingerprint for one in trials()]).finished  # as `Recording.claim` asks
     ledger.release(command.number, [one.trial for one in command.entries if one.trial.fingerprint in settled])
@@ -209,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Damages journals, ledgers and checkpoints at random places.")
     parser.add_argument("--damages", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first, to play one again")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
     print(f"--seed {seed}", flush=True)
@@ -220,7 +222,7 @@ def main() -> None:
             folder.mkdir()
             shutil.copy(Path(base, "mlflow.db"), folder)
             prepare(folder, died)
-        for number in range(arguments.damages):
+        for number in range(arguments.first, arguments.first + arguments.damages):
             rng = random.Random(f"{seed} {number}")
             target, died = rng.choices(TARGETS, (45, 45, 10))[0], rng.random() < 0.5
             folder = Path(base, str(number))

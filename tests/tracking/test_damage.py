@@ -204,9 +204,10 @@ def test_a_row_of_the_ledger_that_is_not_as_it_was_written_costs_nothing_that_th
     assert ledger.see_to_the_dead() == []
 
 
-def test_a_trial_whose_row_cannot_be_read_is_trained_again_and_its_run_does_not_stay_running(
+def test_a_trial_whose_row_cannot_be_read_is_found_again_in_the_journal(
     store: Store, ledger: Ledger, trial: MakeTrial
 ) -> None:
+    """What it ended with is not trained again under another id, and what is left of its stack goes on."""
     command = Command(ledger)
     command.claim(trial(1), trial(2))
     for one in (trial(1), trial(2)):
@@ -214,18 +215,20 @@ def test_a_trial_whose_row_cannot_be_read_is_trained_again_and_its_run_does_not_
         command.start(one)
         command.measure(one, 1)
     Delivery(store, ledger, command.number).deliver()
+    command.finish(trial(1))
     command.die()
-    change(ledger, "UPDATE trials SET trial = '{' WHERE id = 'sweep-1'")
+    change(ledger, "UPDATE trials SET trial = '{' WHERE id LIKE 'sweep-%'")
     new = Command(ledger)
-    claim = new.claim(trial(1, id="new"), trial(2))
-    assert [one.id for one in claim.fresh] == ["new"]
-    assert len(claim.resumed) == 1
+    claim = new.claim(trial(1, id="new"), trial(2, id="newer"))
+    assert [one.id for one, _ in claim.settled] == ["sweep-1"]
+    assert [list(members) for _, members in claim.resumed] == [["sweep-2"]]
+    assert claim.fresh == []
     (line,) = told(ledger)
-    assert "cannot be read (its checksum does not match): it is set aside there" in line
-    assert ask_ledger(ledger, "SELECT id FROM set_aside") == [("sweep-1",)]
+    assert "2 trials cannot be read (its checksum does not match): it is set aside there" in line
+    assert ask_ledger(ledger, "SELECT id FROM set_aside") == [("sweep-1",), ("sweep-2",)]
     new.die()
     deliver_all(store, ledger)
-    assert set(states(store).values()) == {"KILLED"}
+    assert states(store) == {"lr=1": "FINISHED", "lr=2": "KILLED"}
 
 
 def ask_ledger(ledger: Ledger, question: str) -> list[tuple[Any, ...]]:

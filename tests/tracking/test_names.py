@@ -134,7 +134,7 @@ def test_good_names_and_those_of_an_earlier_version_are_delivered_and_found(
     assert len(store.rows("all")) == len(GOOD) + len(OF_EARLIER)
     assert store.database is not None
     of_runs = store.database.parent.glob("artifacts/*/*/artifacts/config.yaml")
-    everywhere = store.database.parent.parent.rglob("config.yaml")
+    everywhere = store.database.parent.rglob("config.yaml")
     assert len([*of_runs]) == len([*everywhere]) == len(GOOD) + len(OF_EARLIER)
 
 

@@ -197,7 +197,8 @@ def find_again(database: sqlite3.Connection, session: int, trial: Trial) -> None
     if later is None:
         note_taken_over(database, trial.id)
     database.execute(
-        "INSERT INTO trials (id, fingerprint, session, state, trial) VALUES (?, ?, ?, 'OPEN', ?) "
+        "INSERT INTO trials (id, fingerprint, session, state, trial, stack) VALUES (?, ?, ?, 'OPEN', ?, "
+        "(SELECT id FROM stacks WHERE instr(content, ?) ORDER BY rowid DESC LIMIT 1)) "
         "ON CONFLICT (id) DO UPDATE SET session = max(excluded.session, coalesce(session, 0))",
-        (trial.id, trial.fingerprint, session, json.dumps(trial_as_json(trial))),
+        (trial.id, trial.fingerprint, session, json.dumps(trial_as_json(trial)), json.dumps(trial.id)),
     )

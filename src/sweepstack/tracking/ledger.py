@@ -23,10 +23,8 @@ from sweepstack.tracking.entries import (
     Entry,
     composition_of,
     entries,
-    note_set_aside,
     note_taken_over,
     parts,
-    set_aside,
 )
 from sweepstack.tracking.journal import Fold, Reader
 from sweepstack.tracking.schema import is_whole
@@ -68,7 +66,7 @@ class Ledger(Sessions):
         with transaction(self.file) as database:
             self._bury(database)
             for part in parts([*wanted]):
-                note_set_aside(database, set_aside(database, f"fingerprint IN ({','.join('?' * len(part))})", part))
+                self._set_aside(database, f"fingerprint IN ({','.join('?' * len(part))})", part)
             known = self._by_fingerprint(database, [*wanted])
             fresh: list[Entry] = []
             for trial in trials:

@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -209,7 +210,7 @@ class Sessions:
     def unreadable(self, session: int) -> list[tuple[str, str | None]]:
         """Ids and runs of the trials of a session whose rows cannot be read; the rows are set aside."""
         with transaction(self.file) as database:
-            note_set_aside(database, set_aside(database, "session = ?", (session,)))
+            self._set_aside(database, "session = ?", (session,))
             rows = database.execute("SELECT id, run_id FROM set_aside WHERE session = ?", (session,))
             return rows.fetchall()
 
@@ -267,19 +268,42 @@ class Sessions:
         (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise damaged(self.file, found)
-        note_set_aside(database, set_aside(database, f"NOT {is_whole(database, 'trials')}", ()))
+        self._set_aside(database, f"NOT {is_whole(database, 'trials')}", ())
         database.execute(f"DELETE FROM done WHERE NOT {is_whole(database, 'done')}")
+
+    def _set_aside(self, database: sqlite3.Connection, condition: str, values: Sequence[Any]) -> None:
+        """Puts away the rows of trials that cannot be read, of those that fulfil a condition in SQL. What is not
+        delivered yet of these trials is taken from the journals, so that nobody trains it a second time."""
+        unreadable = set_aside(database, condition, values)
+        note_set_aside(database, unreadable)
+        if not unreadable:
+            return
+        found: dict[str, tuple[int, bool, Progress]] = {}
+        for number, ended in database.execute("SELECT number, ended FROM sessions ORDER BY number").fetchall():
+            for trial_id, progress in self._fold(number).progress.items():
+                found[trial_id] = number, bool(ended), progress
+        for trial_id, (number, ended, progress) in found.items():
+            if not database.execute("SELECT 1 FROM trials WHERE id = ?", (trial_id,)).fetchone():
+                find_again(database, number, progress.trial)
+                note_progress(database, number, trial_id, progress, left=ended)
 
     def _bury(self, database: sqlite3.Connection) -> None:
         self._find_the_lost(database)
         for (number,) in database.execute("SELECT number FROM sessions WHERE NOT ended").fetchall():
             if self._is_dead(number):
-                fold = Fold()
-                reader = Reader(self.journal(number), lambda trial_id: trial_of(database, trial_id))
-                with contextlib.suppress(StoreError):  # what a newer version has written is for that to deliver
-                    for _, event in reader.events():
-                        fold.take(event)
-                self._end(database, number, fold, None)
+                self._end(database, number, self._fold(number, lambda trial_id: trial_of(database, trial_id)), None)
+
+    def _fold(self, session: int, trial_of: Callable[[str], Trial | None] = lambda _: None) -> Fold:
+        """What the journal of a session tells by now.
+
+        Args:
+            trial_of: as `Reader` takes it.
+        """
+        fold = Fold()
+        with contextlib.suppress(StoreError):  # what a newer version has written is for that to deliver
+            for _, event in Reader(self.journal(session), trial_of).events():
+                fold.take(event)
+        return fold
 
     def _journals(self) -> list[Path]:
         return sorted(filter(is_journal, self.folder.glob("[0-9]*.jsonl")))
