@@ -19,9 +19,23 @@ from sweepstack.config import TrialConfig
 from sweepstack.tracking import address
 from sweepstack.tracking.store import Store
 
+from .forking import Forked
+
 ROOT = Path(__file__).parents[1]
 
-LONGEST = ("test_resume.py", "test_train_command.py", "test_readme.py", "test_commands.py", "test_cli.py")
+STARTED = subprocess.Popen
+subprocess.Popen = Forked  # type: ignore[misc] # also for the process that writes records, which tests begin in this one
+
+LONGEST = (
+    "test_resume.py",
+    "test_train_command.py",
+    "test_stack.py",
+    "test_ui.py",
+    "test_readme.py",
+    "test_commands.py",
+    "test_report.py",
+    "test_process.py",
+)
 """Files that take long: they begin first, or the last of them would be waited for by all other workers."""
 
 
@@ -112,11 +126,14 @@ class Terminal:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "MLFLOW_TRACKING_URI": self.uri, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
 
-    def start(self, *words: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *words: str, before: Callable[[], None] | None = None, fresh: bool = False
+    ) -> subprocess.Popen[str]:
         """Types a command; `train.py` and `sweepstack` are found.
 
         Args:
             before: called in the new process, before the command begins.
+            fresh: in an interpreter of its own, whose descendants are its own, too; else it is forked, see `forking`.
         """
         programs = {
             "train.py": [sys.executable, str(ROOT / "train.py")],
@@ -124,7 +141,8 @@ class Terminal:
         }
         command = [*programs[words[0]], *words[1:]]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, preexec_fn=before, **pipes)
+        begin = STARTED if fresh else Forked
+        return begin(command, cwd=self.folder, env=self.environment, preexec_fn=before, **pipes)
 
     def type(self, *words: str, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
         """Types a command and waits for its end."""

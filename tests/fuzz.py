@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests import here  # noqa: E402
+from tests.forking import Forked  # noqa: E402
 
 KEYS = ["epochs", "seed", "batch_size", "optimizer.lr", "model", "optimizer", "schedule", "dataset", "model.hidden"]
 KEYS += ["+model.x", "~model", "++seed", "device", "threads", "evaluate_every", "hydra.job.num", "hydra.sweep.subdir"]
@@ -154,10 +155,11 @@ def whole(commands: int) -> None:
             *(os.fsencode(word) if word.isprintable() else word for word in words),
         ]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=300)
+            process = Forked(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         except UnicodeEncodeError:
             return
-        check(words, done.returncode, done.stderr.decode("utf-8", "replace"))
+        _, complaint = process.communicate(timeout=300)
+        check(words, process.returncode, complaint.decode("utf-8", "replace"))
 
     run()
 

@@ -244,7 +244,7 @@ def test_killed_anywhere_it_is_gone_on_with_and_ends_bit_for_bit_the_same(
     terminal: Terminal, undisturbed: Sweep
 ) -> None:
     """In the middle of a stack, and again in the middle of a trial on its own."""
-    process = terminal.start(*SWEEP)
+    process = terminal.start(*SWEEP, fresh=True)
     said = read_until(process, "[1/8]")
     kill_all(process)
 
@@ -260,7 +260,7 @@ def test_killed_anywhere_it_is_gone_on_with_and_ends_bit_for_bit_the_same(
     assert {line.split()[-1] for line in new if line.startswith("    ")} == {"epochs=3"}
     assert content(terminal.folder) == before  # nothing is trained or written
 
-    process = terminal.start(*SWEEP)
+    process = terminal.start(*SWEEP, fresh=True)
     said += read_until(process, "optimizer=rms lr=0.001 epochs=10")
     wait_for_another_checkpoint(terminal)
     kill_all(process)

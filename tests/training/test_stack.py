@@ -199,7 +199,7 @@ SCHEDULES = [
 MODELS = {
     "logistic": {**MNIST, "model.shape": [1, 28, 28]},
     "mlp": {**MNIST, **MLP, "model.hidden": [64], "model.shape": [1, 28, 28]},
-    "cnn": {"dataset": MNIST["dataset"], **own("Smooth"), "validation_split": 0.85},
+    "cnn": {"dataset": MNIST["dataset"], **own("Smooth"), "validation_split": 0.92},
 }
 
 

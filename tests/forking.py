@@ -1,0 +1,210 @@
+"""Programs that begin at once: a process that has imported the libraries forks one for each command of a test.
+
+What runs is the program itself, with arguments, folder, environment and pipes of its own. Only PyTorch, Hydra and
+MLflow are imported already: that takes most of the time of a short command. Sweepstack's own code is imported anew each
+time. A program whose environment an interpreter or a library reads at its start is not forked.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import inspect
+import io
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import Any, NamedTuple
+
+LIBRARIES = {
+    "train.py": (
+        "torch torch._dynamo torch.func torchvision hydra.main omegaconf pydantic.main rich.progress filelock pandas "
+        "pyarrow tabulate wcwidth"
+    ),
+    "sweepstack": (
+        "mlflow mlflow.store.tracking.sqlalchemy_store pandas pyarrow tabulate wcwidth click filelock omegaconf hydra "
+        "pydantic.main rich.table"
+    ),
+}
+"""What is imported before a program is forked. Nothing of it starts a thread."""
+CHILD = "from sweepstack.tracking.child import main; "
+"""With this the process begins that records what a training journals."""
+READ_AT_ONCE = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "KMP_", "LD_", "MLFLOW_ENABLE", "MLFLOW_CONFIGURE")
+HONORED = ("PYTHONPATH", "PYTHONUNBUFFERED")
+"""By `become`."""
+SERVERS = "TEST_FORKING_SERVERS"
+"""The variable that names the folder of the sockets, also for a forked program that starts programs."""
+
+
+class Request(NamedTuple):
+    """Which program is wanted."""
+
+    words: list[str]
+    """The program and its arguments; -c and code."""
+    folder: str
+    environment: dict[str, str]
+    new_session: bool
+    parent: int
+
+
+class Forked(subprocess.Popen[Any]):
+    """A process: forked where that is the same, else started as usual."""
+
+    _ends: int | None = None
+    """A pipe that tells how a forked process ended: whoever waits for it is not its parent."""
+
+    def _execute_child(self, *places: Any, **named: Any) -> None:
+        given = inspect.signature(super()._execute_child).bind(*places, **named).arguments
+        request = request_for(given)
+        if request is None:
+            return super()._execute_child(*places, **named)
+        self._waiting = threading.Lock()
+        self._ends, told = os.pipe()
+        ours = [given[key] for key in ("p2cread", "c2pwrite", "errwrite")]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+            program = "sweepstack" if request.words[0] == "-c" else os.path.basename(request.words[0])
+            channel.connect(os.path.join(request.environment[SERVERS], program))
+            fds = [fd if fd >= 0 else usual for usual, fd in enumerate(ours)]
+            socket.send_fds(channel, [json.dumps(request).encode()], [*fds, told])
+            self.pid = int(channel.recv(20))
+        self._child_created = True
+        for fd in {*ours, told} - {-1, *(given[key] for key in ("p2cwrite", "c2pread", "errread"))}:
+            os.close(fd)
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As of any process."""
+        if self._ends is None and self.returncode is None:
+            return super().wait(timeout)
+        if self.returncode is None:
+            if not select.select([self._ends], [], [], timeout)[0]:
+                assert timeout is not None
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            with self._waiting:
+                if self.returncode is None:
+                    assert self._ends is not None
+                    self.returncode = os.waitstatus_to_exitcode(int(os.read(self._ends, 20)))
+                    os.close(self._ends)
+        return self.returncode
+
+    def _internal_poll(self, *places: Any, **named: Any) -> int | None:
+        if self._ends is None:
+            return super()._internal_poll(*places, **named)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+
+def request_for(given: dict[str, Any]) -> Request | None:
+    """None for what cannot be forked."""
+    if not isinstance(given["args"], list):
+        return None
+    environment = dict(os.environ if given["env"] is None else given["env"])
+    python, *words = [os.fsdecode(os.fsencode(word)) for word in given["args"]]
+    if words[:2] == ["-P", "-c"] and words[2].startswith(CHILD):
+        words = words[1:]
+    elif os.path.basename(python) == "sweepstack":
+        words = [python, *words]
+    elif not words or os.path.basename(words[0]) != "train.py":
+        return None
+    usual = {key: value for key, value in os.environ.items() if key.startswith(READ_AT_ONCE) and key not in HONORED}
+    wanted = {key: value for key, value in environment.items() if key.startswith(READ_AT_ONCE) and key not in HONORED}
+    if sys.platform != "linux" or given["preexec_fn"] is not None or given["pass_fds"] or usual != wanted:
+        return None
+    if SERVERS not in os.environ:
+        os.environ[SERVERS] = start_servers()
+    environment[SERVERS] = os.environ[SERVERS]
+    return Request(words, str(given["cwd"] or os.getcwd()), environment, given["start_new_session"], os.getpid())
+
+
+def start_servers() -> str:
+    """The folder of their sockets; they end with this process."""
+    folder = tempfile.TemporaryDirectory(prefix="forking-")
+    for name in LIBRARIES:
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listening.bind(os.path.join(folder.name, name))
+        listening.listen(100)
+        fd = listening.fileno()
+        server = subprocess.Popen([sys.executable, __file__, name, str(fd)], pass_fds=[fd], stdin=subprocess.PIPE)
+        atexit.register(end_server, server, folder)
+    return folder.name
+
+
+def end_server(server: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]) -> None:
+    folder.cleanup()
+    server.communicate()
+
+
+def serve(listening: socket.socket) -> Request:
+    """Forks for each request; returns in each new process, with what it is to run."""
+    while listening in select.select([listening, 0], [], [])[0]:
+        channel, _ = listening.accept()
+        if os.fork():
+            channel.close()
+            os.wait()
+            continue
+        if os.fork():
+            os._exit(0)
+        text, fds, _, _ = socket.recv_fds(channel, 1 << 20, 4)  # a process that waits for the program, nobody's child
+        pid = os.fork()
+        if not pid:
+            for target, fd in enumerate(fds[:3]):
+                os.dup2(fd, target)
+            for one in (*fds, channel.detach(), listening.detach()):
+                os.close(one)
+            request = Request(*json.loads(text))
+            if request.new_session:
+                os.setsid()
+            return request
+        channel.send(str(pid).encode())
+        for fd in (*fds[:3], 0, 1, 2, channel.detach(), listening.detach()):
+            os.close(fd)
+        for number in (signal.SIGINT, signal.SIGTERM):  # may come to the whole group
+            signal.signal(number, signal.SIG_IGN)
+        _, status = os.waitpid(pid, 0)
+        os.write(fds[3], str(status).encode())
+        os._exit(0)
+    os._exit(0)
+
+
+def become(request: Request) -> None:
+    """Runs a program as a new interpreter would."""
+    words = request.words
+    os.chdir(request.folder)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    subprocess.Popen = Forked  # type: ignore[misc]
+    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))  # type: ignore[misc]
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        file = io.FileIO(fd, "wb", closefd=False)
+        stream = io.TextIOWrapper(
+            file if unbuffered else io.BufferedWriter(file),  # type: ignore[type-var]
+            errors="backslashreplace" if fd == 2 else None,
+            line_buffering=fd == 2 or os.isatty(fd),
+            write_through=unbuffered,
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    found = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if words[0] == "-c":
+        os.getppid = lambda: request.parent if os.path.exists(f"/proc/{request.parent}") else 1
+        sys.argv, sys.path[:1] = words[:1], found
+        exec(words[1], sys.modules["__main__"].__dict__)
+    else:
+        sys.argv, sys.path[:1] = words, [os.path.dirname(os.path.abspath(words[0])), *found]
+        runpy.run_path(words[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    for library in LIBRARIES[sys.argv[1]].split():
+        importlib.import_module(library)
+    become(serve(socket.socket(fileno=int(sys.argv[2]))))
