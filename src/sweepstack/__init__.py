@@ -1,0 +1,50 @@
+"""Hyperparameter sweeps for plain PyTorch, configured with Hydra and recorded in MLflow.
+
+This is the public API, see docs/stability.md:
+
+    table, report   the results of a sweep as a DataFrame, and as one HTML page
+    Store           where trials are recorded
+    UserError       a mistake that a user can correct: one line of the rule, the value and the remedy
+    app             `app.run(cfg)` trains what Hydra has composed; `app.main(train)` is the program around it
+
+Nothing is imported before it is used: Hydra imports this package at every start, for its plug-ins.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweepstack import app
+    from sweepstack.errors import UserError
+    from sweepstack.results.frame import table
+    from sweepstack.results.report import report
+    from sweepstack.tracking.store import Store
+
+    __version__: str
+
+__all__ = ["Store", "UserError", "__version__", "app", "report", "table"]
+
+_WHERE = {
+    "Store": "sweepstack.tracking.store",
+    "UserError": "sweepstack.errors",
+    "report": "sweepstack.results.report",
+    "table": "sweepstack.results.frame",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("sweepstack")
+    if name == "app":
+        return importlib.import_module("sweepstack.app")
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
