@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from stack import RATES, TRAIN, configs, process, spread
 
-from sweepstack.training import stacking
 from sweepstack.training.checkpoint import Keeper
-from sweepstack.training.data import load
-from sweepstack.training.stack import Reader, train_stack
+from sweepstack.training.data.datasets import load
+from sweepstack.training.stacked import build
+from sweepstack.training.stacked.loop import Reader, train_stack
 
 GOAL = 1.03
 WITHOUT, DEFAULT, ALWAYS = "checkpoint.every=1e9", "default", "checkpoint.every=0"
@@ -85,7 +85,7 @@ def share(model: str, optimizer: str, epochs: int, every: float) -> str:
     readers = [[Reader(one, lambda measurement: None, lambda outcome: None, str(n))] for n, one in enumerate(trials)]
     with tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as folder:
         keeper = Timed(Path(folder, "kept"), every)
-        stack = stacking.build(trials, data.images.shape[1:], data.device)
+        stack = build.build(trials, data.images.shape[1:], data.device)
         began = time.perf_counter()
         train_stack(readers, data, stack, keeper)
         taken = time.perf_counter() - began

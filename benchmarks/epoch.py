@@ -16,8 +16,8 @@ import time
 import torch
 from tutorial import Tutorial
 
-from sweepstack.config import TrialConfig
-from sweepstack.training.data import load
+from sweepstack.config.schema import TrialConfig
+from sweepstack.training.data.datasets import load
 from sweepstack.training.hardware import ALL_THREADS, choose_threads
 from sweepstack.training.trainer import train
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sweepstack.results.statistics import holm, holm_with_best
+from sweepstack.results.selection.statistics import holm, holm_with_best
 
 LEVEL = 0.05
 Figures = NDArray[np.float64]

@@ -28,12 +28,12 @@ from pathlib import Path
 
 import torch
 
-from sweepstack.config import TrialConfig
-from sweepstack.training import stacking
-from sweepstack.training.data import Data, load
+from sweepstack.config.schema import TrialConfig
+from sweepstack.training.data.datasets import Data, load
 from sweepstack.training.hardware import ALL_THREADS
-from sweepstack.training.single_model import SingleModel
-from sweepstack.training.stacked_models import StackedModel
+from sweepstack.training.stacked import build
+from sweepstack.training.stacked.model import StackedModel
+from sweepstack.training.stacked.single_model import SingleModel
 
 ROOT = Path(__file__).parents[1]
 TRAIN, SWEEPSTACK = str(ROOT / "train.py"), str(Path(sys.executable).with_name("sweepstack"))
@@ -154,7 +154,7 @@ def endless(data: Data, model: StackedModel | SingleModel) -> Iterator[tuple[tor
 
 def step_seconds(data: Data, width: int, model: str) -> float:
     """One step of a stack, with the threads that are set."""
-    members = stacking.build(configs(width, model), [1, 28, 28], CPU)
+    members = build.build(configs(width, model), [1, 28, 28], CPU)
     batches = endless(data, members)
     return timed(lambda: members.step(*next(batches)))
 

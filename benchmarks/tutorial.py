@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from sweepstack.training import fetch
+from sweepstack.training.data import download
 
 
 class LogisticRegressionModel(nn.Module):
@@ -25,8 +25,8 @@ class Tutorial:
     """Its data, model and loop, one epoch at a time so that epochs can be timed."""
 
     def __init__(self, lr: float, batch_size: int = 100, evaluate_every: int | None = None) -> None:
-        fetch.obtain("mnist")
-        root = Path(fetch.cache_folder())
+        download.obtain("mnist")
+        root = Path(download.cache_folder())
         train = datasets.MNIST(root=root, train=True, transform=transforms.ToTensor(), download=False)
         test = datasets.MNIST(root=root, train=False, transform=transforms.ToTensor())
         torch.manual_seed(0)

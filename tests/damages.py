@@ -27,17 +27,17 @@ from uuid import uuid4
 
 import torch
 
-from sweepstack.config import TrialConfig
+from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import StoreError
-from sweepstack.tracking.delivery import Delivery, deliver_what_is_left
-from sweepstack.tracking.finished import known_to_server
-from sweepstack.tracking.ledger import Ledger
+from sweepstack.journal.ledger import Ledger
+from sweepstack.tracking.lookup import known_to_server
 from sweepstack.tracking.store import Store
+from sweepstack.tracking.writer.delivery import Delivery, deliver_what_is_left
 from sweepstack.training.checkpoint import Keeper
 from sweepstack.trial import Trial
 
-from .conftest import DIGITS
-from .tracking.conftest import DIVERGED, DONE, ERROR, Command, fingerprint, points, rows, states
+from .stories import DIVERGED, DONE, ERROR, Command, fingerprint, points, rows, states
+from .terminal import DIGITS
 
 ENDS = {"lr=1": "FINISHED", "lr=2": "FAILED", "lr=3": "FAILED", "lr=4": "FINISHED"}
 OUTCOMES = dict(zip(ENDS, (DONE, DIVERGED, ERROR, DONE), strict=True))

@@ -35,7 +35,7 @@ LIBRARIES = {
     ),
 }
 """What is imported before a program is forked. Nothing of it starts a thread."""
-CHILD = "from sweepstack.tracking.child import main; "
+CHILD = "from sweepstack.tracking.writer.process import main; "
 """With this the process begins that records what a training journals."""
 READ_AT_ONCE = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "KMP_", "LD_", "MLFLOW_ENABLE", "MLFLOW_CONFIGURE")
 HONORED = ("PYTHONPATH", "PYTHONUNBUFFERED")

@@ -17,7 +17,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from sweepstack import cli
+from sweepstack.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,7 +41,7 @@ def train(*words: str) -> Done:
 def sweepstack(*words: str) -> Done:
     """sweepstack WORDS, in the current folder."""
     with _as_before():
-        return _typed(cli.main, "sweepstack", *words)
+        return _typed(main.main, "sweepstack", *words)
 
 
 def _typed(program: Any, *argv: str) -> Done:

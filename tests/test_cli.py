@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sweepstack import results
-from sweepstack.cli import main
+from sweepstack.cli.main import main
 
-from .conftest import Terminal, new_store
+from .terminal import Terminal, new_store
 
 
 @pytest.fixture(scope="module")

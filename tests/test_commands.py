@@ -19,20 +19,20 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from sweepstack.cli import main
-from sweepstack.results import reproducing
-from sweepstack.results.predictions import right
+from sweepstack.cli.main import main
+from sweepstack.config import code_digest
+from sweepstack.inference.classifier import ABOUT
+from sweepstack.results import reproduce
+from sweepstack.results.selection.predictions import right
 from sweepstack.tracking.artifacts import artifact, predictions
 from sweepstack.tracking.models import files, registered, version
 from sweepstack.tracking.rows import Row
 from sweepstack.tracking.runs import Record, find
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import record_summary
-from sweepstack.training import code
-from sweepstack.training.data import digits
-from sweepstack.training.predicting import ABOUT
+from sweepstack.training.data.datasets import digits
 
-from .conftest import Terminal
+from .terminal import Terminal
 
 OWN = """
 from torch import nn
@@ -243,7 +243,7 @@ def edited(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, text: str) -> It
     file = terminal.folder / "net_of_a_user.py"
 
     def forget() -> None:
-        code._digest.cache_clear()
+        code_digest._digest.cache_clear()
         for name in ("net_of_a_user", "parts_of_a_user"):
             sys.modules.pop(name, None)
 
@@ -491,12 +491,12 @@ def test_what_was_trained_alone_is_equal_bit_for_bit(
 def test_what_does_not_end_the_same_is_told_with_its_figures(terminal: Terminal) -> None:
     store: Store = terminal.store
     one, other = (find(store, name) for name in ("lr=0.3", "lr=0.01"))
-    found = reproducing.compare(store, one, store, other)
+    found = reproduce.compare(store, one, store, other)
     assert not found.equal
     assert found.how == "it is not the same trial any more: the config has changed"
     assert any(re.match(r"test predictions: \d+ of 360 images otherwise", line) for line in found.differences)
     assert any(line.startswith("val/accuracy: ") for line in found.differences)
-    assert reproducing.compare(store, one, store, one) == reproducing.Comparison(True, "bit for bit", ())
+    assert reproduce.compare(store, one, store, one) == reproduce.Comparison(True, "bit for bit", ())
 
 
 def changed(run: Record, trained: str = "stacked, 2 trajectories wide, 1 thread (...)", **metrics: float) -> Record:
@@ -508,17 +508,17 @@ def changed(run: Record, trained: str = "stacked, 2 trajectories wide, 1 thread 
 def test_what_is_allowed_to_differ_depends_on_how_it_was_trained(terminal: Terminal, own: Row) -> None:
     store = terminal.store
     alone, loss = find(store, own.run_id), own.metrics["test/loss"]
-    found = reproducing.compare(store, alone, store, changed(alone, test_loss=loss * 1.000001))
+    found = reproduce.compare(store, alone, store, changed(alone, test_loss=loss * 1.000001))
     assert (found.equal, found.how) == (False, "it was trained by the plain trainer, so every bit counts")
     other_company = replace(alone, tags={**alone.tags, "recomposed": "a stack of 2 failed"})
-    found = reproducing.compare(store, other_company, store, changed(alone, test_loss=loss * 1.000001))
+    found = reproduce.compare(store, other_company, store, changed(alone, test_loss=loss * 1.000001))
     assert found.equal
     assert found.how.startswith("within rounding: it went on otherwise than it began (a stack of 2 failed), and the")
     stacked = changed(alone)
-    found = reproducing.compare(store, stacked, store, changed(alone, test_loss=loss * 1.000001))
+    found = reproduce.compare(store, stacked, store, changed(alone, test_loss=loss * 1.000001))
     assert found.equal
     assert found.how.startswith("within rounding: it was trained in a stack, and the weights are 0 apart")
-    found = reproducing.compare(store, stacked, store, changed(alone, test_loss=loss * 1.01))
+    found = reproduce.compare(store, stacked, store, changed(alone, test_loss=loss * 1.01))
     assert not found.equal
     assert "the losses are up to 0.0099 of their size apart (0.001 is allowed)" in found.how
 
@@ -526,21 +526,21 @@ def test_what_is_allowed_to_differ_depends_on_how_it_was_trained(terminal: Termi
 def test_weights_far_apart_are_not_equal_though_the_figures_are(terminal: Terminal) -> None:
     store = terminal.store
     one, other = (changed(find(store, name)) for name in ("lr=0.3", "lr=0.01"))
-    found = reproducing.compare(
+    found = reproduce.compare(
         store, one, store, replace(other, row=replace(other.row, metrics=one.row.metrics), tags=one.tags)
     )
     assert not found.equal
     assert re.fullmatch(r"it was trained in a stack, and the weights are [\d.]+ of their size apart .*", found.how)
-    assert reproducing.KINKS not in found.differences  # of logistic regression
+    assert reproduce.KINKS not in found.differences  # of logistic regression
 
 
 def test_kinks_are_named_where_a_network_with_relu_is_not_equal(terminal: Terminal) -> None:
     store = terminal.store
     (row,) = [row for row in store.rows("all") if row.state == "FAILED"]
     run = find(store, row.run_id)
-    found = reproducing.compare(store, changed(run, train_loss=1.0), store, changed(run, train_loss=1.1))
+    found = reproduce.compare(store, changed(run, train_loss=1.0), store, changed(run, train_loss=1.1))
     assert not found.equal
-    assert found.differences[-1] == reproducing.KINKS
+    assert found.differences[-1] == reproduce.KINKS
 
 
 def test_models_of_others_are_left_alone(terminal: Terminal, best: Result) -> None:

@@ -17,7 +17,7 @@ import torch
 from sweepstack.errors import ConfigError, UserError, one_line, typed
 from sweepstack.streams import HoldingErrors
 
-from .conftest import ROOT
+from .terminal import ROOT
 
 
 def test_a_mistake_is_one_line_of_rule_value_and_remedy() -> None:

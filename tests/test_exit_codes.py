@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from sweepstack import cli
+from sweepstack.cli import main
 from sweepstack.streams import lenient_output
-from sweepstack.tracking.process import writer_process
 from sweepstack.tracking.store import Store
+from sweepstack.tracking.writer.client import writer_process
 
 from . import here
-from .conftest import Terminal, new_store
+from .terminal import Terminal, new_store
 
 DIGITS = ("dataset=digits", "epochs=1")
 
@@ -73,7 +73,7 @@ def printed_to(file: int, *words: str) -> tuple[int, str]:
         contextlib.redirect_stderr(errors),
         pytest.raises(SystemExit) as end,
     ):
-        cli.main([*words])
+        main.main([*words])
     assert isinstance(end.value.code, int)
     return end.value.code, errors.getvalue().partition(";")[0]
 

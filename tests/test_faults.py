@@ -11,12 +11,12 @@ from unittest import mock
 
 import pytest
 
-from sweepstack.tracking import errorslog
-from sweepstack.tracking.process import writer_process
+from sweepstack import error_log
 from sweepstack.tracking.store import Store
+from sweepstack.tracking.writer.client import writer_process
 
 from . import here
-from .conftest import new_store
+from .terminal import new_store
 
 SWEEP = ("-m", "dataset=digits", "epochs=1", "checkpoint.every=1000")
 
@@ -37,7 +37,7 @@ def folder(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     monkeypatch.setenv("COLUMNS", "500")
-    monkeypatch.setattr(errorslog, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(error_log, "project_root", lambda: tmp_path)
     return tmp_path
 
 
@@ -197,28 +197,28 @@ def test_a_fault_in_a_users_optimizer_schedule_or_callback_is_theirs(folder: Pat
 
 
 OURS_TRAIN = [
-    ("sweepstack.sweeping.jobs.parse", KeyError("planted")),
-    ("sweepstack.sweeping.hydra_jobs.make_trial", TypeError("planted")),
-    ("sweepstack.sweeping.launcher.fixed_keys", ValueError("planted")),
-    ("sweepstack.sweeping.launcher.identified", AssertionError("planted")),
-    ("sweepstack.sweeping.executing.plan", IndexError("planted")),
-    ("sweepstack.sweeping.executing.identify", UnicodeDecodeError("utf-8", b"", 0, 1, "planted")),
-    ("sweepstack.sweeping.recording.Journal", AttributeError("planted")),
-    ("sweepstack.sweeping.recording.ledger_of", sqlite3.ProgrammingError("planted")),
-    ("sweepstack.sweeping.recording.Recording.claim", RecursionError("planted")),
-    ("sweepstack.sweeping.recording.Recording.keep_plan", StopIteration("planted")),
-    ("sweepstack.sweeping.launcher._prepare", OSError("planted")),
-    ("sweepstack.sweeping.executing._keep_files", NotImplementedError("planted")),
+    ("sweepstack.hydra_adapter.trials.parse", KeyError("planted")),
+    ("sweepstack.hydra_adapter.jobs.make_trial", TypeError("planted")),
+    ("sweepstack.hydra_adapter.launcher.fixed_keys", ValueError("planted")),
+    ("sweepstack.hydra_adapter.launcher.identified", AssertionError("planted")),
+    ("sweepstack.execution.scheduler.plan", IndexError("planted")),
+    ("sweepstack.execution.scheduler.identify", UnicodeDecodeError("utf-8", b"", 0, 1, "planted")),
+    ("sweepstack.execution.session.Journal", AttributeError("planted")),
+    ("sweepstack.execution.session.ledger_of", sqlite3.ProgrammingError("planted")),
+    ("sweepstack.execution.session.Recording.claim", RecursionError("planted")),
+    ("sweepstack.execution.session.Recording.keep_plan", StopIteration("planted")),
+    ("sweepstack.hydra_adapter.launcher._prepare", OSError("planted")),
+    ("sweepstack.execution.scheduler._keep_files", NotImplementedError("planted")),
 ]
 OURS_COMMANDS = [
-    (("table",), "sweepstack.results.frame.as_frame", KeyError("planted")),
-    (("table",), "sweepstack.results.rendering.render", TypeError("planted")),
-    (("table", "--by-seed"), "sweepstack.results.grouping.by_seed", ZeroDivisionError("planted")),
-    (("report",), "sweepstack.results.report.report", ValueError("planted")),
-    (("show", "lr=0.1"), "sweepstack.results.shown.shown", RuntimeError("planted")),
-    (("repro", "lr=0.1"), "sweepstack.results.reproducing.command", LookupError("planted")),
-    (("sync",), "sweepstack.tracking.delivery.deliver_what_is_left", OSError("planted")),
-    (("register",), "sweepstack.results.model.register", AttributeError("planted")),
+    (("table",), "sweepstack.results.tables.frame.as_frame", KeyError("planted")),
+    (("table",), "sweepstack.results.tables.rendering.render", TypeError("planted")),
+    (("table", "--by-seed"), "sweepstack.results.tables.grouping.by_seed", ZeroDivisionError("planted")),
+    (("report",), "sweepstack.results.reporting.report.report", ValueError("planted")),
+    (("show", "lr=0.1"), "sweepstack.results.show.shown", RuntimeError("planted")),
+    (("repro", "lr=0.1"), "sweepstack.results.reproduce.command", LookupError("planted")),
+    (("sync",), "sweepstack.tracking.writer.delivery.deliver_what_is_left", OSError("planted")),
+    (("register",), "sweepstack.results.register.register", AttributeError("planted")),
 ]
 
 

@@ -4,7 +4,7 @@ classes that other tests hold, and need Hydra as it is at the start of a process
 import subprocess
 import sys
 
-from .conftest import ROOT
+from .terminal import ROOT
 
 
 def test_hydras_own_suites_pass() -> None:

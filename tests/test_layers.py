@@ -8,36 +8,47 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
-    "masking": -1,
-    "owner_only": 0,
-    "errors": 0,
-    "names": 0,
-    "faults": 1,
-    "streams": 1,
-    "replacing": 1,
-    "yamlfile": 1,
-    "config": 1,
-    "trial": 2,
-    "training": 3,
-    "tracking": 3,
-    "sweeping": 4,
-    "results": 4,
-    "endings": 5,
-    "app": 6,
-    "commands": 6,
-    "cli": 7,
+    "masking": 0,
+    "paths": 0,
+    "errors": 1,
+    "faults": 2,
+    "files": 2,
+    "streams": 2,
+    "config": 3,
+    "error_log": 3,
+    "schedules": 4,
+    "trial": 4,
+    "events": 5,
+    "planning": 5,
+    "journal": 6,
+    "training": 6,
+    "tracking": 7,
+    "inference": 7,
+    "execution": 8,
+    "results": 8,
+    "hydra_adapter": 9,
+    "exits": 10,
+    "app": 11,
+    "cli": 11,
 }
-HOMES = {  # heavy libraries live in one folder and nowhere else
-    "torch": ("training",),
-    "torchvision": ("training",),
+"""A folder or file imports only from lower floors. So journal and training, tracking and inference, execution and
+results know nothing of each other."""
+HOMES = {
+    "torch": ("training", "inference"),
+    "torchvision": ("training", "inference"),
     "mlflow": ("tracking",),
     "pandas": ("results",),
+    "hydra": ("hydra_adapter",),
 }
-GUESTS = {  # the number of threads; which errors are of memory; weights are saved
-    ("sweeping/runner.py", "torch"),
-    ("sweeping/failures.py", "torch"),
-    ("sweeping/outputs.py", "torch"),
+"""Libraries, each with the only folders that know it."""
+GUESTS = {  # the number of threads; which errors are of memory; weights are saved; the program itself
+    ("execution/worker.py", "torch"),
+    ("execution/failures.py", "torch"),
+    ("execution/outputs.py", "torch"),
+    ("app.py", "hydra"),
 }
+PURE = {"os", "pathlib", "shutil", "sqlite3", "tempfile", "torch", "numpy"}
+"""What planning does without: files, and tensors."""
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
@@ -92,7 +103,19 @@ def test_a_heavy_library_lives_in_one_folder(library: str) -> None:
 
 
 def test_the_doors_and_the_upper_floors_import_nothing_heavy_at_once() -> None:
-    light = [path for name, path in modules().items() if name.split(".")[1] not in ("training", "results")]
+    light = [path for name, path in modules().items() if name.split(".")[1] not in ("training", "inference", "results")]
     for path in [*light, *(SOURCE / "hydra_plugins").rglob("*.py")]:
         at_once = {imported.split(".")[0] for imported, early in imports(path) if early}
         assert not at_once & {"torch", "torchvision", "mlflow", "pandas", "numpy"}, path
+
+
+def test_planning_reads_no_file_and_no_tensor() -> None:
+    for name, path in modules().items():
+        if name.startswith("sweepstack.planning."):
+            assert not PURE & {imported.split(".")[0] for imported, _ in imports(path)}, name
+
+
+def test_a_folder_holds_at_most_fifteen_files() -> None:
+    for folder in {path.parent for path in modules().values()} - {SOURCE / "sweepstack"}:
+        files = [path for path in folder.iterdir() if path.is_file() and path.name != "__init__.py"]
+        assert len(files) <= 15, folder

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sweepstack.cli import main
+from sweepstack.cli.main import main
 
-from .conftest import ROOT, Terminal
+from .terminal import ROOT, Terminal
 
 README = (ROOT / "README.md").read_text()
 

@@ -26,10 +26,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from sweepstack.cli import main
+from sweepstack.cli.main import main
 from sweepstack.tracking.store import Store
 
-from .conftest import Terminal, new_store
+from .terminal import Terminal, new_store
 
 # A stack of four, and four that no stack takes; of each two that end early. As a stopwatch would choose, but fixed.
 FIXED = ("--config-dir", "my_conf", "dataset=digits", "model=mlp", "model.dropout=0.2", "schedule=cosine", "threads=1")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Terminal
+from .terminal import Terminal
 
 SECRET = "hunter22"
 AWAY = f"http://me:{SECRET}@127.0.0.1:9"

@@ -15,7 +15,7 @@ import yaml
 
 from sweepstack.tracking.rows import Row
 
-from .conftest import ROOT, Terminal, new_store
+from .terminal import ROOT, Terminal, new_store
 
 DIGITS = ("dataset=digits", "epochs=2")
 

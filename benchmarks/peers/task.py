@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from sweepstack.training import fetch
-from sweepstack.training.data import SPLIT_SEED
+from sweepstack.training.data import download
+from sweepstack.training.data.datasets import SPLIT_SEED
 
 MEAN, STD = 0.1307, 0.3081
 IMAGES, HELD_OUT = 60_000, 6_000
@@ -36,12 +36,12 @@ def points(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 def root() -> Path:
     """torchvision's root, the files beneath it verified."""
-    fetch.obtain("mnist")
-    return Path(fetch.cache_folder())
+    download.obtain("mnist")
+    return Path(download.cache_folder())
 
 
 def split() -> tuple[Tensor, Tensor]:
-    """Indices to train on and indices held out: those of `sweepstack.training.data.load(..., 0.1, ...)`."""
+    """Indices to train on and indices held out: those of `sweepstack.training.data.datasets.load(..., 0.1, ...)`."""
     order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(SPLIT_SEED))
     return order[HELD_OUT:].sort().values, order[:HELD_OUT].sort().values
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sweepstack import app
     from sweepstack.errors import UserError
-    from sweepstack.results.frame import table
-    from sweepstack.results.report import report
+    from sweepstack.results.reporting.report import report
+    from sweepstack.results.tables.frame import table
     from sweepstack.tracking.store import Store
 
     __version__: str
@@ -29,8 +29,8 @@ __all__ = ["Store", "UserError", "__version__", "app", "report", "table"]
 _WHERE = {
     "Store": "sweepstack.tracking.store",
     "UserError": "sweepstack.errors",
-    "report": "sweepstack.results.report",
-    "table": "sweepstack.results.frame",
+    "report": "sweepstack.results.reporting.report",
+    "table": "sweepstack.results.tables.frame",
 }
 
 

@@ -25,12 +25,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sweepstack.endings import FAILED, INTERRUPTED, OK, TERMINATED, WAITING, ending
 from sweepstack.errors import StoreError, printable, typed
+from sweepstack.exits import FAILED, INTERRUPTED, OK, TERMINATED, WAITING, ending
 from sweepstack.faults import Whose, is_signal, judge
+from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
 from sweepstack.masking import MASK, has_masks, hide
 from sweepstack.streams import lenient_output, open_closed
-from sweepstack.sweeping.edge import hide_composed, hide_typed, reveal_environment
 from sweepstack.trial import TrialState
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
@@ -64,12 +64,13 @@ def run(cfg: DictConfig) -> float:
 
 def _run(cfg: DictConfig) -> float:
     from sweepstack.errors import ConfigError
-    from sweepstack.sweeping.executing import execute, identified
-    from sweepstack.sweeping.jobs import make_trial
-    from sweepstack.sweeping.obeyed import check_grid
-    from sweepstack.sweeping.recording import undelivered, usable_store
-    from sweepstack.sweeping.runner import log_outcome, prepare, run_stack
-    from sweepstack.tracking.address import begin_in, own_options
+    from sweepstack.execution.scheduler import execute, identified
+    from sweepstack.execution.session import undelivered, usable_store
+    from sweepstack.execution.worker import log_outcome, prepare, run_stack
+    from sweepstack.hydra_adapter.ignored_settings import check_grid
+    from sweepstack.hydra_adapter.trials import make_trial
+    from sweepstack.paths import begin_in
+    from sweepstack.tracking.address import own_options
     from sweepstack.trial import Outcome, Trial, TrialState
 
     hydra = cast("DictConfig", HydraConfig.get())
@@ -150,7 +151,7 @@ class AfterSweep(Callback):
         return WAITING if self._undelivered(config) else OK
 
     def _undelivered(self, config: DictConfig) -> str | None:
-        from sweepstack.sweeping.recording import undelivered
+        from sweepstack.execution.session import undelivered
         from sweepstack.tracking.store import Store
 
         if self._objectives:
@@ -160,14 +161,14 @@ class AfterSweep(Callback):
     def _show(self, config: DictConfig) -> list[str]:
         """Prints the table of the sweep and the next commands. Gives the states of its trials."""
         from sweepstack.tracking.address import own_options, resolve_uri
-        from sweepstack.tracking.process import writer_process
+        from sweepstack.tracking.writer.client import writer_process
 
         sweep = str(config.tracking.sweep)
         uri = hide(config.tracking.uri) if config.tracking.uri else None
         store = own_options(uri)
         found = writer_process(resolve_uri(uri)).find(sweep)
-        from sweepstack.results.frame import as_frame  # loads pandas, while the store is read
-        from sweepstack.results.rendering import failures, to_text
+        from sweepstack.results.tables.frame import as_frame  # loads pandas, while the store is read
+        from sweepstack.results.tables.rendering import failures, to_text
 
         try:
             rows, link = found()
@@ -194,8 +195,8 @@ def _check_names(config: DictConfig) -> None:
     by `parse`."""
     from omegaconf.errors import InterpolationResolutionError
 
+    from sweepstack.config.names import check_sweep
     from sweepstack.errors import ConfigError
-    from sweepstack.names import check_sweep
 
     try:
         name = OmegaConf.select(config, "tracking.sweep")
@@ -234,7 +235,7 @@ def main(task: Callable[[], Any]) -> NoReturn:
     open_closed(output_is_needed=False)
     with lenient_output():
         with _ending():
-            from sweepstack.sweeping.showing import understood
+            from sweepstack.hydra_adapter.show_configs import understood
 
             sys.argv[1:] = understood(sys.argv[1:])
             task()

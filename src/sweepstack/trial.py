@@ -1,4 +1,4 @@
-"""A trial, how it can end, and the events of its life. Plain values: no PyTorch, no MLflow, no Hydra."""
+"""A trial, and how it can end. Plain values: no PyTorch, no MLflow, no Hydra."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweepstack.config import TrialConfig
+from sweepstack.config.schema import TrialConfig
 
 WEIGHTS, PREDICTIONS, PICTURES = "weights.pt", "test_predictions.npy", "first_images.png"
 """Files that a finished trial leaves: its `state_dict`, the classes that it predicts for the test images, and the first
@@ -118,52 +118,3 @@ class DatasetFacts:
     """Number of images to train on, and so on."""
     held_out: int
     test: int
-
-
-@dataclass(frozen=True)
-class Started:
-    """Event: a trial has begun. `at` is in seconds since the epoch, here and below."""
-
-    trial: Trial
-    at: float
-    dataset: DatasetFacts
-    again: bool = False
-    """Whether it has begun before, and was interrupted or failed."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Event: a trial has reported metrics."""
-
-    trial: Trial
-    measurement: Measurement
-    at: float
-
-
-@dataclass(frozen=True)
-class Ended:
-    """Event: a trial is over; `files` are to be kept with its record."""
-
-    trial: Trial
-    outcome: Outcome
-    at: float
-    files: tuple[Path, ...] = ()
-    trained: str = ""
-    """In words: alone, or in a stack of which width, and why."""
-    recomposed: str = ""
-    """Why it went on in other company than it began in, so that its figures may differ in the last digits."""
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Event: a trial that is settled already is one of a further sweep, `trial.sweep`, or gets further files."""
-
-    trial: Trial
-    at: float
-    run_id: str | None = None
-    """Its record, where that is known better than by `trial.id`."""
-    files: tuple[Path, ...] = ()
-    """To be kept with its record, too."""
-
-
-Event = Started | Measured | Ended | Joined

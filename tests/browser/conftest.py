@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from ..conftest import Terminal
+from ..terminal import Terminal
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from sweepstack.cli import main
+from sweepstack.cli.main import main
 from sweepstack.tracking.rows import Row
 
-from ..conftest import Terminal
+from ..terminal import Terminal
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -3,8 +3,8 @@
 import pytest
 
 from sweepstack.errors import UserError
-from sweepstack.results.conditions import fulfilled
-from sweepstack.results.frame import as_frame
+from sweepstack.results.tables.conditions import fulfilled
+from sweepstack.results.tables.frame import as_frame
 
 from .trials import HOSTILE, row
 

@@ -6,9 +6,9 @@ import statistics
 import pytest
 
 from sweepstack.errors import UserError
-from sweepstack.results.frame import as_frame, sorted_by
-from sweepstack.results.grouping import grouped, pivoted
-from sweepstack.results.rendering import render, short
+from sweepstack.results.tables.frame import as_frame, sorted_by
+from sweepstack.results.tables.grouping import grouped, pivoted
+from sweepstack.results.tables.rendering import render, short
 
 from .trials import HOSTILE, row, trials
 

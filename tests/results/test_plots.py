@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
-from sweepstack.results.drawing import ORANGE, SINGLE, gid, png, svg, words
-from sweepstack.results.frame import as_frame
-from sweepstack.results.fronts import pareto, time_and_objective
-from sweepstack.results.heat_maps import heat_maps, pairs
-from sweepstack.results.importance import Importance, importance, importance_bars
-from sweepstack.results.knobs import knobs, scale
-from sweepstack.results.mistakes import Answers, confusion, confusion_matrix, surest_mistakes, wrong_images
-from sweepstack.results.plots import by_knob, learning_curves, parallel_coordinates
+from sweepstack.results.reporting.importance import Importance, importance, importance_bars
+from sweepstack.results.reporting.mistakes import Answers, confusion, confusion_matrix, surest_mistakes, wrong_images
+from sweepstack.results.reporting.params import knobs, scale
+from sweepstack.results.reporting.plots.charts import by_knob, learning_curves, parallel_coordinates
+from sweepstack.results.reporting.plots.heat_maps import heat_maps, pairs
+from sweepstack.results.reporting.plots.pareto import pareto, time_and_objective
+from sweepstack.results.reporting.plots.style import ORANGE, SINGLE, gid, png, svg, words
+from sweepstack.results.tables.frame import as_frame
 from sweepstack.tracking.rows import Row
 
 LRS, SIZES = (0.001, 0.01, 0.1), (50, 100)

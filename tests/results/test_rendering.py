@@ -10,8 +10,8 @@ import re
 import pandas as pd
 import pytest
 
-from sweepstack.results.frame import as_frame
-from sweepstack.results.rendering import failures, render, short
+from sweepstack.results.tables.frame import as_frame
+from sweepstack.results.tables.rendering import failures, render, short
 
 from .trials import HOSTILE, row, trials
 

@@ -14,15 +14,15 @@ import pytest
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
-from sweepstack.cli import main
-from sweepstack.results.frame import table
-from sweepstack.results.grids import settings_grid
-from sweepstack.results.plates import about_sweep, plates_of
-from sweepstack.results.report import report
+from sweepstack.cli.main import main
+from sweepstack.results.reporting.report import report
+from sweepstack.results.reporting.sections import about_sweep, plates_of
+from sweepstack.results.reporting.tables import settings_grid
+from sweepstack.results.tables.frame import table
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG
 
-from ..conftest import Terminal
+from ..terminal import Terminal
 
 SWEEP = ["dataset=digits", "optimizer.lr=0.01,0.1,1e38", "epochs=1,3", "seed=0,1", "tracking.sweep=first"]
 

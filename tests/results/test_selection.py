@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 from sweepstack.errors import UserError
-from sweepstack.results.comparison import BEST, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
-from sweepstack.results.frame import as_frame
-from sweepstack.results.selection import one_of_each, select
-from sweepstack.results.statistics import mcnemar, paired_t, welch_t, wilson
+from sweepstack.results.selection.comparison import BEST, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
+from sweepstack.results.selection.select import one_of_each, select
+from sweepstack.results.selection.statistics import mcnemar, paired_t, welch_t, wilson
+from sweepstack.results.tables.frame import as_frame
 from sweepstack.tracking.rows import Row
 
 Figures = dict[str, float]

@@ -5,12 +5,12 @@ import re
 import pandas as pd
 import pytest
 
-from sweepstack.results.comparison import BEST, NOT_MEASURED
-from sweepstack.results.frame import as_frame
-from sweepstack.results.grids import settings_grid
-from sweepstack.results.knobs import knobs
-from sweepstack.results.selection import select
-from sweepstack.results.sentences import answer, reading
+from sweepstack.results.reporting.params import knobs
+from sweepstack.results.reporting.tables import settings_grid
+from sweepstack.results.reporting.text import answer, reading
+from sweepstack.results.selection.comparison import BEST, NOT_MEASURED
+from sweepstack.results.selection.select import select
+from sweepstack.results.tables.frame import as_frame
 
 from .trials import row
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sweepstack.results.statistics import (
+from sweepstack.results.selection.statistics import (
     holm,
     holm_with_best,
     mcnemar,

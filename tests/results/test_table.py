@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweepstack.errors import UserError
-from sweepstack.results.columns import find
-from sweepstack.results.frame import as_frame, only
-from sweepstack.results.rendering import render, short
+from sweepstack.results.tables.columns import find
+from sweepstack.results.tables.frame import as_frame, only
+from sweepstack.results.tables.rendering import render, short
 from sweepstack.tracking.rows import Row
 
 from .trials import row, trials

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from sweepstack.results.frame import as_frame
+from sweepstack.results.tables.frame import as_frame
 from sweepstack.tracking.params import as_text
 from sweepstack.tracking.rows import Row
 

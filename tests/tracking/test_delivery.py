@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 from filelock import Timeout
 
-from sweepstack.config import TrialConfig
+from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import StoreError
-from sweepstack.tracking import delivery as module
-from sweepstack.tracking.delivery import Delivery, NotYetError
-from sweepstack.tracking.ledger import Ledger
+from sweepstack.events import Measured
+from sweepstack.journal.ledger import Ledger
 from sweepstack.tracking.store import Store
-from sweepstack.trial import Measured, Measurement, Outcome, TrialState
+from sweepstack.tracking.writer import delivery as module
+from sweepstack.tracking.writer.delivery import Delivery, NotYetError
+from sweepstack.trial import Measurement, Outcome, TrialState
 
-from .conftest import (
+from ..stories import (
     DONE,
     ERROR,
     LOST,

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from sweepstack.tracking import scratch
-from sweepstack.tracking.ledger import Ledger
+from sweepstack.files import scratch
+from sweepstack.journal.ledger import Ledger
 from sweepstack.tracking.leftovers import finish_leftovers
 from sweepstack.tracking.models import log_and_register, registered
 from sweepstack.tracking.runs import Record, find
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG, record_summary
 
-from .conftest import Command, MakeTrial, ask, deliver_all, in_process, kill_myself, killed_at
+from ..stories import Command, MakeTrial, ask, deliver_all, in_process, kill_myself, killed_at
 
 KILLED = -9
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweepstack.results.frame import as_frame
-from sweepstack.results.grouping import grouped, pivoted
-from sweepstack.results.rendering import FOR_READERS, render
+from sweepstack.results.tables.frame import as_frame
+from sweepstack.results.tables.grouping import grouped, pivoted
+from sweepstack.results.tables.rendering import FOR_READERS, render
 from sweepstack.tracking.params import as_text, from_text
 from sweepstack.tracking.rows import Row
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sweepstack.tracking.server import ALLOWED_HOSTS
+from sweepstack.tracking.ui.server import ALLOWED_HOSTS
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from sweepstack.errors import StoreError
-from sweepstack.tracking.finished import known
-from sweepstack.tracking.ledger import Ledger
+from sweepstack.journal.ledger import Ledger
+from sweepstack.tracking.lookup import known
 from sweepstack.tracking.store import Store
 
-from .conftest import (
+from ..stories import (
     Command,
     MakeTrial,
     fingerprint,

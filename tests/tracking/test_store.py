@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 
 from sweepstack.errors import StoreError
-from sweepstack.tracking.address import project_root, resolve_uri
+from sweepstack.journal.ledger import Ledger
+from sweepstack.paths import project_root
+from sweepstack.tracking.address import resolve_uri
 from sweepstack.tracking.histories import histories
-from sweepstack.tracking.ledger import Ledger
 from sweepstack.tracking.rows import member_tag
 from sweepstack.tracking.store import Store
 
-from ..conftest import ROOT
-from .conftest import Command, MakeTrial, content, deliver_all, in_process, read_only
+from ..stories import Command, MakeTrial, content, deliver_all, in_process, read_only
+from ..terminal import ROOT
 
 
 def test_the_store_is_the_projects_own_whatever_the_working_directory(monkeypatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from sweepstack.tracking.rows import Row
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.views import VIEW_TAG, link
+from sweepstack.tracking.ui.views import VIEW_TAG, link
 
 from .test_server_away import free_port
 

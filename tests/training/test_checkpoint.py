@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sweepstack.config import TrialConfig
+from sweepstack.config.schema import TrialConfig
 from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper
-from sweepstack.training.data import Data, load
-from sweepstack.training.dense import DenseModel
-from sweepstack.training.mapped import MappedModel
-from sweepstack.training.seeding import random_state, set_random_state
-from sweepstack.training.single_model import SingleModel
-from sweepstack.training.stack import Reader, train_stack
-from sweepstack.training.stacked_models import StackedModel
+from sweepstack.training.data.datasets import Data, load
+from sweepstack.training.random_state import random_state, set_random_state
+from sweepstack.training.stacked.dense_model import DenseModel
+from sweepstack.training.stacked.loop import Reader, train_stack
+from sweepstack.training.stacked.model import StackedModel
+from sweepstack.training.stacked.single_model import SingleModel
+from sweepstack.training.stacked.vmap_model import MappedModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Measurement, Outcome, TrialState
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from sweepstack.config import DatasetConfig
+from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
-from sweepstack.training import fetch
-from sweepstack.training.data import Data, digits, load, mnist
+from sweepstack.training.data import download
+from sweepstack.training.data.datasets import Data, digits, load, mnist
 
 CPU = torch.device("cpu")
 SEEDS, EPOCHS = st.integers(0, 2**63 - 1), st.integers(1, 1000)
@@ -159,7 +159,7 @@ def test_torchvisions_mnist_gives_the_same_from_the_same_files():
         0.1,
         CPU,
     )
-    root = str(fetch.cache_folder())
+    root = str(download.cache_folder())
     theirs = load(
         DatasetConfig.model_validate(
             {"_target_": "torchvision.datasets.MNIST", "root": root, "shape": [1, 28, 28], "classes": 10}

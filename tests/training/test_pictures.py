@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sweepstack.training.data import digits
-from sweepstack.training.pictures import COLUMNS, LABEL, SIDE, save_first
+from sweepstack.training.data.datasets import digits
+from sweepstack.training.data.pictures import COLUMNS, LABEL, SIDE, save_first
 
 
 def saved(images, labels, path) -> np.ndarray:

@@ -16,11 +16,11 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from sweepstack.config import DatasetConfig
+from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
-from sweepstack.training import data, reading
-from sweepstack.training.accepting import Given, Source, images_of
-from sweepstack.training.data import digits
+from sweepstack.training.data import datasets, reading
+from sweepstack.training.data.conversion import Given, Source, images_of
+from sweepstack.training.data.datasets import digits
 
 CPU = torch.device("cpu")
 COUNT = 20
@@ -342,7 +342,7 @@ def test_both_parts_can_be_scaled_alike(change, message):
     _making[0] = lambda train: TensorDataset(images if train else change(images), labels)
     config = {"_target_": f"{__name__}.made", "shape": [1, 4, 4], "classes": 2, "std": 1e-45}
     with pytest.raises(DataError) as caught:
-        data.load(DatasetConfig.model_validate(config), 0.1, CPU)
+        datasets.load(DatasetConfig.model_validate(config), 0.1, CPU)
     assert message.format(f"{__name__}.made") in str(caught.value)
 
 
@@ -423,7 +423,7 @@ def test_what_draws_nothing_says_nothing(capsys, monkeypatch):
 
 
 def test_a_module_that_draws_while_it_is_imported_draws_the_same_in_every_process(tmp_path, monkeypatch):
-    from sweepstack.training.targets import resolve
+    from sweepstack.training.instantiate import resolve
 
     monkeypatch.syspath_prepend(tmp_path)
     source = """

@@ -6,14 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from sweepstack.config import (
-    ConstantSchedule,
-    CosineSchedule,
-    OneCycleSchedule,
-    StepSchedule,
-    WarmupSchedule,
-)
-from sweepstack.training.schedules import factor, looks_at_horizon
+from sweepstack.config.schema import ConstantSchedule, CosineSchedule, OneCycleSchedule, StepSchedule, WarmupSchedule
+from sweepstack.schedules import factor, looks_at_horizon
 
 PART = st.floats(0, 1)
 OPEN = st.floats(0, 1, exclude_min=True, exclude_max=True)

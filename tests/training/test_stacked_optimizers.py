@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sweepstack.config import OptimizerConfig
-from sweepstack.training import optimizers, stacked_optimizers
+from sweepstack.config.schema import OptimizerConfig
+from sweepstack.training import optimizers
+from sweepstack.training.stacked import optimizers as stacked_optimizers
 
 STEPS = 12
 numbers = st.floats(0.001, 0.5)

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
-from sweepstack.training.check import check
-from sweepstack.training.data import load
+from sweepstack.training.checks import check
+from sweepstack.training.data.datasets import load
 from sweepstack.training.hardware import choose_device
 from sweepstack.training.trainer import train
 from sweepstack.trial import Measurement, Outcome, TrialState

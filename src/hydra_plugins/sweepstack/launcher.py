@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from hydra_plugins.sweepstack._registering import register
 
 if TYPE_CHECKING:
-    from sweepstack.sweeping.composing import Composer
+    from sweepstack.hydra_adapter.composer import Composer
 
 
 class SweepstackLauncher(Launcher):
@@ -30,8 +30,8 @@ class SweepstackLauncher(Launcher):
         self._config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from sweepstack.sweeping.composing import Composer
-        from sweepstack.sweeping.launcher import launch
+        from sweepstack.hydra_adapter.composer import Composer
+        from sweepstack.hydra_adapter.launcher import launch
 
         assert self._context is not None
         assert self._config is not None

@@ -20,10 +20,10 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from hydra_plugins.sweepstack.launcher import SweepstackLauncher
-        from sweepstack.sweeping.composing import Composer
-        from sweepstack.sweeping.grids import jobs_of
-        from sweepstack.sweeping.inside import inside
-        from sweepstack.sweeping.showing import asked
+        from sweepstack.hydra_adapter.composer import Composer
+        from sweepstack.hydra_adapter.grids import jobs_of
+        from sweepstack.hydra_adapter.job_context import inside
+        from sweepstack.hydra_adapter.show_configs import asked
 
         assert self.config is not None
         assert self.hydra_context is not None

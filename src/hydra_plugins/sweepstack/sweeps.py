@@ -52,8 +52,8 @@ class SweepsSource(ConfigSource):
 
 def _loaded(source: ConfigSource, file: Path) -> ConfigResult:
     """The config in a file; what is wrong with it is told with its place."""
+    from sweepstack.config.yaml_file import read
     from sweepstack.errors import ConfigError, one_line
-    from sweepstack.yamlfile import read
 
     text = read(file)
     try:

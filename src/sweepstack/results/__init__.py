@@ -1,5 +1,5 @@
 """Results of sweeps: `sweepstack.results.table(sweep)` gives them as a pandas DataFrame."""
 
-from sweepstack.results.frame import table
+from sweepstack.results.tables.frame import table
 
 __all__ = ["table"]

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from sweepstack.config import URI_PATTERN
+from sweepstack.config.schema import URI_PATTERN
 from sweepstack.errors import StoreError
+from sweepstack.files.replacing import check_replaceable
+from sweepstack.journal.files import resolve_folder
 from sweepstack.masking import MASK, hide, lacks_secrets, reveal
-from sweepstack.replacing import check_replaceable
-from sweepstack.tracking.keeping import resolve_folder
+from sweepstack.paths import began_in, is_checkout, project_root
 
 DRIVERS = {
     "postgresql+psycopg2": ("psycopg2", "psycopg2-binary"),
@@ -34,36 +35,6 @@ DRIVERS = {
 SQLITE_HEADER = b"SQLite format 3\0"
 BESIDE = ("-journal", "-wal", "-shm")
 """What sqlite appends to the name of a database for its own files beside it."""
-
-
-def is_checkout(folder: Path) -> bool:
-    """Whether this package runs from a checkout in that folder, so that every terminal takes it for the project."""
-    return folder == Path(__file__).absolute().parents[3]
-
-
-def project_root() -> Path:
-    """The project whose store is used when no other is named: the checkout that this package runs from, else the
-    nearest folder upwards from the current one that has a conf/config.yaml, else the current one."""
-    here = Path.cwd()
-    for folder in (Path(__file__).absolute().parents[3], here, *here.parents):
-        if (folder / "conf" / "config.yaml").is_file():
-            return folder
-    return here
-
-
-def begin_in(folder: Path | None) -> None:
-    """Tells in which folder the command was typed, from where relative paths lead: Hydra may have changed the current
-    one since then. None: it is the current one."""
-    global _began
-    _began = folder
-
-
-def began_in() -> Path:
-    """The folder in which the command was typed."""
-    return _began or Path.cwd()
-
-
-_began: Path | None = None
 
 
 def default_uri() -> str:

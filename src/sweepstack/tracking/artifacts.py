@@ -12,10 +12,12 @@ from urllib.request import url2pathname
 
 from yaml import YAMLError
 
-from sweepstack.config import Fingerprint, TrialConfig, parse
+from sweepstack.config.fingerprint import Fingerprint
+from sweepstack.config.parsing import parse
+from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import StoreError, UserError, one_line
+from sweepstack.files.scratch import scratch
 from sweepstack.tracking.rows import FINGERPRINT_TAG
-from sweepstack.tracking.scratch import scratch
 from sweepstack.tracking.store import Store
 from sweepstack.trial import PREDICTIONS
 

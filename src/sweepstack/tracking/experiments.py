@@ -7,8 +7,8 @@ import os
 import sqlite3
 from pathlib import Path
 
+from sweepstack.config.names import check_experiment
 from sweepstack.errors import ConfigError, StoreError
-from sweepstack.names import check_experiment
 
 CHOOSE = "choose another with tracking.experiment=NAME or MLFLOW_EXPERIMENT_NAME"
 

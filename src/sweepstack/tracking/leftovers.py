@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sweepstack.files.scratch import remove_leftovers
 from sweepstack.tracking.address import has_content
 from sweepstack.tracking.models import finish_models
-from sweepstack.tracking.scratch import remove_leftovers
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import finish_summaries
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
+from sweepstack.files.scratch import scratch
 from sweepstack.tracking.address import connectable
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.rows import VERSION_TAG
 from sweepstack.tracking.runs import Record
-from sweepstack.tracking.scratch import scratch
 from sweepstack.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ VERSIONS_TAG = "mlflow.modelVersions"
 """By which MLflow's UI links a model to its registered versions."""
 BY_TAG = "sweepstack.registering"
 """On a model that is not registered yet: host and process of who is at it."""
-LOADER = "sweepstack.training.predicting"
+LOADER = "sweepstack.inference.classifier"
 """The module with the function that MLflow loads a model of ours by; nothing is pickled."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweepstack.names import as_key
+from sweepstack.config.names import as_key
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

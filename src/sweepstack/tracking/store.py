@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from sweepstack.config.names import as_folder
 from sweepstack.errors import StoreError, did_you_mean, one_line
-from sweepstack.names import as_folder
-from sweepstack.replacing import move_new
+from sweepstack.files.replacing import move_new
+from sweepstack.journal.sessions import Sessions
 from sweepstack.tracking.address import (
     BESIDE,
     check,
@@ -30,9 +31,8 @@ from sweepstack.tracking.address import (
     resolve_uri,
     sqlite_uri,
 )
-from sweepstack.tracking.moving import ARTIFACTS, follow_move, moved_from
+from sweepstack.tracking.relocation import ARTIFACTS, follow_move, moved_from
 from sweepstack.tracking.rows import ID_TAG, OURS, SWEEP_TAG, Row, member_tag, newest, row_of, sweeps_of
-from sweepstack.tracking.sessions import Sessions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

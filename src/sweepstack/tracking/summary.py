@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from sweepstack.errors import StoreError, one_line
-from sweepstack.tracking.scratch import scratch
+from sweepstack.files.scratch import scratch
 from sweepstack.tracking.store import Store
 
 SUMMARY_TAG = "sweepstack.summary"

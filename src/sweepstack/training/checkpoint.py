@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from sweepstack.errors import one_line
-from sweepstack.owner_only import make_folder, opener
-from sweepstack.replacing import irregular, make_durable
+from sweepstack.files.owner_only import make_folder, opener
+from sweepstack.files.replacing import irregular, make_durable
 
 log = logging.getLogger(__name__)
 

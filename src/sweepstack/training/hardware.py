@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sweepstack.config import ModelConfig, TrialConfig
+from sweepstack.config.schema import ModelConfig, TrialConfig
 from sweepstack.errors import ConfigError
-from sweepstack.training import models, seeding
+from sweepstack.training import models, random_state
 
 ALL_THREADS = torch.get_num_threads()
 """PyTorch's own choice, before anything has changed it."""
@@ -70,7 +70,7 @@ def _flops(model_json: str, shape: tuple[int, ...]) -> float:
         nonlocal count
         count = 0.0
 
-    with torch.random.fork_rng(devices=[]), seeding.apart(), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), random_state.apart(), torch.no_grad():
         model = models.build(ModelConfig.model_validate_json(model_json)).eval()
         model.register_forward_pre_hook(begin)
         for module in model.modules():

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sweepstack.config import ModelConfig
+from sweepstack.config.schema import ModelConfig
 from sweepstack.errors import ConfigError
-from sweepstack.training.targets import build as build_target
+from sweepstack.training.instantiate import build as build_target
 
 
 class Logistic(nn.Module):

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 from torch.optim import Optimizer
 
-from sweepstack.config import OptimizerConfig
-from sweepstack.training.stackable import NUMBERS
-from sweepstack.training.targets import build as build_target
-from sweepstack.training.targets import resolve
+from sweepstack.config.schema import OptimizerConfig
+from sweepstack.planning.compatibility import NUMBERS
+from sweepstack.training.instantiate import build as build_target
+from sweepstack.training.instantiate import resolve
 
 
 def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:

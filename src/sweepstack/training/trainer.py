@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sweepstack.config import TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.schedules import factor
 from sweepstack.training import models, optimizers
-from sweepstack.training.attributes import Attributes, Unkept
 from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper, fitting
-from sweepstack.training.data import Data, stream
-from sweepstack.training.schedules import factor
-from sweepstack.training.seeding import random_state, seed_all, set_random_state
+from sweepstack.training.data.datasets import Data, stream
+from sweepstack.training.module_state import Attributes, Unkept
+from sweepstack.training.random_state import random_state, seed_all, set_random_state
 from sweepstack.trial import Measurement, Outcome, Report, TrialState
 
 Autocast = torch.autocast | contextlib.nullcontext[None]

@@ -1,0 +1,269 @@
+"""The command `sweepstack`: the results table, the report, MLflow's UI, datasets; more of it in `commands`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sweepstack.cli import runs
+from sweepstack.cli.runs import store_option
+from sweepstack.errors import StoreError, UserError, one_line, printable
+from sweepstack.exits import INTERRUPTED, ending
+from sweepstack.faults import Whose, is_signal, judge
+from sweepstack.streams import GONE, drop, open_closed
+
+FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
+
+
+class Commands(click.Group):
+    """Whatever ends a command is one line and an exit code, as for train.py."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        open_closed(output_is_needed=True)
+        try:
+            return super().main(*args, **extra)
+        except Exception as error:  # in what click prints itself, such as the help
+            sys.exit(_told(error))
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            done = super().invoke(context)
+            sys.stdout.flush()  # what does not fit on a disk is known only then
+            return done
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt as error:
+            if not is_signal(error):
+                context.exit(_told(error))
+            click.echo("Stopped.", err=True)
+            context.exit(INTERRUPTED)
+        except SystemExit as error:
+            if judge(error).whose is Whose.CODE:
+                context.exit(_told(error))
+            raise
+        except BaseException as error:
+            context.exit(_told(error))
+
+
+def _told(error: BaseException) -> int:
+    """Says how the command ends; gives its exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    if isinstance(error, OSError) and error.errno not in GONE and _is_of_output(error):
+        error = UserError(
+            f"the output cannot be written ({error.strerror})", remedy="make room, or choose another place"
+        )
+    drop(sys.stdout)
+    end = ending(error)
+    with contextlib.suppress(OSError, ValueError):  # nobody may be left who reads it
+        for line in end.lines:
+            click.echo(line, err=True)
+        return end.code
+    drop(sys.stderr)
+    return end.code
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether it was raised while something was printed: where, for it names no file."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    printing = {"click", "rich"} & {frame.f_globals.get("__name__", "").partition(".")[0]}
+    return error.filename is None and (bool(printing) or frame.f_code.co_filename in (__file__, runs.__file__))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sweepstack")
+def main() -> None:
+    """Browse, export and use what `python train.py` recorded."""
+    sys.path.append(os.getcwd())  # where a user's own modules are, as for train.py
+
+
+for command in (runs.register, runs.predict, runs.show, runs.repro):
+    main.add_command(command)
+
+
+@main.command()
+@click.option("--sweep", default="latest", show_default=True, metavar="NAME|latest|all", help="Which trials.")
+@click.option("--where", metavar="CONDITION", help="Only trials that fulfil it, such as 'params.lr > 0.01'.")
+@click.option("--metric", metavar="NAME", help="What is best, and what means are of.  [default: validation accuracy]")
+@click.option("--by-seed", is_flag=True, help="Settings: mean over seeds, interval, what may be as good as the best.")
+@click.option("--group-by", metavar="KEY[,KEY]", help="Means over everything else than these params.")
+@click.option("--pivot", nargs=2, metavar="ROW COLUMN", help="Means by two params, such as optimizer.lr batch_size.")
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the first so many rows.")
+@click.option("--sort", metavar="COLUMN", help="Sort by this column.  [default: the metric, best first]")
+@click.option("--columns", metavar="A,B,...", help="Only these columns, in this order.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file.")
+@store_option
+def table(
+    sweep: str,
+    where: str | None,
+    metric: str | None,
+    by_seed: bool,
+    group_by: str | None,
+    pivot: tuple[str, str] | None,
+    top: int | None,
+    sort: str | None,
+    columns: str | None,
+    form: str,
+    output: Path | None,
+    store: str | None,
+) -> None:
+    """Print or export the table of trials, best first; or of groups of them.
+
+    A condition compares params, metrics, state and name with values: lr > 0.01 and metrics["val/accuracy"] > 0.9
+    """
+    if form == "parquet" and output is None:
+        raise UserError(
+            "parquet is no text, it must go to a file",
+            remedy="give one with -o FILE",
+        )
+    shapes = {"--by-seed": by_seed, "--group-by": group_by, "--pivot": pivot}
+    chosen = [name for name, value in shapes.items() if value not in (None, False)]
+    if len(chosen) > 1:
+        raise UserError(
+            f"{' and '.join(chosen)} make different tables",
+            remedy="choose one of them",
+        )
+    for name, value in {"--top": top, "--sort": sort, "--columns": columns}.items():
+        if pivot and value is not None:
+            raise UserError(
+                "a pivot is shown whole, in the order of its params",
+                remedy=f"leave out {name}, or use --group-by",
+            )
+    if sort and metric and not chosen:
+        raise UserError(
+            "--sort and --metric both say what to sort trials by",
+            remedy="leave out one of them",
+        )
+    from sweepstack.results.selection.predictions import right
+    from sweepstack.results.tables import frame as frames
+    from sweepstack.results.tables import grouping, rendering
+    from sweepstack.tracking.store import Store
+
+    target = Store(store)
+    frame = frames.table(sweep, where=where, metric=metric, sort=None if chosen else sort, store=target)
+    if by_seed:
+        frame = grouping.by_seed(frame, metric, right(target))
+        if frame.attrs["caution"]:
+            click.echo(printable(f"note: {frame.attrs['caution']}"), err=True)
+    elif group_by is not None:
+        frame = grouping.grouped(frame, _words(group_by), metric)
+    elif pivot:
+        frame = grouping.pivoted(frame, *pivot, metric)
+    if chosen and sort is not None:
+        frame = frames.sorted_by(frame, sort)
+    if top is not None:
+        frame = frame.head(top)
+    if columns is not None:
+        frame = frames.only(frame, _words(columns))
+    elif form in rendering.FOR_READERS:
+        frame = rendering.short(frame)
+    _put(rendering.render(frame, form), output, f"{len(frame)} {'rows' if pivot else 'groups' if chosen else 'trials'}")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _put(rendered: str | bytes, output: Path | None, what: str) -> None:
+    if output is None or str(output) == "-":
+        if isinstance(rendered, str) and sys.stdout.isatty():
+            rendered = "\n".join(map(printable, rendered.split("\n")))
+        click.echo(rendered, nl=False)
+        return
+    from sweepstack.files.replacing import write_output
+
+    content = rendered.encode() if isinstance(rendered, str) else rendered
+    try:
+        write_output(output, content)
+    except OSError as error:
+        raise UserError(
+            f"{output} cannot be written ({error.strerror})",
+            remedy="choose another file with -o",
+        ) from error
+    click.echo(printable(f"{what}: {output}"), err=True)
+
+
+@main.command()
+@click.option("--sweep", default="latest", show_default=True, metavar="NAME|latest|all", help="Which trials.")
+@click.option("--metric", metavar="NAME", help="What selects.  [default: validation accuracy]")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True
+)
+@click.option("--record/--no-record", default=True, help="Keep it with the sweep's summary run in MLflow, too.")
+@store_option
+def report(sweep: str, metric: str | None, output: Path, record: bool, store: str | None) -> None:
+    """Write the report of a sweep: one HTML file with answer, table and plots, which opens anywhere."""
+    from rich.console import Console
+
+    from sweepstack.results.reporting.report import report as make
+    from sweepstack.tracking.store import Store
+    from sweepstack.tracking.summary import record_summary
+
+    if not output.parent.is_dir():  # better to know it before all the work
+        raise UserError(
+            f"{output} cannot be written (there is no folder {output.parent})",
+            remedy="choose another file with -o",
+        )
+    target = Store(store)
+    with Console(stderr=True).status("reading the store") as status:  # shows on terminals alone
+        made = make(sweep, store=target, metric=metric, tell=status.update)
+    _put(made.html, output, f"{made.trials} trials")
+    if record:
+        try:
+            record_summary(target, made.sweep, made.experiment_id, made.files)
+        except StoreError as error:  # the file is there, and that is what was asked for
+            click.echo(f"The report is not recorded in MLflow: {error}", err=True)
+
+
+@main.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+@store_option
+def ui(port: int, store: str | None) -> None:
+    """Serve MLflow's UI on this machine and print the link to the newest sweep. Ctrl-C ends it."""
+    from sweepstack.tracking.store import Store
+    from sweepstack.tracking.ui.server import serve
+
+    sys.exit(serve(Store(store), port, click.echo))
+
+
+@main.command()
+@click.option("--journal", metavar="DIR", help="The journal's folder, if tracking.journal names one.")
+@store_option
+def sync(journal: str | None, store: str | None) -> None:
+    """Deliver what is in the journal and not in the store yet, and mark what dead processes have left RUNNING."""
+    import logging
+
+    from sweepstack.error_log import ErrorsLog
+    from sweepstack.execution.session import ledger_of
+    from sweepstack.tracking.leftovers import finish_leftovers
+    from sweepstack.tracking.store import Store
+    from sweepstack.tracking.writer.delivery import deliver_what_is_left, not_delivered
+
+    logging.basicConfig(level=logging.ERROR, handlers=[ErrorsLog()])
+    target = Store(store)
+    ledger = ledger_of(target, journal)
+    delivered, refused = deliver_what_is_left(target, ledger)
+    ledger.tell(click.echo)
+    for error in refused:
+        raise StoreError(not_delivered(0, target.uri, ledger.folder, one_line(error))) from error
+    click.echo(f"{delivered} trials delivered to {target.uri}" if delivered else "Everything is delivered.")
+    try:
+        finish_leftovers(target)
+    except Exception:  # the next command does it
+        logging.getLogger(__name__).exception("what killed commands have left could not be finished")
+
+
+@main.command()
+@click.argument("name")
+def data(name: str) -> None:
+    """Fetch and verify a dataset's files, for example: sweepstack data mnist"""
+    from sweepstack.training.data.download import obtain
+
+    click.echo(f"{name} is complete and verified: {obtain(name)}")

@@ -1,0 +1,121 @@
+"""What Hydra composed, checked and typed as a `TrialConfig`; or what is wrong with it, one line for each mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from sweepstack.config.schema import (
+    ConstantSchedule,
+    CosineSchedule,
+    OneCycleSchedule,
+    Section,
+    StepSchedule,
+    TrialConfig,
+    WarmupSchedule,
+)
+from sweepstack.errors import ConfigError, did_you_mean
+from sweepstack.masking import hide_in
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """What Hydra composed as plain values, its interpolations resolved, the secrets of addresses masked (see
+    `masking`). `cfg` is not changed.
+
+    Raises:
+        ConfigError: a value is missing, or an interpolation cannot be resolved.
+    """
+    try:
+        return cast("dict[str, Any]", hide_in(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "config"
+        if isinstance(error, MissingMandatoryValue):
+            raise ConfigError(f"{key} is required and missing", remedy=f"give it with {key}=VALUE") from error
+        raise ConfigError(
+            f"{key} cannot be resolved: {str(error).splitlines()[0]}",
+            remedy=f"correct it, or give a value with {key}=VALUE",
+        ) from error
+
+
+def parse(cfg: DictConfig | Mapping[str, Any]) -> TrialConfig:
+    """What Hydra composed, or what `resolve` gave, checked and typed. `cfg` is not changed.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range. One line a mistake.
+    """
+    plain = resolve(cfg) if isinstance(cfg, DictConfig) else cfg
+    try:
+        return TrialConfig.model_validate(plain)
+    except ValidationError as error:
+        raise ConfigError.of_all([_explain(detail, plain) for detail in error.errors()]) from error
+
+
+def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
+    """One mistake: rule, value, remedy."""
+    path = _path(detail["loc"])
+    key = ".".join(path)
+    value = detail["input"]
+    section: Any = TrialConfig
+    for part in path[:-1]:
+        section = _section(section, part, plain)
+    fields: dict[str, Any] = getattr(section, "model_fields", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            return ConfigError(f"{key} is not a key of the config", remedy=did_you_mean(path[-1], fields))
+        case "missing":
+            remedy = f"give it, for example {key}={_example(fields, path[-1])}"
+            return ConfigError(f"{key} is required and missing", remedy=remedy)
+        case "union_tag_invalid" | "union_tag_not_found":
+            tag = value.get("kind") if isinstance(value, dict) else value
+            return ConfigError(f"{key}.kind must be one of {', '.join(_KINDS)}", tag, f"choose one with {key}=NAME")
+    rule = detail["msg"].removeprefix("Value error, ").split(", got ")[0]
+    rule = rule.removeprefix("Input ").removeprefix("String ").removeprefix("Tuple ")
+    if detail["type"] == "string_pattern_mismatch" and path[-1] == "device":
+        rule = "should be auto, cpu, mps, cuda or cuda:N"
+    elif detail["type"] == "string_pattern_mismatch" and key == "tracking.uri":
+        rule = (
+            "should be a database or a server (sqlite:///..., http://..., postgresql://...); MLflow 3 refuses folders"
+        )
+    elif detail["type"] == "string_pattern_mismatch":
+        rule = "should be a dotted path package.module.name"
+    return ConfigError(f"{key} {rule}", value, f"for example {key.split('[')[0]}={_example(fields, path[-1])}")
+
+
+def _path(loc: tuple[int | str, ...]) -> list[str]:
+    """pydantic's location as the user's key: without the kind of schedule, and with an index for a list."""
+    path: list[str] = []
+    for place, part in enumerate(loc):
+        if isinstance(part, int):
+            path[-1] += f"[{part}]"
+        elif place == 1 and loc[0] == "schedule" and part in _KINDS:
+            continue
+        else:
+            path.append(part)
+    return path
+
+
+def _section(section: Any, part: str, plain: Any) -> Any:
+    if part == "schedule":
+        return _KINDS.get(plain["schedule"].get("kind"), section)
+    field = getattr(section, "model_fields", {}).get(part)
+    return field.annotation if field is not None else section
+
+
+def _example(fields: dict[str, Any], name: str) -> str:
+    name = name.split("[")[0]
+    field = next((f for key, f in fields.items() if name in (key, f.alias)), None)
+    return str(field.examples[0]) if field is not None and field.examples else "VALUE"
+
+
+_KINDS: dict[str, type[Section]] = {
+    "constant": ConstantSchedule,
+    "step": StepSchedule,
+    "cosine": CosineSchedule,
+    "one_cycle": OneCycleSchedule,
+    "warmup": WarmupSchedule,
+}

@@ -1,0 +1,70 @@
+"""The files that a trial leaves in its folder: weights, predictions, pictures; each is written whole or not at all."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweepstack.events import Ended
+from sweepstack.faults import reason
+from sweepstack.files.replacing import replacing
+from sweepstack.streams import HoldingErrors
+from sweepstack.trial import PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
+
+if TYPE_CHECKING:
+    from sweepstack.training.data.datasets import Data
+
+
+def ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
+    """The event, after the trial's files have been written."""
+    import numpy as np
+    import torch
+
+    files: list[Path] = []
+    try:
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        if outcome.weights is not None:
+            files.append(trial.folder / WEIGHTS)
+            weights = outcome.weights
+            _write(files[-1], _held(lambda file: torch.save(weights, file)))
+        if outcome.predictions is not None:
+            files.append(trial.folder / PREDICTIONS)
+            predictions = outcome.predictions
+            _write(files[-1], _held(lambda file: np.save(file, predictions, allow_pickle=False)))
+        if trial.config.pictures and outcome.state is TrialState.FINISHED:
+            files.append(draw(trial, data))
+    except Exception as error:  # a full disk costs this trial, no other one
+        outcome, files = Outcome(TrialState.FAILED, reason=reason(error), traceback=traceback.format_exc()), []
+    return Ended(trial, replace(outcome, weights=None, predictions=None), time.time(), tuple(files))
+
+
+def draw(trial: Trial, data: Data) -> Path:
+    """The first training images as the trial asks for them, in its folder."""
+    from sweepstack.training.data.pictures import save_first
+
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    path, count = trial.folder / PICTURES, trial.config.pictures
+    _write(path, lambda part: save_first(data.images[:count], data.labels[:count], part))
+    return path
+
+
+def _held(write: Callable[[Any], None]) -> Callable[[Path], None]:
+    """Lets a library write to a file such that the error of a full disk is the disk's, and none of its own."""
+
+    def to(path: Path) -> None:
+        with path.open("wb") as file:
+            held = HoldingErrors(file, path)
+            write(held)
+            held.raise_error()
+
+    return to
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """A new file in place of an old one, never a half of one; whoever holds a link to the old one keeps it."""
+    with replacing(path) as aside:
+        write(aside)

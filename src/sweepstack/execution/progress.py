@@ -1,0 +1,125 @@
+"""What the terminal shows while trials train: one live line with a bar, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sweepstack.errors import printable
+from sweepstack.events import Ended, Event, Measured, Started
+from sweepstack.planning.plan import count
+from sweepstack.trial import Trial, TrialState
+
+
+class Display:
+    """Shows the events of trials.
+
+    Args:
+        console: where to; standard output unless told.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._count = 0
+        self._begun = self._done = 0
+        self._epochs: dict[tuple[str, int], float] = {}  # of each trial, done
+        self._completed = 0.0  # their sum
+        self._killed: Counter[str] = Counter()  # by reason: a stack is stopped as a whole
+        self._best: tuple[float, str] | None = None
+        self._bar = Progress(
+            TextColumn("{task.fields[trials]}", style="bold", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("epoch {task.fields[epoch]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("left", markup=False),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[best]}", markup=False),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._total = 0
+        self._task = self._bar.add_task("", total=0, trials="", epoch="-", best="")
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+        for reason, number in self._killed.items():
+            self.say(f"{count(number, 'trial')} KILLED: {reason}")
+
+    def expect(self, trials: Sequence[Trial]) -> None:
+        """These will train, too."""
+        self._count += len(trials)
+        self._total += sum(trial.config.epochs for trial in trials)
+        self._bar.update(self._task, total=self._total, trials=f"trial {self._begun}/{self._count}")
+
+    def say(self, line: str) -> None:
+        """A line above the bar, whatever is in it: neither markup nor control characters have an effect."""
+        with contextlib.suppress(SystemExit):  # rich's answer to a reader that is gone: `| head`; training goes on
+            self._console.print(printable(line), markup=False, emoji=False)
+
+    def show(self, event: Event) -> None:
+        """Takes an event of one of the trials."""
+        trial = event.trial
+        match event:
+            case Started():
+                self._begun += 1
+                number = f"trial {self._begun}/{self._count}"
+                self._bar.update(self._task, trials=number, epoch=f"0/{trial.config.epochs}")
+            case Measured():
+                self._measured(event)
+            case Ended():
+                self._ended(event)
+
+    def _measured(self, event: Measured) -> None:
+        at, config, metrics = event.measurement, event.trial.config, event.measurement.metrics
+        accuracy = metrics[config.objective]
+        if config.evaluate_every != "epoch":
+            of = f"  ({event.trial.name})" if self._count > 1 else ""  # trials of a stack are measured in turn
+            self.say(f"Iteration: {at.step}. Loss: {metrics['train/loss']:.4f}. Accuracy: {100 * accuracy:.2f}{of}")
+        elif self._count == 1:
+            self.say(
+                f"epoch {at.epoch}/{config.epochs}  train/loss {metrics['train/loss']:.4f}  "
+                f"{config.objective} {accuracy:.4f}"
+            )
+        self._advance(event.trial, config.epochs * at.step / at.steps)
+        best = self._best if self._best and self._best[0] >= accuracy else (accuracy, event.trial.name)
+        self._bar.update(
+            self._task,
+            completed=self._completed,
+            epoch=f"{at.epoch}/{config.epochs}",
+            best=printable(f"best {config.objective} {best[0]:.4f} ({best[1]})"),
+        )
+
+    def _ended(self, event: Ended) -> None:
+        if event.outcome.state is TrialState.KILLED:
+            self._killed[event.outcome.reason] += 1
+            return
+        self._done += 1
+        self._advance(event.trial, event.trial.config.epochs)
+        metrics, objective = event.outcome.metrics, event.trial.config.objective
+        place = f"[{self._done}/{self._count}] {event.trial.name}"
+        if event.outcome.state is TrialState.FINISHED:
+            self._best = max(self._best or (-1.0, ""), (metrics[objective], event.trial.name))
+            figures = {
+                objective: f"{metrics[objective]:.4f}",
+                "test/accuracy": f"{metrics['test/accuracy']:.4f}",
+            }
+            shown = "  ".join(f"{name} {figure}" for name, figure in figures.items())
+            self.say(f"{place}  {shown}  {metrics['train_seconds']:.1f} s")
+        else:
+            self.say(f"{place}  {event.outcome.state}: {event.outcome.reason}")
+        self._bar.update(self._task, completed=self._completed)
+
+    def _advance(self, trial: Trial, epochs: float) -> None:
+        known = self._epochs.get((trial.id, trial.number), 0.0)
+        self._epochs[trial.id, trial.number] = epochs
+        self._completed += epochs - known

@@ -1,0 +1,222 @@
+"""Hydra's jobs of a launch: composed, parsed, run, and each given its folder, files and return."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import logging
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, run_job
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+
+from sweepstack.config.schema import TrialConfig
+from sweepstack.errors import one_line, printable
+from sweepstack.execution.session import Recording
+from sweepstack.execution.worker import log_outcome, run_stack
+from sweepstack.hydra_adapter.composer import Composer
+from sweepstack.hydra_adapter.ignored_settings import check_grid, check_obeyed
+from sweepstack.hydra_adapter.job_context import inside
+from sweepstack.hydra_adapter.job_files import begin_job, finish_job
+from sweepstack.hydra_adapter.mask_inputs import reveal_environment
+from sweepstack.hydra_adapter.trials import make_trial, split_job
+from sweepstack.planning.plan import Stack
+from sweepstack.trial import Outcome, Trial, TrialState
+
+log = logging.getLogger(__name__)
+
+
+class HydraJobs:
+    """Hydra's jobs of a launch, each given its folder, files and return as soon as its outcome is known.
+
+    A composed job takes 0.4 MB. So it is composed once to be checked and again when its files are written, and what
+    Hydra gets back holds no config: that lies in the job's folder.
+    """
+
+    def __init__(
+        self, context: HydraContext, composer: Composer, overrides: Sequence[Sequence[str]], first: int
+    ) -> None:
+        self._context, self._composer, self._overrides, self._first = context, composer, overrides, first
+        self.trials: Mapping[int, Trial] = {}
+        """By the number of the job."""
+        self.returns: dict[int, JobReturn] = {}
+        self.asked = False
+        """Whether code has asked Hydra which job it is in."""
+        self._inside: int | None = None
+        self._begun: set[int] = set()
+        self._caches: dict[int, Any] = {}
+        self._checked: set[tuple[str, ...]] = set()
+
+    @property
+    def numbers(self) -> range:
+        """Of all jobs."""
+        return range(self._first, self._first + len(self._overrides))
+
+    def overrides(self, number: int) -> Sequence[str]:
+        """Those of a job."""
+        return self._overrides[number - self._first]
+
+    def compose(self, number: int) -> DictConfig:
+        """The config of a job, a new one at every call; what its resolvers gave when it was parsed, they give again."""
+        cfg = self._composer.compose(self.overrides(number), number)
+        if number in self._caches:
+            OmegaConf.set_cache(cfg, self._caches[number])
+        return cfg
+
+    def parse(self, number: int, fixed: Collection[str], of_sweep: DictConfig) -> tuple[Trial, str]:
+        """The trial of a job, and why it must be trained on its own, if it must.
+
+        Args:
+            fixed: see `make_trial`.
+            of_sweep: the node hydra of the sweep's config.
+
+        Raises:
+            ConfigError: a mistake in it.
+        """
+        cfg = self.compose(number)
+        if (choices := self._composer.choices(self.overrides(number))) not in self._checked:
+            check_obeyed(cfg.hydra, of_sweep)
+            self._checked.add(choices)
+        check_grid(cfg.hydra)
+        known = copy.deepcopy(OmegaConf.get_cache(cfg))
+        with inside(cfg) as folder:
+            own, hydra = split_job(cfg)
+            trial = make_trial(own, hydra, folder.absolute(), fixed, in_sweep=True)
+            if (cache := OmegaConf.get_cache(own)) != known:
+                self._caches[number] = cache
+            return trial, _why_apart(cfg)
+
+    @contextlib.contextmanager
+    def inside(self, number: int) -> Iterator[None]:
+        """Inside of a job, for code that is called to check or to measure something; see `asked`."""
+        with inside(self.compose(number), self._ask):
+            yield
+
+    def inside_of(self, config: TrialConfig) -> AbstractContextManager[None]:
+        """Inside of the job of that very config; it may be that of an earlier sweep, of which there is none."""
+        number = next((number for number, trial in self.trials.items() if trial.config is config), None)
+        return contextlib.nullcontext() if number is None else self.inside(number)
+
+    def _ask(self) -> None:
+        self.asked = True
+
+    def run(self, stack: Stack, recording: Recording, enough: Callable[[], bool]) -> None:
+        """Trains a stack; one with a single trial inside Hydra's job, with the log, folder and environment of it."""
+        trials = [trial for trial in stack.trials if self._is_ours(trial)]
+        if len(stack.trials) > 1 or not trials:
+            for trial in trials:
+                self._begin(trial)
+            run_stack(stack, recording, enough, self.run)
+            return
+        if trials[0].number in self._begun:  # in a stack that was cut
+            with inside(self.compose(trials[0].number)):
+                run_stack(stack, recording, enough)
+            return
+        (trial,) = trials
+        job = self.compose(trial.number)
+
+        def task(_: Any) -> float:
+            self._inside = trial.number
+            reveal_environment(job.hydra.job.env_set)
+            try:
+                run_stack(stack, recording, enough)
+            finally:
+                self._inside = None
+            return recording.outcome(trial).objective(trial.config)
+
+        done = run_job(
+            hydra_context=self._context,
+            task_function=task,
+            config=job,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        _ = done.return_value  # what is no outcome of a trial is raised here, and ends the sweep
+        self._keep(trial.number, done)
+
+    def _begin(self, trial: Trial) -> None:
+        """Lets callbacks hear of the start of a job before it trains, if one listens."""
+        callbacks = self._context.callbacks.callbacks
+        if trial.number in self._begun or not any(_listens_to_starts(callback) for callback in callbacks):
+            return
+        self._begun.add(trial.number)
+        with _own_log_handlers(), _told_if_it_fails(trial):
+            begin_job(self._context, self.compose(trial.number))
+
+    def ended(self, trial: Trial, outcome: Outcome) -> None:
+        """A trial has been trained."""
+        if self._inside == trial.number:
+            log_outcome(trial, outcome)
+        elif self._is_ours(trial) and outcome.state is not TrialState.KILLED:
+            self._finish(trial, outcome, lambda: log_outcome(trial, outcome))  # else an earlier sweep has begun it
+
+    def told(self, trial: Trial, outcome: Outcome, why: str) -> None:
+        """A trial needs no training."""
+        self._finish(trial, outcome, lambda: log.info("%s: %s, %s", trial.name, outcome.state, why))
+
+    def finish_rest(self, outcomes: Mapping[str, Outcome]) -> None:
+        """The jobs of trials that were stopped early: when a signal does that, there is no time for their files."""
+        for trial in self.trials.values():
+            if trial.number not in self.returns:
+                outcome = outcomes[trial.fingerprint]
+                self._finish(trial, outcome, functools.partial(log_outcome, trial, outcome))
+
+    def _is_ours(self, trial: Trial) -> bool:
+        own = self.trials.get(trial.number)
+        return own is not None and own.fingerprint == trial.fingerprint and own.folder == trial.folder
+
+    def _finish(self, trial: Trial, outcome: Outcome, lines: Callable[[], None]) -> None:
+        job, value = self.compose(trial.number), outcome.objective(trial.config)
+        begun = trial.number in self._begun
+        with _own_log_handlers():
+            with _told_if_it_fails(trial):
+                self._keep(trial.number, finish_job(self._context, job, value, lines, begun))
+                return
+            own, _ = split_job(job)
+            done = JobReturn(overrides=list(trial.overrides), cfg=own, status=JobStatus.COMPLETED, _return_value=value)
+            self._context.callbacks.on_job_end(config=job, job_return=done)
+            self._keep(trial.number, done)
+
+    def _keep(self, number: int, done: JobReturn) -> None:
+        done.cfg = done.hydra_cfg = None
+        self.returns[number] = done
+
+
+def _listens_to_starts(callback: Any) -> bool:
+    return getattr(type(callback), "on_job_start", None) is not Callback.on_job_start
+
+
+@contextlib.contextmanager
+def _own_log_handlers() -> Iterator[None]:
+    """Log handlers that a job adds end with the block: the next line is not one of this job."""
+    root, mine = logging.getLogger(), logging.getLogger().handlers[:]
+    try:
+        yield
+    finally:
+        for handler in {*root.handlers} - {*mine}:
+            handler.close()
+        root.handlers[:] = mine
+
+
+@contextlib.contextmanager
+def _told_if_it_fails(trial: Trial) -> Iterator[None]:
+    """A folder that cannot be written costs no other trial of the stack."""
+    try:
+        yield
+    except Exception as error:
+        line = f"the files of job {trial.number} ({trial.name}) cannot be kept: {one_line(error)}"
+        print(printable(line), file=sys.stderr)
+
+
+def _why_apart(job: DictConfig) -> str:
+    """What a job wants of its process, and can only have on its own."""
+    for key in ("chdir", "env_set"):
+        if job.hydra.job[key]:
+            return f"hydra.job.{key} is set"
+    return ""

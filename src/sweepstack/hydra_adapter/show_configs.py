@@ -1,0 +1,124 @@
+"""Hydra's flags that show something instead of training: `-m --cfg job` prints the config of each job of a sweep.
+
+Hydra itself takes --cfg without -m alone. So the command line goes on to it as that of a sweep, and what is to be shown
+is remembered here until the launcher has the jobs.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from sweepstack.errors import ConfigError
+from sweepstack.hydra_adapter.job_context import inside
+
+NOT_TOGETHER = ("run", "multirun", "cfg", "info", "shell_completion")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What of each job's config is to be shown: `part` is job, hydra or all."""
+
+    part: str
+    package: str | None
+    resolve: bool
+
+
+_asked: list[Shown] = []
+
+
+def asked() -> Shown | None:
+    """What the command line asks to be shown of a sweep's jobs, if anything."""
+    return _asked[-1] if _asked else None
+
+
+def understood(arguments: Sequence[str]) -> list[str]:
+    """The command line for Hydra.
+
+    Raises:
+        ConfigError: flags that cannot stand together.
+    """
+    _asked.clear()
+    known: Namespace = get_args_parser().parse_args(list(arguments))
+    if known.help or known.hydra_help:
+        return list(arguments)
+    given = [f"--{name.replace('_', '-')}" for name in NOT_TOGETHER if getattr(known, name) not in (None, False)]
+    if known.cfg is None:
+        for flag, value in (("--resolve", known.resolve), ("--package", known.package is not None)):
+            if value:
+                raise ConfigError(f"{flag} is about what --cfg shows", remedy=f"add --cfg job, or leave {flag} out")
+    if given == ["--multirun", "--cfg"]:
+        _asked.append(Shown(known.cfg, known.package, known.resolve))
+        return [*known.overrides, "--multirun", *_places(known)]
+    if len(given) > 1:
+        raise ConfigError(
+            f"{' and '.join(given)} cannot stand together", remedy="give one of them (--cfg goes with --multirun)"
+        )
+    return list(arguments)
+
+
+def _places(known: Namespace) -> list[str]:
+    """The flags that tell where configs are."""
+    names = ("config_path", "config_name", "config_dir", "experimental_rerun")
+    return [
+        f"--{name.replace('_', '-')}={value}" for name in names if (value := getattr(known, name, None)) is not None
+    ]
+
+
+def show(jobs: Iterable[tuple[Sequence[str], DictConfig]], shown: Shown) -> None:
+    """Prints configs of jobs as YAML documents, each below its overrides.
+
+    Args:
+        jobs: overrides and composed config of each.
+
+    Raises:
+        ConfigError: what is to be shown is not there.
+    """
+    for overrides, cfg in jobs:
+        number = cfg.hydra.job.num
+        with inside(cfg):
+            text = _text(cfg, shown)
+        sys.stdout.write(f"---\n# job {number}: {' '.join(overrides)}\n{text}")
+
+
+def _text(cfg: DictConfig, shown: Shown) -> str:
+    with read_write(cfg), open_dict(cfg):
+        hydra = cfg._get_node("hydra")
+        if shown.part == "job":
+            del cfg["hydra"]
+        else:
+            with read_write(hydra), open_dict(hydra):  # type: ignore[arg-type]
+                for name in ("help", "hydra_help"):
+                    hydra.pop(name, None)  # type: ignore[union-attr]
+        if shown.part == "hydra":
+            for key in [key for key in cfg if key != "hydra"]:
+                del cfg[key]
+    package = None if shown.package == "_global_" else shown.package
+    found: Any = cfg if package is None else _select(cfg, package)
+    head = "" if package is None else f"# @package {package}\n"
+    if not isinstance(found, Container):
+        return f"{head}{found!s}\n"
+    try:
+        return f"{head}{OmegaConf.to_yaml(found, resolve=shown.resolve)}"
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"the config cannot be resolved: {reason}", remedy="leave out --resolve") from error
+
+
+def _select(cfg: DictConfig, package: str) -> Any:
+    try:
+        found = OmegaConf.select(cfg, package)
+    except OmegaConfBaseException:
+        found = None
+    if found is None:
+        raise ConfigError(
+            "--package must be a section of the config", package, f"choose one such as {next(iter(cfg), 'model')!s}"
+        )
+    return found

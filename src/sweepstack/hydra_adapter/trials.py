@@ -1,0 +1,131 @@
+"""A Hydra job as a trial: its config, its name among the others, the params of its record."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
+
+from sweepstack.config.parsing import parse, resolve
+from sweepstack.config.schema import TrialConfig
+from sweepstack.hydra_adapter.grids import merged
+from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
+from sweepstack.hydra_adapter.sweep_values import parse as parse_overrides
+from sweepstack.masking import hide
+from sweepstack.trial import Trial
+
+GROUPS = ("dataset", "model", "optimizer", "schedule")
+SHORT = {"batch_size": "bs"}
+LONGEST_NAME = 120
+LEFT_OUT = {
+    *("tracking", "launch", "threads", "pictures", "evaluate_every"),
+    *("rerun", "retries", "max_failures", "checkpoint"),
+}
+NOT_IN_NAMES = ("tracking.", "hydra", "launch.", "checkpoint.", "rerun", "retries", "max_failures")
+
+
+def split_job(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
+    """A composed job as the trial's own config and Hydra's."""
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    OmegaConf.copy_cache(from_config=cfg, to_config=own)  # what resolvers gave the sweep, they give its jobs
+    return own, cfg.hydra
+
+
+def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collection[str], in_sweep: bool) -> Trial:
+    """The trial of a job.
+
+    Args:
+        cfg: the job's own config, without Hydra's.
+        hydra: Hydra's part of it: choices, overrides, number.
+        folder: the job's output folder.
+        fixed: keys of overrides which are the same in all jobs of the sweep; the others make the name.
+
+    Raises:
+        ConfigError: see `parse`.
+    """
+    resolved = resolve(cfg)  # once: a resolver that draws numbers gives others the next time
+    config = parse(resolved)
+    overrides = tuple(hide(line, unescape=True) for line in task_overrides(hydra))
+    choices = {group: str(hydra.runtime.choices.get(group, "own")) for group in GROUPS}
+    name = _name([line for line in overrides if line.partition("=")[0] not in fixed]) or _name(overrides)
+    return Trial(
+        config=config,
+        number=int(hydra.job.num) if in_sweep else 0,
+        name=name or f"{choices['model']} lr={config.optimizer.lr:g} bs={config.batch_size}",
+        params=_params(config, choices),
+        folder=folder,
+        log=folder / f"{hydra.job.name}.log",
+        config_text=_as_yaml(resolved),
+        overrides=overrides,
+        sweep=config.tracking.sweep if in_sweep else None,
+    )
+
+
+def fixed_keys(hydra: DictConfig) -> set[str]:
+    """Keys of overrides which have one value in all jobs of a sweep, whatever its sweeper makes of the others.
+
+    Args:
+        hydra: the node hydra of the sweep's config.
+    """
+    params: list[Override] = []
+    for key, value in grid_of(hydra).items():
+        with contextlib.suppress(HydraException):  # a sweeper's own words for a search
+            params += parse_overrides([f"{key}={value}"])
+    overrides = merged(params, parse_overrides(task_overrides(hydra)))
+    swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
+    return {override.get_key_element() for override in overrides} - swept
+
+
+def _name(overrides: Sequence[str]) -> str:
+    parts = [line.partition("=") for line in overrides]
+    told = [(key, value) for key, _, value in parts if not key.lstrip("+~").startswith(NOT_IN_NAMES)]
+    name = " ".join(f"{_short(key)}={value}" if value else key for key, value in told)
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+
+
+def _as_yaml(plain: Any) -> str:
+    """Plain values as OmegaConf writes them."""
+    text: str = yaml.dump(
+        _without_enums(plain),
+        Dumper=get_omega_conf_dumper(),
+        default_flow_style=False,
+        allow_unicode=True,
+        sort_keys=False,
+    )
+    return text
+
+
+def _without_enums(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_without_enums(key): _without_enums(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_enums(part) for part in value]
+    return value.name if isinstance(value, Enum) else value
+
+
+def _short(key: str) -> str:
+    key = key.lstrip("+~")
+    return SHORT.get(key, key.removeprefix("optimizer.").removeprefix("model."))
+
+
+def _params(config: TrialConfig, choices: dict[str, str]) -> dict[str, Any]:
+    """Short names that do not depend on what is swept: `lr` for `optimizer.lr`, else the key as it is written."""
+    params: dict[str, Any] = dict(choices)
+    for key, value in config.model_dump(exclude=LEFT_OUT, by_alias=True).items():
+        if key == "optimizer":
+            params |= {name: part for name, part in value.items() if name != "_target_"}
+        elif key in GROUPS:
+            hidden = {"_target_", "kind", "shape", "classes", "folder"}
+            params |= {f"{key}.{name}": part for name, part in value.items() if name not in hidden}
+        else:
+            params[key] = value
+    return {re.sub(r"[^\w\-. /]", "_", name): value for name, value in params.items()}

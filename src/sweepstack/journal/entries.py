@@ -1,0 +1,204 @@
+"""The rows of the ledger as values. A row that cannot be read blocks no other: it is left out, and can be set aside."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweepstack.errors import one_line
+from sweepstack.journal.codec import (
+    UnreadableError,
+    end_as_json,
+    known_fields,
+    outcome_from_json,
+    stored_trial,
+    trial_as_json,
+)
+from sweepstack.journal.replay import Progress
+from sweepstack.journal.schema import TABLES, is_whole
+from sweepstack.trial import Choice, Outcome, Trial
+
+OPEN, LEFT, SETTLED = "OPEN", "LEFT", "SETTLED"
+"""A session trains the trial or is about to; it was interrupted or failed; its outcome is known for good."""
+AT_ONCE = 500
+"""Values in one question to sqlite."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the ledger knows of a trial."""
+
+    trial: Trial
+    session: int | None
+    stack: str | None
+    state: str
+    run_id: str | None = None
+    at: float = 0.0
+    measured: int = 0
+    outcome: Outcome | None = None
+    ended: Mapping[str, Any] | None = field(default=None, compare=False)
+    """How it ended and began, as plain values, see `codec.end_as_json`."""
+    outdated: str = ""
+    """Why its config must not be trained as it is kept: this version refuses it."""
+
+    @property
+    def begun(self) -> bool:
+        return self.at > 0
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A row of a trial that cannot be read."""
+
+    number: int
+    """Of the row."""
+    id: str
+    """What its trial was known by, unless that is damaged."""
+    run_id: str | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Which trials make a stack, and how it is trained. Plain: ids and values."""
+
+    id: str
+    trajectories: tuple[tuple[str, ...], ...]
+    """Ids of the trials of each trajectory."""
+    choice: Mapping[str, Any]
+    device: str
+    keep: bool = False
+    """Whether its checkpoints stay when it is settled."""
+    note: str = ""
+    """Why it is not the stack that its trials began in, if it is not."""
+
+
+def entries(database: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[Entry]:
+    """The trials that fulfil a condition in SQL, but for those whose rows cannot be read."""
+    found = (_entry(row) for row in _rows(database, condition, values))
+    return [entry for entry in found if isinstance(entry, Entry)]
+
+
+def set_aside(database: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[Unreadable]:
+    """Puts away the rows of trials that cannot be read, of those that fulfil a condition in SQL: they are kept, and the
+    trials can be trained again."""
+    found = (_entry(row) for row in _rows(database, condition, values))
+    unreadable = [one for one in found if isinstance(one, Unreadable)]
+    columns = ", ".join(TABLES["trials"])
+    for one in unreadable:
+        database.execute(
+            f"INSERT INTO set_aside ({columns}) SELECT {columns} FROM trials WHERE rowid = ?", (one.number,)
+        )
+        database.execute("DELETE FROM trials WHERE rowid = ?", (one.number,))
+    return unreadable
+
+
+def _rows(database: sqlite3.Connection, condition: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    whole = is_whole(database, "trials")
+    columns = "trial, session, stack, state, run_id, at, measured, outcome"
+    return database.execute(f"SELECT rowid, id, {whole}, {columns} FROM trials WHERE {condition}", values)
+
+
+def _entry(row: tuple[Any, ...]) -> Entry | Unreadable:
+    number, trial_id, whole, trial, session, stack, state, run_id, at, measured, outcome = row
+    try:
+        if not whole:
+            raise UnreadableError("its checksum does not match")
+        known, outdated = stored_trial(json.loads(trial))
+        ended = None if outcome is None else json.loads(outcome)
+        result = None if ended is None else outcome_from_json(ended)
+    except (UnreadableError, ValueError) as error:
+        return Unreadable(number, str(trial_id), run_id, one_line(error))
+    return Entry(known, session, stack, state, run_id, at, measured, result, ended, outdated)
+
+
+def composition_of(database: sqlite3.Connection, stack: str) -> Composition | None:
+    """How a stack is composed; None for one that is unknown, damaged, or of a version that composed otherwise."""
+    row = database.execute(
+        f"SELECT content FROM stacks WHERE id = ? AND {is_whole(database, 'stacks')}", (stack,)
+    ).fetchone()
+    if row is None:
+        return None
+    try:
+        content = json.loads(row[0])
+        trajectories = tuple(tuple(trials) for trials in content["trajectories"])
+        choice = known_fields(Choice, content["choice"])
+        Choice(**choice)
+        return Composition(
+            **{**known_fields(Composition, content), "id": stack, "trajectories": trajectories, "choice": choice}
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many values at once as sqlite takes in one question."""
+    for begin in range(0, len(values), AT_ONCE):
+        yield values[begin : begin + AT_ONCE]
+
+
+def note_taken_over(database: sqlite3.Connection, trial_id: str) -> None:
+    """Before a trial gets another session."""
+    database.execute(
+        "INSERT INTO taken_over (trial, session) SELECT id, session FROM trials WHERE id = ? AND session NOT NULL",
+        (trial_id,),
+    )
+
+
+def note(database: sqlite3.Connection, line: str) -> None:
+    """Keeps a line until the user has been told it."""
+    database.execute("INSERT INTO notes (line) VALUES (?)", (line,))
+
+
+def note_set_aside(database: sqlite3.Connection, rows: Sequence[Unreadable]) -> None:
+    """The user is to be told of rows that were set aside."""
+    if rows:
+        some = "a trial" if len(rows) == 1 else f"{len(rows)} trials"
+        note(
+            database,
+            f"What the journal's ledger holds of {some} cannot be read ({rows[0].why}): it is set aside there, and "
+            "what has no outcome yet can be trained again.",
+        )
+
+
+def note_progress(
+    database: sqlite3.Connection, session: int, trial_id: str, progress: Progress, left: bool = False
+) -> None:
+    """Keeps what is known of a trial, unless another session has taken it over.
+
+    Args:
+        left: nobody trains it now.
+    """
+    outcome, ended = progress.outcome, progress.ended
+    content = None if ended is None else json.dumps(end_as_json(ended, progress.started))
+    state = SETTLED if outcome is not None and outcome.settled else LEFT if left else None
+    database.execute(
+        "UPDATE trials SET state = CASE state WHEN 'SETTLED' THEN state ELSE coalesce(?, state) END, "
+        "at = max(at, ?), measured = max(measured, ?), outcome = coalesce(?, outcome) WHERE id = ? AND session = ?",
+        (state, progress.at, progress.measured, content, trial_id, session),
+    )
+
+
+def trial_of(database: sqlite3.Connection, trial_id: str) -> Trial | None:
+    """The trial of an id; None where there is none, or where it cannot be read."""
+    return next((entry.trial for entry in entries(database, "id = ?", (trial_id,))), None)
+
+
+def find_again(database: sqlite3.Connection, session: int, trial: Trial) -> None:
+    """A trial that a journal without a session tells of, unless a later one has it."""
+    if trial.config.tracking.experiment is not None:
+        database.execute(
+            "UPDATE sessions SET experiment = ? WHERE number = ?", (trial.config.tracking.experiment, session)
+        )
+    later = database.execute("SELECT 1 FROM trials WHERE id = ? AND session > ?", (trial.id, session)).fetchone()
+    if later is None:
+        note_taken_over(database, trial.id)
+    database.execute(
+        "INSERT INTO trials (id, fingerprint, session, state, trial, stack) VALUES (?, ?, ?, 'OPEN', ?, "
+        "(SELECT id FROM stacks WHERE instr(content, ?) ORDER BY rowid DESC LIMIT 1)) "
+        "ON CONFLICT (id) DO UPDATE SET session = max(excluded.session, coalesce(session, 0))",
+        (trial.id, trial.fingerprint, session, json.dumps(trial_as_json(trial)), json.dumps(trial.id)),
+    )

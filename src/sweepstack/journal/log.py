@@ -1,0 +1,221 @@
+"""The journal: the events of one session's trials, one line each, in an append-only file before MLflow sees them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweepstack.errors import StoreError
+from sweepstack.events import Ended, Event, Started
+from sweepstack.files.owner_only import FILE
+from sweepstack.files.replacing import make_durable
+from sweepstack.journal.codec import NewerError, UnreadableError, contents, event_as_json, event_from_json, line
+from sweepstack.trial import Trial
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """The end of a journal file, for the one process that writes it.
+
+    Raises:
+        StoreError: from every method, when the disk is full or the folder cannot be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last = 0.0
+        self._started: dict[str, Started] = {}
+        self.lines = 0
+        """So many have been put."""
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE)
+            make_durable(path.parent)
+            if os.fstat(self._file).st_size:
+                self.lines = path.read_bytes().count(b"\n")
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def put(self, event: Event) -> Event:
+        """Appends an event; gives it back as it was written. Its time is not before that of the last one, whatever the
+        clock of the machine does."""
+        self._last = max(self._last, event.at)
+        event = replace(event, at=self._last)
+        text = line(event_as_json(event, self._started.get(event.trial.id)), self.lines)
+        try:
+            size = os.fstat(self._file).st_size
+            if (written := os.write(self._file, text)) < len(text):  # the disk got full meanwhile
+                os.ftruncate(self._file, size)
+                raise OSError(28, f"only {written} of {len(text)} bytes fit")
+        except OSError as error:
+            raise self._refused(error) from error
+        self.lines += 1
+        if isinstance(event, Started):
+            self._started[event.trial.id] = event
+        elif isinstance(event, Ended):
+            self._started.pop(event.trial.id, None)
+        return event
+
+    def not_before(self, at: float) -> None:
+        """No event to come gets an earlier time than this."""
+        self._last = max(self._last, at)
+
+    def sync(self) -> None:
+        """What has been put is on the disk."""
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def close(self) -> None:
+        """Nothing more is put. What has been is on the disk."""
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)
+
+    def _refused(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"the journal must be writable, {self._path} is not ({error.strerror or error})",
+            remedy="make room, or choose another folder with tracking.journal=DIR, and run again: it goes on from here",
+        )
+
+
+def is_journal(path: Path) -> bool:
+    """Whether a file is a journal, if a damaged one: it has the name of one, and in it a line that is whole. Somebody
+    else's file in the folder that `tracking.journal` names is none."""
+    if not re.fullmatch(r"[0-9]{6,18}\.jsonl", path.name) or not path.is_file():
+        return False
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        return any(content is not None for text in stream for content in _readable(text))
+    return False
+
+
+def _readable(text: bytes) -> Iterator[dict[str, Any] | None]:
+    try:
+        yield from contents(text)
+    except NewerError:
+        yield {}
+
+
+class Reader:
+    """Reads a journal file from its beginning, as far as it has got, again and again.
+
+    Args:
+        path: of the file, which need not be there yet.
+        trial_of: gives the trial of an id where the line that tells it is damaged.
+    """
+
+    def __init__(self, path: Path, trial_of: Callable[[str], Trial | None] = lambda _: None) -> None:
+        self._path = path
+        self._trial_of = trial_of
+        self.offset = 0
+        """Up to where it has been read, in bytes."""
+        self.damaged = False
+        """Whether the file is not as it was written."""
+        self._trials: dict[str, Trial] = {}
+        self._next = 0
+        self._missing: set[int] = set()
+        self._unreadable = 0
+        self._unnumbered = 0
+
+    @property
+    def lost(self) -> int:
+        """Events that were written and cannot be read."""
+        return len(self._missing) + self._unreadable + (0 if self._next else self._unnumbered)
+
+    def events(self) -> Iterator[tuple[int, Event]]:
+        """What is new, each event with the place where its line begins.
+
+        Raises:
+            StoreError: the line that comes next was written by a newer version.
+        """
+        try:
+            stream = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        with stream:
+            stream.seek(self.offset)
+            for text in stream:
+                if not text.endswith(b"\n"):
+                    return
+                found = list(self._events_of(text))
+                begin, self.offset = self.offset, self.offset + len(text)
+                for event in found:
+                    yield begin, event
+
+    def end(self, lines: int | None, at_least: int = 0) -> None:
+        """Nothing more comes: whatever is still missing is lost.
+
+        Args:
+            lines: so many were written, if that is known. If not, the writer died, and may have left half a line.
+            at_least: so many bytes there have been.
+        """
+        size = self._path.stat().st_size if self._path.exists() else 0
+        self.damaged = self.damaged or size < at_least
+        if lines is not None:
+            self._missing.update(range(self._next, lines))
+            self._next = max(self._next, lines)
+            self.damaged = self.damaged or bool(self._missing) or size > self.offset
+
+    def sync(self) -> None:
+        """What has been read is on the disk."""
+        with contextlib.suppress(FileNotFoundError), self._path.open("rb+") as stream:
+            os.fsync(stream.fileno())
+
+    def _events_of(self, text: bytes) -> Iterator[Event]:
+        try:
+            found = list(contents(text))
+        except NewerError:
+            raise StoreError(
+                f"the journal must be of this version of sweepstack or an older one, {self._path} is of a newer one",
+                remedy="update sweepstack, or choose another folder with tracking.journal=DIR",
+            ) from None
+        for content in found:
+            if content is None:
+                log.error("%s is damaged at byte %d", self._path, self.offset)
+                self.damaged = True
+                self._unnumbered += 1  # counts in a file of version 1
+                continue
+            number = content.get("n")
+            if isinstance(number, int) and not self._is_new(number):
+                continue
+            try:
+                event = event_from_json(content, self._trial)
+            except UnreadableError as error:
+                log.error("%s, byte %d: %s", self._path, self.offset, error)
+                self.damaged = True
+                self._unreadable += 1
+                continue
+            if isinstance(event, Started):
+                self._trials[event.trial.id] = event.trial
+            elif isinstance(event, Ended):
+                self._trials.pop(event.trial.id, None)
+            yield event
+
+    def _is_new(self, number: int) -> bool:
+        """Notes what is missing before that line; not new is one that has been read already."""
+        if number >= self._next:
+            self._missing.update(range(self._next, number))
+            self.damaged = self.damaged or number > self._next
+            self._next = number + 1
+            return True
+        self.damaged = True
+        if number in self._missing:
+            self._missing.remove(number)
+            return True
+        return False
+
+    def _trial(self, trial_id: str) -> Trial | None:
+        if trial_id not in self._trials:
+            known = self._trial_of(trial_id)
+            if known is None:
+                return None
+            self._trials[trial_id] = known
+        return self._trials[trial_id]

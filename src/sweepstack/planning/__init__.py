@@ -1,0 +1,1 @@
+"""Which trials are trained together, as pure functions: no file, no PyTorch. Read `plan` first."""

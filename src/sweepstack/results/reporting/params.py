@@ -1,0 +1,127 @@
+"""Knobs: the params that a sweep varies, their values as text, and as axes of a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from sweepstack.errors import printable
+from sweepstack.results.reporting.plots.style import shortened
+from sweepstack.results.tables.columns import identity, is_number, order, written
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+GROUPS = ("dataset", "model", "optimizer", "schedule")
+"""Choices of whole groups of params."""
+SEED = "seed"
+FEW = 12
+"""Values of a knob that are shown as so many values; more are a range."""
+NOT_SET = "not set"
+
+
+def knobs(frame: pd.DataFrame) -> list[str]:
+    """The params that vary, without the seed and without what only follows from the choice of a group: where optimizers
+    are swept, Adam's betas are no knob. Groups come first, then learning rate, batch size and epochs."""
+    vary = [str(name) for name in frame.columns[: frame.attrs["vary"]] if name != SEED]
+    texts = {name: frame[name].map(value_text) for name in vary}
+    follow = {
+        name
+        for name in vary
+        for group in vary
+        if group in GROUPS and name not in GROUPS and bool((texts[name].groupby(texts[group]).nunique() <= 1).all())
+    }
+    order = [*GROUPS, "lr", "batch_size", "epochs"]
+    own = [name for name in vary if name not in follow]
+    return sorted(own, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def setting(row: pd.Series[Any], names: Sequence[str]) -> str:
+    """A trial's setting as it is typed: lr=0.1 batch_size=50; empty where nothing was varied but the seed."""
+    return " ".join(f"{name}={shortened(value_text(row[name]))}" for name in names)
+
+
+def value_text(value: Any) -> str:
+    """A param as it was typed, its control characters made visible; a number as short as it goes."""
+    if value is None or value is pd.NA or value != value:
+        return NOT_SET
+    return format(value, "g") if isinstance(value, float | np.floating) else printable(written(value))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One knob as an axis."""
+
+    kind: str
+    """log, linear, or category: places 0, 1, ... for the values in their order."""
+    at: np.ndarray[Any, Any]
+    """Where each trial is, float64 [trials]; NaN for one that has no such number."""
+    ticks: list[float]
+    """Where the values are; empty where they are too many."""
+    labels: list[str]
+
+    def onto(self, axes: Axes, which: str) -> None:
+        """Sets up the x or y axis."""
+        from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+        axis = axes.xaxis if which == "x" else axes.yaxis
+        set_scale = axes.set_xscale if which == "x" else axes.set_yscale
+        if self.kind == "log":
+            set_scale("log")
+            finite = self.at[np.isfinite(self.at)]
+            decades = np.log10(finite.max() / finite.min())
+            axis.set_major_locator(
+                LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)) if decades > 1 else MaxNLocator(4)
+            )
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(lambda value, _: format(value, "g"))
+        if self.ticks:
+            axis.set_ticks(self.ticks, [shortened(label, 16) for label in self.labels])
+        if self.kind == "category":
+            margin = 0.5
+            (axes.set_xlim if which == "x" else axes.set_ylim)(-margin, len(self.ticks) - 1 + margin)
+
+    @property
+    def between(self) -> np.ndarray[Any, Any]:
+        """The places from 0 to 1, as an axis of this kind shows them."""
+        places = np.log10(self.at) if self.kind == "log" else self.at
+        return between(places)
+
+
+def scale(name: str, column: pd.Series[Any]) -> Scale:
+    """The axis for a knob: logarithmic for learning rate and weight decay and for values over two decades, one place
+    for each value where these are no numbers."""
+    numbers = is_number(column)
+    distinct = identity(column).nunique(dropna=False)
+    wide = numbers and (name.split(".")[-1] in ("lr", "weight_decay") or _decades(column) >= 2)
+    if numbers and not (distinct <= FEW and (column.isna().any() or (wide and column.min() <= 0))):
+        at = column.to_numpy(dtype=float, na_value=np.nan)
+        tried = sorted({float(value) for value in at[np.isfinite(at)]})
+        ticks = tried if len(tried) <= FEW - 4 else []
+        return Scale("log" if wide and min(tried) > 0 else "linear", at, ticks, [format(tick, "g") for tick in ticks])
+    order = _ordered(column)
+    place = {label: number for number, label in enumerate(order)}
+    at = np.array([place[value_text(value)] for value in column], dtype=float)
+    return Scale("category", at, [float(number) for number in range(len(order))], order)
+
+
+def between(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Numbers as parts of their range, 0 to 1; one half where they are all the same."""
+    finite = values[np.isfinite(values)]
+    if not len(finite) or finite.min() == finite.max():
+        return np.where(np.isfinite(values), 0.5, np.nan)
+    return np.asarray((values - finite.min()) / (finite.max() - finite.min()))
+
+
+def _ordered(column: pd.Series[Any]) -> list[str]:
+    values = column.sort_values(key=lambda part: order(part, natural=True), kind="stable", na_position="last")
+    return list(dict.fromkeys(map(value_text, values)))
+
+
+def _decades(column: pd.Series[Any]) -> float:
+    sizes = column[column > 0]
+    return float(np.log10(sizes.max() / sizes.min())) if len(sizes) else 0.0

@@ -1,0 +1,140 @@
+"""Heat maps: what two knobs do together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from sweepstack.results.reporting.params import FEW, scale, value_text
+from sweepstack.results.reporting.plots.style import (
+    COLOURS,
+    ORANGE,
+    SINGLE,
+    figure,
+    folded,
+    gid,
+    more_is_better,
+    shortened,
+    styled,
+    title,
+    words,
+)
+from sweepstack.results.tables.columns import identity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+MOST = 6
+"""Pairs in one figure."""
+FIRST = ("lr", "batch_size")
+
+
+def pairs(frame: pd.DataFrame, knobs: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of knobs with few values each, learning rate and batch size first; so many as fit in one figure."""
+    few = [knob for knob in knobs if 2 <= identity(frame[knob]).nunique(dropna=False) <= FEW]
+    few.sort(key=lambda knob: FIRST.index(knob) if knob in FIRST else len(FIRST))
+    return list(itertools.combinations(few, 2))[:MOST]
+
+
+def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective: str, best: Collection[int]) -> Figure:
+    """The mean objective for each pair of values, over all else. A cell without a trial that has finished is empty.
+
+    Args:
+        chosen: the pairs of knobs: the first one down, the second one across.
+    """
+    from matplotlib import colors
+
+    columns = min(len(chosen), 3)
+    rows = -(-len(chosen) // columns)
+    means = [_means(frame, *pair, objective) for pair in chosen]
+    low, high = _limits(np.concatenate([mean.to_numpy().flatten() for mean in means]), more_is_better(objective))
+    norm = colors.Normalize(low, high)
+    sizes = (max(len(mean.columns) for mean in means), max(len(mean) for mean in means))
+    with styled():
+        drawn = figure(
+            max(6.5, columns * (1.3 + 0.72 * max(sizes[0], 3))), 1.0 + rows * (1.0 + 0.55 * max(sizes[1], 3))
+        )
+        panels = drawn.subplots(rows, columns, squeeze=False).flatten()
+        for axes, pair, mean in zip(panels, chosen, means, strict=False):
+            _map(axes, frame, pair, mean, norm, objective, best)
+        for axes in panels[len(chosen) :]:
+            axes.set_visible(False)
+        from matplotlib.cm import ScalarMappable
+
+        colours = ScalarMappable(norm, COLOURS if more_is_better(objective) else f"{COLOURS}_r")
+        bar = drawn.colorbar(colours, ax=list(panels[: len(chosen)]), shrink=0.8, label=f"mean {folded(objective)}")
+        bar.outline.set_visible(False)
+        title(drawn, f"Mean {words(objective)} of pairs of values, over all else")
+    return drawn
+
+
+def _means(frame: pd.DataFrame, down: str, across: str, objective: str) -> pd.DataFrame:
+    """Means by the texts of the values, in the order of the values: the first one lowest."""
+    labels = {knob: frame[knob].map(value_text) for knob in (down, across)}
+    finite = frame[objective].where(np.isfinite(frame[objective].to_numpy(dtype=float)))
+    mean = finite.groupby([labels[down], labels[across]]).mean().unstack()
+    order = {
+        knob: [text for text, _ in sorted(_places(frame, knob).items(), key=lambda item: item[1])] for knob in labels
+    }
+    return mean.reindex(index=order[down], columns=order[across])
+
+
+def _places(frame: pd.DataFrame, knob: str) -> dict[str, float]:
+    return dict(zip(frame[knob].map(value_text), scale(knob, frame[knob]).at.tolist(), strict=True))
+
+
+def _map(
+    axes: Axes,
+    frame: pd.DataFrame,
+    pair: tuple[str, str],
+    mean: pd.DataFrame,
+    norm: Normalize,
+    objective: str,
+    best: Collection[int],
+) -> None:
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
+    colours = colormaps[COLOURS if more_is_better(objective) else f"{COLOURS}_r"]
+    texts = [frame[knob].map(value_text) for knob in pair]
+    cells = mean.to_numpy(dtype=float)
+    for (row, down), (column, across) in itertools.product(enumerate(mean.index), enumerate(mean.columns)):
+        value = float(cells[row, column])
+        inside = frame.index[(texts[0] == down) & (texts[1] == across)]
+        known = bool(np.isfinite(value))
+        colour = colours(norm(value)) if known else (1.0, 1.0, 1.0, 1.0)
+        name = gid(inside) if len(inside) and len(frame) <= SINGLE else None
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=colour, ec="white", lw=1.5, gid=name))
+        dark = known and np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
+        label = f"{value:.3f}" if known else "–"
+        axes.text(column, row, label, ha="center", va="center", color="white" if dark else "black", fontsize=9)
+        if {*best} & {*inside}:
+            axes.add_patch(
+                Rectangle((column - 0.45, row - 0.45), 0.9, 0.9, fill=False, ec=ORANGE, lw=2.2, label="best")
+            )
+    axes.set(xlim=(-0.5, len(mean.columns) - 0.5), ylim=(-0.5, len(mean) - 0.5))
+    axes.set_xticks(range(len(mean.columns)), [shortened(text, 12) for text in mean.columns])
+    axes.set_yticks(range(len(mean)), [shortened(text, 12) for text in mean.index])
+    if max(len(text) for text in mean.columns) > 7:
+        axes.tick_params(axis="x", rotation=30)
+    axes.set(xlabel=words(pair[1]), ylabel=words(pair[0]))
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _limits(values: np.ndarray[tuple[int], np.dtype[np.float64]], up: bool) -> tuple[float, float]:
+    """Of the colours: one very bad cell must not make all others the same."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return 0.0, 1.0
+    first, third = np.quantile(finite, [0.25, 0.75])
+    far = 3 * (third - first)
+    low, high = (max(finite.min(), first - far), finite.max()) if up else (finite.min(), min(finite.max(), third + far))
+    return (float(low), float(high)) if low < high else (float(low) - 0.5, float(high) + 0.5)

@@ -1,0 +1,157 @@
+"""The report of a sweep: one HTML file that holds all it shows, and its table and plots as files of their own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sweepstack.errors import printable
+from sweepstack.results.reporting import text
+from sweepstack.results.reporting.plots.style import SINGLE, png, svg
+from sweepstack.results.reporting.sections import About, Plate, Tell, about_sweep, mistakes_of, plates_of
+from sweepstack.results.reporting.tables import places_of, settings_grid, trials_grid, unfinished_grid
+from sweepstack.results.tables.columns import objective as objective_of
+from sweepstack.results.tables.frame import as_frame
+from sweepstack.results.tables.rendering import render
+from sweepstack.tracking.rows import OBJECTIVES
+from sweepstack.tracking.store import Store
+
+REMS = 6.6
+"""On the page, for an inch of a figure: all have letters of one size then."""
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report, ready to be written."""
+
+    sweep: str
+    experiment_id: str
+    trials: int
+    html: str
+    files: dict[str, bytes]
+    """By path: the page, the table as csv, and the plots as PNG."""
+
+
+def report(
+    sweep: str = "latest", *, store: Store | None = None, metric: str | None = None, tell: Tell = lambda _: None
+) -> Report:
+    """The report of a sweep; the same store gives the same bytes.
+
+    Args:
+        sweep: its name, "latest", or "all" for everything in the store.
+        store: where to read; the project's own unless given.
+        metric: what selects; by default accuracy on held-out data, or on test data where nothing was held out.
+        tell: is told what is being done.
+
+    Raises:
+        StoreError: the store is empty, or there is no such sweep.
+        UserError: no trial has such a metric, or it is no result of training.
+    """
+    store = store or Store()
+    tell("reading the store")
+    rows = store.rows(sweep)
+    name = "all" if sweep == "all" else str(rows[0].sweep)
+    frame = as_frame(rows, metric=metric)
+    about = about_sweep(store, frame, objective_of(frame, metric))
+    plates = [*plates_of(about, tell)]
+    wrong = [*mistakes_of(about, tell)]
+    tell("drawing")
+    pictures = {one.name: png(one.figure) for one in [*plates, *wrong] if one.figure is not None}
+    html = _page(name, about, plates, wrong, pictures)
+    files = {"report.html": html.encode(), "table.csv": str(render(frame, "csv")).encode()}
+    files |= {f"plots/{key}.png": content for key, content in pictures.items()}
+    return Report(name, rows[0].experiment_id, len(rows), html, files)
+
+
+def _page(name: str, about: About, plates: list[Plate], wrong: list[Plate], pictures: dict[str, bytes]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    frame, selection = about.frame, about.selection
+    chosen = None if selection is None else places_of(frame)[str(selection.trial["run_id"])]
+    interactive = len(frame) <= SINGLE
+
+    def shown(one: Plate) -> dict[str, Any]:
+        if one.figure is None:
+            return {"picture": "", "caption": one.caption}
+        title = one.figure.get_suptitle()
+        if interactive:
+            drawn = svg(one.figure, one.name)
+            picture = Markup(drawn.replace("<svg", '<svg aria-hidden="true"', 1))
+        else:
+            encoded = base64.b64encode(pictures[one.name]).decode()
+            picture = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(title, encoded)
+        width = round(one.figure.get_figwidth() * REMS, 1)
+        walk = interactive and "data-trials" in picture
+        return {"picture": picture, "caption": one.caption, "title": title, "width": width, "walk": walk}
+
+    script = (HERE / "report.js").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        finalize=_visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    settings = 0 if selection is None else len(selection.groups)
+    answer = text.nothing(frame, about.why_none) if selection is None else text.answer(selection, about.knobs)
+    page = environment.get_template("report.html.j2").render(
+        sweep=name,
+        when=_when(frame),
+        question=text.question(settings, about.knobs, about.objective or OBJECTIVES[0]),
+        answer=answer,
+        warnings=text.warnings(frame, about.knobs, selection, about.origin),
+        settings=settings_grid(frame, selection, about.knobs) if selection is not None and settings > 1 else None,
+        trials=trials_grid(frame, about.knobs, about.objective, chosen),
+        plates=[shown(one) for one in plates],
+        mistakes=[shown(one) for one in wrong],
+        interactive=interactive,
+        again=_again(about),
+        failures=unfinished_grid(frame),
+        reading=text.reading(frame, selection, about.origin.counts.get("test") if about.origin else None),
+        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+    )
+    return f"{page}\n"
+
+
+def _visible(value: Any) -> Any:
+    """What the page shows: HTML has no control characters, and text may hold any. What is markup already stays."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "\n".join(map(printable, value.split("\n")))
+
+
+def _when(frame: pd.DataFrame) -> str:
+    first, last = (f"{at:%Y-%m-%d %H:%M}" for at in (frame["started"].min(), frame["started"].max()))
+    trials = f"{len(frame):,} trials" if len(frame) > 1 else "1 trial"
+    return f"{trials}, begun {first} UTC" if first == last else f"{trials}, begun {first} to {last} UTC"
+
+
+def _again(about: About) -> dict[str, Any] | None:
+    """How to train the trial to use once more, and with what it was trained."""
+    if about.selection is None or about.origin is None:
+        return None
+    trial, known = about.selection.trial, about.origin
+    command = None if known.overrides is None else shlex.join(["python", "train.py", *known.overrides])
+    commit = f"{known.commit}{', with uncommitted changes' if known.uncommitted else ''}" if known.commit else ""
+    counts = ", ".join(f"{count:,} {part.replace('_', ' ')}" for part, count in known.counts.items())
+    facts = [
+        ("run", str(trial["run_id"])),
+        ("git commit", commit),
+        ("versions", ", ".join(f"{package} {version}" for package, version in known.versions.items())),
+        ("dataset", f"{known.dataset}: {counts} images" if counts else known.dataset),
+        ("dataset checksum", known.digest),
+        ("trained", known.trained),
+        ("resumed", known.recomposed),
+    ]
+    return {"command": command, "name": str(trial["name"]), "facts": [fact for fact in facts if fact[1]]}

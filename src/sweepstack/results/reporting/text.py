@@ -1,0 +1,225 @@
+"""What a report says in words: the question, the answer, and what to be careful with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sweepstack.results.reporting.params import SEED, setting, value_text
+from sweepstack.results.reporting.plots.style import listed, more_is_better, shortened, words
+from sweepstack.results.selection.comparison import NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
+from sweepstack.results.selection.select import Selection, of_knobs
+from sweepstack.results.tables.columns import is_number
+from sweepstack.tracking.origin import Origin
+
+Sentence = list[tuple[str, bool]]
+"""Pieces of text, each with whether it is something that is typed."""
+
+
+def question(settings: int, knobs: Sequence[str], objective: str) -> str:
+    """What the sweep has asked."""
+    if settings < 2 or not knobs:
+        return (
+            f"How high is the {words(objective)}?"
+            if more_is_better(objective)
+            else f"How low is the {words(objective)}?"
+        )
+    extreme = "highest" if more_is_better(objective) else "lowest"
+    varied = listed([words(knob) for knob in knobs])
+    return f"Which of {settings:,} settings of {varied} has the {extreme} {words(objective)}?"
+
+
+def answer(selection: Selection, knobs: Sequence[str]) -> Sentence:
+    """The answer in one sentence: setting, objective, test accuracy, what else may be as good, and what has a better
+    mean that does not count."""
+    best, objective = selection.groups.iloc[0], selection.objective
+    others = len(selection.groups) - 1
+    extreme = "highest" if more_is_better(objective) else "lowest"
+    passed = _passed_over(selection)
+    has = f" has the {extreme} {words(objective)}{_among(passed, best)}" if others else f" has a {words(objective)} of"
+    figure = f" {best['mean']:.4f}"
+    if best["n"] > 1:
+        figure += f" on average over {best['n']} seeds"
+    if np.isfinite(best["low"]):
+        figure += f" (95 % interval {best['low']:.4f} to {best['high']:.4f})"
+    sentence = [(setting(selection.trial, knobs), True) if knobs else ("This setting", False)]
+    sentence.append((f"{has}{',' if others else ''}{figure}", False))
+    sentence.append((_tested(selection, several=best["n"] > 1), False))
+    sentence += [(f"; {part}", False) for part in _compared(selection)]
+    return [*sentence, *_why_passed_over(passed, best, knobs, objective), (".", False)]
+
+
+def _compared(selection: Selection) -> list[str]:
+    """How many of the other settings may be as good, could not be tested, and were not measured; in words."""
+    marks = selection.groups["mark"].iloc[1:]
+    tied, worse, untested, unmeasured = (
+        int((marks == mark).sum()) for mark in (NOT_TOLD_APART, WORSE, NOT_TESTED, NOT_MEASURED)
+    )
+    parts = []
+    if tied:
+        parts.append(f"{_others(tied)} cannot be told apart from it")
+    elif worse == len(marks) and worse:
+        parts.append("it can be told apart from every other setting")
+    elif worse:
+        which = "the 1 other that was" if worse == 1 else f"the {worse:,} others that were"
+        parts.append(f"it can be told apart from {which} {'tested' if untested else 'measured'}")
+    if untested:
+        parts.append(f"{_others(untested)} could not be tested against it")
+    if unmeasured:
+        parts.append(f"{_others(unmeasured)} gave no figure")
+    return parts
+
+
+def _others(count: int) -> str:
+    return "1 other setting" if count == 1 else f"{count:,} other settings"
+
+
+def _passed_over(selection: Selection) -> pd.DataFrame:
+    """Settings with a better mean than the selected one, the best first: their trials are too few to count."""
+    groups, up = selection.groups, more_is_better(selection.objective)
+    ahead = groups["mean"] > groups["mean"].iloc[0] if up else groups["mean"] < groups["mean"].iloc[0]
+    passed: pd.DataFrame = groups[ahead].sort_values("mean", ascending=not up, kind="stable")
+    return passed
+
+
+def _among(passed: pd.DataFrame, best: pd.Series[Any]) -> str:
+    """Of which settings the selected one has the best mean, where it is not all of them; see `select`."""
+    kinds = []
+    if (passed["failed"] > best["failed"]).any():
+        kinds.append("have the fewest trials without a figure" if best["failed"] else "have a figure of every trial")
+    if (passed["failed"] == best["failed"]).any():
+        kinds.append("have several seeds")
+    return f" of the settings that {' and '.join(kinds)}" if kinds else ""
+
+
+def _why_passed_over(passed: pd.DataFrame, best: pd.Series[Any], knobs: Sequence[str], objective: str) -> Sentence:
+    if passed.empty:
+        return []
+    first, more = passed.iloc[0], len(passed) - 1
+    lack = "it has a single seed"
+    if first["failed"] > best["failed"]:
+        lack = f"{first['failed']} of its {len(first['run_ids'])} trials gave no figure"
+    too = "" if not more else " (nor does that of 1 other)" if more == 1 else f" (nor do those of {more:,} others)"
+    better = "higher" if more_is_better(objective) else "lower"
+    told = f" has a {better} mean, {first['mean']:.4f}, which does not count, since {lack}"
+    return [("; ", False), (setting(of_knobs(first, knobs), knobs), True), (f"{told}{too}", False)]
+
+
+def _tested(selection: Selection, several: bool) -> str:
+    accuracy = float(selection.trial.get("test/accuracy", float("nan")))
+    if not np.isfinite(accuracy) or selection.objective == "test/accuracy":
+        return ""
+    inside = "" if selection.test is None else f" ({selection.test.low:.4f} to {selection.test.high:.4f})"
+    whose = "the best of its trials has" if several else "it has"
+    return f"; on test data {whose} an accuracy of {accuracy:.4f}{inside}"
+
+
+def nothing(frame: pd.DataFrame, why: str) -> Sentence:
+    """The answer where there is none."""
+    states = ", ".join(f"{count:,} {state}" for state, count in frame["state"].value_counts().sort_index().items())
+    return [(f"There is no answer: {why} ({len(frame):,} trials: {states}).", False)]
+
+
+def warnings(
+    frame: pd.DataFrame, knobs: Sequence[str], selection: Selection | None, origin: Origin | None
+) -> list[str]:
+    """What makes the answer less than it seems."""
+    lines = []
+    if selection is not None:
+        if selection.caution:
+            lines.append(f"Careful: {selection.caution}.")
+        lines += at_the_edge(frame, knobs, selection.trial)
+        if selection.groups["n"].max() == 1 and len(selection.groups) > 1:
+            lines.append("Each setting has one seed, so its spread is not known; sweep seed=0,1,2 as well to see it.")
+    lines += _unfinished(frame)
+    if selection is not None:
+        odd = frame[(frame["state"] == "FINISHED") & ~np.isfinite(frame[selection.objective].to_numpy(dtype=float))]
+        if len(odd):
+            lines.append(
+                f"{_count(odd, 'has', 'have')} no finite {words(selection.objective)}, and cannot be selected."
+            )
+    if origin is not None and origin.uncommitted:
+        lines.append("The code had uncommitted changes when the trial to use was trained: its commit is not all of it.")
+    return lines
+
+
+def at_the_edge(frame: pd.DataFrame, knobs: Sequence[str], trial: pd.Series[Any]) -> list[str]:
+    """Knobs whose best value is the last one tried, so that a better one may lie outside."""
+    lines = []
+    for knob in knobs:
+        column = frame[knob]
+        if not is_number(column) or column.nunique() < 3:
+            continue
+        for edge, word in ((column.min(), "smallest"), (column.max(), "largest")):
+            if trial[knob] == edge:
+                value = value_text(trial[knob])
+                lines.append(
+                    f"The best setting has the {word} value of {words(knob)} that was tried, {value}: widen the grid."
+                )
+    return lines
+
+
+def reading(frame: pd.DataFrame, selection: Selection | None, images: int | None) -> list[str]:
+    """How the figures are made."""
+    lines = []
+    if selection is not None:
+        if selection.honest:
+            lines.append("Validation data select, test data are only read: the test figure is an honest one.")
+        if SEED in frame.columns[: frame.attrs["vary"]]:
+            lines.append(
+                "Trials that differ in their seed only are one setting; the interval of its mean is Student's. The "
+                "trial to use is the one of the best setting with the best figure."
+            )
+        if selection.test is not None:
+            count = f" on {images:,} images" if images else ""
+            lines.append(f"The interval of the test accuracy is Wilson's{count}: 95 of 100 such hold the true value.")
+        lines += _marks(selection)
+    if "train_seconds_share" in frame:
+        lines.append(
+            "Trials that were trained together share the time it took; the time of a trial is its share, not how long "
+            "it would take on its own."
+        )
+    lines.append("Plots leave out trials that did not finish, other than learning curves.")
+    return lines
+
+
+def _marks(selection: Selection) -> list[str]:
+    """What the marks mean that the settings have, and how many have been tested."""
+    marks = selection.groups["mark"].iloc[1:]
+    untested, unmeasured = (int((marks == mark).sum()) for mark in (NOT_TESTED, NOT_MEASURED))
+    tested = len(marks) - untested - unmeasured
+    lines = []
+    if 0 < tested < len(marks):
+        lines.append(f"{tested:,} of {_others(len(marks))} {'was' if tested == 1 else 'were'} tested against the best.")
+    if tested:
+        lines.append(
+            "“Not told apart” means that the figures do not show the best setting to be better (5 %, corrected for the "
+            "number of settings); it does not mean that both are the same. Few seeds tell little: five tell far more "
+            "than three."
+        )
+    if untested:
+        lines.append(
+            f"“Not tested” ({_others(untested)}) means that there was nothing to test with, for the reason in the "
+            "table: whether the best setting is better than such a one is not known."
+        )
+    if unmeasured:
+        lines.append(f"“Not measured” ({_others(unmeasured)}) means that no trial of it has finished with a figure.")
+    return lines
+
+
+def _unfinished(frame: pd.DataFrame) -> list[str]:
+    lines = []
+    for state, verb in (("FAILED", "failed"), ("KILLED", "stopped before the end"), ("RUNNING", "still running")):
+        some = frame[frame["state"] == state]
+        if len(some):
+            is_verb = _count(some, f"is {verb}", f"are {verb}") if state == "RUNNING" else _count(some, verb, verb)
+            reason = next((f", for example: {shortened(text, 120)}" for text in some["reason"] if text), "")
+            lines.append(f"{is_verb}{reason}.")
+    return lines
+
+
+def _count(some: pd.DataFrame, one: str, many: str) -> str:
+    return f"1 trial {one}" if len(some) == 1 else f"{len(some):,} trials {many}"

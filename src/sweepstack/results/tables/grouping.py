@@ -1,0 +1,106 @@
+"""Means over trials: by groups, and as a table of two params."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from sweepstack.errors import UserError
+from sweepstack.results.tables.columns import comparable, find, identity, objective, order, upwards, written
+
+
+def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None) -> pd.DataFrame:
+    """Means over all trials that are alike in some columns, best first.
+
+    Columns: those, then `mean` and `sd` of the metric (with n - 1), `n` trials that they are of, and the number of
+    those that are `missing` in them, because they did not finish or have no finite value.
+
+    Args:
+        frame: the table, see `table`.
+        keys: the columns; params, or what else is known of a run.
+        metric: by default the one that trials are compared by.
+
+    Raises:
+        UserError: there is no such column or metric, or a key is a metric.
+    """
+    metric = _metric(frame, metric)
+    columns = [_key(frame, key) for key in dict.fromkeys(keys)]
+    number = frame[columns].apply(identity).groupby(columns, dropna=False, sort=False).ngroup().rename("group")
+    figures = comparable(frame, metric).groupby(number).agg(mean="mean", sd="std", n="count", missing="size")
+    figures["missing"] -= figures["n"]
+    alike = frame.loc[~number.duplicated(), columns].reset_index(drop=True)  # groups are numbered as they appear
+    groups = pd.concat([alike, figures.sort_index().reset_index(drop=True)], axis=1)
+    ascending = [upwards(metric), *([True] * len(columns))]
+    groups = groups.sort_values(["mean", *columns], ascending=ascending, na_position="last", key=order)
+    groups = groups.reset_index(drop=True)
+    groups.attrs = {"shape": "groups", "metric": metric}
+    return groups
+
+
+def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = None) -> pd.DataFrame:
+    """Means of a metric by two params: a row for each value of the one, a column for each of the other (`lr=0.1`), and
+    behind them as many columns with the numbers of trials (`n lr=0.1`). Both in the order of their values.
+
+    Raises:
+        UserError: see `grouped`; or both are the same.
+    """
+    row, column = _key(frame, row), _key(frame, column)
+    if row == column:
+        raise UserError(
+            f"a pivot takes two different params, got {row!r} twice",
+            remedy=f"for one there is --group-by {row}",
+        )
+    cells = grouped(frame, [row, column], metric)
+    cells = cells.sort_values(column, key=order)
+    label = cells[column].map(lambda value: f"{column}={written(value)}")
+    labels = list(dict.fromkeys(label))
+    result = cells[~identity(cells[row]).duplicated()][[row]].sort_values(row, key=order).reset_index(drop=True)
+    places = {value: place for place, value in enumerate(identity(result[row]).map(written))}
+    at = identity(cells[row]).map(written).map(places)  # the row of the result that a cell is in
+    for name, part in {"": "mean", "n ": "n"}.items():
+        for value in labels:
+            of_label = cells[label == value]
+            result[f"{name}{value}"] = of_label[part].set_axis(at[of_label.index])
+    counts = [f"n {value}" for value in labels]
+    result[counts] = result[counts].fillna(0).astype(int)
+    result.attrs = {**cells.attrs, "shape": "cells", "labels": labels}
+    return result
+
+
+def by_seed(
+    frame: pd.DataFrame, metric: str | None = None, predictions: Callable[[str], Any] | None = None
+) -> pd.DataFrame:
+    """Settings, that is trials alike but for the seed, with mean, interval, and a mark, which is empty where the best
+    is better; see `selection.select`. `attrs["caution"]` holds what is to be said against the choice.
+
+    Raises:
+        UserError: there is no such metric.
+    """
+    from sweepstack.results.selection.select import select
+
+    selection = select(frame, predictions, objective(frame, metric))
+    groups = selection.groups.assign(run_ids=selection.groups["run_ids"].map(" ".join))
+    groups.attrs = {"shape": "groups", "metric": selection.objective, "caution": selection.caution}
+    return groups
+
+
+def _metric(frame: pd.DataFrame, metric: str | None) -> str:
+    found = objective(frame, metric)
+    if found is None:
+        raise UserError(
+            f"a group is the mean of a metric, and none of the {len(frame)} trials has one to be compared by",
+            remedy="name one with --metric, or look at the trials without --group-by and --pivot",
+        )
+    return found
+
+
+def _key(frame: pd.DataFrame, word: str) -> str:
+    key = find(frame, word)
+    if key in frame.attrs["metrics"]:
+        raise UserError(
+            f"groups are made by params, got the metric {key!r}",
+            remedy="name it with --metric instead",
+        )
+    return key

@@ -1,0 +1,198 @@
+"""The table as people read and paste it: its short form, its failures, and its formats."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from sweepstack.errors import printable
+from sweepstack.results.tables.columns import is_number, kind, written
+from sweepstack.tracking.params import as_text
+
+FOR_READERS = ("text", "markdown", "latex", "html")
+"""Formats which round, and show the short form of a table; the others keep every column and digit."""
+MAIN_METRICS = ("val/accuracy", "val/accuracy_best", "test/accuracy", "train_seconds")
+SHARE = "train_seconds_share"
+"""Shown beside `train_seconds` where trials were trained together, so that nobody adds up the same seconds twice."""
+OF_METRIC = ("mean", "sd", "low", "high")
+"""Columns of groups that are in the unit of their metric."""
+WIDEST_CELL = 80  # characters, in a terminal
+MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$]|(?<!\w)_|_(?!\w)")
+LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",  # this and the next two are other signs in LaTeX's own font encoding
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",  # at the beginning of a row, it would be an option of the end of the one before
+        "]": "{]}",
+        "*": "{*}",  # there, too, it would be part of that end
+    }
+)
+HTML = """\
+<table>
+<thead>
+<tr>{% for cell in header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr>
+</thead>
+<tbody>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>
+</table>
+"""
+
+
+def short(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns that a reader wants first. Of trials: params that vary, main metrics, state, and reasons where there
+    are any. Of groups, those in which there is something, and the one with means says of which metric; of a pivot, each
+    mean with its number of trials."""
+    match frame.attrs.get("shape"):
+        case "groups":
+            none = [name for name in ("missing", "failed") if name in frame and not frame[name].any()]
+            none += [name for name in ("sd", "low", "high", "p") if name in frame and frame[name].isna().all()]
+            shown = frame.drop(columns=["why", "run_ids", *none], errors="ignore")
+            return shown.rename(columns={"mean": f"mean {frame.attrs['metric']}", "failed": "without a figure"})
+        case "cells":
+            return _short_cells(frame)
+    params = list(frame.columns[: frame.attrs["vary"]]) or ["name"]
+    metrics = [column for column in MAIN_METRICS if column in frame]
+    if SHARE in frame and not frame[SHARE].equals(frame["train_seconds"]):
+        metrics.append(SHARE)
+    reason = ["reason"] if frame["reason"].any() else []
+    return frame[[*params, *metrics, "state", *reason]]
+
+
+def _short_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    labels = frame.attrs["labels"]
+    counts = frame[[f"n {label}" for label in labels]].to_numpy()
+    shown = frame[[frame.columns[0], *labels]].copy()
+    for place, label in enumerate(labels):
+        means = [_rounded(value, frame.attrs["metric"]) for value in frame[label]]
+        if counts.max() > 1:
+            means = [f"{mean} (n={n})" if n else mean for mean, n in zip(means, counts[:, place], strict=True)]
+        shown[label] = means
+    return shown
+
+
+def to_text(frame: pd.DataFrame) -> str:
+    """A whole table as a terminal shows it: the short form of it."""
+    return str(render(short(frame), "text"))
+
+
+def failures(frame: pd.DataFrame) -> str:
+    """The failed trials with their reasons and logs, which may hold a traceback; empty when none failed."""
+    failed = frame[frame["state"] == "FAILED"][["name", "reason", "log"]].rename(columns={"name": "failed"})
+    if failed.empty:
+        return ""
+    return f"{failed.map(printable).to_markdown(index=False, tablefmt='simple', disable_numparse=True)}\n"
+
+
+def render(frame: pd.DataFrame, form: str) -> str | bytes:
+    """A table as text, csv, markdown, latex, html, json or parquet (bytes).
+
+    Those for readers round metrics, and show every character as a character: markup is escaped, what cannot be printed
+    is written as Python would. In csv, json and parquet the data are as they are in the store; json, which has no other
+    numbers than finite ones, has null for the rest.
+    """
+    match form:
+        case "csv":
+            return frame.map(_as_cell).to_csv(index=False, lineterminator="\n")
+        case "json":
+            columns = {str(column): _for_json(frame[column]) for column in frame}
+            records = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            return f"{json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False)}\n"
+        case "parquet":
+            buffer = io.BytesIO()
+            frame.apply(_of_one_type).to_parquet(buffer, index=False)
+            return buffer.getvalue()
+    right = [is_number(frame[column]) for column in frame]
+    right = [number or column in frame.attrs.get("labels", ()) for number, column in zip(right, frame, strict=True)]
+    shown = frame.apply(_for_readers, metric=frame.attrs.get("metric")).map(printable).rename(columns=printable)
+    match form:
+        case "html":
+            return _to_html(shown)
+        case "latex":
+            shown = shown.map(lambda cell: cell.translate(LATEX)).rename(columns=lambda name: name.translate(LATEX))
+            align = "".join("r" if number else "l" for number in right)
+            table = str(shown.style.hide(axis="index").to_latex(hrules=True, column_format=align))
+            return f"{table.rstrip()}\n"
+        case "markdown":
+            shown = shown.map(_for_markdown).rename(columns=_for_markdown)
+        case "text":
+            shown = shown.map(lambda cell: cell if len(cell) <= WIDEST_CELL else f"{cell[: WIDEST_CELL - 3]}...")
+    style = {"markdown": "pipe", "text": "simple"}[form]
+    colalign = ["right" if number else "left" for number in right]
+    return f"{shown.to_markdown(index=False, tablefmt=style, colalign=colalign, disable_numparse=True)}\n"
+
+
+def _to_html(shown: pd.DataFrame) -> str:
+    """A table to paste into a page of any encoding."""
+    from jinja2 import Environment
+
+    template = Environment(autoescape=True).from_string(HTML)
+    page = template.render(header=list(shown.columns), rows=shown.to_numpy().tolist())
+    return f"{page}\n".encode("ascii", "xmlcharrefreplace").decode()
+
+
+def _for_markdown(cell: str) -> str:
+    return MARKDOWN.sub(lambda found: f"\\{found[0]}", cell)
+
+
+def _for_readers(column: pd.Series[Any], metric: str | None) -> pd.Series[Any]:
+    """Metrics rounded; everything else with as many digits as tell its values apart."""
+    name = str(column.name)
+    unit = metric if metric is not None and name in OF_METRIC else name
+    is_metric = "/" in unit or "seconds" in unit or name in (*OF_METRIC, "p")
+    if pd.api.types.is_float_dtype(column) and is_metric:
+        return column.map(lambda value: _rounded(value, unit)).astype("object")
+    one_kind = set(column.map(kind)) <= {"", "text"}
+    write: Callable[[Any], str] = str if one_kind else written
+    if pd.api.types.is_float_dtype(column):
+        different = column.dropna().unique()
+        forms = [f"{{:.{digits}g}}".format for digits in (6, 9, 12)]
+        write = next((form for form in forms if len({form(value) for value in different}) == len(different)), written)
+    cells = ["-" if missing else write(value) for value, missing in zip(column, column.isna(), strict=True)]
+    return pd.Series(cells, column.index, "object", name)
+
+
+def _rounded(value: float, name: str) -> str:
+    """Accuracies and losses with four digits, seconds with one, and small ones with as many as it takes."""
+    if math.isnan(value):
+        return "-"
+    form, least = (".1f", 0.1) if "seconds" in name else (".4f", 0.001)
+    return format(value, form if least <= abs(value) < 1e6 or value == 0 else ".2g" if abs(value) < 1 else "g")
+
+
+def _as_cell(value: Any) -> Any:
+    """For csv, which has no lists."""
+    return as_text(value) if isinstance(value, tuple) else value
+
+
+def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
+    """For parquet, which has one type to a column: values that have no type in common become text."""
+    import pyarrow
+
+    try:
+        pyarrow.array(column, from_pandas=True)
+    except (pyarrow.ArrowException, OverflowError, UnicodeError):
+        text = column.map(lambda value: as_text(value) if kind(value) else None)
+        return text.map(lambda value: value.encode(errors="backslashreplace").decode(), na_action="ignore")
+    return column
+
+
+def _for_json(column: pd.Series[Any]) -> list[Any]:
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return [None if pd.isna(value) else value.isoformat() for value in column]
+    return [None if _has_no_json(value) else value for value in column.tolist()]
+
+
+def _has_no_json(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value))

@@ -1,0 +1,49 @@
+"""Schedules: pure functions from step to a factor on the learning rate. No PyTorch is needed for them."""
+
+from __future__ import annotations
+
+import math
+
+from sweepstack.config.schema import (
+    ConstantSchedule,
+    CosineSchedule,
+    OneCycleSchedule,
+    ScheduleConfig,
+    StepSchedule,
+    WarmupSchedule,
+)
+
+
+def looks_at_horizon(schedule: ScheduleConfig) -> bool:
+    """Whether the factor at a step depends on how many steps there will be. If not, a training of 5 epochs is the
+    beginning of one of 10."""
+    return isinstance(schedule, CosineSchedule | OneCycleSchedule)
+
+
+def factor(schedule: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """The factor on the learning rate of update number `step`, counted from 0.
+
+    Cosine: Loshchilov and Hutter, SGDR (2017), without restarts. One-cycle: Smith and Topin (2018), cosine form,
+    as `torch.optim.lr_scheduler.OneCycleLR` without its momentum cycle.
+    """
+    total = steps_per_epoch * epochs
+    match schedule:
+        case ConstantSchedule():
+            return 1.0
+        case StepSchedule():
+            return float(schedule.gamma ** (step // steps_per_epoch // schedule.every))
+        case CosineSchedule():
+            return _anneal(1.0, schedule.final, step / total)
+        case WarmupSchedule():
+            done = min(1.0, step / (schedule.epochs * steps_per_epoch))
+            return schedule.start + (1.0 - schedule.start) * done
+        case OneCycleSchedule():
+            peak = max(schedule.rise * total - 1.0, 0.0)
+            if step <= peak:
+                return _anneal(schedule.start, 1.0, step / peak if peak else 1.0)
+            return _anneal(1.0, schedule.final, (step - peak) / (total - 1.0 - peak))
+
+
+def _anneal(start: float, end: float, done: float) -> float:
+    """Half a cosine from `start` to `end`, as `done` goes from 0 to 1."""
+    return end + (start - end) * (1.0 + math.cos(math.pi * done)) / 2.0

@@ -1,0 +1,1 @@
+"""MLflow's UI: served, and how a sweep looks in it."""

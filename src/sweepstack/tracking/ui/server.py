@@ -1,0 +1,116 @@
+"""MLflow's UI, served on loopback with one worker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+
+from sweepstack.errors import StoreError
+from sweepstack.tracking.address import connectable
+from sweepstack.tracking.store import Store
+from sweepstack.tracking.ui.views import link
+
+HOST = "127.0.0.1"
+ALLOWED_HOSTS = ",".join((HOST, f"{HOST}:*", "localhost", "localhost:*"))
+"""What a browser may call this server: it leaves out port 80, and another one may be forwarded to this one."""
+START_LIMIT = 120.0  # seconds
+
+
+def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
+    """Runs MLflow's server until it is interrupted; returns its exit code, 0 after Ctrl-C or SIGTERM.
+
+    Args:
+        say: called with each line for the user; the deep link is one of them, once the server answers.
+
+    Raises:
+        StoreError: the store is empty, the port is taken, or the server does not start.
+    """
+    try:
+        newest = store.rows("latest")
+    except StoreError:  # single runs only
+        newest = store.rows("all")
+    if store.uri.startswith("http"):
+        say(f"The store is a server with a UI of its own: {link(store, newest)}")
+        return 0
+    _check_free(port)
+    command = [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--host", HOST, "--port", str(port), "--workers", "1"),
+        *("--allowed-hosts", ALLOWED_HOSTS),
+    ]
+    if store.artifacts is not None:
+        command += ["--default-artifact-root", store.artifacts.as_uri()]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    for number in (signal.SIGINT, signal.SIGTERM):  # either ends the server with us, never leaves it behind
+        signal.signal(number, signal.default_int_handler)
+    say(f"Starting MLflow's UI on port {port} ...")
+    with (
+        connectable(store.uri) as address,
+        subprocess.Popen(
+            command,
+            env={
+                **os.environ,
+                **quiet,
+                "MLFLOW_BACKEND_STORE_URI": address,
+            },  # everybody can read the words of a command
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as server,
+    ):
+        try:
+            _wait(server, port)
+            say(f"Browse:  {link(store, newest, f'http://{HOST}:{port}')}")
+            say("Ctrl-C ends it.")
+            assert server.stderr is not None
+            for _ in server.stderr:  # drained, not shown
+                pass
+            return server.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            server.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(10)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise StoreError(
+                f"port {port} must be free, it cannot be had ({error.strerror})",
+                remedy="choose another with --port",
+            ) from error
+
+
+def _wait(server: subprocess.Popen[str], port: int) -> None:
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            assert server.stderr is not None
+            last = (server.stderr.read().strip().splitlines() or ["no output"])[-1]
+            raise StoreError(
+                f"MLflow's server did not start ({last})",
+                remedy=f"try: sweepstack ui --port {port + 1}",
+            )
+        with (
+            contextlib.suppress(OSError, HTTPException),
+            urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2),
+        ):
+            return
+        time.sleep(0.2)
+    raise StoreError(
+        f"MLflow's server did not answer within {START_LIMIT:.0f} s",
+        remedy="try again",
+    )

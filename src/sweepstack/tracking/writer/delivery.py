@@ -1,0 +1,485 @@
+"""Journals -> MLflow, exactly once: in batches, from where the last delivery ended, and harmless when repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import getpass
+import importlib.metadata
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import Timeout
+
+from sweepstack.config.names import as_value
+from sweepstack.events import Ended, Event, Joined, Measured, Started
+from sweepstack.journal.files import drop_files
+from sweepstack.journal.log import Reader
+from sweepstack.journal.recovery import Restored, Seen, restored
+from sweepstack.journal.replay import Fold
+from sweepstack.journal.sessions import Sessions
+from sweepstack.paths import project_root
+from sweepstack.tracking.address import command
+from sweepstack.tracking.artifacts import local_folder
+from sweepstack.tracking.params import as_text
+from sweepstack.tracking.rows import (
+    FINGERPRINT_TAG,
+    ID_TAG,
+    LOG_TAG,
+    REASON_TAG,
+    RECOMPOSED_TAG,
+    SETTLED_TAG,
+    SWEEP_TAG,
+    TRAINED_TAG,
+    VERSION_TAG,
+    member_tag,
+)
+from sweepstack.tracking.store import Store
+from sweepstack.trial import TrialState
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, RunInfo, RunTag
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5.0
+"""Seconds to wait for another process that delivers the same."""
+TOGETHER = 50
+"""Trials in one transaction: half a second's work, which is what a kill in its middle costs."""
+
+
+@dataclass
+class _Pending:
+    """Events of one trial that are not in the store yet."""
+
+    begin: int
+    """Where the first of them is in the journal."""
+    events: list[Event] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Run:
+    run_id: str
+    folder: Path | None
+    """Where its artifacts lie, on this machine; None where MLflow has to carry them."""
+
+
+class NotYetError(Exception):
+    """Another session has not recorded the trial yet."""
+
+
+class Delivery:
+    """Takes what is in a session's journal to the store.
+
+    Repeating is harmless: a run is found again by its trial's id, and MLflow collapses equal rows.
+
+    Args:
+        store: where to.
+        sessions: of the store.
+        session: the number of the one to deliver.
+
+    Raises:
+        StoreError: from every method, when the ledger cannot be used.
+    """
+
+    def __init__(self, store: Store, sessions: Sessions, session: int) -> None:
+        self._store, self._sessions, self._session = store, sessions, session
+        self._reader = Reader(sessions.journal(session), sessions.trial)
+        self._seen = Seen()
+        self._restored: Restored | None = None
+        self._pending: dict[str, _Pending] = {}
+        self._runs: dict[str, _Run] = {}
+        begun = sessions.delivery(session)
+        self._experiment, self._repeated, self._offset = begun or ("", False, 0)
+        self._unsure = self._repeated
+        """Whether there may be runs which nobody has noted."""
+        self.delivered = 0
+        """Trials that have been delivered to their end."""
+
+    @property
+    def waiting(self) -> int:
+        """Trials of which something is not delivered."""
+        return len(self._pending)
+
+    def deliver(self) -> None:
+        """Takes what the journal holds by now, trial by trial, so that one which the store refuses holds up no other.
+
+        Raises:
+            Exception: whatever the store answered; what is left is taken the next time.
+        """
+        self._read()
+        refused: list[Exception] = []
+        waiting = list(self._pending)
+        if waiting:
+            self._reader.sync()
+        while waiting and len(refused) < 2:  # two: then it is not the trial; whoever waits for a dead server waits once
+            together, waiting = waiting[:TOGETHER], waiting[TOGETHER:]
+            done = self._deliver_together(together, refused)
+            taken = {one: self._pending.pop(one).events for one in done}
+            fold = Fold()
+            for event in (event for events in taken.values() for event in events):
+                fold.take(event)
+            ended = [one for one, events in taken.items() if isinstance(events[-1], Ended)]
+            for trial_id in ended:
+                self._runs.pop(trial_id, None)
+            self.delivered += len(ended)
+            drop_files(self._sessions.files(one) for one in ended)
+            joined = [event for events in taken.values() for event in events if isinstance(event, Joined)]
+            drop_files({self._sessions.files(file.parent.name) for event in joined for file in event.files})
+            begins = [pending.begin for pending in self._pending.values()]
+            self._offset = min([*begins, self._reader.offset])
+            runs = {trial_id: run_id for trial_id, run_id in done.items() if run_id is not None}
+            self._sessions.delivered(self._session, self._offset, runs, fold.progress)
+        if refused:
+            raise refused[0]
+
+    def finish(self) -> None:
+        """Delivers an ended session: what is left of it, what a damaged journal has lost as far as the ledger knows it,
+        and KILLED for what it has left open; then drops it."""
+        if self._sessions.is_recorded(self._session):
+            self._sessions.retire(self._session)
+            return
+        self._restore()
+        self.deliver()
+        if self._pending:
+            raise NotYetError("another sweep has not recorded them yet")
+        self._close_what_is_open()
+        damage = "" if self._restored is None else self._restored.told(self._reader)
+        self._sessions.retire(self._session, remember=self._store.database is None, damage=damage)
+
+    def _restore(self) -> None:
+        """Once: takes from the ledger what should be in the journal and is not."""
+        self._read()
+        if self._restored is None:
+            lines, joined = self._sessions.expected(self._session)
+            self._reader.end(lines, self._offset)
+            if self._reader.damaged:  # then no place in the file is what it was: all of it once more, which is harmless
+                self._offset, self._pending = 0, {}
+                self._unsure = self._repeated = True
+                for begin, event in Reader(self._sessions.journal(self._session), self._sessions.trial).events():
+                    self._take(begin, event)
+            self._restored = restored(self._sessions, self._session, self._seen, joined, self._points)
+            for event in self._restored.events:
+                self._take(self._reader.offset, event)
+            self._unsure = self._unsure or bool(self._restored.events)
+
+    def _points(self, run_id: str) -> Mapping[str, float]:
+        """The last figures of a run."""
+        if self._info(run_id) is None:
+            return {}
+        metrics: Mapping[str, float] = self._store.client.get_run(run_id).data.metrics
+        return metrics
+
+    def _close_what_is_open(self) -> None:
+        """Nothing stays RUNNING that nobody trains."""
+        left = {entry.trial.id: entry for entry in self._sessions.left_by(self._session) if entry.outcome is None}
+        runs = [(one.run_id or self._store.run_of(trial_id), one.at) for trial_id, one in left.items()]
+        closing = [(run_id, "its process died", at) for run_id, at in runs if run_id is not None]
+        broken = dict(self._sessions.unreadable(self._session))
+        orphans = {*broken, *(one for one in self._seen.open if one not in left)}
+        for trial_id in orphans - self._sessions.known(orphans):
+            run_id = self._store.run_of(trial_id) or broken.get(trial_id)
+            if run_id is not None:
+                closing.append((run_id, "its process died, and the ledger's row of it is damaged", time.time()))
+        if closing:
+            with self._store.transaction():
+                for run_id, why, at in closing:
+                    info = self._info(run_id)
+                    if info is not None and info.status == "RUNNING":
+                        self._close(run_id, TrialState.KILLED, why, at)
+
+    def _read(self) -> None:
+        for begin, event in self._reader.events():
+            self._seen.take(event)
+            if begin >= self._offset:
+                self._take(begin, event)
+
+    def _take(self, begin: int, event: Event) -> None:
+        events = self._pending.setdefault(event.trial.id, _Pending(begin)).events
+        if isinstance(event, Started):  # one that is known from elsewhere than its own line comes late
+            events.insert(0, event)
+        else:
+            events.append(event)
+
+    def _deliver_together(self, together: Sequence[str], refused: list[Exception]) -> dict[str, str | None]:
+        """Those that were taken, each with its run."""
+        done: dict[str, str | None] = {}
+        before = dict(self._runs)
+        known = self._sessions.run_ids(together)
+        experiment_id = self._experiment_id
+        try:
+            with self._store.transaction():
+                for trial_id in together:
+                    try:
+                        done[trial_id] = self._deliver_trial(experiment_id, known, self._pending[trial_id].events)
+                    except NotYetError:
+                        continue
+                    except Exception as error:
+                        run = self._runs.get(trial_id)
+                        if run is not None and self._info(run.run_id) is None:
+                            done[trial_id] = None  # deleted while its trial trains: nobody wants to know
+                            continue
+                        log.exception("a trial could not be delivered to %s", self._store.uri)
+                        self._unsure = True  # a server may have made the run, and not been able to say so
+                        refused.append(error)
+                        if len(refused) == 2:
+                            break
+        except Exception:  # undone as a whole, with the runs that it made
+            self._runs = before
+            self._unsure = True
+            raise
+        return done
+
+    @functools.cached_property
+    def _experiment_id(self) -> str:
+        return self._store.experiment_id(as_value(self._experiment))
+
+    def _info(self, run_id: str) -> RunInfo | None:
+        """Of a run; None when a user has deleted it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            info = self._store.client.get_run(run_id).info
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return info if info.lifecycle_stage == "active" else None
+
+    def _run(self, experiment_id: str, run_id: str | None, first: Event) -> tuple[_Run, bool] | None:
+        """The run of a trial, and whether it has just been made; None when a user has deleted it since it began."""
+        trial = first.trial
+        if trial.id in self._runs:
+            return self._runs[trial.id], False
+        again = isinstance(first, Started) and first.again
+        if again and self._sessions.waits(trial.id, self._session):
+            raise NotYetError("an earlier command has not been recorded yet, in which they began")
+        if run_id is None and self._unsure:
+            run_id = self._store.run_of(trial.id)
+        info = None if run_id is None else self._info(run_id)
+        made = info is None
+        if info is None and run_id is not None and not isinstance(first, Started):
+            return None
+        if info is None:
+            info = self._store.client.create_run(experiment_id, _ms(first.at), _tags(first), as_value(trial.name)).info
+        self._runs[trial.id] = _Run(info.run_id, local_folder(info.artifact_uri))
+        return self._runs[trial.id], made
+
+    def _deliver_trial(self, experiment_id: str, known: dict[str, str], events: Sequence[Event]) -> str | None:
+        """In as few requests as MLflow can do with: each of them is several transactions of its own."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        trial, client = events[0].trial, self._store.client
+        if isinstance(events[0], Joined):
+            return self._join(known.get(trial.id), events[0])
+        found = self._run(experiment_id, known.get(trial.id), events[0])
+        if found is None:
+            return None
+        run, made = found
+        params: list[Param] = []
+        metrics: list[Metric] = []
+        tags: list[RunTag] = []
+        for event in events:
+            match event:
+                case Started(again=again):
+                    if again and not made:  # as it is recorded already
+                        client.update_run(run.run_id, "RUNNING", as_value(trial.name))
+                        now = {**_of_sweep(event), LOG_TAG: as_value(str(event.trial.log))}
+                        tags += [RunTag(key, value) for key, value in now.items()]
+                        continue
+                    params = [Param(key[:250], as_value(as_text(value)[:6000])) for key, value in trial.params.items()]
+                    if event.dataset.digest:
+                        client.log_inputs(run.run_id, [_dataset(event)])
+                    self._keep_text(run, "config.yaml", trial.config_text)
+                    self._keep_text(run, "overrides.yaml", "".join(f"- {line}\n" for line in trial.overrides))
+                case Measured():
+                    figures = event.measurement.metrics.items()
+                    metrics += [Metric(key, value, _ms(event.at), _axis(event)) for key, value in figures]
+                case Ended():
+                    metrics += [Metric(key, value, _ms(event.at), 0) for key, value in _at_end(event)]
+                    tags += _said(event)
+        client.log_batch(run.run_id, metrics, params, tags)
+        if isinstance(last := events[-1], Ended):
+            for file in last.files:
+                self._keep_file(run, self._kept(trial.id, file))
+            client.set_terminated(run.run_id, str(last.outcome.state), _ms(last.at))
+        return run.run_id
+
+    def _join(self, run_id: str | None, event: Joined) -> str | None:
+        """A settled trial becomes one of a further sweep."""
+        found = event.run_id or run_id or self._store.run_of(event.trial.id)
+        if found is None and self._sessions.is_pending(event.trial.id):
+            raise NotYetError
+        info = None if found is None else self._info(found)
+        if found is None or info is None:
+            log.error("the record of trial %s (%s) is gone", event.trial.id, event.trial.name)
+            return None
+        for key, value in _of_sweep(event).items():
+            if key != SWEEP_TAG:  # which tells where it was trained
+                self._store.client.set_tag(found, key, value)
+        for file in event.files:
+            self._keep_file(_Run(found, local_folder(info.artifact_uri)), self._kept(file.parent.name, file))
+        return None
+
+    def _close(self, run_id: str, state: TrialState, reason: str, at: float) -> None:
+        self._store.client.set_tag(run_id, REASON_TAG, reason)
+        self._store.client.set_terminated(run_id, str(state), _ms(at))
+
+    def _keep_text(self, run: _Run, name: str, text: str) -> None:
+        text = as_value(text)
+        if run.folder is None:
+            self._store.client.log_text(run.run_id, text, name)
+            return
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / name).write_text(text, encoding="utf-8")
+
+    def _kept(self, folder: str, file: Path) -> Path:
+        """Where a file of a trial is kept now: the journal may have been moved since, with what is kept beside it."""
+        kept = self._sessions.files(folder) / file.name
+        return kept if kept.exists() else file
+
+    def _keep_file(self, run: _Run, file: Path) -> None:
+        if not file.exists() and self._repeated:
+            return  # delivered, but for the note that it was
+        if run.folder is None:
+            self._store.client.log_artifact(run.run_id, str(file))
+            return
+        run.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, run.folder)
+
+
+def deliver_what_is_left(store: Store, sessions: Sessions, but: int | None = None) -> tuple[int, list[Exception]]:
+    """Delivers the sessions that are ended or have died, the oldest first. One that cannot be delivered holds up no
+    other; after two, the store is taken to be away.
+
+    Args:
+        but: a session that is left out, and what is newer.
+
+    Returns:
+        The number of trials that were delivered to their end, and what the store answered to the rest.
+    """
+    delivered = 0
+    refused: list[Exception] = []
+    for session in sessions.see_to_the_dead():
+        refusals = sum(not isinstance(error, NotYetError | Timeout) for error in refused)
+        if (but is not None and session >= but) or refusals == 2:
+            break
+        lock = sessions.delivery_lock(session)
+        try:
+            with lock.acquire(timeout=PATIENCE):  # the process that wrote for it may be at it still
+                if sessions.exists(session):
+                    delivery = Delivery(store, sessions, session)
+                    delivery.finish()
+                    delivered += delivery.delivered
+            Path(lock.lock_file).unlink(missing_ok=True)
+        except Exception as error:
+            refused.append(error)
+    return delivered, refused
+
+
+def not_delivered(count: int, uri: str, journal: Path, why: str) -> str:
+    """The line about records that are in the journal alone; a count of 0 for an unknown number."""
+    some = "some trials" if not count else "1 trial" if count == 1 else f"{count} trials"
+    return (
+        f"Records of {some} are kept in the journal, for {uri} does not take them ({why}); the next sweep delivers "
+        f"them, or type: {command('sync', uri, journal)}"
+    )
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _axis(event: Measured) -> int:
+    """What MLflow draws metrics against: epochs, or iterations where those are what is measured by."""
+    by_epoch = event.trial.config.evaluate_every == "epoch"
+    return event.measurement.epoch if by_epoch else event.measurement.step
+
+
+def _at_end(event: Ended) -> list[tuple[str, float]]:
+    """The figures that no measurement has given: those of the test, and times."""
+    selecting = event.trial.config.objective.split("/")[0]
+    along_the_way = ("train/", f"{selecting}/")
+    return [(key, value) for key, value in event.outcome.metrics.items() if not key.startswith(along_the_way)]
+
+
+def _said(event: Ended) -> list[RunTag]:
+    from mlflow.entities import RunTag
+
+    outcome, trial = event.outcome, event.trial
+    said = {
+        REASON_TAG: outcome.reason,
+        TRAINED_TAG: event.trained,
+        RECOMPOSED_TAG: event.recomposed,
+        SETTLED_TAG: trial.fingerprint if outcome.settled else "",
+    }
+    return [RunTag(key, as_value(text)) for key, text in said.items() if text or key == REASON_TAG]
+
+
+def _of_sweep(event: Event) -> dict[str, str]:
+    sweep = event.trial.sweep
+    if sweep is None:
+        return {}
+    name = as_value(sweep)  # an earlier version took any text for a name
+    return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}"}
+
+
+def _tags(first: Event) -> dict[str, str]:
+    trial = first.trial
+    return {
+        **environment(),
+        "mlflow.source.name": "train.py",
+        "mlflow.source.type": "LOCAL",
+        ID_TAG: trial.id,
+        FINGERPRINT_TAG: trial.fingerprint,
+        LOG_TAG: as_value(str(trial.log)),
+        **_of_sweep(first),
+    }
+
+
+@functools.cache
+def environment() -> dict[str, str]:
+    """Who and what trained: git commit, and the versions of what the figures depend on."""
+    tags = {
+        VERSION_TAG: importlib.metadata.version("sweepstack"),
+        "versions.python": platform.python_version(),
+    }
+    for package in ("torch", "hydra-core", "mlflow"):
+        tags[f"versions.{package}"] = importlib.metadata.version(package)
+    with contextlib.suppress(KeyError, OSError):  # a container may run as a user without a name
+        tags["mlflow.user"] = getpass.getuser()
+    git = ["git", "-C", str(project_root())]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if commit.returncode == 0:
+        tags["mlflow.source.git.commit"] = commit.stdout.strip()
+        status = [*git, "status", "--porcelain", "--untracked-files=no"]
+        changed = subprocess.run(status, capture_output=True, text=True, check=False)
+        tags["git.uncommitted_changes"] = str(bool(changed.stdout.strip())).lower()
+    return tags
+
+
+def _dataset(event: Started) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    config, facts = event.trial.config.dataset, event.dataset
+    name = str(event.trial.params["dataset"])
+    counts = {"train": facts.train, "held_out": facts.held_out, "test": facts.test}
+    return DatasetInput(
+        Dataset(
+            name=name,
+            digest=facts.digest,
+            source_type="code",
+            source=json.dumps({"target": config.target}),
+            schema=json.dumps({"shape": config.shape, "classes": config.classes}),
+            profile=json.dumps(counts),
+        ),
+        [InputTag("mlflow.data.context", "training")],
+    )

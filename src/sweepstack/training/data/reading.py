@@ -1,0 +1,232 @@
+"""A user's dataset is built and read: each item once, seeded, and tried a second time for being the same."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, TensorDataset
+
+from sweepstack.config.schema import DatasetConfig
+from sweepstack.errors import DataError, UserError, one_line
+from sweepstack.training.data.conversion import Given, Source, images_of, labels_of, source_of, tensor_of
+from sweepstack.training.instantiate import build
+from sweepstack.training.random_state import seeded
+
+TRIED = 64
+"""Items that are read a second time, from a second dataset, and must be the same."""
+PATIENCE = 2.0
+"""Seconds of reading after which progress is shown."""
+
+_AS_STORED = {"MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "CIFAR100"}
+"""Classes of `torchvision.datasets` that give what their attributes `data` and `targets` hold, without a transform."""
+
+_said: set[str] = set()
+
+
+def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
+    """Images [n, *config.shape], uint8 pixels or float32, and int64 labels [n] of one part of a dataset. They share no
+    memory with what the dataset keeps. They are what `dataset[i]` gives, for each i from 0 to below `len(dataset)`.
+
+    Random numbers are drawn from the same fixed seed at every call, for both parts; a line on standard error tells of
+    it, once in a process.
+
+    Raises:
+        DataError: the dataset fails, gives what is not understood, or other data when it is read again.
+    """
+    name = "training" if train else "test"
+    with seeded() as drawn:
+        dataset = _build(config, name, train)
+        of_making = drawn()
+        given = _given(dataset, config, name)
+        of_items = drawn()
+    known = config.target.startswith("sweepstack.") or _is_as_stored(dataset)
+    del dataset  # a second one is made below, and there may not be room for two
+    images, labels = images_of(given, config, name), labels_of(given, config, name)
+    if not known:
+        if images.data_ptr() == given.images.data_ptr():  # before a second dataset can change them in place
+            images = images.clone()
+        if labels.data_ptr() == given.labels.data_ptr():
+            labels = labels.clone()
+        given = replace(given, images=given.images[:TRIED].clone(), labels=given.labels[:TRIED].clone())
+        with seeded():
+            _check_same(given, _given(_build(config, name, train), config, name, TRIED), config, name)
+    if of_making or of_items:
+        _tell(config, name, of_items)
+    return images, labels
+
+
+def _build(config: DatasetConfig, name: str, train: bool) -> Any:
+    with _theirs(config, f"for its {name} part"):
+        return build({"_target_": config.target, "train": train, **config.keywords}, "dataset")
+
+
+@contextlib.contextmanager
+def _theirs(config: DatasetConfig, when: str) -> Iterator[None]:
+    """What is raised inside comes from the user's code, which can fail in any way, and be left by `sys.exit`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise DataError(f"dataset: {config.target} fails {when} ({reason})", remedy="correct it") from error
+
+
+def _given(dataset: Any, config: DatasetConfig, name: str, most: int | None = None) -> Given:
+    """All items of a dataset, or the first `most` or more of them. Those of the classes that are known to do nothing
+    else come as they are stored, for that is a hundred times as fast."""
+    images: Any
+    labels: Any
+    if type(dataset) is TensorDataset:
+        if len(dataset.tensors) != 2:
+            raise DataError(
+                f"dataset must give (image, label) pairs, the TensorDataset of {config.target} has another number of "
+                "tensors",
+                len(dataset.tensors),
+                "give it images and labels",
+            )
+        (images, labels), source = dataset.tensors, Source.TENSOR
+    elif _is_as_stored(dataset):
+        images, labels, source = dataset.data, dataset.targets, Source.PICTURE
+    else:
+        return _items(dataset, config, name, most)
+    parts = []
+    for what, value in (("images", images), ("labels", labels)):
+        try:
+            parts.append(tensor_of(value))
+        except DataError as error:
+            raise error.inside(f"dataset: {name} {what} of {config.target}") from error
+    return Given(parts[0], parts[1], source)
+
+
+def _is_as_stored(dataset: Any) -> bool:
+    kind = type(dataset)
+    return (
+        kind.__module__.startswith("torchvision.datasets.")
+        and kind.__name__ in _AS_STORED
+        and not any(getattr(dataset, name, None) for name in ("transform", "target_transform", "transforms"))
+    )
+
+
+def _items(dataset: Any, config: DatasetConfig, name: str, most: int | None) -> Given:
+    kind = type(dataset)
+    if isinstance(dataset, IterableDataset) or not (hasattr(kind, "__len__") and hasattr(kind, "__getitem__")):
+        raise DataError(
+            f"dataset must have __len__ and __getitem__, {config.target} gives an object without",
+            kind.__name__,
+            "read it into a list of (image, label) pairs",
+        )
+    with _theirs(config, f"for its {name} part"):
+        count = len(dataset)
+    count = count if most is None else min(count, most)
+    images, source = torch.empty(0), Source.TENSOR
+    labels: list[Any] = []
+    show = _progress(count, f"Reading the {name} part of {config.target}") if most is None else lambda place: None
+    for place in range(count):
+        with _theirs(config, f"at item {place} (from 0) of its {name} part"):
+            item = dataset[place]
+        try:
+            image, label = _pair(item)
+            tensor = tensor_of(image)
+            if not labels:
+                images, source = _room(count, tensor), source_of(image)
+            elif tensor.shape != images.shape[1:] or tensor.dtype != images.dtype:
+                raise DataError(
+                    f"all images must be of one shape and dtype, the first one is {_kind(images[0])}",
+                    _kind(tensor),
+                    "give it a transform, such as torchvision.transforms.Resize, or convert them",
+                )
+            images[place] = tensor  # a copy: some datasets give the same tensor again with other values
+            labels.append(label if type(label) is int else _label(label))
+        except DataError as error:
+            raise error.inside(f"dataset: item {place} (from 0) of the {name} part of {config.target}") from error
+        show(place)
+    show(count)
+    try:
+        return Given(
+            images, torch.stack(labels) if labels and isinstance(labels[0], Tensor) else tensor_of(labels), source
+        )
+    except (DataError, RuntimeError, TypeError) as error:
+        raise DataError(
+            f"dataset must give labels of one kind, the {name} labels of {config.target} are of several",
+            remedy="give each image the index of its class, from 0",
+        ) from error
+
+
+def _pair(item: Any) -> tuple[Any, Any]:
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return item[0], item[1]
+    shown = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list | dict) else type(item).__name__
+    raise DataError("it must be a pair (image, label)", shown, "wrap the dataset, or select two of its parts")
+
+
+def _label(label: Any) -> Any:
+    """A plain number, or a tensor with axes, which is refused when all are there."""
+    try:
+        tensor = tensor_of(label).clone()
+    except DataError as error:
+        raise error.inside("its label") from error
+    return tensor if tensor.ndim else tensor.item()
+
+
+def _room(count: int, image: Tensor) -> Tensor:
+    try:
+        return torch.empty((count, *image.shape), dtype=image.dtype)
+    except (RuntimeError, MemoryError) as error:
+        size = f"{count:,} images of {_kind(image)}"
+        raise DataError("a dataset must fit into memory", size, "give fewer or smaller images") from error
+
+
+def _kind(image: Tensor) -> str:
+    return f"{list(image.shape)} {str(image.dtype).removeprefix('torch.')}"
+
+
+def _progress(count: int, what: str) -> Callable[[int], None]:
+    """Tells on standard error how far reading has come, when it takes long: a line that is written over on a terminal,
+    a single line elsewhere."""
+    began, told = time.monotonic(), 0.0
+
+    def show(place: int) -> None:
+        nonlocal told
+        now, live = time.monotonic(), sys.stderr.isatty()
+        if now - began < PATIENCE or (told and (not live or (now - told < 1.0 and place < count))):
+            return
+        told = now
+        end = "\n" if place == count or not live else ""
+        print(f"{chr(13) if live else ''}{what}: {place:,} of {count:,} items", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _check_same(given: Given, again: Given, config: DatasetConfig, name: str) -> None:
+    tried = min(len(again.images), len(again.labels), TRIED)
+    for first, second in ((given.images, again.images), (given.labels, again.labels)):
+        was, now = first[:tried], second[:tried]
+        if was.dtype != now.dtype or not torch.equal(was, now):
+            raise DataError(
+                f"dataset must give the same data whenever it is read, {config.target} gives other {name} data the "
+                "second time",
+                remedy="if it draws random numbers, draw them from torch, numpy.random or random, which are seeded, or "
+                "give its own generator a fixed seed; if it changes data in place, let it copy them first",
+            )
+
+
+def _tell(config: DatasetConfig, name: str, of_items: bool) -> None:
+    """One line for each dataset in a process."""
+    if config.target in _said:
+        return
+    _said.add(config.target)
+    line = f"Dataset {config.target} draws random numbers while it is made: they are seeded, so it is always the same."
+    if of_items:
+        line = (
+            f"Dataset {config.target} draws random numbers for its {name} images: they are drawn once, with a fixed "
+            "seed, not again in each epoch; held-out images, and test images drawn the same way, are changed as well."
+        )
+    print(line, file=sys.stderr)

@@ -1,0 +1,83 @@
+"""Whatever a config names by `_target_`: import it, check its keywords, call it."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sweepstack.errors import ConfigError, did_you_mean, one_line
+from sweepstack.faults import Whose, contained, judge, told
+from sweepstack.masking import reveal
+from sweepstack.training.random_state import seeded
+
+
+def resolve(key: str, target: str) -> Callable[..., Any]:
+    """The callable at a dotted path. `key` is where the config says it, for the error.
+
+    Raises:
+        ConfigError: it cannot be imported, or is not callable.
+    """
+    try:
+        with seeded(), contained():  # what a module draws while it is imported is the same in every process
+            found = pkgutil.resolve_name(target)
+    except Exception as error:  # importing somebody's module can fail in any way
+        rule = f"{key}._target_ should name something that can be imported ({told(error)})"
+        raise ConfigError(rule, target, _remedy(target, error)) from error
+    if not callable(found):
+        raise ConfigError(
+            f"{key}._target_ should name a class or a function, {target!r} is a {type(found).__name__}",
+            remedy="name the class inside it",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _remedy(target: str, error: Exception) -> str:
+    if judge(error).whose is Whose.CODE:
+        return "correct the module"
+    try:
+        module, _, name = target.rpartition(".")
+        with contained():
+            return did_you_mean(name, [word for word in vars(pkgutil.resolve_name(module)) if word[0] != "_"])
+    except Exception:
+        return "correct the path, or run from the folder that holds the module (or put it on PYTHONPATH)"
+
+
+def check_keywords(key: str, target: str, positional: int, keywords: Mapping[str, Any]) -> None:
+    """That `target(*positional, **keywords)` is a call which the target's signature takes.
+
+    Raises:
+        ConfigError: a keyword that it does not know, or one that it needs and does not get.
+    """
+    try:
+        signature = inspect.signature(resolve(key, target))
+    except ValueError:  # some compiled callables have none; calling them will tell
+        return
+    kinds = inspect.Parameter
+    known = [p for p in signature.parameters.values() if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
+    if not any(p.kind is kinds.VAR_KEYWORD for p in signature.parameters.values()):
+        for name in keywords:
+            if name not in {p.name for p in known}:
+                names = [p.name for p in known[positional:]]
+                raise ConfigError(f"{key}.{name} is not a keyword of {target}", remedy=did_you_mean(name, names))
+    try:
+        signature.bind(*[None] * positional, **keywords)
+    except TypeError as error:
+        rule = f"{key}: {target} cannot be called: {one_line(error)}"
+        raise ConfigError(rule, remedy=f"give it with +{key}.NAME=VALUE") from error
+
+
+def build(value: Any, key: str = "target") -> Any:
+    """`value` with every mapping that has a `_target_` called, the innermost first. What is called gets addresses with
+    their secrets."""
+    if isinstance(value, Mapping):
+        built = {name: build(part, f"{key}.{name}") for name, part in value.items()}
+        target = built.pop("_target_", None)
+        if target is None:
+            return built
+        with contained():
+            return resolve(key, target)(**built)
+    if isinstance(value, list | tuple):
+        return [build(part, f"{key}[{place}]") for place, part in enumerate(value)]
+    return reveal(value) if isinstance(value, str) else value

@@ -1,0 +1,263 @@
+"""Which way of training is the fastest here: a few steps of each are timed, and what was found is remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import inspect
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sweepstack.config.schema import TrialConfig
+from sweepstack.errors import UserError, one_line
+from sweepstack.files.replacing import replacing
+from sweepstack.planning.compatibility import stack_key
+from sweepstack.training import models, random_state
+from sweepstack.training.data.datasets import Data
+from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_budget
+from sweepstack.training.instantiate import resolve
+from sweepstack.training.stacked import build
+from sweepstack.training.stacked.model import EVALUATED, Batches, Unstackable
+from sweepstack.training.trainer import autocast_of, evaluate
+from sweepstack.trial import Choice
+
+WIDTHS = (256, 64, 16)
+"""Widths that are tried besides the full one: narrower stacks stay in the processor's cache."""
+WIDEST = 1024
+"""No wider one is tried: it would save nothing more of a step, and take memory that grows with the sweep."""
+NARROW, HOPELESS = 4, 1.5
+"""The width that is tried first, and how much slower than alone it may be for wider ones to be tried."""
+ROUNDS, WARM_UP, STEPS, BUDGET = 2, 2, 8, 0.15
+"""Rounds through all ways, so that a moment in which the machine was busy decides nothing; in each, steps that are not
+counted, steps that are, and the seconds after which three must do, or one that alone takes as long."""
+WORTH_NARROWER, WORTH_THREADS = 0.95, 0.8
+"""A narrower stack, and more threads than one, must be so much faster to be preferred: a wide stack shares more, and
+two threads take twice as long as one while another process has a core."""
+
+
+def choose(
+    configs: Sequence[TrialConfig],
+    data: Data,
+    remembered: Path | None,
+    wait_for_quiet: Callable[[], None] = lambda: None,
+    estimate: bool = False,
+) -> Choice:
+    """How trajectories of one `stack_key` are best trained on this machine.
+
+    The choice changes how results round. It is remembered, so that the same sweep is trained in the same way again.
+
+    Args:
+        configs: one for each trajectory.
+        remembered: a file to look into first and to add to; None measures afresh and writes nothing.
+        wait_for_quiet: called before anything is timed.
+        estimate: measure even where there is nothing to choose, so that the time can be told.
+    """
+    config = configs[0]
+    threads = choose_threads(config)
+    if not config.launch.stack or len(configs) == 1:
+        seconds = 0.0
+        if estimate:
+            with contextlib.suppress(Exception):  # the trainer will say what is wrong, with its traceback
+                seconds = _plain_epoch(config, data, threads)
+        return Choice(1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")
+    key = _key(configs, data)
+    known = _read(remembered)
+    if key in known:
+        with contextlib.suppress(TypeError):  # of another version
+            return Choice(**known[key])
+    wait_for_quiet()
+    try:
+        with random_state.apart():
+            choice = _measure(configs, data, threads)
+    except Unstackable as why:
+        choice = Choice(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
+    except Exception as error:  # nor does it train alone; the trainer will say so, with its traceback
+        return Choice(1, threads, 0.0, f"it cannot be timed: {one_line(error)}")
+    _write(remembered, {**known, key: asdict(choice)})
+    return choice
+
+
+def _measure(configs: Sequence[TrialConfig], data: Data, plain_threads: int) -> Choice:
+    config, count = configs[0], len(configs)
+    alone = _plain_epoch(config, data, plain_threads)
+    per_step = 1e6 / data.steps_per_epoch(config.batch_size)
+    narrow = min(NARROW, count)
+    seconds = min(_stacked_epoch(configs[:narrow], data, threads) for threads in _thread_counts(config, data))
+    if config.launch.width is None and seconds > HOPELESS * narrow * alone:  # a wide one would take long to time
+        told = f"{seconds / narrow * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
+        return Choice(1, plain_threads, alone, told)
+    fitting = _fitting_width(config, data)
+    widest = min(count, fitting) if config.launch.width else min(count, fitting, WIDEST)
+    wanted = [config.launch.width] if config.launch.width else [count, *WIDTHS]
+    widths = sorted({_balanced(count, min(width, widest)) for width in wanted}, reverse=True)
+    times: dict[tuple[int, int], float] = {}
+    for _ in range(ROUNDS):
+        for width, threads in itertools.product(widths, _thread_counts(config, data)):
+            seconds = _stacked_epoch(configs[:width], data, threads)
+            times[width, threads] = min(seconds, times.get((width, threads), math.inf))
+    tries = [Choice(width, threads, seconds, "") for (width, threads), seconds in times.items()]
+
+    def handicapped(choice: Choice) -> float:
+        wide, single = choice.width == widths[0], choice.threads == 1
+        return _total(choice, count) / (1.0 if wide else WORTH_NARROWER) / (1.0 if single else WORTH_THREADS)
+
+    best = min(tries, key=handicapped)
+    told = f"{_total(best, count) / count * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
+    if config.launch.width is None and alone * count < _total(best, count):
+        return Choice(1, plain_threads, alone, told)
+    narrow_why = f", {best.width} fit into memory" if best.width == _balanced(count, fitting) < count else ""
+    return Choice(best.width, best.threads, best.epoch_seconds, told + narrow_why)
+
+
+def _total(choice: Choice, count: int) -> float:
+    """Seconds for an epoch of all."""
+    return math.ceil(count / choice.width) * choice.epoch_seconds
+
+
+def _balanced(count: int, width: int) -> int:
+    """The width of the widest stack when `count` are parted into stacks of about the same width, at most `width`."""
+    return math.ceil(count / math.ceil(count / max(width, 1)))
+
+
+def _thread_counts(config: TrialConfig, data: Data) -> list[int]:
+    if config.threads is not None:
+        return [config.threads]
+    return [1] if data.device.type == "cuda" or ALL_THREADS == 1 else [ALL_THREADS, 1]
+
+
+def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> float:
+    torch.set_num_threads(threads)
+    batch_size = configs[0].batch_size
+    try:
+        model = build.build(configs, data.images.shape[1:], data.device, data.some())
+        model.set_factors(torch.ones(WARM_UP + STEPS, len(configs), dtype=torch.float64))
+        step = _time(model.step, data.stacked_batches(batch_size, model.seeds, 1), data.device)
+        return step * data.steps_per_epoch(batch_size) + _evaluation(model.evaluate, data)
+    except Unstackable:
+        raise
+    except Exception as error:  # vmap has no rule for everything, least of all backwards
+        raise Unstackable(f"torch.func.vmap cannot train it: {one_line(error)}") from error
+
+
+def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
+    """With a plain update in the optimizer's place: the real one would import `torch._dynamo`, a second."""
+    torch.set_num_threads(threads)
+    model = models.build(config.model).to(data.device)
+    autocast = autocast_of(config, data.device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        with autocast:
+            loss = cross_entropy(model(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for parameter in trained:
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad, alpha=-1e-6)
+                    parameter.grad = None
+
+    seconds = _time(step, data.batches(config.batch_size, 0, 1), data.device)
+    return seconds * data.steps_per_epoch(config.batch_size) + _evaluation(
+        lambda batches: evaluate(model, batches(EVALUATED), autocast), data
+    )
+
+
+def _evaluation(evaluate_on: Callable[[Batches], object], data: Data) -> float:
+    """Seconds of one evaluation, from its first chunk."""
+    seen = 0
+
+    def first(chunk: int) -> Iterable[tuple[Tensor, Tensor]]:
+        nonlocal seen
+        images, labels = next(iter(data.evaluation(chunk)))
+        seen = len(labels)
+        yield images, labels
+
+    began = time.perf_counter()
+    evaluate_on(first)
+    _synchronise(data.device)
+    return (time.perf_counter() - began) * (len(data.held_out) or len(data.test_labels)) / seen
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _time(
+    step: Callable[[Tensor, Tensor], object], batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> float:
+    """Seconds of a step: of the shortest, for whatever else the machine does makes others longer."""
+    times: list[float] = []
+    began = time.perf_counter()
+    for number, (images, labels) in enumerate(batches):
+        before = time.perf_counter()
+        step(images, labels)
+        _synchronise(device)
+        after = time.perf_counter()
+        if number >= WARM_UP or after - before > BUDGET:  # a step that long needs no warming up
+            times.append(after - before)
+        if len(times) == STEPS or (after - began > BUDGET and (len(times) >= 3 or after - before > BUDGET)):
+            break
+    return min(times, default=after - before)
+
+
+def _fitting_width(config: TrialConfig, data: Data) -> int:
+    """How many members the memory holds: parameters, gradients and state, and what the forward pass keeps."""
+    model = models.build(config.model).to(data.device)
+    kept = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    images = data.some(config.batch_size)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model(images)
+    own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    return max(1, memory_budget(data.device) // (6 * own + 3 * (kept + images.nbytes)))
+
+
+def _key(configs: Sequence[TrialConfig], data: Data) -> str:
+    """What a choice depends on."""
+    device = torch.cuda.get_device_name(data.device) if data.device.type == "cuda" else f"{ALL_THREADS} threads"
+    config = configs[0]
+    seeds = len({config.seed for config in configs})
+    numbers = sorted({name for one in configs for name, value in one.optimizer.keywords.items() if value})
+    try:
+        source = inspect.getsource(resolve("model", config.model.target))
+    except (OSError, TypeError):  # there is none to be had
+        source = ""
+    program = [importlib.metadata.version("sweepstack"), torch.__version__, source]
+    parts = [stack_key(config), len(configs), seeds, numbers, config.launch.width, len(data.train), device, program]
+    return hashlib.sha1(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()
+
+
+def _read(file: Path | None) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(file.read_text()) if file is not None else {}
+    except (OSError, ValueError):  # not there yet, or damaged: it is only a memory
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write(file: Path | None, content: dict[str, dict[str, Any]]) -> None:
+    if file is None:
+        return
+    with contextlib.suppress(OSError, UserError):  # a folder that is not ours to write to
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as aside:
+            aside.write_text(json.dumps(content))

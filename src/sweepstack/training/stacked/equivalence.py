@@ -1,0 +1,266 @@
+"""What a module does alone, in two small updates, and whether a stack of it does the same with the same draws."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sweepstack.config.schema import OptimizerConfig, TrialConfig
+from sweepstack.errors import one_line
+from sweepstack.training import models
+from sweepstack.training.module_state import Attributes
+from sweepstack.training.random_state import of_others, seed_all
+from sweepstack.training.stacked.model import StackedModel, Unstackable
+from sweepstack.training.trainer import autocast_of
+
+PROBE = OptimizerConfig.model_validate({"_target_": "torch.optim.SGD", "lr": 0.05})
+PROBED, UPDATES = 16, 2
+"""Images that a module is tried with, and updates: the second one begins with what the first one left behind."""
+CLOSE = {"float32": (1e-3, 1e-4), "bfloat16": (0.05, 0.05)}
+"""How near the numbers of a stack must be to those of the module alone (relative, absolute)."""
+
+
+class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """In this block, random numbers depend on nothing but the operation, the shape, and how many of these were drawn
+    before: not on the layout in memory, in which a module under `torch.func.vmap` differs from one alone.
+
+    Args:
+        salt: with another one, the numbers are others.
+    """
+
+    def __init__(self, salt: int = 0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._salt = salt
+        self._drawn: Counter[tuple[str, tuple[int, ...]]] = Counter()
+
+    @property
+    def drawn(self) -> bool:
+        """Whether any random number was drawn."""
+        return bool(self._drawn)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: PyTorch would import `torch._dynamo`, seconds, to keep it from compiling the method below."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.removeprefix("aten::").rstrip("_")
+        if torch.Tag.nondeterministic_seeded not in func.tags or "dot_product" in name:
+            return func(*args, **kwargs)  # attention with dropout draws by an operation of its own
+        if name == "native_dropout":  # of a GPU
+            images, p, train = args
+            mask = self._draw(torch.ops.aten.bernoulli_.float, "bernoulli", torch.empty_like(images), 1 - p)
+            return (images * mask / max(1 - p, 1e-30), mask.bool()) if train else (images, torch.ones_like(mask).bool())
+        return self._draw(func, name, *args, **kwargs)
+
+    def _draw(self, func: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        first: Any = args[0] if args else []
+        key = name, tuple(first.shape if isinstance(first, Tensor) else first if isinstance(first, list) else [first])
+        seed = zlib.crc32(repr((key, self._drawn[key], self._salt)).encode())
+        torch.default_generator.manual_seed(seed)
+        if (isinstance(first, Tensor) and first.is_cuda) or "cuda" in str(kwargs.get("device")):
+            torch.cuda.manual_seed_all(seed)
+        self._drawn[key] += 1
+        if name == "bernoulli" and len(args) == 2 and isinstance(args[1], float):  # bernoulli, or in place of a tensor
+            found = torch.empty(key[1], dtype=first.dtype, device=first.device).bernoulli_(args[1], **kwargs)
+            return first.copy_(found) if func._schema.is_mutable else found
+        if func._schema.is_mutable and isinstance(first, Tensor):
+            copy = first.clone(memory_format=torch.contiguous_format)
+            func(copy, *args[1:], **kwargs)
+            return first.copy_(copy)
+        return func(*(arg.contiguous() if isinstance(arg, Tensor) else arg for arg in args), **kwargs)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What a module does alone.
+
+    Logits are [images, classes].
+    """
+
+    config: TrialConfig
+    before: Tensor
+    """Logits before the updates, evaluated, and after them."""
+    after: Tensor
+    tensors: Mapping[str, Tensor]
+    """Its parameters and buffers after the updates."""
+    draws: bool
+    """Whether it draws random numbers."""
+
+
+class Probe:
+    """A few images for members of two seeds.
+
+    Args:
+        configs: of the members of a stack.
+        shape: of one image.
+        images: of the data, float [n, *shape]; random ones where they are not given.
+    """
+
+    def __init__(
+        self, configs: Sequence[TrialConfig], shape: Sequence[int], device: torch.device, images: Tensor | None = None
+    ) -> None:
+        seeds = list(dict.fromkeys(config.seed for config in configs))
+        self.seeds = [seeds[0], seeds[len(seeds) // 2]]
+        self.configs = [configs[0].model_copy(update={"seed": seed, "optimizer": PROBE}) for seed in self.seeds]
+        self._close = CLOSE[configs[0].precision]
+        self._device, self._autocast = device, autocast_of(configs[0], device)
+        if images is None:
+            images = torch.rand(PROBED, *shape, generator=torch.Generator().manual_seed(0))
+        self._images = images[:PROBED].to(device)
+        self._labels = (torch.arange(len(self._images)) % configs[0].dataset.classes).to(device)
+
+    def alone(self) -> list[Alone]:
+        """What the modules do.
+
+        Raises:
+            Unstackable: they do what no stack can do: change plain attributes, draw from generators other than
+                PyTorch's, answer for an image by the others beside it, or otherwise the second time.
+        """
+        first, again = self._learn(self.configs[0]), self._learn(self.configs[0])
+        if not self._same(again, first):
+            raise Unstackable("it does not do the same twice, even alone and with the same seed")
+        return [first, again if self.configs[1].seed == first.config.seed else self._learn(self.configs[1])]
+
+    def compare(self, stack: StackedModel, expected: Sequence[Alone]) -> None:
+        """That a stack of the two does what they do alone.
+
+        Raises:
+            Unstackable: it does not.
+        """
+        groups, width = len(stack.seeds), len(expected)
+        images = self._images.to(stack.dtype)
+        images, labels = images.expand(groups, *images.shape), self._labels.expand(groups, -1)
+        stack.set_factors(torch.ones(UPDATES + 1, width, dtype=torch.float64))
+        stack.same_draws = True
+        with SameDraws():
+            before = stack.logits(images[0])
+            for _ in range(UPDATES):
+                stack.step(images, labels)
+            after = stack.logits(images[0])
+        tensors = {**stack.parameters, **stack.rest}
+        for member, alone in enumerate(expected):
+            if not self._near(before[member].T, alone.before):
+                raise Unstackable("batched, it does not compute what it computes alone")
+            for name, value in alone.tensors.items():
+                if name not in tensors or not self._near(tensors[name][member], value):
+                    raise Unstackable(f"batched, {name} does not become what it becomes alone")
+            if not self._near(after[member].T, alone.after):
+                raise Unstackable("batched, it does not learn what it learns alone")
+        if any(alone.draws for alone in expected):  # each member for itself: this may be what cannot be mapped
+            stack.same_draws = False
+            stack.step(images, labels)
+
+    def _same(self, one: Alone, other: Alone) -> bool:
+        pairs = [(one.before, other.before), (one.after, other.after)]
+        pairs += [(one.tensors[name], value) for name, value in other.tensors.items()]
+        return all(self._near(*pair) for pair in pairs)
+
+    def _near(self, one: Tensor, other: Tensor) -> bool:
+        one, other = one.detach(), other.detach()
+        if one.shape != other.shape:
+            return False
+        if not (one.is_floating_point() or one.is_complex()):
+            return torch.equal(one, other)
+        wide = torch.complex128 if one.is_complex() else torch.float64
+        return torch.allclose(one.to(wide), other.to(wide), *self._close, equal_nan=True)
+
+    def _learn(self, config: TrialConfig) -> Alone:
+        seed_all(config.seed)
+        model = models.build(config.model).to(self._device).train()
+        attributes = Attributes(model)
+        seed_all(0)
+        others = of_others()
+        try:
+            with SameDraws() as evaluated:
+                self._check_evaluation(model, attributes, evaluated)
+            with SameDraws() as draws:
+                before = self._logits(model)
+                for _ in range(UPDATES):
+                    self._update(model)
+                after = self._logits(model)
+        except Unstackable:
+            raise
+        except Exception as error:  # whatever somebody's module does
+            raise Unstackable(
+                f"it fails even alone, in a small trial: {type(error).__name__}: {one_line(error)}"
+            ) from error
+        _check_attributes(attributes)
+        if of_others() != others:
+            raise Unstackable("it draws random numbers of Python or NumPy; those of PyTorch could be stacked")
+        tensors = {name: value.detach().clone() for name, value in _tensors(model).items()}
+        if draws.drawn:
+            self._check_seeding(model)
+        return Alone(config, before, after, tensors, draws.drawn)
+
+    def _check_seeding(self, model: nn.Module) -> None:
+        """Each member of a stack has its own draws; a module that seeds them itself would have the same every time."""
+        state = {name: value.clone() for name, value in _tensors(model).items()}
+
+        def answer(draws: contextlib.AbstractContextManager[object]) -> Tensor:
+            with torch.no_grad(), self._autocast:
+                for name, value in _tensors(model).items():
+                    value.copy_(state[name])
+                with draws:
+                    return torch.cat([model.train()(self._images.clone()), self._logits(model)])
+
+        if torch.equal(answer(SameDraws(1)), answer(SameDraws(2))):
+            return  # what it draws changes nothing
+        answers = []
+        for seed in (1, 2):
+            seed_all(seed)
+            answers.append(answer(contextlib.nullcontext()))
+        if torch.equal(*answers):
+            raise Unstackable("the random numbers that it draws do not depend on the seed of the trial")
+
+    def _check_evaluation(self, model: nn.Module, attributes: Attributes, draws: SameDraws) -> None:
+        """A stack is evaluated on chunks of another size than a module alone."""
+        kept = {name: value.clone() for name, value in _tensors(model).items()}
+        half = len(self._images) // 2
+        whole = self._logits(model)
+        parts = [self._logits(model, part) for part in (self._images[:half], self._images[half:]) if len(part)]
+        now = _tensors(model)
+        _check_attributes(attributes)
+        if kept.keys() != now.keys() or not all(torch.equal(value, now[name]) for name, value in kept.items()):
+            raise Unstackable("it changes its buffers when it is evaluated")
+        if not draws.drawn and not self._near(self._logits(model), whole):
+            raise Unstackable("it does not answer the same twice, even alone")
+        if not draws.drawn and not self._near(torch.cat(parts), whole):
+            raise Unstackable("evaluated, its answer for an image depends on the others beside it")
+
+    def _logits(self, model: nn.Module, images: Tensor | None = None) -> Tensor:
+        with torch.no_grad(), self._autocast:
+            found: Tensor = model.eval()((self._images if images is None else images).clone())
+        return found
+
+    def _update(self, model: nn.Module) -> None:
+        with self._autocast:
+            loss = cross_entropy(model.train()(self._images.clone()), self._labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    if parameter.requires_grad:
+                        parameter.add_(parameter.grad, alpha=-PROBE.lr)
+                    parameter.grad = None
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict((*model.named_parameters(), *model.named_buffers()))
+
+
+def _check_attributes(attributes: Attributes) -> None:
+    if changed := attributes.changed():
+        raise Unstackable(f"it changes its plain attribute {changed[0]}; a buffer could be stacked")

@@ -1,0 +1,373 @@
+"""The stacked trainer: many trajectories at once, each read by one or more trials at their own ends.
+
+Every trial ends where the plain trainer takes it, within rounding: the same initial weights, batches, steps and
+measurements; `trainer.train` is the reference, and the tests compare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sweepstack.config.schema import TrialConfig
+from sweepstack.schedules import factor, looks_at_horizon
+from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper, fitting
+from sweepstack.training.data.datasets import Data, stream
+from sweepstack.training.module_state import Unkept
+from sweepstack.training.random_state import random_state, seed_all, set_random_state
+from sweepstack.training.stacked.model import StackedModel
+from sweepstack.training.stacked.single_model import SingleModel
+from sweepstack.training.trainer import diverged, failed, killed, note
+from sweepstack.trial import Measurement, Outcome, Report, TrialState
+
+SHRINK = 0.75
+"""A stack goes on with the members that still train once these are at most so many of it. A member that leaves changes
+the width, and with it the last bits of the others; one that stays frozen costs its part of every step."""
+
+
+@dataclass(eq=False)
+class Reader:
+    """A trial that reads a trajectory up to its own end."""
+
+    config: TrialConfig
+    report: Report
+    end: Callable[[Outcome], None]
+    """Takes the trial's outcome as soon as it is known."""
+    key: str = ""
+    """What a checkpoint knows it by, such as the trial's fingerprint; unique in the stack."""
+    figures: dict[str, float] = field(default_factory=dict)
+    share: float = 0.0
+    """Seconds of the stack that were this trial's part."""
+
+    def every(self, steps: int) -> int:
+        """Updates from one measurement to the next, at `steps` an epoch."""
+        return steps if self.config.evaluate_every == "epoch" else self.config.evaluate_every
+
+    def is_due(self, step: int, steps: int) -> bool:
+        """Whether it is measured after `step` updates."""
+        return step % self.every(steps) == 0 or self.is_at_end(step, steps)
+
+    def is_at_end(self, step: int, steps: int) -> bool:
+        return step == steps * self.config.epochs
+
+
+@dataclass
+class Member:
+    """A trajectory in the stack."""
+
+    config: TrialConfig
+    """The one with the most epochs among those of its trials."""
+    readers: list[Reader]
+    """Those that have not ended."""
+    trajectory: int
+    """Its place among those that the stack began, or went on, with."""
+
+
+class Clock:
+    """Seconds of training, without those of tests and of what is done with outcomes."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._divided = time.perf_counter()
+        self._began = self._divided - seconds
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        passed = time.perf_counter() - began
+        self._began += passed
+        self._divided += passed
+
+    def divide(self, members: Sequence[Member]) -> None:
+        """Gives each member, and of it each reader, an equal part of what has passed since the last time."""
+        now = time.perf_counter()
+        training = [member for member in members if member.readers]
+        for member in training:
+            for reader in member.readers:
+                reader.share += (now - self._divided) / len(training) / len(member.readers)
+        self._divided = now
+
+
+def train_stack(
+    trajectories: Sequence[Sequence[Reader]], data: Data, model: StackedModel | SingleModel, keeper: Keeper = NEVER
+) -> None:
+    """Trains a stack until every reader has its outcome.
+
+    A member whose loss is not a finite number is frozen, and its readers end FAILED; the others do not notice.
+    `train_seconds` of an outcome are the seconds of training from the beginning of the stack to the trial's end;
+    `train_seconds_share` is the trial's part of them, and the parts of all trials make up those of the stack.
+
+    Args:
+        trajectories: the readers of each; configs of one trajectory differ in `epochs` and `evaluate_every` only.
+        model: its members, one a trajectory and in the same order.
+        keeper: keeps the state after an epoch when that is due, and whenever the training is stopped: then the readers
+            that have not ended end KILLED. From its `state` the training goes on, as `_go_on` tells.
+
+    Raises:
+        CheckpointError: the keeper's state does not fit. The model cannot be used any more; the readers can.
+    """
+    members = [
+        Member(max((r.config for r in readers), key=_epochs), [*readers], n) for n, readers in enumerate(trajectories)
+    ]
+    first = members[0].config
+    steps = data.steps_per_epoch(first.batch_size)
+    step, seed = 0, first.seed
+    losses: list[Tensor] = []  # of this epoch; on the device, for looking at one would wait for it
+    clock = Clock()
+    if keeper.state is not None:
+        members, step, seed, losses, clock = _go_on(keeper.state, members, model, steps, data.device)
+    while any(member.readers for member in members):
+        epoch, done = step // steps + 1, step % steps  # some of an epoch is done where the stack was stopped in it
+        if not done:
+            members = _shrink(members, model)
+            losses = []
+        factors = epoch_factors([member.config for member in members], epoch, steps)
+        model.set_factors(factors, done)
+        seed_all(stream(seed, "dropout", epoch))
+        if done and keeper.state is not None:
+            with fitting():
+                set_random_state(keeper.state["random"], data.device)
+        stops = _stops(members, epoch, steps)
+        for images, labels in data.stacked_batches(first.batch_size, model.seeds, epoch, skip=done):
+            losses.append(model.step(images, labels))
+            step += 1
+            if step in stops:
+                recent = torch.stack(losses).cpu()
+                _fail(members, model, recent, step, steps, clock)
+                predicted: list[Tensor] = []
+                measured = _measure(members, model, data, recent, factors[len(losses) - 1], step, predicted)
+                _end(members, model, data, step, clock, None if len(data.held_out) else measured, predicted)
+                if not any(member.readers for member in members):
+                    break
+            if keeper.stopping or (step % steps == 0 and keeper.due()):
+                clock.divide(members)
+                position = {"steps": steps, "step": step, "seed": seed, "seconds": clock.seconds()}
+                recent = torch.stack(losses)[: step % steps].cpu().clone()  # of an epoch that is done none is needed
+                random = random_state(data.device)
+                try:
+                    trained = _state(trajectories, members, model)
+                except Unkept as what:
+                    keeper.cannot(str(what))
+                else:
+                    keeper.save({**position, **trained, "losses": recent, "random": random})
+                if keeper.stopping:
+                    _kill(members, step, steps, clock)
+                    return
+
+
+def _state(
+    trajectories: Sequence[Sequence[Reader]], members: Sequence[Member], model: StackedModel | SingleModel
+) -> dict[str, Any]:
+    """Who is in the stack and how far, and the model; the tensors are not copied."""
+    return {
+        "trajectories": [[reader.key for reader in readers] for readers in trajectories],
+        "members": [
+            {
+                "trajectory": member.trajectory,
+                "readers": [{"key": r.key, "figures": r.figures, "share": r.share} for r in member.readers],
+            }
+            for member in members
+        ],
+        "model": model.state(),
+    }
+
+
+def _go_on(
+    state: Mapping[str, Any],
+    passed: Sequence[Member],
+    model: StackedModel | SingleModel,
+    steps: int,
+    device: torch.device,
+) -> tuple[list[Member], int, int, list[Tensor], Clock]:
+    """Brings everything to where it was when the state was kept: gives back the members, the steps that were done, the
+    seed of the random numbers that members share, the losses of the epoch, and the clock.
+
+    Readers are known by their keys. One that had ended is passed over, one that is not passed is dropped; a member of
+    which no reader is passed, ended or not, is left out, which changes the width and so the last bits of the others.
+    """
+    with fitting():
+        members, numbers, kept = _match(state, passed)
+        step = int(state["step"])
+        ends = [steps * reader.config.epochs for member in members for reader in member.readers]
+        if state["steps"] != steps or not 0 < step < min(ends, default=math.inf):
+            raise CheckpointError(
+                f"it is at step {step} with {state['steps']} an epoch, "
+                f"the trainings take {sorted({*ends})} with {steps} an epoch"
+            )
+        if members:
+            model.keep([member.trajectory for member in members], [member.config.seed for member in members])
+            model.restore(state["model"], numbers)
+        losses = state["losses"][:, numbers].to(device)
+        if len(losses) != step % steps or "cpu" not in state["random"]:
+            raise CheckpointError(f"it has {len(losses)} losses at step {step} with {steps} an epoch")
+        clock = Clock(float(state["seconds"]))
+        for reader, saved in kept:  # at last, for the readers are as they were when something does not fit
+            reader.figures.update(saved["figures"])
+            reader.share = saved["share"]
+        return members, step, int(state["seed"]), [*losses.unbind()], clock
+
+
+def _match(
+    state: Mapping[str, Any], passed: Sequence[Member]
+) -> tuple[list[Member], list[int], list[tuple[Reader, Mapping[str, Any]]]]:
+    """The members to go on with, their places in the state, and what the state has about each of their readers."""
+    places = {reader.key: place for place, member in enumerate(passed) for reader in member.readers}
+    readers = {reader.key: reader for member in passed for reader in member.readers}
+    if len(readers) < sum(len(member.readers) for member in passed):
+        raise CheckpointError("the keys of readers must be unique")
+    unknown = readers.keys() - {key for keys in state["trajectories"] for key in keys}
+    if unknown:  # which must not be taken for ended
+        raise CheckpointError(f"it knows nothing of {', '.join(sorted(unknown))}")
+    members: list[Member] = []
+    numbers: list[int] = []
+    kept: list[tuple[Reader, Mapping[str, Any]]] = []
+    for number, saved in enumerate(state["members"]):
+        found = {places[key] for key in state["trajectories"][saved["trajectory"]] if key in places}
+        if len(found) > 1 or found & {member.trajectory for member in members}:
+            raise CheckpointError("its trajectories are others")
+        for place in found:
+            going_on = [(readers[about["key"]], about) for about in saved["readers"] if about["key"] in readers]
+            members.append(Member(passed[place].config, [reader for reader, _ in going_on], place))
+            numbers.append(number)
+            kept += going_on
+    return members, numbers, kept
+
+
+def _epochs(config: TrialConfig) -> int:
+    return config.epochs
+
+
+def epoch_factors(configs: Sequence[TrialConfig], epoch: int, steps: int) -> Tensor:
+    """The schedules' factors on the learning rates in one epoch: float64 [steps, configs]."""
+    columns: dict[object, Tensor] = {}
+    horizons = [config.epochs if looks_at_horizon(config.schedule) else None for config in configs]
+    keys = [(config.schedule, horizon) for config, horizon in zip(configs, horizons, strict=True)]
+    for key, config in zip(keys, configs, strict=True):
+        if key not in columns:
+            first, last = (epoch - 1) * steps, math.inf if key[1] is None else config.epochs * steps - 1
+            # past its end a member trains on for nobody, and a schedule is not asked beyond its horizon
+            values = [factor(key[0], int(min(first + step, last)), steps, config.epochs) for step in range(steps)]
+            columns[key] = torch.tensor(values, dtype=torch.float64)
+    return torch.stack([columns[key] for key in keys], 1)
+
+
+def _shrink(members: list[Member], model: StackedModel | SingleModel) -> list[Member]:
+    """The members to go on with."""
+    training = [place for place, member in enumerate(members) if member.readers]
+    if len(training) > SHRINK * len(members):
+        return members
+    kept = [members[place] for place in training]
+    model.keep(training, [member.config.seed for member in kept])
+    return kept
+
+
+def _stops(members: Sequence[Member], epoch: int, steps: int) -> set[int]:
+    """The updates of an epoch after which somebody is to be measured."""
+    begun, done = (epoch - 1) * steps, epoch * steps
+    readers = [reader for member in members for reader in member.readers]
+    stops = {done} if any(reader.is_due(done, steps) for reader in readers) else set()
+    for every in {reader.every(steps) for reader in readers}:
+        stops.update(range(begun - begun % every + every, done + 1, every))
+    return stops
+
+
+def _fail(
+    members: Sequence[Member], model: StackedModel | SingleModel, losses: Tensor, step: int, steps: int, clock: Clock
+) -> None:
+    """Freezes the members that have diverged. `losses` are those of this epoch, [updates, K]."""
+    finite = losses.isfinite().all(0).tolist()
+    for place, member in enumerate(members):
+        if member.readers and not finite[place]:
+            clock.divide(members)
+            model.freeze(place)
+            for reader in _leave(member, member.readers):
+                _give(reader, diverged(reader.config, losses[:, place], step, steps, _timed(reader, clock)), clock)
+
+
+def _measure(
+    members: Sequence[Member],
+    model: StackedModel | SingleModel,
+    data: Data,
+    losses: Tensor,
+    factors: Tensor,
+    step: int,
+    predicted: list[Tensor],
+) -> tuple[Tensor, Tensor] | None:
+    """Reports to the readers that are due; gives back what all members were measured with, if any reader is due.
+    `predicted` takes the classes that they predict where they are measured on the test data."""
+    steps = data.steps_per_epoch(members[0].config.batch_size)
+    due = [(place, r) for place, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
+    if not due:
+        return None
+    values, accuracies = model.evaluate(data.evaluation, None if len(data.held_out) else predicted)
+    for place, reader in due:
+        config, figures = reader.config, reader.figures
+        by_epoch = config.evaluate_every == "epoch"
+        figures["train/loss"] = float(losses[:, place].mean() if by_epoch else losses[-1, place])
+        note(config, float(values[place]), float(accuracies[place]), figures)
+        metrics = {**figures, "train/lr": config.optimizer.lr * float(factors[place])}
+        reader.report(Measurement(-(-step // steps), step, steps * config.epochs, metrics))
+    return values, accuracies
+
+
+def _end(
+    members: Sequence[Member],
+    model: StackedModel | SingleModel,
+    data: Data,
+    step: int,
+    clock: Clock,
+    tested: tuple[Tensor, Tensor] | None,
+    predicted: list[Tensor],
+) -> None:
+    """Tests for the readers that are at their end, unless they were just measured on the test data, and lets them
+    leave."""
+    steps = data.steps_per_epoch(members[0].config.batch_size)
+    if not any(reader.is_at_end(step, steps) for member in members for reader in member.readers):
+        return
+    clock.divide(members)
+    with clock.stopped():
+        values, accuracies = tested or model.evaluate(data.test, predicted)
+        classes = torch.cat(predicted, 1).cpu().numpy()
+    for place, member in enumerate(members):
+        for reader in _leave(member, [r for r in member.readers if r.is_at_end(step, steps)]):
+            figures = _timed(reader, clock)
+            figures["test/loss"], figures["test/accuracy"] = float(values[place]), float(accuracies[place])
+            if not math.isfinite(figures["test/loss"]):  # the very last updates can be the ones that diverge
+                _give(reader, failed(reader.config, figures["test/loss"], step, steps, figures), clock)
+                continue
+            outcome = Outcome(TrialState.FINISHED, figures, weights=model.weights(place), predictions=classes[place])
+            _give(reader, outcome, clock)
+
+
+def _kill(members: Sequence[Member], step: int, steps: int, clock: Clock) -> None:
+    """Lets everybody leave who is left."""
+    for member in members:
+        for reader in _leave(member, member.readers):
+            _give(reader, killed(step, steps * reader.config.epochs), clock)
+
+
+def _leave(member: Member, readers: Sequence[Reader]) -> list[Reader]:
+    """Takes readers out of a member; gives them back."""
+    leaving = list(readers)
+    member.readers = [reader for reader in member.readers if reader not in leaving]
+    return leaving
+
+
+def _timed(reader: Reader, clock: Clock) -> dict[str, float]:
+    reader.figures.update(train_seconds=clock.seconds(), train_seconds_share=reader.share)
+    return reader.figures
+
+
+def _give(reader: Reader, outcome: Outcome, clock: Clock) -> None:
+    with clock.stopped():
+        reader.end(outcome)

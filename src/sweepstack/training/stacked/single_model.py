@@ -1,0 +1,81 @@
+"""One model that is not batched, with the interface of a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sweepstack.config.schema import TrialConfig
+from sweepstack.training import models, optimizers
+from sweepstack.training.module_state import Attributes
+from sweepstack.training.random_state import seed_all
+from sweepstack.training.stacked.model import EVALUATED, Batches
+from sweepstack.training.trainer import autocast_of, evaluate, restore, state_of, warm_up
+
+
+class SingleModel:
+    """One member that is not batched: the module and the optimizer as the plain trainer has them, for a trajectory that
+    several trials read but that no stack can take."""
+
+    width = 1
+
+    def __init__(self, config: TrialConfig, device: torch.device) -> None:
+        warm_up(device)
+        seed_all(config.seed)
+        self._model = models.build(config.model).to(device).train()
+        self._attributes = Attributes(self._model)
+        self._optimizer = optimizers.build(config.optimizer, self._model.parameters())
+        self._full_rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._autocast = autocast_of(config, device)
+        self._factors: Iterator[float] = iter(())
+        self.seeds = [config.seed]
+
+    def set_factors(self, factors: Tensor, done: int = 0) -> None:
+        """As for a stack; factors [steps, 1]."""
+        self._factors = iter(factors[done:, 0].tolist())
+
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One update; images [1, batch, ...], losses [1]."""
+        factor = next(self._factors)
+        for group, full in zip(self._optimizer.param_groups, self._full_rates, strict=True):
+            group["lr"] = full * factor
+        with self._autocast:
+            loss = cross_entropy(self._model(images[0]), labels[0])
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return loss.detach()[None]
+
+    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """As for a stack."""
+        classes: list[Tensor] = []
+        loss, accuracy = evaluate(self._model, batches(EVALUATED), self._autocast, classes)
+        if predicted is not None:
+            predicted += [part[None] for part in classes]
+        return torch.tensor([loss], dtype=torch.float64), torch.tensor([accuracy], dtype=torch.float64)
+
+    def weights(self, member: int) -> dict[str, Tensor]:
+        """As for a stack."""
+        return {name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()}
+
+    def freeze(self, member: int) -> None:
+        """There is nobody to go on for."""
+
+    def keep(self, members: Sequence[int], seeds: Sequence[int]) -> None:
+        """The one member stays."""
+
+    def state(self) -> dict[str, Any]:
+        """As for a stack."""
+        return state_of(self._model, self._attributes, self._optimizer)
+
+    def restore(self, state: Mapping[str, Any], members: Sequence[int]) -> None:
+        """As for a stack.
+
+        Raises:
+            LookupError, RuntimeError, ValueError: it is of another model or optimizer.
+        """
+        restore(self._model, self._attributes, self._optimizer, state)

@@ -1,0 +1,152 @@
+"""A stack of any module that `torch.func.vmap` can map (functional_call under vmap; model ensembling as in PyTorch's
+documentation, HFTA, MLSys 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.functional import cross_entropy
+
+from sweepstack.config.schema import TrialConfig
+from sweepstack.training.module_state import Attributes
+from sweepstack.training.stacked.model import Batches, StackedModel, Unstackable
+
+PREFIX = "module."
+
+
+class Watched(nn.Module):
+    """A module, and which of its buffers its `forward` assigns: `functional_call` would forget them.
+
+    Args:
+        module: whose tensors are given by names that begin with `PREFIX`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._owners = [(f"{path}.".lstrip("."), part) for path, part in module.named_modules()]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The module's logits, and the new values of the buffers that it has assigned, by their names in the module.
+
+        Raises:
+            Unstackable: it has assigned a parameter, or made or removed a buffer.
+        """
+        before = [({**part._parameters}, {**part._buffers}) for _, part in self._owners]
+        logits = self.module(images)
+        assigned: dict[str, Tensor] = {}
+        for (path, part), (parameters, buffers) in zip(self._owners, before, strict=True):
+            for name, old in parameters.items():
+                if part._parameters.get(name) is not old:
+                    raise Unstackable(f"its forward assigns the parameter {path}{name}")
+            if part._buffers.keys() != buffers.keys() or part._parameters.keys() != parameters.keys():
+                raise Unstackable(f"its forward makes or removes parameters or buffers of {path or 'the model'}")
+            for name, old in buffers.items():
+                new = part._buffers[name]
+                if new is old:
+                    continue
+                if old is None or new is None or (new.shape, new.dtype) != (old.shape, old.dtype):
+                    raise Unstackable(f"its forward gives the buffer {path}{name} another shape or dtype")
+                assigned[path + name] = new
+        return logits, assigned
+
+
+class MappedModel(StackedModel):
+    """Any module which `torch.func.vmap` can map: BatchNorm with its buffers, buffers that `forward` assigns, dropout
+    with a mask for each member, tied weights. Dropout is drawn from one generator for the whole stack: the same
+    distribution as in the plain trainer, other masks."""
+
+    def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
+        super().__init__(configs, device)
+        self._attributes, self._watched = Attributes(self.template), Watched(self.template)
+        self._evaluated *= 4  # nothing is kept for a gradient
+        for value in self.parameters.values():
+            value.requires_grad_()
+
+    def _place_seeds(self, seeds: Sequence[int]) -> None:
+        super()._place_seeds(seeds)
+        device = next(iter(self.parameters.values())).device
+        self._seed_of = torch.tensor([self.seeds.index(seed) for seed in seeds], device=device)
+
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.template.train()
+        if len(self.seeds) == 1:
+            images, labels, shared = images[0], labels[0], True
+        else:
+            images, labels, shared = images[self._seed_of], labels[self._seed_of], False
+
+        def loss_of(
+            parameters: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor, labels: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            logits, assigned = self._call(parameters, rest, images)
+            return cross_entropy(logits, labels), assigned
+
+        with self._autocast:
+            mapped = vmap(loss_of, in_dims=(0, 0, *[None if shared else 0] * 2), randomness=self._randomness)
+            losses, assigned = mapped(self.parameters, self.rest, images, labels)
+        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
+        self.optimizer.begin_step()
+        with torch.no_grad():
+            for name, gradient in zip(self.parameters, _own_memory(gradients), strict=True):
+                if gradient is not None:  # torch.optim too passes over what the loss does not depend on
+                    self.optimizer.update(name, gradient)
+            for name, value in assigned.items():
+                self.rest[name].copy_(value)
+        return losses.detach()
+
+    @property
+    def _randomness(self) -> str:
+        return "same" if self.same_draws else "different"
+
+    def _call(
+        self, parameters: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of one member, and the buffers that its forward has assigned."""
+        tensors = {PREFIX + name: value for part in (parameters, rest) for name, value in part.items()}
+        found: tuple[Tensor, dict[str, Tensor]] = functional_call(self._watched, tensors, (images,))
+        return found
+
+    def logits(self, images: Tensor) -> Tensor:
+        self.template.eval()
+
+        def logits_of(parameters: dict[str, Tensor], rest: dict[str, Tensor]) -> Tensor:
+            logits, assigned = self._call(parameters, rest, images)
+            if assigned:
+                raise Unstackable(f"its forward assigns the buffer {next(iter(assigned))} when it is evaluated")
+            return logits
+
+        with self._autocast:
+            return vmap(logits_of, randomness=self._randomness)(self.parameters, self.rest).transpose(1, 2)
+
+    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """As for any stack.
+
+        Raises:
+            Unstackable: the module has changed a plain attribute since the last time, which is there once for all.
+        """
+        if changed := self._attributes.changed():
+            raise Unstackable(f"it changes its plain attribute {changed[0]}; a buffer could be stacked")
+        return super().evaluate(batches, predicted)
+
+    def keep(self, members: Sequence[int], seeds: Sequence[int]) -> None:
+        super().keep(members, seeds)
+        for value in self.parameters.values():
+            value.requires_grad_()
+
+
+def _own_memory(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The gradients as tensors that may be written to: both parts of a sum have one and the same, and that of a sum of
+    numbers is one number seen many times."""
+    memories: set[int] = set()
+    own: list[Tensor | None] = []
+    for gradient in gradients:
+        if gradient is not None:
+            memory = gradient.untyped_storage().data_ptr()
+            if memory in memories or not gradient.is_contiguous():
+                gradient = gradient.clone(memory_format=torch.contiguous_format)
+            memories.add(memory)
+        own.append(gradient)
+    return own

@@ -1,0 +1,259 @@
+"""A config is typed once, at the edge; a mistake in it is answered in one line: rule, value, remedy."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from sweepstack.config.parsing import parse
+from sweepstack.config.schema import MAX_SEED, CheckpointConfig, CosineSchedule, TrialConfig
+from sweepstack.errors import ConfigError
+
+from ..terminal import ROOT
+
+
+def refusal(plain: dict) -> list[str]:
+    """The lines that `parse` answers with."""
+    with pytest.raises(ConfigError) as caught:
+        parse(OmegaConf.create(plain))
+    return str(caught.value).split("\n")
+
+
+def test_what_was_composed_becomes_typed(digits_plain):
+    cfg = OmegaConf.create(
+        digits_plain({"model.shape": "${dataset.shape}", "schedule": {"kind": "cosine"}, "optimizer.momentum": 0.9})
+    )
+    config = parse(cfg)
+    assert config.schedule == CosineSchedule(kind="cosine", final=0.0)
+    assert config.dataset.shape == (1, 8, 8)
+    assert config.model.target == "sweepstack.training.models.Logistic"
+    assert config.model.keywords == {"shape": [1, 8, 8], "classes": 10}
+    assert config.optimizer.lr == 0.1
+    assert config.optimizer.keywords == {"momentum": 0.9}
+    assert OmegaConf.to_container(cfg)["model"]["shape"] == "${dataset.shape}"
+
+
+def test_a_config_cannot_be_changed_once_parsed(digits_config):
+    config = digits_config()
+    with pytest.raises(ValueError, match="frozen"):
+        config.epochs = 3
+    with pytest.raises(ValueError, match="frozen"):
+        config.optimizer.lr = 3.0
+
+
+def test_nothing_is_tried_again_and_no_checkpoint_kept_unless_asked_for(digits_config):
+    config = digits_config()
+    assert (config.rerun, config.retries, config.max_failures, config.tracking.journal) == (False, 0, None, None)
+    assert config.checkpoint == CheckpointConfig(every=10.0, keep=False)
+
+
+def test_the_defaults_are_those_that_the_yaml_file_shows(digits_config):
+    shown = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "config.yaml"))
+    shown["tracking"]["sweep"] = digits_config().tracking.sweep
+    plain = digits_config().model_dump()
+    given = {"dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "device"}
+    assert {key: shown[key] for key in plain.keys() - given} == {key: plain[key] for key in plain.keys() - given}
+
+
+def test_validation_data_selects_unless_nothing_is_held_out(digits_config):
+    assert digits_config().objective == "val/accuracy"
+    assert digits_config({"validation_split": 0.0}).objective == "test/accuracy"
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("batchsize", "did you mean 'batch_size'?"),
+        ("batch-size", "did you mean 'batch_size'?"),
+        ("tracking.experimant", "did you mean 'experiment'?"),
+        ("tracking.run-name", "known: experiment, journal, sweep, uri"),
+        ("re-run", "did you mean 'rerun'?"),
+        ("checkpoint.keeps", "did you mean 'keep'?"),
+        ("schedule.finall", "did you mean 'final'?"),
+        ("schedule.step", "known: final, kind"),  # also the name of a kind of schedule
+    ],
+)
+def test_an_unknown_key_gets_the_nearest_known_one(digits_plain, key, remedy):
+    (line,) = refusal(digits_plain({"schedule": {"kind": "cosine"}, key: 3}))
+    assert line == f"{key} is not a key of the config; {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "remedy"),
+    [
+        (None, "epochs", "epochs=5"),
+        (None, "optimizer", "optimizer=sgd"),
+        ("optimizer", "lr", "optimizer.lr=0.01"),
+        ("model", "_target_", "model._target_=package.module.name"),
+        ("schedule", "every", "schedule.every=2"),
+    ],
+)
+def test_a_missing_key_is_asked_for(digits_plain, section, name, remedy):
+    plain = digits_plain({"schedule": {"kind": "step", "every": 1, "gamma": 0.5}})
+    del (plain[section] if section else plain)[name]
+    key = f"{section}.{name}" if section else name
+    (line,) = refusal(plain)
+    assert line == f"{key} is required and missing; give it, for example {remedy}"
+
+
+def test_a_value_that_is_left_open_is_asked_for(digits_plain):
+    (line,) = refusal(digits_plain({"optimizer.lr": "???"}))
+    assert line == "optimizer.lr is required and missing; give it with optimizer.lr=VALUE"
+
+
+@pytest.mark.parametrize("value", ["${nowhere}", "${nobody:1}"])
+def test_an_interpolation_that_leads_nowhere_is_named(digits_plain, value):
+    (line,) = refusal(digits_plain({"optimizer.lr": value}))
+    assert line.startswith("optimizer.lr cannot be resolved: ")
+    assert ("nowhere" in line) or ("nobody" in line)
+    assert line.endswith("give a value with optimizer.lr=VALUE")
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule", "remedy"),
+    [
+        # out of range
+        ("optimizer.lr", 0, "should be greater than 0", "optimizer.lr=0.01"),
+        ("optimizer.lr", -0.1, "should be greater than 0", "optimizer.lr=0.01"),
+        ("optimizer.lr", NAN, "should be a finite number", "optimizer.lr=0.01"),
+        ("optimizer.lr", INF, "should be a finite number", "optimizer.lr=0.01"),
+        ("batch_size", 0, "should be greater than or equal to 1", "batch_size=100"),
+        ("epochs", 0, "should be greater than or equal to 1", "epochs=5"),
+        ("validation_split", 1.5, "should be less than 1", "validation_split=0.1"),
+        ("validation_split", -0.1, "should be greater than or equal to 0", "validation_split=0.1"),
+        ("seed", -1, "should be greater than or equal to 0", "seed=0"),
+        ("seed", MAX_SEED + 1, "should be less than or equal to", "seed=0"),
+        ("dataset.std", 0, "should be greater than 0", "dataset.std=1.0"),
+        ("dataset.shape", [1, 0], "should be greater than or equal to 1", "dataset.shape=[1,28,28]"),
+        ("dataset.shape", [], "should have at least 1 item", "dataset.shape=[1,28,28]"),
+        ("pictures", 101, "should be less than or equal to 100", "pictures=10"),
+        ("retries", -1, "should be greater than or equal to 0", "retries=2"),
+        ("max_failures", 0, "should be greater than or equal to 1", "max_failures=10"),
+        ("checkpoint.every", -1, "should be greater than or equal to 0", "checkpoint.every=10.0"),
+        ("checkpoint.every", INF, "should be a finite number", "checkpoint.every=10.0"),
+        ("tracking.journal", "", "should have at least 1 character", "tracking.journal=mlruns/journal"),
+        # wrong type
+        ("epochs", 2.5, "should be a valid integer", "epochs=5"),
+        ("epochs", None, "should be a valid integer", "epochs=5"),
+        ("epochs", [5], "should be a valid integer", "epochs=5"),
+        ("optimizer", "adam", "should be a valid dictionary", "optimizer=sgd"),
+        ("rerun", 1, "should be a valid boolean", "rerun=true"),
+        ("rerun", "yes", "should be a valid boolean", "rerun=true"),
+        ("checkpoint.keep", "true", "should be a valid boolean", "checkpoint.keep=true"),
+        ("retries", 0.5, "should be a valid integer", "retries=2"),
+        ("retries", None, "should be a valid integer", "retries=2"),
+        ("checkpoint.every", None, "should be a valid number", "checkpoint.every=10.0"),
+        ("tracking.journal", 3, "should be a valid string", "tracking.journal=mlruns/journal"),
+        # neither true nor the text "3" is a number
+        ("epochs", True, "should be a number", "epochs=5"),
+        ("epochs", "5", "should be a number", "epochs=5"),
+        ("batch_size", "many", "should be a number", "batch_size=100"),
+        ("batch_size", False, "should be a number", "batch_size=100"),
+        ("optimizer.lr", True, "should be a number", "optimizer.lr=0.01"),
+        ("optimizer.lr", "0.1", "should be a number", "optimizer.lr=0.01"),
+        ("validation_split", True, "should be a number", "validation_split=0.1"),
+        ("max_failures", True, "should be a number", "max_failures=10"),
+        ("retries", "2", "should be a number", "retries=2"),
+        ("checkpoint.every", "10 s", "should be a number", "checkpoint.every=10.0"),
+        ("dataset.shape", [1, "8"], "should be a number", "dataset.shape=[1,28,28]"),
+        # one of a few
+        ("device", "gpu", "should be auto, cpu, mps, cuda or cuda:N", "device=cpu"),
+        ("device", "cuda:", "should be auto, cpu, mps, cuda or cuda:N", "device=cpu"),
+        ("device", "cuda:01", "should be auto, cpu, mps, cuda or cuda:N", "device=cpu"),
+        ("device", "cpu\n", "should be auto, cpu, mps, cuda or cuda:N", "device=cpu"),
+        ("precision", "float16", "should be 'float32' or 'bfloat16'", "precision=float32"),
+        ("evaluate_every", 0, "should be epoch or a number of iterations from 1", "evaluate_every=epoch"),
+        ("evaluate_every", True, "should be epoch or a number of iterations from 1", "evaluate_every=epoch"),
+        ("evaluate_every", "epochs", "should be epoch or a number of iterations from 1", "evaluate_every=epoch"),
+        ("model._target_", "MLP", "should be a dotted path", "model._target_=package.module.name"),
+        ("model._target_", "os.path.1", "should be a dotted path", "model._target_=package.module.name"),
+        ("tracking.uri", "file:///tmp/runs", "MLflow 3 refuses folders", "tracking.uri=http://127.0.0.1:5000"),
+        ("tracking.uri", "./mlruns", "MLflow 3 refuses folders", "tracking.uri=http://127.0.0.1:5000"),
+    ],
+)
+def test_a_wrong_value_gets_rule_value_and_remedy_in_one_line(digits_plain, key, value, rule, remedy):
+    (line,) = refusal(digits_plain({key: value}))
+    assert line.startswith(key)
+    assert rule in line
+    offending = value[1] if key == "dataset.shape" and value else value
+    assert f", got {offending!r}; " in line
+    assert line.endswith(f"for example {remedy}")
+
+
+@pytest.mark.parametrize(("schedule", "got"), [({"kind": "cosinus"}, "'cosinus'"), ({"final": 0.1}, "None")])
+def test_a_schedule_is_of_a_known_kind(digits_plain, schedule, got):
+    (line,) = refusal(digits_plain({"schedule": schedule}))
+    assert line == (
+        f"schedule.kind must be one of constant, step, cosine, one_cycle, warmup, got {got}; "
+        "choose one with schedule=NAME"
+    )
+
+
+def test_values_inside_a_schedule_have_their_rules(digits_plain):
+    assert refusal(digits_plain({"schedule": {"kind": "step", "every": 0, "gamma": 2.0}})) == [
+        "schedule.every should be greater than or equal to 1, got 0; for example schedule.every=2",
+        "schedule.gamma should be less than or equal to 1, got 2.0; for example schedule.gamma=0.5",
+    ]
+
+
+def test_several_mistakes_get_one_line_each(digits_plain):
+    plain = digits_plain({"epochs": 0, "batch_size": "x", "momentum": 0.9, "evaluate_every": 0})
+    del plain["optimizer"]["lr"]
+    lines = refusal(plain)
+    assert sorted(line.split()[0] for line in lines) == [
+        "batch_size",
+        "epochs",
+        "evaluate_every",
+        "momentum",
+        "optimizer.lr",
+    ]
+
+
+KEYS = [
+    *("epochs", "batch_size", "seed", "validation_split", "evaluate_every", "device", "precision", "threads"),
+    *("pictures", "tracking", "tracking.uri", "tracking.sweep", "model", "model._target_", "optimizer"),
+    *("optimizer.lr", "schedule", "schedule.kind", "dataset.shape", "dataset.mean"),
+    *("rerun", "retries", "max_failures", "checkpoint", "checkpoint.every", "checkpoint.keep", "tracking.journal"),
+]
+WORDS = st.text("abcz_:/. \n0123456789é?", max_size=8)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | WORDS | st.sampled_from(["cosine", "cuda:0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["kind", "lr", "x"]), inner),
+    max_leaves=4,
+)
+
+
+@given(key=st.sampled_from(KEYS), value=ANYTHING)
+def test_whatever_is_written_is_parsed_or_explained_in_lines_that_name_it(digits_plain, key, value):
+    try:
+        config = parse(OmegaConf.create(digits_plain({key: value})))
+    except ConfigError as error:
+        lines = str(error).split("\n")
+        assert all(line.startswith(key) and "; " in line for line in lines)
+        assert len(set(lines)) == len(lines)
+    else:
+        assert isinstance(config, TrialConfig)
+
+
+def test_a_mistake_is_answered_without_pytorch_or_mlflow():
+    program = """
+import sys
+from omegaconf import OmegaConf
+from sweepstack.config import parse
+from sweepstack.errors import ConfigError
+try:
+    parse(OmegaConf.create({"epochs": 0}))
+except ConfigError as error:
+    print(str(error).splitlines()[-1])
+print(sorted({"torch", "mlflow"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    mistake, heavy = done.stdout.splitlines()
+    assert mistake.startswith("batch_size is required and missing")
+    assert heavy == "[]"

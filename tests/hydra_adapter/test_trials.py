@@ -1,0 +1,64 @@
+"""What tells the trials of a sweep apart: names that no sweeper's batches change."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hydra.core.config_loader import ConfigLoader
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from sweepstack.hydra_adapter.composer import Composer
+from sweepstack.hydra_adapter.trials import fixed_keys, make_trial, split_job
+
+
+def master(loader: ConfigLoader, *typed: str) -> DictConfig:
+    return loader.load_configuration("config", ["dataset=digits", *typed], run_mode=RunMode.MULTIRUN)
+
+
+def name(loader: ConfigLoader, sweep: DictConfig, job: Sequence[str]) -> str:
+    own, hydra = split_job(Composer(loader, sweep).compose(["dataset=digits", *job], 0))
+    return make_trial(own, hydra, Path(), fixed_keys(sweep.hydra), in_sweep=True).name
+
+
+@pytest.mark.parametrize(
+    ("typed", "job", "expected"),
+    [
+        (["epochs=5", "optimizer.lr=0.1,0.2"], ["epochs=5", "optimizer.lr=0.1"], "lr=0.1"),
+        (["optimizer.lr=choice(0.1)", "seed=range(2)"], ["optimizer.lr=0.1", "seed=0"], "lr=0.1 seed=0"),
+        (["+hydra.sweeper.params={seed: '1,2'}", "epochs=5"], ["epochs=5", "seed=1"], "seed=1"),
+        (["+hydra.sweeper.params={seed: '1,2', epochs: '3'}", "seed=4"], ["epochs=3", "seed=4"], ""),
+        (["optimizer.lr=interval(0.1,0.2)", "epochs=5"], ["optimizer.lr=0.13", "epochs=5"], "lr=0.13"),
+        (["epochs=5"], ["epochs=5", "++optimizer.dampening=0.2"], "dampening=0.2"),  # a sweeper with a space of its own
+        (["model=mlp,logistic"], ["model=mlp"], "model=mlp"),
+        (["optimizer={lr:0.1},{lr:0.2}", "optimizer={momentum:0.5}"], [], ""),
+        (["tracking.sweep=mine", "epochs=5"], ["tracking.sweep=mine", "epochs=5"], "dataset=digits epochs=5"),
+    ],
+)
+def test_a_name_is_what_the_sweep_varies(loader: ConfigLoader, typed: list[str], job: list[str], expected: str) -> None:
+    """Each job is looked at alone, as it comes in a batch of one."""
+    sweep = master(loader, *typed)
+    if expected:
+        assert name(loader, sweep, job) == expected
+    else:
+        assert name(loader, sweep, job).startswith("dataset=digits")
+
+
+def test_all_that_is_merged_into_one_key_is_named(loader: ConfigLoader) -> None:
+    sweep = master(loader, "optimizer={lr:0.1},{lr:0.2}", "optimizer={momentum:0.5},{momentum:0.9}")
+    assert name(loader, sweep, ["optimizer={lr:0.1}", "optimizer={momentum:0.9}"]) == (
+        "optimizer={lr:0.1} optimizer={momentum:0.9}"
+    )
+
+
+def test_a_resolver_that_draws_is_asked_once(loader: ConfigLoader) -> None:
+    """What is recorded is what is trained."""
+    import itertools
+
+    from omegaconf import OmegaConf
+
+    count = itertools.count()
+    OmegaConf.register_new_resolver("drawn", lambda: next(count), replace=True)
+    own, hydra = split_job(Composer(loader, master(loader)).compose(["seed=${drawn:}"], 0))
+    trial = make_trial(own, hydra, Path(), (), in_sweep=True)
+    assert f"seed: {trial.config.seed}\n" in trial.config_text
