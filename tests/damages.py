@@ -118,7 +118,11 @@ def damage(text: bytes, rng: random.Random) -> tuple[str, bytes | None]:
 def go_on(store: Store, ledger: Ledger) -> None:
     """The same command once more; as any command it has new ids for what it does not know."""
     command = Command(ledger)
-    claim = command.claim(*(replace(one, id=uuid4().hex) for one in trials()))
+    try:
+        claim = command.claim(*(replace(one, id=uuid4().hex) for one in trials()))
+    except StoreError:  # that command ends
+        command.lock.release()
+        raise
     left = [*command.entries, *(entry for _, found in claim.resumed for entry in found.values())]
     settled = known_to_server(store, [one.fingerprint for one in trials()]).finished  # as `Recording.claim` asks
     ledger.release(command.number, [one.trial for one in command.entries if one.trial.fingerprint in settled])

@@ -85,7 +85,7 @@ def _opened(file: Path) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as database:
             prepare(database)
             yield database
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter of an error's own text
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in OF_THE_MACHINE:
             raise _unusable(file, error) from error
         raise damaged(file, str(error)) from error
