@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import importlib
 import inspect
 import io
@@ -40,8 +41,6 @@ CHILD = "from sweepstack.tracking.writer.process import main; "
 READ_AT_ONCE = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "KMP_", "LD_", "MLFLOW_ENABLE", "MLFLOW_CONFIGURE")
 HONORED = ("PYTHONPATH", "PYTHONUNBUFFERED")
 """By `become`."""
-SERVERS = "TEST_FORKING_SERVERS"
-"""The variable that names the folder of the sockets, also for a forked program that starts programs."""
 
 
 class Request(NamedTuple):
@@ -53,6 +52,8 @@ class Request(NamedTuple):
     environment: dict[str, str]
     new_session: bool
     parent: int
+    servers: str
+    """The folder of the sockets: a forked program starts programs, too."""
 
 
 class Forked(subprocess.Popen[Any]):
@@ -71,7 +72,7 @@ class Forked(subprocess.Popen[Any]):
         ours = [given[key] for key in ("p2cread", "c2pwrite", "errwrite")]
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
             program = "sweepstack" if request.words[0] == "-c" else os.path.basename(request.words[0])
-            channel.connect(os.path.join(request.environment[SERVERS], program))
+            channel.connect(os.path.join(servers(), program))
             fds = [fd if fd >= 0 else usual for usual, fd in enumerate(ours)]
             socket.send_fds(channel, [json.dumps(request).encode()], [*fds, told])
             self.pid = int(channel.recv(20))
@@ -119,14 +120,14 @@ def request_for(given: dict[str, Any]) -> Request | None:
     wanted = {key: value for key, value in environment.items() if key.startswith(READ_AT_ONCE) and key not in HONORED}
     if sys.platform != "linux" or given["preexec_fn"] is not None or given["pass_fds"] or usual != wanted:
         return None
-    if SERVERS not in os.environ:
-        os.environ[SERVERS] = start_servers()
-    environment[SERVERS] = os.environ[SERVERS]
-    return Request(words, str(given["cwd"] or os.getcwd()), environment, given["start_new_session"], os.getpid())
+    return Request(
+        words, str(given["cwd"] or os.getcwd()), environment, given["start_new_session"], os.getpid(), servers()
+    )
 
 
-def start_servers() -> str:
-    """The folder of their sockets; they end with this process."""
+@functools.cache
+def servers() -> str:
+    """The folder of the sockets of the processes that fork: a server for each program, which ends with this process."""
     folder = tempfile.TemporaryDirectory(prefix="forking-")
     for name in LIBRARIES:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -182,6 +183,7 @@ def become(request: Request) -> None:
     os.environ.clear()
     os.environ.update(request.environment)
     subprocess.Popen = Forked  # type: ignore[misc]
+    globals()["servers"] = lambda: request.servers
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))  # type: ignore[misc]
     for fd, name in ((1, "stdout"), (2, "stderr")):

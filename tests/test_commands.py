@@ -166,7 +166,6 @@ def test_the_selected_model_is_registered(terminal: Terminal, best: Result, row:
 def test_it_is_loaded_by_plain_mlflow_in_another_process(terminal: Terminal, best: Result, row: Row) -> None:
     code = """
 import mlflow, numpy as np
-from sweepstack.training import code
 from sweepstack.training.data import digits
 model = mlflow.pyfunc.load_model("models:/digits@best")
 images = digits(train=False).tensors[0].numpy().reshape(-1, 1, 8, 8)

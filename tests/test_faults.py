@@ -229,7 +229,7 @@ def trained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> None:
         patch.chdir(tmp_path_factory.mktemp("trained"))
         patch.setenv("MLFLOW_TRACKING_URI", store.uri)
         done = here.train(*SWEEP, "optimizer.lr=0.1,0.2")
-        assert (done.code, done.err) == (0, "")
+        assert (done.code, done.err) == (0, ""), done.out
 
 
 def is_ours(folder: Path, done: here.Done, error: BaseException) -> None:

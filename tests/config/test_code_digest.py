@@ -77,8 +77,8 @@ def test_it_is_8_hex_digits_that_a_new_process_gives_too_without_pytorch(folder,
     write(folder, FILES)
     program = """
 import sys
-from sweepstack.config import TrialConfig
-from sweepstack.training.code import digest
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.code_digest import digest
 sys.path.append(sys.argv[1])
 print(digest(TrialConfig.model_validate_json(sys.argv[2])), sorted({"torch", "own_model"} & set(sys.modules)))
 """

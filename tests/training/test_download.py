@@ -258,7 +258,7 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
 
 def test_two_processes_fetch_at_once_into_one_empty_folder(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from sweepstack.training import fetch; "
+        "import sys; from pathlib import Path; from sweepstack.training.data import download; "
         "print(download.obtain('mnist', Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
