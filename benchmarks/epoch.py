@@ -39,7 +39,7 @@ CONFIG = TrialConfig.model_validate(
 def seconds_per_epoch(config: TrialConfig) -> tuple[float, float]:
     """Mean over the epochs, and the accuracy at the end."""
     data = load(config.dataset, config.validation_split, torch.device("cpu"))
-    torch.set_num_threads(choose_threads(config))
+    torch.set_num_threads(choose_threads(config, None))
     began = time.perf_counter()
     measured: list[float] = []
     outcome = train(config, data, lambda _: measured.append(time.perf_counter() - began))

@@ -14,7 +14,8 @@ from filelock import FileLock
 from hypothesis import settings
 
 from sweepstack import paths
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.parsing import parse
+from sweepstack.config.schema import RunConfig, TrialConfig
 from sweepstack.journal.ledger import Ledger
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Trial
@@ -71,8 +72,14 @@ def digits_plain() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def digits_config(digits_plain: Callable[..., dict[str, Any]]) -> Callable[..., TrialConfig]:
-    """The same, typed."""
-    return lambda changes=None: TrialConfig.model_validate(digits_plain(changes))
+    """What is trained of the same, typed."""
+    return lambda changes=None: parse(digits_plain(changes)).trial
+
+
+@pytest.fixture(scope="session")
+def digits_run(digits_plain: Callable[..., dict[str, Any]]) -> Callable[..., RunConfig]:
+    """How the same is trained."""
+    return lambda changes=None: parse(digits_plain(changes)).run
 
 
 @pytest.fixture(scope="session")
@@ -103,9 +110,9 @@ def terminal(tmp_path: Path, empty_database: Path) -> Terminal:
 
 
 @pytest.fixture
-def trial(digits_config: Callable[..., TrialConfig]) -> MakeTrial:
+def trial(digits_plain: Callable[..., dict[str, Any]]) -> MakeTrial:
     """`trial(3)`: number 3 of the sweep named sweep; `trial(3, "other")` is the same as another command knows it."""
-    config = digits_config()
+    config, run = parse(digits_plain())
 
     def make(number: int, sweep: str | None = "sweep", **changes: Any) -> Trial:
         one = Trial(
@@ -115,6 +122,7 @@ def trial(digits_config: Callable[..., TrialConfig]) -> MakeTrial:
             {"dataset": "digits", "lr": number},
             Path(f"/nowhere/{sweep}/{number}"),
             "epochs: 2\n",
+            run,
             Path(f"/nowhere/{sweep}/{number}/train.log"),
             ("lr=1",),
             sweep,

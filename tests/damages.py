@@ -27,7 +27,7 @@ from uuid import uuid4
 
 import torch
 
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.parsing import parse
 from sweepstack.errors import StoreError
 from sweepstack.journal.ledger import Ledger
 from sweepstack.tracking.lookup import known_to_server
@@ -47,7 +47,7 @@ TARGETS = ("journal", "ledger", "checkpoint")
 
 
 def trials() -> list[Trial]:
-    config = TrialConfig.model_validate(DIGITS)
+    config, run = parse(DIGITS)
     return [
         Trial(
             config,
@@ -56,6 +56,7 @@ def trials() -> list[Trial]:
             {"dataset": "digits", "lr": number},
             Path("/nowhere", name),
             "epochs: 2\n",
+            run,
             overrides=(f"lr={number}",),
             sweep="sweep",
             fingerprint=fingerprint(number),

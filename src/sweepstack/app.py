@@ -79,13 +79,13 @@ def _run(cfg: DictConfig) -> float:
     begin_in(Path(hydra.runtime.cwd))
     reveal_environment(hydra.job.env_set)
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)
-    if trial.config.launch.dry_run:
+    if trial.run.launch.dry_run:
         raise ConfigError(
             "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack",
             remedy="add or remove them",
         )
     store = usable_store([trial], hydra.job.name)
-    prepare(trial.config, set())
+    prepare(trial, set())
     (trial,) = identified([trial])
 
     def tell(trial: Trial, outcome: Outcome, why: str) -> None:
@@ -99,7 +99,7 @@ def _run(cfg: DictConfig) -> float:
     if not in_sweep:
         if outcome.state is not TrialState.FINISHED:
             raise SystemExit(FAILED)
-        own = own_options(trial.config.tracking.uri)
+        own = own_options(trial.run.tracking.uri)
         if undelivered():  # which has been told
             raise SystemExit(WAITING)
         _print_next(["Browse", "ui", *own], ["Table", "table", "--sweep", "all", *own])

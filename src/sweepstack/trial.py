@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import RunConfig, TrialConfig
 
 WEIGHTS, PREDICTIONS, PICTURES = "weights.pt", "test_predictions.npy", "first_images.png"
 """Files that a finished trial leaves: its `state_dict`, the classes that it predicts for the test images, and the first
@@ -29,6 +29,7 @@ class Trial:
     """One config, to be trained once with one seed."""
 
     config: TrialConfig
+    """What is trained."""
     number: int
     """Its place in the sweep, from 0."""
     name: str
@@ -39,6 +40,8 @@ class Trial:
     """Where its files go: resolved config, weights, log."""
     config_text: str
     """The resolved config as YAML."""
+    run: RunConfig = field(default_factory=RunConfig)
+    """How and where it is trained and recorded."""
     log: Path = Path()
     """Its own log file."""
     overrides: tuple[str, ...] = ()

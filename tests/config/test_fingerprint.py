@@ -14,20 +14,19 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import sweepstack.app  # noqa: F401 - registers the resolver that the config names
-from sweepstack.config.fingerprint import CHANGES_NOTHING, Fingerprint, fingerprint
+from sweepstack.config.fingerprint import Fingerprint, fingerprint
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import ModelConfig, RunConfig, Section, TrialConfig
 
 from ..terminal import ROOT
 
 DATA, CODE = "0123456789abcdef", "89abcdef"
+PINNED = "52560290efb85aeab82d"
+"""Of the digits, as version 0.1 has recorded it."""
 
 COUNTS = {
     *("dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "seed"),
     *("validation_split", "evaluate_every", "precision"),
-}
-DOES_NOT_COUNT = {
-    *("device", "threads", "pictures", "tracking", "launch", "rerun", "retries", "max_failures", "checkpoint"),
 }
 
 
@@ -35,19 +34,30 @@ def known_by(config: TrialConfig) -> str:
     return fingerprint(config, DATA, CODE).config
 
 
-def test_every_key_is_known_to_count_or_not_to_count():
-    """Whoever adds a key says here which; in COUNTS if the weights or any metric can depend on it."""
-    assert set(TrialConfig.model_fields) == COUNTS | DOES_NOT_COUNT
-    assert not COUNTS & DOES_NOT_COUNT
-    assert DOES_NOT_COUNT == CHANGES_NOTHING
+def test_every_key_of_what_is_trained_counts():
+    """Whoever adds a key to `TrialConfig` says so here; it belongs there if the weights or any metric depend on it."""
+    assert set(TrialConfig.model_fields) == COUNTS
 
 
-def test_a_key_that_nobody_thought_of_counts(digits_plain):
+def test_a_key_that_is_added_counts_unless_it_is_at_its_default(digits_plain):
+    class LaterModel(ModelConfig):
+        pruned: float = 0.0
+
+    class Noise(Section):
+        scale: float = 0.0
+
     class Later(TrialConfig):
-        dropped: float = 0.0
+        model: LaterModel
+        dropped: bool | int = False
+        noise: Noise = Noise()
 
-    one, other = (Later.model_validate(digits_plain({"dropped": value})) for value in (0.0, 0.5))
-    assert known_by(one) != known_by(other)
+    def of(changes=None):
+        plain = digits_plain(changes)
+        return known_by(Later.model_validate({key: plain[key] for key in plain.keys() & Later.model_fields.keys()}))
+
+    used = [of({key: value}) for key in ("dropped", "noise.scale", "model.pruned") for value in (1, 2)]
+    assert of() == of({"dropped": False, "noise.scale": 0.0, "model.pruned": 0.0}) == PINNED
+    assert len({PINNED, of({"dropped": 0}), *used}) == 8  # somebody's code can tell 0 from false
 
 
 # Configs, as many as it takes
@@ -163,6 +173,7 @@ def test_fingerprints_are_equal_if_and_only_if_what_trains_is(digits_config, sta
 
 @given(start=some_of(THAT_COUNT), change=some_of(THAT_DO_NOT))
 def test_what_changes_no_result_changes_no_fingerprint(digits_config, start, change):
+    assert {key.partition(".")[0] for key in THAT_DO_NOT} == {"dataset", *RunConfig.model_fields}
     assert known_by(digits_config({**start, **change})) == known_by(digits_config(start))
 
 
@@ -176,7 +187,7 @@ def test_the_order_of_keys_does_not_count(digits_plain, values, random):
         return {key: shuffled(value[key]) for key in random.sample(list(value), len(value))}
 
     plain = digits_plain(values)
-    assert known_by(TrialConfig.model_validate(shuffled(plain))) == known_by(TrialConfig.model_validate(plain))
+    assert known_by(parse(shuffled(plain)).trial) == known_by(parse(plain).trial)
 
 
 @given(value=st.floats(min_value=1e-12, max_value=1e12))
@@ -186,7 +197,7 @@ def test_how_a_number_is_written_does_not_count(digits_plain, value):
         configs = [OmegaConf.create(digits_plain()) for _ in written]
         for config, text in zip(configs, written, strict=True):
             config.merge_with_dotlist([f"{key}={text}"])
-        assert len({known_by(parse(config)) for config in configs}) == 1
+        assert len({known_by(parse(config).trial) for config in configs}) == 1
 
 
 @pytest.mark.parametrize(
@@ -228,7 +239,7 @@ def test_a_default_that_is_written_out_changes_nothing(digits_config):
 
 def test_it_is_the_same_today_and_tomorrow(digits_config):
     """A change of these digits makes everybody train again what is finished; a new key that counts does that too."""
-    assert known_by(digits_config()) == "52560290efb85aeab82d"
+    assert known_by(digits_config()) == PINNED
 
 
 def test_it_is_the_same_in_every_process(digits_plain):
@@ -236,12 +247,12 @@ def test_it_is_the_same_in_every_process(digits_plain):
     program = """
 import json, sys
 from sweepstack.config.fingerprint import fingerprint
-from sweepstack.config.schema import TrialConfig
-print(fingerprint(TrialConfig.model_validate(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3]))
+from sweepstack.config.parsing import parse
+print(fingerprint(parse(json.loads(sys.argv[1])).trial, sys.argv[2], sys.argv[3]))
 print("torch" in sys.modules)
 """
     command = [sys.executable, "-c", program, json.dumps(plain), DATA, CODE]
-    here = fingerprint(TrialConfig.model_validate(copy.deepcopy(plain)), DATA, CODE)
+    here = fingerprint(parse(copy.deepcopy(plain)).trial, DATA, CODE)
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -255,7 +266,7 @@ print("torch" in sys.modules)
 def typed():
     """`typed("optimizer.lr=0.1")`: the fingerprint of what a user types."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name="train"):
-        yield lambda *overrides: known_by(parse(compose("config", ["dataset=digits", *overrides])))
+        yield lambda *overrides: known_by(parse(compose("config", ["dataset=digits", *overrides])).trial)
 
 
 @pytest.mark.parametrize(

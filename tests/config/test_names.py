@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 
 from sweepstack.config.names import LONGEST, as_folder, as_key, as_value, check_experiment, check_sweep
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import ConfigError
 from sweepstack.execution.session import recording
 from sweepstack.journal.ledger import Ledger
@@ -140,5 +139,5 @@ def test_good_names_and_those_of_an_earlier_version_are_delivered_and_found(
 
 
 def test_the_typed_config_keeps_an_experiment_with_slashes(digits_plain) -> None:
-    config: TrialConfig = parse(OmegaConf.create(digits_plain({"tracking.experiment": "/Users/me/rates"})))
-    assert config.tracking.experiment == "/Users/me/rates"
+    config = parse(OmegaConf.create(digits_plain({"tracking.experiment": "/Users/me/rates"})))
+    assert config.run.tracking.experiment == "/Users/me/rates"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import MAX_SEED, CheckpointConfig, CosineSchedule, TrialConfig
+from sweepstack.config.schema import MAX_SEED, CheckpointConfig, Config, CosineSchedule
 from sweepstack.errors import ConfigError
 
 from ..terminal import ROOT
@@ -26,7 +26,7 @@ def test_what_was_composed_becomes_typed(digits_plain):
     cfg = OmegaConf.create(
         digits_plain({"model.shape": "${dataset.shape}", "schedule": {"kind": "cosine"}, "optimizer.momentum": 0.9})
     )
-    config = parse(cfg)
+    config = parse(cfg).trial
     assert config.schedule == CosineSchedule(kind="cosine", final=0.0)
     assert config.dataset.shape == (1, 8, 8)
     assert config.model.target == "sweepstack.training.models.Logistic"
@@ -44,16 +44,16 @@ def test_a_config_cannot_be_changed_once_parsed(digits_config):
         config.optimizer.lr = 3.0
 
 
-def test_nothing_is_tried_again_and_no_checkpoint_kept_unless_asked_for(digits_config):
-    config = digits_config()
-    assert (config.rerun, config.retries, config.max_failures, config.tracking.journal) == (False, 0, None, None)
-    assert config.checkpoint == CheckpointConfig(every=10.0, keep=False)
+def test_nothing_is_tried_again_and_no_checkpoint_kept_unless_asked_for(digits_run):
+    run = digits_run()
+    assert (run.rerun, run.retries, run.max_failures, run.tracking.journal) == (False, 0, None, None)
+    assert run.checkpoint == CheckpointConfig(every=10.0, keep=False)
 
 
-def test_the_defaults_are_those_that_the_yaml_file_shows(digits_config):
+def test_the_defaults_are_those_that_the_yaml_file_shows(digits_config, digits_run):
     shown = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "config.yaml"))
-    shown["tracking"]["sweep"] = digits_config().tracking.sweep
-    plain = digits_config().model_dump()
+    shown["tracking"]["sweep"] = digits_run().tracking.sweep
+    plain = {**digits_config().model_dump(), **digits_run().model_dump()}
     given = {"dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "device"}
     assert {key: shown[key] for key in plain.keys() - given} == {key: plain[key] for key in plain.keys() - given}
 
@@ -238,7 +238,7 @@ def test_whatever_is_written_is_parsed_or_explained_in_lines_that_name_it(digits
         assert all(line.startswith(key) and "; " in line for line in lines)
         assert len(set(lines)) == len(lines)
     else:
-        assert isinstance(config, TrialConfig)
+        assert isinstance(config, Config)
 
 
 def test_a_mistake_is_answered_without_pytorch_or_mlflow():

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from sweepstack.config import code_digest
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.parsing import parse
 from sweepstack.errors import DataError
 from sweepstack.execution.scheduler import execute, foreseen, identified
 from sweepstack.execution.session import ledger_of, undelivered
@@ -51,7 +51,7 @@ def ledger(store: Store) -> Ledger:
 
 @pytest.fixture
 def trials(
-    tmp_path: Path, digits_config: Callable[..., TrialConfig], request: pytest.FixtureRequest
+    tmp_path: Path, digits_plain: Callable[..., dict[str, Any]], request: pytest.FixtureRequest
 ) -> Iterator[MakeTrials]:
     """`trials(0.1, 0.2)`: two that differ in their learning rate, jobs 0 and 1 of a sweep named as the test is."""
     threads = torch.get_num_threads()
@@ -61,15 +61,17 @@ def trials(
     def make(*lrs: float, sweep: str = sweep, epochs: tuple[int, ...] = (2,), **changes: Any) -> list[Trial]:
         points = [(lr, longest) for lr in lrs for longest in epochs]
         config = {"seed": seed, "threads": 1, "checkpoint.every": 0.0, "launch.width": len(lrs), **changes}
+        configs = [parse(digits_plain({**config, "optimizer.lr": lr, "epochs": longest})) for lr, longest in points]
         return identified(
             [
                 Trial(
-                    digits_config({**config, "optimizer.lr": lr, "epochs": longest}),
+                    configs[number].trial,
                     number,
                     f"lr={lr} epochs={longest}" if len(epochs) > 1 else f"lr={lr}",
                     {"dataset": "digits", "lr": lr, "epochs": longest},
                     tmp_path / str(number),
                     "",
+                    configs[number].run,
                     tmp_path / str(number) / "train.log",
                     sweep=sweep,
                 )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import RunConfig, TrackingConfig, TrialConfig
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.journal.log import Journal, Reader
@@ -36,6 +36,12 @@ outcomes = st.builds(
 )
 measurements = st.builds(Measurement, counts, counts, counts, figures)
 facts = st.builds(DatasetFacts, texts, counts, counts, counts)
+runs = st.builds(
+    RunConfig,
+    device=st.sampled_from(["auto", "cpu", "cuda:1"]),
+    retries=counts,
+    tracking=st.builds(TrackingConfig, experiment=st.none() | st.just("mine")),
+)
 
 
 @st.composite
@@ -48,7 +54,9 @@ def lives(draw: st.DrawFn, config: TrialConfig) -> list[Event]:
     trials = [
         Trial(
             config.model_copy(update={"model": model, "seed": draw(counts)}),
-            *(draw(part) for part in (counts, texts, st.dictionaries(texts, plain, max_size=4), paths, texts, paths)),
+            *(draw(part) for part in (counts, texts, st.dictionaries(texts, plain, max_size=4), paths, texts)),
+            draw(runs),
+            draw(paths),
             tuple(draw(st.lists(texts, max_size=3))),
             draw(st.none() | texts),
             draw(texts),

@@ -8,21 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.parsing import parse
 from sweepstack.planning.plan import Plan, describe, plan
 from sweepstack.trial import Choice, Trial
 
 ADAM = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01}}
 
 
-def stacked(width: int) -> Callable[[Sequence[TrialConfig]], Choice]:
-    return lambda configs: Choice(min(width, len(configs)), 1, 0.5, "it is faster")
+def stacked(width: int) -> Callable[[Sequence[Trial]], Choice]:
+    return lambda trials: Choice(min(width, len(trials)), 1, 0.5, "it is faster")
 
 
-def planned(digits_config: Callable[..., TrialConfig], changes: Sequence[dict[str, Any]], width: int = 99) -> Plan:
-    trials = [
-        Trial(digits_config(change), number, f"trial {number}", {}, Path(), "") for number, change in enumerate(changes)
-    ]
+def planned(digits_plain: Callable[..., dict[str, Any]], changes: Sequence[dict[str, Any]], width: int = 99) -> Plan:
+    configs = [parse(digits_plain(change)) for change in changes]
+    trials = [Trial(one.trial, n, f"trial {n}", {}, Path(), "", one.run) for n, one in enumerate(configs)]
     return plan(trials, stacked(width))
 
 
@@ -31,19 +30,19 @@ def shape(found: Plan) -> list[list[list[int]]]:
     return [[[trial.number for trial in t.trials] for t in stack.trajectories] for stack in found.stacks]
 
 
-def test_learning_rates_are_one_stack(digits_config) -> None:
-    assert shape(planned(digits_config, [{"optimizer.lr": lr} for lr in (0.1, 0.2, 0.3)])) == [[[0], [1], [2]]]
+def test_learning_rates_are_one_stack(digits_plain) -> None:
+    assert shape(planned(digits_plain, [{"optimizer.lr": lr} for lr in (0.1, 0.2, 0.3)])) == [[[0], [1], [2]]]
 
 
-def test_epochs_are_read_from_one_trajectory_and_duplicates_train_once(digits_config) -> None:
-    found = planned(digits_config, [{"epochs": 5}, {"epochs": 20}, {"epochs": 10}, {"epochs": 20}])
+def test_epochs_are_read_from_one_trajectory_and_duplicates_train_once(digits_plain) -> None:
+    found = planned(digits_plain, [{"epochs": 5}, {"epochs": 20}, {"epochs": 10}, {"epochs": 20}])
     assert shape(found) == [[[0, 2, 1, 3]]]
     assert (found.epochs_asked_for, found.epochs_to_train) == (55, 20)
 
 
-def test_a_schedule_that_looks_at_the_horizon_shares_nothing_but_the_stack(digits_config) -> None:
+def test_a_schedule_that_looks_at_the_horizon_shares_nothing_but_the_stack(digits_plain) -> None:
     cosine = {"schedule": {"kind": "cosine"}}
-    assert shape(planned(digits_config, [{**cosine, "epochs": 5}, {**cosine, "epochs": 10}])) == [[[0], [1]]]
+    assert shape(planned(digits_plain, [{**cosine, "epochs": 5}, {**cosine, "epochs": 10}])) == [[[0], [1]]]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +58,8 @@ def test_a_schedule_that_looks_at_the_horizon_shares_nothing_but_the_stack(digit
         [{"model.classes": 10, "model._target_": "sweepstack.training.models.MLP"}, {}],
     ],
 )
-def test_what_cannot_be_one_batched_model_is_two_stacks(digits_config, changes) -> None:
-    assert shape(planned(digits_config, changes)) == [[[0]], [[1]]]
+def test_what_cannot_be_one_batched_model_is_two_stacks(digits_plain, changes) -> None:
+    assert shape(planned(digits_plain, changes)) == [[[0]], [[1]]]
 
 
 @pytest.mark.parametrize(
@@ -73,8 +72,8 @@ def test_what_cannot_be_one_batched_model_is_two_stacks(digits_config, changes) 
         [{"evaluate_every": 7, "optimizer.lr": 0.2}, {"pictures": 3, "optimizer.lr": 0.3}, {}],
     ],
 )
-def test_numbers_schedules_and_seeds_may_differ_inside_a_stack(digits_config, changes) -> None:
-    assert len(planned(digits_config, changes).stacks) == 1
+def test_numbers_schedules_and_seeds_may_differ_inside_a_stack(digits_plain, changes) -> None:
+    assert len(planned(digits_plain, changes).stacks) == 1
 
 
 @pytest.mark.parametrize(
@@ -85,30 +84,30 @@ def test_numbers_schedules_and_seeds_may_differ_inside_a_stack(digits_config, ch
         ({"optimizer.momentum": "much"}, "optimizer.momentum is no number"),
     ],
 )
-def test_what_has_no_stacked_form_trains_alone_and_the_plan_says_why(digits_config, change, why) -> None:
-    found = planned(digits_config, [{**change, "seed": 0}, {**change, "seed": 1}])
+def test_what_has_no_stacked_form_trains_alone_and_the_plan_says_why(digits_plain, change, why) -> None:
+    found = planned(digits_plain, [{**change, "seed": 0}, {**change, "seed": 1}])
     assert shape(found) == [[[0]], [[1]]]
     assert all(stack.choice.reason.startswith(why) for stack in found.stacks)
     assert why in "\n".join(describe(found))
 
 
-def test_infinite_values_are_told_apart(digits_config) -> None:
+def test_infinite_values_are_told_apart(digits_plain) -> None:
     """In JSON, infinity and null would both be null."""
-    found = planned(digits_config, [{"model.limit": value} for value in (float("inf"), float("-inf"), None)])
+    found = planned(digits_plain, [{"model.limit": value} for value in (float("inf"), float("-inf"), None)])
     assert len(found.trajectories) == 3
 
 
-def test_where_every_job_needs_its_own_process_nothing_is_shared(digits_config) -> None:
-    trials = [Trial(digits_config({"epochs": epochs}), epochs, "", {}, Path(), "") for epochs in (1, 2)]
+def test_where_every_job_needs_its_own_process_nothing_is_shared(digits_plain) -> None:
+    trials = [Trial(parse(digits_plain({"epochs": epochs})).trial, epochs, "", {}, Path(), "") for epochs in (1, 2)]
     found = plan(trials, stacked(9), apart="hydra.job.chdir is set")
     assert shape(found) == [[[1]], [[2]]]
     assert found.stacks[0].way == "by the plain trainer, 1 thread (hydra.job.chdir is set)"
 
 
-def test_a_stack_that_is_too_wide_is_parted_evenly_with_seeds_side_by_side(digits_config) -> None:
+def test_a_stack_that_is_too_wide_is_parted_evenly_with_seeds_side_by_side(digits_plain) -> None:
     changes = [{"seed": seed, "epochs": epochs} for epochs in (2, 4) for seed in (0, 1) for _ in "ab"]
     changes = [{**change, "optimizer.lr": 0.1 + 0.01 * number} for number, change in enumerate(changes)]
-    found = planned(digits_config, changes, width=5)
+    found = planned(digits_plain, changes, width=5)
     assert [len(stack.trajectories) for stack in found.stacks] == [4, 4]
     for stack, epochs in zip(found.stacks, (2, 4), strict=True):
         configs = [trajectory.config for trajectory in stack.trajectories]
@@ -116,8 +115,8 @@ def test_a_stack_that_is_too_wide_is_parted_evenly_with_seeds_side_by_side(digit
         assert {config.epochs for config in configs} == {epochs}  # nobody waits for a longer one
 
 
-def test_the_plan_in_words(digits_config) -> None:
-    lines = describe(planned(digits_config, [{"epochs": 5}, {"epochs": 10}, {"optimizer.lr": 0.3, "epochs": 10}]))
+def test_the_plan_in_words(digits_plain) -> None:
+    lines = describe(planned(digits_plain, [{"epochs": 5}, {"epochs": 10}, {"optimizer.lr": 0.3, "epochs": 10}]))
     assert lines[0] == "3 trials -> 2 trajectories -> 1 stack"
     assert lines[1] == "25 run-epochs asked for, 20 to train, in about 5.0 s"
     assert lines[3].startswith("stack 1: 3 trials, batch 100, 10 epochs, stacked, 2 trajectories wide, 1 thread (it")
@@ -140,8 +139,8 @@ def test_the_plan_in_words(digits_config) -> None:
     ),
     st.integers(1, 5),
 )
-def test_every_trial_is_trained_exactly_once_to_its_own_end(digits_config, changes, width) -> None:
-    found = planned(digits_config, changes, width)
+def test_every_trial_is_trained_exactly_once_to_its_own_end(digits_plain, changes, width) -> None:
+    found = planned(digits_plain, changes, width)
     assert sorted(trial.number for trial in found.trials) == list(range(len(changes)))
     assert found.epochs_to_train <= found.epochs_asked_for
     for stack in found.stacks:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from filelock import Timeout
 
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import RunConfig, TrialConfig
 from sweepstack.errors import StoreError
 from sweepstack.events import Measured
 from sweepstack.journal.ledger import Ledger
@@ -709,12 +709,12 @@ def test_when_the_ledger_is_lost_everything_is_recorded_once(
 
 
 def test_when_the_ledger_is_lost_trials_are_recorded_in_the_experiment_that_they_name(
-    store: Store, ledger: Ledger, trial: MakeTrial, digits_config: Callable[..., TrialConfig]
+    store: Store, ledger: Ledger, trial: MakeTrial, digits_run: Callable[..., RunConfig]
 ) -> None:
     Command(ledger).end()
     deliver_all(store, ledger)
     command = Command(ledger, "mine")
-    command.train(trial(1, config=digits_config({"tracking.experiment": "mine"})))
+    command.train(trial(1, run=digits_run({"tracking.experiment": "mine"})))
     command.end()
     (ledger.folder / "ledger.db").unlink()
     Command(ledger).claim(trial(2))

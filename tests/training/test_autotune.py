@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sweepstack.config.schema import RunConfig
 from sweepstack.training.data.datasets import load
 from sweepstack.training.stacked import autotune
 from sweepstack.trial import Choice
@@ -37,8 +38,11 @@ def threads():
     torch.set_num_threads(before)
 
 
-def choose(configs, remembered=None, **more) -> Choice:
-    return autotune.choose(configs, load(configs[0].dataset, 0.1, CPU), remembered, **more)
+AS_USUAL = RunConfig()
+
+
+def choose(configs, remembered=None, run=AS_USUAL, **more) -> Choice:
+    return autotune.choose(configs, run, load(configs[0].dataset, 0.1, CPU), remembered, **more)
 
 
 def rates(digits_config, count, changes=None):
@@ -71,9 +75,9 @@ def test_a_single_trajectory_is_not_measured_unless_its_time_is_asked_for(digits
     assert choose([digits_config()], estimate=True).epoch_seconds > 0
 
 
-def test_the_user_may_say_no_or_how_wide(digits_config):
-    assert choose(rates(digits_config, 8, {"launch.stack": False})).width == 1
-    assert choose(rates(digits_config, 8, {"launch.width": 3})).width == 3
+def test_the_user_may_say_no_or_how_wide(digits_config, digits_run):
+    assert choose(rates(digits_config, 8), run=digits_run({"launch.stack": False})).width == 1
+    assert choose(rates(digits_config, 8), run=digits_run({"launch.width": 3})).width == 3
 
 
 def test_a_stack_is_no_wider_than_the_memory_allows(digits_config, monkeypatch):
@@ -86,14 +90,14 @@ def test_a_stack_is_no_wider_than_the_memory_allows(digits_config, monkeypatch):
     assert "4 fit into memory" in choice.reason
 
 
-def test_no_stack_is_as_wide_as_a_sweep_of_thousands(digits_config, monkeypatch):
+def test_no_stack_is_as_wide_as_a_sweep_of_thousands(digits_config, digits_run, monkeypatch):
     monkeypatch.setattr(autotune, "WIDEST", 5)
     built: list[int] = []
     build = autotune.build.build
     monkeypatch.setattr(autotune.build, "build", lambda c, *rest: built.append(len(c)) or build(c, *rest))
     assert choose(rates(digits_config, 12)).width == 4
     assert max(built) == 4
-    assert choose(rates(digits_config, 12, {"launch.width": 12})).width == 12  # unless the user says so
+    assert choose(rates(digits_config, 12), run=digits_run({"launch.width": 12})).width == 12  # unless the user says so
 
 
 def test_a_choice_is_remembered_by_what_it_depends_on(digits_config, tmp_path: Path, monkeypatch):

@@ -100,7 +100,7 @@ class Cached(nn.Linear):
 
 def line_of(function: object, config: TrialConfig) -> str:
     with pytest.raises(ConfigError) as refused:
-        function(config)
+        function(config, "cpu")
     return str(refused.value)
 
 
@@ -110,8 +110,8 @@ GOOD = [own("Packed"), own("ByContrast"), own("FewAtLeast", least=20), own("Conv
 @pytest.mark.parametrize("model", GOOD, ids=lambda model: model["model"]["_target_"].rpartition(".")[2])
 def test_a_model_that_is_good_for_the_data_passes_and_trains(digits_config, model):
     config = digits_config({**model, "epochs": 1})
-    check(config)
-    assert choose_threads(config) >= 1
+    check(config, "cpu")
+    assert choose_threads(config, None) >= 1
     assert has_kinks(config) in (True, False)
     assert train(config, data_of(config), lambda _: None).state is TrialState.FINISHED
 
@@ -140,6 +140,6 @@ def test_a_last_batch_of_one_is_refused_where_the_model_cannot_take_it(digits_co
     line = line_of(check_last_batch, digits_config({**own("Normed"), "batch_size": 1}))
     assert line.startswith("batch_size must be 2 or more for ")
     for changes in ({"batch_size": 324}, {"batch_size": 100}, {"batch_size": 5000}):
-        check_last_batch(digits_config({**own("Normed"), **changes}))
-    check_last_batch(digits_config({"batch_size": 323}))
-    check(digits_config({**own("Normed"), "batch_size": 1}))
+        check_last_batch(digits_config({**own("Normed"), **changes}), "cpu")
+    check_last_batch(digits_config({"batch_size": 323}), "cpu")
+    check(digits_config({**own("Normed"), "batch_size": 1}), "cpu")

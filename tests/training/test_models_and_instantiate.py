@@ -184,7 +184,8 @@ def test_what_fits_together_passes(digits_config, model, optimizer):
     check(
         digits_config(
             {"model._target_": f"sweepstack.training.models.{model}", "optimizer._target_": f"torch.optim.{optimizer}"}
-        )
+        ),
+        "cpu",
     )
 
 
@@ -192,7 +193,7 @@ def test_checking_leaves_the_random_state_alone(digits_config):
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    check(digits_config())
+    check(digits_config(), "cpu")
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -289,7 +290,7 @@ NET = "sweepstack.training.models.MLP"
     ],
 )
 def test_what_does_not_fit_together_is_refused_in_one_line(digits_config, changes, begins, ends):
-    line = refusal(check, digits_config(changes))
+    line = refusal(check, digits_config(changes), "cpu")
     assert line.startswith(begins)
     assert line.endswith(f"; {ends}")
 
@@ -307,7 +308,7 @@ def test_a_model_that_gives_no_tensor_is_named(digits_config, tmp_path, monkeypa
     )
     monkeypatch.syspath_prepend(tmp_path)
     config = digits_config({"model": {"_target_": "own_pair.Pair", "in_features": 64, "out_features": 10}})
-    assert refusal(check, config).startswith(
+    assert refusal(check, config, "cpu").startswith(
         "model must give one logit for each of the 10 classes, own_pair.Pair gives tuple; "
     )
 
@@ -317,7 +318,7 @@ def test_a_model_that_gives_no_tensor_is_named(digits_config, tmp_path, monkeypa
 
 def test_a_device_that_this_machine_lacks_is_refused(digits_config):
     lacking = f"cuda:{torch.cuda.device_count()}"  # one more than there are; where there are none, any
-    line = refusal(check, digits_config({"device": lacking}))
+    line = refusal(check, digits_config(), lacking)
     assert line == f"device must be one that this machine has, got {lacking}; for example device=auto"
 
 

@@ -25,10 +25,10 @@ MLP = {"model._target_": "sweepstack.training.models.MLP", "model.hidden": [32]}
 TRAINED_ON, HELD_OUT, TESTED_ON = 1293, 144, 360  # digits, a tenth held out
 
 
-def run(config) -> tuple[Outcome, list[Measurement]]:
+def run(config, device="cpu") -> tuple[Outcome, list[Measurement]]:
     """A trial from config to outcome, and what it reported on the way."""
     reported: list[Measurement] = []
-    data = load(config.dataset, config.validation_split, choose_device(config.device))
+    data = load(config.dataset, config.validation_split, choose_device(device))
     return train(config, data, reported.append), reported
 
 
@@ -390,7 +390,7 @@ def test_bfloat16_learns_too(digits_config):
 
 
 def test_it_trains_on_the_best_device_there_is(digits_config):
-    outcome, _ = run(digits_config({**SGD, "device": "auto", "epochs": 5}))
+    outcome, _ = run(digits_config({**SGD, "epochs": 5}), "auto")
     assert outcome.metrics["test/accuracy"] > 0.9
     assert {value.device.type for value in outcome.weights.values()} == {"cpu"}
 
@@ -460,7 +460,7 @@ def test_own_model_dataset_and_optimizer_train_by_their_paths(digits_config, tmp
             "batch_size": 16,
         }
     )
-    check(config)
+    check(config, "cpu")
     outcome, reported = run(config)
     assert outcome.state is TrialState.FINISHED
     assert outcome.metrics["test/accuracy"] == 1.0

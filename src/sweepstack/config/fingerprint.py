@@ -12,16 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sweepstack.config.schema import (
-    OptimizerConfig,
-    Target,
-    TrialConfig,
-)
-
-CHANGES_NOTHING = frozenset(
-    {"device", "threads", "pictures", "tracking", "launch", "rerun", "retries", "max_failures", "checkpoint"}
-)
-"""Keys that change neither weights nor metrics, but for rounding. A key that is not listed here counts."""
+from sweepstack.config.schema import Mark, OptimizerConfig, Target, TrialConfig
 
 
 @dataclass(frozen=True)
@@ -76,14 +67,22 @@ def fingerprint(config: TrialConfig, data: str, code: str) -> Fingerprint:
         data: checksum of images and labels, 16 hex digits.
         code: checksum of the training code, 8 hex digits.
     """
-    counts: dict[str, Any] = {
-        key: getattr(config, key) for key in type(config).model_fields if key not in CHANGES_NOTHING
-    }
-    counts["dataset"] = {
-        key: getattr(config.dataset, key) for key in type(config.dataset).model_fields if key != "target"
-    }
+    counts = _hashed(config)
+    counts["dataset"] = {key: value for key, value in _hashed(config.dataset).items() if key != "target"}
     text = _text(_canonical(counts)).encode("utf-8", "surrogatepass")  # YAML can write half a surrogate pair
     return Fingerprint(hashlib.blake2b(text, digest_size=10).hexdigest(), data, code)
+
+
+def _hashed(section: BaseModel) -> dict[str, Any]:
+    """The values of a section that count. A key at its default is left out unless it is marked, so a key that is added
+    changes no fingerprint until somebody uses it."""
+    counts: dict[str, Any] = {}
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        always = field.is_required() or Mark.HASHED_AT_DEFAULT in field.metadata
+        if always or _text(_canonical(value)) != _text(_canonical(field.get_default(call_default_factory=True))):
+            counts[key] = value
+    return counts
 
 
 def _text(canonical: Any) -> str:
@@ -95,12 +94,11 @@ def _canonical(value: Any, as_floats: bool = False) -> Any:
     so they differ, unless numbers are to be taken `as_floats`; nobody's tells 0.0 from -0.0, or a tuple from a list."""
     match value:
         case Target():
-            fields = {key: getattr(value, key) for key in type(value).model_fields}
             of_torch = isinstance(value, OptimizerConfig) and value.target.startswith("torch.optim.")
             keywords = {key: _canonical(part, of_torch) for key, part in value.keywords.items()}
-            return {"fields": _canonical(fields), "keywords": keywords}
+            return {"fields": _canonical(_hashed(value)), "keywords": keywords}
         case BaseModel():
-            return _canonical({key: getattr(value, key) for key in type(value).model_fields})
+            return _canonical(_hashed(value))
         case Mapping():  # keys as texts of their own, for "1" is not 1
             return {_text(_canonical(key)): _canonical(part) for key, part in value.items()}
         case list() | tuple():

@@ -1,4 +1,4 @@
-"""What Hydra composed, checked and typed as a `TrialConfig`; or what is wrong with it, one line for each mistake."""
+"""What Hydra composed, checked and typed as a `Config`; or what is wrong with it, one line for each mistake."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sweepstack.config.schema import (
+    Config,
     ConstantSchedule,
     CosineSchedule,
+    FlatConfig,
     OneCycleSchedule,
     Section,
     StepSchedule,
-    TrialConfig,
     WarmupSchedule,
 )
 from sweepstack.errors import ConfigError, did_you_mean
@@ -42,7 +43,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
         ) from error
 
 
-def parse(cfg: DictConfig | Mapping[str, Any]) -> TrialConfig:
+def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
     """What Hydra composed, or what `resolve` gave, checked and typed. `cfg` is not changed.
 
     Raises:
@@ -50,7 +51,7 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> TrialConfig:
     """
     plain = resolve(cfg) if isinstance(cfg, DictConfig) else cfg
     try:
-        return TrialConfig.model_validate(plain)
+        return FlatConfig.model_validate(plain).split()
     except ValidationError as error:
         raise ConfigError.of_all([_explain(detail, plain) for detail in error.errors()]) from error
 
@@ -60,7 +61,7 @@ def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
     path = _path(detail["loc"])
     key = ".".join(path)
     value = detail["input"]
-    section: Any = TrialConfig
+    section: Any = FlatConfig
     for part in path[:-1]:
         section = _section(section, part, plain)
     fields: dict[str, Any] = getattr(section, "model_fields", {})

@@ -35,7 +35,7 @@ def ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
             files.append(trial.folder / PREDICTIONS)
             predictions = outcome.predictions
             _write(files[-1], _held(lambda file: np.save(file, predictions, allow_pickle=False)))
-        if trial.config.pictures and outcome.state is TrialState.FINISHED:
+        if trial.run.pictures and outcome.state is TrialState.FINISHED:
             files.append(draw(trial, data))
     except Exception as error:  # a full disk costs this trial, no other one
         outcome, files = Outcome(TrialState.FAILED, reason=reason(error), traceback=traceback.format_exc()), []
@@ -47,7 +47,7 @@ def draw(trial: Trial, data: Data) -> Path:
     from sweepstack.training.data.pictures import save_first
 
     trial.folder.mkdir(parents=True, exist_ok=True)
-    path, count = trial.folder / PICTURES, trial.config.pictures
+    path, count = trial.folder / PICTURES, trial.run.pictures
     _write(path, lambda part: save_first(data.images[:count], data.labels[:count], part))
     return path
 

@@ -12,8 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from sweepstack.config.fingerprint import CHANGES_NOTHING
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import RunConfig
 from sweepstack.errors import UserError, one_line
 from sweepstack.execution.session import Recording, Work, look, recording, wait_for_quiet
 from sweepstack.execution.worker import choose, device_of, draw_pictures, estimate, identify
@@ -42,8 +41,7 @@ def identified(trials: Sequence[Trial], inside: Callable[[int], Inside] = lambda
     """
     digests: dict[str, str] = {}
     return [
-        replace(trial, fingerprint=str(identify(trial.config, digests, partial(inside, trial.number))))
-        for trial in trials
+        replace(trial, fingerprint=str(identify(trial, digests, partial(inside, trial.number)))) for trial in trials
     ]
 
 
@@ -55,7 +53,7 @@ def execute(
     run: Run,
     ended: Ended,
     tell: Tell,
-    inside: Callable[[TrialConfig], Inside] = lambda _: nullcontext(),
+    inside: Callable[[Trial], Inside] = lambda _: nullcontext(),
 ) -> dict[str, Outcome]:
     """Sees to it that every trial has an outcome.
 
@@ -63,7 +61,7 @@ def execute(
         trials: of one sweep, identified; those with one fingerprint are trained once.
         task: name of the Hydra task.
         apart: why every trial must be trained on its own, if it must.
-        inside: gives a context to build a config's model in.
+        inside: gives a context to build a trial's model in.
 
     Returns:
         The outcomes by fingerprint.
@@ -73,7 +71,7 @@ def execute(
     """
     waiting = unique(trials)
     first = {trial.fingerprint: trial for trial in waiting}
-    config = trials[0].config
+    run_config = trials[0].run
     outcomes: dict[str, Outcome] = {}
     failures = 0
 
@@ -84,18 +82,18 @@ def execute(
         ended(trial, outcome)
 
     def enough() -> bool:
-        return config.max_failures is not None and failures >= config.max_failures
+        return run_config.max_failures is not None and failures >= run_config.max_failures
 
-    def chosen(configs: Sequence[TrialConfig]) -> Choice:
-        with inside(configs[0]):
-            return choose(configs, lambda: wait_for_quiet(store))
+    def chosen(group: Sequence[Trial]) -> Choice:
+        with inside(group[0]):
+            return choose(group, lambda: wait_for_quiet(store))
 
     with recording(trials, store, task, take) as session:
         said: set[str] = set()
         for line in folded(trials):
             session.display.say(line)
         while waiting and not enough():
-            work = session.claim(waiting, config.rerun, partial(_lacking, say=session.display.say))
+            work = session.claim(waiting, run_config.rerun, partial(_lacking, say=session.display.say))
             for trial, outcome, files in work.settled:
                 outcomes[trial.fingerprint] = outcome
                 if files is not None and not _keep_files(trial, files):
@@ -103,7 +101,7 @@ def execute(
                     _ = later is not None and _keep_files(trial, later)
                 tell(trial, outcome, "it was trained before")
             planned = plan(work.fresh, chosen, apart)
-            stacks = [*work.resumed, *session.keep_plan(planned.stacks, device_of(config) if work.fresh else "")]
+            stacks = [*work.resumed, *session.keep_plan(planned.stacks, device_of(trials[0]) if work.fresh else "")]
             lines = [*told(work), *([summary(planned)] if work.fresh else [])]
             for line in lines if len(trials) > 1 else told(work):
                 if line not in said:
@@ -117,7 +115,7 @@ def execute(
             if waiting and not enough():
                 time.sleep(POLL)
     left = {trial.fingerprint for trial in trials} - outcomes.keys()
-    why = f", for max_failures={config.max_failures} is reached" if enough() else ""
+    why = f", for max_failures={run_config.max_failures} is reached" if enough() else ""
     reason = f"not trained{why}; the same command goes on from here"
     if left:
         print(f"{count(len(left), 'trial')} {reason}")
@@ -135,15 +133,15 @@ def foreseen(
     trials: Sequence[Trial],
     store: Store,
     apart: str,
-    inside: Callable[[TrialConfig], Inside] = lambda _: nullcontext(),
+    inside: Callable[[Trial], Inside] = lambda _: nullcontext(),
 ) -> tuple[Work, Plan]:
     """What `execute` would find and train; nothing is written."""
 
-    def chosen(configs: Sequence[TrialConfig]) -> Choice:
-        with inside(configs[0]):
-            return estimate(configs)
+    def chosen(group: Sequence[Trial]) -> Choice:
+        with inside(group[0]):
+            return estimate(group)
 
-    work = look(unique(trials), store, trials[0].config.rerun)
+    work = look(unique(trials), store, trials[0].run.rerun)
     return work, Plan((*work.resumed, *plan(work.fresh, chosen, apart).stacks))
 
 
@@ -175,7 +173,7 @@ def unique(trials: Sequence[Trial]) -> list[Trial]:
     chosen: dict[str, Trial] = {}
     for trial in trials:
         known = chosen.get(trial.fingerprint)
-        if known is None or trial.config.pictures > known.config.pictures:
+        if known is None or trial.run.pictures > known.run.pictures:
             chosen[trial.fingerprint] = trial
     return [trial for trial in trials if trial is chosen[trial.fingerprint]]
 
@@ -206,11 +204,11 @@ def folded(trials: Sequence[Trial]) -> list[str]:
 
 def _differs(group: Sequence[Trial]) -> list[str]:
     """Keys of the config in which trials of one fingerprint differ."""
-    return [key for key in sorted(CHANGES_NOTHING) if len({repr(getattr(one.config, key)) for one in group}) > 1]
+    return [key for key in sorted(RunConfig.model_fields) if len({repr(getattr(one.run, key)) for one in group}) > 1]
 
 
 def _value(trial: Trial, key: str) -> str:
-    value = getattr(trial.config, key)
+    value = getattr(trial.run, key)
     return "null" if value is None else str(value)
 
 
@@ -218,10 +216,10 @@ def _asked_for(work: Work) -> list[str]:
     """What is asked for of trials that are not trained: made where it needs no training."""
     lines = []
     finished = [(trial, files) for trial, outcome, files in work.settled if outcome.state is TrialState.FINISHED]
-    pictures = [trial for trial, files in finished if trial.config.pictures and not _has_pictures(files)]
+    pictures = [trial for trial, files in finished if trial.run.pictures and not _has_pictures(files)]
     if pictures:
         lines.append(f"pictures need no training: added to the records of {count(len(pictures), 'trial')}")
-    kept = [trial for trial, _ in finished if trial.config.checkpoint.keep]
+    kept = [trial for trial, _ in finished if trial.run.checkpoint.keep]
     if kept:
         lines.append(
             f"checkpoint.keep=true keeps nothing of {count(len(kept), 'trial')} trained before: rerun=true trains "
@@ -236,7 +234,7 @@ def _has_pictures(files: Path | None) -> bool:
 
 def _lacking(trial: Trial, outcome: Outcome, files: Path | None, say: Callable[[str], None]) -> list[Path]:
     """The pictures that are asked for, unless the record of the trial has the same."""
-    if not trial.config.pictures or outcome.state is not TrialState.FINISHED:
+    if not trial.run.pictures or outcome.state is not TrialState.FINISHED:
         return []
     try:
         drawn = draw_pictures(trial)

@@ -224,7 +224,7 @@ class Recording:
         mine = {key: entry for key, entry in entries.items() if entry.state == OPEN and entry.session == self._number}
         self._mine |= mine
         self.journal.not_before(max((entry.at for entry in mine.values()), default=0.0))
-        device = next((e.trial.config.device for e in mine.values() if e.trial.fingerprint in wanted), None)
+        device = next((e.trial.run.device for e in mine.values() if e.trial.fingerprint in wanted), None)
         return stack_of(composition, entries, device)
 
 
@@ -241,7 +241,7 @@ def recording(
     Raises:
         StoreError: the journal cannot be written.
     """
-    tracking = trials[0].config.tracking
+    tracking = trials[0].run.tracking
     ledger = ledger_of(store, tracking.journal)
     number, lock = ledger.open(experiment_name(tracking.experiment, task, store.database))
     process = writer_process(store.uri)
@@ -323,9 +323,9 @@ def usable_store(trials: Sequence[Trial], task: str) -> Store:
     Raises:
         StoreError: it cannot be used, or its experiment cannot; better to know it before anything heavy begins.
     """
-    store = Store(trials[0].config.tracking.uri)
+    store = Store(trials[0].run.tracking.uri)
     trouble = store.check()
-    experiment = trials[0].config.tracking.experiment
+    experiment = trials[0].run.tracking.experiment
     check_not_deleted(experiment_name(experiment, task, store.database), store.database)
     for line in (trouble, store.follow_move()):
         if line:
@@ -341,7 +341,7 @@ def wait_for_quiet(store: Store) -> None:
 
 def look(trials: Sequence[Trial], store: Store, again: bool) -> Work:
     """What `Recording.claim` would give; nothing is claimed or written."""
-    ledger = ledger_of(store, trials[0].config.tracking.journal)
+    ledger = ledger_of(store, trials[0].run.tracking.journal)
     entries = ledger.look(trials)
     unknown = [trial.fingerprint for trial in trials if trial.fingerprint not in entries]
     found = Known({}, {}) if again else _known(ledger, store, writer_process(store.uri), unknown)
@@ -364,7 +364,7 @@ def look(trials: Sequence[Trial], store: Store, again: bool) -> Work:
         members = ledger.members(stack)
         if composition is not None and goes_on(composition, members, {trial.fingerprint for trial in trials}):
             known = {entry.trial.id: entry for entry in members}
-            work.resumed.append(stack_of(composition, known, trials[0].config.device))
+            work.resumed.append(stack_of(composition, known, trials[0].run.device))
         else:
             work.fresh += wanted
     return work
@@ -389,9 +389,9 @@ def stack_of(composition: Composition, entries: dict[str, Entry], device: str | 
 
     def trial(one: str) -> Trial:
         known = entries[one].trial
-        if device is None or known.config.device == device:
+        if device is None or known.run.device == device:
             return known
-        return replace(known, config=known.config.model_copy(update={"device": device}))
+        return replace(known, run=known.run.model_copy(update={"device": device}))
 
     return Stack(
         tuple(Trajectory(tuple(trial(one) for one in ids)) for ids in composition.trajectories),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweepstack.config.fingerprint import Fingerprint, fingerprint
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import Mark, OptimizerConfig, TrialConfig, marked
 from sweepstack.error_log import log_traceback
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.events import Ended, Measured, Started
@@ -31,16 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PARSED_IN_FULL: Any = {
-    **dict.fromkeys(("schedule", "epochs", "batch_size", "seed", "evaluate_every", "threads", "tracking"), True),
-    **dict.fromkeys(("launch", "rerun", "retries", "max_failures", "checkpoint"), True),
-    "optimizer": {"lr"},
-}
 
-
-def prepare(
-    config: TrialConfig, seen: set[str], inside: Callable[[], AbstractContextManager[None]] = nullcontext
-) -> None:
+def prepare(trial: Trial, seen: set[str], inside: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
     """Checks what can only be checked with PyTorch and the data at hand, and loads the data.
 
     Args:
@@ -51,25 +43,28 @@ def prepare(
         ConfigError: see `check`.
         DataError: see `load`.
     """
-    key = config.model_dump_json(exclude=_PARSED_IN_FULL, by_alias=True)
+    config = trial.config
+    parsed: dict[str, Any] = dict.fromkeys(marked(TrialConfig, Mark.PARSED), True)
+    parsed["optimizer"] = marked(OptimizerConfig, Mark.PARSED)
+    key = f"{config.model_dump_json(exclude=parsed, by_alias=True)} {trial.run.device}"
     if key not in seen:
         from sweepstack.training.checks import check
 
         seen.add(key)  # a mistake too is told once
         with inside(), contained():
-            check(config)
-            _data(config)
+            check(config, trial.run.device)
+            _data(trial)
     last = f"{key} {config.batch_size}"
     if last not in seen:
         from sweepstack.training.checks import check_last_batch
 
         seen.add(last)
         with inside(), contained():
-            check_last_batch(config)
+            check_last_batch(config, trial.run.device)
 
 
 def identify(
-    config: TrialConfig, digests: dict[str, str], inside: Callable[[], AbstractContextManager[None]] = nullcontext
+    trial: Trial, digests: dict[str, str], inside: Callable[[], AbstractContextManager[None]] = nullcontext
 ) -> Fingerprint:
     """The fingerprint of a trial, for which the data must be at hand.
 
@@ -79,40 +74,43 @@ def identify(
     """
     from sweepstack.config.code_digest import digest
 
+    config = trial.config
     key = config.dataset.model_dump_json(by_alias=True)
     if key not in digests:
         with inside():
-            digests[key] = _data(config).facts.digest
+            digests[key] = _data(trial).facts.digest
     return fingerprint(config, digests[key], digest(config))
 
 
-def _data(config: TrialConfig) -> Data:
+def _data(trial: Trial) -> Data:
     from sweepstack.training.data.datasets import load
     from sweepstack.training.hardware import choose_device
 
-    return load(config.dataset, config.validation_split, choose_device(config.device))
+    return load(trial.config.dataset, trial.config.validation_split, choose_device(trial.run.device))
 
 
-def device_of(config: TrialConfig) -> str:
+def device_of(trial: Trial) -> str:
     """The kind of device that a trial trains on here: cpu, cuda or mps."""
     from sweepstack.training.hardware import choose_device
 
-    return choose_device(config.device).type
+    return choose_device(trial.run.device).type
 
 
-def choose(configs: Sequence[TrialConfig], wait_for_quiet: Callable[[], None]) -> Choice:
-    """How these trajectories are trained best on this machine; see `autotune.choose`."""
+def choose(trials: Sequence[Trial], wait_for_quiet: Callable[[], None]) -> Choice:
+    """How the trajectories of these trials are trained best on this machine; see `autotune.choose`."""
     from sweepstack.training.data import download
     from sweepstack.training.stacked import autotune
 
-    return autotune.choose(configs, _data(configs[0]), Path(download.cache_folder(), "choices.json"), wait_for_quiet)
+    configs, file = [trial.config for trial in trials], Path(download.cache_folder(), "choices.json")
+    return autotune.choose(configs, trials[0].run, _data(trials[0]), file, wait_for_quiet)
 
 
-def estimate(configs: Sequence[TrialConfig]) -> Choice:
+def estimate(trials: Sequence[Trial]) -> Choice:
     """The same with the time it takes, for a plan that is only looked at: nothing is written."""
     from sweepstack.training.stacked import autotune
 
-    return autotune.choose(configs, _data(configs[0]), None, estimate=True)
+    configs = [trial.config for trial in trials]
+    return autotune.choose(configs, trials[0].run, _data(trials[0]), None, estimate=True)
 
 
 def run_stack(
@@ -134,7 +132,7 @@ def run_stack(
         UserError: the data cannot be had, or the journal not written: no other trial could do better.
         KeyboardInterrupt: after a signal; the trials that had not ended have been emitted as KILLED.
     """
-    data = _data(stack.trajectories[0].config)
+    data = _data(stack.trajectories[0].longest)
     _check_fingerprints(stack, data)
     kind = data.device.type
     if stack.device not in ("", kind):
@@ -175,9 +173,9 @@ def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: C
     from sweepstack.training.checkpoint import CheckpointError, Keeper
     from sweepstack.training.stacked.model import Unstackable
 
-    config = stack.trajectories[0].config
+    run = stack.trajectories[0].longest.run
     folder, say = recording.checkpoints(stack), recording.display.say
-    keeper = Keeper(folder, config.checkpoint.every, stopping, recording.journal.sync, say)
+    keeper = Keeper(folder, run.checkpoint.every, stopping, recording.journal.sync, say)
     begun = keeper.restore() is not None
     tries = 0
     while True:
@@ -206,11 +204,11 @@ def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: C
                 note = f"a stack of {len(stack.trajectories)} failed: {why}"
                 say(f"{note[0].upper()}{note[1:]}; its trials go on {how}.")
                 return recording.split(stack, cut(left), data.device.type, note)
-            if tries == config.retries or not may_pass(error):
+            if tries == run.retries or not may_pass(error):
                 _fail(left, error, recording)
                 break
             tries += 1
-            say(f"{left[0].trials[-1].name}: {reason(error)}; try {tries + 1} of {config.retries + 1}.")
+            say(f"{left[0].trials[-1].name}: {reason(error)}; try {tries + 1} of {run.retries + 1}.")
         free_memory()
         keeper.restore()
     if not stack.keep and not stopping() and all(recording.is_settled(trial) for trial in stack.trials):
@@ -231,8 +229,8 @@ def _train(stack: Stack, data: Data, recording: Recording, keeper: Keeper) -> No
     from sweepstack.training.trainer import train
 
     readers = [[_reader(trial, stack, data, recording) for trial in one.trials] for one in stack.trajectories]
-    configs = [trajectory.config for trajectory in stack.trajectories]
-    torch.set_num_threads(stack.choice.threads or choose_threads(configs[0]))
+    configs, run = [trajectory.config for trajectory in stack.trajectories], stack.trajectories[0].longest.run
+    torch.set_num_threads(stack.choice.threads or choose_threads(configs[0], run.threads))
     with random_state.apart():
         if len(readers) > 1:
             train_stack(readers, data, build.build(configs, data.images.shape[1:], data.device, data.some()), keeper)
@@ -271,7 +269,7 @@ def _killed(trial: Trial, reason: str) -> Ended:
 
 def draw_pictures(trial: Trial) -> Path:
     """The first training images as the trial asks for them, in its folder."""
-    return draw(trial, _data(trial.config))
+    return draw(trial, _data(trial))
 
 
 def log_outcome(trial: Trial, outcome: Outcome) -> None:

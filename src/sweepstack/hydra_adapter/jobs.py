@@ -16,7 +16,6 @@ from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import one_line, printable
 from sweepstack.execution.session import Recording
 from sweepstack.execution.worker import log_outcome, run_stack
@@ -98,10 +97,9 @@ class HydraJobs:
         with inside(self.compose(number), self._ask):
             yield
 
-    def inside_of(self, config: TrialConfig) -> AbstractContextManager[None]:
-        """Inside of the job of that very config; it may be that of an earlier sweep, of which there is none."""
-        number = next((number for number, trial in self.trials.items() if trial.config is config), None)
-        return contextlib.nullcontext() if number is None else self.inside(number)
+    def inside_of(self, trial: Trial) -> AbstractContextManager[None]:
+        """Inside of the job of that trial; there is none for the trial of an earlier sweep."""
+        return self.inside(trial.number) if self._is_ours(trial) else contextlib.nullcontext()
 
     def _ask(self) -> None:
         self.asked = True

@@ -21,7 +21,7 @@ from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.jobs import HydraJobs
 from sweepstack.hydra_adapter.output_folders import Folders
 from sweepstack.hydra_adapter.show_configs import asked, show
-from sweepstack.hydra_adapter.trials import fixed_keys
+from sweepstack.hydra_adapter.trials import OF_SWEEP, fixed_keys
 from sweepstack.paths import begin_in
 from sweepstack.planning.plan import describe
 from sweepstack.tracking.store import Store
@@ -63,12 +63,12 @@ def launch(
         return []
     trials, apart = _parsed(jobs, config.hydra, composer.folders)
     task = config.hydra.job.name
-    store = usable_store(trials, task) if not trials[0].config.launch.dry_run else Store(trials[0].config.tracking.uri)
+    store = usable_store(trials, task) if not trials[0].run.launch.dry_run else Store(trials[0].run.tracking.uri)
     _prepare(trials, jobs)
     apart = apart or ("its code asks Hydra which job it is in" if jobs.asked else "")
     trials = identified(trials, jobs.inside)
     jobs.trials = {trial.number: trial for trial in trials}
-    if trials[0].config.launch.dry_run:
+    if trials[0].run.launch.dry_run:
         store.check()
         work, planned = foreseen(trials, store, apart, jobs.inside_of)
         lines = [*folded(trials), *told(work, every=True), *(describe(planned) if planned.stacks else [])]
@@ -97,8 +97,8 @@ def _parsed(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tuple[li
             apart = apart or why
         except ConfigError as error:
             mistakes.append(_of_job(number, jobs.overrides(number), error))
-    for section in ("tracking", "launch", "rerun", "retries", "max_failures", "checkpoint"):
-        values = {getattr(trial.config, section) for trial in trials}
+    for section in OF_SWEEP:
+        values = {getattr(trial.run, section) for trial in trials}
         if len(values) > 1:
             first, other, *_ = (dict(value) if isinstance(value, Section) else value for value in values)
             mistakes.append(
@@ -120,7 +120,7 @@ def _prepare(trials: Sequence[Trial], jobs: HydraJobs) -> None:
     mistakes: list[UserError] = []
     for trial in trials:
         try:
-            prepare(trial.config, seen, functools.partial(jobs.inside, trial.number))
+            prepare(trial, seen, functools.partial(jobs.inside, trial.number))
         except (ConfigError, DataError) as error:
             mistakes.append(_of_job(trial.number, trial.overrides, error))
     if mistakes:

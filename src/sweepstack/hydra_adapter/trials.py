@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from sweepstack.config.parsing import parse, resolve
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import Mark, RunConfig, TrialConfig, marked
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
 from sweepstack.hydra_adapter.sweep_values import parse as parse_overrides
@@ -26,11 +26,8 @@ from sweepstack.trial import Trial
 GROUPS = ("dataset", "model", "optimizer", "schedule")
 SHORT = {"batch_size": "bs"}
 LONGEST_NAME = 120
-LEFT_OUT = {
-    *("tracking", "launch", "threads", "pictures", "evaluate_every"),
-    *("rerun", "retries", "max_failures", "checkpoint"),
-}
-NOT_IN_NAMES = ("tracking.", "hydra", "launch.", "checkpoint.", "rerun", "retries", "max_failures")
+OF_SWEEP = [key for key in RunConfig.model_fields if key not in marked(RunConfig, Mark.PER_JOB)]
+"""Keys of a config that have one value for all jobs of a sweep."""
 
 
 def split_job(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
@@ -53,20 +50,21 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collecti
         ConfigError: see `parse`.
     """
     resolved = resolve(cfg)  # once: a resolver that draws numbers gives others the next time
-    config = parse(resolved)
+    config, run = parse(resolved)
     overrides = tuple(hide(line, unescape=True) for line in task_overrides(hydra))
     choices = {group: str(hydra.runtime.choices.get(group, "own")) for group in GROUPS}
     name = _name([line for line in overrides if line.partition("=")[0] not in fixed]) or _name(overrides)
     return Trial(
         config=config,
+        run=run,
         number=int(hydra.job.num) if in_sweep else 0,
         name=name or f"{choices['model']} lr={config.optimizer.lr:g} bs={config.batch_size}",
-        params=_params(config, choices),
+        params=_params(config, run, choices),
         folder=folder,
         log=folder / f"{hydra.job.name}.log",
         config_text=_as_yaml(resolved),
         overrides=overrides,
-        sweep=config.tracking.sweep if in_sweep else None,
+        sweep=run.tracking.sweep if in_sweep else None,
     )
 
 
@@ -87,9 +85,14 @@ def fixed_keys(hydra: DictConfig) -> set[str]:
 
 def _name(overrides: Sequence[str]) -> str:
     parts = [line.partition("=") for line in overrides]
-    told = [(key, value) for key, _, value in parts if not key.lstrip("+~").startswith(NOT_IN_NAMES)]
+    told = [(key, value) for key, _, value in parts if not _is_of_sweep(key.lstrip("+~"))]
     name = " ".join(f"{_short(key)}={value}" if value else key for key, value in told)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+
+
+def _is_of_sweep(key: str) -> bool:
+    """Whether an override says how the sweep is run, and so nothing of one of its jobs."""
+    return key.startswith("hydra") or key.partition(".")[0] in OF_SWEEP
 
 
 def _as_yaml(plain: Any) -> str:
@@ -117,10 +120,10 @@ def _short(key: str) -> str:
     return SHORT.get(key, key.removeprefix("optimizer.").removeprefix("model."))
 
 
-def _params(config: TrialConfig, choices: dict[str, str]) -> dict[str, Any]:
+def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dict[str, Any]:
     """Short names that do not depend on what is swept: `lr` for `optimizer.lr`, else the key as it is written."""
     params: dict[str, Any] = dict(choices)
-    for key, value in config.model_dump(exclude=LEFT_OUT, by_alias=True).items():
+    for key, value in config.model_dump(exclude=marked(TrialConfig, Mark.MEASURES), by_alias=True).items():
         if key == "optimizer":
             params |= {name: part for name, part in value.items() if name != "_target_"}
         elif key in GROUPS:
@@ -128,4 +131,5 @@ def _params(config: TrialConfig, choices: dict[str, str]) -> dict[str, Any]:
             params |= {f"{key}.{name}": part for name, part in value.items() if name not in hidden}
         else:
             params[key] = value
+    params |= run.model_dump(include=marked(RunConfig, Mark.RECORDED))
     return {re.sub(r"[^\w\-. /]", "_", name): value for name, value in params.items()}

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sweepstack.config.fingerprint import CHANGES_NOTHING
 from sweepstack.config.schema import DatasetConfig, TrialConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.inference.handwriting import centre_of_mass, longest_side, prepare, read
@@ -121,7 +120,7 @@ class Classifier:
 
     def save(self, folder: Path, weights: bytes) -> None:
         """Writes what `load` reads."""
-        config = self.config.model_dump(mode="json", by_alias=True, exclude=set(CHANGES_NOTHING))
+        config = self.config.model_dump(mode="json", by_alias=True)
         about = {"config": config, "high": self.high, "dtype": self.dtype.name, "box": self.box, "centre": self.centre}
         (folder / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
         (folder / WEIGHTS).write_bytes(weights)

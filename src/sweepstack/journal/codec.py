@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import Config, FlatConfig
 from sweepstack.errors import one_line
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
@@ -92,7 +92,7 @@ def _content(text: bytes) -> dict[str, Any] | None:
 def trial_as_json(trial: Trial) -> dict[str, Any]:
     """A trial as plain values."""
     return {
-        "config": _keys_as_items(trial.config.model_dump(by_alias=True, warnings=False)),
+        "config": {**_config_as_json(trial.config), **_config_as_json(trial.run)},
         "number": trial.number,
         "name": trial.name,
         "params": dict(trial.params),
@@ -114,9 +114,10 @@ def stored_trial(content: Mapping[str, Any]) -> tuple[Trial, str]:
         UnreadableError: it is not whole.
     """
     with _whole("a trial"):
-        config, why = _config(_items_as_keys(content["config"]))
+        (config, run), why = _config(_items_as_keys(content["config"]))
         changed = {
             "config": config,
+            "run": run,
             "folder": Path(content["folder"]),
             "log": Path(content["log"]),
             "overrides": tuple(content["overrides"]),
@@ -133,13 +134,18 @@ def trial_from_json(content: Mapping[str, Any]) -> Trial:
     return stored_trial(content)[0]
 
 
-def _config(plain: Any) -> tuple[TrialConfig, str]:
+def _config_as_json(part: BaseModel) -> dict[str, Any]:
+    plain: dict[str, Any] = _keys_as_items(part.model_dump(by_alias=True, warnings=False))
+    return plain
+
+
+def _config(plain: Any) -> tuple[Config, str]:
     """A config, and what this version has against it."""
     try:
-        return TrialConfig.model_validate(plain), ""
+        return FlatConfig.model_validate(plain).split(), ""
     except ValidationError as error:
         first = error.errors()[0]
-        return _unchecked(TrialConfig, plain), f"{'.'.join(map(str, first['loc']))}: {one_line(first['msg'])}"
+        return _unchecked(FlatConfig, plain).split(), f"{'.'.join(map(str, first['loc']))}: {one_line(first['msg'])}"
 
 
 def _unchecked(kind: type[BaseModel], plain: Mapping[str, Any]) -> Any:

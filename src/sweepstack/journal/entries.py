@@ -189,9 +189,9 @@ def trial_of(database: sqlite3.Connection, trial_id: str) -> Trial | None:
 
 def find_again(database: sqlite3.Connection, session: int, trial: Trial) -> None:
     """A trial that a journal without a session tells of, unless a later one has it."""
-    if trial.config.tracking.experiment is not None:
+    if trial.run.tracking.experiment is not None:
         database.execute(
-            "UPDATE sessions SET experiment = ? WHERE number = ?", (trial.config.tracking.experiment, session)
+            "UPDATE sessions SET experiment = ? WHERE number = ?", (trial.run.tracking.experiment, session)
         )
     later = database.execute("SELECT 1 FROM trials WHERE id = ? AND session > ?", (trial.id, session)).fetchone()
     if later is None:

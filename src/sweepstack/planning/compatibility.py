@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import Mark, RunConfig, TrialConfig, marked
 from sweepstack.schedules import looks_at_horizon
 
 NUMBERS = {
@@ -16,11 +16,8 @@ NUMBERS = {
 FLAGS = {"torch.optim.SGD": {"nesterov"}, "torch.optim.Adam": {"amsgrad"}, "torch.optim.AdamW": {"amsgrad"}}
 """Keywords that must be the same in a stack. With any other keyword a trial is not stacked."""
 
-NOT_TRAINED_WITH: set[str] = {
-    *("tracking", "launch", "pictures", "evaluate_every"),
-    *("rerun", "retries", "max_failures", "checkpoint"),
-}
-"""Sections which change nothing about the weights."""
+PER_MEMBER = {"schedule", "seed", "epochs"}
+"""Keys that each member of a stack has for itself, beside the numbers of its optimizer."""
 
 
 def obstacle(config: TrialConfig) -> str | None:
@@ -38,16 +35,22 @@ def obstacle(config: TrialConfig) -> str | None:
     return None
 
 
-def trajectory_key(config: TrialConfig) -> str:
+def trajectory_key(config: TrialConfig, run: RunConfig) -> str:
     """Trials of one key are read from one training: they differ at most in `epochs`, and only where the schedule does
     not look at the horizon."""
-    left_out = NOT_TRAINED_WITH | (set() if looks_at_horizon(config.schedule) else {"epochs"})
-    return config.model_dump_json(exclude=left_out, by_alias=True)
+    shared = set() if looks_at_horizon(config.schedule) else {"epochs"}
+    return _key(config, run, dict.fromkeys(shared, True))
 
 
-def stack_key(config: TrialConfig) -> str:
+def stack_key(config: TrialConfig, run: RunConfig) -> str:
     """Trajectories of one key may be trained as one stack: they differ in numbers of the optimizer, schedule, seed and
     epochs only."""
-    left_out: dict[str, Any] = dict.fromkeys((*NOT_TRAINED_WITH, "schedule", "seed", "epochs"), True)
     numbers = NUMBERS.get(config.optimizer.target, set())
-    return config.model_dump_json(exclude={**left_out, "optimizer": numbers}, by_alias=True)
+    return _key(config, run, {**dict.fromkeys(PER_MEMBER, True), "optimizer": numbers})
+
+
+def _key(config: TrialConfig, run: RunConfig, without: dict[str, Any]) -> str:
+    """All that changes the weights and is not left out, and where they are trained."""
+    left_out = {**dict.fromkeys(marked(TrialConfig, Mark.MEASURES), True), **without}
+    where = run.model_dump_json(include=marked(RunConfig, Mark.PER_STACK))
+    return config.model_dump_json(exclude=left_out, by_alias=True) + where

@@ -22,9 +22,14 @@ class Trajectory:
     """The longest last."""
 
     @property
+    def longest(self) -> Trial:
+        """The trial that is trained; the others are read on its way."""
+        return self.trials[-1]
+
+    @property
     def config(self) -> TrialConfig:
-        """That of the training: the longest trial's."""
-        return self.trials[-1].config
+        """That of the training."""
+        return self.longest.config
 
 
 @dataclass(frozen=True)
@@ -90,18 +95,18 @@ class Plan:
         return sum(stack.epochs * stack.choice.epoch_seconds for stack in self.stacks)
 
 
-def plan(trials: Iterable[Trial], choose: Callable[[Sequence[TrialConfig]], Choice], apart: str = "") -> Plan:
+def plan(trials: Iterable[Trial], choose: Callable[[Sequence[Trial]], Choice], apart: str = "") -> Plan:
     """Finds exact duplicates, shared trajectories, and what can be stacked.
 
     Args:
-        choose: says how trajectories that could be one stack are trained best; takes the config of each.
+        choose: says how trajectories that could be one stack are trained best; takes the longest trial of each.
         apart: why every trial must be trained on its own, if it must.
     """
     if apart:
         return Plan(tuple(_alone(Trajectory((trial,)), choose, apart) for trial in trials))
     groups: dict[str, list[Trajectory]] = {}
     for trajectory in _trajectories(trials):
-        groups.setdefault(stack_key(trajectory.config), []).append(trajectory)
+        groups.setdefault(stack_key(trajectory.config, trajectory.longest.run), []).append(trajectory)
     stacks: list[Stack] = []
     for group in groups.values():
         why_not = obstacle(group[0].config)
@@ -109,23 +114,23 @@ def plan(trials: Iterable[Trial], choose: Callable[[Sequence[TrialConfig]], Choi
             stacks += [_alone(trajectory, choose, why_not) for trajectory in group]
             continue
         ordered = sorted(group, key=lambda trajectory: (trajectory.config.epochs, trajectory.config.seed))
-        choice = choose([trajectory.config for trajectory in sorted(group, key=_seed)])
+        choice = choose([trajectory.longest for trajectory in sorted(group, key=_seed)])
         stacks += [_stack(sorted(part, key=_seed), choice) for part in _parts(ordered, choice.width)]
     return Plan(tuple(stacks))
 
 
-def _alone(trajectory: Trajectory, choose: Callable[[Sequence[TrialConfig]], Choice], why: str) -> Stack:
-    return _stack([trajectory], replace(choose([trajectory.config]), reason=why))
+def _alone(trajectory: Trajectory, choose: Callable[[Sequence[Trial]], Choice], why: str) -> Stack:
+    return _stack([trajectory], replace(choose([trajectory.longest]), reason=why))
 
 
 def _stack(trajectories: Sequence[Trajectory], choice: Choice) -> Stack:
-    return Stack(tuple(trajectories), choice, keep=any(one.config.checkpoint.keep for one in trajectories))
+    return Stack(tuple(trajectories), choice, keep=any(one.longest.run.checkpoint.keep for one in trajectories))
 
 
 def _trajectories(trials: Iterable[Trial]) -> list[Trajectory]:
     found: dict[str, list[Trial]] = {}
     for trial in trials:
-        found.setdefault(trajectory_key(trial.config), []).append(trial)
+        found.setdefault(trajectory_key(trial.config, trial.run), []).append(trial)
     return [Trajectory(tuple(sorted(read, key=lambda trial: trial.config.epochs))) for read in found.values()]
 
 

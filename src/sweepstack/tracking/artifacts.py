@@ -95,7 +95,7 @@ def config_of(store: Store, run_id: str) -> TrialConfig:
             remedy="choose another run",
         )
     try:
-        return parse(cast("DictConfig", OmegaConf.create(text.decode())))
+        return parse(cast("DictConfig", OmegaConf.create(text.decode()))).trial
     except (UserError, ValueError, TypeError, YAMLError) as error:
         reason = one_line(error)
         raise UserError(

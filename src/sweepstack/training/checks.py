@@ -23,7 +23,7 @@ FEW = (2, 16, 2000)
 CPU = torch.device("cpu")
 
 
-def check(config: TrialConfig) -> None:
+def check(config: TrialConfig, device: str) -> None:
     """That the targets can be imported and called as the config says, and that the model takes the dataset's images.
     It is not trained here: what fails in training alone is the outcome of a trial, and costs no other one.
 
@@ -31,13 +31,13 @@ def check(config: TrialConfig) -> None:
         ConfigError: one of them does not hold.
         DataError: the data cannot be had.
     """
-    choose_device(config.device)
+    choose_device(device)
     check_keywords("dataset", config.dataset.target, 0, {"train": True, **config.dataset.keywords})
     check_keywords("model", config.model.target, 0, config.model.keywords)
     check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
     with _undisturbed():
         model = _build(config)
-        data = _data(config)
+        data = _data(config, device)
         _check_evaluation(config, model, data)
         parameters = list(model.parameters())
         if not parameters:
@@ -53,23 +53,24 @@ def check(config: TrialConfig) -> None:
         raise ConfigError(rule, remedy="change it") from error
 
 
-def check_last_batch(config: TrialConfig) -> None:
+def check_last_batch(config: TrialConfig, device: str) -> None:
     """That the model can train on one image, where a batch of an epoch has one only.
 
     Raises:
         ConfigError: it cannot, as with BatchNorm.
     """
-    count, size = len(_data(config).train), config.batch_size
+    data, size = _data(config, device), config.batch_size
+    count = len(data.train)
     if size > 1 and count % size != 1:
         return
     with _undisturbed():
         try:
             model = models.build(config.model)
-            _learn(config, model, _data(config), 2)
+            _learn(config, model, data, 2)
         except Exception:  # it is not for the last batch that it fails: the outcome of the trial tells
             return
         try:
-            _learn(config, model, _data(config), 1)
+            _learn(config, model, data, 1)
         except Exception as error:
             target, last = config.model.target, f"{_said(error)}"
             if size == 1 or count == 1:
@@ -90,8 +91,8 @@ def _undisturbed() -> Iterator[None]:
         yield
 
 
-def _data(config: TrialConfig) -> Data:
-    return load(config.dataset, config.validation_split, choose_device(config.device))
+def _data(config: TrialConfig, device: str) -> Data:
+    return load(config.dataset, config.validation_split, choose_device(device))
 
 
 def _build(config: TrialConfig) -> nn.Module:

@@ -39,13 +39,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_threads(config: TrialConfig) -> int:
-    """The number of threads: the config's, else one for a small model and PyTorch's own choice for a large one.
+def choose_threads(config: TrialConfig, wanted: int | None) -> int:
+    """The number of threads: the wanted one, else one for a small model and PyTorch's own choice for a large one.
 
     It follows from the config alone, never from a stopwatch: sums round differently with another number of threads.
     """
-    if config.threads is not None:
-        return config.threads
+    if wanted is not None:
+        return wanted
     work = _flops(config.model.model_dump_json(by_alias=True), config.dataset.shape) * config.batch_size
     return ALL_THREADS if work >= WORTH_THREADS else 1
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import RunConfig, TrialConfig
 from sweepstack.errors import UserError, one_line
 from sweepstack.files.replacing import replacing
 from sweepstack.planning.compatibility import stack_key
@@ -48,6 +48,7 @@ two threads take twice as long as one while another process has a core."""
 
 def choose(
     configs: Sequence[TrialConfig],
+    run: RunConfig,
     data: Data,
     remembered: Path | None,
     wait_for_quiet: Callable[[], None] = lambda: None,
@@ -59,19 +60,20 @@ def choose(
 
     Args:
         configs: one for each trajectory.
+        run: how they are run, all alike.
         remembered: a file to look into first and to add to; None measures afresh and writes nothing.
         wait_for_quiet: called before anything is timed.
         estimate: measure even where there is nothing to choose, so that the time can be told.
     """
     config = configs[0]
-    threads = choose_threads(config)
-    if not config.launch.stack or len(configs) == 1:
+    threads = choose_threads(config, run.threads)
+    if not run.launch.stack or len(configs) == 1:
         seconds = 0.0
         if estimate:
             with contextlib.suppress(Exception):  # the trainer will say what is wrong, with its traceback
                 seconds = _plain_epoch(config, data, threads)
         return Choice(1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")
-    key = _key(configs, data)
+    key = _key(configs, run, data)
     known = _read(remembered)
     if key in known:
         with contextlib.suppress(TypeError):  # of another version
@@ -79,7 +81,7 @@ def choose(
     wait_for_quiet()
     try:
         with random_state.apart():
-            choice = _measure(configs, data, threads)
+            choice = _measure(configs, run, data, threads)
     except Unstackable as why:
         choice = Choice(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
     except Exception as error:  # nor does it train alone; the trainer will say so, with its traceback
@@ -88,22 +90,22 @@ def choose(
     return choice
 
 
-def _measure(configs: Sequence[TrialConfig], data: Data, plain_threads: int) -> Choice:
+def _measure(configs: Sequence[TrialConfig], run: RunConfig, data: Data, plain_threads: int) -> Choice:
     config, count = configs[0], len(configs)
     alone = _plain_epoch(config, data, plain_threads)
     per_step = 1e6 / data.steps_per_epoch(config.batch_size)
     narrow = min(NARROW, count)
-    seconds = min(_stacked_epoch(configs[:narrow], data, threads) for threads in _thread_counts(config, data))
-    if config.launch.width is None and seconds > HOPELESS * narrow * alone:  # a wide one would take long to time
+    seconds = min(_stacked_epoch(configs[:narrow], data, threads) for threads in _thread_counts(run, data))
+    if run.launch.width is None and seconds > HOPELESS * narrow * alone:  # a wide one would take long to time
         told = f"{seconds / narrow * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
         return Choice(1, plain_threads, alone, told)
     fitting = _fitting_width(config, data)
-    widest = min(count, fitting) if config.launch.width else min(count, fitting, WIDEST)
-    wanted = [config.launch.width] if config.launch.width else [count, *WIDTHS]
+    widest = min(count, fitting) if run.launch.width else min(count, fitting, WIDEST)
+    wanted = [run.launch.width] if run.launch.width else [count, *WIDTHS]
     widths = sorted({_balanced(count, min(width, widest)) for width in wanted}, reverse=True)
     times: dict[tuple[int, int], float] = {}
     for _ in range(ROUNDS):
-        for width, threads in itertools.product(widths, _thread_counts(config, data)):
+        for width, threads in itertools.product(widths, _thread_counts(run, data)):
             seconds = _stacked_epoch(configs[:width], data, threads)
             times[width, threads] = min(seconds, times.get((width, threads), math.inf))
     tries = [Choice(width, threads, seconds, "") for (width, threads), seconds in times.items()]
@@ -114,7 +116,7 @@ def _measure(configs: Sequence[TrialConfig], data: Data, plain_threads: int) -> 
 
     best = min(tries, key=handicapped)
     told = f"{_total(best, count) / count * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
-    if config.launch.width is None and alone * count < _total(best, count):
+    if run.launch.width is None and alone * count < _total(best, count):
         return Choice(1, plain_threads, alone, told)
     narrow_why = f", {best.width} fit into memory" if best.width == _balanced(count, fitting) < count else ""
     return Choice(best.width, best.threads, best.epoch_seconds, told + narrow_why)
@@ -130,9 +132,9 @@ def _balanced(count: int, width: int) -> int:
     return math.ceil(count / math.ceil(count / max(width, 1)))
 
 
-def _thread_counts(config: TrialConfig, data: Data) -> list[int]:
-    if config.threads is not None:
-        return [config.threads]
+def _thread_counts(run: RunConfig, data: Data) -> list[int]:
+    if run.threads is not None:
+        return [run.threads]
     return [1] if data.device.type == "cuda" or ALL_THREADS == 1 else [ALL_THREADS, 1]
 
 
@@ -231,7 +233,7 @@ def _fitting_width(config: TrialConfig, data: Data) -> int:
     return max(1, memory_budget(data.device) // (6 * own + 3 * (kept + images.nbytes)))
 
 
-def _key(configs: Sequence[TrialConfig], data: Data) -> str:
+def _key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> str:
     """What a choice depends on."""
     device = torch.cuda.get_device_name(data.device) if data.device.type == "cuda" else f"{ALL_THREADS} threads"
     config = configs[0]
@@ -242,7 +244,7 @@ def _key(configs: Sequence[TrialConfig], data: Data) -> str:
     except (OSError, TypeError):  # there is none to be had
         source = ""
     program = [importlib.metadata.version("sweepstack"), torch.__version__, source]
-    parts = [stack_key(config), len(configs), seeds, numbers, config.launch.width, len(data.train), device, program]
+    parts = [stack_key(config, run), len(configs), seeds, numbers, run.launch.width, len(data.train), device, program]
     return hashlib.sha1(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()
 
 
