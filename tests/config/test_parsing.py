@@ -215,6 +215,13 @@ def test_several_mistakes_get_one_line_each(digits_plain):
     ]
 
 
+def test_mistakes_in_what_is_trained_and_in_how_it_is_run_are_told_together(digits_plain):
+    mistakes = {"retries": -1, "epochs": 0, "tracking.foo": 1, "momentum": 0.9, "device": "gpu", "launch.width": 0}
+    assert [line.split()[0] for line in refusal(digits_plain(mistakes))] == [
+        *("epochs", "device", "tracking.foo", "launch.width", "retries", "momentum")
+    ]
+
+
 KEYS = [
     *("epochs", "batch_size", "seed", "validation_split", "evaluate_every", "device", "precision", "threads"),
     *("pictures", "tracking", "tracking.uri", "tracking.sweep", "model", "model._target_", "optimizer"),

@@ -1,5 +1,6 @@
 """The journal: whatever cuts it, fills the disk or turns the clock back, what has been written is read back."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sweepstack.config.parsing import parse
 from sweepstack.config.schema import RunConfig, TrackingConfig, TrialConfig
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Joined, Measured, Started
+from sweepstack.journal.codec import stored_trial, trial_as_json
 from sweepstack.journal.log import Journal, Reader
 from sweepstack.journal.replay import Fold, Progress
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
@@ -116,6 +119,42 @@ def test_whatever_happens_to_trials_is_read_back_as_it_was_put(
         path = Path(folder, "journal.jsonl")
         write(path, events)
         assert repr(read(path)) == repr(events)  # for NaN is not equal to itself
+
+
+def test_a_config_is_stored_with_the_flat_keys_that_version_0_1_has_stored(
+    digits_plain: Callable[..., dict[str, Any]],
+) -> None:
+    stored = {
+        "dataset": {
+            "_target_": "sweepstack.training.data.digits",
+            "shape": [1, 8, 8],
+            "classes": 10,
+            "mean": 0.0,
+            "std": 1.0,
+        },
+        "model": {"_target_": "sweepstack.training.models.Logistic", "shape": [1, 8, 8], "classes": 10},
+        "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1},
+        "schedule": {"kind": "constant"},
+        "epochs": 2,
+        "batch_size": 100,
+        "seed": 0,
+        "validation_split": 0.1,
+        "evaluate_every": "epoch",
+        "device": "cpu",
+        "precision": "float32",
+        "threads": None,
+        "pictures": 0,
+        "tracking": {"uri": None, "journal": None, "experiment": "mine", "sweep": "unnamed"},
+        "launch": {"dry_run": False, "stack": True, "width": None},
+        "rerun": False,
+        "retries": 2,
+        "max_failures": None,
+        "checkpoint": {"every": 10.0, "keep": False},
+    }
+    config, run = parse(digits_plain({"tracking.experiment": "mine", "retries": 2}))
+    trial = Trial(config, 1, "lr=0.1", {}, Path("1"), "", run, id="x")
+    assert json.loads(json.dumps(trial_as_json(trial)))["config"] == stored
+    assert stored_trial({**trial_as_json(trial), "config": stored}) == (trial, "")
 
 
 @pytest.mark.parametrize("place", [1, 3, 5], ids=["Started", "Measured", "Ended"])

@@ -53,6 +53,7 @@ def test_a_schedule_that_looks_at_the_horizon_shares_nothing_but_the_stack(digit
         [{"optimizer.nesterov": True, "optimizer.momentum": 0.9}, {"optimizer.nesterov": False}],
         [{"precision": "bfloat16"}, {}],
         [{"device": "auto"}, {"device": "cpu"}],
+        [{"threads": 1}, {"threads": 2}],
         [{"validation_split": 0.2}, {}],
         [{"dataset.mean": 0.5}, {}],
         [{"model.classes": 10, "model._target_": "sweepstack.training.models.MLP"}, {}],
