@@ -237,9 +237,30 @@ def test_a_default_that_is_written_out_changes_nothing(digits_config):
     assert known_by(digits_config(written)) == known_by(digits_config())
 
 
-def test_it_is_the_same_today_and_tomorrow(digits_config):
-    """A change of these digits makes everybody train again what is finished; a new key that counts does that too."""
-    assert known_by(digits_config()) == PINNED
+@pytest.mark.parametrize(
+    ("changes", "pinned"),
+    [
+        ({}, PINNED),
+        ({"schedule": {"kind": "cosine"}}, "707a04eaa3c40a872613"),
+        ({"schedule": {"kind": "one_cycle"}}, "761be0ea1fcac4a983ae"),
+        ({"schedule": {"kind": "warmup"}}, "954dc85f8a22a45ad72e"),
+        ({"schedule": {"kind": "step", "every": 2, "gamma": 0.5}}, "d69dd76dc9cdf24c736c"),
+        (
+            {
+                "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01, "betas": [0.9, 0.99]},
+                "model": {"_target_": "sweepstack.training.models.MLP", "hidden": [32], "dropout": 0.0},
+            },
+            "2b440eaa3a69a97b7a9a",
+        ),
+        (
+            {"seed": 3, "validation_split": 0.0, "evaluate_every": 10, "precision": "bfloat16"},
+            "9f6d33c3d437df7bcf74",
+        ),
+    ],
+)
+def test_it_is_the_same_today_and_tomorrow(digits_config, changes, pinned):
+    """A change of these digits makes everybody train again what is finished."""
+    assert known_by(digits_config(changes)) == pinned
 
 
 def test_it_is_the_same_in_every_process(digits_plain):
