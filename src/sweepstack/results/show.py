@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sweepstack.errors import printable
-from sweepstack.tracking.artifacts import CONFIG, artifact
+from sweepstack.errors import UserError, printable
+from sweepstack.tracking.artifacts import CONFIG, artifact, config_of
 from sweepstack.tracking.rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG
 from sweepstack.tracking.runs import Record, history
 from sweepstack.tracking.store import Store
@@ -63,14 +64,21 @@ def _curves(store: Store, run: Record) -> list[str]:
     if not curves:
         return []
     steps = [step for points in curves.values() for step, _ in points]
-    unit = "epochs" if run.row.params.get("evaluate_every", "epoch") == "epoch" else "iterations"
-    lines = [f"curves over {unit} {min(steps)} to {max(steps)}"]
+    lines = [f"curves over {_unit(store, run)} {min(steps)} to {max(steps)}"]
     for key, points in curves.items():
         values = [value for _, value in points]
         best = max(values) if "accuracy" in key else min(values)
         ends = f"{_number(key, values[0])} to {_number(key, values[-1])}, best {_number(key, best)}"
         lines.append(f"  {key:<13}  {curve(values)}  {ends}")
     return [*lines, ""]
+
+
+def _unit(store: Store, run: Record) -> str:
+    """What the steps of a run's curves count."""
+    with contextlib.suppress(UserError):  # the config is gone, or of another version
+        if config_of(store, run.row.run_id).evaluate_every != "epoch":
+            return "iterations"
+    return "epochs"
 
 
 def curve(values: Sequence[float]) -> str:
