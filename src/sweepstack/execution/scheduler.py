@@ -15,7 +15,8 @@ from pathlib import Path
 from sweepstack.config.fingerprint import CHANGES_NOTHING
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError, one_line
-from sweepstack.execution.session import Recording, Work, look, recording, wait_for_quiet
+from sweepstack.execution.session import Recording, peek, recording, wait_for_quiet
+from sweepstack.execution.work import Work
 from sweepstack.execution.worker import choose, device_of, draw_pictures, estimate, identify
 from sweepstack.files.replacing import replacing
 from sweepstack.planning.plan import Plan, Stack, count, plan, summary
@@ -143,7 +144,7 @@ def foreseen(
         with inside(configs[0]):
             return estimate(configs)
 
-    work = look(unique(trials), store, trials[0].config.rerun)
+    work = peek(unique(trials), store, trials[0].config.rerun)
     return work, Plan((*work.resumed, *plan(work.fresh, chosen, apart).stacks))
 
 
