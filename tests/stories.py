@@ -17,11 +17,14 @@ from typing import Any
 import pytest
 
 from sweepstack.events import Ended, Event, Joined, Measured, Started
-from sweepstack.journal.entries import Composition
+from sweepstack.journal.database import reading
+from sweepstack.journal.entries import composition_of, entries
 from sweepstack.journal.files import keep_file
-from sweepstack.journal.ledger import Claim, Ledger
+from sweepstack.journal.ledger import Ledger
 from sweepstack.journal.log import Journal
 from sweepstack.journal.replay import Fold
+from sweepstack.planning.classify import Resume, Reuse, Train, WaitFor, classify
+from sweepstack.planning.known_trials import Composition, Entry
 from sweepstack.tracking.rows import Row
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import WriterProcess
@@ -42,6 +45,31 @@ def fingerprint(config: int, data: int = 0, code: int = 0) -> str:
     return f"{config:020x}-{data:016x}-{code:08x}"
 
 
+@dataclasses.dataclass
+class Claim:
+    """What a command got from the ledger."""
+
+    entries: list[Entry]
+    """Of what is fresh: to be planned."""
+    resumed: list[tuple[Composition, dict[str, Entry]]]
+    settled: list[tuple[Trial, Outcome]]
+    held: list[Trial]
+
+    @property
+    def fresh(self) -> list[Trial]:
+        return [entry.trial for entry in self.entries]
+
+
+def composition(ledger: Ledger, stack: str) -> Composition | None:
+    with reading(ledger.file) as database:
+        return composition_of(database, stack)
+
+
+def members(ledger: Ledger, stack: str) -> list[Trial]:
+    with reading(ledger.file) as database:
+        return [entry.trial for entry in entries(database, "stack = ?", (stack,))]
+
+
 class Command:
     """A command that trains, as far as the ledger, the journal and the store can tell: a session of its own."""
 
@@ -51,11 +79,15 @@ class Command:
         self.journal, self.fold = Journal(ledger.journal(self.number)), Fold()
 
     def claim(self, *trials: Trial, again: bool = False) -> Claim:
-        """What the ledger gives, but its fresh trials without what it knows of them."""
-        claim = self.ledger.claim(self.number, trials, again)
-        self.entries = claim.fresh
-        fresh: Any = [entry.trial for entry in claim.fresh]
-        return dataclasses.replace(claim, fresh=fresh)
+        known = self.ledger.claim(self.number, trials, again)
+        decisions = classify(trials, known, {}, self.number, again)
+        stacks = {one.stack.id: (one.stack, dict(one.members)) for one in decisions if isinstance(one, Resume)}
+        return Claim(
+            [one.entry for one in decisions if isinstance(one, Train)],
+            [*stacks.values()],
+            [(one.trial, one.outcome) for one in decisions if isinstance(one, Reuse)],
+            [one.trial for one in decisions if isinstance(one, WaitFor)],
+        )
 
     def plan(self, stack: str, *trials: Trial, keep: bool = False) -> Composition:
         """One stack of trials, the last two of which share a trajectory."""

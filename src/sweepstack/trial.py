@@ -99,6 +99,16 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Finished:
+    """A settled trial in the store."""
+
+    run_id: str
+    outcome: Outcome
+    artifacts: Path | None
+    """Where its files lie, if on this machine."""
+
+
+@dataclass(frozen=True)
 class Choice:
     """How trajectories that could be stacked are trained, and what that was chosen by."""
 

@@ -21,14 +21,14 @@ from sweepstack.errors import DataError
 from sweepstack.execution.scheduler import execute, foreseen, identified
 from sweepstack.execution.session import ledger_of, undelivered
 from sweepstack.execution.worker import run_stack
-from sweepstack.journal.entries import Composition
 from sweepstack.journal.ledger import Ledger
+from sweepstack.planning.known_trials import Composition
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
 from sweepstack.training.data import datasets
 from sweepstack.trial import Outcome, Trial
 
-from ..stories import CHOICE, Command, deliver_all, room_for
+from ..stories import CHOICE, Command, composition, deliver_all, room_for
 from ..terminal import new_store
 
 MakeTrials = Callable[..., list[Trial]]
@@ -216,9 +216,9 @@ def test_a_stack_that_is_not_whole_any_more_is_foreseen_as_new_trials(
     taker.claim(three[1])
     taker.end()
     work, planned = foreseen(three, store, "")
-    assert (sorted(work.fresh, key=lambda trial: trial.number), work.resumed) == (three, [])
+    assert (work.fresh, work.resumed) == ([known[0], three[1], known[2]], [])
     assert {trial.name for trial in planned.trials} == {"lr=0.1", "lr=0.2", "lr=0.3"}
-    assert ledger.composition(str(three[0].sweep)) is not None  # though the ledger still has it
+    assert composition(ledger, str(three[0].sweep)) is not None  # though the ledger still has it
 
 
 def test_records_that_the_store_has_not_received_are_known_until_somebody_delivers_them(

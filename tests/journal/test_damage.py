@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweepstack.journal.entries import LEFT
 from sweepstack.journal.ledger import Ledger
+from sweepstack.planning.known_trials import LEFT
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.delivery import Delivery
 
@@ -146,7 +146,7 @@ def test_wherever_bits_flip_in_the_journal_of_a_dead_command_nothing_is_lost_or_
     journal.write_bytes(text)
     again = Command(ledger)
     claim = again.claim(*(trial(number) for number in (1, 2, 3)))
-    entries = [*again.entries, *(entry for _, found in claim.resumed for entry in found.values())]
+    entries = [*claim.entries, *(entry for _, found in claim.resumed for entry in found.values())]
     left = {entry.trial.id: entry for entry in entries}
     for entry in left.values():
         outcome = {1: DONE, 2: DIVERGED, 3: ERROR}[entry.trial.number]
@@ -265,7 +265,7 @@ def test_a_config_that_this_version_refuses_is_recorded_and_not_trained(
     new = Command(ledger)
     claim = new.claim(trial(3, "other"))
     assert ([one.id for one in claim.fresh], claim.resumed) == (["sweep-3"], [])
-    looked = ledger.look([trial(2)])[trial(2).fingerprint]
+    looked = ledger.peek([trial(2)]).entries[trial(2).fingerprint]
     assert looked.state == LEFT
     assert looked.outdated.startswith("batch_size") or "removed" in looked.outdated
     claim = new.claim(trial(2, "other"))  # typed again, its config is one of this version

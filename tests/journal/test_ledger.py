@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from sweepstack.errors import StoreError
-from sweepstack.journal.entries import LEFT, OPEN, SETTLED, Composition, Entry
 from sweepstack.journal.files import keep_file, resolve_folder
 from sweepstack.journal.ledger import Ledger
+from sweepstack.planning.known_trials import LEFT, OPEN, SETTLED, Composition, Entry
 from sweepstack.trial import Trial
 
 from ..stories import (
@@ -26,9 +26,11 @@ from ..stories import (
     LOST,
     Command,
     MakeTrial,
+    composition,
     content,
     in_process,
     kill_myself,
+    members,
     read_only,
     room_for,
     start_process,
@@ -42,7 +44,7 @@ def ids(trials: list[Trial]) -> list[str]:
 
 
 def looked_up(ledger: Ledger, trial: Trial) -> Entry | None:
-    return ledger.look([trial]).get(trial.fingerprint)
+    return ledger.peek([trial]).entries.get(trial.fingerprint)
 
 
 def deliver(command: Command, **run_ids: str) -> None:
@@ -240,8 +242,8 @@ def test_a_stack_is_forgotten_when_all_of_it_is_settled_and_delivered(ledger: Le
     assert file.exists()  # it is not delivered yet
     deliver(two)
     assert not file.parent.exists()
-    assert ledger.composition("stack") is None
-    assert ledger.look([trial(1), trial(2)]) == {}
+    assert composition(ledger, "stack") is None
+    assert ledger.peek([trial(1), trial(2)]).entries == {}
     assert sorted(path.name for path in ledger.folder.iterdir()) == ["checkpoints", "ledger.db"]
 
 
@@ -255,7 +257,7 @@ def test_checkpoints_stay_where_they_are_wanted(ledger: Ledger, trial: MakeTrial
     one.end()
     deliver(one)
     assert file.exists()
-    assert ledger.composition("kept") is None
+    assert composition(ledger, "kept") is None
 
 
 def test_the_checkpoints_of_a_stack_that_goes_on_in_parts_go_with_it(ledger: Ledger, trial: MakeTrial) -> None:
@@ -265,10 +267,10 @@ def test_the_checkpoints_of_a_stack_that_goes_on_in_parts_go_with_it(ledger: Led
     one.plan("whole", trial(1), trial(2), trial(3))
     one.plan("half", trial(2), trial(3))
     assert file.exists()
-    assert [len([entry.trial for entry in ledger.members(stack)]) for stack in ("whole", "half")] == [1, 2]
+    assert [len(members(ledger, stack)) for stack in ("whole", "half")] == [1, 2]
     one.plan("other half", trial(1))
     assert not file.exists()
-    assert ledger.composition("whole") is None
+    assert composition(ledger, "whole") is None
 
 
 def test_eight_commands_that_ask_at_once_get_each_trial_once(ledger: Ledger, trial: MakeTrial) -> None:
@@ -365,7 +367,7 @@ def test_thousands_of_trials_are_one_question(ledger: Ledger, trial: MakeTrial) 
     assert len(one.claim(*map(trial, range(1500))).fresh) == 1500
     claim = two.claim(*map(trial, range(1400, 1600)))
     assert (len(claim.fresh), len(claim.held)) == (100, 100)
-    assert len(ledger.look([trial(number) for number in range(2000)])) == 1600
+    assert len(ledger.peek([trial(number) for number in range(2000)]).entries) == 1600
     ledger.delivered(one.number, 0, {f"sweep-{number}": f"run {number}" for number in range(1500)})
     assert len(ledger.run_ids(f"sweep-{number}" for number in range(1600))) == 1500
 
@@ -377,7 +379,7 @@ def test_a_ledger_of_a_newer_sweepstack_is_left_as_it_is(ledger: Ledger, trial: 
         database.execute("PRAGMA user_version = 99")
     before = file.read_bytes()
     newer = r"^the journal must be of this version of sweepstack or an older one, .*ledger\.db is of a newer one; "
-    for use in (lambda: ledger.open("train"), lambda: ledger.look([trial(1)]), ledger.see_to_the_dead):
+    for use in (lambda: ledger.open("train"), lambda: ledger.peek([trial(1)]), ledger.see_to_the_dead):
         with pytest.raises(StoreError, match=newer) as caught:
             use()
         assert "\n" not in str(caught.value)
@@ -395,7 +397,7 @@ def test_a_damaged_ledger_is_one_line_and_is_not_made_worse(
     file.write_bytes(garbled if damage is None else damage)
     before = file.read_bytes()
     damaged = r"^the journal's ledger must be an sqlite file, .*ledger\.db is damaged \(.*\); delete it and run again: "
-    for use in (lambda: ledger.claim(1, [trial(1)]), lambda: ledger.look([trial(1)]), ledger.see_to_the_dead):
+    for use in (lambda: ledger.claim(1, [trial(1)]), lambda: ledger.peek([trial(1)]), ledger.see_to_the_dead):
         with pytest.raises(StoreError, match=damaged) as caught:
             use()
         assert "\n" not in str(caught.value)
@@ -444,12 +446,12 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_is_written(ledger: Ledge
             two.claim(*map(trial, range(500)))
         told.write_text(str(caught.value))
         assert len(two.claim(*map(trial, range(500))).fresh) == 499
+        assert len(ledger.peek([trial(number) for number in range(500)]).entries) == 500
 
     assert in_process(story) == 0
     assert told.read_text().startswith(f"the journal's ledger must be usable, {ledger.folder}/ledger.db is not (")
     assert "\n" not in told.read_text()
     assert looked_up(ledger, trial(1)).state == SETTLED  # type: ignore[union-attr]
-    assert len(ledger.look([trial(number) for number in range(500)])) == 500
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(reachable: Path, trial: MakeTrial) -> None:
@@ -470,16 +472,17 @@ def test_a_look_at_a_folder_that_cannot_be_written_to_tells_what_is_there(reacha
     command = Command(ledger)
     command.train(trial(1))
     command.claim(trial(2))
+    command.plan("stack", trial(2))
     command.die()
     for path in reachable.iterdir():
         path.chmod(0o644)
     with read_only(reachable):
-        found = ledger.look([trial(1), trial(2), trial(3)])
-    assert [entry.state for entry in found.values()] == [SETTLED, LEFT]
+        found = ledger.peek([trial(1), trial(2), trial(3)])
+    assert [entry.state for entry in found.entries.values()] == [SETTLED, LEFT]
 
 
 def test_a_look_writes_nothing_and_tells_what_a_claim_would(ledger: Ledger, trial: MakeTrial) -> None:
-    assert ledger.look([trial(1)]) == {}
+    assert ledger.peek([trial(1)]).entries == {}
     assert not ledger.folder.exists()
     dead, alive = Command(ledger), Command(ledger)
     dead.train(trial(1))
@@ -490,7 +493,7 @@ def test_a_look_writes_nothing_and_tells_what_a_claim_would(ledger: Ledger, tria
     alive.train(trial(4))
     alive.claim(trial(5))
     before = content(ledger.folder)
-    found = Ledger(ledger.folder).look([trial(number, "other") for number in range(1, 7)])
+    found = Ledger(ledger.folder).peek([trial(number, "other") for number in range(1, 7)]).entries
     assert content(ledger.folder) == before
     assert {entry.trial.number: (entry.state, entry.outcome) for entry in found.values()} == {
         1: (SETTLED, DONE),
@@ -499,8 +502,8 @@ def test_a_look_writes_nothing_and_tells_what_a_claim_would(ledger: Ledger, tria
         4: (SETTLED, DONE),
         5: (OPEN, None),
     }
-    assert ledger.composition("stack") is not None
-    assert [one.id for one in [entry.trial for entry in ledger.members("stack")]] == ["sweep-2", "sweep-3"]
+    assert composition(ledger, "stack") is not None
+    assert ids(members(ledger, "stack")) == ["sweep-2", "sweep-3"]
     assert content(ledger.folder) == before
 
 
@@ -572,7 +575,7 @@ def test_a_stack_that_is_cut_takes_along_what_is_settled_of_it(ledger: Ledger, t
         Composition("right", (("sweep-1", "sweep-2"),), CHOICE, "cpu", note="cut"),
     ]
     ledger.plan(two.number, pieces)
-    assert ledger.composition("stack") is None
+    assert composition(ledger, "stack") is None
     two.die()
     resumed = Command(ledger).claim(trial(0), trial(2)).resumed
     assert [(composition.id, sorted(members)) for composition, members in resumed] == [
@@ -603,8 +606,8 @@ def test_what_began_before_its_ledger_was_lost_is_not_recorded_twice(ledger: Led
     one.die()
     (ledger.folder / "ledger.db").unlink()
     two = Command(ledger)
-    assert ids(two.claim(trial(1)).fresh) == ["sweep-1"]
-    (entry,) = two.entries
+    (entry,) = two.claim(trial(1)).entries
+    assert entry.trial.id == "sweep-1"
     assert (entry.begun, entry.measured) == (True, 20)
     assert ledger.waits("sweep-1", two.number)  # for what the first one has to say
 

@@ -14,8 +14,9 @@ import torch
 from sweepstack.execution.scheduler import execute
 from sweepstack.execution.session import ledger_of
 from sweepstack.execution.worker import run_stack
-from sweepstack.journal.entries import SETTLED, entries
+from sweepstack.journal.entries import entries
 from sweepstack.journal.ledger import Ledger
+from sweepstack.planning.known_trials import SETTLED
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
 from sweepstack.trial import Outcome, Trial
@@ -106,7 +107,7 @@ def test_what_version_1_has_left_open_is_resumed_and_ends_as_undisturbed(
     steps = [step for key, step in ask(store, points) if key == "val/accuracy"]
     assert sorted(steps) == list(range(1, 61))
     ledger = ledger_of(store, None)
-    assert all(entry.state == SETTLED for entry in ledger.look(trials).values())
+    assert all(entry.state == SETTLED for entry in ledger.peek(trials).entries.values())
     assert ledger.see_to_the_dead() == []
 
 

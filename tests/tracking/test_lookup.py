@@ -13,9 +13,9 @@ import pytest
 from sweepstack.errors import StoreError
 from sweepstack.events import Measured
 from sweepstack.journal.ledger import Ledger
-from sweepstack.tracking.lookup import Finished, Known, known, known_to_server
+from sweepstack.tracking.lookup import Known, known, known_to_server
 from sweepstack.tracking.store import Store
-from sweepstack.trial import Measurement, Outcome, TrialState
+from sweepstack.trial import Finished, Measurement, Outcome, TrialState
 
 from ..stories import DIVERGED, DONE, ERROR, Command, MakeTrial, ask, content, deliver_all, fingerprint, rows
 

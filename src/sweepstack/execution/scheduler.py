@@ -14,7 +14,8 @@ from pathlib import Path
 
 from sweepstack.config.schema import RunConfig
 from sweepstack.errors import UserError, one_line
-from sweepstack.execution.session import Recording, Work, look, recording, wait_for_quiet
+from sweepstack.execution.session import Recording, peek, recording, wait_for_quiet
+from sweepstack.execution.work import Work
 from sweepstack.execution.worker import choose, device_of, draw_pictures, estimate, identify
 from sweepstack.files.replacing import replacing
 from sweepstack.planning.plan import Plan, Stack, count, plan, summary
@@ -141,7 +142,7 @@ def foreseen(
         with inside(group[0]):
             return estimate(group)
 
-    work = look(unique(trials), store, trials[0].run.rerun)
+    work = peek(unique(trials), store, trials[0].run.rerun)
     return work, Plan((*work.resumed, *plan(work.fresh, chosen, apart).stacks))
 
 

@@ -9,7 +9,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import BaseFileLock
@@ -17,19 +17,20 @@ from filelock import BaseFileLock
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.execution.progress import Display
+from sweepstack.execution.work import Work, lookup, taken, work_for
 from sweepstack.files.replacing import check_replaceable
-from sweepstack.journal.entries import LEFT, OPEN, SETTLED, Composition, Entry
 from sweepstack.journal.files import keep_file
-from sweepstack.journal.ledger import Ledger, goes_on
+from sweepstack.journal.ledger import Ledger
 from sweepstack.journal.log import Journal
 from sweepstack.journal.replay import Fold
+from sweepstack.planning.classify import Resume, Reuse, Train
+from sweepstack.planning.known_trials import Composition, Entry
 from sweepstack.planning.plan import Stack, Trajectory
 from sweepstack.tracking.address import command, journal_folder
 from sweepstack.tracking.experiments import check_not_deleted, experiment_name
-from sweepstack.tracking.lookup import Finished, Known, known
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.writer.client import WriterProcess, writer_process
-from sweepstack.trial import Choice, Outcome, Trial
+from sweepstack.tracking.writer.client import writer_process
+from sweepstack.trial import Outcome, Trial
 
 Lacking = Callable[[Trial, Outcome, Path | None], Sequence[Path]]
 """Takes a settled trial and the folder of its files, where that is on this machine; gives further files."""
@@ -40,20 +41,6 @@ LAST_WORDS = 1.0
 """Seconds that an interrupted command waits for its records to be delivered; the process beside goes on by itself."""
 
 
-@dataclass
-class Work:
-    """What there is to do for some trials."""
-
-    fresh: list[Trial]
-    resumed: list[Stack]
-    settled: list[tuple[Trial, Outcome, Path | None]]
-    """With the folder that holds their files, if that is on this machine."""
-    held: list[Trial]
-    """Another session is training these."""
-    changed: dict[str, str]
-    """Of those that are to be trained: what has changed since the same config was."""
-
-
 class Recording:
     """The session of a command, while it trains. See `recording`."""
 
@@ -62,12 +49,11 @@ class Recording:
         ledger: Ledger,
         number: int,
         store: Store,
-        process: WriterProcess,
         display: Display,
         ended: Callable[[Trial, Outcome], None],
     ) -> None:
         self.display = display
-        self._ledger, self._number, self._store, self._process = ledger, number, store, process
+        self._ledger, self._number, self._store = ledger, number, store
         self._ended = ended
         self.journal = Journal(ledger.journal(number))
         self.fold = Fold()
@@ -82,32 +68,25 @@ class Recording:
             lacking: makes what is asked for of a settled trial and its record lacks.
         """
         trials = [trial if trial.id else replace(trial, id=secrets.token_hex(8)) for trial in trials]
-        claim = self._ledger.claim(self._number, trials, again)
-        asked = [trial.fingerprint for trial, _ in claim.settled]
-        asked += [] if again else [entry.trial.fingerprint for entry in claim.fresh]
-        found = self._known(asked)
-        settled: list[tuple[Trial, Outcome, Path | None]] = []
-        for trial, outcome in claim.settled:
-            finished = found.finished.get(trial.fingerprint)
-            files = self._ledger.files(trial.id) if finished is None else finished.artifacts
-            settled.append((trial, outcome, files))
-            self._join(trial, None, lacking(trial, outcome, files))
-        fresh = []
-        for entry in claim.fresh:
-            finished = None if again else found.finished.get(entry.trial.fingerprint)
-            if finished is not None:
-                settled.append((entry.trial, finished.outcome, finished.artifacts))
-                files = finished.artifacts
-                self._join(entry.trial, finished.run_id, lacking(entry.trial, finished.outcome, files))
-            else:
-                fresh.append(entry.trial)
-                self._mine[entry.trial.id] = entry
-                self.journal.not_before(entry.at)
-        left = {trial.id for trial in fresh}
-        self._ledger.release(self._number, [e.trial for e in claim.fresh if e.trial.id not in left])
-        wanted = {trial.fingerprint for trial in trials}
-        resumed = [self._resumed(composition, entries, wanted) for composition, entries in claim.resumed]
-        return Work(fresh, resumed, settled, claim.held, found.changed)
+        known = self._ledger.claim(self._number, trials, again)
+        work = work_for(trials, known, self._ledger, self._store, self._number, again)
+        for one in work.decisions:
+            match one:
+                case Train(entry):
+                    self._take(entry)
+                case Resume():
+                    for entry in taken(one, self._number).values():
+                        self._take(entry)
+        reused = [one for one in work.decisions if isinstance(one, Reuse)]
+        for one, (trial, outcome, files) in zip(reused, work.settled, strict=True):
+            run_id = None if one.in_ledger or one.finished is None else one.finished.run_id
+            self._join(trial, run_id, lacking(trial, outcome, files))
+        self._ledger.release(self._number, [one.trial for one in reused if not one.in_ledger])
+        return work
+
+    def _take(self, entry: Entry) -> None:
+        self._mine[entry.trial.id] = entry
+        self.journal.not_before(entry.at)
 
     def _join(self, trial: Trial, run_id: str | None, lacking: Sequence[Path]) -> None:
         folder = self._ledger.files(f"{trial.id}-{self._number}")  # that of the trial alone ends with its own delivery
@@ -214,18 +193,8 @@ class Recording:
 
     def artifacts(self, trial: Trial) -> Path | None:
         """The folder that holds the files of a settled trial's record, if that is on this machine."""
-        finished = self._known([trial.fingerprint]).finished.get(trial.fingerprint)
+        finished = lookup(self._ledger, self._store, [trial.fingerprint]).finished.get(trial.fingerprint)
         return finished.artifacts if finished is not None else None
-
-    def _known(self, fingerprints: Sequence[str]) -> Known:
-        return _known(self._ledger, self._store, self._process, fingerprints)
-
-    def _resumed(self, composition: Composition, entries: dict[str, Entry], wanted: set[str]) -> Stack:
-        mine = {key: entry for key, entry in entries.items() if entry.state == OPEN and entry.session == self._number}
-        self._mine |= mine
-        self.journal.not_before(max((entry.at for entry in mine.values()), default=0.0))
-        device = next((e.trial.run.device for e in mine.values() if e.trial.fingerprint in wanted), None)
-        return stack_of(composition, entries, device)
 
 
 @contextlib.contextmanager
@@ -247,7 +216,7 @@ def recording(
     process = writer_process(store.uri)
     stopped = True
     with Display() as display:
-        session = Recording(ledger, number, store, process, display, ended)
+        session = Recording(ledger, number, store, display, ended)
         ledger.tell(display.say)
         process.open(ledger.folder, number, display.say)
         try:
@@ -339,68 +308,10 @@ def wait_for_quiet(store: Store) -> None:
     writer_process(store.uri).wait_loaded(LONGEST_WAIT)
 
 
-def look(trials: Sequence[Trial], store: Store, again: bool) -> Work:
-    """What `Recording.claim` would give; nothing is claimed or written."""
+def peek(trials: Sequence[Trial], store: Store, rerun: bool) -> Work:
+    """What `Recording.claim` of a new session would give; nothing is claimed or written."""
     ledger = ledger_of(store, trials[0].run.tracking.journal)
-    entries = ledger.look(trials)
-    unknown = [trial.fingerprint for trial in trials if trial.fingerprint not in entries]
-    found = Known({}, {}) if again else _known(ledger, store, writer_process(store.uri), unknown)
-    work = Work([], [], [], [], found.changed)
-    stacks: dict[str, list[Trial]] = {}
-    for trial in trials:
-        entry, finished = entries.get(trial.fingerprint), found.finished.get(trial.fingerprint)
-        if entry is not None and entry.outcome is not None and entry.state == SETTLED and not again:
-            work.settled.append((trial, entry.outcome, None))
-        elif finished is not None:
-            work.settled.append((trial, finished.outcome, finished.artifacts))
-        elif entry is not None and entry.state == OPEN:
-            work.held.append(trial)
-        elif entry is not None and entry.state == LEFT and entry.stack is not None:
-            stacks.setdefault(entry.stack, []).append(trial)
-        else:
-            work.fresh.append(trial)
-    for stack, wanted in stacks.items():
-        composition = ledger.composition(stack)
-        members = ledger.members(stack)
-        if composition is not None and goes_on(composition, members, {trial.fingerprint for trial in trials}):
-            known = {entry.trial.id: entry for entry in members}
-            work.resumed.append(stack_of(composition, known, trials[0].run.device))
-        else:
-            work.fresh += wanted
-    return work
-
-
-def _known(ledger: Ledger, store: Store, process: WriterProcess, fingerprints: Sequence[str]) -> Known:
-    """What the store knows; of a server that does not answer, what was delivered to it from here."""
-    try:
-        return known(store, fingerprints, process.look)
-    except StoreError as error:
-        if store.database is not None:
-            raise StoreError(
-                f"the tracking store must be readable, {store.uri} is not ({error})",
-                remedy="try again",
-            ) from error
-        done = ledger.done(fingerprints)
-        return Known({key: Finished(run_id, outcome, None) for key, (run_id, outcome) in done.items()}, {})
-
-
-def stack_of(composition: Composition, entries: dict[str, Entry], device: str | None) -> Stack:
-    """A stack as it was planned, its trials as they are known now, all for one device."""
-
-    def trial(one: str) -> Trial:
-        known = entries[one].trial
-        if device is None or known.run.device == device:
-            return known
-        return replace(known, run=known.run.model_copy(update={"device": device}))
-
-    return Stack(
-        tuple(Trajectory(tuple(trial(one) for one in ids)) for ids in composition.trajectories),
-        Choice(**composition.choice),
-        id=composition.id,
-        keep=composition.keep,
-        note=composition.note,
-        device=composition.device,
-    )
+    return work_for(trials, ledger.peek(trials), ledger, store, None, rerun)
 
 
 def _composition(stack: Stack, device: str) -> Composition:

@@ -80,6 +80,22 @@ def reading(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextlib.contextmanager
+def scratch_copy(file: Path) -> Iterator[sqlite3.Connection]:
+    """What is there, if anything, in memory and of this version: what the block writes changes no file.
+
+    Raises:
+        StoreError: the file cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)))
+        prepare(database)
+        if file.exists():
+            stack.enter_context(reading(file)).backup(database)
+        upgrade(database, _check_version(database, file))
+        yield database
+
+
+@contextlib.contextmanager
 def _opened(file: Path) -> Iterator[sqlite3.Connection]:
     try:
         with contextlib.closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as database:

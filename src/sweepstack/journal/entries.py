@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sweepstack.errors import one_line
@@ -19,34 +19,11 @@ from sweepstack.journal.codec import (
 )
 from sweepstack.journal.replay import Progress
 from sweepstack.journal.schema import TABLES, is_whole
-from sweepstack.trial import Choice, Outcome, Trial
+from sweepstack.planning.known_trials import LEFT, SETTLED, Composition, Entry
+from sweepstack.trial import Choice, Trial
 
-OPEN, LEFT, SETTLED = "OPEN", "LEFT", "SETTLED"
-"""A session trains the trial or is about to; it was interrupted or failed; its outcome is known for good."""
 AT_ONCE = 500
 """Values in one question to sqlite."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the ledger knows of a trial."""
-
-    trial: Trial
-    session: int | None
-    stack: str | None
-    state: str
-    run_id: str | None = None
-    at: float = 0.0
-    measured: int = 0
-    outcome: Outcome | None = None
-    ended: Mapping[str, Any] | None = field(default=None, compare=False)
-    """How it ended and began, as plain values, see `codec.end_as_json`."""
-    outdated: str = ""
-    """Why its config must not be trained as it is kept: this version refuses it."""
-
-    @property
-    def begun(self) -> bool:
-        return self.at > 0
 
 
 @dataclass(frozen=True)
@@ -59,21 +36,6 @@ class Unreadable:
     """What its trial was known by, unless that is damaged."""
     run_id: str | None
     why: str
-
-
-@dataclass(frozen=True)
-class Composition:
-    """Which trials make a stack, and how it is trained. Plain: ids and values."""
-
-    id: str
-    trajectories: tuple[tuple[str, ...], ...]
-    """Ids of the trials of each trajectory."""
-    choice: Mapping[str, Any]
-    device: str
-    keep: bool = False
-    """Whether its checkpoints stay when it is settled."""
-    note: str = ""
-    """Why it is not the stack that its trials began in, if it is not."""
 
 
 def entries(database: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[Entry]:

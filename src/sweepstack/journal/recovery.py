@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.journal.codec import UnreadableError, end_from_json, start_from_json
-from sweepstack.journal.entries import Entry
 from sweepstack.journal.log import Reader
 from sweepstack.journal.sessions import Sessions
+from sweepstack.planning.known_trials import Entry
 from sweepstack.trial import DatasetFacts, Measurement, Trial
 
 UNKNOWN = DatasetFacts("", 0, 0, 0)

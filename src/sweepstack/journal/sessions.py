@@ -22,7 +22,6 @@ from sweepstack.events import Started
 from sweepstack.files.owner_only import FILE
 from sweepstack.journal.database import damaged, reading, transaction
 from sweepstack.journal.entries import (
-    Entry,
     composition_of,
     entries,
     find_again,
@@ -37,6 +36,7 @@ from sweepstack.journal.files import is_locked, put_away
 from sweepstack.journal.log import Reader, is_journal
 from sweepstack.journal.replay import Fold, Progress
 from sweepstack.journal.schema import is_whole
+from sweepstack.planning.known_trials import Entry
 from sweepstack.trial import Trial
 
 
@@ -329,8 +329,9 @@ class Sessions:
 
     def _is_dead(self, session: int) -> bool:
         lock = self.lock(session)
-        if not os.access(self.folder, os.W_OK):  # to be looked at only, as with a dry run
-            return not is_locked(Path(lock.lock_file))
+        path = Path(lock.lock_file)
+        if not (path.exists() and os.access(self.folder, os.W_OK)):  # a dry run makes no file
+            return not is_locked(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:

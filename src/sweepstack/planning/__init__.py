@@ -1,1 +1,1 @@
-"""Which trials are trained together, as pure functions: no file, no PyTorch. Read `plan` first."""
+"""What happens to each trial, and which are trained together, as pure functions. Read `classify`, then `plan`."""

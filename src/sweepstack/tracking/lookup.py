@@ -12,7 +12,6 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from sweepstack.config.fingerprint import Fingerprint
@@ -20,17 +19,7 @@ from sweepstack.journal.entries import parts
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.rows import REASON_TAG, SETTLED_TAG, finite_or_not
 from sweepstack.tracking.store import Store
-from sweepstack.trial import Outcome, TrialState
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A settled trial in the store."""
-
-    run_id: str
-    outcome: Outcome
-    artifacts: Path | None
-    """Where its files lie, if on this machine."""
+from sweepstack.trial import Finished, Outcome, TrialState
 
 
 class Known(NamedTuple):

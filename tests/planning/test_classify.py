@@ -1,0 +1,89 @@
+"""What happens to each trial, by what is known of it. `tests/execution/test_work.py` has whole stories."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sweepstack.planning.classify import Decision, Resume, Reuse, Train, WaitFor, classify
+from sweepstack.planning.known_trials import LEFT, OPEN, SETTLED, Composition, Entry, KnownTrials
+from sweepstack.trial import Finished, Outcome
+
+from ..stories import CHOICE, DIVERGED, DONE, ERROR, MakeTrial, fingerprint
+
+ME, OTHER = 7, 3
+STORED = Finished("run", DONE, None)
+
+
+def decided(trial: MakeTrial, state: str, session: int, outcome: Outcome | None, **asked: Any) -> Decision:
+    """What happens to a trial that the ledger knows in that state, in no stack."""
+    entry = Entry(trial(1), session, None, state, outcome=outcome)
+    known = KnownTrials({fingerprint(1): entry}, {}, {})
+    (decision,) = classify([trial(1, "new")], known, **{"finished": {}, "session": ME, **asked})
+    return decision
+
+
+@pytest.mark.parametrize(
+    ("state", "session", "outcome", "what", "in_a_rerun"),
+    [
+        (SETTLED, OTHER, DONE, Reuse, Train),
+        (SETTLED, OTHER, DIVERGED, Reuse, Train),
+        (OPEN, OTHER, None, WaitFor, WaitFor),
+        (OPEN, OTHER, ERROR, Reuse, Reuse),
+        (OPEN, ME, None, Train, Train),
+        (LEFT, OTHER, None, Train, Train),
+        (LEFT, OTHER, ERROR, Train, Train),
+    ],
+)
+def test_a_trial_in_no_stack(
+    trial: MakeTrial, state: str, session: int, outcome: Outcome | None, what: type, in_a_rerun: type
+) -> None:
+    decision = decided(trial, state, session, outcome)
+    assert type(decision) is what
+    assert decision.trial == (trial(1, "new") if what is WaitFor else trial(1, "new", id="sweep-1"))
+    again = decided(trial, state, session, outcome, rerun=True)
+    assert type(again) is in_a_rerun
+    assert again.trial == (trial(1, "new") if state == SETTLED else decision.trial)  # a record of its own
+
+
+def test_the_store_is_believed_of_what_would_be_trained_and_not_in_a_rerun(trial: MakeTrial) -> None:
+    stored = {fingerprint(1): STORED}
+    new, old = trial(1, "new"), trial(1, "new", id="sweep-1")
+    nothing = KnownTrials({}, {}, {})
+    assert classify([new], nothing, stored) == [Reuse(new, DONE, STORED, in_ledger=False)]
+    assert classify([new], nothing, stored, rerun=True) == [Train(Entry(new, None, None, OPEN))]
+    assert decided(trial, LEFT, OTHER, ERROR, finished=stored) == Reuse(old, DONE, STORED, in_ledger=False)
+    assert decided(trial, SETTLED, OTHER, DIVERGED, finished=stored) == Reuse(old, DIVERGED, STORED, in_ledger=True)
+    assert decided(trial, OPEN, OTHER, None, finished=stored) == WaitFor(new, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted", "resumed"),
+    [
+        ({}, (1, 2), True),
+        ({}, (1,), False),  # it has not begun: nobody needs the other one
+        ({"at": 1.0}, (1,), True),
+        ({"at": 1.0, "outdated": "batch_size"}, (1,), False),
+        ({"at": 1.0, "outdated": "batch_size"}, (1, 2), True),
+        ({"stack": "other"}, (1, 2), False),
+    ],
+)
+def test_a_stack_that_was_left_open(trial: MakeTrial, change: dict[str, Any], wanted: tuple[int, ...], resumed: bool):
+    """The change is one of its second member."""
+    entries = [Entry(trial(number), OTHER, "stack", LEFT) for number in (1, 2)]
+    entries[1] = replace(entries[1], **change)
+    stack = Composition("stack", (("sweep-1",), ("sweep-2",)), CHOICE, "cpu")
+    members = [entry for entry in entries if entry.stack == "stack"]
+    by_fingerprint = {entry.trial.fingerprint: entry for entry in entries if entry.trial.number in wanted}
+    known = KnownTrials(by_fingerprint, {"stack": members}, {"stack": stack})
+    decisions = classify([trial(number, "new") for number in wanted], known, {}, ME)
+    assert [type(one) for one in decisions] == [Resume if resumed else Train] * len(wanted)
+    for one in decisions:
+        if isinstance(one, Resume):
+            assert [(entry.session, entry.state, entry.outdated) for entry in one.members.values()] == [
+                (ME, OPEN, "")
+            ] * 2
+    lost = classify(
+        [trial(number, "new") for number in wanted], KnownTrials(by_fingerprint, {"stack": members}, {}), {}
+    )
+    assert {type(one) for one in lost} == {Train}
