@@ -19,7 +19,7 @@ import pytest
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.journal.entries import Composition
 from sweepstack.journal.files import keep_file
-from sweepstack.journal.ledger import Claim, Ledger
+from sweepstack.journal.ledger import Ledger
 from sweepstack.journal.log import Journal
 from sweepstack.journal.replay import Fold
 from sweepstack.tracking.rows import Row
@@ -50,8 +50,8 @@ class Command:
         self.number, self.lock = ledger.open(experiment)
         self.journal, self.fold = Journal(ledger.journal(self.number)), Fold()
 
-    def claim(self, *trials: Trial, again: bool = False) -> Claim:
-        """What the ledger gives, but its fresh trials without what it knows of them."""
+    def claim(self, *trials: Trial, again: bool = False) -> Any:
+        """The `Claim` that the ledger gives, but its fresh trials without what it knows of them."""
         claim = self.ledger.claim(self.number, trials, again)
         self.entries = claim.fresh
         fresh: Any = [entry.trial for entry in claim.fresh]

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -258,11 +259,11 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
 
 def test_two_processes_fetch_at_once_into_one_empty_folder(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from sweepstack.training import fetch; "
+        "import sys; from pathlib import Path; from sweepstack.training.data import download; "
         "print(download.obtain('mnist', Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]
     told = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], told
