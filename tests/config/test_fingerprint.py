@@ -235,7 +235,8 @@ def test_it_is_the_same_in_every_process(digits_plain):
     plain = digits_plain({"model.a": {"b": [1, 1.0, True, None], "c": {"é": "x", "d": math.inf}}, "optimizer.m": 1e-1})
     program = """
 import json, sys
-from sweepstack.config import TrialConfig, fingerprint
+from sweepstack.config.fingerprint import fingerprint
+from sweepstack.config.schema import TrialConfig
 print(fingerprint(TrialConfig.model_validate(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3]))
 print("torch" in sys.modules)
 """

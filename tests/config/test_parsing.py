@@ -246,7 +246,7 @@ def test_a_mistake_is_answered_without_pytorch_or_mlflow():
     program = """
 import sys
 from omegaconf import OmegaConf
-from sweepstack.config import parse
+from sweepstack.config.parsing import parse
 from sweepstack.errors import ConfigError
 try:
     parse(OmegaConf.create({"epochs": 0}))
