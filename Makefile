@@ -2,20 +2,34 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: sweep test check format ui bench chaos fuzz constraints clean
+.DEFAULT_GOAL := help
+# The tests of `make quick`: some of every folder of src, none that types a command or needs MNIST.
+QUICK := tests/test_layers.py tests/test_public.py tests/test_errors.py tests/test_masking.py tests/test_states.py \
+  tests/config/test_parsing.py tests/config/test_fingerprint.py tests/planning tests/files \
+  tests/journal/test_log.py tests/execution/test_progress.py tests/training/test_checks.py \
+  tests/hydra_adapter/test_sweep_values.py tests/results/test_selection.py tests/results/test_conditions.py \
+  tests/tracking/test_params.py tests/tracking/test_address.py
+
+.PHONY: help sweep quick test check format ui bench chaos fuzz constraints clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 sweep: .venv/installed  ## train three learning rates on MNIST and print the table
 	$(BIN)/python train.py -m optimizer.lr=0.001,0.01,0.1
 
+quick: .venv/installed  ## the tests that matter most, in under a minute on two free cores
+	$(BIN)/python -m pytest $(QUICK)
+
 test: .venv/installed  ## all tests
 	$(BIN)/python -m pytest
 
-check: .venv/installed  ## format, lint, types
+check: .venv/installed  ## format, lint and types of src, tests and benchmarks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: .venv/installed
+format: .venv/installed  ## format all files, and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -51,5 +65,5 @@ constraints: .venv/installed  ## the newest versions that the ranges admit
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-clean:
+clean:  ## remove the environment, builds and outputs of Hydra; mlruns stays
 	rm -rf .venv build dist multirun outputs

@@ -105,15 +105,15 @@ def fill(uri: str, trials: int) -> None:
             rows[kind] += [{"run_uuid": run, "key": key, "value": value} for key, value in found.items()]
         along, at_end = metrics(dice)
         for key, values in {**along, **{key: [value] for key, value in at_end.items()}}.items():
-            points = [
+            history = [
                 {"run_uuid": run, "key": key, "value": value, "timestamp": at + step, "step": step, "is_nan": False}
                 for step, value in enumerate(values)
             ]
-            rows[models.SqlMetric] += points
-            rows[models.SqlLatestMetric].append(points[-1])
+            rows[models.SqlMetric] += history
+            rows[models.SqlLatestMetric].append(history[-1])
     with store.client._tracking_client.store.engine.begin() as connection:
-        for kind, found in rows.items():
-            connection.execute(insert(kind), found)
+        for kind, of_kind in rows.items():
+            connection.execute(insert(kind), of_kind)
 
 
 class Cost(NamedTuple):

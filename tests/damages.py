@@ -124,9 +124,9 @@ def go_on(store: Store, ledger: Ledger) -> None:
     except StoreError:  # that command ends
         command.lock.release()
         raise
-    left = [*command.entries, *(entry for _, found in claim.resumed for entry in found.values())]
+    left = [*claim.entries, *(entry for _, found in claim.resumed for entry in found.values())]
     settled = known_to_server(store, [one.fingerprint for one in trials()]).finished  # as `Recording.claim` asks
-    ledger.release(command.number, [one.trial for one in command.entries if one.trial.fingerprint in settled])
+    ledger.release(command.number, [one.trial for one in claim.entries if one.trial.fingerprint in settled])
     left = [one for one in left if one.stack is not None or one.trial.fingerprint not in settled]
     for entry in (entry for entry in left if entry.session == command.number):
         one = next(trial for trial in trials() if trial.fingerprint == entry.trial.fingerprint)

@@ -63,10 +63,10 @@ class Forked(subprocess.Popen[Any]):
     """A pipe that tells how a forked process ended: whoever waits for it is not its parent."""
 
     def _execute_child(self, *places: Any, **named: Any) -> None:
-        given = inspect.signature(super()._execute_child).bind(*places, **named).arguments
+        given = inspect.signature(super()._execute_child).bind(*places, **named).arguments  # type: ignore[misc]
         request = request_for(given)
         if request is None:
-            return super()._execute_child(*places, **named)
+            return super()._execute_child(*places, **named)  # type: ignore[misc]
         self._waiting = threading.Lock()
         self._ends, told = os.pipe()
         ours = [given[key] for key in ("p2cread", "c2pwrite", "errwrite")]
@@ -98,7 +98,7 @@ class Forked(subprocess.Popen[Any]):
 
     def _internal_poll(self, *places: Any, **named: Any) -> int | None:
         if self._ends is None:
-            return super()._internal_poll(*places, **named)
+            return super()._internal_poll(*places, **named)  # type: ignore[misc]
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.wait(0)
         return self.returncode
@@ -146,7 +146,7 @@ def end_server(server: subprocess.Popen[bytes], folder: tempfile.TemporaryDirect
 
 def serve(listening: socket.socket) -> Request:
     """Forks for each request; returns in each new process, with what it is to run."""
-    while listening in select.select([listening, 0], [], [])[0]:
+    while listening in select.select([listening, 0], [], [])[0]:  # type: ignore[type-var]
         channel, _ = listening.accept()
         if os.fork():
             channel.close()
@@ -189,7 +189,7 @@ def become(request: Request) -> None:
     for fd, name in ((1, "stdout"), (2, "stderr")):
         file = io.FileIO(fd, "wb", closefd=False)
         stream = io.TextIOWrapper(
-            file if unbuffered else io.BufferedWriter(file),  # type: ignore[type-var]
+            file if unbuffered else io.BufferedWriter(file),
             errors="backslashreplace" if fd == 2 else None,
             line_buffering=fd == 2 or os.isatty(fd),
             write_through=unbuffered,

@@ -56,7 +56,7 @@ def _typed(program: Any, *argv: str) -> Done:
             code = end.code or 0
     out.flush()
     err.flush()
-    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
     return Done(code, *texts)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sweepstack.tracking.store import Store
 
@@ -68,7 +69,7 @@ class Terminal:
             "sweepstack": [str(Path(sys.executable).with_name("sweepstack"))],
         }
         command = [*programs[words[0]], *words[1:]]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         begin = STARTED if fresh else Forked
         return begin(command, cwd=self.folder, env=self.environment, preexec_fn=before, **pipes)
 

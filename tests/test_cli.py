@@ -40,8 +40,8 @@ def test_the_table_is_of_the_latest_sweep_best_first(terminal: Terminal) -> None
     accuracies = ["val/accuracy", "val/accuracy_best", "test/accuracy"]
     assert header.split() == ["lr", *accuracies, "train_seconds", "train_seconds_share", "state"]
     assert len(rows) == 3
-    accuracies = [float(row.split()[1]) for row in rows]
-    assert accuracies == sorted(accuracies, reverse=True)
+    order = [float(row.split()[1]) for row in rows]
+    assert order == sorted(order, reverse=True)
 
 
 def test_csv_keeps_numbers_as_numbers_and_params_that_vary_come_first(terminal: Terminal) -> None:

@@ -127,8 +127,7 @@ def test_finished_trials_keep_what_they_predict(terminal: Terminal) -> None:
 
 
 def test_what_is_gone_or_damaged_is_none(terminal: Terminal, tmp_path: Path) -> None:
-    for file in ("mlflow.db",):
-        shutil.copy(terminal.folder / file, tmp_path / file)
+    shutil.copy(terminal.folder / "mlflow.db", tmp_path / "mlflow.db")
     store = Terminal(tmp_path).store
     (diverged,) = [row for row in store.rows("all") if row.state == "FAILED"]
     assert predictions(store, diverged.run_id) is None

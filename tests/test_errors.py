@@ -51,7 +51,7 @@ def test_a_full_disk_is_told_as_one_whatever_library_meets_it(tmp_path: Path, li
     def write() -> None:
         match library:
             case "torch":
-                torch.save({"weight": torch.zeros(1000)}, held)
+                torch.save({"weight": torch.zeros(1000)}, held)  # type: ignore[arg-type]
                 held.raise_error()
             case "numpy":
                 np.save(held, np.zeros(1000))

@@ -47,6 +47,19 @@ GUESTS = {  # the number of threads; which errors are of memory; weights are sav
     ("execution/outputs.py", "torch"),
     ("app.py", "hydra"),
 }
+PRIVATE = {
+    "mlflow": (("sweepstack/tracking/private.py",), ("mlflow.store", "mlflow.utils"), ("_tracking_client",)),
+    "hydra": (
+        (
+            "sweepstack/hydra_adapter/private.py",
+            "hydra_plugins/sweepstack/sweeper.py",  # its base is Hydra's own sweeper
+            "hydra_plugins/sweepstack/sweeps.py",  # its base is Hydra's own source of files
+        ),
+        ("hydra._internal",),
+        (),
+    ),
+}
+"""Libraries, each with the only files that touch private parts of it: by these imports, or by these words."""
 PURE = {"os", "pathlib", "shutil", "sqlite3", "tempfile", "torch", "numpy"}
 """What planning does without: files, and tensors."""
 
@@ -113,6 +126,18 @@ def test_planning_reads_no_file_and_no_tensor() -> None:
     for name, path in modules().items():
         if name.startswith("sweepstack.planning."):
             assert not PURE & {imported.split(".")[0] for imported, _ in imports(path)}, name
+
+
+@pytest.mark.parametrize("library", PRIVATE)
+def test_private_parts_of_a_library_are_touched_in_one_file(library: str) -> None:
+    home, parts, words = PRIVATE[library]
+    for path in SOURCE.rglob("*.py"):
+        if path.relative_to(SOURCE).as_posix() not in home:
+            found = {
+                name for name, _ in imports(path) if name.startswith(parts) or (f"{library}." in name and "._" in name)
+            }
+            assert not found, f"{path} imports {found}"
+            assert not any(word in path.read_text() for word in words), path
 
 
 def test_a_folder_holds_at_most_fifteen_files() -> None:

@@ -163,7 +163,7 @@ def test_what_is_asked_for_of_a_known_trial_is_made_where_it_needs_no_training(
     folder = Path(store.client.get_run(row.run_id).info.artifact_uri.removeprefix("file://"))
     drawn = (folder / "first_images.png").read_bytes()
     assert drawn == (wanted[0].folder / "first_images.png").read_bytes()
-    assert [*(store.database.parent / "journal").glob("*/files/*")] == []  # type: ignore[union-attr]
+    assert [*(store.database.parent / "journal").glob("*/files/*")] == []
     run(trials(0.1, pictures=3), store)
     assert "pictures" not in capsys.readouterr().out
     run(trials(0.1, pictures=5), store)

@@ -31,7 +31,7 @@ def by_hydra(context: HydraContext, cfg: DictConfig, value: Any, log_lines: Call
         log_lines()
         return value
 
-    places = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
+    places: Any = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
     return run_job(hydra_context=context, task_function=task, config=cfg, **places)
 
 
@@ -49,7 +49,7 @@ class Listener(Callback):
     def _look(self, config: DictConfig) -> None:
         shown = HydraConfig.get()
         sweep_dir = shown.sweep.dir  # leads into the user's part of the config
-        self.seen.append((shown.job.num, shown.runtime.output_dir, sweep_dir, nodes(config), nodes(shown)))
+        self.seen.append((shown.job.num, shown.runtime.output_dir, sweep_dir, nodes(config), nodes(shown)))  # type: ignore[arg-type]
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._look(config)

@@ -8,6 +8,7 @@ import warnings
 import zlib
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def digit() -> np.ndarray:
     return mnist(train=False).tensors[0][0].numpy()
 
 
-def prepared(picture: Image.Image, path: Path, **options: object) -> np.ndarray:
+def prepared(picture: Image.Image, path: Path, **options: Any) -> np.ndarray:
     picture.save(path, **options)
     return prepare(read(path), SHAPE, BOX, CENTRE)
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,7 +287,7 @@ def test_a_line_of_a_newer_version_waits_for_it_and_holds_up_no_other(
     from sweepstack.journal import codec
 
     content = json.dumps({"v": codec.FORMAT + 1, "news": True}).encode()
-    journal.write_bytes(b"%08x %b\n" % (codec.zlib.crc32(content), content) + journal.read_bytes())
+    journal.write_bytes(b"%08x %b\n" % (zlib.crc32(content), content) + journal.read_bytes())
     other = Command(ledger)
     other.train(trial(7))
     other.end()

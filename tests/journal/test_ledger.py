@@ -142,7 +142,7 @@ def test_a_stack_comes_back_whole_however_often_it_is_interrupted(ledger: Ledger
             command.measure(trial(one), epoch)
         command.die()
         assert ledger.see_to_the_dead()
-        assert {looked_up(ledger, trial(one)).measured for one in (1, 2, 3)} == {10 * epoch}  # type: ignore[union-attr]
+        assert {looked_up(ledger, trial(one)).measured for one in (1, 2, 3)} == {10 * epoch}
 
 
 def test_a_command_that_dies_again_before_it_begins_forgets_nothing(ledger: Ledger, trial: MakeTrial) -> None:
@@ -197,7 +197,7 @@ def test_what_is_given_back_is_free_and_what_has_begun_is_left_open(ledger: Ledg
     assert len(two.claim(trial(1), trial(2)).resumed) == 1
     ledger.release(two.number, [trial(1), trial(2)])
     assert looked_up(ledger, trial(2)) is None
-    assert looked_up(ledger, trial(1)).state == LEFT  # type: ignore[union-attr]
+    assert looked_up(ledger, trial(1)).state == LEFT
     three = Command(ledger)
     claim = three.claim(trial(1), trial(2, "other"))
     assert ids(claim.fresh) == ["other-2"]
@@ -208,7 +208,7 @@ def test_nobody_gives_back_what_another_holds(ledger: Ledger, trial: MakeTrial) 
     one, two = Command(ledger), Command(ledger)
     one.claim(trial(1))
     ledger.release(two.number, [trial(1)])
-    assert looked_up(ledger, trial(1)).session == one.number  # type: ignore[union-attr]
+    assert looked_up(ledger, trial(1)).session == one.number
 
 
 def checkpoint(ledger: Ledger, stack: str) -> Path:
@@ -292,7 +292,7 @@ def test_eight_commands_that_ask_at_once_get_each_trial_once(ledger: Ledger, tri
         wait_until(lambda: len(list(folder.glob("*.done"))) == 8)  # a session that has ended holds nothing
 
     begin = time.time() + 0.3
-    processes = [start_process(lambda number=number: story(number)) for number in range(8)]
+    processes = [start_process(lambda number=number: story(number)) for number in range(8)]  # type: ignore[misc]
     assert [wait_for(process) for process in processes] == [0] * 8
     told = [json.loads((folder / str(number)).read_text()) for number in range(8)]
     claimed = Counter(one.split("-")[1] for mine in told for one in mine)
@@ -451,7 +451,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_is_written(ledger: Ledge
     assert in_process(story) == 0
     assert told.read_text().startswith(f"the journal's ledger must be usable, {ledger.folder}/ledger.db is not (")
     assert "\n" not in told.read_text()
-    assert looked_up(ledger, trial(1)).state == SETTLED  # type: ignore[union-attr]
+    assert looked_up(ledger, trial(1)).state == SETTLED
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(reachable: Path, trial: MakeTrial) -> None:

@@ -57,7 +57,11 @@ def lives(draw: st.DrawFn, config: TrialConfig) -> list[Event]:
     trials = [
         Trial(
             config.model_copy(update={"model": model, "seed": draw(counts)}),
-            *(draw(part) for part in (counts, texts, st.dictionaries(texts, plain, max_size=4), paths, texts)),
+            draw(counts),
+            draw(texts),
+            draw(st.dictionaries(texts, plain, max_size=4)),
+            draw(paths),
+            draw(texts),
             draw(runs),
             draw(paths),
             tuple(draw(st.lists(texts, max_size=3))),
@@ -245,7 +249,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_lines_and_a_journal_that_can_g
         journal.put(life[2])
 
     for room in (sum(sizes) - 1, sum(sizes[:2]), sum(sizes[:2]) + 1):
-        assert in_process(lambda room=room: fill(room)) == 0
+        assert in_process(lambda room=room: fill(room)) == 0  # type: ignore[misc]
         assert told.read_text().startswith(f"the journal must be writable, {path} is not (")
         assert told.read_text().endswith(
             "make room, or choose another folder with tracking.journal=DIR, and run again: it goes on from here"
@@ -284,8 +288,8 @@ def test_a_fold_tells_what_has_become_of_each_trial(life: list[Event], trial: Ma
     assert fold.progress == {one.id: Progress(one, 3.0, 10), other.id: Progress(other, 4.0, 10)}
     fold.take(Ended(one, replace(DONE, weights={"w": 1}, traceback="where"), 5.0))
     assert fold.progress[one.id] == Progress(one, 5.0, 10, DONE)
-    assert fold.progress[one.id].outcome.traceback == ""  # type: ignore[union-attr]
-    assert fold.progress[one.id].outcome.weights is None  # type: ignore[union-attr]
+    assert fold.progress[one.id].outcome.traceback == ""
+    assert fold.progress[one.id].outcome.weights is None
 
 
 def test_a_record_that_no_journal_can_hold_is_refused_as_a_whole(

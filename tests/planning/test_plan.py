@@ -106,7 +106,9 @@ def test_where_every_job_needs_its_own_process_nothing_is_shared(digits_plain) -
 
 
 def test_a_stack_that_is_too_wide_is_parted_evenly_with_seeds_side_by_side(digits_plain) -> None:
-    changes = [{"seed": seed, "epochs": epochs} for epochs in (2, 4) for seed in (0, 1) for _ in "ab"]
+    changes: list[dict[str, Any]] = [
+        {"seed": seed, "epochs": epochs} for epochs in (2, 4) for seed in (0, 1) for _ in "ab"
+    ]
     changes = [{**change, "optimizer.lr": 0.1 + 0.01 * number} for number, change in enumerate(changes)]
     found = planned(digits_plain, changes, width=5)
     assert [len(stack.trajectories) for stack in found.stacks] == [4, 4]

@@ -74,9 +74,9 @@ def test_each_knob_has_a_panel_with_every_trial_and_the_means(frame: pd.DataFram
         assert (line.get_xdata(), line.get_ydata()) == (frame["lr"][place], frame["val/accuracy"][place])
     (bars,) = [one for one in rate.containers if one.get_label() == "_means"]
     means = frame.groupby("lr")["val/accuracy"]
-    assert bars.lines[0].get_xdata().tolist() == pytest.approx(list(LRS))
-    assert bars.lines[0].get_ydata().tolist() == pytest.approx(means.mean().tolist())
-    reach = [abs(top - bottom) / 2 for (_, bottom), (_, top) in bars.lines[2][0].get_segments()]
+    assert bars.lines[0].get_xdata().tolist() == pytest.approx(list(LRS))  # type: ignore[attr-defined]
+    assert bars.lines[0].get_ydata().tolist() == pytest.approx(means.mean().tolist())  # type: ignore[attr-defined]
+    reach = [abs(top - bottom) / 2 for (_, bottom), (_, top) in bars.lines[2][0].get_segments()]  # type: ignore[attr-defined]
     assert reach == pytest.approx(means.std().tolist())
 
 
@@ -156,7 +156,7 @@ def test_time_is_drawn_for_settings_with_the_means_of_their_trials(frame: pd.Dat
         assert line.get_xdata() == pytest.approx(frame["train_seconds"][group].mean())
         assert line.get_ydata() == pytest.approx(frame["val/accuracy"][group].mean())
     (front,) = [line for line in axes.lines if line.get_label() == "_front"]
-    assert front.get_xdata().tolist() == [10.0]  # the largest batches are the fastest and, here, the best
+    assert front.get_xdata().tolist() == [10.0]  # type: ignore[union-attr] # the largest batches are the fastest and, here, the best
 
 
 def test_importance_finds_the_knob_that_matters_and_is_the_same_each_time() -> None:
@@ -173,7 +173,7 @@ def test_importance_finds_the_knob_that_matters_and_is_the_same_each_time() -> N
     assert importance(as_frame(rows[::-1]), ["batch_size", "lr"], "val/accuracy") == found
     (axes,) = importance_bars(found, "val/accuracy").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["learning rate", "batch size"]
-    assert [bar.get_width() for bar in axes.patches] == found.lost
+    assert [bar.get_width() for bar in axes.patches] == found.lost  # type: ignore[attr-defined]
 
 
 def test_importance_says_why_it_cannot_be_told(frame: pd.DataFrame) -> None:
@@ -221,7 +221,7 @@ def test_more_trials_than_can_be_pointed_at_are_drawn_as_one() -> None:
     frame = as_frame([row(n, {"lr": (n + 1) / 1000}, {"val/accuracy": n / 1000}) for n in range(SINGLE + 1)])
     (axes,) = by_knob(frame, ["lr"], "val/accuracy", [0]).axes
     dots = [line for line in axes.lines if line.get_marker() == "o" and line.get_markersize() < 9]
-    assert max(len(line.get_xdata()) for line in dots) == SINGLE
+    assert max(len(line.get_xdata()) for line in dots) == SINGLE  # type: ignore[arg-type]
     assert not any((line.get_gid() or "").startswith("trial") for line in dots)
 
 
@@ -254,13 +254,13 @@ def test_titles_and_legends_are_inside_of_the_figure(varied: list[str], objectiv
     ]
     for drawn in figures:
         png(drawn, dpi=100)  # puts all in its place
-        for part in (drawn._suptitle, *drawn.legends):
+        for part in (drawn._suptitle, *drawn.legends):  # type: ignore[attr-defined]
             box = part.get_window_extent()
             inside = drawn.bbox.x0 <= box.x0 and box.x1 <= drawn.bbox.x1
             assert inside, (drawn.get_suptitle(), box.x1, drawn.bbox.x1)
             assert drawn.bbox.y0 <= box.y0 <= box.y1 <= drawn.bbox.y1
         tops = [axes.get_tightbbox().y1 for axes in drawn.axes if axes.get_visible()]
-        assert max(tops) <= drawn._suptitle.get_window_extent().y0
+        assert max(tops) <= drawn._suptitle.get_window_extent().y0  # type: ignore[attr-defined]
 
 
 def test_the_curves_of_a_sweep_of_seeds_alone_are_those_of_this_setting() -> None:

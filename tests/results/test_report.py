@@ -7,6 +7,7 @@ import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -108,7 +109,7 @@ def test_question_and_answer_are_those_of_the_store(page: Page, finished: pd.Dat
     question = "Which of 6 settings of learning rate and epochs has the highest validation accuracy?"
     assert page.texts["h1"] == [question]
     means = finished.groupby(["lr", "epochs"])["val/accuracy"].mean()
-    lr, epochs = means.idxmax()
+    lr, epochs = cast("tuple[float, int]", means.idxmax())
     answer = next(text for text in page.texts["p"] if "has the highest" in text)
     assert answer.startswith(
         f"lr={lr} epochs={epochs} has the highest validation accuracy, {means.max():.4f} on average over 2"
@@ -394,7 +395,7 @@ def test_a_trial_that_was_recorded_twice_counts_once_in_tables_and_plots(old_sto
     figures = {plate.name: plate.figure for plate in plates_of(about, lambda _: None) if plate.figure is not None}
     assert "0.750" in [text.get_text() for text in figures["pairs"].axes[0].texts]
     rings = {
-        name: sorted(float(line.get_ydata()[0]) for line in figures[name].axes[0].lines if line.get_markersize() == 9)
+        name: sorted(float(line.get_ydata()[0]) for line in figures[name].axes[0].lines if line.get_markersize() == 9)  # type: ignore[arg-type, index]
         for name in ("knobs", "time")
     }
     assert rings["knobs"] == pytest.approx([0.7, 0.8])

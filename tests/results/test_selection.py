@@ -1,7 +1,8 @@
 """What is selected from a table, what is marked, and how often a mark is wrong."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ def trial(setting: dict[str, object], seed: int, metrics: Figures, state: str = 
     return Row(f"id {name}", name, "1", "sweep", state, "", "/log", 1000, params, metrics)
 
 
-def sweep(table: dict[object, list[float]], metric: str = "val/accuracy", knob: str = "lr") -> pd.DataFrame:
+def sweep(table: Mapping[Any, list[float]], metric: str = "val/accuracy", knob: str = "lr") -> pd.DataFrame:
     """A trial for each value of a knob and each of its figures, the seeds being 0, 1, 2, ..."""
     return as_frame(
         [trial({knob: value}, seed, {metric: f}) for value, figures in table.items() for seed, f in enumerate(figures)]

@@ -1,6 +1,7 @@
 """What a report says in words is what was found, and no more."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pytest
@@ -15,7 +16,9 @@ from sweepstack.results.tables.frame import as_frame
 from .trials import row
 
 
-def sweep(table: dict[str, list[float | None]], metric: str = "val/accuracy", state: str = "FAILED") -> pd.DataFrame:
+def sweep(
+    table: Mapping[str, Sequence[float | None]], metric: str = "val/accuracy", state: str = "FAILED"
+) -> pd.DataFrame:
     """A trial for each learning rate and each of its figures, the seeds being 0, 1, 2, ...; without one, it has not
     finished."""
     trials = [(lr, seed, figure) for lr, figures in table.items() for seed, figure in enumerate(figures)]
@@ -92,7 +95,7 @@ ONLY_HIGHEST = "lr=1 has the highest validation accuracy, 0.9100 on average over
 
 @pytest.mark.parametrize("state", ["RUNNING", "KILLED", "FAILED"])
 def test_what_gave_no_figure_is_neither_worse_nor_told_apart(state: str) -> None:
-    table = {**FIGURES, "4": [None, None, None], "5": [None], "6": [None]}
+    table: dict[str, list[float | None]] = {**FIGURES, "4": [None, None, None], "5": [None], "6": [None]}
     frame = sweep(table, state=state)
     told = "it can be told apart from the 2 others that were measured; 3 other settings gave no figure."
     assert said(frame) == f"{ONLY_HIGHEST}; {told}"

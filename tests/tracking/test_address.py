@@ -50,7 +50,7 @@ def test_a_command_names_the_store_unless_every_terminal_finds_it(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///of_environment.db")
     assert own_options(None) == ["--store", f"sqlite:///{tmp_path}/of_environment.db"]
     assert own_options(default_uri()) == ["--store", default_uri()]
-    folder = database_of(own_options(None)[1]).parent / "journal" / "of_environment.db"  # type: ignore[union-attr]
+    folder = database_of(own_options(None)[1]).parent / "journal" / "of_environment.db"
     assert "--journal" not in own_options(None, folder)
     assert own_options(None, "mine")[2:] == ["--journal", f"{tmp_path}/mine"]
 

@@ -343,7 +343,7 @@ def client_is_killed_at(name: str, call: int, after: bool) -> None:
 
 
 for _name in ("create_run", "log_inputs", "log_text", "log_batch", "log_artifact", "set_terminated", "set_tag"):
-    MOMENTS[f"of a server, after {_name}"] = lambda name=_name: client_is_killed_at(
+    MOMENTS[f"of a server, after {_name}"] = lambda name=_name: client_is_killed_at(  # type: ignore[misc]
         name, 1 if name == "set_tag" else 2, after=True
     )
 
@@ -760,7 +760,7 @@ def test_sixty_four_trials_that_report_at_once_from_four_processes_lose_nothing(
         command.end()
         delivery.finish()
 
-    processes = [start_process(lambda part=part: story(part)) for part in range(4)]
+    processes = [start_process(lambda part=part: story(part)) for part in range(4)]  # type: ignore[misc]
     assert [wait_for(process) for process in processes] == [0] * 4
     names = [f"lr={number}" for number in range(64)]
     assert Counter(states(store).values()) == {"FINISHED": 64}

@@ -14,10 +14,17 @@ from sweepstack.errors import StoreError
 from sweepstack.events import Measured
 from sweepstack.journal.ledger import Ledger
 from sweepstack.tracking.lookup import Known, known, known_to_server
+from sweepstack.tracking.private import NO_TRICKS
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Finished, Measurement, Outcome, TrialState
 
 from ..stories import DIVERGED, DONE, ERROR, Command, MakeTrial, ask, content, deliver_all, fingerprint, rows
+
+
+@pytest.fixture(autouse=True)
+def directly(monkeypatch) -> None:
+    """What is compared is the direct way with MLflow's, so that it is taken in a run without tricks, too."""
+    monkeypatch.delenv(NO_TRICKS, raising=False)
 
 
 def nobody(fingerprints: Sequence[str]) -> Known:

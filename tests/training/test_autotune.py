@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from sweepstack.config.schema import RunConfig
 from sweepstack.training.data.datasets import load
+from sweepstack.training.hardware import memory_budget
 from sweepstack.training.stacked import autotune
+from sweepstack.training.stacked import build as stacked_build
 from sweepstack.trial import Choice
 
 CPU = torch.device("cpu")
@@ -83,7 +85,7 @@ def test_the_user_may_say_no_or_how_wide(digits_config, digits_run):
 def test_a_stack_is_no_wider_than_the_memory_allows(digits_config, monkeypatch):
     (config,) = rates(digits_config, 1)
     data = load(config.dataset, 0.1, CPU)
-    one = autotune.memory_budget(CPU) / autotune._fitting_width(config, data)
+    one = memory_budget(CPU) / autotune._fitting_width(config, data)
     monkeypatch.setattr(autotune, "memory_budget", lambda device: int(5.5 * one))
     choice = choose(rates(digits_config, 12))
     assert choice.width == 4  # three stacks of four rather than two of five and one of two
@@ -93,8 +95,13 @@ def test_a_stack_is_no_wider_than_the_memory_allows(digits_config, monkeypatch):
 def test_no_stack_is_as_wide_as_a_sweep_of_thousands(digits_config, digits_run, monkeypatch):
     monkeypatch.setattr(autotune, "WIDEST", 5)
     built: list[int] = []
-    build = autotune.build.build
-    monkeypatch.setattr(autotune.build, "build", lambda c, *rest: built.append(len(c)) or build(c, *rest))
+    build = stacked_build.build
+
+    def counted(configs, *rest):
+        built.append(len(configs))
+        return build(configs, *rest)
+
+    monkeypatch.setattr(stacked_build, "build", counted)
     assert choose(rates(digits_config, 12)).width == 4
     assert max(built) == 4
     assert choose(rates(digits_config, 12), run=digits_run({"launch.width": 12})).width == 12  # unless the user says so

@@ -5,7 +5,7 @@ import os
 import pickle
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,11 @@ parts = st.lists(st.integers(1, 14), min_size=1, max_size=3)
 """Steps after which a training is stopped, each counted from where it went on; an epoch of the digits has 13."""
 
 
-def adam(lr: float, **more: object) -> dict[str, object]:
+def adam(lr: float, **more: object) -> dict[str, Any]:
     return {"optimizer": {"_target_": "torch.optim.Adam", "lr": lr, **more}}
 
 
-def own(name: str, **keywords: object) -> dict[str, object]:
+def own(name: str, **keywords: object) -> dict[str, Any]:
     return {"model": {"_target_": f"{__name__}.{name}", **keywords}}
 
 
@@ -70,7 +70,7 @@ class Everything(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         hidden = torch.tanh(self.norm(self.enter(images.flatten(1))) + self.drift)
         if self.training:
-            self.drift.lerp_(hidden.detach().mean(0), 0.1)
+            self.drift.lerp_(hidden.detach().mean(0), 0.1)  # type: ignore[operator]
         return self.leave(self.drop(hidden))
 
 
@@ -84,7 +84,7 @@ def after(steps: int) -> Callable[[], bool]:
     return lambda: next(looks) >= steps
 
 
-def timeless(metrics: dict[str, float]) -> dict[str, float]:
+def timeless(metrics: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if "seconds" not in key}
 
 
@@ -114,7 +114,7 @@ def train_in_parts(config: TrialConfig, stops: Sequence[int], folder: Path) -> t
     return outcome, reports
 
 
-TRIALS = {
+TRIALS: dict[str, dict[str, Any]] = {
     "everything": {**own("Everything"), **adam(0.01), **COSINE},
     "between measurements": {**own("Everything"), **adam(0.01, amsgrad=True), "evaluate_every": 7},
     "dropout": {**MLP, "model.dropout": 0.3, **MOMENTUM, "evaluate_every": 4},
@@ -356,7 +356,7 @@ def test_a_stack_goes_on_in_parts_and_without_trials_that_were_dropped(digits_co
     trials, keeper = stopped(digits_config, tmp_path, steps)
     before = keeper.state["model"]["parameters"]["layers.1.weight"].clone()
     for chosen in (("0.0", "1.0"), ("3.0",)):
-        trials.train(keeper, lambda key, chosen=chosen: key in chosen)
+        trials.train(keeper, lambda key, chosen=chosen: key in chosen)  # type: ignore[misc]
     assert torch.equal(keeper.state["model"]["parameters"]["layers.1.weight"], before)
     assert trials.outcomes["2.0"].state is TrialState.KILLED
     for key in ("0.0", "1.0", "3.0"):
@@ -440,7 +440,7 @@ def two(folder: Path) -> tuple[Path, Path]:
 
 
 def test_what_is_kept_is_what_is_restored(tmp_path):
-    state = {
+    state: dict[str, Any] = {
         "a": torch.arange(5),
         "b": [1, 2.5, True, None, "x", (1, 2)],
         "c": {3: {"d": torch.tensor(1.0).bfloat16()}},
@@ -463,7 +463,7 @@ def spoilt(file: Path, how: str, place: int = 0) -> None:
     content = bytearray(file.read_bytes())
     if how == "flipped":
         content[place % len(content)] ^= 1 << place % 8
-    file.write_bytes({"empty": b"", "truncated": content[: place % len(content)]}.get(how, content))
+    file.write_bytes(b"" if how == "empty" else content[: place % len(content)] if how == "truncated" else content)
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -540,7 +540,7 @@ def test_nothing_but_tensors_and_plain_values_is_loaded(tmp_path, monkeypatch, w
 
 
 def test_something_else_is_no_state(tmp_path):
-    Keeper(tmp_path).save([1, 2])
+    Keeper(tmp_path).save([1, 2])  # type: ignore[arg-type]
     lines, keeper = told(tmp_path)
     assert keeper.restore() is None
     assert "holds a list" in lines[0]

@@ -1,5 +1,7 @@
 """A model is checked with images of its dataset, as it is trained and as it is evaluated, before anything trains."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -98,7 +100,7 @@ class Cached(nn.Linear):
         return super().forward(images.flatten(1) * self.scale)
 
 
-def line_of(function: object, config: TrialConfig) -> str:
+def line_of(function: Callable[[TrialConfig, str], object], config: TrialConfig) -> str:
     with pytest.raises(ConfigError) as refused:
         function(config, "cpu")
     return str(refused.value)

@@ -130,7 +130,7 @@ def test_digits_are_those_of_scikit_learn_parted_once():
     (images, labels), (test_images, test_labels) = train.tensors, test.tensors
     assert images.shape == (1437, 8, 8)
     assert test_images.shape == (360, 8, 8)
-    together = [(*image.flatten().tolist(), label) for image, label in [*train, *test]]
+    together = [(*image.flatten().tolist(), label) for image, label in [*train, *test]]  # type: ignore[misc]
     bunch = load_digits()
     assert sorted((*pixels, float(label)) for *pixels, label in together) == sorted(
         (*(pixels / 16), float(label)) for pixels, label in zip(bunch.data, bunch.target, strict=True)

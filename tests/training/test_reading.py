@@ -6,6 +6,7 @@ import random
 import struct
 import textwrap
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_items_count_and_attributes_do_not():
 
 @given(
     arrays.arrays(
-        st.sampled_from([np.float32, np.float64, np.float16, np.int64, np.uint16, np.bool_, ">f4"]),
+        st.sampled_from([np.float32, np.float64, np.float16, np.int64, np.uint16, np.bool_, ">f4"]),  # type: ignore[arg-type]
         st.tuples(st.integers(1, 5), st.just(2), st.integers(1, 3)),
         elements=st.integers(0, 1),
     ),
@@ -92,7 +93,7 @@ def test_whatever_numbers_are_given_those_are_trained_on(pixels, kind, as_tensor
     numbers = np.arange(len(pixels)) % 2
     if as_tensors:
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
-        given = TensorDataset(torch.from_numpy(pixels), torch.from_numpy(numbers.astype(kind)))
+        given: Any = TensorDataset(torch.from_numpy(pixels), torch.from_numpy(numbers.astype(kind)))
     else:
         given = list(zip(pixels[:, ::-1][:, ::-1], numbers.astype(kind), strict=True))
     images, labels = part(given, shape=pixels.shape[1:])
@@ -190,8 +191,8 @@ def test_a_shape_says_no_more_than_it_can():
             assert torch.equal(taken, images.reshape(COUNT, *shape))
     flat = TensorDataset(images.reshape(COUNT, 16), torch.tensor(LABELS))
     assert torch.equal(part(flat, shape=(1, 4, 4))[0], images[:, None])
-    for other, shape in ((images, (2, 8)), (images, (2, 2, 4)), (images.reshape(COUNT, 16), (4, 2, 2))):
-        refusal = refused(TensorDataset(other, torch.tensor(LABELS)), shape=shape)
+    for other, unfit in ((images, (2, 8)), (images, (2, 2, 4)), (images.reshape(COUNT, 16), (4, 2, 2))):
+        refusal = refused(TensorDataset(other, torch.tensor(LABELS)), shape=unfit)
         assert f"got {list(shape)}; set dataset.shape={str([*other.shape[1:]]).replace(' ', '')}, or let" in refusal
 
 
@@ -248,7 +249,7 @@ def test_images_that_are_not_understood_are_refused(images, message):
         (None, "got None; give a tensor"),
         (np.array([[object()]]), "got 'an array of object'"),
         (np.ones((4, 4)) * 1j, "not complex numbers"),
-        (np.ma.masked_array(np.ones((4, 4)), np.eye(4)), "call its filled"),
+        (np.ma.masked_array(np.ones((4, 4)), np.eye(4)), "call its filled"),  # type: ignore[arg-type]
         ([[1.0, 2.0], [3.0]], "it must be numbers, got 'list: "),
         (Image.new("P", (4, 4)), """got 'mode P'; convert it: image.convert("RGB")"""),
     ],
@@ -339,7 +340,7 @@ def test_datasets_that_are_none_are_refused(dataset, message):
 )
 def test_both_parts_can_be_scaled_alike(change, message):
     images, labels = torch.full((COUNT, 1, 4, 4), 0.9), torch.tensor(LABELS)
-    _making[0] = lambda train: TensorDataset(images if train else change(images), labels)
+    _making[0] = lambda train: TensorDataset(images if train else change(images), labels)  # type: ignore[assignment]
     config = {"_target_": f"{__name__}.made", "shape": [1, 4, 4], "classes": 2, "std": 1e-45}
     with pytest.raises(DataError) as caught:
         datasets.load(DatasetConfig.model_validate(config), 0.1, CPU)
@@ -370,10 +371,10 @@ DRAWS = {
 def test_random_items_are_the_same_at_every_load_and_told_of(draw, monkeypatch, capsys):
     monkeypatch.setattr(Noisy, "draw", staticmethod(draw))
     monkeypatch.setattr(reading, "_said", set())
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
     first, _ = part(lambda train: Noisy())
     assert torch.equal(torch.get_rng_state(), states[0])
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]  # type: ignore[index]
     assert capsys.readouterr().err == (
         f"Dataset {__name__}.made draws random numbers for its training images: they are drawn once, with a fixed "
         "seed, not again in each epoch; held-out images, and test images drawn the same way, are changed as well.\n"

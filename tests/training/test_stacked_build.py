@@ -313,7 +313,7 @@ class OwnForward(Chain):
     def __init__(self) -> None:
         super().__init__(nn.Linear(16, 16))
         layer = self.middle[0]
-        layer.forward = lambda hidden: 2 * functional.linear(hidden, layer.weight)
+        layer.forward = lambda hidden: 2 * functional.linear(hidden, layer.weight)  # type: ignore[arg-type]
 
 
 class Doubling(nn.Dropout):
@@ -352,7 +352,7 @@ class Later(Chain):
 
 def chain(middle: str) -> nn.Module:
     """A module by its name in `MIDDLES`."""
-    return Chain(*MIDDLES[middle]())
+    return Chain(*MIDDLES[middle]())  # type: ignore[misc]
 
 
 def parametrized() -> nn.Linear:
@@ -425,7 +425,7 @@ for name in NOT_STACKED:
 class SameMasks(SameDraws):
     """The same draws for all but fresh weights, which depend on the seed."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func._schema.name in ("aten::uniform_", "aten::normal_"):
             return func(*args, **(kwargs or {}))
         return super().__torch_dispatch__(func, types, args, kwargs)

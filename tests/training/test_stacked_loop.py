@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -32,11 +33,11 @@ MNIST = {
 MLP = {"model._target_": "sweepstack.training.models.MLP", "model.hidden": [32]}
 
 
-def adam(lr: float, **more: object) -> dict[str, object]:
+def adam(lr: float, **more: object) -> dict[str, Any]:
     return {"optimizer": {"_target_": "torch.optim.Adam", "lr": lr, **more}}
 
 
-def own(name: str, **keywords: object) -> dict[str, object]:
+def own(name: str, **keywords: object) -> dict[str, Any]:
     return {"model": {"_target_": f"{__name__}.{name}", **keywords}}
 
 
@@ -72,7 +73,7 @@ class Tied(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = functional.silu(self.enter(images.flatten(1)))
-        return self.leave(torch.tanh(self.second(torch.tanh(self.first(hidden * self.scale)))))
+        return self.leave(torch.tanh(self.second(torch.tanh(self.first(hidden * self.scale)))))  # type: ignore[operator]
 
 
 class Branching(nn.Linear):
@@ -102,7 +103,7 @@ class Odd(nn.Module):
         if kind == "parameter hook":
             self.enter.weight.register_hook(lambda gradient: 2 * gradient)
         if kind == "module hook":
-            self.enter.register_full_backward_hook(lambda module, grad_in, grad_out: (2 * grad_in[0],))
+            self.enter.register_full_backward_hook(lambda module, grad_in, grad_out: (2 * grad_in[0],))  # type: ignore[index]
         if kind == "eval in init":
             self.norm.eval()
 
@@ -164,7 +165,7 @@ def distance(one: Outcome, other: Outcome) -> float:
     return max(float((one.weights[name].double() - other.weights[name].double()).abs().max()) for name in one.weights)
 
 
-def without_time(metrics: dict[str, float]) -> dict[str, float]:
+def without_time(metrics: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if "seconds" not in key}
 
 
@@ -197,7 +198,7 @@ SCHEDULES = [
 ]
 
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "logistic": {**MNIST, "model.shape": [1, 28, 28]},
     "mlp": {**MNIST, **MLP, "model.hidden": [64], "model.shape": [1, 28, 28]},
     "cnn": {"dataset": MNIST["dataset"], **own("Smooth"), "validation_split": 0.92},
@@ -349,8 +350,8 @@ def test_dropout_has_its_own_mask_in_each_member_and_the_right_size(digits_confi
     assert len(set(with_masks.flatten().tolist())) == 120
     plain = digits_config({**MLP, "model.hidden": [1000], "model.dropout": 0.25})
     torch.manual_seed(plain.seed)
-    net = models.build(plain.model)
-    alone = torch.stack([functional.cross_entropy(net(images[0]), labels[0]).detach() for _ in range(120)])
+    module = models.build(plain.model)
+    alone = torch.stack([functional.cross_entropy(module(images[0]), labels[0]).detach() for _ in range(120)])
     assert float(with_masks.mean()) == pytest.approx(float(alone.mean()), abs=4 * float(alone.std()) / math.sqrt(60))
     assert float(with_masks.std()) == pytest.approx(float(alone.std()), rel=0.4)
 

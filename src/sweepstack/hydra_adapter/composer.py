@@ -14,9 +14,8 @@ import itertools
 import pickle
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
-from hydra._internal import config_loader_impl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
@@ -24,10 +23,9 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import Container, DictConfig, Node, OmegaConf, ValueNode, open_dict
 
+from sweepstack.hydra_adapter import private
 from sweepstack.hydra_adapter.output_folders import Folders
-
-if TYPE_CHECKING:
-    from hydra._internal.config_repository import CachingConfigRepository
+from sweepstack.tracking.private import tricks
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 
@@ -45,7 +43,7 @@ class Composer:
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
-        self._loader = cast("config_loader_impl.ConfigLoaderImpl", loader)
+        self._loader = loader
         self._master = master
         self._overrides: dict[str, Override] = {}
         self._groups: dict[str, bool] = {}
@@ -70,6 +68,8 @@ class Composer:
         return cfg
 
     def _compose_quickly(self, lines: Sequence[str]) -> DictConfig:
+        if not tricks():
+            raise NotQuicklyError("the public way is wanted")
         overrides = [self._parse(line) for line in lines]
         choices, values = [], []
         for line, override in zip(lines, overrides, strict=True):
@@ -82,13 +82,10 @@ class Composer:
         for override in values:
             base.check(override)
         cfg = base.copy()
-        self._loader._apply_overrides_to_config(values, cfg)
+        private.apply_overrides(self._loader, values, cfg)
         cfg.hydra.overrides.task = list(lines)
-        if (dirname := getattr(config_loader_impl, "get_overrides_dirname", None)) is not None:  # until Hydra 1.4
-            form = cfg.hydra.job.config.override_dirname
-            cfg.hydra.job.override_dirname = dirname(
-                overrides, kv_sep=form.kv_sep, item_sep=form.item_sep, exclude_keys=form.exclude_keys
-            )
+        if (dirname := private.overrides_dirname(overrides, cfg.hydra.job)) is not None:
+            cfg.hydra.job.override_dirname = dirname
         OmegaConf.copy_cache(from_config=self._master, to_config=cfg)
         return cfg
 
@@ -158,10 +155,10 @@ class Composer:
         return False
 
     @functools.cached_property
-    def _files(self) -> CachingConfigRepository:
+    def _files(self) -> Any:
         """What Hydra asks whether a key is a group."""
         overrides = cast("list[str]", OmegaConf.to_container(self._master.hydra.overrides.hydra))
-        return self._loader._parse_overrides_and_create_caching_repo(self._master.hydra.job.config_name, overrides)[1]
+        return private.config_files(self._loader, self._master.hydra.job.config_name, overrides)
 
     def _base(self, choices: tuple[str, ...]) -> _Base:
         if choices not in self._bases:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from hydra.core.utils import JobReturn, JobRuntime, JobStatus, _flush_loggers, configure_log, run_job
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import get_omega_conf_dumper
 
 from sweepstack.hydra_adapter.job_context import alone, inside
+from sweepstack.hydra_adapter.private import flush_loggers
 
 
 def begin_job(context: HydraContext, cfg: DictConfig) -> None:
@@ -28,7 +29,7 @@ def begin_job(context: HydraContext, cfg: DictConfig) -> None:
     files, and its start for Hydra's callbacks."""
     with _in_folder(cfg):
         context.callbacks.on_job_start(config=cfg, task_function=lambda _: None)
-        _flush_loggers()
+        flush_loggers()
 
 
 def finish_job(
@@ -69,7 +70,7 @@ def finish_job(
             job.return_value = error
             job.status = JobStatus.FAILED
         job.task_name = JobRuntime.instance().get("name")
-        _flush_loggers()
+        flush_loggers()
         context.callbacks.on_job_end(config=cfg, job_return=job)
         return job
 

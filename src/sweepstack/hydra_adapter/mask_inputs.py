@@ -3,15 +3,14 @@ config, writes it into a folder or hands it to anybody."""
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from omegaconf import Container, DictConfig, ListConfig, Node
+from omegaconf import Container, ListConfig, Node
 
+from sweepstack.hydra_adapter.private import change_each_config
 from sweepstack.masking import MASK, hide, reveal
 
 
@@ -29,18 +28,7 @@ def hide_typed() -> None:
 
 def hide_composed() -> None:
     """From now on Hydra composes configs without secrets, in this process and for every launcher."""
-    load: Callable[..., DictConfig] = ConfigLoaderImpl.load_configuration
-    if getattr(load, "hides", False):
-        return
-
-    @functools.wraps(load)
-    def hiding(*args: Any, **extra: Any) -> DictConfig:
-        config = load(*args, **extra)
-        _hide_in(config)
-        return config
-
-    hiding.hides = True  # type: ignore[attr-defined]
-    ConfigLoaderImpl.load_configuration = hiding  # type: ignore[method-assign]
+    change_each_config(_hide_in)
 
 
 def _hide_in(node: Node | None) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter.job_context import inside
+from sweepstack.hydra_adapter.private import arguments_parser
 
 NOT_TOGETHER = ("run", "multirun", "cfg", "info", "shell_completion")
 
@@ -46,7 +46,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
         ConfigError: flags that cannot stand together.
     """
     _asked.clear()
-    known: Namespace = get_args_parser().parse_args(list(arguments))
+    known: Namespace = arguments_parser().parse_args(list(arguments))
     if known.help or known.hydra_help:
         return list(arguments)
     given = [f"--{name.replace('_', '-')}" for name in NOT_TOGETHER if getattr(known, name) not in (None, False)]

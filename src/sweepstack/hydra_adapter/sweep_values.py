@@ -12,9 +12,8 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hydra._internal.grammar import grammar_functions
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.core.override_parser.types import (
     ChoiceSweep,
@@ -29,9 +28,7 @@ from hydra.core.override_parser.types import (
 )
 
 from sweepstack.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from hydra._internal.grammar.functions import Functions
+from sweepstack.hydra_adapter import private
 
 MOST_JOBS = 100_000
 """Of one sweep: the jobs are composed and planned in memory before the first one trains, at about 10 kB each."""
@@ -191,7 +188,7 @@ def _sort(*arguments: Any, **named: Any) -> Any:
     sweep = named.get("sweep") or (arguments[0] if len(arguments) == 1 else None)
     if isinstance(sweep, RangeSweep):
         return _sorted_range(sweep, bool(named.get("reverse")))
-    found = grammar_functions.sort(*arguments, **named)
+    found = private.sort(*arguments, **named)
     if isinstance(found, ChoiceSweep):
         found.shuffle = False
     return found
@@ -206,7 +203,7 @@ def _sorted_range(sweep: RangeSweep, reverse: bool) -> Sweep:
 
 
 @functools.cache
-def _functions() -> Functions:
+def _functions() -> Any:
     functions = create_functions()
     functions.functions["sort"] = _sort
     return functions

@@ -17,6 +17,7 @@ from sweepstack.config.parsing import parse
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import StoreError, UserError, one_line
 from sweepstack.files.scratch import scratch
+from sweepstack.tracking.private import tricks
 from sweepstack.tracking.rows import FINGERPRINT_TAG
 from sweepstack.tracking.store import Store
 from sweepstack.trial import PREDICTIONS
@@ -164,7 +165,7 @@ def place(store: Store, run_id: str) -> Place | None:
 
 def _ask(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Place] | None:
     """An sqlite store is asked directly, as in `finished`; None where that cannot be done."""
-    if store.database is None:
+    if store.database is None or not tricks():
         return None
     with (
         contextlib.suppress(sqlite3.Error),

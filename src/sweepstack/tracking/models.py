@@ -16,6 +16,7 @@ from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.tracking.address import connectable
 from sweepstack.tracking.artifacts import local_folder
+from sweepstack.tracking.private import as_tracking_uri
 from sweepstack.tracking.rows import VERSION_TAG
 from sweepstack.tracking.runs import Record
 from sweepstack.tracking.store import Store
@@ -161,7 +162,6 @@ def _save(
 
 def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -> int:
     from mlflow.exceptions import MlflowException
-    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 
     client = store.client
     tags = {VERSION_TAG: run.tags.get(VERSION_TAG, "")}
@@ -172,7 +172,7 @@ def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -
             raise
     with (
         connectable(store.uri) as address,
-        _use_tracking_uri(address),
+        as_tracking_uri(address),
     ):  # MLflow looks for a model's files in the store of the environment
         made = client.create_model_version(name, f"models:/{model_id}", run.row.run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, alias, made.version)

@@ -31,6 +31,7 @@ from sweepstack.tracking.address import (
     resolve_uri,
     sqlite_uri,
 )
+from sweepstack.tracking.private import import_sqlite_store, make_database, one_transaction
 from sweepstack.tracking.relocation import ARTIFACTS, follow_move, moved_from
 from sweepstack.tracking.rows import ID_TAG, OURS, SWEEP_TAG, Row, member_tag, newest, row_of, sweeps_of
 
@@ -102,29 +103,9 @@ class Store:
         if self.database is None:
             yield
             return
-        from sqlalchemy.orm import Session
-
-        store = self.client._tracking_client.store  # before the lock, which making the database takes too
-        with self.writing(), store.engine.connect() as connection:
-            # What MLflow sets for each session, and foreign keys not inside a transaction.
-            for setting in ("foreign_keys = ON", "busy_timeout = 20000", "case_sensitive_like = true"):
-                connection.exec_driver_sql(f"PRAGMA {setting}")
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-            @contextlib.contextmanager
-            def session(read_only: bool = True) -> Iterator[Session]:
-                self._check_whole(connection)
-                with Session(connection, join_transaction_mode="create_savepoint") as session:
-                    yield session
-                    session.commit()
-
-            of_mlflow, store.ManagedSessionMaker = store.ManagedSessionMaker, session
-            try:
-                yield
-                self._check_whole(connection)
-                connection.commit()
-            finally:
-                store.ManagedSessionMaker = of_mlflow
+        client = self.client  # before the lock, which making the database takes too
+        with self.writing(), one_transaction(client, self._check_whole):
+            yield
 
     def _check_whole(self, connection: Connection) -> None:
         """A full disk, for one, makes sqlite undo a transaction on its own; what follows would be written piecemeal."""
@@ -145,7 +126,7 @@ class Store:
             _ = self.client
         else:
             _import_client()
-            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+            import_sqlite_store()
 
     @property
     def client(self) -> MlflowClient:
@@ -178,16 +159,13 @@ class Store:
         with self.writing():
             if has_content(self.database):
                 return
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
             file = self._file
             aside = file.with_name(f".{file.name}.new")
             for end in ("", *BESIDE):
                 leftover = regular_database(aside.with_name(f"{aside.name}{end}"))
                 leftover.unlink(missing_ok=True)
             with connectable(sqlite_uri(aside)) as address:
-                made = SqlAlchemyStore(address, (file.parent / ARTIFACTS).as_uri())
-                made.engine.dispose()
+                make_database(address, (file.parent / ARTIFACTS).as_uri())
             if move_new(aside, file):
                 return
             if not has_content(file):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from sweepstack.errors import StoreError, one_line
 from sweepstack.files.scratch import scratch
+from sweepstack.tracking.private import delete_artifacts
 from sweepstack.tracking.store import Store
 
 SUMMARY_TAG = "sweepstack.summary"
@@ -30,7 +31,7 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
     """
     try:
         run_id = _run_of(store, sweep, experiment_id)
-        store.client._tracking_client._get_artifact_repo(run_id).delete_artifacts(PLOTS)
+        delete_artifacts(store.client, run_id, PLOTS)
         with scratch() as aside:
             for name, content in files.items():
                 path = aside / name

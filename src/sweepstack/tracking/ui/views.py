@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from sweepstack.masking import reveal
+from sweepstack.tracking.private import server_version
 from sweepstack.tracking.rows import OBJECTIVES, SWEEP_TAG, Row, member_tag
 from sweepstack.tracking.store import Store
 
@@ -72,11 +73,7 @@ def _version(store: Store) -> tuple[int, int]:
     """Of the MLflow that serves the UI."""
     text = importlib.metadata.version("mlflow")
     if store.uri.startswith("http"):
-        from mlflow.utils.credentials import get_default_host_creds
-        from mlflow.utils.rest_utils import http_request
-
-        creds = get_default_host_creds(reveal(store.uri))
-        text = http_request(creds, "/version", "GET", max_retries=0, timeout=5).text
+        text = server_version(reveal(store.uri))
     major, minor, *_ = text.split(".")
     return int(major), int(minor)
 

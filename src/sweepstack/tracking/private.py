@@ -1,0 +1,158 @@
+"""What touches private parts of MLflow in Python, in one place. (`lookup`, `artifacts`, `experiments`, `address` and
+`relocation` read its tables in SQL; the first two fall back to its client.)
+
+Each function says what it does, why, and which public way it falls back to. All were tried with MLflow 3.17.2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from sqlalchemy import Connection
+
+NO_TRICKS = "SWEEPSTACK_NO_TRICKS"
+"""The environment variable with which the tests take the public way wherever there is one."""
+MOST_VALUES = 25_000
+"""Values that MLflow gives in one answer about many runs, at most."""
+
+
+def tricks() -> bool:
+    """Whether private parts may be used where there is a public way, too."""
+    return not os.environ.get(NO_TRICKS)
+
+
+def import_sqlite_store() -> None:
+    """Imports what the client of an sqlite store imports at its first use, so that the import runs beside other work.
+    Without it, that first use takes longer."""
+    if tricks():
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+def make_database(address: str, artifacts: str) -> None:
+    """Makes the tables of a new sqlite store.
+
+    There is no public way: `MlflowClient` cannot be told where the artifacts of experiment 0 belong.
+
+    Args:
+        address: of the database, as SQLAlchemy takes it.
+        artifacts: address of the folder of its artifacts.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(address, artifacts).engine.dispose()
+
+
+@contextlib.contextmanager
+def one_transaction(client: MlflowClient, check: Callable[[Connection], None]) -> Iterator[None]:
+    """Writes all that the block writes through the client of an sqlite store in one transaction, or nothing of it.
+
+    MLflow's store opens a session for each call, from `ManagedSessionMaker`; here that gives sessions inside of one
+    connection. The public way is a transaction for each call, twelve for a trial, each of which waits for the disk;
+    a delivery that is killed in between repeats them, which is harmless.
+
+    Args:
+        check: called before each use of the connection and before the commit; raises when its transaction is gone.
+    """
+    if not tricks():
+        yield
+        return
+    from sqlalchemy.orm import Session
+
+    store: Any = client._tracking_client.store
+    with store.engine.connect() as connection:
+        # What MLflow sets for each session, and foreign keys not inside a transaction.
+        for setting in ("foreign_keys = ON", "busy_timeout = 20000", "case_sensitive_like = true"):
+            connection.exec_driver_sql(f"PRAGMA {setting}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        @contextlib.contextmanager
+        def session(read_only: bool = True) -> Iterator[Session]:
+            check(connection)
+            with Session(connection, join_transaction_mode="create_savepoint") as session:
+                yield session
+                session.commit()
+
+        of_mlflow, store.ManagedSessionMaker = store.ManagedSessionMaker, session
+        try:
+            yield
+            check(connection)
+            connection.commit()
+        finally:
+            store.ManagedSessionMaker = of_mlflow
+
+
+def metric_histories(client: MlflowClient, run_ids: Sequence[str], metric: str) -> list[tuple[str, Metric]]:
+    """The values of a metric in many runs, each with its run, by one query or request.
+
+    The public way asks for run after run, which takes minutes for a sweep of thousands; it is taken where the bulk
+    answer is not there, or is cut off.
+
+    Args:
+        run_ids: at most 100, as many as a server takes at once.
+    """
+    behind: Any = client._tracking_client.store
+    found: list[tuple[str, Metric]] | None = None
+    if tricks() and hasattr(behind, "get_metric_history_bulk"):
+        found = [(one.run_id, one) for one in behind.get_metric_history_bulk(run_ids, metric, MOST_VALUES)]
+    elif tricks() and hasattr(behind, "get_host_creds"):
+        found = _by_request(behind.get_host_creds(), run_ids, metric)
+    if found is None or len(found) == MOST_VALUES:
+        return [(run_id, value) for run_id in run_ids for value in client.get_metric_history(run_id, metric)]
+    return found
+
+
+def _by_request(credentials: Any, run_ids: Sequence[str], metric: str) -> list[tuple[str, Metric]]:
+    from mlflow.entities import Metric
+    from mlflow.utils.rest_utils import http_request_safe
+
+    answer = http_request_safe(
+        credentials,
+        "/ajax-api/2.0/mlflow/metrics/get-history-bulk",
+        "GET",
+        params={"run_id": list(run_ids), "metric_key": metric, "max_results": MOST_VALUES},
+    )
+    return [
+        (one["run_id"], Metric(one["key"], float(one["value"]), one["timestamp"], one["step"]))
+        for one in answer.json()["metrics"]
+    ]
+
+
+def delete_artifacts(client: MlflowClient, run_id: str, folder: str) -> None:
+    """Deletes a folder among a run's artifacts. There is no public way: MLflow's client only adds artifacts."""
+    client._tracking_client._get_artifact_repo(run_id).delete_artifacts(folder)
+
+
+def server_version(address: str) -> str:
+    """The version of MLflow on a server. There is no public way: no client asks for it."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    return str(http_request(get_default_host_creds(address), "/version", "GET", max_retries=0, timeout=5).text)
+
+
+@contextlib.contextmanager
+def as_tracking_uri(address: str) -> Iterator[None]:
+    """MLflow looks for a model's files in the store that the process is set to; so it is set to this one meanwhile.
+
+    The public way sets it and sets it back by name, after which a process that took its store from its environment
+    has that store set for good.
+    """
+    import mlflow
+    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
+
+    if tricks():
+        with _use_tracking_uri(address):
+            yield
+        return
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(address)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
