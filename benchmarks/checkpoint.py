@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from stack import RATES, TRAIN, configs, process, spread
 
-from sweepstack.training.checkpoint import Keeper
-from sweepstack.training.data.datasets import load
+from sweepstack.training.checkpoint import CheckpointManager
+from sweepstack.training.data.datasets import load_data
 from sweepstack.training.stacked import build
-from sweepstack.training.stacked.loop import Reader, train_stack
+from sweepstack.training.stacked.loop import Listener, train_stack
 
 GOAL = 1.03
 WITHOUT, DEFAULT, ALWAYS = "checkpoint.every=1e9", "default", "checkpoint.every=0"
@@ -60,7 +60,7 @@ def measure(title: str, sweep: tuple[str, ...], rounds: int, store: Path) -> Non
         print(f"| {title} | {setting} | {statistics.median(taken[setting]):.2f} | {median} |", flush=True)
 
 
-class Timed(Keeper):
+class Timed(CheckpointManager):
     """Counts what saving takes, the copies to the host included."""
 
     saves = 0
@@ -81,11 +81,11 @@ def share(model: str, optimizer: str, epochs: int, every: float) -> str:
         one.model_copy(update={"epochs": epochs, "optimizer": one.optimizer.model_copy(update=keywords)})
         for one in base
     ]
-    data = load(trials[0].dataset, 0.1, torch.device("cpu"))
-    readers = [[Reader(one, lambda measurement: None, lambda outcome: None, str(n))] for n, one in enumerate(trials)]
+    data = load_data(trials[0].dataset, 0.1, torch.device("cpu"))
+    readers = [[Listener(one, lambda measurement: None, lambda outcome: None, str(n))] for n, one in enumerate(trials)]
     with tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as folder:
         keeper = Timed(Path(folder, "kept"), every)
-        stack = build.build(trials, data.images.shape[1:], data.device)
+        stack = build.build_stacked_model(trials, data.images.shape[1:], data.device)
         began = time.perf_counter()
         train_stack(readers, data, stack, keeper)
         taken = time.perf_counter() - began

@@ -17,7 +17,7 @@ import torch
 from tutorial import Tutorial
 
 from sweepstack.config.schema import TrialConfig
-from sweepstack.training.data.datasets import load
+from sweepstack.training.data.datasets import load_data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads
 from sweepstack.training.trainer import train
 
@@ -38,7 +38,7 @@ CONFIG = TrialConfig.model_validate(
 
 def seconds_per_epoch(config: TrialConfig) -> tuple[float, float]:
     """Mean over the epochs, and the accuracy at the end."""
-    data = load(config.dataset, config.validation_split, torch.device("cpu"))
+    data = load_data(config.dataset, config.validation_split, torch.device("cpu"))
     torch.set_num_threads(choose_threads(config, None))
     began = time.perf_counter()
     measured: list[float] = []

@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 
 from sweepstack.config.schema import TrialConfig
-from sweepstack.training.data.datasets import Data, load
+from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.hardware import ALL_THREADS
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.model import StackedModel
@@ -154,7 +154,7 @@ def endless(data: Data, model: StackedModel | SingleModel) -> Iterator[tuple[tor
 
 def step_seconds(data: Data, width: int, model: str) -> float:
     """One step of a stack, with the threads that are set."""
-    members = build.build(configs(width, model), [1, 28, 28], CPU)
+    members = build.build_stacked_model(configs(width, model), [1, 28, 28], CPU)
     batches = endless(data, members)
     return timed(lambda: members.step(*next(batches)))
 
@@ -189,7 +189,7 @@ def products_seconds(width: int, model: str) -> float:
 
 
 def steps(runs: int, plot: Path | None) -> None:
-    data = load(configs(1, "logistic")[0].dataset, 0.1, CPU)
+    data = load_data(configs(1, "logistic")[0].dataset, 0.1, CPU)
     print(f"\nA step at batch 100, logistic regression and an MLP with 64 units, {ALL_THREADS} threads")
     for model in MODELS:
         torch.set_num_threads(ALL_THREADS)

@@ -30,10 +30,10 @@ import torch
 from sweepstack.config.parsing import parse
 from sweepstack.errors import StoreError
 from sweepstack.journal.ledger import Ledger
-from sweepstack.tracking.lookup import known_to_server
+from sweepstack.tracking.lookup import lookup_on_server
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.delivery import Delivery, deliver_what_is_left
-from sweepstack.training.checkpoint import Keeper
+from sweepstack.training.checkpoint import CheckpointManager
 from sweepstack.trial import Trial
 
 from .stories import DIVERGED, DONE, ERROR, Command, fingerprint, points, rows, states
@@ -125,7 +125,7 @@ def go_on(store: Store, ledger: Ledger) -> None:
         command.lock.release()
         raise
     left = [*claim.entries, *(entry for _, found in claim.resumed for entry in found.values())]
-    settled = known_to_server(store, [one.fingerprint for one in trials()]).finished  # as `Recording.claim` asks
+    settled = lookup_on_server(store, [one.fingerprint for one in trials()]).finished  # as `Session.claim` asks
     ledger.release(command.number, [one.trial for one in claim.entries if one.trial.fingerprint in settled])
     left = [one for one in left if one.stack is not None or one.trial.fingerprint not in settled]
     for entry in (entry for entry in left if entry.session == command.number):
@@ -193,7 +193,7 @@ def play(prepared: Path, folder: Path, target: str, rng: random.Random) -> tuple
 def play_checkpoint(folder: Path, rng: random.Random) -> tuple[str, str, str]:
     folder.mkdir()
     said: list[str] = []
-    keeper = Keeper(folder / "kept", every=0, say=said.append)
+    keeper = CheckpointManager(folder / "kept", every=0, say=said.append)
     for step in (1, 2):
         keeper.save({"step": step, "weights": torch.arange(500.0) * step})
     name = rng.choice(("latest.pt", "previous.pt"))

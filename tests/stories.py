@@ -22,7 +22,7 @@ from sweepstack.journal.entries import composition_of, entries
 from sweepstack.journal.files import keep_file
 from sweepstack.journal.ledger import Ledger
 from sweepstack.journal.log import Journal
-from sweepstack.journal.replay import Fold
+from sweepstack.journal.replay import Replay
 from sweepstack.planning.classify import Resume, Reuse, Train, WaitFor, classify
 from sweepstack.planning.known_trials import Composition, Entry
 from sweepstack.tracking.rows import Row
@@ -76,7 +76,7 @@ class Command:
     def __init__(self, ledger: Ledger, experiment: str = "train") -> None:
         self.ledger = ledger
         self.number, self.lock = ledger.open(experiment)
-        self.journal, self.fold = Journal(ledger.journal(self.number)), Fold()
+        self.journal, self.fold = Journal(ledger.journal(self.number)), Replay()
 
     def claim(self, *trials: Trial, again: bool = False) -> Claim:
         known = self.ledger.claim(self.number, trials, again)

@@ -21,13 +21,13 @@ from PIL import Image
 
 from sweepstack.cli.main import main
 from sweepstack.config import code_digest
-from sweepstack.inference.classifier import ABOUT
+from sweepstack.inference.classifier import METADATA_FILE
 from sweepstack.results import reproduce
 from sweepstack.results.selection.predictions import right
 from sweepstack.tracking.artifacts import artifact, predictions
 from sweepstack.tracking.models import files, registered, version
 from sweepstack.tracking.rows import Row
-from sweepstack.tracking.runs import Record, find
+from sweepstack.tracking.runs import Record, find_run
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import record_summary
 from sweepstack.training.data.datasets import digits
@@ -241,7 +241,7 @@ def edited(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, text: str) -> It
     file = terminal.folder / "net_of_a_user.py"
 
     def forget() -> None:
-        code_digest._digest.cache_clear()
+        code_digest._digest_of.cache_clear()
         for name in ("net_of_a_user", "parts_of_a_user"):
             sys.modules.pop(name, None)
 
@@ -311,7 +311,7 @@ def test_pictures_are_classified_in_three_formats(terminal: Terminal, best: Resu
 def test_a_model_of_another_version_is_a_line(terminal: Terminal, best: Result, seven: Path) -> None:
     store = terminal.store
     with files(store, version(store, "digits", "best")) as folder:
-        (about,) = folder.rglob(ABOUT)
+        (about,) = folder.rglob(METADATA_FILE)
     text = about.read_text()
     about.write_text(json.dumps({**json.loads(text), "of": "another version"}))
     done = sweepstack(terminal, "predict", str(seven))
@@ -488,7 +488,7 @@ def test_what_was_trained_alone_is_equal_bit_for_bit(
 
 def test_what_does_not_end_the_same_is_told_with_its_figures(terminal: Terminal) -> None:
     store: Store = terminal.store
-    one, other = (find(store, name) for name in ("lr=0.3", "lr=0.01"))
+    one, other = (find_run(store, name) for name in ("lr=0.3", "lr=0.01"))
     found = reproduce.compare(store, one, store, other)
     assert not found.equal
     assert found.how == "it is not the same trial any more: the config has changed"
@@ -505,7 +505,7 @@ def changed(run: Record, trained: str = "stacked, 2 trajectories wide, 1 thread 
 
 def test_what_is_allowed_to_differ_depends_on_how_it_was_trained(terminal: Terminal, own: Row) -> None:
     store = terminal.store
-    alone, loss = find(store, own.run_id), own.metrics["test/loss"]
+    alone, loss = find_run(store, own.run_id), own.metrics["test/loss"]
     found = reproduce.compare(store, alone, store, changed(alone, test_loss=loss * 1.000001))
     assert (found.equal, found.how) == (False, "it was trained by the plain trainer, so every bit counts")
     other_company = replace(alone, tags={**alone.tags, "recomposed": "a stack of 2 failed"})
@@ -523,7 +523,7 @@ def test_what_is_allowed_to_differ_depends_on_how_it_was_trained(terminal: Termi
 
 def test_weights_far_apart_are_not_equal_though_the_figures_are(terminal: Terminal) -> None:
     store = terminal.store
-    one, other = (changed(find(store, name)) for name in ("lr=0.3", "lr=0.01"))
+    one, other = (changed(find_run(store, name)) for name in ("lr=0.3", "lr=0.01"))
     found = reproduce.compare(
         store, one, store, replace(other, row=replace(other.row, metrics=one.row.metrics), tags=one.tags)
     )
@@ -535,7 +535,7 @@ def test_weights_far_apart_are_not_equal_though_the_figures_are(terminal: Termin
 def test_kinks_are_named_where_a_network_with_relu_is_not_equal(terminal: Terminal) -> None:
     store = terminal.store
     (row,) = [row for row in store.rows("all") if row.state == "FAILED"]
-    run = find(store, row.run_id)
+    run = find_run(store, row.run_id)
     found = reproduce.compare(store, changed(run, train_loss=1.0), store, changed(run, train_loss=1.1))
     assert not found.equal
     assert found.differences[-1] == reproduce.KINKS

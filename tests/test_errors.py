@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from sweepstack.errors import ConfigError, UserError, one_line, typed
+from sweepstack.errors import ConfigError, UserError, as_typed, one_line
 from sweepstack.streams import HoldingErrors
 
 from .terminal import ROOT
@@ -74,7 +74,7 @@ def test_a_full_disk_is_told_as_one_whatever_library_meets_it(tmp_path: Path, li
 
 @pytest.mark.parametrize("word", ["a b", "it's", "\x1b[2J'\\n", "two\nlines", "größe \u202e", "[0.1]"])
 def test_a_command_that_is_printed_can_be_typed(word: str) -> None:
-    line = typed(["printf", "%s", word])
+    line = as_typed(["printf", "%s", word])
     assert line.isprintable()
     assert subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout.decode() == word
 

@@ -205,8 +205,8 @@ OURS_TRAIN = [
     ("sweepstack.execution.scheduler.identify", UnicodeDecodeError("utf-8", b"", 0, 1, "planted")),
     ("sweepstack.execution.session.Journal", AttributeError("planted")),
     ("sweepstack.execution.session.ledger_of", sqlite3.ProgrammingError("planted")),
-    ("sweepstack.execution.session.Recording.claim", RecursionError("planted")),
-    ("sweepstack.execution.session.Recording.keep_plan", StopIteration("planted")),
+    ("sweepstack.execution.session.Session.claim", RecursionError("planted")),
+    ("sweepstack.execution.session.Session.keep_plan", StopIteration("planted")),
     ("sweepstack.hydra_adapter.launcher._prepare", OSError("planted")),
     ("sweepstack.execution.scheduler._keep_files", NotImplementedError("planted")),
 ]
@@ -216,7 +216,7 @@ OURS_COMMANDS = [
     (("table", "--by-seed"), "sweepstack.results.tables.grouping.by_seed", ZeroDivisionError("planted")),
     (("report",), "sweepstack.results.reporting.report.report", ValueError("planted")),
     (("show", "lr=0.1"), "sweepstack.results.show.shown", RuntimeError("planted")),
-    (("repro", "lr=0.1"), "sweepstack.results.reproduce.command", LookupError("planted")),
+    (("repro", "lr=0.1"), "sweepstack.results.reproduce.repro_command", LookupError("planted")),
     (("sync",), "sweepstack.tracking.writer.delivery.deliver_what_is_left", OSError("planted")),
     (("register",), "sweepstack.results.register.register", AttributeError("planted")),
 ]

@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 
 from sweepstack.events import Event
-from sweepstack.journal.schema import STEPS
-from sweepstack.planning.known_trials import LEFT, OPEN, SETTLED
+from sweepstack.journal.schema import UPGRADES
+from sweepstack.planning.known_trials import CLAIMED, INTERRUPTED, SETTLED
 from sweepstack.trial import TrialState
 
 ROOT = Path(__file__).parents[1]
@@ -34,12 +34,12 @@ def drawn(title: str) -> set[str]:
 
 
 def test_every_state_of_a_trial_is_named() -> None:
-    assert named("A trial in the ledger") == {OPEN, LEFT, SETTLED}
+    assert named("A trial in the ledger") == {CLAIMED, INTERRUPTED, SETTLED}
     assert named("How a trial ends") == {str(state) for state in TrialState}
 
 
 def test_every_number_that_tells_how_a_session_ended_is_named() -> None:
-    (comment,) = re.findall(r"ended INTEGER .*-- (.*)", "\n".join(map(str, STEPS[0])))
+    (comment,) = re.findall(r"ended INTEGER .*-- (.*)", "\n".join(map(str, UPGRADES[0])))
     numbers = {0, *map(int, re.findall(r"(\d):", comment))}
     assert {int(number) for number in re.findall(r"`ended = (\d)`", section("A session"))} == numbers
 

@@ -41,7 +41,7 @@ def root() -> Path:
 
 
 def split() -> tuple[Tensor, Tensor]:
-    """Indices to train on and indices held out: those of `sweepstack.training.data.datasets.load(..., 0.1, ...)`."""
+    """Indices to train on and indices held out: those of `load_data(..., 0.1, ...)`."""
     order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(SPLIT_SEED))
     return order[HELD_OUT:].sort().values, order[:HELD_OUT].sort().values
 

@@ -25,7 +25,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sweepstack.errors import StoreError, printable, typed
+from sweepstack.errors import StoreError, as_typed, printable
 from sweepstack.exits import FAILED, INTERRUPTED, OK, TERMINATED, WAITING, ending
 from sweepstack.faults import Whose, is_signal, judge
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
@@ -214,7 +214,7 @@ def _print_next(*commands: list[str]) -> None:
     beside = Path(sys.executable).with_name("sweepstack")
     program = "sweepstack" if shutil.which("sweepstack") or not beside.exists() else str(beside)
     for title, *words in commands:
-        print(f"{title + ':':<9} {typed([program, *words])}")
+        print(f"{title + ':':<9} {as_typed([program, *words])}")
     if any(has_masks(word) for words in commands for word in words):
         print(f"          ({MASK} stands for the password; MLFLOW_TRACKING_URI can hold the whole address)")
 

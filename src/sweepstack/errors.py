@@ -93,7 +93,7 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in mask(text))
 
 
-def typed(words: Iterable[str]) -> str:
+def as_typed(words: Iterable[str]) -> str:
     """A command as it can be typed into a shell; control characters are written as bash's `$'...'` reads them."""
     return " ".join(shlex.quote(word) if word.isprintable() else f"$'{_escaped(word)}'" for word in words)
 
@@ -106,11 +106,11 @@ def _escaped(word: str) -> str:
 def one_line(error: BaseException | str) -> str:
     """An exception, or a text, as one printable line that is not too long for a terminal."""
     full = full_disk(error) if isinstance(error, BaseException) else ""
-    text = full or re.sub(r"\s+", " ", mask(_text(error))).strip().rstrip(".;") or type(error).__name__
+    text = full or re.sub(r"\s+", " ", mask(_message(error))).strip().rstrip(".;") or type(error).__name__
     return printable(text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 3]}...")
 
 
-def _text(error: BaseException | str) -> str:
+def _message(error: BaseException | str) -> str:
     try:
         return str(error)
     except Exception as trouble:  # somebody's __str__
@@ -130,7 +130,7 @@ def full_disk(error: BaseException) -> str:
         if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
             file = f"for {each.filename}" if each.filename else "for a file"
             return f"the disk is full: there is no room {file}; make room there, or choose another place"
-    if any(words in _text(each).lower() for each in seen for words in FULL_DISK):
+    if any(words in _message(each).lower() for each in seen for words in FULL_DISK):
         return "the disk is full: a file could not be written; make room there, or choose another place"
     return ""
 

@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass
 
 from sweepstack.errors import UserError, full_disk, printable
-from sweepstack.faults import Fault, Whose, judge, told
+from sweepstack.faults import Fault, Whose, describe_error, judge
 
 OK, FAILED, USER_ERROR, WAITING, INTERRUPTED, READER_GONE, TERMINATED = 0, 1, 2, 3, 130, 141, 143
 """Exit codes: all is well; a trial failed, or a fault of ours; something needs to be fixed first; all was trained, and
@@ -29,9 +29,9 @@ def ending(error: BaseException) -> Ending:
         return Ending(READER_GONE, ())
     fault = judge(error)
     if fault.whose is Whose.OURS:
-        return Ending(FAILED, (f"error: {told(error)} (not your mistake; {_kept(error)})",))
+        return Ending(FAILED, (f"error: {describe_error(error)} (not your mistake; {_kept(error)})",))
     if fault.whose is Whose.CODE:
-        return Ending(USER_ERROR, (f"error: {told(error)} (in your {fault.where}; {_kept(error)})",))
+        return Ending(USER_ERROR, (f"error: {describe_error(error)} (in your {fault.where}; {_kept(error)})",))
     if isinstance(error, UserError):
         return Ending(USER_ERROR, tuple(f"error: {part}{_came_of(part)}" for part in error.errors))
     return Ending(USER_ERROR, (f"error: {_of_others(error, fault)}",))
@@ -46,11 +46,12 @@ def _of_others(error: BaseException, fault: Fault) -> str:
     if full := full_disk(error):
         return printable(full)
     if not isinstance(error, OSError):
-        return f"{told(error)}; the memory of this machine is full: make room, or take less at a time"
+        return f"{describe_error(error)}; the memory of this machine is full: make room, or take less at a time"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return f"too many files are open ({error.strerror}); raise the limit with ulimit -n"
     if error.filename is None:
-        return f"{told(error)}: something that was written to or read from does not work; check the disk and its mounts"
+        what = "something that was written to or read from does not work"
+        return f"{describe_error(error)}: {what}; check the disk and its mounts"
     return printable(
         f"{error.filename} cannot be used ({error.strerror}); correct that, or choose another place for it"
     )

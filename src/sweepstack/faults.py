@@ -19,7 +19,7 @@ from types import FrameType
 from sweepstack.errors import UserError, full_disk, one_line
 
 PACKAGE = Path(__file__).resolve().parent
-OURS = (f"{PACKAGE}{os.sep}", f"{PACKAGE.parent / 'hydra_plugins' / 'sweepstack'}{os.sep}")
+OWN_FOLDERS = (f"{PACKAGE}{os.sep}", f"{PACKAGE.parent / 'hydra_plugins' / 'sweepstack'}{os.sep}")
 READERS = ("hydra", "omegaconf", "yaml", "antlr4")
 """Packages that read what was typed and what stands in config files."""
 READING = {"load_configuration", "load_sweep_config", "parse_overrides", "parse_override", "parse_rule", "load_config"}
@@ -71,7 +71,7 @@ def contained() -> Iterator[None]:
     except BaseException as error:
         if is_signal(error) or not _in_user_code(error):
             raise
-        raise LeftError(f"the code ends the program: {told(error)}") from error
+        raise LeftError(f"the code ends the program: {describe_error(error)}") from error
 
 
 def judge(error: BaseException) -> Fault:
@@ -90,7 +90,7 @@ def judge(error: BaseException) -> Fault:
     return Fault(Whose.OURS, direct=direct)
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An exception in words, one line: its type and what it says."""
     text = full_disk(error)
     if text or isinstance(error, UserError | LeftError):
@@ -104,8 +104,12 @@ def reason(error: BaseException) -> str:
     """Why a trial failed: the exception, and the place in the user's own code if it is there."""
     fault = judge(error)
     if fault.where:
-        return f"{told(error)} (in your {fault.where})"
-    return f"{told(error)} (not your mistake)" if fault.whose is Whose.OURS and fault.direct else told(error)
+        return f"{describe_error(error)} (in your {fault.where})"
+    return (
+        f"{describe_error(error)} (not your mistake)"
+        if fault.whose is Whose.OURS and fault.direct
+        else describe_error(error)
+    )
 
 
 _NOBODY: tuple[Whose | None, str, bool] = (None, "", True)
@@ -154,12 +158,12 @@ def _whose_file(name: str) -> Whose | None:
     if name.startswith("<"):
         return None
     file = os.path.realpath(name)
-    if file.startswith(OURS):
+    if file.startswith(OWN_FOLDERS):
         return Whose.OURS
-    return None if _is_installed(file) else Whose.CODE
+    return None if _is_installed_file(file) else Whose.CODE
 
 
-def _is_installed(file: str) -> bool:
+def _is_installed_file(file: str) -> bool:
     return bool({"site-packages", "dist-packages"} & {*Path(file).parts}) or _is_of_python(file)
 
 

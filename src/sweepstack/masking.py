@@ -80,7 +80,7 @@ def reveal(text: str) -> str:
     _inherit()
     if MASK not in text:
         return text
-    return _replaced(text, _known, masks=True)
+    return _replaced(text, _remembered, masks=True)
 
 
 def mask(text: str) -> str:
@@ -144,7 +144,7 @@ def _mapped(value: Any, function: Callable[[str], str]) -> Any:
     return value
 
 
-def _known(secret: str, context: str) -> str:
+def _remembered(secret: str, context: str) -> str:
     if not STARS.fullmatch(secret):
         return secret
     if (context, secret) in _secrets:
@@ -193,7 +193,7 @@ def _bare(text: str, replace: Replace, masks: bool) -> str:
 
 
 def _in_address(address: str, replace: Replace, masks: bool) -> str:
-    parts = sorted(_parts(address))
+    parts = sorted(_secret_parts(address))
     for part in reversed(parts):
         secret = address[part.begin : part.end]
         if not secret or secret.startswith("${") or (not masks and STARS.fullmatch(secret)):
@@ -202,7 +202,7 @@ def _in_address(address: str, replace: Replace, masks: bool) -> str:
     return address
 
 
-def _parts(address: str) -> list[_Part]:
+def _secret_parts(address: str) -> list[_Part]:
     """Where the secrets of an address are: none overlaps another."""
     if address.lower().startswith("sqlite:"):
         return []  # a path, whatever signs are in it

@@ -66,7 +66,7 @@ class Measurement:
     metrics: Mapping[str, float]
 
 
-Report = Callable[[Measurement], None]
+OnMeasured = Callable[[Measurement], None]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Choice:
+class StackSettings:
     """How trajectories that could be stacked are trained, and what that was chosen by."""
 
     width: int

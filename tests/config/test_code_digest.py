@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sweepstack.config import code_digest
-from sweepstack.training.data.datasets import load
+from sweepstack.training.data.datasets import load_data
 from sweepstack.training.trainer import train
 
 FILES = {
@@ -37,7 +37,7 @@ def digest(digits_config):
 
     def read(target="own_model.Net", **changes):
         importlib.invalidate_caches()
-        code_digest._digest.cache_clear()
+        code_digest._digest_of.cache_clear()
         return code_digest.digest(digits_config({"model": {"_target_": target}, **changes}))
 
     return read
@@ -314,6 +314,8 @@ class Noisy(nn.Module):
 )
 def test_what_a_config_trains_is_what_it_trained_before(digits_config, changes, pinned):
     config = digits_config(changes)
-    outcome = train(config, load(config.dataset, config.validation_split, torch.device("cpu")), lambda measured: None)
+    outcome = train(
+        config, load_data(config.dataset, config.validation_split, torch.device("cpu")), lambda measured: None
+    )
     measured = {name: round(outcome.metrics[name], 6) for name in pinned}
     assert measured == pytest.approx(pinned, rel=1e-3), f"{HINT}{measured}"

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from sweepstack.config.names import LONGEST, as_folder, as_key, as_value, check_experiment, check_sweep
+from sweepstack.config.names import MAX_NAME_BYTES, as_folder, as_key, as_value, check_experiment, check_sweep
 from sweepstack.config.parsing import parse
 from sweepstack.errors import ConfigError
-from sweepstack.execution.session import recording
+from sweepstack.execution.session import open_session
 from sweepstack.journal.ledger import Ledger
 from sweepstack.tracking.store import Store
 
@@ -55,7 +55,7 @@ def test_so_is_one_of_an_experiment_wherever_it_comes_from(
     if name:
         with (
             pytest.raises(ConfigError, match=r"experiment should .*; choose another with tracking\.experiment=NAME"),
-            recording([trial(1)], store, name, lambda *ended: None),
+            open_session([trial(1)], store, name, lambda *ended: None),
         ):
             pytest.fail("nothing may train")
 
@@ -76,7 +76,7 @@ def test_a_bad_name_makes_no_file(bare_terminal: Terminal, mode: tuple[str, ...]
     assert os.listdir(bare_terminal.folder) == []
 
 
-@given(st.lists(st.text(st.characters(), max_size=LONGEST + 10), unique=True, max_size=8))
+@given(st.lists(st.text(st.characters(), max_size=MAX_NAME_BYTES + 10), unique=True, max_size=8))
 def test_any_text_has_a_folder_and_a_key_of_its_own(names: list[str]) -> None:
     for carried in (as_folder, as_key):
         found = [carried(name) for name in names]
@@ -84,11 +84,11 @@ def test_any_text_has_a_folder_and_a_key_of_its_own(names: list[str]) -> None:
         for part in found:
             assert part not in ("", ".", "..")
             assert "/" not in part
-            assert len(part) <= LONGEST + 7
+            assert len(part) <= MAX_NAME_BYTES + 7
     assert all(as_value(name).encode() for name in names if name)
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=LONGEST))
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=MAX_NAME_BYTES))
 def test_an_accepted_name_is_one_folder_below_another_and_one_value_after_a_number(name: str) -> None:
     for check in (check_sweep, check_experiment):
         try:
@@ -112,7 +112,7 @@ GOOD = [
     "...",
     "#1?",
     "a:b*",
-    "x" * LONGEST,
+    "x" * MAX_NAME_BYTES,
     "名" * 66,
     "[red]",
 ]

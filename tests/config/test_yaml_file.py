@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweepstack.config.yaml_file import read
+from sweepstack.config.yaml_file import read_yaml
 from sweepstack.errors import ConfigError
 
 from .. import here
@@ -42,7 +42,7 @@ def test_a_file_that_cannot_be_used_is_named_with_the_line(tmp_path: Path, name:
     file = tmp_path / "own.yaml"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=said) as error:
-        read(file)
+        read_yaml(file)
     assert str(error.value).startswith(f"config file {file} ")
     assert error.value.remedy
 
@@ -53,7 +53,7 @@ def test_any_bytes_are_read_or_refused_in_one_line(tmp_path_factory: pytest.Temp
     file.write_bytes(content)
     said = ""
     try:
-        text = read(file)
+        text = read_yaml(file)
     except ConfigError as error:
         said = str(error)
     assert said.isprintable()

@@ -363,7 +363,7 @@ def test_what_only_fails_when_stacked_is_trained_alone(
     (tmp_path / "branching_net.py").write_text(f"BRANCHES = True\n{text}")
     del sys.modules["branching_net"]  # what comes now is a new command
     importlib.invalidate_caches()
-    code_digest._digest.cache_clear()
+    code_digest._digest_of.cache_clear()
     after = trials(0.1, 0.2, sweep="after", **own)
     assert states(after, store) == ["FINISHED"] * 2
     said = capsys.readouterr().out

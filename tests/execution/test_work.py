@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweepstack.execution.progress import Display
-from sweepstack.execution.scheduler import told
-from sweepstack.execution.session import Recording, ledger_of, peek
+from sweepstack.execution.scheduler import describe_work
+from sweepstack.execution.session import Session, ledger_of, peek
 from sweepstack.execution.work import Work
 from sweepstack.planning.classify import Decision, Resume, Train
 from sweepstack.planning.known_trials import Entry
@@ -67,14 +67,14 @@ class House:
         foreseen = peek(trials, self.store, rerun)
         assert before == (content(self.ledger.folder) if before is not None else None)
         command = Command(self.ledger)
-        session = Recording(self.ledger, command.number, self.store, Display(), lambda *_: None)
+        session = Session(self.ledger, command.number, self.store, Display(), lambda *_: None)
         claimed = session.claim(trials, rerun)
         command.journal.close()
         command.journal, command.fold = session.journal, session.fold
         self.alive.append(command)
         assert [unclaimed(one, command.number) for one in claimed.decisions] == foreseen.decisions
         assert replace(claimed, decisions=[]) == replace(foreseen, decisions=[])
-        assert told(claimed, every=True) == told(foreseen, every=True)
+        assert describe_work(claimed, every=True) == describe_work(foreseen, every=True)
         return claimed
 
     def live(self, numbers: Iterable[int], far: Mapping[int, str], end: str = "lives", rerun: bool = False) -> Work:

@@ -14,8 +14,8 @@ from sweepstack.errors import DataError, StoreError, UserError
 from sweepstack.execution.session import ledger_of
 from sweepstack.files.replacing import irregular, move_new, replacing, write_output
 from sweepstack.tracking.store import Store
-from sweepstack.training.checkpoint import Keeper
-from sweepstack.training.data.download import read
+from sweepstack.training.checkpoint import CheckpointManager
+from sweepstack.training.data.download import read_file
 
 from ..terminal import new_store
 
@@ -130,7 +130,7 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path, kind: str) ->
         aside.write_text("weights")
     assert identity(path) == before
     said: list[str] = []
-    keeper = Keeper(make(tmp_path / "checkpoints", "folder"), say=said.append)
+    keeper = CheckpointManager(make(tmp_path / "checkpoints", "folder"), say=said.append)
     for name in ("latest.pt", "previous.pt"):
         make(tmp_path / "checkpoints" / name, "pipe")
     keeper.save({"epoch": 1})
@@ -146,7 +146,7 @@ def test_a_ledger_and_a_file_of_a_dataset_that_are_no_regular_files_are_refused(
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     make(tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte", "to_device")
     with pytest.raises(DataError, match="a file of a dataset must be a regular file"):
-        read("mnist", "train-images-idx3-ubyte", tmp_path)
+        read_file("mnist", "train-images-idx3-ubyte", tmp_path)
 
 
 def test_a_file_is_replaced_as_a_whole_and_keeps_its_mode(tmp_path: Path) -> None:

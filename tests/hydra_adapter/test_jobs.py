@@ -24,7 +24,7 @@ from sweepstack.hydra_adapter.launcher import launch
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
 from sweepstack.training.stacked import autotune
-from sweepstack.trial import WEIGHTS, Choice
+from sweepstack.trial import WEIGHTS, StackSettings
 
 from ..terminal import new_store
 
@@ -92,7 +92,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Ite
 def always_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
     """What can be one stack is one, however fast the machine is."""
     monkeypatch.setattr(
-        autotune, "choose", lambda configs, *rest, **named: Choice(len(configs), 1, 0.1, "always stacked")
+        autotune, "choose", lambda configs, *rest, **named: StackSettings(len(configs), 1, 0.1, "always stacked")
     )
 
 

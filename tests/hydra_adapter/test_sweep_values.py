@@ -10,14 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sweepstack.errors import ConfigError
-from sweepstack.hydra_adapter.sweep_values import MOST_JOBS, expand, parse
+from sweepstack.hydra_adapter.sweep_values import MOST_JOBS, expand, parse_overrides
 
 OPTIONS = {"model": ["logistic", "mlp", "mlp_wide"]}
 
 
 def expanded(line: str) -> list[str]:
     """The values that jobs get, as text."""
-    (override,) = parse([line])
+    (override,) = parse_overrides([line])
     found = expand(override, lambda group: OPTIONS.get(group, []))
     return [one.partition("=")[2] for one in found]
 

@@ -13,7 +13,7 @@ from sweepstack.errors import UserError
 from sweepstack.inference.classifier import CPU, Classifier, classifier, distance, example, has_kinks, labels_of_test
 from sweepstack.training.data import datasets
 from sweepstack.training.stacked import build
-from sweepstack.training.stacked.loop import Reader, train_stack
+from sweepstack.training.stacked.loop import Listener, train_stack
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome
@@ -22,7 +22,7 @@ MLP = {"model._target_": "sweepstack.training.models.MLP", "model.hidden": [32]}
 
 
 def loaded(config: TrialConfig) -> datasets.Data:
-    return datasets.load(config.dataset, config.validation_split, CPU)
+    return datasets.load_data(config.dataset, config.validation_split, CPU)
 
 
 def weights_of(outcome: Outcome) -> bytes:
@@ -45,7 +45,7 @@ def test_a_finished_trial_keeps_what_it_predicts(digits_config, way, validation_
     ]
     outcomes: dict[int, Outcome] = {}
     readers = [
-        Reader(config, lambda _: None, lambda outcome, place=place: outcomes.__setitem__(place, outcome), str(place))  # type: ignore[misc]
+        Listener(config, lambda _: None, lambda outcome, place=place: outcomes.__setitem__(place, outcome), str(place))  # type: ignore[misc]
         for place, config in enumerate(configs)
     ]
     here = loaded(configs[0])
@@ -55,7 +55,9 @@ def test_a_finished_trial_keeps_what_it_predicts(digits_config, way, validation_
         case "shared trajectory":
             train_stack([readers[:2]], here, SingleModel(configs[1], CPU))
         case _:
-            train_stack([[reader] for reader in readers], here, build.build(configs, here.images.shape[1:], CPU))
+            train_stack(
+                [[reader] for reader in readers], here, build.build_stacked_model(configs, here.images.shape[1:], CPU)
+            )
     assert len(outcomes) == (2 if way == "shared trajectory" else 3)
     for place, outcome in outcomes.items():
         assert outcome.predictions.dtype == np.uint8

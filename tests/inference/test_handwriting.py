@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sweepstack.inference.handwriting import PictureError, centre_of_mass, longest_side, prepare, read
+from sweepstack.inference.handwriting import PictureError, centre_of_mass, longest_side, prepare_image, read_image
 from sweepstack.training.data.datasets import digits, mnist
 
 SHAPE, BOX, CENTRE = (1, 28, 28), 20, (14.0, 14.0)
@@ -28,7 +28,7 @@ def digit() -> np.ndarray:
 
 def prepared(picture: Image.Image, path: Path, **options: Any) -> np.ndarray:
     picture.save(path, **options)
-    return prepare(read(path), SHAPE, BOX, CENTRE)
+    return prepare_image(read_image(path), SHAPE, BOX, CENTRE)
 
 
 def distance(image: np.ndarray, digit: np.ndarray) -> float:
@@ -79,7 +79,9 @@ def test_faint_ink_at_the_edge_is_no_paper(tmp_path, shadow):
         faint = (230 - 60 * image - np.linspace(0, shadow, 8)).astype(np.uint8)
         Image.fromarray(faint).save(tmp_path / "faint.png")
         with contextlib.suppress(PictureError):
-            apart.append(np.abs(prepare(read(tmp_path / "faint.png"), (1, 8, 8), box, centre) - image).mean())
+            apart.append(
+                np.abs(prepare_image(read_image(tmp_path / "faint.png"), (1, 8, 8), box, centre) - image).mean()
+            )
     assert len(apart) >= 98
     assert np.median(apart) < 0.03  # some are a pixel beside their place
 
@@ -150,16 +152,16 @@ def test_what_is_no_picture_of_a_digit_is_told(tmp_path, what):
     path = tmp_path / "picture"
     path.write_bytes(content)
     with warnings.catch_warnings(action="error"), pytest.raises(PictureError, match=line) as error:
-        prepare(read(path), SHAPE, BOX, CENTRE)
+        prepare_image(read_image(path), SHAPE, BOX, CENTRE)
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_what_cannot_be_read_is_told(tmp_path):
     with pytest.raises(PictureError, match=r"cannot be read \(No such file or directory\)"):
-        read(tmp_path / "none.png")
+        read_image(tmp_path / "none.png")
     with pytest.raises(PictureError, match=r"cannot be read \(Is a directory\)"):
-        read(tmp_path)
+        read_image(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")  # which nobody ever writes to
     for path in (tmp_path / "pipe.png", Path("/dev/null")):
         with pytest.raises(PictureError, match="must be a file, it is a pipe, a socket or a device"):
-            read(path)
+            read_image(path)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweepstack.journal.ledger import Ledger
-from sweepstack.planning.known_trials import LEFT
+from sweepstack.planning.known_trials import INTERRUPTED
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.delivery import Delivery
 
@@ -258,16 +258,16 @@ def test_a_config_that_this_version_refuses_is_recorded_and_not_trained(
     old["unknown"] = 1
     text = json.dumps(old).replace("'", "''")
     with sqlite3.connect(ledger.file) as database:
-        from sweepstack.journal.schema import prepare
+        from sweepstack.journal.schema import prepare_connection
 
-        prepare(database)
+        prepare_connection(database)
         database.execute(f"UPDATE trials SET trial = '{text}' WHERE id IN ('sweep-2')")
     database.close()
     new = Command(ledger)
     claim = new.claim(trial(3, "other"))
     assert ([one.id for one in claim.fresh], claim.resumed) == (["sweep-3"], [])
     looked = ledger.peek([trial(2)]).entries[trial(2).fingerprint]
-    assert looked.state == LEFT
+    assert looked.state == INTERRUPTED
     assert looked.outdated.startswith("batch_size") or "removed" in looked.outdated
     claim = new.claim(trial(2, "other"))  # typed again, its config is one of this version
     assert [one.config for one in claim.fresh] == [trial(2).config]

@@ -15,7 +15,7 @@ import pytest
 from sweepstack.errors import StoreError
 from sweepstack.journal.files import keep_file, resolve_folder
 from sweepstack.journal.ledger import Ledger
-from sweepstack.planning.known_trials import LEFT, OPEN, SETTLED, Composition, Entry
+from sweepstack.planning.known_trials import CLAIMED, INTERRUPTED, SETTLED, Composition, Entry
 from sweepstack.trial import Trial
 
 from ..stories import (
@@ -73,7 +73,7 @@ def test_what_is_trained_elsewhere_is_known_as_soon_as_it_is_in_that_journal(led
     ]  # as the sweep knows it, with the id of the record; nobody waits for one that has failed just now
     assert claim.held == []
     one.end()
-    assert [entry.state for _, entries in other.claim(trial(3)).resumed for entry in entries.values()] == [OPEN]
+    assert [entry.state for _, entries in other.claim(trial(3)).resumed for entry in entries.values()] == [CLAIMED]
 
 
 def test_what_a_command_holds_is_given_to_it_again(ledger: Ledger, trial: MakeTrial) -> None:
@@ -109,13 +109,13 @@ def test_a_killed_command_is_seen_to_by_the_next_claim(ledger: Ledger, trial: Ma
     assert composition == Composition("stack", whole, CHOICE, "cpu")
     assert {key: (entry.state, entry.measured, entry.begun) for key, entry in members.items()} == {
         "sweep-0": (SETTLED, 20, True),
-        "sweep-1": (OPEN, 30, True),
-        "sweep-2": (OPEN, 20, True),
+        "sweep-1": (CLAIMED, 30, True),
+        "sweep-2": (CLAIMED, 20, True),
         "sweep-3": (SETTLED, 20, True),
     }
     assert members["sweep-1"].trial == trial(1, "other", id="sweep-1")  # as it is known now
     assert members["sweep-2"].trial == trial(2)  # nobody has asked for it, but the stack needs it
-    assert {entry.session for entry in members.values() if entry.state == OPEN} == {two.number}
+    assert {entry.session for entry in members.values() if entry.state == CLAIMED} == {two.number}
     assert (members["sweep-0"].outcome, members["sweep-3"].outcome) == (DONE, DIVERGED)
     assert not_begun.id == "not begun"
     assert {key: (entry.begun, entry.measured) for key, entry in entries.items()} == {"sweep-4": (False, 0)}
@@ -197,7 +197,7 @@ def test_what_is_given_back_is_free_and_what_has_begun_is_left_open(ledger: Ledg
     assert len(two.claim(trial(1), trial(2)).resumed) == 1
     ledger.release(two.number, [trial(1), trial(2)])
     assert looked_up(ledger, trial(2)) is None
-    assert looked_up(ledger, trial(1)).state == LEFT
+    assert looked_up(ledger, trial(1)).state == INTERRUPTED
     three = Command(ledger)
     claim = three.claim(trial(1), trial(2, "other"))
     assert ids(claim.fresh) == ["other-2"]
@@ -234,7 +234,7 @@ def test_a_stack_is_forgotten_when_all_of_it_is_settled_and_delivered(ledger: Le
     ((_, members),) = two.claim(trial(2)).resumed
     assert {key: (entry.state, entry.run_id) for key, entry in members.items()} == {
         "sweep-1": (SETTLED, "run 1"),
-        "sweep-2": (OPEN, "run 2"),
+        "sweep-2": (CLAIMED, "run 2"),
     }
     two.start(trial(2), again=True)
     two.finish(trial(2))
@@ -309,7 +309,7 @@ def test_wherever_a_command_is_killed_nothing_is_lost_or_doubled(ledger: Ledger,
             for number in range(0, len(claim.fresh), 3):
                 command.plan(f"{command.number}.{number}", *claim.fresh[number : number + 3])
             open_ones = [
-                entry.trial for _, members in claim.resumed for entry in members.values() if entry.state == OPEN
+                entry.trial for _, members in claim.resumed for entry in members.values() if entry.state == CLAIMED
             ]
             for one in (*claim.fresh, *open_ones):
                 command.start(one)
@@ -478,7 +478,7 @@ def test_a_look_at_a_folder_that_cannot_be_written_to_tells_what_is_there(reacha
         path.chmod(0o644)
     with read_only(reachable):
         found = ledger.peek([trial(1), trial(2), trial(3)])
-    assert [entry.state for entry in found.entries.values()] == [SETTLED, LEFT]
+    assert [entry.state for entry in found.entries.values()] == [SETTLED, INTERRUPTED]
 
 
 def test_a_look_writes_nothing_and_tells_what_a_claim_would(ledger: Ledger, trial: MakeTrial) -> None:
@@ -497,10 +497,10 @@ def test_a_look_writes_nothing_and_tells_what_a_claim_would(ledger: Ledger, tria
     assert content(ledger.folder) == before
     assert {entry.trial.number: (entry.state, entry.outcome) for entry in found.values()} == {
         1: (SETTLED, DONE),
-        2: (LEFT, None),
-        3: (LEFT, None),
+        2: (INTERRUPTED, None),
+        3: (INTERRUPTED, None),
         4: (SETTLED, DONE),
-        5: (OPEN, None),
+        5: (CLAIMED, None),
     }
     assert composition(ledger, "stack") is not None
     assert ids(members(ledger, "stack")) == ["sweep-2", "sweep-3"]
@@ -517,9 +517,9 @@ def test_a_look_at_somebody_who_is_training_goes_on_reading(ledger: Ledger, tria
         act()
     seen.append(looked_up(watcher, trial(1)))
     assert [(entry.state, entry.begun) for entry in seen if entry] == [
-        (OPEN, False),
-        (OPEN, True),
-        (OPEN, True),
+        (CLAIMED, False),
+        (CLAIMED, True),
+        (CLAIMED, True),
         (SETTLED, True),
     ]
 

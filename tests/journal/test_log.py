@@ -17,8 +17,8 @@ from sweepstack.config.schema import RunConfig, TrackingConfig, TrialConfig
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.journal.codec import stored_trial, trial_as_json
-from sweepstack.journal.log import Journal, Reader
-from sweepstack.journal.replay import Fold, Progress
+from sweepstack.journal.log import Journal, LogReader
+from sweepstack.journal.replay import Progress, Replay
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
 
 from ..stories import DIVERGED, DONE, FACTS, MakeTrial, in_process, measured, read_only, room_for
@@ -92,7 +92,7 @@ def write(path: Path, events: Iterable[Event]) -> None:
 
 
 def read(path: Path) -> list[Event]:
-    return [event for _, event in Reader(path).events()]
+    return [event for _, event in LogReader(path).events()]
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_line_that_is_cut_off_anywhere_is_not_there_until_the_rest_of_it_is(
     begin = len(whole) - len(last)
     for cut in range(begin, len(whole)):
         path.write_bytes(whole[:cut])
-        reader = Reader(path)
+        reader = LogReader(path)
         assert [event for _, event in reader.events()] == life[:place]
         assert reader.offset == begin
         assert list(reader.events()) == []
@@ -211,7 +211,7 @@ def test_where_the_begin_of_a_trial_is_damaged_the_other_trials_are_read(path: P
     write(path, life)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([b"00000000" + lines[0][8:], *lines[1:]]))
-    fold = Fold()
+    fold = Replay()
     for event in read(path):
         fold.take(event)
     assert list(fold.progress) == [life[1].trial.id]
@@ -270,7 +270,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line_too(reachable: Path, tmp
 
 
 def test_a_journal_that_is_not_there_yet_is_read_as_soon_as_it_is(path: Path, life: list[Event]) -> None:
-    reader = Reader(path)
+    reader = LogReader(path)
     assert list(reader.events()) == []
     write(path, life[:1])
     assert [event for _, event in reader.events()] == life[:1]
@@ -281,7 +281,7 @@ def test_a_journal_that_is_not_there_yet_is_read_as_soon_as_it_is(path: Path, li
 
 
 def test_a_fold_tells_what_has_become_of_each_trial(life: list[Event], trial: MakeTrial) -> None:
-    fold = Fold()
+    fold = Replay()
     for event in (*life[:4], Joined(trial(3), 4.5)):
         fold.take(event)
     one, other = trial(1), trial(2)

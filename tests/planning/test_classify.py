@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sweepstack.planning.classify import Decision, Resume, Reuse, Train, WaitFor, classify
-from sweepstack.planning.known_trials import LEFT, OPEN, SETTLED, Composition, Entry, KnownTrials
+from sweepstack.planning.known_trials import CLAIMED, INTERRUPTED, SETTLED, Composition, Entry, KnownTrials
 from sweepstack.trial import Finished, Outcome
 
 from ..stories import CHOICE, DIVERGED, DONE, ERROR, MakeTrial, fingerprint
@@ -28,11 +28,11 @@ def decided(trial: MakeTrial, state: str, session: int, outcome: Outcome | None,
     [
         (SETTLED, OTHER, DONE, Reuse, Train),
         (SETTLED, OTHER, DIVERGED, Reuse, Train),
-        (OPEN, OTHER, None, WaitFor, WaitFor),
-        (OPEN, OTHER, ERROR, Reuse, Reuse),
-        (OPEN, ME, None, Train, Train),
-        (LEFT, OTHER, None, Train, Train),
-        (LEFT, OTHER, ERROR, Train, Train),
+        (CLAIMED, OTHER, None, WaitFor, WaitFor),
+        (CLAIMED, OTHER, ERROR, Reuse, Reuse),
+        (CLAIMED, ME, None, Train, Train),
+        (INTERRUPTED, OTHER, None, Train, Train),
+        (INTERRUPTED, OTHER, ERROR, Train, Train),
     ],
 )
 def test_a_trial_in_no_stack(
@@ -51,10 +51,10 @@ def test_the_store_is_believed_of_what_would_be_trained_and_not_in_a_rerun(trial
     new, old = trial(1, "new"), trial(1, "new", id="sweep-1")
     nothing = KnownTrials({}, {}, {})
     assert classify([new], nothing, stored) == [Reuse(new, DONE, STORED, in_ledger=False)]
-    assert classify([new], nothing, stored, rerun=True) == [Train(Entry(new, None, None, OPEN))]
-    assert decided(trial, LEFT, OTHER, ERROR, finished=stored) == Reuse(old, DONE, STORED, in_ledger=False)
+    assert classify([new], nothing, stored, rerun=True) == [Train(Entry(new, None, None, CLAIMED))]
+    assert decided(trial, INTERRUPTED, OTHER, ERROR, finished=stored) == Reuse(old, DONE, STORED, in_ledger=False)
     assert decided(trial, SETTLED, OTHER, DIVERGED, finished=stored) == Reuse(old, DIVERGED, STORED, in_ledger=True)
-    assert decided(trial, OPEN, OTHER, None, finished=stored) == WaitFor(new, OTHER)
+    assert decided(trial, CLAIMED, OTHER, None, finished=stored) == WaitFor(new, OTHER)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_store_is_believed_of_what_would_be_trained_and_not_in_a_rerun(trial
 )
 def test_a_stack_that_was_left_open(trial: MakeTrial, change: dict[str, Any], wanted: tuple[int, ...], resumed: bool):
     """The change is one of its second member."""
-    entries = [Entry(trial(number), OTHER, "stack", LEFT) for number in (1, 2)]
+    entries = [Entry(trial(number), OTHER, "stack", INTERRUPTED) for number in (1, 2)]
     entries[1] = replace(entries[1], **change)
     stack = Composition("stack", (("sweep-1",), ("sweep-2",)), CHOICE, "cpu")
     members = [entry for entry in entries if entry.stack == "stack"]
@@ -81,7 +81,7 @@ def test_a_stack_that_was_left_open(trial: MakeTrial, change: dict[str, Any], wa
     for one in decisions:
         if isinstance(one, Resume):
             assert [(entry.session, entry.state, entry.outdated) for entry in one.members.values()] == [
-                (ME, OPEN, "")
+                (ME, CLAIMED, "")
             ] * 2
     lost = classify(
         [trial(number, "new") for number in wanted], KnownTrials(by_fingerprint, {"stack": members}, {}), {}

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from sweepstack.config.parsing import parse
 from sweepstack.planning.plan import Plan, describe, plan
-from sweepstack.trial import Choice, Trial
+from sweepstack.trial import StackSettings, Trial
 
 ADAM = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01}}
 
 
-def stacked(width: int) -> Callable[[Sequence[Trial]], Choice]:
-    return lambda trials: Choice(min(width, len(trials)), 1, 0.5, "it is faster")
+def stacked(width: int) -> Callable[[Sequence[Trial]], StackSettings]:
+    return lambda trials: StackSettings(min(width, len(trials)), 1, 0.5, "it is faster")
 
 
 def planned(digits_plain: Callable[..., dict[str, Any]], changes: Sequence[dict[str, Any]], width: int = 99) -> Plan:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweepstack.errors import UserError
-from sweepstack.results.tables.columns import find
+from sweepstack.results.tables.columns import find_column
 from sweepstack.results.tables.frame import as_frame, only
 from sweepstack.results.tables.rendering import render, short
 from sweepstack.tracking.rows import Row
@@ -113,7 +113,7 @@ def test_a_param_that_is_called_like_something_else_has_a_column_of_its_own() ->
 )
 def test_a_column_has_the_names_that_people_give_it(word: str, column: str) -> None:
     frame = trials(({"lr": "0.1", "batch_size": "50", "model.units": "64", "model": "mlp"}, 0.9))
-    assert find(frame, word) == column
+    assert find_column(frame, word) == column
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_column_has_the_names_that_people_give_it(word: str, column: str) -> N
 )
 def test_a_column_that_is_not_there_is_a_line(word, kind, line) -> None:
     with pytest.raises(UserError) as caught:
-        find(trials(({"lr": "0.1", "batch_size": "50"}, 0.9)), word, kind)
+        find_column(trials(({"lr": "0.1", "batch_size": "50"}, 0.9)), word, kind)
     assert str(caught.value) == line
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from sweepstack.errors import StoreError
-from sweepstack.tracking.address import command, connectable, database_of, default_uri, own_options, sqlite_uri
+from sweepstack.tracking.address import (
+    connectable,
+    database_of,
+    default_uri,
+    own_options,
+    sqlite_uri,
+    sweepstack_command,
+)
 from sweepstack.tracking.experiments import check_not_deleted, experiment_name
 from sweepstack.tracking.rows import newest
 from sweepstack.tracking.store import Store
@@ -32,7 +39,7 @@ def test_a_store_lies_in_a_folder_of_any_name_and_is_reached_by_the_address_that
     store.client.log_text(run.info.run_id, "text", "note.txt")
     assert [*folder.glob("artifacts/digits/*/artifacts/note.txt")]
     assert [*tmp_path.iterdir()] == [folder]
-    *_, printed = shlex.split(command("table", store.uri))
+    *_, printed = shlex.split(sweepstack_command("table", store.uri))
     assert Store(printed).database == store.database
 
 

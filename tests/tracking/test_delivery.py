@@ -497,7 +497,7 @@ def test_a_trial_that_is_gone_on_with_while_its_first_part_is_not_delivered_yet_
     store: Store, ledger: Ledger, trial: MakeTrial, monkeypatch, begin: str
 ) -> None:
     """Somebody types Ctrl-C and the same command again, while the process beside the first one is still at it."""
-    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.1)
     one = Command(ledger)
     one.claim(trial(1))
     one.plan("stack", trial(1))

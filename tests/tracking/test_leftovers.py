@@ -14,7 +14,7 @@ from sweepstack.files import scratch
 from sweepstack.journal.ledger import Ledger
 from sweepstack.tracking.leftovers import finish_leftovers
 from sweepstack.tracking.models import log_and_register, registered
-from sweepstack.tracking.runs import Record, find
+from sweepstack.tracking.runs import Record, find_run
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG, record_summary
 
@@ -40,7 +40,7 @@ def run(store: Store, ledger: Ledger, trial: MakeTrial) -> Record:
     command.train(trial(1))
     command.end()
     deliver_all(store, ledger)
-    found = find(store, "lr=1")
+    found = find_run(store, "lr=1")
     store._client = None
     return found
 

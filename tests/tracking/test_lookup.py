@@ -13,7 +13,7 @@ import pytest
 from sweepstack.errors import StoreError
 from sweepstack.events import Measured
 from sweepstack.journal.ledger import Ledger
-from sweepstack.tracking.lookup import Known, known, known_to_server
+from sweepstack.tracking.lookup import StoreLookup, lookup, lookup_on_server
 from sweepstack.tracking.private import NO_TRICKS
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Finished, Measurement, Outcome, TrialState
@@ -27,13 +27,13 @@ def directly(monkeypatch) -> None:
     monkeypatch.delenv(NO_TRICKS, raising=False)
 
 
-def nobody(fingerprints: Sequence[str]) -> Known:
+def nobody(fingerprints: Sequence[str]) -> StoreLookup:
     raise AssertionError("MLflow has been asked")
 
 
-def found(store: Store, *fingerprints: str) -> Known:
+def found(store: Store, *fingerprints: str) -> StoreLookup:
     """What both ways tell, which is the same."""
-    directly, through_mlflow = known(store, fingerprints, nobody), known_to_server(store, fingerprints)
+    directly, through_mlflow = lookup(store, fingerprints, nobody), lookup_on_server(store, fingerprints)
     assert repr(directly) == repr(through_mlflow)  # for NaN is not equal to itself
     return directly
 
@@ -171,33 +171,33 @@ def test_thousands_of_fingerprints_are_one_question_and_so_are_thousands_of_runs
 
 def test_a_store_that_is_not_there_knows_nothing_and_is_not_made(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/deep/mlflow.db")
-    assert known(store, [fingerprint(1)], nobody) == ({}, {})
+    assert lookup(store, [fingerprint(1)], nobody) == ({}, {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_to_ask_writes_nothing(recorded: Store) -> None:
     assert recorded.database is not None
     before = content(recorded.database.parent)
-    assert known(recorded, [fingerprint(1)], nobody).finished
+    assert lookup(recorded, [fingerprint(1)], nobody).finished
     assert content(recorded.database.parent) == before
 
 
 def test_mlflow_is_asked_where_the_tables_are_others_and_about_servers(tmp_path: Path) -> None:
-    answer = Known({}, {fingerprint(1): "the data have changed"})
+    answer = StoreLookup({}, {fingerprint(1): "the data have changed"})
     asked: list[Sequence[str]] = []
 
-    def ask_mlflow(fingerprints: Sequence[str]) -> Known:
+    def ask_mlflow(fingerprints: Sequence[str]) -> StoreLookup:
         asked.append(fingerprints)
         return answer
 
-    def refuse(fingerprints: Sequence[str]) -> Known:
+    def refuse(fingerprints: Sequence[str]) -> StoreLookup:
         raise StoreError("no answer")
 
     other = tmp_path / "other.db"
     with contextlib.closing(sqlite3.connect(other)) as database:
         database.execute("CREATE TABLE runs (id)")
     for store in (Store(f"sqlite:///{other}"), Store("http://127.0.0.1:9")):
-        assert known(store, [fingerprint(1)], ask_mlflow) is answer
+        assert lookup(store, [fingerprint(1)], ask_mlflow) is answer
         with pytest.raises(StoreError, match="no answer"):
-            known(store, [fingerprint(1)], refuse)
+            lookup(store, [fingerprint(1)], refuse)
     assert asked == [[fingerprint(1)]] * 2

@@ -17,7 +17,7 @@ import pytest
 
 from sweepstack.errors import StoreError
 from sweepstack.journal.ledger import Ledger
-from sweepstack.tracking.lookup import known
+from sweepstack.tracking.lookup import lookup
 from sweepstack.tracking.store import Store
 
 from ..stories import (
@@ -126,7 +126,7 @@ def test_a_server_that_is_away_costs_one_line_and_gets_everything_when_it_is_bac
         with recording(process, ledger, said.append, told) as command:
             command.train(trial(1), files=(weights,))
             with pytest.raises(StoreError):
-                known(away, [fingerprint(1)], process.look)
+                lookup(away, [fingerprint(1)], process.look)
             command.train(trial(2))
             wait_until(lambda: said != [])
         assert time.monotonic() - begun < 30

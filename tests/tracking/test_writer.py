@@ -16,7 +16,7 @@ import pytest
 
 from sweepstack.errors import StoreError
 from sweepstack.journal.ledger import Ledger
-from sweepstack.tracking.address import command as command_of
+from sweepstack.tracking.address import sweepstack_command as command_of
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.ui import views
 from sweepstack.tracking.writer import process as writing

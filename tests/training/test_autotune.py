@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sweepstack.config.schema import RunConfig
-from sweepstack.training.data.datasets import load
+from sweepstack.training.data.datasets import load_data
 from sweepstack.training.hardware import memory_budget
 from sweepstack.training.stacked import autotune
 from sweepstack.training.stacked import build as stacked_build
-from sweepstack.trial import Choice
+from sweepstack.trial import StackSettings
 
 CPU = torch.device("cpu")
 
@@ -43,8 +43,8 @@ def threads():
 AS_USUAL = RunConfig()
 
 
-def choose(configs, remembered=None, run=AS_USUAL, **more) -> Choice:
-    return autotune.choose(configs, run, load(configs[0].dataset, 0.1, CPU), remembered, **more)
+def choose(configs, remembered=None, run=AS_USUAL, **more) -> StackSettings:
+    return autotune.choose(configs, run, load_data(configs[0].dataset, 0.1, CPU), remembered, **more)
 
 
 def rates(digits_config, count, changes=None):
@@ -73,7 +73,7 @@ def test_what_vmap_cannot_train_is_found_by_training_it(digits_config):
 
 
 def test_a_single_trajectory_is_not_measured_unless_its_time_is_asked_for(digits_config):
-    assert choose([digits_config()]) == Choice(1, 1, 0.0, "alone")
+    assert choose([digits_config()]) == StackSettings(1, 1, 0.0, "alone")
     assert choose([digits_config()], estimate=True).epoch_seconds > 0
 
 
@@ -84,7 +84,7 @@ def test_the_user_may_say_no_or_how_wide(digits_config, digits_run):
 
 def test_a_stack_is_no_wider_than_the_memory_allows(digits_config, monkeypatch):
     (config,) = rates(digits_config, 1)
-    data = load(config.dataset, 0.1, CPU)
+    data = load_data(config.dataset, 0.1, CPU)
     one = memory_budget(CPU) / autotune._fitting_width(config, data)
     monkeypatch.setattr(autotune, "memory_budget", lambda device: int(5.5 * one))
     choice = choose(rates(digits_config, 12))
@@ -93,15 +93,15 @@ def test_a_stack_is_no_wider_than_the_memory_allows(digits_config, monkeypatch):
 
 
 def test_no_stack_is_as_wide_as_a_sweep_of_thousands(digits_config, digits_run, monkeypatch):
-    monkeypatch.setattr(autotune, "WIDEST", 5)
+    monkeypatch.setattr(autotune, "MAX_WIDTH", 5)
     built: list[int] = []
-    build = stacked_build.build
+    build = stacked_build.build_stacked_model
 
     def counted(configs, *rest):
         built.append(len(configs))
         return build(configs, *rest)
 
-    monkeypatch.setattr(stacked_build, "build", counted)
+    monkeypatch.setattr(stacked_build, "build_stacked_model", counted)
     assert choose(rates(digits_config, 12)).width == 4
     assert max(built) == 4
     assert choose(rates(digits_config, 12), run=digits_run({"launch.width": 12})).width == 12  # unless the user says so
@@ -112,7 +112,7 @@ def test_a_choice_is_remembered_by_what_it_depends_on(digits_config, tmp_path: P
     waited: list[bool] = []
     first = choose(rates(digits_config, 4), file, wait_for_quiet=lambda: waited.append(True))
     assert waited == [True]
-    monkeypatch.setattr(autotune, "_measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(autotune, "_time_all_ways", lambda *_: pytest.fail("measured again"))
     assert choose(rates(digits_config, 4), file) == first
     assert choose(rates(digits_config, 4, {"epochs": 99, "schedule": {"kind": "cosine"}}), file) == first
     with pytest.raises(BaseException, match="measured again"):

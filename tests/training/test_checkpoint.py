@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sweepstack.config.schema import TrialConfig
-from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper
-from sweepstack.training.data.datasets import Data, load
+from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager
+from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.random_state import random_state, set_random_state
 from sweepstack.training.stacked.dense_model import DenseModel
-from sweepstack.training.stacked.loop import Reader, train_stack
+from sweepstack.training.stacked.loop import Listener, train_stack
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel
@@ -75,7 +75,7 @@ class Everything(nn.Module):
 
 
 def data_of(config: TrialConfig) -> Data:
-    return load(config.dataset, config.validation_split, CPU)
+    return load_data(config.dataset, config.validation_split, CPU)
 
 
 def after(steps: int) -> Callable[[], bool]:
@@ -101,10 +101,10 @@ def assert_same_bits(one: Outcome, other: Outcome) -> None:
 def train_in_parts(config: TrialConfig, stops: Sequence[int], folder: Path) -> tuple[Outcome, list[Measurement]]:
     """Stopped after so many steps, gone on with, and so on; at last until the end."""
     reports: list[Measurement] = []
-    Keeper(folder).remove()
+    CheckpointManager(folder).remove()
     done = 0
     for steps in (*stops, NO_MORE):
-        keeper = Keeper(folder, SELDOM, after(steps))
+        keeper = CheckpointManager(folder, SELDOM, after(steps))
         keeper.restore()
         outcome = train(config, data_of(config), reports.append, keeper)
         if outcome.state is not TrialState.KILLED:
@@ -147,9 +147,9 @@ def test_a_trial_that_was_killed_goes_on_from_its_last_epoch(digits_config, tmp_
 
     durable: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        train(config, data_of(config), die, Keeper(tmp_path, 0, before=lambda: durable.append(1)))
+        train(config, data_of(config), die, CheckpointManager(tmp_path, 0, before=lambda: durable.append(1)))
     assert len(durable) == 2
-    keeper = Keeper(tmp_path, 0, before=lambda: durable.append(1))
+    keeper = CheckpointManager(tmp_path, 0, before=lambda: durable.append(1))
     assert keeper.restore()["step"] == 26
     for _ in range(2):  # from one and the same state, which is not trained in
         reports: list[Measurement] = []
@@ -160,8 +160,8 @@ def test_a_trial_that_was_killed_goes_on_from_its_last_epoch(digits_config, tmp_
 
 def test_the_seconds_go_on_counting(digits_config, tmp_path):
     config = digits_config()
-    train(config, data_of(config), lambda _: None, Keeper(tmp_path, stopping=after(5)))
-    keeper = Keeper(tmp_path)
+    train(config, data_of(config), lambda _: None, CheckpointManager(tmp_path, stopping=after(5)))
+    keeper = CheckpointManager(tmp_path)
     keeper.restore()["seconds"] += 1000
     assert 1000 < train(config, data_of(config), lambda _: None, keeper).metrics["train_seconds"] < 1100
 
@@ -171,8 +171,8 @@ def test_the_seconds_go_on_counting(digits_config, tmp_path):
 )
 def test_a_state_that_does_not_fit_is_refused_before_anything_is_reported(digits_config, tmp_path, other):
     config = digits_config({**MLP, **MOMENTUM} if other != MLP else {})
-    train(config, data_of(config), lambda _: None, Keeper(tmp_path, stopping=after(5)))
-    keeper, reports = Keeper(tmp_path), []
+    train(config, data_of(config), lambda _: None, CheckpointManager(tmp_path, stopping=after(5)))
+    keeper, reports = CheckpointManager(tmp_path), []
     keeper.restore()
     if "optimizer" in other:
         keeper.state["optimizer"]["param_groups"].clear()
@@ -183,9 +183,9 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_is_reported(digits
 
 def test_a_state_without_its_parts_is_refused(digits_config, tmp_path):
     config = digits_config()
-    train(config, data_of(config), lambda _: None, Keeper(tmp_path, stopping=after(5)))
-    for part in Keeper(tmp_path).restore().keys() - {"attributes"}:  # version 0.1 kept none
-        keeper = Keeper(tmp_path)
+    train(config, data_of(config), lambda _: None, CheckpointManager(tmp_path, stopping=after(5)))
+    for part in CheckpointManager(tmp_path).restore().keys() - {"attributes"}:  # version 0.1 kept none
+        keeper = CheckpointManager(tmp_path)
         del keeper.restore()[part]
         with pytest.raises(CheckpointError):
             train(config, data_of(config), lambda _: None, keeper)
@@ -230,7 +230,7 @@ class Trials:
         self.outcomes: dict[str, Outcome] = {}
         self.reports: dict[str, list[Measurement]] = {}
 
-    def train(self, keeper: Keeper, chosen: Callable[[str], bool] = lambda key: True) -> None:
+    def train(self, keeper: CheckpointManager, chosen: Callable[[str], bool] = lambda key: True) -> None:
         """Those whose key, such as 2.0 for the first one of the third trajectory, is chosen."""
         readers, longest = [], []
         for place, configs in enumerate(self.trajectories):
@@ -242,9 +242,9 @@ class Trials:
         model = SingleModel(longest[0], CPU) if self.way is None else self.way(longest, CPU)
         train_stack(readers, data_of(longest[0]), model, keeper)
 
-    def _reader(self, config: TrialConfig, key: str) -> Reader:
+    def _reader(self, config: TrialConfig, key: str) -> Listener:
         reports = self.reports.setdefault(key, [])
-        return Reader(config, reports.append, lambda outcome: self.outcomes.__setitem__(key, outcome), key)
+        return Listener(config, reports.append, lambda outcome: self.outcomes.__setitem__(key, outcome), key)
 
     @property
     def killed(self) -> bool:
@@ -298,9 +298,9 @@ def test_a_stack_stopped_anywhere_ends_where_an_undisturbed_one_does(digits_conf
     way, make = STACKS[stack]
     expected, trials = (Trials(make(digits_config), way) for _ in range(2))
     expected.train(NEVER)
-    Keeper(tmp_path / "checkpoint").remove()
+    CheckpointManager(tmp_path / "checkpoint").remove()
     for steps in (*stops, NO_MORE):
-        keeper = Keeper(tmp_path / "checkpoint", SELDOM, after(steps))
+        keeper = CheckpointManager(tmp_path / "checkpoint", SELDOM, after(steps))
         keeper.restore()
         trials.train(keeper)
         if not trials.killed:
@@ -324,8 +324,8 @@ def test_a_stack_that_was_killed_goes_on_from_its_last_epoch(digits_config, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trials.train(Keeper(tmp_path, 0, before=die))
-    keeper = Keeper(tmp_path)
+        trials.train(CheckpointManager(tmp_path, 0, before=die))
+    keeper = CheckpointManager(tmp_path)
     assert keeper.restore()["step"] == 13
     assert len(keeper.state["members"]) == 4
     for reports in trials.reports.values():
@@ -336,14 +336,14 @@ def test_a_stack_that_was_killed_goes_on_from_its_last_epoch(digits_config, tmp_
         assert_same_bits(outcome, expected.outcomes[key])
 
 
-def stopped(digits_config, folder: Path, steps: int = 20) -> tuple[Trials, Keeper]:
+def stopped(digits_config, folder: Path, steps: int = 20) -> tuple[Trials, CheckpointManager]:
     """Four trials of a stack, of which the first has ended; and what the others are to go on from."""
     trials = Trials(rates(digits_config, {**MLP, **adam(0.01)}, epochs=(1, 2, 2, 2)), DenseModel)
-    trials.train(Keeper(folder, stopping=after(steps)))
+    trials.train(CheckpointManager(folder, stopping=after(steps)))
     assert [outcome.state.name for outcome in trials.outcomes.values()] == ["FINISHED", "KILLED", "KILLED", "KILLED"]
     assert trials.outcomes["1.0"].reason == f"stopped after step {steps} of 26"
     assert trials.outcomes["1.0"].weights is None
-    keeper = Keeper(folder)
+    keeper = CheckpointManager(folder)
     keeper.restore()
     return trials, keeper
 
@@ -369,10 +369,10 @@ def test_a_frozen_member_stays_frozen_and_in_its_place(digits_config, tmp_path):
     """So that the others are computed as they were: in a stack of that width, evaluated in such chunks."""
     kept = []
     for steps in (8, 2):
-        keeper = Keeper(tmp_path, stopping=after(steps))
+        keeper = CheckpointManager(tmp_path, stopping=after(steps))
         keeper.restore()
         Trials(diverging(digits_config), DenseModel).train(keeper, lambda key: kept == [] or key != "4.0")
-        kept.append(Keeper(tmp_path).restore())
+        kept.append(CheckpointManager(tmp_path).restore())
     assert [[len(member["readers"]) for member in state["members"]] for state in kept] == [
         [1, 0, 1, 1, 1],
         [1, 0, 1, 1],
@@ -394,7 +394,7 @@ def test_the_shares_still_make_up_the_time_of_the_stack(digits_config, tmp_path)
 def test_a_stack_refuses_a_state_that_does_not_fit_and_can_begin_anew(digits_config, tmp_path):
     trials, keeper = stopped(digits_config, tmp_path)
     for part in [*keeper.state, ("model", "rest"), ("model", "optimizer"), ("members", 1, "readers")]:
-        damaged = Keeper(tmp_path)
+        damaged = CheckpointManager(tmp_path)
         place: Any = damaged.restore()
         *outer, last = part if isinstance(part, tuple) else (part,)
         for name in outer:
@@ -426,14 +426,14 @@ def test_a_stack_refuses_a_state_that_does_not_fit_and_can_begin_anew(digits_con
 # Files
 
 
-def told(folder: Path) -> tuple[list[str], Keeper]:
+def told(folder: Path) -> tuple[list[str], CheckpointManager]:
     lines: list[str] = []
-    return lines, Keeper(folder, 0, say=lines.append)
+    return lines, CheckpointManager(folder, 0, say=lines.append)
 
 
 def two(folder: Path) -> tuple[Path, Path]:
     """The files of a keeper that has kept 1 and then 2."""
-    keeper = Keeper(folder)
+    keeper = CheckpointManager(folder)
     for number in (1, 2):
         keeper.save({"number": number, "tensor": torch.full((1000,), float(number))})
     return folder / "latest.pt", folder / "previous.pt"
@@ -445,8 +445,8 @@ def test_what_is_kept_is_what_is_restored(tmp_path):
         "b": [1, 2.5, True, None, "x", (1, 2)],
         "c": {3: {"d": torch.tensor(1.0).bfloat16()}},
     }
-    Keeper(tmp_path / "new" / "folder").save(state)
-    keeper = Keeper(tmp_path / "new" / "folder")
+    CheckpointManager(tmp_path / "new" / "folder").save(state)
+    keeper = CheckpointManager(tmp_path / "new" / "folder")
     found = keeper.restore()
     assert found is keeper.state
     assert torch.equal(found.pop("a"), state["a"])
@@ -479,9 +479,12 @@ def test_a_damaged_file_is_told_of_and_the_one_before_it_used(tmp_path, how, pla
     assert line.endswith("training goes on from the one before")
     assert not latest.exists()  # a kill between the renames of the next save must not leave it as the only one
     keeper.save({"number": 3})
-    assert (Keeper(folder).restore()["number"], torch.equal(keeper.state["tensor"], torch.ones(1000))) == (3, True)
+    assert (CheckpointManager(folder).restore()["number"], torch.equal(keeper.state["tensor"], torch.ones(1000))) == (
+        3,
+        True,
+    )
     latest.unlink()
-    assert Keeper(folder).restore()["number"] == 1
+    assert CheckpointManager(folder).restore()["number"] == 1
     spoilt(previous, how, place)
     lines, keeper = told(folder)
     assert keeper.restore() is keeper.state is None
@@ -507,7 +510,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_good_state(tmp_path):
         latest.write_bytes(content)
         previous.write_bytes(content)
         aside = tmp_path / "latest.pt.partial"
-        third = Keeper(tmp_path / "third")
+        third = CheckpointManager(tmp_path / "third")
         third.save({"number": 3})
         whole = (tmp_path / "third" / "latest.pt").read_bytes()
         aside.write_bytes(whole[: len(whole) // 2] if moment == "writing" else whole)
@@ -531,7 +534,7 @@ def test_nothing_but_tensors_and_plain_values_is_loaded(tmp_path, monkeypatch, w
     monkeypatch.chdir(tmp_path)
     latest, _ = two(tmp_path)
     monkeypatch.setattr(torch, "save", write)
-    Keeper(tmp_path).save({"number": 3, "object": Evil()})
+    CheckpointManager(tmp_path).save({"number": 3, "object": Evil()})
     assert latest.read_bytes().startswith(b"sweepstack checkpoint 1 ")  # and its checksum is right
     lines, keeper = told(tmp_path)
     assert keeper.restore()["number"] == 2
@@ -540,7 +543,7 @@ def test_nothing_but_tensors_and_plain_values_is_loaded(tmp_path, monkeypatch, w
 
 
 def test_something_else_is_no_state(tmp_path):
-    Keeper(tmp_path).save([1, 2])  # type: ignore[arg-type]
+    CheckpointManager(tmp_path).save([1, 2])  # type: ignore[arg-type]
     lines, keeper = told(tmp_path)
     assert keeper.restore() is None
     assert "holds a list" in lines[0]
@@ -570,21 +573,21 @@ def test_a_state_is_not_kept_when_its_reports_are_not_durable(tmp_path):
 
     two(tmp_path)
     lines: list[str] = []
-    Keeper(tmp_path, before=full, say=lines.append).save({"number": 3})
-    assert Keeper(tmp_path).restore()["number"] == 2
+    CheckpointManager(tmp_path, before=full, say=lines.append).save({"number": 3})
+    assert CheckpointManager(tmp_path).restore()["number"] == 2
     assert lines == ["checkpoint cannot be written (No space left on device); training goes on from the last one kept"]
 
 
 def test_saving_takes_a_small_part_of_the_time(tmp_path):
     slow = lambda: time.sleep(0.02)  # noqa: E731
-    keeper = Keeper(tmp_path, 0.01, before=slow)
+    keeper = CheckpointManager(tmp_path, 0.01, before=slow)
     assert not keeper.due()
     time.sleep(0.02)
     assert keeper.due()
     keeper.save({})
     time.sleep(0.1)
     assert not keeper.due()  # 40 times 0.02 seconds are to pass
-    always = Keeper(tmp_path, 0, before=slow)
+    always = CheckpointManager(tmp_path, 0, before=slow)
     always.save({})
     assert always.due()
 
@@ -599,7 +602,7 @@ def test_never_keeps_nothing(tmp_path, monkeypatch):
 
 def test_a_checkpoint_of_a_newer_version_is_kept_and_not_read(tmp_path: Path) -> None:
     said: list[str] = []
-    keeper = Keeper(tmp_path / "kept", every=0, say=said.append)
+    keeper = CheckpointManager(tmp_path / "kept", every=0, say=said.append)
     for step in (1, 2):
         keeper.save({"step": step})
     latest = tmp_path / "kept" / "latest.pt"

@@ -10,8 +10,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import ConfigError
 from sweepstack.inference.classifier import has_kinks
-from sweepstack.training.checks import check, check_last_batch
-from sweepstack.training.data.datasets import load
+from sweepstack.training.checks import check_last_batch, check_trial
+from sweepstack.training.data.datasets import load_data
 from sweepstack.training.hardware import choose_threads
 from sweepstack.training.trainer import train
 from sweepstack.trial import TrialState
@@ -112,7 +112,7 @@ GOOD = [own("Packed"), own("ByContrast"), own("FewAtLeast", least=20), own("Conv
 @pytest.mark.parametrize("model", GOOD, ids=lambda model: model["model"]["_target_"].rpartition(".")[2])
 def test_a_model_that_is_good_for_the_data_passes_and_trains(digits_config, model):
     config = digits_config({**model, "epochs": 1})
-    check(config, "cpu")
+    check_trial(config, "cpu")
     assert choose_threads(config, None) >= 1
     assert has_kinks(config) in (True, False)
     assert train(config, data_of(config), lambda _: None).state is TrialState.FINISHED
@@ -128,14 +128,14 @@ def test_a_model_that_is_good_for_the_data_passes_and_trains(digits_config, mode
     ],
 )
 def test_a_model_that_could_not_train_is_refused_with_the_reason(digits_config, model, parts):
-    line = line_of(check, digits_config(model))
+    line = line_of(check_trial, digits_config(model))
     assert "\n" not in line
     for part in parts:
         assert part in line
 
 
 def test_a_last_batch_of_one_is_refused_where_the_model_cannot_take_it(digits_config):
-    assert len(load(digits_config().dataset, 0.1, CPU).train) == 1293
+    assert len(load_data(digits_config().dataset, 0.1, CPU).train) == 1293
     line = line_of(check_last_batch, digits_config({**own("Normed"), "batch_size": 323}))
     assert line.startswith("batch_size must not leave one of the 1293 images for the last batch, on which ")
     assert line.endswith(", got 323; for example batch_size=324")
@@ -144,4 +144,4 @@ def test_a_last_batch_of_one_is_refused_where_the_model_cannot_take_it(digits_co
     for changes in ({"batch_size": 324}, {"batch_size": 100}, {"batch_size": 5000}):
         check_last_batch(digits_config({**own("Normed"), **changes}), "cpu")
     check_last_batch(digits_config({"batch_size": 323}), "cpu")
-    check(digits_config({**own("Normed"), "batch_size": 1}), "cpu")
+    check_trial(digits_config({**own("Normed"), "batch_size": 1}), "cpu")

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
 from sweepstack.training.data import download
-from sweepstack.training.data.datasets import Data, digits, load, mnist
+from sweepstack.training.data.datasets import Data, digits, load_data, mnist
 
 CPU = torch.device("cpu")
 SEEDS, EPOCHS = st.integers(0, 2**63 - 1), st.integers(1, 1000)
@@ -89,7 +89,7 @@ def test_two_epochs_can_be_read_side_by_side():
 @settings(max_examples=20)
 @given(split=st.floats(0.001, 0.999))
 def test_held_out_and_trained_on_are_disjoint_and_cover_everything(split):
-    data = load(config(), split, CPU)
+    data = load_data(config(), split, CPU)
     train, held_out = set(data.train.tolist()), set(data.held_out.tolist())
     assert len(held_out) == round(1437 * split)
     assert not train & held_out
@@ -98,19 +98,19 @@ def test_held_out_and_trained_on_are_disjoint_and_cover_everything(split):
 
 def test_the_held_out_part_depends_on_no_seed():
     torch.manual_seed(1)
-    first = load(config(), 0.2, CPU)
+    first = load_data(config(), 0.2, CPU)
     for split in (0.3, 0.4):  # two others, and the first is no longer kept
-        load(config(), split, CPU)
+        load_data(config(), split, CPU)
     torch.manual_seed(2)
-    again = load(config(), 0.2, CPU)
+    again = load_data(config(), 0.2, CPU)
     assert again is not first
     assert torch.equal(again.held_out, first.held_out)
     assert torch.equal(again.train, first.train)
 
 
 def test_trials_share_one_copy():
-    assert load(config(), 0.25, CPU) is load(config(), 0.25, CPU)
-    assert load(config(), 0.25, CPU) is not load(config(std=2.0), 0.25, CPU)
+    assert load_data(config(), 0.25, CPU) is load_data(config(), 0.25, CPU)
+    assert load_data(config(), 0.25, CPU) is not load_data(config(std=2.0), 0.25, CPU)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 2000])
@@ -152,7 +152,7 @@ def test_mnist_is_mnist():
 
 
 def test_torchvisions_mnist_gives_the_same_from_the_same_files():
-    ours = load(
+    ours = load_data(
         DatasetConfig.model_validate(
             {"_target_": "sweepstack.training.data.mnist", "shape": [1, 28, 28], "classes": 10}
         ),
@@ -160,7 +160,7 @@ def test_torchvisions_mnist_gives_the_same_from_the_same_files():
         CPU,
     )
     root = str(download.cache_folder())
-    theirs = load(
+    theirs = load_data(
         DatasetConfig.model_validate(
             {"_target_": "torchvision.datasets.MNIST", "root": root, "shape": [1, 28, 28], "classes": 10}
         ),
@@ -187,7 +187,7 @@ def test_batches_are_scaled_and_standardised():
 
 
 def test_a_model_that_changes_its_input_in_place_spoils_nothing():
-    data = load(config(), 0.1, CPU)
+    data = load_data(config(), 0.1, CPU)
     before = [(images.clone(), labels) for images, labels in data.test()]
     for batches in (data.batches(100, 0, 1), data.evaluation(), data.test()):
         for images, _ in batches:
@@ -199,7 +199,7 @@ def test_a_model_that_changes_its_input_in_place_spoils_nothing():
 
 
 def test_facts_tell_one_dataset_from_another():
-    data = load(config(), 0.1, CPU)
+    data = load_data(config(), 0.1, CPU)
     assert (data.facts.train, data.facts.held_out, data.facts.test) == (1293, 144, 360)
     same = dataclasses.replace(data, images=data.images.clone())
     assert same.facts == data.facts
@@ -242,7 +242,7 @@ def test_facts_tell_one_dataset_from_another():
 )
 def test_data_that_is_not_what_the_config_says_is_refused(changes, split, message):
     with pytest.raises(DataError) as caught:
-        load(config(**changes), split, CPU)
+        load_data(config(**changes), split, CPU)
     assert str(caught.value) == message
 
 
@@ -303,7 +303,7 @@ def own(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("own")
 def test_pil_images_become_pixels():
-    data = load(config(_target_="own_data.Shades", count=30, shape=[1, 4, 4], classes=2), 0.1, CPU)
+    data = load_data(config(_target_="own_data.Shades", count=30, shape=[1, 4, 4], classes=2), 0.1, CPU)
     assert data.images.dtype == torch.uint8
     assert data.images.shape == (30, 1, 4, 4)
     assert data.images[:, 0, 0, 0].tolist() == [200 * (place % 2) + place for place in range(30)]
@@ -317,7 +317,7 @@ def test_a_transform_named_in_the_config_is_applied():
         {"_target_": "torchvision.transforms.Resize", "size": [2, 2]},
         {"_target_": "torchvision.transforms.ToTensor"},
     ]}  # fmt: skip
-    data = load(config(_target_="own_data.Shades", transform=transform, shape=[1, 2, 2], classes=2), 0.1, CPU)
+    data = load_data(config(_target_="own_data.Shades", transform=transform, shape=[1, 2, 2], classes=2), 0.1, CPU)
     assert data.images.dtype == torch.float32
     assert data.images.shape == (40, 1, 2, 2)
     assert data.images[:2, 0, 0, 0].tolist() == pytest.approx([0.0, 201 / 255])
@@ -325,7 +325,7 @@ def test_a_transform_named_in_the_config_is_applied():
 
 @pytest.mark.usefixtures("own")
 def test_colours_come_channels_first():
-    data = load(config(_target_="own_data.Colours", shape=[3, 5, 4], classes=2), 0.5, CPU)
+    data = load_data(config(_target_="own_data.Colours", shape=[3, 5, 4], classes=2), 0.5, CPU)
     assert data.images.shape == (6, 3, 5, 4)
     assert data.images.amax((0, 2, 3)).tolist() == [0, 255, 0]
 
@@ -345,5 +345,5 @@ def test_colours_come_channels_first():
 )
 def test_images_of_unlike_shapes_or_none_at_all_are_refused(name, message):
     with pytest.raises(DataError) as caught:
-        load(config(_target_=f"own_data.{name}", shape=[1, 4, 4], classes=2), 0.5, CPU)
+        load_data(config(_target_=f"own_data.{name}", shape=[1, 4, 4], classes=2), 0.5, CPU)
     assert str(caught.value) == message

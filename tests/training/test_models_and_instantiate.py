@@ -12,9 +12,9 @@ from torchvision import transforms
 from sweepstack.config.schema import ModelConfig, OptimizerConfig
 from sweepstack.errors import ConfigError
 from sweepstack.training import models, optimizers
-from sweepstack.training.checks import check
+from sweepstack.training.checks import check_trial
 from sweepstack.training.hardware import choose_device
-from sweepstack.training.instantiate import build, check_keywords, resolve
+from sweepstack.training.instantiate import check_keywords, import_target, instantiate
 
 
 def refusal(call, *arguments) -> str:
@@ -29,8 +29,8 @@ def refusal(call, *arguments) -> str:
 
 
 def test_a_dotted_path_leads_to_a_class_or_a_function():
-    assert resolve("optimizer", "torch.optim.SGD") is torch.optim.SGD
-    assert resolve("model", "sweepstack.training.models.MLP") is models.MLP
+    assert import_target("optimizer", "torch.optim.SGD") is torch.optim.SGD
+    assert import_target("model", "sweepstack.training.models.MLP") is models.MLP
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_dotted_path_leads_to_a_class_or_a_function():
     ],
 )
 def test_a_target_that_cannot_be_imported_is_named(target, remedy):
-    line = refusal(resolve, "model", target)
+    line = refusal(import_target, "model", target)
     assert line.startswith("model._target_ should name something that can be imported (")
     assert f", got {target!r}; " in line
     assert remedy in line
@@ -50,19 +50,19 @@ def test_a_target_that_cannot_be_imported_is_named(target, remedy):
 def test_a_module_that_breaks_while_it_is_imported_says_why(tmp_path, monkeypatch):
     (tmp_path / "own_broken.py").write_text("raise OSError('the disk\\nis full')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    line = refusal(resolve, "model", "own_broken.Model")
+    line = refusal(import_target, "model", "own_broken.Model")
     assert "(OSError: the disk is full), got 'own_broken.Model'; correct the module" in line
 
 
 def test_a_target_that_is_not_callable_is_named():
-    line = refusal(resolve, "model", "torch.nn.functional")
+    line = refusal(import_target, "model", "torch.nn.functional")
     assert line == (
         "model._target_ should name a class or a function, 'torch.nn.functional' is a module; name the class inside it"
     )
 
 
 def test_a_target_that_is_no_path_is_named():
-    line = refusal(build, {"_target_": 3}, "model.layer")
+    line = refusal(instantiate, {"_target_": 3}, "model.layer")
     assert line.startswith("model.layer._target_ should name something that can be imported (")
 
 
@@ -71,7 +71,7 @@ def test_mappings_with_a_target_are_called_the_innermost_first():
         {"_target_": "torchvision.transforms.Resize", "size": [4, 4]},
         {"_target_": "torchvision.transforms.ToTensor"},
     ]}  # fmt: skip
-    built = build({"transform": plain, "size": (1, {"a": 2}), "name": "x"})
+    built = instantiate({"transform": plain, "size": (1, {"a": 2}), "name": "x"})
     assert isinstance(built["transform"], transforms.Compose)
     assert isinstance(built["transform"].transforms[0], transforms.Resize)
     assert built["transform"].transforms[0].size == [4, 4]
@@ -89,7 +89,7 @@ PLAIN = st.recursive(
 
 @given(value=PLAIN)
 def test_without_a_target_a_value_is_built_to_itself(value):
-    assert build(value) == value
+    assert instantiate(value) == value
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_fresh_weights_are_drawn_from_the_seed():
     drawn = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        drawn.append(models.build(config).state_dict()["layers.1.weight"])
+        drawn.append(models.build_model(config).state_dict()["layers.1.weight"])
     assert drawn[0].shape == (3, 64)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
@@ -169,7 +169,7 @@ def test_fresh_weights_are_drawn_from_the_seed():
 
 def test_an_optimizer_gets_its_keywords():
     config = OptimizerConfig(target="torch.optim.Adam", lr=0.25, betas=[0.5, 0.75], amsgrad=True)
-    optimizer = optimizers.build(config, nn.Linear(2, 2).parameters())
+    optimizer = optimizers.build_optimizer(config, nn.Linear(2, 2).parameters())
     (group,) = optimizer.param_groups
     assert isinstance(optimizer, torch.optim.Adam)
     assert (group["lr"], *group["betas"], group["amsgrad"]) == (0.25, 0.5, 0.75, True)
@@ -181,7 +181,7 @@ def test_an_optimizer_gets_its_keywords():
 @pytest.mark.parametrize("model", ["Logistic", "MLP"])
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad"])
 def test_what_fits_together_passes(digits_config, model, optimizer):
-    check(
+    check_trial(
         digits_config(
             {"model._target_": f"sweepstack.training.models.{model}", "optimizer._target_": f"torch.optim.{optimizer}"}
         ),
@@ -193,7 +193,7 @@ def test_checking_leaves_the_random_state_alone(digits_config):
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    check(digits_config(), "cpu")
+    check_trial(digits_config(), "cpu")
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -290,7 +290,7 @@ NET = "sweepstack.training.models.MLP"
     ],
 )
 def test_what_does_not_fit_together_is_refused_in_one_line(digits_config, changes, begins, ends):
-    line = refusal(check, digits_config(changes), "cpu")
+    line = refusal(check_trial, digits_config(changes), "cpu")
     assert line.startswith(begins)
     assert line.endswith(f"; {ends}")
 
@@ -308,7 +308,7 @@ def test_a_model_that_gives_no_tensor_is_named(digits_config, tmp_path, monkeypa
     )
     monkeypatch.syspath_prepend(tmp_path)
     config = digits_config({"model": {"_target_": "own_pair.Pair", "in_features": 64, "out_features": 10}})
-    assert refusal(check, config, "cpu").startswith(
+    assert refusal(check_trial, config, "cpu").startswith(
         "model must give one logit for each of the 10 classes, own_pair.Pair gives tuple; "
     )
 
@@ -318,7 +318,7 @@ def test_a_model_that_gives_no_tensor_is_named(digits_config, tmp_path, monkeypa
 
 def test_a_device_that_this_machine_lacks_is_refused(digits_config):
     lacking = f"cuda:{torch.cuda.device_count()}"  # one more than there are; where there are none, any
-    line = refusal(check, digits_config(), lacking)
+    line = refusal(check_trial, digits_config(), lacking)
     assert line == f"device must be one that this machine has, got {lacking}; for example device=auto"
 
 

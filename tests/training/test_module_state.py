@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sweepstack.training.checkpoint import Keeper
+from sweepstack.training.checkpoint import CheckpointManager
 from sweepstack.training.module_state import Attributes, Unkept
-from sweepstack.training.stacked.loop import Reader, train_stack
+from sweepstack.training.stacked.loop import Listener, train_stack
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome, TrialState
@@ -107,9 +107,11 @@ def test_stopped_twice_a_module_with_a_memory_ends_bit_for_bit(digits_config, tm
     assert not said
     again: list[Outcome] = []
     for steps in (8, 10**9):  # as the only member of a stack
-        keeper = Keeper(tmp_path / "read", SELDOM, after(steps))
+        keeper = CheckpointManager(tmp_path / "read", SELDOM, after(steps))
         keeper.restore()
-        train_stack([[Reader(config, lambda _: None, again.append)]], data_of(config), SingleModel(config, CPU), keeper)
+        train_stack(
+            [[Listener(config, lambda _: None, again.append)]], data_of(config), SingleModel(config, CPU), keeper
+        )
     assert again[0].state is TrialState.KILLED
     assert_same_bits(again[1], expected)
 
@@ -127,11 +129,11 @@ def test_stopped_twice_a_module_with_a_memory_ends_bit_for_bit(digits_config, tm
 def test_a_memory_that_no_file_can_hold_is_told_of_once_and_the_trial_begins_again(digits_config, tmp_path, kind, name):
     config = digits_config(model_of(kind))
     said: list[str] = []
-    keeper = Keeper(tmp_path / "checkpoint", 0.0, after(20), say=said.append)
+    keeper = CheckpointManager(tmp_path / "checkpoint", 0.0, after(20), say=said.append)
     assert train(config, data_of(config), lambda _: None, keeper).state is TrialState.KILLED
     (line,) = said
     assert line.startswith(f"no checkpoint can be kept: the model changes {name}, ")
-    assert Keeper(tmp_path / "checkpoint").restore() is None
+    assert CheckpointManager(tmp_path / "checkpoint").restore() is None
 
 
 # What can be kept

@@ -343,7 +343,7 @@ def test_both_parts_can_be_scaled_alike(change, message):
     _making[0] = lambda train: TensorDataset(images if train else change(images), labels)  # type: ignore[assignment]
     config = {"_target_": f"{__name__}.made", "shape": [1, 4, 4], "classes": 2, "std": 1e-45}
     with pytest.raises(DataError) as caught:
-        datasets.load(DatasetConfig.model_validate(config), 0.1, CPU)
+        datasets.load_data(DatasetConfig.model_validate(config), 0.1, CPU)
     assert message.format(f"{__name__}.made") in str(caught.value)
 
 
@@ -370,7 +370,7 @@ DRAWS = {
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_random_items_are_the_same_at_every_load_and_told_of(draw, monkeypatch, capsys):
     monkeypatch.setattr(Noisy, "draw", staticmethod(draw))
-    monkeypatch.setattr(reading, "_said", set())
+    monkeypatch.setattr(reading, "_already_said", set())
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
     first, _ = part(lambda train: Noisy())
     assert torch.equal(torch.get_rng_state(), states[0])
@@ -389,7 +389,7 @@ def test_random_items_are_the_same_at_every_load_and_told_of(draw, monkeypatch, 
 
 
 def test_a_split_that_is_drawn_while_a_dataset_is_made_parts_it_without_overlap(monkeypatch, capsys):
-    monkeypatch.setattr(reading, "_said", set())
+    monkeypatch.setattr(reading, "_already_said", set())
 
     def split(train):
         order = torch.randperm(COUNT)
@@ -418,13 +418,13 @@ LABEL_TENSOR, COUNTED = torch.tensor(LABELS), torch.zeros(COUNT, 1, 4, 4)
 
 
 def test_what_draws_nothing_says_nothing(capsys, monkeypatch):
-    monkeypatch.setattr(reading, "_said", set())
+    monkeypatch.setattr(reading, "_already_said", set())
     part(OddEven, shape=(1, 8, 8))
     assert capsys.readouterr().err == ""
 
 
 def test_a_module_that_draws_while_it_is_imported_draws_the_same_in_every_process(tmp_path, monkeypatch):
-    from sweepstack.training.instantiate import resolve
+    from sweepstack.training.instantiate import import_target
 
     monkeypatch.syspath_prepend(tmp_path)
     source = """
@@ -435,7 +435,7 @@ def test_a_module_that_draws_while_it_is_imported_draws_the_same_in_every_proces
     for name in ("own_draws_one", "own_draws_other"):
         (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
         random.random(), np.random.rand(), torch.rand(1)
-        resolve("dataset", f"{name}.Fixed")
+        import_target("dataset", f"{name}.Fixed")
     import own_draws_one
     import own_draws_other
 
@@ -443,7 +443,7 @@ def test_a_module_that_draws_while_it_is_imported_draws_the_same_in_every_proces
 
 
 def test_long_reading_shows_how_far_it_has_come(monkeypatch, capsys):
-    monkeypatch.setattr(reading, "PATIENCE", -1.0)
+    monkeypatch.setattr(reading, "PROGRESS_AFTER", -1.0)
     part([*zip(PIXELS, LABELS, strict=True)])
     assert capsys.readouterr().err == f"Reading the training part of {__name__}.made: 0 of {COUNT} items\n"
 

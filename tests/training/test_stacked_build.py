@@ -439,7 +439,7 @@ def configs_of(digits_config: Callable[..., TrialConfig], model: dict[str, objec
 @pytest.mark.parametrize("name", STACKED)
 def test_with_the_same_draws_a_stack_ends_where_its_members_end_alone(digits_config, name):
     configs = configs_of(digits_config, STACKED[name])
-    model = build.build(configs, [1, 8, 8], CPU)
+    model = build.build_stacked_model(configs, [1, 8, 8], CPU)
     model.same_draws = True
     with SameMasks():
         outcomes, _ = run([[config] for config in configs], model)
@@ -455,19 +455,19 @@ def test_with_the_same_draws_a_stack_ends_where_its_members_end_alone(digits_con
 def test_what_a_stack_would_do_otherwise_trains_alone_and_is_told_why(digits_config, kind):
     model = own("chain", middle=kind) if isinstance(kind, str) else own(kind.__name__)
     with pytest.raises(Unstackable, match=re.escape(NOT_STACKED[kind])):
-        build.build(configs_of(digits_config, model), [1, 8, 8], CPU)
+        build.build_stacked_model(configs_of(digits_config, model), [1, 8, 8], CPU)
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm", "rnn"])
 def test_recurrent_layers_train_alone(digits_config, kind):
     with pytest.raises(Unstackable, match="vmap"):
-        build.build(configs_of(digits_config, own("Recurrent", kind=kind)), [1, 8, 8], CPU)
+        build.build_stacked_model(configs_of(digits_config, own("Recurrent", kind=kind)), [1, 8, 8], CPU)
 
 
 def test_the_written_out_way_drops_what_dropout_alone_drops(digits_config):
     changes = {"model._target_": "sweepstack.training.models.MLP", "model.hidden": [16, 16], "model.dropout": 0.5}
     configs = configs_of(digits_config, changes)
-    model = build.build(configs, [1, 8, 8], CPU)
+    model = build.build_stacked_model(configs, [1, 8, 8], CPU)
     assert isinstance(model, DenseModel)
     model.same_draws = True
     with SameMasks():
@@ -480,6 +480,6 @@ def test_the_written_out_way_drops_what_dropout_alone_drops(digits_config):
 def test_what_changes_only_later_ends_the_stack(digits_config):
     """The probe sees two steps; a stack looks again whenever it is measured."""
     configs = configs_of(digits_config, own("Later"))
-    model = build.build(configs, [1, 8, 8], CPU)
+    model = build.build_stacked_model(configs, [1, 8, 8], CPU)
     with pytest.raises(Unstackable, match="it changes its plain attribute late"):
         run([[config] for config in configs], model)

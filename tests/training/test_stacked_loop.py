@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models
-from sweepstack.training.data.datasets import Data, load
+from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.dense_model import DenseModel
-from sweepstack.training.stacked.loop import Reader, train_stack
+from sweepstack.training.stacked.loop import Listener, train_stack
 from sweepstack.training.stacked.model import StackedModel, Unstackable
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel
@@ -133,7 +133,7 @@ class Odd(nn.Module):
 
 
 def data_of(config: TrialConfig) -> Data:
-    return load(config.dataset, config.validation_split, CPU)
+    return load_data(config.dataset, config.validation_split, CPU)
 
 
 def run(
@@ -147,14 +147,14 @@ def run(
     reports: list[list[Measurement]] = [[] for _ in flat]
     places = iter(range(len(flat)))
 
-    def reader(config: TrialConfig) -> Reader:
+    def reader(config: TrialConfig) -> Listener:
         place = next(places)
-        return Reader(config, reports[place].append, lambda outcome: outcomes.__setitem__(place, outcome))
+        return Listener(config, reports[place].append, lambda outcome: outcomes.__setitem__(place, outcome))
 
     readers = [[reader(config) for config in configs] for configs in trajectories]
     longest = [max(configs, key=lambda config: config.epochs) for configs in trajectories]
     data = data or data_of(flat[0])
-    train_stack(readers, data, model or build.build(longest, data.images.shape[1:], CPU))
+    train_stack(readers, data, model or build.build_stacked_model(longest, data.images.shape[1:], CPU))
     assert None not in outcomes
     return outcomes, reports
 
@@ -278,7 +278,7 @@ def test_flags_are_kept(digits_config, optimizer):
 
 def test_bfloat16_is_trained_as_bfloat16(digits_config):
     configs = [digits_config({**MLP, "precision": "bfloat16", "optimizer.lr": lr}) for lr in (0.05, 0.1)]
-    assert isinstance(build.build(configs, [1, 8, 8], CPU), MappedModel)
+    assert isinstance(build.build_stacked_model(configs, [1, 8, 8], CPU), MappedModel)
     assert_like_the_plain_trainer(configs, atol=0.02, images=8)
 
 
@@ -297,7 +297,7 @@ def test_a_test_loss_that_is_not_finite_fails_as_it_does_alone(digits_config):
 @pytest.mark.parametrize("optimizer", [adam(0.01, weight_decay=0.01), {"optimizer.momentum": 0.9}], ids=["adam", "sgd"])
 def test_odd_modules_end_within_rounding_too(digits_config, kind, optimizer):
     configs = [digits_config({**own("Odd", kind=kind), **optimizer, "seed": seed, "epochs": 2}) for seed in (0, 0, 1)]
-    assert isinstance(build.build(configs, [1, 8, 8], CPU), MappedModel)
+    assert isinstance(build.build_stacked_model(configs, [1, 8, 8], CPU), MappedModel)
     assert_like_the_plain_trainer(configs, atol=1e-4)
 
 
@@ -305,7 +305,7 @@ def test_odd_modules_end_within_rounding_too(digits_config, kind, optimizer):
 def test_what_would_be_lost_in_a_stack_is_not_stacked(digits_config, kind):
     configs = [digits_config({**own("Odd", kind=kind), "seed": seed}) for seed in (0, 1)]
     with pytest.raises(Unstackable):
-        build.build(configs, [1, 8, 8], CPU)
+        build.build_stacked_model(configs, [1, 8, 8], CPU)
 
 
 # Which way
@@ -323,13 +323,13 @@ def test_what_would_be_lost_in_a_stack_is_not_stacked(digits_config, kind):
 )
 def test_linear_layers_are_written_out_and_anything_else_is_mapped(digits_config, changes, way):
     configs = [digits_config({**changes, "optimizer.lr": lr}) for lr in (0.1, 0.2)]
-    assert type(build.build(configs, [1, 8, 8], CPU)) is way
+    assert type(build.build_stacked_model(configs, [1, 8, 8], CPU)) is way
 
 
 def test_a_module_that_branches_on_its_numbers_cannot_be_stacked(digits_config):
     configs = [digits_config({**own("Branching", in_features=64, out_features=10), "seed": seed}) for seed in (0, 1)]
     with pytest.raises(Unstackable, match="vmap cannot map it"):
-        build.build(configs, [1, 8, 8], CPU)
+        build.build_stacked_model(configs, [1, 8, 8], CPU)
 
 
 def test_another_evaluation_than_training_is_respected(digits_config):
@@ -350,7 +350,7 @@ def test_dropout_has_its_own_mask_in_each_member_and_the_right_size(digits_confi
     assert len(set(with_masks.flatten().tolist())) == 120
     plain = digits_config({**MLP, "model.hidden": [1000], "model.dropout": 0.25})
     torch.manual_seed(plain.seed)
-    module = models.build(plain.model)
+    module = models.build_model(plain.model)
     alone = torch.stack([functional.cross_entropy(module(images[0]), labels[0]).detach() for _ in range(120)])
     assert float(with_masks.mean()) == pytest.approx(float(alone.mean()), abs=4 * float(alone.std()) / math.sqrt(60))
     assert float(with_masks.std()) == pytest.approx(float(alone.std()), rel=0.4)
@@ -447,9 +447,9 @@ def test_what_is_interrupted_has_given_the_outcomes_that_it_had(digits_config):
             raise KeyboardInterrupt
 
     short, long = (digits_config({"epochs": epochs, "optimizer.lr": epochs / 10}) for epochs in (1, 5))
-    readers = [[Reader(short, lambda _: None, outcomes.append)], [Reader(long, stop, outcomes.append)]]
+    readers = [[Listener(short, lambda _: None, outcomes.append)], [Listener(long, stop, outcomes.append)]]
     with pytest.raises(KeyboardInterrupt):
-        train_stack(readers, data_of(short), build.build([short, long], [1, 8, 8], CPU))
+        train_stack(readers, data_of(short), build.build_stacked_model([short, long], [1, 8, 8], CPU))
     assert [outcome.state for outcome in outcomes] == [TrialState.FINISHED]
 
 

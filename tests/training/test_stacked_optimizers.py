@@ -34,7 +34,7 @@ def gradients(step: int, shape: tuple[int, ...]) -> Tensor:
 def alone(config: OptimizerConfig, start: Tensor, member: int, factors: Tensor) -> list[Tensor]:
     """The parameter after every step of `torch.optim`."""
     parameter = nn.Parameter(start.clone())
-    optimizer = optimizers.build(config, [parameter])
+    optimizer = optimizers.build_optimizer(config, [parameter])
     after = []
     for step, factor in enumerate(factors[:, member].tolist()):
         optimizer.param_groups[0]["lr"] = config.lr * factor
@@ -49,7 +49,7 @@ def check(target: str, rows: list[dict[str, Any]], flags: dict[str, Any]) -> Non
     start = torch.randn(len(rows), 3, 4, generator=torch.Generator().manual_seed(99))
     factors = torch.rand(STEPS, len(rows), dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     parameters = {"weight": start.clone()}
-    stacked = stacked_optimizers.build(configs, parameters)
+    stacked = stacked_optimizers.build_stacked_optimizer(configs, parameters)
     expected = [alone(config, start[member], member, factors) for member, config in enumerate(configs)]
     for step in range(STEPS):
         if step % 5 == 0:  # epochs of five steps
@@ -89,7 +89,7 @@ def test_a_gradient_that_is_a_product_need_not_be_written_out(rows, groups):
     configs = [OptimizerConfig.model_validate({"_target_": "torch.optim.SGD", **row}) for row in rows]
     start = torch.randn(4, 3, 6, generator=torch.Generator().manual_seed(1))
     both = [{"weight": start.clone()}, {"weight": start.clone()}]
-    one, other = (stacked_optimizers.build(configs, parameters) for parameters in both)
+    one, other = (stacked_optimizers.build_stacked_optimizer(configs, parameters) for parameters in both)
     for optimizer in (one, other):
         optimizer.set_factors(torch.ones(3, 4, dtype=torch.float64))
     for step in range(3):
@@ -111,7 +111,7 @@ def test_a_frozen_row_stands_still_and_the_others_do_not_notice(row):
     results = []
     for freeze in (False, True):
         parameters = {"weight": torch.ones(3, 2)}
-        optimizer = stacked_optimizers.build(configs, parameters)
+        optimizer = stacked_optimizers.build_stacked_optimizer(configs, parameters)
         for epoch in range(2):
             optimizer.set_factors(torch.ones(2, 3, dtype=torch.float64))
             for step in range(2):
@@ -135,7 +135,7 @@ def test_kept_rows_go_on_with_their_state():
     factors = torch.ones(4, 3, dtype=torch.float64)
     start = torch.ones(3, 2)
     expected = alone(configs[2], start[2], 2, factors)
-    optimizer = stacked_optimizers.build(configs, {"weight": start})
+    optimizer = stacked_optimizers.build_stacked_optimizer(configs, {"weight": start})
     optimizer.set_factors(factors[:2])
     for step in range(2):
         optimizer.begin_step()
@@ -156,7 +156,7 @@ def test_adam_counts_the_steps_of_each_parameter_on_its_own():
     factors = torch.ones(6, 2, dtype=torch.float64)
     expected = [alone(config, start[member], member, factors)[2] for member, config in enumerate(configs)]
     parameters = {"early": start.clone(), "late": start.clone()}
-    optimizer = stacked_optimizers.build(configs, parameters)
+    optimizer = stacked_optimizers.build_stacked_optimizer(configs, parameters)
     for step in range(6):
         if step % 4 == 0:
             optimizer.set_factors(factors[step : step + 4])

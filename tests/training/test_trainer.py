@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
-from sweepstack.training.checks import check
-from sweepstack.training.data.datasets import load
+from sweepstack.training.checks import check_trial
+from sweepstack.training.data.datasets import load_data
 from sweepstack.training.hardware import choose_device
 from sweepstack.training.trainer import train
 from sweepstack.trial import Measurement, Outcome, TrialState
@@ -28,7 +28,7 @@ TRAINED_ON, HELD_OUT, TESTED_ON = 1293, 144, 360  # digits, a tenth held out
 def run(config, device="cpu") -> tuple[Outcome, list[Measurement]]:
     """A trial from config to outcome, and what it reported on the way."""
     reported: list[Measurement] = []
-    data = load(config.dataset, config.validation_split, choose_device(device))
+    data = load_data(config.dataset, config.validation_split, choose_device(device))
     return train(config, data, reported.append), reported
 
 
@@ -51,7 +51,7 @@ def digits_by_hand() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Te
 
 def orders(config, epoch: int) -> list[torch.Tensor]:
     """The places that each batch of an epoch takes its images from."""
-    data = load(config.dataset, config.validation_split, torch.device("cpu"))
+    data = load_data(config.dataset, config.validation_split, torch.device("cpu"))
     count = len(data.images)
     numbered = dataclasses.replace(data, images=torch.arange(count).float().reshape(count, 1), mean=0.0, std=1.0)
     return [images.flatten().long() for images, _ in numbered.batches(config.batch_size, config.seed, epoch)]
@@ -175,7 +175,7 @@ def test_the_figures_are_those_of_the_returned_weights(digits_config):
     assert outcome.metrics["test/loss"] == pytest.approx(loss, rel=1e-5)
     assert outcome.metrics["test/accuracy"] == pytest.approx(accuracy)
     config = digits_config()
-    held_out = load(config.dataset, config.validation_split, torch.device("cpu")).held_out.numpy()
+    held_out = load_data(config.dataset, config.validation_split, torch.device("cpu")).held_out.numpy()
     loss, accuracy = by_hand(images[held_out], labels[held_out])
     assert outcome.metrics["val/loss"] == pytest.approx(loss, rel=1e-5)
     assert outcome.metrics["val/accuracy"] == pytest.approx(accuracy)
@@ -231,7 +231,7 @@ def test_a_seed_gives_the_same_bits_whatever_came_before(digits_config):
 def test_whoever_listens_may_draw_random_numbers_too(digits_config):
     config = digits_config({**MLP, "model.dropout": 0.3, "epochs": 3})
     undisturbed, _ = run(config)
-    data = load(config.dataset, config.validation_split, torch.device("cpu"))
+    data = load_data(config.dataset, config.validation_split, torch.device("cpu"))
     assert same_bits(train(config, data, lambda measurement: torch.rand(measurement.step)), undisturbed)  # type: ignore[arg-type]
 
 
@@ -460,7 +460,7 @@ def test_own_model_dataset_and_optimizer_train_by_their_paths(digits_config, tmp
             "batch_size": 16,
         }
     )
-    check(config, "cpu")
+    check_trial(config, "cpu")
     outcome, reported = run(config)
     assert outcome.state is TrialState.FINISHED
     assert outcome.metrics["test/accuracy"] == 1.0

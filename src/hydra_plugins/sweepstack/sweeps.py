@@ -52,10 +52,10 @@ class SweepsSource(ConfigSource):
 
 def _loaded(source: ConfigSource, file: Path) -> ConfigResult:
     """The config in a file; what is wrong with it is told with its place."""
-    from sweepstack.config.yaml_file import read
+    from sweepstack.config.yaml_file import read_yaml
     from sweepstack.errors import ConfigError, one_line
 
-    text = read(file)
+    text = read_yaml(file)
     try:
         config, header = OmegaConf.create(text), source._get_header_dict(text)
     except (YAMLError, OmegaConfBaseException, ValueError) as error:

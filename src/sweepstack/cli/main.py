@@ -18,7 +18,7 @@ from sweepstack.exits import INTERRUPTED, ending
 from sweepstack.faults import Whose, is_signal, judge
 from sweepstack.streams import GONE, drop, open_closed
 
-FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
+TABLE_FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
 
 
 class Commands(click.Group):
@@ -97,7 +97,7 @@ for command in (runs.register, runs.predict, runs.show, runs.repro):
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the first so many rows.")
 @click.option("--sort", metavar="COLUMN", help="Sort by this column.  [default: the metric, best first]")
 @click.option("--columns", metavar="A,B,...", help="Only these columns, in this order.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file.")
 @store_option
 def table(

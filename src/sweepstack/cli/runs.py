@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweepstack.errors import UserError, printable, typed
+from sweepstack.errors import UserError, as_typed, printable
 
 if TYPE_CHECKING:
     from sweepstack.inference.classifier import Classifier
@@ -41,11 +41,11 @@ def register(run: str | None, sweep: str | None, name: str | None, alias: str, s
         )
     from sweepstack.results import register
     from sweepstack.tracking.address import own_options
-    from sweepstack.tracking.runs import find
+    from sweepstack.tracking.runs import find_run
     from sweepstack.tracking.store import Store
 
     target = Store(store)
-    chosen, caution = register.selected(target, sweep or "latest") if run is None else (find(target, run), "")
+    chosen, caution = register.selected(target, sweep or "latest") if run is None else (find_run(target, run), "")
     done = register.register(target, chosen, name, alias)
     figures = "  ".join(f"{key} {value:.4f}" for key, value in sorted(chosen.row.metrics.items()) if "/acc" in key)
     click.echo(printable(f"{chosen.row.name}  {figures}"))
@@ -55,7 +55,7 @@ def register(run: str | None, sweep: str | None, name: str | None, alias: str, s
     if done.code:
         click.echo(printable(f"with its code: {', '.join(path.name for path in done.code)}"))
     own = own_options(store)
-    is_default = done.alias == register.BEST and done.only
+    is_default = done.alias == register.DEFAULT_ALIAS and done.only
     word = "" if is_default else f"--model {shlex.quote(f'{done.name}@{done.alias}')} "
     click.echo(f"Predict:  sweepstack predict {word}{shlex.join([*own, 'IMAGE.png'])}")
 
@@ -78,7 +78,7 @@ def predict(images: tuple[Path, ...], word: str, form: str, store: str | None) -
     from sweepstack.tracking.store import Store
 
     bad: list[str] = []
-    with register.load(Store(store), word) as (classifier, _):
+    with register.load_classifier(Store(store), word) as (classifier, _):
         _print(_classified(classifier, images, bad), form)
     for line in bad:
         click.echo(f"error: {line}", err=True)
@@ -129,11 +129,11 @@ def show(run: str, store: str | None) -> None:
     """Show a RUN: how it ended, its figures, curves, params and config. RUN is an id, the beginning of one, or a name
     in the newest sweep."""
     from sweepstack.results.show import shown
-    from sweepstack.tracking.runs import find
+    from sweepstack.tracking.runs import find_run
     from sweepstack.tracking.store import Store
 
     target = Store(store)
-    click.echo(shown(target, find(target, run)), nl=False)
+    click.echo(shown(target, find_run(target, run)), nl=False)
 
 
 @click.command()
@@ -143,13 +143,13 @@ def show(run: str, store: str | None) -> None:
 def repro(run: str, train: bool, store: str | None) -> None:
     """Print the command that trains a RUN again. With --run: exit code 0 when it ends the same, 1 when it does not."""
     from sweepstack.results import reproduce
-    from sweepstack.tracking.runs import find
+    from sweepstack.tracking.runs import find_run
     from sweepstack.tracking.store import Store
 
     target = Store(store)
-    found = find(target, run)
-    words, left_out = reproduce.command(target, found)
-    click.echo(typed(words))
+    found = find_run(target, run)
+    words, left_out = reproduce.repro_command(target, found)
+    click.echo(as_typed(words))
     if left_out:
         click.echo(f"Left out, for its password is not recorded: {' '.join(left_out)}; give it by hand.", err=True)
     if changes := reproduce.changes(target, found):

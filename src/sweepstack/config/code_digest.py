@@ -41,7 +41,7 @@ def digest(config: TrialConfig) -> str:
     lives.
     """
     keywords = [config.model.keywords, config.optimizer.keywords]
-    return _digest(SEMANTICS, frozenset([config.model.target, config.optimizer.target, *_targets_in(keywords)]))
+    return _digest_of(SEMANTICS, frozenset([config.model.target, config.optimizer.target, *_targets_in(keywords)]))
 
 
 def _targets_in(value: Any) -> Iterator[str]:
@@ -55,14 +55,14 @@ def _targets_in(value: Any) -> Iterator[str]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _digest(semantics: int, targets: frozenset[str]) -> str:
+def _digest_of(semantics: int, targets: frozenset[str]) -> str:
     marks: dict[str, str] = {}  # of what counts, by the name of the module or package
     for name in _modules(targets):
         spec = _find(name)
         if spec is None or not spec.has_location:
             marks[f"{name} has no source"] = ""
         elif _is_installed(spec):
-            marks[_top(name)] = _version(_top(name))
+            marks[_top(name)] = _distribution_versions(_top(name))
     for name, _, source in _own(targets):
         marks[name] = hashlib.blake2b(source, digest_size=16).hexdigest()
     text = repr((semantics, sorted(marks.items())))
@@ -152,7 +152,7 @@ def _library_folders() -> list[str]:
     return [os.path.realpath(paths[key]) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
 
 
-def _version(package: str) -> str:
+def _distribution_versions(package: str) -> str:
     """Names and versions of the distributions that a package comes from; empty for Python's own."""
     names = metadata.packages_distributions().get(package, [])
     return " ".join(sorted({f"{name}=={metadata.version(name)}" for name in names}))

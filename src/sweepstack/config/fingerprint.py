@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sweepstack.config.schema import Mark, OptimizerConfig, Target, TrialConfig
+from sweepstack.config.schema import Mark, OptimizerConfig, TargetConfig, TrialConfig
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def fingerprint(config: TrialConfig, data: str, code: str) -> Fingerprint:
     """
     counts = _hashed(config)
     counts["dataset"] = {key: value for key, value in _hashed(config.dataset).items() if key != "target"}
-    text = _text(_canonical(counts)).encode("utf-8", "surrogatepass")  # YAML can write half a surrogate pair
+    text = _as_json(_canonical(counts)).encode("utf-8", "surrogatepass")  # YAML can write half a surrogate pair
     return Fingerprint(hashlib.blake2b(text, digest_size=10).hexdigest(), data, code)
 
 
@@ -80,12 +80,12 @@ def _hashed(section: BaseModel) -> dict[str, Any]:
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
         always = field.is_required() or Mark.HASHED_AT_DEFAULT in field.metadata
-        if always or _text(_canonical(value)) != _text(_canonical(field.get_default(call_default_factory=True))):
+        if always or _as_json(_canonical(value)) != _as_json(_canonical(field.get_default(call_default_factory=True))):
             counts[key] = value
     return counts
 
 
-def _text(canonical: Any) -> str:
+def _as_json(canonical: Any) -> str:
     return json.dumps(canonical, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -93,14 +93,14 @@ def _canonical(value: Any, as_floats: bool = False) -> Any:
     """`value` as JSON knows it, such that equal texts mean equal values. Somebody's code may tell 1 from 1.0 or true,
     so they differ, unless numbers are to be taken `as_floats`; nobody's tells 0.0 from -0.0, or a tuple from a list."""
     match value:
-        case Target():
+        case TargetConfig():
             of_torch = isinstance(value, OptimizerConfig) and value.target.startswith("torch.optim.")
             keywords = {key: _canonical(part, of_torch) for key, part in value.keywords.items()}
             return {"fields": _canonical(_hashed(value)), "keywords": keywords}
         case BaseModel():
             return _canonical(_hashed(value))
         case Mapping():  # keys as texts of their own, for "1" is not 1
-            return {_text(_canonical(key)): _canonical(part) for key, part in value.items()}
+            return {_as_json(_canonical(key)): _canonical(part) for key, part in value.items()}
         case list() | tuple():
             return [_canonical(part, as_floats) for part in value]
         case bool() | str() | None:

@@ -6,10 +6,10 @@ import hashlib
 import re
 from urllib.parse import quote
 
-LONGEST = 200
+MAX_NAME_BYTES = 200
 """Bytes. A file system takes 255 for a name, a key in MLflow is of 250, and either carries more than the name."""
 QUOTES = frozenset("\"'`\\")
-WORDS = ("latest", "all")
+RESERVED_NAMES = ("latest", "all")
 """Words of `sweepstack table --sweep`."""
 
 
@@ -19,8 +19,8 @@ def check_sweep(name: str) -> str:
     Raises:
         ValueError: it cannot be the name of a folder, a tag and a filter; the text is the rule.
     """
-    if name in WORDS:
-        raise ValueError(f"should be a name other than {' and '.join(WORDS)}")
+    if name in RESERVED_NAMES:
+        raise ValueError(f"should be a name other than {' and '.join(RESERVED_NAMES)}")
     if set(name) & (QUOTES | set("/%")):
         raise ValueError("should be a name without quotes, slashes and %")
     _check_plain(name)
@@ -48,19 +48,23 @@ def _check_plain(name: str) -> None:
         raise ValueError("should be a name without blanks at its ends")
     if name in (".", ".."):
         raise ValueError("should be a name, not a folder's . or ..")
-    if len(name.encode()) > LONGEST:
-        raise ValueError(f"should be a name of at most {LONGEST} bytes")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"should be a name of at most {MAX_NAME_BYTES} bytes")
 
 
 def as_folder(name: str) -> str:
     """A folder's name for any text, another one for every other text."""
     quoted = quote(name, safe="", errors="surrogatepass")
-    return quoted if quoted not in ("", ".", "..") and len(quoted) <= LONGEST else _marked(quoted[:LONGEST], name)
+    return (
+        quoted
+        if quoted not in ("", ".", "..") and len(quoted) <= MAX_NAME_BYTES
+        else _marked(quoted[:MAX_NAME_BYTES], name)
+    )
 
 
 def as_key(name: str) -> str:
     """A part of a key that MLflow takes, for any text, another one for every other text."""
-    plain = re.sub(r"[^\w.\- ]", "_", name)[:LONGEST]
+    plain = re.sub(r"[^\w.\- ]", "_", name)[:MAX_NAME_BYTES]
     plain = "_" if plain in ("", ".", "..") else plain
     return plain if plain == name else _marked(plain, name)
 

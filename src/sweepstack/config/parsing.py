@@ -24,7 +24,7 @@ from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.masking import hide_in
 
 
-def resolve(cfg: DictConfig) -> dict[str, Any]:
+def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     """What Hydra composed as plain values, its interpolations resolved, the secrets of addresses masked (see
     `masking`). `cfg` is not changed.
 
@@ -44,12 +44,12 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
 
 def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
-    """What Hydra composed, or what `resolve` gave, checked and typed. `cfg` is not changed.
+    """What Hydra composed, or what `resolve_config` gave, checked and typed. `cfg` is not changed.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range. One line a mistake.
     """
-    plain = resolve(cfg) if isinstance(cfg, DictConfig) else cfg
+    plain = resolve_config(cfg) if isinstance(cfg, DictConfig) else cfg
     try:
         return FlatConfig.model_validate(plain).split()
     except ValidationError as error:
@@ -58,7 +58,7 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
 
 def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
     """One mistake: rule, value, remedy."""
-    path = _path(detail["loc"])
+    path = _key_path(detail["loc"])
     key = ".".join(path)
     value = detail["input"]
     section: Any = FlatConfig
@@ -87,7 +87,7 @@ def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
     return ConfigError(f"{key} {rule}", value, f"for example {key.split('[')[0]}={_example(fields, path[-1])}")
 
 
-def _path(loc: tuple[int | str, ...]) -> list[str]:
+def _key_path(loc: tuple[int | str, ...]) -> list[str]:
     """pydantic's location as the user's key: without the kind of schedule, and with an index for a list."""
     path: list[str] = []
     for place, part in enumerate(loc):

@@ -18,7 +18,7 @@ from sweepstack.config.names import check_experiment, check_sweep
 MAX_SEED = 2**63 - 1
 
 
-def _number(value: Any) -> Any:
+def _strict_number(value: Any) -> Any:
     """Only what YAML calls a number: neither `true` nor the text "3"."""
     if isinstance(value, bool | str):
         raise ValueError("Input should be a number")
@@ -35,10 +35,10 @@ def _epoch_or_count(value: Any) -> Any:
 URI_PATTERN = r"^(sqlite|postgresql|mysql|mssql|https?|databricks)\b"
 
 
-Int = Annotated[int, BeforeValidator(_number)]
+Int = Annotated[int, BeforeValidator(_strict_number)]
 
 
-Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Float = Annotated[float, BeforeValidator(_strict_number), Field(allow_inf_nan=False)]
 
 
 Part = Annotated[Float, Field(ge=0, le=1)]
@@ -77,7 +77,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
 
 
-class Target(BaseModel):
+class TargetConfig(BaseModel):
     """Something named by `_target_`, a dotted path to a callable; all other keys are its keyword arguments."""
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
@@ -92,7 +92,7 @@ class Target(BaseModel):
         return dict(self.model_extra or {})
 
 
-class DatasetConfig(Target):
+class DatasetConfig(TargetConfig):
     """A dataset: `target(train=True, **keywords)` and `target(train=False, **keywords)` give its two parts."""
 
     shape: Annotated[tuple[Annotated[Int, Field(ge=1)], ...], Field(min_length=1, examples=["[1,28,28]"])]
@@ -101,11 +101,11 @@ class DatasetConfig(Target):
     std: Annotated[Float, Field(gt=0, examples=[1.0]), Mark.HASHED_AT_DEFAULT] = 1.0
 
 
-class ModelConfig(Target):
+class ModelConfig(TargetConfig):
     """A model: `target(**keywords)` gives an `nn.Module` from images [N, *shape] to logits [N, classes]."""
 
 
-class OptimizerConfig(Target):
+class OptimizerConfig(TargetConfig):
     """An optimizer: `target(parameters, lr=lr, **keywords)` gives a `torch.optim.Optimizer`."""
 
     lr: Annotated[Float, Field(gt=0, examples=[0.01]), Mark.PARSED]

@@ -12,12 +12,12 @@ import yaml
 
 from sweepstack.errors import ConfigError, one_line
 
-LARGEST, DEEPEST = 100_000, 100
+MAX_VALUES, MAX_DEPTH = 100_000, 100
 """Values in a file once its anchors are written out, and levels of nesting: far more than a config has, and what can
 still be composed."""
 
 
-def read(path: Path) -> str:
+def read_yaml(path: Path) -> str:
     """The text of a YAML file with one mapping in it, or nothing.
 
     Raises:
@@ -60,7 +60,7 @@ def _check(path: Path, text: str) -> None:
         what = one_line(str(error).splitlines()[0])
         raise _wrong(path, text.count("\n", 0, position) + 1, what, "leave out that sign") from error
     except RecursionError as error:
-        raise _wrong(path, 1, f"it is nested deeper than {DEEPEST} levels", "simplify it") from error
+        raise _wrong(path, 1, f"it is nested deeper than {MAX_DEPTH} levels", "simplify it") from error
 
 
 def _check_node(path: Path, root: Any) -> None:
@@ -82,12 +82,12 @@ def _size(path: Path, node: Any, known: dict[int, int], above: tuple[int, ...]) 
     line = node.start_mark.line + 1
     if id(node) in above:
         raise _wrong(path, line, "an anchor must not contain itself", "write it out")
-    if len(above) > DEEPEST:
-        raise _wrong(path, line, f"it is nested deeper than {DEEPEST} levels", "simplify it")
+    if len(above) > MAX_DEPTH:
+        raise _wrong(path, line, f"it is nested deeper than {MAX_DEPTH} levels", "simplify it")
     if id(node) not in known:
-        known[id(node)] = 1 + sum(_size(path, part, known, (*above, id(node))) for part in _parts(node))
-        if known[id(node)] > LARGEST:
-            rule = f"there must be no more than {LARGEST} values in a file, anchors written out"
+        known[id(node)] = 1 + sum(_size(path, part, known, (*above, id(node))) for part in _children(node))
+        if known[id(node)] > MAX_VALUES:
+            rule = f"there must be no more than {MAX_VALUES} values in a file, anchors written out"
             raise _wrong(path, line, rule, "leave out what repeats itself")
     return known[id(node)]
 
@@ -118,11 +118,11 @@ def _check_values(path: Path, node: Any, loader: Any, seen: set[int]) -> None:
             if name in keys and key.tag != "tag:yaml.org,2002:merge":
                 raise _wrong(path, key.start_mark.line + 1, f"key {key.value!r} is there twice", "leave one out")
             keys.add(name)
-    for part in _parts(node):
+    for part in _children(node):
         _check_values(path, part, loader, seen)
 
 
-def _parts(node: Any) -> list[Any]:
+def _children(node: Any) -> list[Any]:
     if isinstance(node, yaml.MappingNode):
         return [part for pair in node.value for part in pair if not _is_merge(part)]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []

@@ -30,11 +30,11 @@ def ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
         if outcome.weights is not None:
             files.append(trial.folder / WEIGHTS)
             weights = outcome.weights
-            _write(files[-1], _held(lambda file: torch.save(weights, file)))
+            _write_output(files[-1], _held(lambda file: torch.save(weights, file)))
         if outcome.predictions is not None:
             files.append(trial.folder / PREDICTIONS)
             predictions = outcome.predictions
-            _write(files[-1], _held(lambda file: np.save(file, predictions, allow_pickle=False)))
+            _write_output(files[-1], _held(lambda file: np.save(file, predictions, allow_pickle=False)))
         if trial.run.pictures and outcome.state is TrialState.FINISHED:
             files.append(draw(trial, data))
     except Exception as error:  # a full disk costs this trial, no other one
@@ -48,7 +48,7 @@ def draw(trial: Trial, data: Data) -> Path:
 
     trial.folder.mkdir(parents=True, exist_ok=True)
     path, count = trial.folder / PICTURES, trial.run.pictures
-    _write(path, lambda part: save_first(data.images[:count], data.labels[:count], part))
+    _write_output(path, lambda part: save_first(data.images[:count], data.labels[:count], part))
     return path
 
 
@@ -64,7 +64,7 @@ def _held(write: Callable[[Any], None]) -> Callable[[Path], None]:
     return to
 
 
-def _write(path: Path, write: Callable[[Path], None]) -> None:
+def _write_output(path: Path, write: Callable[[Path], None]) -> None:
     """A new file in place of an old one, never a half of one; whoever holds a link to the old one keeps it."""
     with replacing(path) as aside:
         write(aside)

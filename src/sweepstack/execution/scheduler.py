@@ -14,23 +14,23 @@ from pathlib import Path
 
 from sweepstack.config.schema import RunConfig
 from sweepstack.errors import UserError, one_line
-from sweepstack.execution.session import Recording, peek, recording, wait_for_quiet
+from sweepstack.execution.session import Session, open_session, peek, wait_for_quiet
 from sweepstack.execution.work import Work
-from sweepstack.execution.worker import choose, device_of, draw_pictures, estimate, identify
+from sweepstack.execution.worker import choose_settings, device_of, draw_pictures, estimate, identify
 from sweepstack.files.replacing import replacing
 from sweepstack.planning.plan import Plan, Stack, count, plan, summary
 from sweepstack.tracking.store import Store
-from sweepstack.trial import PICTURES, PREDICTIONS, WEIGHTS, Choice, Outcome, Trial, TrialState
+from sweepstack.trial import PICTURES, PREDICTIONS, WEIGHTS, Outcome, StackSettings, Trial, TrialState
 
 POLL = 1.0
 """Seconds between two looks at what another command trains."""
 
 Inside = AbstractContextManager[None]
-Run = Callable[[Stack, Recording, Callable[[], bool]], None]
+Run = Callable[[Stack, Session, Callable[[], bool]], None]
 """Trains a stack, see `run_stack`; the last argument tells whether to stop early."""
-Ended = Callable[[Trial, Outcome], None]
+OnEnded = Callable[[Trial, Outcome], None]
 """Takes the outcome of a trial that has been trained."""
-Tell = Callable[[Trial, Outcome, str], None]
+OnSkipped = Callable[[Trial, Outcome, str], None]
 """Takes the outcome of a trial that is not trained by this command, and why it is not."""
 
 
@@ -52,8 +52,8 @@ def execute(
     task: str,
     apart: str,
     run: Run,
-    ended: Ended,
-    tell: Tell,
+    ended: OnEnded,
+    tell: OnSkipped,
     inside: Callable[[Trial], Inside] = lambda _: nullcontext(),
 ) -> dict[str, Outcome]:
     """Sees to it that every trial has an outcome.
@@ -85,13 +85,13 @@ def execute(
     def enough() -> bool:
         return run_config.max_failures is not None and failures >= run_config.max_failures
 
-    def chosen(group: Sequence[Trial]) -> Choice:
+    def chosen(group: Sequence[Trial]) -> StackSettings:
         with inside(group[0]):
-            return choose(group, lambda: wait_for_quiet(store))
+            return choose_settings(group, lambda: wait_for_quiet(store))
 
-    with recording(trials, store, task, take) as session:
+    with open_session(trials, store, task, take) as session:
         said: set[str] = set()
-        for line in folded(trials):
+        for line in describe_duplicates(trials):
             session.display.say(line)
         while waiting and not enough():
             work = session.claim(waiting, run_config.rerun, partial(_lacking, say=session.display.say))
@@ -103,8 +103,8 @@ def execute(
                 tell(trial, outcome, "it was trained before")
             planned = plan(work.fresh, chosen, apart)
             stacks = [*work.resumed, *session.keep_plan(planned.stacks, device_of(trials[0]) if work.fresh else "")]
-            lines = [*told(work), *([summary(planned)] if work.fresh else [])]
-            for line in lines if len(trials) > 1 else told(work):
+            lines = [*describe_work(work), *([summary(planned)] if work.fresh else [])]
+            for line in lines if len(trials) > 1 else describe_work(work):
                 if line not in said:
                     session.display.say(line)
                     said.add(line)
@@ -138,7 +138,7 @@ def foreseen(
 ) -> tuple[Work, Plan]:
     """What `execute` would find and train; nothing is written."""
 
-    def chosen(group: Sequence[Trial]) -> Choice:
+    def chosen(group: Sequence[Trial]) -> StackSettings:
         with inside(group[0]):
             return estimate(group)
 
@@ -146,7 +146,7 @@ def foreseen(
     return work, Plan((*work.resumed, *plan(work.fresh, chosen, apart).stacks))
 
 
-def told(work: Work, every: bool = False) -> list[str]:
+def describe_work(work: Work, every: bool = False) -> list[str]:
     """For people: what is trained anew, left out, waited for and gone on with.
 
     Args:
@@ -179,7 +179,7 @@ def unique(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial is chosen[trial.fingerprint]]
 
 
-def folded(trials: Sequence[Trial]) -> list[str]:
+def describe_duplicates(trials: Sequence[Trial]) -> list[str]:
     """For people: which jobs are one trial, and why."""
     alike: dict[str, list[Trial]] = {}
     for trial in trials:

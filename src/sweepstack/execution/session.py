@@ -17,16 +17,16 @@ from filelock import BaseFileLock
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.execution.progress import Display
-from sweepstack.execution.work import Work, lookup, taken, work_for
+from sweepstack.execution.work import Work, lookup_settled, taken, work_for
 from sweepstack.files.replacing import check_replaceable
 from sweepstack.journal.files import keep_file
 from sweepstack.journal.ledger import Ledger
 from sweepstack.journal.log import Journal
-from sweepstack.journal.replay import Fold
+from sweepstack.journal.replay import Replay
 from sweepstack.planning.classify import Resume, Reuse, Train
 from sweepstack.planning.known_trials import Composition, Entry
 from sweepstack.planning.plan import Stack, Trajectory
-from sweepstack.tracking.address import command, journal_folder
+from sweepstack.tracking.address import journal_folder, sweepstack_command
 from sweepstack.tracking.experiments import check_not_deleted, experiment_name
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
@@ -36,13 +36,13 @@ Lacking = Callable[[Trial, Outcome, Path | None], Sequence[Path]]
 """Takes a settled trial and the folder of its files, where that is on this machine; gives further files."""
 LONGEST_WAIT = 5.0
 """Seconds."""
-WAITING = "Records are kept in the journal; the next sweep delivers them, or type: "
+RECORDS_WAIT = "Records are kept in the journal; the next sweep delivers them, or type: "
 LAST_WORDS = 1.0
 """Seconds that an interrupted command waits for its records to be delivered; the process beside goes on by itself."""
 
 
-class Recording:
-    """The session of a command, while it trains. See `recording`."""
+class Session:
+    """The session of a command, while it trains. See `open_session`."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Recording:
         self._ledger, self._number, self._store = ledger, number, store
         self._ended = ended
         self.journal = Journal(ledger.journal(number))
-        self.fold = Fold()
+        self.fold = Replay()
         self._mine: dict[str, Entry] = {}
 
     def claim(self, trials: Sequence[Trial], again: bool, lacking: Lacking = lambda *_: ()) -> Work:
@@ -193,14 +193,14 @@ class Recording:
 
     def artifacts(self, trial: Trial) -> Path | None:
         """The folder that holds the files of a settled trial's record, if that is on this machine."""
-        finished = lookup(self._ledger, self._store, [trial.fingerprint]).finished.get(trial.fingerprint)
+        finished = lookup_settled(self._ledger, self._store, [trial.fingerprint]).finished.get(trial.fingerprint)
         return finished.artifacts if finished is not None else None
 
 
 @contextlib.contextmanager
-def recording(
+def open_session(
     trials: Sequence[Trial], store: Store, task: str, ended: Callable[[Trial, Outcome], None]
-) -> Iterator[Recording]:
+) -> Iterator[Session]:
     """Opens a session, until all that it records is in the store or, where that cannot be, in the journal.
 
     Args:
@@ -216,14 +216,14 @@ def recording(
     process = writer_process(store.uri)
     stopped = True
     with Display() as display:
-        session = Recording(ledger, number, store, display, ended)
+        session = Session(ledger, number, store, display, ended)
         ledger.tell(display.say)
         process.open(ledger.folder, number, display.say)
         try:
             yield session
             stopped = False
         finally:
-            _end(session, ledger, number, lock)
+            _end_session(session, ledger, number, lock)
             complaint = process.finish(LAST_WORDS if stopped else None)
             _sessions.append((ledger, number, complaint, store.uri))
             with contextlib.suppress(StoreError):
@@ -252,17 +252,17 @@ def undelivered(store: Store | None = None, journal: str | None = None) -> str |
         with contextlib.suppress(StoreError):  # a ledger that cannot be read is no proof of delivery
             if not ledger.exists(number):
                 continue
-        return complaint or f"{WAITING}{command('sync', uri, ledger.folder)}"
+        return complaint or f"{RECORDS_WAIT}{sweepstack_command('sync', uri, ledger.folder)}"
     if store is not None:
         try:
             left = ledger_of(store, journal).waiting()
-            return f"{WAITING}{command('sync', store.uri, journal)}" if left else None
+            return f"{RECORDS_WAIT}{sweepstack_command('sync', store.uri, journal)}" if left else None
         except StoreError as error:
             return str(error)
     return None
 
 
-def _end(session: Recording, ledger: Ledger, number: int, lock: BaseFileLock) -> None:
+def _end_session(session: Session, ledger: Ledger, number: int, lock: BaseFileLock) -> None:
     """If this cannot be done, the next command that trains finds a dead session and does it."""
     with contextlib.suppress(StoreError):
         session.journal.close()  # which is on the disk before the ledger says that it is complete
@@ -309,7 +309,7 @@ def wait_for_quiet(store: Store) -> None:
 
 
 def peek(trials: Sequence[Trial], store: Store, rerun: bool) -> Work:
-    """What `Recording.claim` of a new session would give; nothing is claimed or written."""
+    """What `Session.claim` of a new session would give; nothing is claimed or written."""
     ledger = ledger_of(store, trials[0].run.tracking.journal)
     return work_for(trials, ledger.peek(trials), ledger, store, None, rerun)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from sweepstack.errors import StoreError
 from sweepstack.journal.ledger import Ledger
 from sweepstack.planning.classify import Decision, Resume, Reuse, Train, WaitFor, classify
-from sweepstack.planning.known_trials import OPEN, Composition, Entry, KnownTrials
+from sweepstack.planning.known_trials import CLAIMED, Composition, Entry, KnownTrials
 from sweepstack.planning.plan import Stack, Trajectory
-from sweepstack.tracking.lookup import Known, known
+from sweepstack.tracking.lookup import StoreLookup, lookup
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
-from sweepstack.trial import Choice, Finished, Outcome, Trial
+from sweepstack.trial import Finished, Outcome, StackSettings, Trial
 
 
 @dataclass
@@ -44,7 +44,7 @@ def work_for(
     """
     claimed = classify(trials, known_trials, {}, session, rerun)
     asked = [one.trial.fingerprint for one in claimed if isinstance(one, Reuse if rerun else Reuse | Train)]
-    found = lookup(ledger, store, asked)
+    found = lookup_settled(ledger, store, asked)
     work = Work(classify(trials, known_trials, found.finished, session, rerun), [], [], [], [], {})
     resumed: dict[str, Resume] = {}
     for one in work.decisions:
@@ -64,24 +64,24 @@ def work_for(
     for one in resumed.values():
         mine = (entry.trial for entry in taken(one, session).values())
         device = next((trial.run.device for trial in mine if trial.fingerprint in wanted), None)
-        work.resumed.append(_stack(one.stack, one.members, device))
+        work.resumed.append(_stack_of(one.stack, one.members, device))
     return work
 
 
 def taken(resume: Resume, session: int | None) -> dict[str, Entry]:
     """The trials of a resumed stack that a session trains on, by id."""
     members = resume.members.items()
-    return {key: entry for key, entry in members if entry.state == OPEN and entry.session == session}
+    return {key: entry for key, entry in members if entry.state == CLAIMED and entry.session == session}
 
 
-def lookup(ledger: Ledger, store: Store, fingerprints: Sequence[str]) -> Known:
+def lookup_settled(ledger: Ledger, store: Store, fingerprints: Sequence[str]) -> StoreLookup:
     """What the store knows; of a server that does not answer, what was delivered to it from here.
 
     Raises:
         StoreError: its database cannot be read.
     """
     try:
-        return known(store, fingerprints, lambda asked: writer_process(store.uri).look(asked))
+        return lookup(store, fingerprints, lambda asked: writer_process(store.uri).look(asked))
     except StoreError as error:
         if store.database is not None:
             raise StoreError(
@@ -89,10 +89,10 @@ def lookup(ledger: Ledger, store: Store, fingerprints: Sequence[str]) -> Known:
                 remedy="try again",
             ) from error
         done = ledger.done(fingerprints)
-        return Known({key: Finished(run_id, outcome, None) for key, (run_id, outcome) in done.items()}, {})
+        return StoreLookup({key: Finished(run_id, outcome, None) for key, (run_id, outcome) in done.items()}, {})
 
 
-def _stack(composition: Composition, entries: Mapping[str, Entry], device: str | None) -> Stack:
+def _stack_of(composition: Composition, entries: Mapping[str, Entry], device: str | None) -> Stack:
     """A stack as it was planned, its trials as they are known now, all for one device."""
 
     def trial(one: str) -> Trial:
@@ -103,7 +103,7 @@ def _stack(composition: Composition, entries: Mapping[str, Entry], device: str |
 
     return Stack(
         tuple(Trajectory(tuple(trial(one) for one in ids)) for ids in composition.trajectories),
-        Choice(**composition.choice),
+        StackSettings(**composition.choice),
         id=composition.id,
         keep=composition.keep,
         note=composition.note,

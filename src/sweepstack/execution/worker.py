@@ -18,16 +18,16 @@ from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.events import Ended, Measured, Started
 from sweepstack.execution.failures import free_memory, may_pass, smaller
 from sweepstack.execution.outputs import draw, ended
-from sweepstack.execution.session import Recording
+from sweepstack.execution.session import Session
 from sweepstack.execution.signals import calm
 from sweepstack.faults import Whose, contained, judge, reason
 from sweepstack.planning.plan import Stack, Trajectory
-from sweepstack.trial import Choice, Measurement, Outcome, Trial, TrialState
+from sweepstack.trial import Measurement, Outcome, StackSettings, Trial, TrialState
 
 if TYPE_CHECKING:
-    from sweepstack.training.checkpoint import Keeper
+    from sweepstack.training.checkpoint import CheckpointManager
     from sweepstack.training.data.datasets import Data
-    from sweepstack.training.stacked.loop import Reader
+    from sweepstack.training.stacked.loop import Listener
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ def prepare(trial: Trial, seen: set[str], inside: Callable[[], AbstractContextMa
     parsed["optimizer"] = marked(OptimizerConfig, Mark.PARSED)
     key = f"{config.model_dump_json(exclude=parsed, by_alias=True)} {trial.run.device}"
     if key not in seen:
-        from sweepstack.training.checks import check
+        from sweepstack.training.checks import check_trial
 
         seen.add(key)  # a mistake too is told once
         with inside(), contained():
-            check(config, trial.run.device)
-            _data(trial)
+            check_trial(config, trial.run.device)
+            _load_data(trial)
     last = f"{key} {config.batch_size}"
     if last not in seen:
         from sweepstack.training.checks import check_last_batch
@@ -78,15 +78,15 @@ def identify(
     key = config.dataset.model_dump_json(by_alias=True)
     if key not in digests:
         with inside():
-            digests[key] = _data(trial).facts.digest
+            digests[key] = _load_data(trial).facts.digest
     return fingerprint(config, digests[key], digest(config))
 
 
-def _data(trial: Trial) -> Data:
-    from sweepstack.training.data.datasets import load
+def _load_data(trial: Trial) -> Data:
+    from sweepstack.training.data.datasets import load_data
     from sweepstack.training.hardware import choose_device
 
-    return load(trial.config.dataset, trial.config.validation_split, choose_device(trial.run.device))
+    return load_data(trial.config.dataset, trial.config.validation_split, choose_device(trial.run.device))
 
 
 def device_of(trial: Trial) -> str:
@@ -96,28 +96,28 @@ def device_of(trial: Trial) -> str:
     return choose_device(trial.run.device).type
 
 
-def choose(trials: Sequence[Trial], wait_for_quiet: Callable[[], None]) -> Choice:
+def choose_settings(trials: Sequence[Trial], wait_for_quiet: Callable[[], None]) -> StackSettings:
     """How the trajectories of these trials are trained best on this machine; see `autotune.choose`."""
     from sweepstack.training.data import download
     from sweepstack.training.stacked import autotune
 
     configs, file = [trial.config for trial in trials], Path(download.cache_folder(), "choices.json")
-    return autotune.choose(configs, trials[0].run, _data(trials[0]), file, wait_for_quiet)
+    return autotune.choose(configs, trials[0].run, _load_data(trials[0]), file, wait_for_quiet)
 
 
-def estimate(trials: Sequence[Trial]) -> Choice:
+def estimate(trials: Sequence[Trial]) -> StackSettings:
     """The same with the time it takes, for a plan that is only looked at: nothing is written."""
     from sweepstack.training.stacked import autotune
 
     configs = [trial.config for trial in trials]
-    return autotune.choose(configs, trials[0].run, _data(trials[0]), None, estimate=True)
+    return autotune.choose(configs, trials[0].run, _load_data(trials[0]), None, estimate=True)
 
 
 def run_stack(
     stack: Stack,
-    recording: Recording,
+    recording: Session,
     enough: Callable[[], bool] = lambda: False,
-    run_part: Callable[[Stack, Recording, Callable[[], bool]], None] | None = None,
+    run_part: Callable[[Stack, Session, Callable[[], bool]], None] | None = None,
 ) -> None:
     """Trains the trials of a stack, from its checkpoint if there is one, and keeps the weights of each in its folder.
 
@@ -132,7 +132,7 @@ def run_stack(
         UserError: the data cannot be had, or the journal not written: no other trial could do better.
         KeyboardInterrupt: after a signal; the trials that had not ended have been emitted as KILLED.
     """
-    data = _data(stack.trajectories[0].longest)
+    data = _load_data(stack.trajectories[0].longest)
     _check_fingerprints(stack, data)
     kind = data.device.type
     if stack.device not in ("", kind):
@@ -168,14 +168,14 @@ def _check_fingerprints(stack: Stack, data: Data) -> None:
             )
 
 
-def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: Callable[[], bool]) -> Sequence[Stack]:
+def _train_patiently(stack: Stack, data: Data, recording: Session, stopping: Callable[[], bool]) -> Sequence[Stack]:
     """Trains a stack, again and again as far as `retries` allow; gives the parts to go on with where it cannot."""
-    from sweepstack.training.checkpoint import CheckpointError, Keeper
+    from sweepstack.training.checkpoint import CheckpointError, CheckpointManager
     from sweepstack.training.stacked.model import Unstackable
 
     run = stack.trajectories[0].longest.run
     folder, say = recording.checkpoints(stack), recording.display.say
-    keeper = Keeper(folder, run.checkpoint.every, stopping, recording.journal.sync, say)
+    keeper = CheckpointManager(folder, run.checkpoint.every, stopping, recording.journal.sync, say)
     begun = keeper.restore() is not None
     tries = 0
     while True:
@@ -205,7 +205,7 @@ def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: C
                 say(f"{note[0].upper()}{note[1:]}; its trials go on {how}.")
                 return recording.split(stack, cut(left), data.device.type, note)
             if tries == run.retries or not may_pass(error):
-                _fail(left, error, recording)
+                _fail_all(left, error, recording)
                 break
             tries += 1
             say(f"{left[0].trials[-1].name}: {reason(error)}; try {tries + 1} of {run.retries + 1}.")
@@ -217,7 +217,7 @@ def _train_patiently(stack: Stack, data: Data, recording: Recording, stopping: C
     return ()
 
 
-def _train(stack: Stack, data: Data, recording: Recording, keeper: Keeper) -> None:
+def _train(stack: Stack, data: Data, recording: Session, keeper: CheckpointManager) -> None:
     """Trains trajectories together, or a single one by the plain trainer."""
     import torch
 
@@ -233,7 +233,12 @@ def _train(stack: Stack, data: Data, recording: Recording, keeper: Keeper) -> No
     torch.set_num_threads(stack.choice.threads or choose_threads(configs[0], run.threads))
     with random_state.apart():
         if len(readers) > 1:
-            train_stack(readers, data, build.build(configs, data.images.shape[1:], data.device, data.some()), keeper)
+            train_stack(
+                readers,
+                data,
+                build.build_stacked_model(configs, data.images.shape[1:], data.device, data.some()),
+                keeper,
+            )
         elif len(readers[0]) > 1:
             train_stack(readers, data, SingleModel(configs[0], data.device), keeper)
         else:
@@ -241,8 +246,8 @@ def _train(stack: Stack, data: Data, recording: Recording, keeper: Keeper) -> No
             reader.end(train(reader.config, data, reader.report, keeper))
 
 
-def _reader(trial: Trial, stack: Stack, data: Data, recording: Recording) -> Reader:
-    from sweepstack.training.stacked.loop import Reader
+def _reader(trial: Trial, stack: Stack, data: Data, recording: Session) -> Listener:
+    from sweepstack.training.stacked.loop import Listener
 
     def report(measurement: Measurement) -> None:
         recording.emit(Measured(trial, measurement, time.time()))
@@ -251,10 +256,10 @@ def _reader(trial: Trial, stack: Stack, data: Data, recording: Recording) -> Rea
         if recording.owns(trial):  # else it is in the stack for the others' sake
             recording.emit(replace(ended(trial, outcome, data), trained=stack.way, recomposed=stack.note))
 
-    return Reader(trial.config, report, end, key=trial.fingerprint)
+    return Listener(trial.config, report, end, key=trial.fingerprint)
 
 
-def _fail(trajectories: Sequence[Trajectory], error: Exception, recording: Recording) -> None:
+def _fail_all(trajectories: Sequence[Trajectory], error: Exception, recording: Session) -> None:
     if judge(error).whose is Whose.OURS:
         log_traceback(error)
     outcome = Outcome(TrialState.FAILED, reason=reason(error), traceback="".join(traceback.format_exception(error)))
@@ -269,7 +274,7 @@ def _killed(trial: Trial, reason: str) -> Ended:
 
 def draw_pictures(trial: Trial) -> Path:
     """The first training images as the trial asks for them, in its folder."""
-    return draw(trial, _data(trial))
+    return draw(trial, _load_data(trial))
 
 
 def log_outcome(trial: Trial, outcome: Outcome) -> None:

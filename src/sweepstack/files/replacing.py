@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sweepstack.errors import UserError
 
-KINDS = {
+FILE_KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -31,7 +31,7 @@ def irregular(path: Path) -> str:
         return f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() else ""
     except OSError as error:
         return "a link that leads back to itself" if error.errno == errno.ELOOP else ""
-    return "" if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "something else")
+    return "" if stat.S_ISREG(mode) else FILE_KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def check_replaceable(path: Path, what: str, remedy: str, error: type[UserError] = UserError) -> Path:

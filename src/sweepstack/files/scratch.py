@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-PREFIX = "sweepstack-scratch-"
+SCRATCH_PREFIX = "sweepstack-scratch-"
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def scratch() -> Iterator[Path]:
 
 def _made(stack: contextlib.ExitStack) -> Path:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
         with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another process took it for a leftover
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.enter_context(_locked(folder))
@@ -32,7 +32,7 @@ def _made(stack: contextlib.ExitStack) -> Path:
 
 def remove_leftovers() -> None:
     """Removes the folders of this user's processes that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
         with contextlib.suppress(OSError):  # somebody holds it, or it is gone
             if folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid():
                 with _locked(folder):

@@ -53,11 +53,10 @@ def explain(error: BaseException) -> str:
     if isinstance(error, UnicodeError) or not isinstance(error, HydraException | OmegaConfBaseException):
         culprit = _culprit(error)
         if culprit:
-            return (
-                f"override {culprit!r} cannot be read ({one_line(_in_short(error))}); give a smaller or simpler value"
-            )
+            reason = one_line(_shortened_error(error))
+            return f"override {culprit!r} cannot be read ({reason}); give a smaller or simpler value"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{one_line(' '.join(lines[:3]))}; {_remedy(error)}"
+    return f"{one_line(' '.join(lines[:3]))}; {_override_remedy(error)}"
 
 
 def _swept_choices(key: str) -> str:
@@ -67,7 +66,7 @@ def _swept_choices(key: str) -> str:
     return next((word for word in sys.argv[1:] if word.startswith(f"{group}=") and "," in word), "")
 
 
-def _remedy(error: BaseException) -> str:
+def _override_remedy(error: BaseException) -> str:
     text = str(error)
     if "Only one of --run, --multirun" in text:
         return "leave out the others"
@@ -99,7 +98,7 @@ def _culprit(error: BaseException) -> str:
     return ""
 
 
-def _in_short(error: BaseException) -> str:
+def _shortened_error(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if "integer string conversion" in str(error):

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.ignored_settings import check_obeyed, grid_of
-from sweepstack.hydra_adapter.sweep_values import FEWER, MOST_JOBS, expand, has_dict, parse
+from sweepstack.hydra_adapter.sweep_values import FEWER, MOST_JOBS, expand, has_dict, parse_overrides
 
 
 def jobs_of(composer: Composer, master: DictConfig, arguments: Sequence[str]) -> list[list[str]]:
@@ -36,7 +36,7 @@ def jobs_of(composer: Composer, master: DictConfig, arguments: Sequence[str]) ->
         ConfigError: there is nothing to sweep, or too much, or a file says below hydra what nobody would obey.
     """
     grids = _Grids(composer, master)
-    jobs = grids.cross(grid_of(master.hydra), parse(arguments))
+    jobs = grids.cross(grid_of(master.hydra), parse_overrides(arguments))
     if grids.joined and len(grids.names) > 1 and not any(_names_sweep(line) for job in jobs for line in job):
         return [[*job, f"tracking.sweep={master.tracking.sweep}"] for job in jobs]  # one command is one sweep
     return jobs
@@ -56,7 +56,7 @@ class _Grids:
         Args:
             params: the grid that the config has before these choices are made.
         """
-        overrides = merged(parse([f"{key}={value}" for key, value in params.items()]), typed)
+        overrides = merged(parse_overrides([f"{key}={value}" for key, value in params.items()]), typed)
         axes = [expand(override, self._composer.options) for override in overrides]
         _check_count(math.prod(len(axis) for axis in axes))
         chosen = [self._composer.is_choice(override) for override in overrides]
@@ -71,7 +71,7 @@ class _Grids:
         free = [override for override in typed if override.get_key_element() not in made]
         jobs: list[list[str]] = []
         for choice, grid in grids.items():
-            jobs += self.cross(grid, [*parse(choice), *free])
+            jobs += self.cross(grid, [*parse_overrides(choice), *free])
             _check_count(len(jobs))
         return jobs
 

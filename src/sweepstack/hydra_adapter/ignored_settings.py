@@ -45,7 +45,7 @@ def check_obeyed(job: DictConfig, sweep: DictConfig, where: str = "") -> None:
         ConfigError: it does, and nobody would obey it.
     """
     for section in OF_THE_SWEEP:
-        own, common = _plain(job, section), _plain(sweep, section)
+        own, common = _plain_section(job, section), _plain_section(sweep, section)
         if own == common:
             continue
         key, value = f"hydra.{section}", own
@@ -70,8 +70,8 @@ def check_grid(hydra: DictConfig, where: str = "") -> None:
     Raises:
         ConfigError: a grid in a file is obeyed by nobody.
     """
-    had = {_key(line.partition("=")[0]) for line in task_overrides(hydra)}
-    lost = {key: value for key, value in grid_of(hydra).items() if _key(key) not in had}
+    had = {_bare_key(line.partition("=")[0]) for line in task_overrides(hydra)}
+    lost = {key: value for key, value in grid_of(hydra).items() if _bare_key(key) not in had}
     if lost and hydra.mode != RunMode.MULTIRUN:
         known = _of_the_main_file(hydra)
         lost = {key: value for key, value in lost.items() if known.get(key) != value}
@@ -92,7 +92,7 @@ def _of_the_main_file(hydra: DictConfig) -> dict[str, str]:
     return {}
 
 
-def _plain(hydra: DictConfig, section: str) -> Any:
+def _plain_section(hydra: DictConfig, section: str) -> Any:
     value = OmegaConf.select(hydra, section) if section == "mode" else hydra._get_node(section)
     if not isinstance(value, DictConfig) or value._is_none() or value._is_missing():
         return value
@@ -100,5 +100,5 @@ def _plain(hydra: DictConfig, section: str) -> Any:
     return {key: part for key, part in plain.items() if (section, key) != ("sweeper", "params")}
 
 
-def _key(key: str) -> str:
+def _bare_key(key: str) -> str:
     return key.lstrip("+~")

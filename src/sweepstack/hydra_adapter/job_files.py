@@ -88,7 +88,7 @@ def _in_folder(cfg: DictConfig, written: bool = False) -> Iterator[tuple[DictCon
         folder.mkdir(parents=True, exist_ok=True)
         configure_log(hydra.job_logging, hydra.verbose)
         if hydra.output_subdir is not None and not written:
-            _write(folder / hydra.output_subdir, own, hydra_alone)
+            _write_configs(folder / hydra.output_subdir, own, hydra_alone)
         yield own, hydra_alone
 
 
@@ -102,7 +102,7 @@ def _split(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
     return own, alone(hydra)
 
 
-def _write(folder: Path, own: DictConfig, hydra: DictConfig) -> None:
+def _write_configs(folder: Path, own: DictConfig, hydra: DictConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"config": _yaml(own), "hydra": _yaml(hydra), "overrides": OmegaConf.to_yaml(hydra.hydra.overrides.task)}
     for name, text in texts.items():
@@ -113,19 +113,21 @@ def _yaml(cfg: DictConfig) -> str:
     """The same text as from `to_yaml`; most entries have been written for an earlier job."""
     content = cast("dict[str, Any]", OmegaConf.to_container(cfg, enum_to_str=True))
     if list(content) != ["hydra"]:
-        return "".join(_entry(pickle.dumps((value, key))) for key, value in content.items()) or OmegaConf.to_yaml(cfg)
+        return "".join(_yaml_entry(pickle.dumps((value, key))) for key, value in content.items()) or OmegaConf.to_yaml(
+            cfg
+        )
     lines = ["hydra:\n"]
     for section, part in content["hydra"].items():  # large, and a few of its entries differ in every job
         if isinstance(part, dict) and part:
             lines.append(f"  {section}:\n")
-            lines += [_entry(pickle.dumps((value, key, section, "hydra"))) for key, value in part.items()]
+            lines += [_yaml_entry(pickle.dumps((value, key, section, "hydra"))) for key, value in part.items()]
         else:
-            lines.append(_entry(pickle.dumps((part, section, "hydra"))))
+            lines.append(_yaml_entry(pickle.dumps((part, section, "hydra"))))
     return "".join(lines)
 
 
 @functools.lru_cache(maxsize=4096)
-def _entry(pickled: bytes) -> str:
+def _yaml_entry(pickled: bytes) -> str:
     """A value with its key, as they stand below the keys of the sections around; pickled, for it may hold lists."""
     entry, *keys = pickle.loads(pickled)
     for key in keys:

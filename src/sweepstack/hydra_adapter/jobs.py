@@ -17,7 +17,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.errors import one_line, printable
-from sweepstack.execution.session import Recording
+from sweepstack.execution.session import Session
 from sweepstack.execution.worker import log_outcome, run_stack
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.ignored_settings import check_grid, check_obeyed
@@ -104,7 +104,7 @@ class HydraJobs:
     def _ask(self) -> None:
         self.asked = True
 
-    def run(self, stack: Stack, recording: Recording, enough: Callable[[], bool]) -> None:
+    def run(self, stack: Stack, recording: Session, enough: Callable[[], bool]) -> None:
         """Trains a stack; one with a single trial inside Hydra's job, with the log, folder and environment of it."""
         trials = [trial for trial in stack.trials if self._is_ours(trial)]
         if len(stack.trials) > 1 or not trials:

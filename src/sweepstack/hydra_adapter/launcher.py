@@ -14,13 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweepstack.config.schema import Section
 from sweepstack.errors import ConfigError, DataError, UserError, printable
-from sweepstack.execution.scheduler import execute, folded, foreseen, identified, told
+from sweepstack.execution.scheduler import describe_duplicates, describe_work, execute, foreseen, identified
 from sweepstack.execution.session import usable_store
 from sweepstack.execution.worker import prepare
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.jobs import HydraJobs
 from sweepstack.hydra_adapter.output_folders import Folders
-from sweepstack.hydra_adapter.show_configs import asked, show
+from sweepstack.hydra_adapter.show_configs import asked, print_configs
 from sweepstack.hydra_adapter.trials import OF_SWEEP, fixed_keys
 from sweepstack.paths import begin_in
 from sweepstack.planning.plan import describe
@@ -59,9 +59,9 @@ def launch(
                 config.hydra.runtime.choices.get("hydra/sweeper"),
                 "choose hydra/sweeper=sweepstack; what a search trains is not known before it has begun",
             )
-        show(((jobs.overrides(number), jobs.compose(number)) for number in jobs.numbers), shown)
+        print_configs(((jobs.overrides(number), jobs.compose(number)) for number in jobs.numbers), shown)
         return []
-    trials, apart = _parsed(jobs, config.hydra, composer.folders)
+    trials, apart = _parse_jobs(jobs, config.hydra, composer.folders)
     task = config.hydra.job.name
     store = usable_store(trials, task) if not trials[0].run.launch.dry_run else Store(trials[0].run.tracking.uri)
     _prepare(trials, jobs)
@@ -71,7 +71,11 @@ def launch(
     if trials[0].run.launch.dry_run:
         store.check()
         work, planned = foreseen(trials, store, apart, jobs.inside_of)
-        lines = [*folded(trials), *told(work, every=True), *(describe(planned) if planned.stacks else [])]
+        lines = [
+            *describe_duplicates(trials),
+            *describe_work(work, every=True),
+            *(describe(planned) if planned.stacks else []),
+        ]
         print("\n".join(map(printable, lines)))
         raise SystemExit(0)
     outcomes = execute(trials, store, task, apart, jobs.run, jobs.ended, jobs.told, jobs.inside_of)
@@ -79,7 +83,7 @@ def launch(
     return [jobs.returns[number] for number in jobs.trials]
 
 
-def _parsed(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tuple[list[Trial], str]:
+def _parse_jobs(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tuple[list[Trial], str]:
     """The trials of the jobs, and why each must be trained on its own, if it must.
 
     Args:

@@ -56,7 +56,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
                 raise ConfigError(f"{flag} is about what --cfg shows", remedy=f"add --cfg job, or leave {flag} out")
     if given == ["--multirun", "--cfg"]:
         _asked.append(Shown(known.cfg, known.package, known.resolve))
-        return [*known.overrides, "--multirun", *_places(known)]
+        return [*known.overrides, "--multirun", *_location_flags(known)]
     if len(given) > 1:
         raise ConfigError(
             f"{' and '.join(given)} cannot stand together", remedy="give one of them (--cfg goes with --multirun)"
@@ -64,7 +64,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
-def _places(known: Namespace) -> list[str]:
+def _location_flags(known: Namespace) -> list[str]:
     """The flags that tell where configs are."""
     names = ("config_path", "config_name", "config_dir", "experimental_rerun")
     return [
@@ -72,7 +72,7 @@ def _places(known: Namespace) -> list[str]:
     ]
 
 
-def show(jobs: Iterable[tuple[Sequence[str], DictConfig]], shown: Shown) -> None:
+def print_configs(jobs: Iterable[tuple[Sequence[str], DictConfig]], shown: Shown) -> None:
     """Prints configs of jobs as YAML documents, each below its overrides.
 
     Args:
@@ -84,11 +84,11 @@ def show(jobs: Iterable[tuple[Sequence[str], DictConfig]], shown: Shown) -> None
     for overrides, cfg in jobs:
         number = cfg.hydra.job.num
         with inside(cfg):
-            text = _text(cfg, shown)
+            text = _yaml_document(cfg, shown)
         sys.stdout.write(f"---\n# job {number}: {' '.join(overrides)}\n{text}")
 
 
-def _text(cfg: DictConfig, shown: Shown) -> str:
+def _yaml_document(cfg: DictConfig, shown: Shown) -> str:
     with read_write(cfg), open_dict(cfg):
         hydra = cfg._get_node("hydra")
         if shown.part == "job":

@@ -39,7 +39,7 @@ INTERPOLATION = re.compile(r"\$\{[^{}'\"\\\s]*\}")
 """One that Hydra reads back as it is; by itself it would escape it: $\\{hydra\\:job.num\\}."""
 
 
-def parse(lines: Sequence[str]) -> list[Override]:
+def parse_overrides(lines: Sequence[str]) -> list[Override]:
     """The overrides of a sweep, with ranges sorted rightly.
 
     Raises:
@@ -70,7 +70,7 @@ def expand(override: Override, options: Callable[[str], Sequence[str]]) -> list[
         return [key]
     match value:
         case RangeSweep():
-            values = _numbers(value, str(override.input_line))
+            values = _range_values(value, str(override.input_line))
         case ChoiceSweep():
             values = [*value.list]
         case Glob():
@@ -98,7 +98,7 @@ def expand(override: Override, options: Callable[[str], Sequence[str]]) -> list[
     return [f"{key}={text}" for text in _texts(values)]
 
 
-def _numbers(sweep: RangeSweep, line: str) -> list[Any]:
+def _range_values(sweep: RangeSweep, line: str) -> list[Any]:
     """Of a range, in the decimals that were typed: 0.1, 0.2, 0.3."""
     bounds = (sweep.start, sweep.stop, sweep.step)
     if not all(isinstance(bound, int) or math.isfinite(bound or 0) for bound in bounds):
@@ -197,7 +197,7 @@ def _sort(*arguments: Any, **named: Any) -> Any:
 def _sorted_range(sweep: RangeSweep, reverse: bool) -> Sweep:
     """The same numbers, upwards or downwards."""
     try:
-        return ChoiceSweep(list=[*sorted(_numbers(sweep, ""), reverse=reverse)], tags=sweep.tags)
+        return ChoiceSweep(list=[*sorted(_range_values(sweep, ""), reverse=reverse)], tags=sweep.tags)
     except ConfigError:
         return sweep  # told when it is written out
 

@@ -15,11 +15,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
-from sweepstack.config.parsing import parse, resolve
+from sweepstack.config.parsing import parse, resolve_config
 from sweepstack.config.schema import Mark, RunConfig, TrialConfig, marked
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
-from sweepstack.hydra_adapter.sweep_values import parse as parse_overrides
+from sweepstack.hydra_adapter.sweep_values import parse_overrides as parse_overrides
 from sweepstack.masking import hide
 from sweepstack.trial import Trial
 
@@ -49,7 +49,7 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collecti
     Raises:
         ConfigError: see `parse`.
     """
-    resolved = resolve(cfg)  # once: a resolver that draws numbers gives others the next time
+    resolved = resolve_config(cfg)  # once: a resolver that draws numbers gives others the next time
     config, run = parse(resolved)
     overrides = tuple(hide(line, unescape=True) for line in task_overrides(hydra))
     choices = {group: str(hydra.runtime.choices.get(group, "own")) for group in GROUPS}

@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from sweepstack.config.schema import DatasetConfig, TrialConfig
 from sweepstack.errors import DataError, UserError, one_line
-from sweepstack.inference.handwriting import centre_of_mass, longest_side, prepare, read
+from sweepstack.inference.handwriting import centre_of_mass, longest_side, prepare_image, read_image
 from sweepstack.training import models
 from sweepstack.training.data import datasets
 from sweepstack.training.trainer import autocast_of
 from sweepstack.trial import WEIGHTS
 
-ABOUT = "classifier.json"
+METADATA_FILE = "classifier.json"
 CHUNK = 2000
 """Images at once."""
 CPU = torch.device("cpu")
-SAME = 1e-4
+ANSWER_TOLERANCE = 1e-4
 """How far two answers for one image may be apart, in probability: rounding."""
 
 
@@ -55,7 +55,7 @@ class Classifier:
         target = config.model.target
         try:
             with torch.random.fork_rng(devices=[]):  # fresh weights draw from the global state
-                self._model = models.build(config.model).eval()
+                self._model = models.build_model(config.model).eval()
             self._model.load_state_dict(torch.load(io.BytesIO(weights), map_location=CPU, weights_only=True))
         except UserError:
             raise
@@ -91,9 +91,10 @@ class Classifier:
             UserError: it does not, as with dropout that is not switched off.
         """
         one, other = self.predict(images), self.predict(images)
-        if not np.allclose(one, other, atol=SAME, equal_nan=True):
+        if not np.allclose(one, other, atol=ANSWER_TOLERANCE, equal_nan=True):
             raise UserError(
-                f"a model must give the same answer twice, {self.config.model.target} does not: {_apart(one, other)}",
+                f"a model must give the same answer twice, {self.config.model.target} does not: "
+                f"{_difference(one, other)}",
                 remedy="let its forward draw no random numbers, and change nothing, when it is not training",
             )
 
@@ -107,7 +108,7 @@ class Classifier:
         if len(self.shape) < 2 or math.prod(self.shape[:-2]) != 1:
             rule = "a model must take grey images to classify pictures"
             raise UserError(rule, list(self.shape), "choose another with --model")
-        prepared = np.stack([prepare(read(path), self.shape, self.box, self.centre) for path in paths])
+        prepared = np.stack([prepare_image(read_image(path), self.shape, self.box, self.centre) for path in paths])
         scaled = prepared * self.high
         images = scaled.round().astype(np.uint8) if self.dtype == np.uint8 else scaled.astype(self.dtype)
         images = images.reshape(len(paths), *self.shape)
@@ -122,13 +123,13 @@ class Classifier:
         """Writes what `load` reads."""
         config = self.config.model_dump(mode="json", by_alias=True)
         about = {"config": config, "high": self.high, "dtype": self.dtype.name, "box": self.box, "centre": self.centre}
-        (folder / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
+        (folder / METADATA_FILE).write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
         (folder / WEIGHTS).write_bytes(weights)
 
     @classmethod
     def load(cls, folder: Path) -> Classifier:
         """What `save` wrote."""
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
         config = TrialConfig.model_validate(about.pop("config"))
         return cls(config, (folder / WEIGHTS).read_bytes(), **about)
 
@@ -140,7 +141,7 @@ def classifier(config: TrialConfig, weights: bytes) -> Classifier:
         UserError: see `Classifier`.
         DataError: the dataset cannot be had.
     """
-    images = datasets.load(config.dataset, 0.0, CPU).test_images
+    images = datasets.load_data(config.dataset, 0.0, CPU).test_images
     high = 255.0 if images.dtype == torch.uint8 else float(images.max())
     dtype = str(images.dtype).removeprefix("torch.")
     pixels = images.numpy() / high
@@ -151,12 +152,12 @@ def classifier(config: TrialConfig, weights: bytes) -> Classifier:
 
 def example(config: TrialConfig) -> NDArray[Any]:
     """The first two test images, as the dataset has them."""
-    return datasets.load(config.dataset, 0.0, CPU).test_images[:2].numpy()
+    return datasets.load_data(config.dataset, 0.0, CPU).test_images[:2].numpy()
 
 
 def predicted_of_test(trained: Classifier) -> tuple[str, NDArray[np.int64]]:
     """The checksum of a model's dataset, and the classes that the model predicts for its test images, [n]."""
-    loaded = datasets.load(trained.config.dataset, 0.0, CPU)
+    loaded = datasets.load_data(trained.config.dataset, 0.0, CPU)
     return loaded.facts.digest, trained.predict(loaded.test_images.numpy()).argmax(1)
 
 
@@ -172,7 +173,7 @@ def labels_of_test(config: DatasetConfig) -> tuple[str, NDArray[np.int64]]:
 @functools.lru_cache(maxsize=8)
 def _labels_of_test(config_json: str) -> tuple[str, NDArray[np.int64]]:
     try:
-        loaded = datasets.load(DatasetConfig.model_validate_json(config_json), 0.0, CPU)
+        loaded = datasets.load_data(DatasetConfig.model_validate_json(config_json), 0.0, CPU)
     except UserError as error:  # ConfigErrors of a user's target among them
         raise DataError(error.rule, error.value, error.remedy, where=error.where) from error
     return loaded.facts.digest, loaded.test_labels.numpy()
@@ -218,7 +219,7 @@ def has_kinks(config: TrialConfig) -> bool:
     which way it goes on; False where the model cannot be had here."""
     try:
         with torch.random.fork_rng(devices=[]):
-            logits = models.answer_to_any(models.build(config.model).eval(), config.dataset.shape)
+            logits = models.answer_to_any(models.build_model(config.model).eval(), config.dataset.shape)
     except Exception:  # a user's class can fail in any way
         return False
     unread = [] if logits is None else [logits.grad_fn]
@@ -237,7 +238,7 @@ def _why_not_loaded(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
-def _apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> str:
+def _difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> str:
     return f"a probability is {float(np.abs(one - other).max()):.2g} apart"
 
 

@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from sweepstack.errors import UserError, one_line
 
-FORMATS = ("PNG", "JPEG")
+IMAGE_FORMATS = ("PNG", "JPEG")
 MOST_PIXELS = 50_000_000
 """A small file can claim to be a picture that fills the memory."""
 LARGE = 600
@@ -45,7 +45,7 @@ class PictureError(UserError):
     """A file is no picture that can be classified."""
 
 
-def read(path: Path) -> Grey:
+def read_image(path: Path) -> Grey:
     """A PNG or JPEG file in shades of grey, upright, and on white where it is transparent.
 
     Files are not trusted: no other format is tried, and nothing larger than 50 megapixels is decoded.
@@ -59,7 +59,7 @@ def read(path: Path) -> Grey:
                 "must be a file, it is a pipe, a socket or a device",
                 remedy="save the picture as a file",
             )
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=IMAGE_FORMATS) as picture:
             width, height = picture.size
             if width * height > MOST_PIXELS:
                 raise PictureError(
@@ -108,7 +108,7 @@ def _grey(picture: Image.Image) -> Grey:
     return np.asarray(picture, np.float32) / np.float32(255)
 
 
-def prepare(grey: Grey, shape: Sequence[int], box: int, centre: tuple[float, float]) -> Grey:
+def prepare_image(grey: Grey, shape: Sequence[int], box: int, centre: tuple[float, float]) -> Grey:
     """Bright ink on black, [height, width] of `shape`: what is drawn has `box` pixels on its longer side, and its
     centre of mass at `centre`, as near to it as there is room.
 

@@ -30,7 +30,7 @@ BEGIN = re.compile(rb'[0-9a-f]{8} \{"')
 """How a line begins."""
 
 
-class NewerError(Exception):
+class NewerRecordError(Exception):
     """A record that a newer version has written, in a form that this one does not know."""
 
 
@@ -85,7 +85,7 @@ def _content(text: bytes) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         return None
     if content.get("v", 1) > FORMAT:
-        raise NewerError
+        raise NewerRecordError
     return content
 
 

@@ -12,9 +12,9 @@ from filelock import Timeout
 
 from sweepstack.errors import StoreError
 from sweepstack.files.owner_only import close_to_others, make_file, make_folder
-from sweepstack.journal.schema import VERSION, prepare, upgrade
+from sweepstack.journal.schema import SCHEMA_VERSION, prepare_connection, upgrade
 
-OURS = ("ledger.db*", "[0-9]*.jsonl", "[0-9]*.lock")
+JOURNAL_FILES = ("ledger.db*", "[0-9]*.jsonl", "[0-9]*.lock")
 """What lies in the folder of the journal."""
 OF_THE_MACHINE = {
     sqlite3.SQLITE_PERM,
@@ -48,7 +48,7 @@ def transaction(file: Path) -> Iterator[sqlite3.Connection]:
     with _opened(file) as database:
         database.execute("BEGIN IMMEDIATE")
         try:
-            upgrade(database, _check_version(database, file))
+            upgrade(database, _check_schema_version(database, file))
             yield database
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -64,7 +64,7 @@ def _close_to_others(file: Path) -> None:
     folder = file.parent
     own = folder.parent.name == "journal"  # else the user has named it, and other things of the user's may be in it
     close_to_others([folder, *(folder / name for name in ("checkpoints", "files", "damaged"))] if own else [])
-    close_to_others(path for pattern in OURS for path in folder.glob(pattern))
+    close_to_others(path for pattern in JOURNAL_FILES for path in folder.glob(pattern))
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def reading(file: Path) -> Iterator[sqlite3.Connection]:
         StoreError: the file cannot be used.
     """
     with _opened(file) as database:
-        _check_version(database, file)
+        _check_schema_version(database, file)
         yield database
 
 
@@ -88,10 +88,10 @@ def scratch_copy(file: Path) -> Iterator[sqlite3.Connection]:
     """
     with contextlib.ExitStack() as stack:
         database = stack.enter_context(contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)))
-        prepare(database)
+        prepare_connection(database)
         if file.exists():
             stack.enter_context(reading(file)).backup(database)
-        upgrade(database, _check_version(database, file))
+        upgrade(database, _check_schema_version(database, file))
         yield database
 
 
@@ -99,7 +99,7 @@ def scratch_copy(file: Path) -> Iterator[sqlite3.Connection]:
 def _opened(file: Path) -> Iterator[sqlite3.Connection]:
     try:
         with contextlib.closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as database:
-            prepare(database)
+            prepare_connection(database)
             yield database
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter of an error's own text
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in OF_THE_MACHINE:
@@ -125,9 +125,9 @@ def _unusable(file: Path, error: Exception) -> StoreError:
     )
 
 
-def _check_version(database: sqlite3.Connection, file: Path) -> int:
+def _check_schema_version(database: sqlite3.Connection, file: Path) -> int:
     version: int = database.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
+    if version > SCHEMA_VERSION:
         raise StoreError(
             f"the journal must be of this version of sweepstack or an older one, {file} is of a newer one",
             remedy="update sweepstack, or choose another folder with tracking.journal=DIR",

@@ -18,9 +18,9 @@ from sweepstack.journal.codec import (
     trial_as_json,
 )
 from sweepstack.journal.replay import Progress
-from sweepstack.journal.schema import TABLES, is_whole
-from sweepstack.planning.known_trials import LEFT, SETTLED, Composition, Entry
-from sweepstack.trial import Choice, Trial
+from sweepstack.journal.schema import STATES_OF_VERSION_1, TABLES, is_whole
+from sweepstack.planning.known_trials import INTERRUPTED, SETTLED, Composition, Entry
+from sweepstack.trial import StackSettings, Trial
 
 AT_ONCE = 500
 """Values in one question to sqlite."""
@@ -40,14 +40,14 @@ class Unreadable:
 
 def entries(database: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[Entry]:
     """The trials that fulfil a condition in SQL, but for those whose rows cannot be read."""
-    found = (_entry(row) for row in _rows(database, condition, values))
+    found = (_entry_of(row) for row in _rows(database, condition, values))
     return [entry for entry in found if isinstance(entry, Entry)]
 
 
 def set_aside(database: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[Unreadable]:
     """Puts away the rows of trials that cannot be read, of those that fulfil a condition in SQL: they are kept, and the
     trials can be trained again."""
-    found = (_entry(row) for row in _rows(database, condition, values))
+    found = (_entry_of(row) for row in _rows(database, condition, values))
     unreadable = [one for one in found if isinstance(one, Unreadable)]
     columns = ", ".join(TABLES["trials"])
     for one in unreadable:
@@ -64,7 +64,7 @@ def _rows(database: sqlite3.Connection, condition: str, values: Sequence[Any]) -
     return database.execute(f"SELECT rowid, id, {whole}, {columns} FROM trials WHERE {condition}", values)
 
 
-def _entry(row: tuple[Any, ...]) -> Entry | Unreadable:
+def _entry_of(row: tuple[Any, ...]) -> Entry | Unreadable:
     number, trial_id, whole, trial, session, stack, state, run_id, at, measured, outcome = row
     try:
         if not whole:
@@ -74,6 +74,7 @@ def _entry(row: tuple[Any, ...]) -> Entry | Unreadable:
         result = None if ended is None else outcome_from_json(ended)
     except (UnreadableError, ValueError) as error:
         return Unreadable(number, str(trial_id), run_id, one_line(error))
+    state = STATES_OF_VERSION_1.get(state, state)
     return Entry(known, session, stack, state, run_id, at, measured, result, ended, outdated)
 
 
@@ -87,8 +88,8 @@ def composition_of(database: sqlite3.Connection, stack: str) -> Composition | No
     try:
         content = json.loads(row[0])
         trajectories = tuple(tuple(trials) for trials in content["trajectories"])
-        choice = known_fields(Choice, content["choice"])
-        Choice(**choice)
+        choice = known_fields(StackSettings, content["choice"])
+        StackSettings(**choice)
         return Composition(
             **{**known_fields(Composition, content), "id": stack, "trajectories": trajectories, "choice": choice}
         )
@@ -136,7 +137,7 @@ def note_progress(
     """
     outcome, ended = progress.outcome, progress.ended
     content = None if ended is None else json.dumps(end_as_json(ended, progress.started))
-    state = SETTLED if outcome is not None and outcome.settled else LEFT if left else None
+    state = SETTLED if outcome is not None and outcome.settled else INTERRUPTED if left else None
     database.execute(
         "UPDATE trials SET state = CASE state WHEN 'SETTLED' THEN state ELSE coalesce(?, state) END, "
         "at = max(at, ?), measured = max(measured, ?), outcome = coalesce(?, outcome) WHERE id = ? AND session = ?",
@@ -159,7 +160,7 @@ def find_again(database: sqlite3.Connection, session: int, trial: Trial) -> None
     if later is None:
         note_taken_over(database, trial.id)
     database.execute(
-        "INSERT INTO trials (id, fingerprint, session, state, trial, stack) VALUES (?, ?, ?, 'OPEN', ?, "
+        "INSERT INTO trials (id, fingerprint, session, state, trial, stack) VALUES (?, ?, ?, 'CLAIMED', ?, "
         "(SELECT id FROM stacks WHERE instr(content, ?) ORDER BY rowid DESC LIMIT 1)) "
         "ON CONFLICT (id) DO UPDATE SET session = max(excluded.session, coalesce(session, 0))",
         (trial.id, trial.fingerprint, session, json.dumps(trial_as_json(trial)), json.dumps(trial.id)),

@@ -16,12 +16,12 @@ from sweepstack.errors import StoreError
 from sweepstack.journal.codec import UnreadableError, outcome_from_json, trial_as_json
 from sweepstack.journal.database import reading, scratch_copy, transaction
 from sweepstack.journal.entries import composition_of, entries, note_taken_over, parts
-from sweepstack.journal.log import Reader
-from sweepstack.journal.replay import Fold
+from sweepstack.journal.log import LogReader
+from sweepstack.journal.replay import Replay
 from sweepstack.journal.schema import is_whole
 from sweepstack.journal.sessions import Sessions
 from sweepstack.planning.classify import Resume, Train, classify
-from sweepstack.planning.known_trials import LEFT, OPEN, SETTLED, Composition, Entry, KnownTrials
+from sweepstack.planning.known_trials import CLAIMED, INTERRUPTED, SETTLED, Composition, Entry, KnownTrials
 from sweepstack.trial import Outcome, Trial
 
 
@@ -30,7 +30,7 @@ class Ledger(Sessions):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._folds: dict[int, tuple[Reader, Fold]] = {}
+        self._folds: dict[int, tuple[LogReader, Replay]] = {}
 
     def claim(self, session: int, trials: Sequence[Trial], again: bool = False) -> KnownTrials:
         """Takes for a session what nobody else trains, see `classify`. Sessions that have died are seen to first.
@@ -46,18 +46,18 @@ class Ledger(Sessions):
             known = self._known_trials(database, trials, session)
             decisions = classify(trials, known, {}, session, again)
             for stack, members in {one.stack.id: one.members for one in decisions if isinstance(one, Resume)}.items():
-                for left in (entry.trial.id for entry in known.members[stack] if entry.state == LEFT):
+                for left in (entry.trial.id for entry in known.members[stack] if entry.state == INTERRUPTED):
                     note_taken_over(database, left)
                     database.execute(
-                        "UPDATE trials SET session = ?, state = 'OPEN', trial = ?, outcome = NULL WHERE id = ?",
+                        "UPDATE trials SET session = ?, state = 'CLAIMED', trial = ?, outcome = NULL WHERE id = ?",
                         (session, json.dumps(trial_as_json(members[left].trial)), left),
                     )
             fresh = [one.trial for one in decisions if isinstance(one, Train)]
             for trial in fresh:
                 note_taken_over(database, trial.id)
             database.executemany(
-                "INSERT INTO trials (id, fingerprint, session, state, trial) VALUES (?, ?, ?, 'OPEN', ?) ON CONFLICT "
-                "(id) DO UPDATE SET session = excluded.session, stack = NULL, state = 'OPEN', trial = excluded.trial, "
+                "INSERT INTO trials (id, fingerprint, session, state, trial) VALUES (?, ?, ?, 'CLAIMED', ?) ON CONFLICT "
+                "(id) DO UPDATE SET session = excluded.session, stack = NULL, state = 'CLAIMED', trial = excluded.trial, "
                 "outcome = NULL",
                 ((trial.id, trial.fingerprint, session, json.dumps(trial_as_json(trial))) for trial in fresh),
             )
@@ -112,7 +112,7 @@ class Ledger(Sessions):
         with transaction(self.file) as database:
             ids = [(trial.id, session) for trial in trials]
             database.executemany("DELETE FROM trials WHERE id = ? AND session = ? AND at = 0", ids)
-            database.executemany("UPDATE trials SET state = 'LEFT' WHERE id = ? AND session = ?", ids)
+            database.executemany("UPDATE trials SET state = 'INTERRUPTED' WHERE id = ? AND session = ?", ids)
 
     def _known_trials(self, database: sqlite3.Connection, trials: Sequence[Trial], session: int | None) -> KnownTrials:
         """What is known of some trials when the sessions that have died are ended.
@@ -133,19 +133,19 @@ class Ledger(Sessions):
             for entry in entries(database, f"{condition} ORDER BY rowid", part)
         }
         for key, entry in known.items():
-            if entry.state == OPEN and entry.session != session:
+            if entry.state == CLAIMED and entry.session != session:
                 known[key] = self._as_told(entry)
-        mine = (entry for entry in known.values() if entry.state == LEFT or entry.session == session)
+        mine = (entry for entry in known.values() if entry.state == INTERRUPTED or entry.session == session)
         stacks = dict.fromkeys(entry.stack for entry in mine if entry.stack is not None and entry.state != SETTLED)
         members = {stack: entries(database, "stack = ?", (stack,)) for stack in stacks}
         found = {stack: composition_of(database, stack) for stack in stacks}
         return KnownTrials(known, members, {key: one for key, one in found.items() if one is not None})
 
     def _as_told(self, entry: Entry) -> Entry:
-        """An OPEN entry of another session that lives, as that one's journal tells by now."""
+        """A CLAIMED entry of another session that lives, as that one's journal tells by now."""
         assert entry.session is not None
         if entry.session not in self._folds:
-            self._folds[entry.session] = (Reader(self.journal(entry.session)), Fold())
+            self._folds[entry.session] = (LogReader(self.journal(entry.session)), Replay())
         reader, fold = self._folds[entry.session]
         with contextlib.suppress(StoreError):  # a newer version writes it
             for _, event in reader.events():

@@ -15,7 +15,7 @@ from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Started
 from sweepstack.files.owner_only import FILE
 from sweepstack.files.replacing import make_durable
-from sweepstack.journal.codec import NewerError, UnreadableError, contents, event_as_json, event_from_json, line
+from sweepstack.journal.codec import NewerRecordError, UnreadableError, contents, event_as_json, event_from_json, line
 from sweepstack.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -100,11 +100,11 @@ def is_journal(path: Path) -> bool:
 def _readable(text: bytes) -> Iterator[dict[str, Any] | None]:
     try:
         yield from contents(text)
-    except NewerError:
+    except NewerRecordError:
         yield {}
 
 
-class Reader:
+class LogReader:
     """Reads a journal file from its beginning, as far as it has got, again and again.
 
     Args:
@@ -172,7 +172,7 @@ class Reader:
     def _events_of(self, text: bytes) -> Iterator[Event]:
         try:
             found = list(contents(text))
-        except NewerError:
+        except NewerRecordError:
             raise StoreError(
                 f"the journal must be of this version of sweepstack or an older one, {self._path} is of a newer one",
                 remedy="update sweepstack, or choose another folder with tracking.journal=DIR",

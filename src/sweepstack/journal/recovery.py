@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.journal.codec import UnreadableError, end_from_json, start_from_json
-from sweepstack.journal.log import Reader
+from sweepstack.journal.log import LogReader
 from sweepstack.journal.sessions import Sessions
 from sweepstack.planning.known_trials import Entry
 from sweepstack.trial import DatasetFacts, Measurement, Trial
@@ -44,7 +44,7 @@ class Seen:
         match event:
             case Started():
                 self.started.add(trial.id)
-                self.facts[_data(trial)] = event.dataset
+                self.facts[_data_key(trial)] = event.dataset
             case Measured():
                 self.measured[trial.id] = event.measurement.step
             case Ended():
@@ -61,7 +61,7 @@ class Restored:
     without_data: int = 0
     """So many are recorded without the checksum of their data."""
 
-    def told(self, reader: Reader) -> str:
+    def told(self, reader: LogReader) -> str:
         """The line about a damaged journal; empty where it is as it was written."""
         if not reader.damaged:
             return ""
@@ -94,7 +94,7 @@ def restored(
     result = Restored()
     entries = {entry.trial.id: entry for entry in sessions.ended_in(session, seen.ended)}
     for entry in entries.values():
-        result.events += _end(entry, seen, points)
+        result.events += _lost_end(entry, seen, points)
         result.trials += 1
     for trial_id, first in seen.first.items():
         if trial_id not in seen.started and trial_id not in entries:
@@ -109,7 +109,7 @@ def restored(
     return result
 
 
-def _end(entry: Entry, seen: Seen, points: Callable[[str], Mapping[str, float]]) -> Iterator[Event]:
+def _lost_end(entry: Entry, seen: Seen, points: Callable[[str], Mapping[str, float]]) -> Iterator[Event]:
     trial, content = entry.trial, entry.ended
     assert content is not None
     ended = end_from_json(trial, content, entry.at)
@@ -137,8 +137,8 @@ def _last_measured(entry: Entry, ended: Ended, there: Mapping[str, float]) -> It
 
 
 def _start(trial: Trial, at: float, seen: Seen) -> Started:
-    return Started(trial, at, seen.facts.get(_data(trial), UNKNOWN))
+    return Started(trial, at, seen.facts.get(_data_key(trial), UNKNOWN))
 
 
-def _data(trial: Trial) -> str:
+def _data_key(trial: Trial) -> str:
     return f"{trial.config.validation_split} {trial.config.dataset!r}"

@@ -23,7 +23,7 @@ class Progress:
 
 
 @dataclass
-class Fold:
+class Replay:
     """The trials of a journal, as far as its events tell."""
 
     progress: dict[str, Progress] = field(default_factory=dict)

@@ -10,7 +10,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
 
-VERSION = 2
+SCHEMA_VERSION = 2
 """In version 1, rows had no checksums, and the ledger did not know what a journal should hold."""
 TABLES = {
     "sessions": ("number", "experiment", "ended", "delivering", "delivered", "lines", "joined"),
@@ -19,6 +19,8 @@ TABLES = {
     "done": ("fingerprint", "run_id", "outcome"),
 }
 """Those with checksums, and the columns that count."""
+STATES_OF_VERSION_1 = {"OPEN": "CLAIMED", "LEFT": "INTERRUPTED"}
+"""What two states of a trial are called since."""
 _FIRST = """
 CREATE TABLE sessions (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -33,7 +35,7 @@ CREATE TABLE trials (
     fingerprint TEXT NOT NULL,
     session INTEGER,           -- the one that trains it, or whose journal holds what is not delivered yet
     stack TEXT,
-    state TEXT NOT NULL,       -- OPEN, LEFT, SETTLED
+    state TEXT NOT NULL,       -- CLAIMED, INTERRUPTED, SETTLED
     trial TEXT NOT NULL,
     run_id TEXT,
     at REAL NOT NULL DEFAULT 0,           -- time of the last event; 0: it has not begun
@@ -72,12 +74,13 @@ def _checksum(columns: Iterable[str]) -> str:
     return f"row_checksum({', '.join(f'CAST({one} AS BLOB)' for one in columns)})"  # a damaged text is no text
 
 
-STEPS = (
+UPGRADES = (
     _FIRST.strip().removesuffix(";").split(";\n"),
     [
         # what the journal of a session that has ended should hold: lines, and trials that were trained before
         "ALTER TABLE sessions ADD COLUMN lines INTEGER",
         "ALTER TABLE sessions ADD COLUMN joined TEXT",
+        *(f"UPDATE trials SET state = '{new}' WHERE state = '{old}'" for old, new in STATES_OF_VERSION_1.items()),
         # what the user has not been told yet
         "CREATE TABLE notes (number INTEGER PRIMARY KEY, line TEXT NOT NULL)",
         # rows of trials that cannot be read
@@ -94,14 +97,14 @@ def upgrade(database: sqlite3.Connection, version: int) -> None:
     Args:
         version: that the tables are of; 0: there are none.
     """
-    if version == VERSION:
+    if version == SCHEMA_VERSION:
         return
-    for statement in (statement for step in STEPS[version:] for statement in step):
+    for statement in (statement for step in UPGRADES[version:] for statement in step):
         database.execute(statement)
-    database.execute(f"PRAGMA user_version = {VERSION}")
+    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def prepare(database: sqlite3.Connection) -> None:
+def prepare_connection(database: sqlite3.Connection) -> None:
     """What a connection needs before it can read or write rows."""
     database.create_function("row_checksum", -1, _crc, deterministic=True)
     database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")

@@ -33,8 +33,8 @@ from sweepstack.journal.entries import (
     trial_of,
 )
 from sweepstack.journal.files import is_locked, put_away
-from sweepstack.journal.log import Reader, is_journal
-from sweepstack.journal.replay import Fold, Progress
+from sweepstack.journal.log import LogReader, is_journal
+from sweepstack.journal.replay import Progress, Replay
 from sweepstack.journal.schema import is_whole
 from sweepstack.planning.known_trials import Entry
 from sweepstack.trial import Trial
@@ -85,7 +85,7 @@ class Sessions:
             lock.acquire(timeout=10)
         return number, lock
 
-    def end(self, session: int, fold: Fold, lines: int | None = None) -> None:
+    def end(self, session: int, fold: Replay, lines: int | None = None) -> None:
         """A session is over; its rows tell what its journal, which is on the disk, holds.
 
         Args:
@@ -231,7 +231,9 @@ class Sessions:
     def left_by(self, session: int) -> list[Entry]:
         """Trials that a session has begun and that nobody has taken up since."""
         with reading(self.file) as database:
-            return entries(database, "session = ? AND state = 'LEFT' AND (at > 0 OR run_id NOT NULL)", (session,))
+            return entries(
+                database, "session = ? AND state = 'INTERRUPTED' AND (at > 0 OR run_id NOT NULL)", (session,)
+            )
 
     def retire(self, session: int, remember: bool = False, damage: str = "") -> None:
         """An ended session is delivered as a whole; nothing of it is needed any more.
@@ -295,15 +297,15 @@ class Sessions:
             if self._is_dead(number):
                 self._end(database, number, self._fold(number, lambda trial_id: trial_of(database, trial_id)), None)
 
-    def _fold(self, session: int, trial_of: Callable[[str], Trial | None] = lambda _: None) -> Fold:
+    def _fold(self, session: int, trial_of: Callable[[str], Trial | None] = lambda _: None) -> Replay:
         """What the journal of a session tells by now.
 
         Args:
             trial_of: as `Reader` takes it.
         """
-        fold = Fold()
+        fold = Replay()
         with contextlib.suppress(StoreError):  # what a newer version has written is for that to deliver
-            for _, event in Reader(self.journal(session), trial_of).events():
+            for _, event in LogReader(self.journal(session), trial_of).events():
                 fold.take(event)
         return fold
 
@@ -323,7 +325,7 @@ class Sessions:
                 (number, names.get(number) or "train"),
             )
             with contextlib.suppress(StoreError):
-                for _, event in Reader(self.journal(number)).events():
+                for _, event in LogReader(self.journal(number)).events():
                     if isinstance(event, Started):
                         find_again(database, number, event.trial)
 
@@ -339,14 +341,14 @@ class Sessions:
         lock.release()
         return True
 
-    def _end(self, database: sqlite3.Connection, session: int, fold: Fold, lines: int | None) -> None:
+    def _end(self, database: sqlite3.Connection, session: int, fold: Replay, lines: int | None) -> None:
         for trial_id, progress in fold.progress.items():
             note_progress(database, session, trial_id, progress, left=True)
         joined = [
             (event.trial.id, event.trial.name, event.trial.sweep, event.at, event.run_id)
             for event in fold.joined.values()
         ]
-        database.execute("UPDATE trials SET state = 'LEFT' WHERE session = ? AND state = 'OPEN'", (session,))
+        database.execute("UPDATE trials SET state = 'INTERRUPTED' WHERE session = ? AND state = 'CLAIMED'", (session,))
         database.execute(
             "UPDATE sessions SET ended = 1, lines = ?, joined = ? WHERE number = ?",
             (lines, json.dumps(joined) if lines is not None and joined else None, session),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sweepstack.planning.known_trials import LEFT, OPEN, SETTLED, Composition, Entry, KnownTrials
+from sweepstack.planning.known_trials import CLAIMED, INTERRUPTED, SETTLED, Composition, Entry, KnownTrials
 from sweepstack.trial import Finished, Outcome, Trial
 
 
@@ -77,15 +77,15 @@ def classify(
     def decide(trial: Trial) -> Decision:
         entry, recorded = known.entries.get(trial.fingerprint), finished.get(trial.fingerprint)
         if entry is None or (rerun and entry.state == SETTLED):
-            entry = Entry(trial, session, None, OPEN)  # under an id of its own
-        elif entry.state == OPEN and entry.session != session and entry.outcome is None:
+            entry = Entry(trial, session, None, CLAIMED)  # under an id of its own
+        elif entry.state == CLAIMED and entry.session != session and entry.outcome is None:
             return WaitFor(trial, entry.session)
-        elif entry.outcome is not None and entry.state != LEFT:  # among them is what has just failed elsewhere
+        elif entry.outcome is not None and entry.state != INTERRUPTED:  # among them is what has just failed elsewhere
             return Reuse(_renewed(trial, entry), entry.outcome, recorded, in_ledger=True)
         elif entry.stack is not None and (members := resumed.get(entry.stack)) is not None:
             return Resume(members[entry.trial.id].trial, known.compositions[entry.stack], members)
         else:  # it was claimed and never planned, or its stack is not whole any more
-            entry = replace(entry, trial=_renewed(trial, entry), session=session, stack=None, state=OPEN)
+            entry = replace(entry, trial=_renewed(trial, entry), session=session, stack=None, state=CLAIMED)
         if recorded is not None and not rerun:
             return Reuse(entry.trial, recorded.outcome, recorded, in_ledger=False)
         return Train(entry)
@@ -109,10 +109,10 @@ def _resumed(
     resumed = {}
     for entry in members:
         trial = wanted.get(entry.trial.fingerprint)
-        if trial is not None and (entry.outdated or entry.state == LEFT):
+        if trial is not None and (entry.outdated or entry.state == INTERRUPTED):
             entry = replace(entry, trial=_renewed(trial, entry), outdated="")
-        if entry.state == LEFT:
-            entry = Entry(entry.trial, session, stack, OPEN, entry.run_id, entry.at, entry.measured)
+        if entry.state == INTERRUPTED:
+            entry = Entry(entry.trial, session, stack, CLAIMED, entry.run_id, entry.at, entry.measured)
         resumed[entry.trial.id] = entry
     return resumed
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sweepstack.trial import Outcome, Trial
 
-OPEN, LEFT, SETTLED = "OPEN", "LEFT", "SETTLED"
+CLAIMED, INTERRUPTED, SETTLED = "CLAIMED", "INTERRUPTED", "SETTLED"
 """A session trains the trial or is about to; it was interrupted or failed; its outcome is known for good."""
 
 

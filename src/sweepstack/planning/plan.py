@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.planning.compatibility import obstacle, stack_key, trajectory_key
-from sweepstack.trial import Choice, Trial
+from sweepstack.trial import StackSettings, Trial
 
-ALONE = "by the plain trainer"
+TRAINED_ALONE = "by the plain trainer"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Stack:
     """Trajectories that are trained together as one batched model, or one that is trained on its own."""
 
     trajectories: tuple[Trajectory, ...]
-    choice: Choice
+    choice: StackSettings
     id: str = ""
     """What its checkpoint is known by; given when the plan is kept."""
     keep: bool = False
@@ -56,7 +56,7 @@ class Stack:
     def way(self) -> str:
         """How it is trained, in words."""
         width = len(self.trajectories)
-        how = f"stacked, {count(width, 'trajectory')} wide" if width > 1 else ALONE
+        how = f"stacked, {count(width, 'trajectory')} wide" if width > 1 else TRAINED_ALONE
         return f"{how}, {count(self.choice.threads, 'thread')} ({self.choice.reason})"
 
     @property
@@ -95,7 +95,7 @@ class Plan:
         return sum(stack.epochs * stack.choice.epoch_seconds for stack in self.stacks)
 
 
-def plan(trials: Iterable[Trial], choose: Callable[[Sequence[Trial]], Choice], apart: str = "") -> Plan:
+def plan(trials: Iterable[Trial], choose: Callable[[Sequence[Trial]], StackSettings], apart: str = "") -> Plan:
     """Finds exact duplicates, shared trajectories, and what can be stacked.
 
     Args:
@@ -115,15 +115,15 @@ def plan(trials: Iterable[Trial], choose: Callable[[Sequence[Trial]], Choice], a
             continue
         ordered = sorted(group, key=lambda trajectory: (trajectory.config.epochs, trajectory.config.seed))
         choice = choose([trajectory.longest for trajectory in sorted(group, key=_seed)])
-        stacks += [_stack(sorted(part, key=_seed), choice) for part in _parts(ordered, choice.width)]
+        stacks += [_stack(sorted(part, key=_seed), choice) for part in _even_parts(ordered, choice.width)]
     return Plan(tuple(stacks))
 
 
-def _alone(trajectory: Trajectory, choose: Callable[[Sequence[Trial]], Choice], why: str) -> Stack:
+def _alone(trajectory: Trajectory, choose: Callable[[Sequence[Trial]], StackSettings], why: str) -> Stack:
     return _stack([trajectory], replace(choose([trajectory.longest]), reason=why))
 
 
-def _stack(trajectories: Sequence[Trajectory], choice: Choice) -> Stack:
+def _stack(trajectories: Sequence[Trajectory], choice: StackSettings) -> Stack:
     return Stack(tuple(trajectories), choice, keep=any(one.longest.run.checkpoint.keep for one in trajectories))
 
 
@@ -139,7 +139,7 @@ def _seed(trajectory: Trajectory) -> int:
     return trajectory.config.seed
 
 
-def _parts(group: Sequence[Trajectory], width: int) -> list[Sequence[Trajectory]]:
+def _even_parts(group: Sequence[Trajectory], width: int) -> list[Sequence[Trajectory]]:
     """Parts of about the same size, none larger than `width`."""
     parts = math.ceil(len(group) / width)
     bounds = [round(part * len(group) / parts) for part in range(parts + 1)]

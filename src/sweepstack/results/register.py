@@ -19,11 +19,11 @@ from sweepstack.results.tables.frame import table
 from sweepstack.tracking import models
 from sweepstack.tracking.artifacts import artifact, config_of, place
 from sweepstack.tracking.params import from_text
-from sweepstack.tracking.runs import Record, find, record
+from sweepstack.tracking.runs import Record, find_run, record
 from sweepstack.tracking.store import Store
 from sweepstack.trial import WEIGHTS, TrialState
 
-BEST = "best"
+DEFAULT_ALIAS = "best"
 MODELS, RUNS = "models:/", "runs:/"
 """How MLflow's addresses begin."""
 REQUIRED = ("sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow", "scipy")
@@ -55,7 +55,7 @@ def selected(store: Store, sweep: str) -> tuple[Record, str]:
     return record(store, str(selection.trial["run_id"])), selection.caution
 
 
-def register(store: Store, run: Record, name: str | None = None, alias: str = BEST) -> Registered:
+def register(store: Store, run: Record, name: str | None = None, alias: str = DEFAULT_ALIAS) -> Registered:
     """Logs the model of a finished run and registers it under a name, that of its dataset unless given, with an alias.
 
     Raises:
@@ -123,24 +123,24 @@ def _check_predictions(store: Store, run: Record, trained: Classifier) -> None:
 
 
 @contextlib.contextmanager
-def load(store: Store, word: str) -> Iterator[tuple[Classifier, str]]:
+def load_classifier(store: Store, word: str) -> Iterator[tuple[Classifier, str]]:
     """The classifier that a word means, for as long as the block lasts, and what it is in words.
 
     Args:
-        word: NAME@ALIAS, an alias that one registered model has, a run, see `runs.find`, or an address as MLflow
+        word: NAME@ALIAS, an alias that one registered model has, a run, see `runs.find_run`, or an address as MLflow
             writes it: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID.
 
     Raises:
         UserError: there is no such model, or there are several.
         StoreError: it cannot be had.
     """
-    found = _version(store, word)
+    found = _version_of(store, word)
     if found is None:
-        run = find(store, _run_in(word))
+        run = find_run(store, _run_in(word))
         yield _of_run(store, run)[0], f"run {run.row.name} ({run.row.run_id})"
         return
     with models.files(store, found) as folder:
-        yield models.load(folder), f"{found.name}, version {found.version}"
+        yield models.load_model(folder), f"{found.name}, version {found.version}"
 
 
 def _run_in(word: str) -> str:
@@ -148,7 +148,7 @@ def _run_in(word: str) -> str:
     return word.removeprefix(RUNS).strip("/").partition("/")[0] if word.startswith(RUNS) else word
 
 
-def _version(store: Store, word: str) -> models.Version | None:
+def _version_of(store: Store, word: str) -> models.Version | None:
     """The version of a registered model that a word means; None when it must be a run."""
     if word.startswith(RUNS):
         return None
@@ -160,7 +160,7 @@ def _version(store: Store, word: str) -> models.Version | None:
         name, slash, number = word.strip("/").rpartition("/")
         if not slash:
             rule = "an address of a model must name its alias or version"
-            raise UserError(rule, f"{MODELS}{word}", f"for example {MODELS}{word}@{BEST} or {MODELS}{word}/1")
+            raise UserError(rule, f"{MODELS}{word}", f"for example {MODELS}{word}@{DEFAULT_ALIAS} or {MODELS}{word}/1")
         return models.numbered(store, name, number)
     known = models.registered(store)
     having = sorted(name for name, aliases in known.items() if word in aliases)
@@ -172,15 +172,15 @@ def _version(store: Store, word: str) -> models.Version | None:
         )
     if having:
         return models.version(store, having[0], word)
-    if word == BEST and not known:
+    if word == DEFAULT_ALIAS and not known:
         raise UserError(
             f"there is no registered model in {store.uri}",
             remedy="register the best one: sweepstack register",
         )
-    if word == BEST:
+    if word == DEFAULT_ALIAS:
         aliases = sorted(f"{name}@{alias}" for name, aliases in known.items() for alias in aliases)
         raise UserError(
-            f"no model has the alias {BEST!r}",
+            f"no model has the alias {DEFAULT_ALIAS!r}",
             remedy=f"choose with --model, {did_you_mean(word, aliases)}",
         )
     return None

@@ -28,7 +28,7 @@ from sweepstack.paths import project_root
 from sweepstack.tracking.address import sqlite_uri
 from sweepstack.tracking.artifacts import artifact, config_of, overrides_of, predictions
 from sweepstack.tracking.rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
-from sweepstack.tracking.runs import Record, find
+from sweepstack.tracking.runs import Record, find_run
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.delivery import environment
 from sweepstack.trial import WEIGHTS, TrialState
@@ -38,14 +38,14 @@ ROUNDING = 1e-5
 IMAGES = 2
 """Where a hidden unit is just at its kink, rounding decides: of a ReLU network so many test images, in 10,000, may be
 classified otherwise."""
-CLOSE = 1e-3
+RELU_TOLERANCE = 1e-3
 """Of their size: so far apart may the weights and the losses of such a network be. That nothing is classified otherwise
 says little of one that has diverged and calls everything a 0."""
 KINKS = (
     "rounding decides where a network has kinks, as ReLU has: a stack rounds otherwise than the plain trainer, which "
     "differs likewise with another number of threads"
 )
-ALONE = re.compile(r"by the plain trainer, (\d+) threads? ")
+TRAINED_ALONE_PATTERN = re.compile(r"by the plain trainer, (\d+) threads? ")
 """How `TRAINED_TAG` begins where no stack was used; see `plan.Stack.way`."""
 COMMIT, UNCOMMITTED = "mlflow.source.git.commit", "git.uncommitted_changes"
 
@@ -69,7 +69,7 @@ class Command(NamedTuple):
     """Overrides that say where the record goes, with a password that was not recorded."""
 
 
-def command(store: Store, run: Record) -> Command:
+def repro_command(store: Store, run: Record) -> Command:
     """The words of the command that trains the run again, on its own; `rerun=true`, which changes no fingerprint, makes
     it train although the store knows the trial.
 
@@ -149,7 +149,7 @@ def repeat(store: Store, run: Record) -> Comparison:
             f"a run must have ended to be compared with, {run.row.name} is {run.row.state}",
             remedy="choose another",
         )
-    _, program, *overrides = command(store, run).words
+    _, program, *overrides = repro_command(store, run).words
     with scratch() as aside:
         uri = sqlite_uri(Path(aside, "mlflow.db"))
         here = [f"tracking.uri={uri}", f"tracking.journal={aside}/journal", f"hydra.run.dir={aside}/run"]
@@ -161,12 +161,12 @@ def repeat(store: Store, run: Record) -> Comparison:
             rule = f"the command cannot be run here: {one_line(said.removeprefix('error: '))}"
             raise UserError(rule, remedy="type it yourself to see more: sweepstack repro prints it")
         again = Store(uri)
-        return compare(store, run, again, find(again, again.rows("all")[0].run_id))
+        return compare(store, run, again, find_run(again, again.rows("all")[0].run_id))
 
 
 def _threads(run: Record) -> list[str]:
     """Sums round differently with another number of threads, which the plan of a sweep may have chosen."""
-    alone = ALONE.match(run.tags.get(TRAINED_TAG, ""))
+    alone = TRAINED_ALONE_PATTERN.match(run.tags.get(TRAINED_TAG, ""))
     return [f"threads={alone[1]}"] if alone else []
 
 
@@ -176,7 +176,7 @@ def compare(store: Store, run: Record, again_store: Store, again: Record) -> Com
     differences = _of_identity(run, again)
     weights, images, count = None, None, 0
     if run.row.state == again.row.state == TrialState.FINISHED:
-        weights = _apart(store, run, again_store, again)
+        weights = _distance_of_weights(store, run, again_store, again)
         images, count = _otherwise(store, run, again_store, again)
     figures = _figures(run.row.metrics, again.row.metrics)
     exact = not figures and (weights is None or weights.most == 0) and images in (None, 0)
@@ -190,12 +190,15 @@ def compare(store: Store, run: Record, again_store: Store, again: Record) -> Com
     if exact:
         return Comparison(True, "bit for bit", ())
     note = run.tags.get(RECOMPOSED_TAG)
-    if ALONE.match(run.tags.get(TRAINED_TAG, "")) and not note:
+    if TRAINED_ALONE_PATTERN.match(run.tags.get(TRAINED_TAG, "")) and not note:
         return Comparison(False, "it was trained by the plain trainer, so every bit counts", tuple(lines))
     why = f"it went on otherwise than it began ({note})" if note else "it was trained in a stack"
     losses = _losses_apart(figures)
-    if losses > CLOSE or run.row.state == TrialState.FAILED:
-        equal, how = losses <= CLOSE, f"the losses are up to {losses:.2g} of their size apart ({CLOSE:g} is allowed)"
+    if losses > RELU_TOLERANCE or run.row.state == TrialState.FAILED:
+        equal, how = (
+            losses <= RELU_TOLERANCE,
+            f"the losses are up to {losses:.2g} of their size apart ({RELU_TOLERANCE:g} is allowed)",
+        )
     else:
         equal, how = _within_rounding(weights, images, count)
     if equal:
@@ -213,8 +216,8 @@ def _within_rounding(weights: Distance | None, images: int | None, count: int) -
     """Whether rounding alone can be what parts the two, whose losses are close, and what tells."""
     if weights is not None and weights.most <= ROUNDING:
         return True, f"the weights are {weights.most:.2g} apart ({ROUNDING:g} is allowed)"
-    if weights is not None and weights.relative > CLOSE:
-        return False, f"the weights are {weights.relative:.2g} of their size apart ({CLOSE:g} is allowed)"
+    if weights is not None and weights.relative > RELU_TOLERANCE:
+        return False, f"the weights are {weights.relative:.2g} of their size apart ({RELU_TOLERANCE:g} is allowed)"
     allowed = max(IMAGES, round(IMAGES * count / 10_000))
     some = "an unknown number" if images is None else images or "none"
     near = images is not None and images <= allowed
@@ -258,7 +261,7 @@ def _figures(was: Mapping[str, float], now: Mapping[str, float]) -> dict[str, tu
     return {key: pair for key, pair in pairs.items() if repr(pair[0]) != repr(pair[1])}
 
 
-def _apart(store: Store, run: Record, again_store: Store, again: Record) -> Distance | None:
+def _distance_of_weights(store: Store, run: Record, again_store: Store, again: Record) -> Distance | None:
     """How far the weights are apart; None when there are none to compare."""
     was, now = artifact(store, run.row.run_id, WEIGHTS), artifact(again_store, again.row.run_id, WEIGHTS)
     return None if was is None or now is None else distance(io.BytesIO(was), io.BytesIO(now))

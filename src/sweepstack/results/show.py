@@ -17,7 +17,7 @@ from sweepstack.trial import TrialState
 
 CURVES = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
 BLOCKS = "▁▂▃▄▅▆▇█"
-WIDEST = 60
+CURVE_WIDTH = 60
 """Blocks of a curve."""
 LAST_LINES = 15
 """So much of a failed trial's log is shown."""
@@ -30,7 +30,7 @@ def shown(store: Store, run: Record) -> str:
     if row.reason:
         lines.append(f"  reason       {printable(row.reason)}")
     lines += [f"  {key:<11}  {printable(value)}" for key, value in _about(run).items() if value]
-    figures = {key: _number(key, value) for key, value in sorted(row.metrics.items())}
+    figures = {key: _format_number(key, value) for key, value in sorted(row.metrics.items())}
     lines += ["", "figures", *_columns(figures), "", *_curves(store, run)]
     lines += ["params", *_columns({key: printable(value) for key, value in sorted(row.params.items())})]
     config = artifact(store, row.run_id, CONFIG)
@@ -68,7 +68,9 @@ def _curves(store: Store, run: Record) -> list[str]:
     for key, points in curves.items():
         values = [value for _, value in points]
         best = max(values) if "accuracy" in key else min(values)
-        ends = f"{_number(key, values[0])} to {_number(key, values[-1])}, best {_number(key, best)}"
+        ends = (
+            f"{_format_number(key, values[0])} to {_format_number(key, values[-1])}, best {_format_number(key, best)}"
+        )
         lines.append(f"  {key:<13}  {curve(values)}  {ends}")
     return [*lines, ""]
 
@@ -84,8 +86,8 @@ def _unit(store: Store, run: Record) -> str:
 def curve(values: Sequence[float]) -> str:
     """A curve of block characters from the lowest to the highest value; `?` is no finite number. Where there are many
     values, each block is the last of several."""
-    if len(values) > WIDEST:
-        values = [values[(place + 1) * len(values) // WIDEST - 1] for place in range(WIDEST)]
+    if len(values) > CURVE_WIDTH:
+        values = [values[(place + 1) * len(values) // CURVE_WIDTH - 1] for place in range(CURVE_WIDTH)]
     finite = [value for value in values if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
     span = (high - low) or 1.0
@@ -108,6 +110,6 @@ def _columns(values: Mapping[str, str]) -> list[str]:
     return [f"  {key:<{width}}  {value}" for key, value in values.items()] or ["  none"]
 
 
-def _number(key: str, value: float) -> str:
+def _format_number(key: str, value: float) -> str:
     """As the table shows it."""
     return format(value, (".4f" if "/" in key else ".1f" if "seconds" in key else "g") if abs(value) < 1e6 else "g")

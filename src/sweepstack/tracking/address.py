@@ -145,7 +145,7 @@ def chosen_folder(journal: str | Path) -> Path:
     return Path(os.path.abspath(began_in() / Path(journal).expanduser()))
 
 
-def command(name: str, uri: str | None, journal: str | Path | None = None) -> str:
+def sweepstack_command(name: str, uri: str | None, journal: str | Path | None = None) -> str:
     """A command of `sweepstack` as it can be typed anywhere, such as "sweepstack sync"."""
     return shlex.join(["sweepstack", name, *own_options(uri, journal)])
 
@@ -170,7 +170,7 @@ def regular_database(database: Path) -> Path:
     return check_replaceable(database, "the database of a tracking store", remedy, StoreError)
 
 
-def check(uri: str) -> str | None:
+def check_store(uri: str) -> str | None:
     """That a store can be had, as far as a moment can tell: a folder can be written to, a host has an address.
 
     Returns:
@@ -220,7 +220,7 @@ def _check_database(database: Path) -> None:
                     f"{database} must be an sqlite database, it is none",
                     remedy=choose,
                 )
-        _check_version(database)
+        _check_mlflow_version(database)
     if not writable:
         raise StoreError(
             f"the tracking store must be writable, got {database}",
@@ -228,7 +228,7 @@ def _check_database(database: Path) -> None:
         )
 
 
-def _check_version(database: Path) -> None:
+def _check_mlflow_version(database: Path) -> None:
     """A database of a newer MLflow, which this one could only refuse when everything is trained."""
     spec = importlib.util.find_spec("mlflow")
     assert spec is not None

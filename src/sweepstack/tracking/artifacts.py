@@ -140,7 +140,7 @@ class Place(NamedTuple):
 def places(store: Store) -> dict[str, Place]:
     """Of all runs of an sqlite store, by their ids, in one query: one for each run takes most of the time that reading
     something small of it takes. Of other stores nothing; ask for each."""
-    return _ask(store, "", ()) or {}
+    return _query_artifacts(store, "", ()) or {}
 
 
 def place(store: Store, run_id: str) -> Place | None:
@@ -149,7 +149,7 @@ def place(store: Store, run_id: str) -> Place | None:
     Raises:
         StoreError: the store does not answer.
     """
-    found = _ask(store, "WHERE run_uuid = ?", (run_id,))
+    found = _query_artifacts(store, "WHERE run_uuid = ?", (run_id,))
     if found is not None:
         return found.get(run_id)
     from mlflow.exceptions import MlflowException
@@ -163,7 +163,7 @@ def place(store: Store, run_id: str) -> Place | None:
     return Place(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))
 
 
-def _ask(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Place] | None:
+def _query_artifacts(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Place] | None:
     """An sqlite store is asked directly, as in `finished`; None where that cannot be done."""
     if store.database is None or not tricks():
         return None

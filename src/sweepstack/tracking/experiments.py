@@ -28,7 +28,7 @@ def experiment_name(chosen: str | None, task: str, database: Path | None) -> str
     number = os.environ.get("MLFLOW_EXPERIMENT_ID")
     if name or not number:
         return _checked(name or task)
-    found = _ask(database, "SELECT name, lifecycle_stage FROM experiments WHERE experiment_id = ?", number)
+    found = _query_experiment(database, "SELECT name, lifecycle_stage FROM experiments WHERE experiment_id = ?", number)
     if found is None:
         rule = "MLFLOW_EXPERIMENT_ID must be the id of an experiment in an sqlite store"
         raise StoreError(rule, number, "name the experiment with MLFLOW_EXPERIMENT_NAME")
@@ -41,7 +41,7 @@ def check_not_deleted(name: str, database: Path | None) -> None:
     Raises:
         StoreError: it has, which keeps its name taken.
     """
-    found = _ask(database, "SELECT name, lifecycle_stage FROM experiments WHERE name = ?", name)
+    found = _query_experiment(database, "SELECT name, lifecycle_stage FROM experiments WHERE name = ?", name)
     if found is not None and found[1] != "active":
         rule = f"the experiment must not be deleted, {name!r} of {database} is"
         raise StoreError(rule, remedy=f"restore it with MLflow, or {CHOOSE}")
@@ -54,7 +54,7 @@ def _checked(name: str) -> str:
         raise ConfigError(f"the name of an experiment {error}", name, CHOOSE) from None
 
 
-def _ask(database: Path | None, question: str, value: str) -> tuple[str, str] | None:
+def _query_experiment(database: Path | None, question: str, value: str) -> tuple[str, str] | None:
     if database is None or not database.is_file():
         return None
     with (

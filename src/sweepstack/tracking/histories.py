@@ -9,7 +9,7 @@ from sweepstack.tracking.private import metric_histories
 from sweepstack.tracking.rows import finite_or_not
 from sweepstack.tracking.store import Store
 
-TOGETHER = 100
+RUNS_PER_REQUEST = 100
 """Runs that MLflow's server takes in one request."""
 
 
@@ -29,8 +29,8 @@ def histories(store: Store, run_ids: Sequence[str], metric: str) -> list[Point]:
     One query or request for a hundred runs: one for each run takes minutes for a sweep of thousands.
     """
     points: dict[str, dict[int, float]] = {run_id: {} for run_id in run_ids}
-    for begin in range(0, len(run_ids), TOGETHER):
-        together = run_ids[begin : begin + TOGETHER]
+    for begin in range(0, len(run_ids), RUNS_PER_REQUEST):
+        together = run_ids[begin : begin + RUNS_PER_REQUEST]
         for run_id, value in metric_histories(store.client, together, metric):
             points[run_id][value.step] = finite_or_not(value.value)
     return [Point(run_id, step, value) for run_id, steps in points.items() for step, value in sorted(steps.items())]

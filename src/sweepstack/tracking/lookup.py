@@ -23,7 +23,7 @@ from sweepstack.tracking.store import Store
 from sweepstack.trial import Finished, Outcome, TrialState
 
 
-class Known(NamedTuple):
+class StoreLookup(NamedTuple):
     """What a store knows of some fingerprints."""
 
     finished: dict[str, Finished]
@@ -42,32 +42,32 @@ class _Found:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def known(store: Store, fingerprints: Sequence[str], ask: Callable[[Sequence[str]], Known]) -> Known:
+def lookup(store: Store, fingerprints: Sequence[str], ask: Callable[[Sequence[str]], StoreLookup]) -> StoreLookup:
     """What a store knows of fingerprints.
 
     Args:
-        ask: asks MLflow, see `known_to_server`.
+        ask: asks MLflow, see `lookup_on_server`.
 
     Raises:
         StoreError: whatever `ask` raises.
     """
     if not fingerprints:
-        return Known({}, {})
+        return StoreLookup({}, {})
     if store.database is None:
         return ask(fingerprints)
     if not store.database.exists():
-        return Known({}, {})
+        return StoreLookup({}, {})
     if not tricks():
         return ask(fingerprints)
     try:
         address = f"{store.database.as_uri()}?mode=rw"
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=30)) as database:
-            return _sort_out(fingerprints, _found(database, fingerprints))
+            return _sort_out(fingerprints, _settled_runs(database, fingerprints))
     except sqlite3.Error:
         return ask(fingerprints)
 
 
-def known_to_server(store: Store, fingerprints: Sequence[str]) -> Known:
+def lookup_on_server(store: Store, fingerprints: Sequence[str]) -> StoreLookup:
     """The same through MLflow.
 
     Raises:
@@ -85,12 +85,12 @@ def known_to_server(store: Store, fingerprints: Sequence[str]) -> Known:
         )
         for run in store.runs(f"tags.`{SETTLED_TAG}` LIKE '%'")
         if run.info.status in (TrialState.FINISHED, TrialState.FAILED)
-        and (fingerprint := _parsed(run.data.tags[SETTLED_TAG])) is not None
+        and (fingerprint := _parse_fingerprint(run.data.tags[SETTLED_TAG])) is not None
     ]
     return _sort_out(fingerprints, found)
 
 
-def _found(database: sqlite3.Connection, fingerprints: Sequence[str]) -> list[_Found]:
+def _settled_runs(database: sqlite3.Connection, fingerprints: Sequence[str]) -> list[_Found]:
     """The settled runs with the configs of those fingerprints."""
     found: dict[str, _Found] = {}
     for part in parts(sorted({Fingerprint.parse(text).config for text in fingerprints})):
@@ -102,7 +102,7 @@ def _found(database: sqlite3.Connection, fingerprints: Sequence[str]) -> list[_F
             (SETTLED_TAG, *part),
         )
         for text, *rest in rows:
-            fingerprint = _parsed(text)
+            fingerprint = _parse_fingerprint(text)
             if fingerprint is not None:
                 one = _Found(fingerprint, *rest)
                 found[one.run_id] = one
@@ -121,14 +121,14 @@ def _found(database: sqlite3.Connection, fingerprints: Sequence[str]) -> list[_F
     return list(found.values())
 
 
-def _parsed(text: str) -> Fingerprint | None:
+def _parse_fingerprint(text: str) -> Fingerprint | None:
     """None for what somebody else has written into the tag."""
     with contextlib.suppress(ValueError):
         return Fingerprint.parse(text)
     return None
 
 
-def _sort_out(fingerprints: Iterable[str], found: Iterable[_Found]) -> Known:
+def _sort_out(fingerprints: Iterable[str], found: Iterable[_Found]) -> StoreLookup:
     same_config: defaultdict[str, list[_Found]] = defaultdict(list)
     for one in found:
         same_config[one.fingerprint.config].append(one)
@@ -141,7 +141,7 @@ def _sort_out(fingerprints: Iterable[str], found: Iterable[_Found]) -> Known:
             finished[text] = _finished(exact[-1])
         elif alike:
             changed[text] = wanted.change_since(alike[-1].fingerprint)
-    return Known(finished, changed)
+    return StoreLookup(finished, changed)
 
 
 def _finished(one: _Found) -> Finished:

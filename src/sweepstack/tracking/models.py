@@ -36,9 +36,9 @@ LOADER = "sweepstack.inference.classifier"
 
 FORBIDDEN = "/:.%\"'@"
 """In the names of models: the first six MLflow takes in none, the last one parts a name from its alias."""
-LONGEST = 255
+MAX_NAME_CHARACTERS = 255
 """Characters of a name or an alias that MLflow's databases take."""
-SHOWN = 60
+MAX_QUOTED_CHARACTERS = 60
 """Characters of one that is refused."""
 
 
@@ -55,21 +55,24 @@ def check_names(name: str, alias: str) -> None:
     Raises:
         UserError: it does not.
     """
-    if not name.strip() or set(name) & set(FORBIDDEN) or not name.isprintable() or len(name) > LONGEST:
+    if not name.strip() or set(name) & set(FORBIDDEN) or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS:
         raise UserError(
-            f"a model's name must be of 1 to {LONGEST} characters without {' '.join(FORBIDDEN)}, got {_cut(name)!r}",
+            f"a model's name must be of 1 to {MAX_NAME_CHARACTERS} characters without {' '.join(FORBIDDEN)}, "
+            f"got {_shortened(name)!r}",
             remedy="give another with --name",
         )
-    if not re.fullmatch(rf"[\w\-]{{1,{LONGEST}}}", alias, re.ASCII) or re.fullmatch(r"(?i)v\d+|latest", alias):
+    if not re.fullmatch(rf"[\w\-]{{1,{MAX_NAME_CHARACTERS}}}", alias, re.ASCII) or re.fullmatch(
+        r"(?i)v\d+|latest", alias
+    ):
         raise UserError(
-            f"an alias must be of 1 to {LONGEST} letters, digits, _ and -, and neither latest nor v and a number, "
-            f"got {_cut(alias)!r}",
+            f"an alias must be of 1 to {MAX_NAME_CHARACTERS} letters, digits, _ and -, and neither latest nor v and a "
+            f"number, got {_shortened(alias)!r}",
             remedy="give another with --alias",
         )
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_QUOTED_CHARACTERS else f"{text[:MAX_QUOTED_CHARACTERS]}..."
 
 
 def log_and_register(
@@ -324,7 +327,7 @@ def files(store: Store, found: Version) -> Iterator[Path]:
         yield folder
 
 
-def load(folder: Path) -> Any:
+def load_model(folder: Path) -> Any:
     """The classifier in a model's folder, with the code that went along.
 
     Raises:

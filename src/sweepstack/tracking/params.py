@@ -14,7 +14,7 @@ import json
 import re
 from typing import Any
 
-WORDS = {"null": None, "true": True, "false": False, "None": None, "True": True, "False": False}
+YAML_WORDS = {"null": None, "true": True, "false": False, "None": None, "True": True, "False": False}
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 """A number with a leading zero, such as 007, is a name."""
 NUMBER = re.compile(r"-?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf)|nan")
@@ -49,13 +49,13 @@ def as_text(value: Any) -> str:
 
 def from_text(text: str) -> Any:
     """The value that `as_text` wrote."""
-    return copy.deepcopy(_read(text))  # a list that is remembered must not be changed by its readers
+    return copy.deepcopy(_read_value(text))  # a list that is remembered must not be changed by its readers
 
 
 @functools.lru_cache(maxsize=65_536)
-def _read(text: str) -> Any:
-    if text in WORDS:
-        return WORDS[text]
+def _read_value(text: str) -> Any:
+    if text in YAML_WORDS:
+        return YAML_WORDS[text]
     if WHOLE.fullmatch(text) and len(text) <= LONGEST_WHOLE and text != "-0":
         return int(text)
     if NUMBER.fullmatch(text) and not LEADING_ZERO.fullmatch(text) and not WHOLE.fullmatch(text):

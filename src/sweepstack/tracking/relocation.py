@@ -33,7 +33,7 @@ def moved_from(database: Path) -> Path | None:
     ):
         home = _home(opened)
         if home is not None and not _is_beside(home, database):
-            return _path(home).parent
+            return _path_of(home).parent
     return None
 
 
@@ -58,7 +58,9 @@ def follow_move(database: Path) -> None:
                 continue
             changed = [(f"{new}{uri.removeprefix(home)}", row) for row, uri in found if uri.startswith(f"{home}/")]
             came = [
-                (uri, row) for uri, row in changed if _path(uri).exists() or not _path(home + uri[len(new) :]).exists()
+                (uri, row)
+                for uri, row in changed
+                if _path_of(uri).exists() or not _path_of(home + uri[len(new) :]).exists()
             ]
             opened.executemany(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", came)
         opened.execute(  # whatever came along: what is recorded from now on lies here
@@ -81,12 +83,12 @@ def _is_beside(home: str, database: Path) -> bool:
     if home == (database.parent / ARTIFACTS).as_uri():
         return True
     with contextlib.suppress(OSError):
-        old = _path(home)
+        old = _path_of(home)
         if old.is_dir() and not (old.parent / database.name).exists():
             return True  # somebody chose so: moved, the folder would be gone; copied, the database would be there
         return os.path.samefile(old.parent, database.parent)
     return False
 
 
-def _path(uri: str) -> Path:
+def _path_of(uri: str) -> Path:
     return Path(url2pathname(urlsplit(uri).path))

@@ -18,13 +18,13 @@ ID_TAG = "sweepstack.trial"
 """What a run is found by when it is not known whether it was made."""
 SETTLED_TAG = "sweepstack.settled"
 """Holds the fingerprint, once its outcome is settled."""
-OURS = f"tags.`{VERSION_TAG}` LIKE '%'"
+OWN_RUNS = f"tags.`{VERSION_TAG}` LIKE '%'"
 """What a run of ours is known by, in MLflow's language."""
 OBJECTIVES = ("val/accuracy", "test/accuracy")
 """Metrics that select, the one to prefer first: test data selects only where nothing was held out."""
 CLOCKS = 60_000
 """Milliseconds by which the clocks of two machines with one store may differ."""
-LARGEST = 1.7976931348623157e308
+LARGEST_FLOAT = 1.7976931348623157e308
 
 
 @dataclass(frozen=True)
@@ -96,4 +96,4 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
 
 def finite_or_not(value: float) -> float:
     """MLflow's databases keep infinity as the largest number that they have."""
-    return math.copysign(math.inf, value) if abs(value) >= LARGEST else value
+    return math.copysign(math.inf, value) if abs(value) >= LARGEST_FLOAT else value

@@ -17,7 +17,7 @@ from sweepstack.tracking.summary import SUMMARY_TAG, summary_run
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-SHOWN = 5
+MAX_CANDIDATES = 5
 """So many of those that a word can mean are named."""
 
 
@@ -31,7 +31,7 @@ class Record:
     tags: Mapping[str, str]
 
 
-def find(store: Store, word: str) -> Record:
+def find_run(store: Store, word: str) -> Record:
     """The run that a word means: an id, the beginning of one, or a name in the newest sweep; where there is no sweep,
     or none of that name in it, a name among all runs.
 
@@ -47,23 +47,23 @@ def find(store: Store, word: str) -> Record:
         raise _is_summary(word, summaries[0].data.tags[SUMMARY_TAG])
     if not found:
         newest = _newest_sweep(store)
-        ids = _named(newest, word)
+        ids = _runs_named(newest, word)
         if not ids:
             everything = store.rows("all")
-            ids = _named(everything, word)
+            ids = _runs_named(everything, word)
             if not ids:
                 sweep = word.removeprefix("summary of ")
                 if sweep != word and summary_run(store, sweep) is not None:
                     raise _is_summary(word, sweep)
                 raise UserError(
                     f"there is no run {word!r} in {store.uri}",
-                    remedy=_remedy(word, newest or everything),
+                    remedy=_run_remedy(word, newest or everything),
                 )
-        some = ", ".join(f"'{run_id}'" for run_id in ids[: SHOWN + 1])
+        some = ", ".join(f"'{run_id}'" for run_id in ids[: MAX_CANDIDATES + 1])
         found = store.runs(f"attributes.run_id IN ({some})")
     if len(found) > 1:
-        some = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in found[:SHOWN])
-        more = ", ..." if len(found) > SHOWN else ""
+        some = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in found[:MAX_CANDIDATES])
+        more = ", ..." if len(found) > MAX_CANDIDATES else ""
         raise UserError(
             f"{word!r} must mean one run, it can mean {some}{more}",
             remedy="give more of the id",
@@ -93,7 +93,7 @@ def _is_summary(word: str, sweep: str) -> UserError:
     )
 
 
-def _named(rows: Sequence[Row], word: str) -> list[str]:
+def _runs_named(rows: Sequence[Row], word: str) -> list[str]:
     """The ids of the runs of a name; where there is none, of a name that says the same: `nesterov=true` and
     `nesterov=True`, or `lr=1e-2` and `lr=0.01`."""
     wanted = _as_values(word)
@@ -114,7 +114,7 @@ def _newest_sweep(store: Store) -> list[Row]:
         return []
 
 
-def _remedy(word: str, rows: Sequence[Row]) -> str:
+def _run_remedy(word: str, rows: Sequence[Row]) -> str:
     near = did_you_mean(word, [row.name for row in rows])
     if near.startswith("did"):  # else it would name them all
         return near

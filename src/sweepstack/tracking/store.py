@@ -20,9 +20,8 @@ from sweepstack.files.replacing import move_new
 from sweepstack.journal.sessions import Sessions
 from sweepstack.tracking.address import (
     BESIDE,
-    check,
     check_driver,
-    command,
+    check_store,
     connectable,
     database_of,
     has_content,
@@ -30,10 +29,11 @@ from sweepstack.tracking.address import (
     regular_database,
     resolve_uri,
     sqlite_uri,
+    sweepstack_command,
 )
 from sweepstack.tracking.private import import_sqlite_store, make_database, one_transaction
 from sweepstack.tracking.relocation import ARTIFACTS, follow_move, moved_from
-from sweepstack.tracking.rows import ID_TAG, OURS, SWEEP_TAG, Row, member_tag, newest, row_of, sweeps_of
+from sweepstack.tracking.rows import ID_TAG, OWN_RUNS, SWEEP_TAG, Row, member_tag, newest, row_of, sweeps_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -83,8 +83,8 @@ class Store:
         return regular_database(self.database)
 
     def check(self) -> str | None:
-        """Whether it can be had, as far as a moment can tell; see `address.check`."""
-        return check(self.uri)
+        """Whether it can be had, as far as a moment can tell; see `address.check_store`."""
+        return check_store(self.uri)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -235,7 +235,7 @@ class Store:
             runs = self.runs(f"tags.`{member_tag(sweep)}` LIKE '%'")  # a store may have grown for years
             if runs and not self._has_older(sweep):
                 return [row_of(run, sweep) for run in runs]
-        runs = self.runs(OURS)
+        runs = self.runs(OWN_RUNS)
         if not runs:
             raise self._without_trials()
         if sweep == "all":
@@ -267,12 +267,13 @@ class Store:
         if waiting:
             what = "a command waits" if len(waiting) == 1 else f"{len(waiting)} commands wait"
             return StoreError(
-                f"{rule}: what was trained by {what} in the journal", remedy=f"type: {command('sync', self.uri)}"
+                f"{rule}: what was trained by {what} in the journal",
+                remedy=f"type: {sweepstack_command('sync', self.uri)}",
             )
         if self.database is None or has_content(self.database):
             every = 3  # MLflow's ViewType.ALL: what is there and what has been deleted
             experiments = {one.experiment_id: one for one in self.client.search_experiments(view_type=every)}
-            for run in self.client.search_runs([*experiments], OURS, run_view_type=every, max_results=1):
+            for run in self.client.search_runs([*experiments], OWN_RUNS, run_view_type=every, max_results=1):
                 experiment = experiments[run.info.experiment_id]
                 deleted = (
                     f"experiment {experiment.name!r} has" if experiment.lifecycle_stage != "active" else "they have"

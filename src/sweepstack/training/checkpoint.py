@@ -23,8 +23,8 @@ from sweepstack.files.replacing import irregular, make_durable
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-TITLE = b"sweepstack checkpoint %d " % VERSION
+FORMAT_VERSION = 1
+TITLE = b"sweepstack checkpoint %d " % FORMAT_VERSION
 """How a file begins; the first line ends with the checksum of all that follows it."""
 SELDOM = 40
 """The next save is not due before so many times the seconds that the last one took: at most 2.5 % of the time."""
@@ -35,11 +35,11 @@ class CheckpointError(Exception):
     built afresh."""
 
 
-class NewerError(Exception):
+class NewerCheckpointError(Exception):
     """A checkpoint was written by a newer version of sweepstack."""
 
 
-class Keeper:
+class CheckpointManager:
     """Where a training keeps its state, and how it is asked to stop.
 
     The folder holds `latest.pt` and `previous.pt`, each whole or not there. A state is made of tensors and plain values
@@ -94,18 +94,18 @@ class Keeper:
         damaged: list[str] = []
         for path in (latest, previous):
             try:
-                self.state = _read(path, device)
+                self.state = _read_state(path, device)
                 break
             except FileNotFoundError:  # not saved yet, or killed between the two renames
                 continue
             except (torch.OutOfMemoryError, MemoryError):  # not the file's fault
                 raise
-            except NewerError:
+            except NewerCheckpointError:
                 kept = path.with_name(f"{path.stem}.newer.pt")
                 os.replace(path, kept)  # else the next saves would overwrite it
                 self._say(f"checkpoint {path} is of a newer version of sweepstack; it is kept as {kept.name}")
             except Exception as error:  # a damaged file can fail in any way
-                damaged.append(f"{path.name} {_in_short(error)}")
+                damaged.append(f"{path.name} {_reason(error)}")
                 _remove(path)  # else the next save would put it in the place of the good one
         _remove(aside)
         if damaged:
@@ -127,7 +127,7 @@ class Keeper:
             for path in (latest, previous, aside):
                 if found := irregular(path):
                     raise OSError(f"{path} is {found}")
-            _write(aside, state)
+            _write_state(aside, state)
             with contextlib.suppress(FileNotFoundError):  # the first one
                 os.replace(latest, previous)
             os.replace(aside, latest)
@@ -135,7 +135,7 @@ class Keeper:
         except OSError as error:
             _remove(aside)
             if not self._complained:
-                self._say(f"checkpoint cannot be written ({_in_short(error)}); training goes on from the last one kept")
+                self._say(f"checkpoint cannot be written ({_reason(error)}); training goes on from the last one kept")
             self._complained = True
         self._last = time.monotonic()
         self._pause = max(self._every, SELDOM * (self._last - began)) if self._every else 0.0
@@ -165,7 +165,7 @@ class Keeper:
                     _remove(path)
 
 
-NEVER = Keeper(None)
+NEVER = CheckpointManager(None)
 """Keeps nothing and never stops."""
 
 
@@ -204,7 +204,7 @@ class _Hashed:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._error: OSError | None = None
-        self.digest = _digest()
+        self.digest = _new_hash()
 
     def write(self, data: bytes) -> int:
         if self._error is None:
@@ -223,13 +223,13 @@ class _Hashed:
             raise self._error
 
 
-def _digest() -> hashlib.blake2b:
+def _new_hash() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=20)
 
 
-def _write(path: Path, state: dict[str, Any]) -> None:
+def _write_state(path: Path, state: dict[str, Any]) -> None:
     with open(path, "wb", opener=opener) as file:
-        file.write(_first_line(_digest().hexdigest()))  # as long as the right one, which is known at the end
+        file.write(_first_line(_new_hash().hexdigest()))  # as long as the right one, which is known at the end
         hashed = _Hashed(file)
         torch.save(state, cast(IO[bytes], hashed))
         hashed.raise_error()
@@ -243,7 +243,7 @@ def _first_line(checksum: str) -> bytes:
     return TITLE + checksum.encode() + b"\n"
 
 
-def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
+def _read_state(path: Path, device: torch.device | str) -> dict[str, Any]:
     """The state in a file; nothing of it is interpreted before its checksum has matched.
 
     Raises:
@@ -254,9 +254,9 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
         raise CheckpointError(f"is {found}")
     with path.open("rb") as file:
         first = file.readline(200)
-        if (title := re.match(rb"sweepstack checkpoint ([0-9]+) ", first)) and int(title[1]) > VERSION:
-            raise NewerError
-        if first != _first_line(hashlib.file_digest(file, _digest).hexdigest()):
+        if (title := re.match(rb"sweepstack checkpoint ([0-9]+) ", first)) and int(title[1]) > FORMAT_VERSION:
+            raise NewerCheckpointError
+        if first != _first_line(hashlib.file_digest(file, _new_hash).hexdigest()):
             raise CheckpointError("does not match its checksum" if first.startswith(TITLE) else "is no checkpoint")
         file.seek(len(first))
         try:
@@ -274,5 +274,5 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _in_short(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or one_line(error)

@@ -13,17 +13,17 @@ from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.faults import contained, judge
 from sweepstack.training import models, optimizers, random_state
-from sweepstack.training.data.datasets import Data, load
+from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.hardware import choose_device
 from sweepstack.training.instantiate import check_keywords
 from sweepstack.training.trainer import autocast_of
 
-FEW = (2, 16, 2000)
+PROBE_SIZES = (2, 16, 2000)
 """Images that a model is tried with: where it does not take two of them, it may take more."""
 CPU = torch.device("cpu")
 
 
-def check(config: TrialConfig, device: str) -> None:
+def check_trial(config: TrialConfig, device: str) -> None:
     """That the targets can be imported and called as the config says, and that the model takes the dataset's images.
     It is not trained here: what fails in training alone is the outcome of a trial, and costs no other one.
 
@@ -36,8 +36,8 @@ def check(config: TrialConfig, device: str) -> None:
     check_keywords("model", config.model.target, 0, config.model.keywords)
     check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
     with _undisturbed():
-        model = _build(config)
-        data = _data(config, device)
+        model = _build_model(config)
+        data = _load_data(config, device)
         _check_evaluation(config, model, data)
         parameters = list(model.parameters())
         if not parameters:
@@ -49,7 +49,7 @@ def check(config: TrialConfig, device: str) -> None:
     try:
         optimizers.check_values(config.optimizer, parameters)
     except Exception as error:
-        rule = f"optimizer: {config.optimizer.target} refuses its values: {_said(error)}"
+        rule = f"optimizer: {config.optimizer.target} refuses its values: {_describe_error(error)}"
         raise ConfigError(rule, remedy="change it") from error
 
 
@@ -59,20 +59,20 @@ def check_last_batch(config: TrialConfig, device: str) -> None:
     Raises:
         ConfigError: it cannot, as with BatchNorm.
     """
-    data, size = _data(config, device), config.batch_size
+    data, size = _load_data(config, device), config.batch_size
     count = len(data.train)
     if size > 1 and count % size != 1:
         return
     with _undisturbed():
         try:
-            model = models.build(config.model)
+            model = models.build_model(config.model)
             _learn(config, model, data, 2)
         except Exception:  # it is not for the last batch that it fails: the outcome of the trial tells
             return
         try:
             _learn(config, model, data, 1)
         except Exception as error:
-            target, last = config.model.target, f"{_said(error)}"
+            target, last = config.model.target, f"{_describe_error(error)}"
             if size == 1 or count == 1:
                 rule = f"batch_size must be 2 or more for {target}, which cannot train on one image ({last})"
                 raise ConfigError(rule, size, "for example batch_size=100") from error
@@ -91,17 +91,17 @@ def _undisturbed() -> Iterator[None]:
         yield
 
 
-def _data(config: TrialConfig, device: str) -> Data:
-    return load(config.dataset, config.validation_split, choose_device(device))
+def _load_data(config: TrialConfig, device: str) -> Data:
+    return load_data(config.dataset, config.validation_split, choose_device(device))
 
 
-def _build(config: TrialConfig) -> nn.Module:
+def _build_model(config: TrialConfig) -> nn.Module:
     try:
-        return models.build(config.model)
+        return models.build_model(config.model)
     except UserError:
         raise
     except Exception as error:
-        rule = f"model: {config.model.target} refuses its values: {_said(error)}"
+        rule = f"model: {config.model.target} refuses its values: {_describe_error(error)}"
         raise ConfigError(rule, remedy="change it") from error
 
 
@@ -112,7 +112,7 @@ def _check_evaluation(config: TrialConfig, model: nn.Module, data: Data) -> None
             return model.eval()(images), len(images)
 
     first: Exception | None = None
-    for count in sorted({min(count, len(data.train)) for count in FEW}):
+    for count in sorted({min(count, len(data.train)) for count in PROBE_SIZES}):
         try:
             logits, found = evaluate(count)
             break
@@ -123,7 +123,7 @@ def _check_evaluation(config: TrialConfig, model: nn.Module, data: Data) -> None
         _refuse_dtype(config, model, first)
         rule = (
             f"model must take the dataset's images, {config.model.target} does not take {list(config.dataset.shape)}: "
-            f"{_said(first)}"
+            f"{_describe_error(first)}"
         )
         remedy = "let it use ${dataset.shape}, or choose another model or dataset"
         raise ConfigError(rule, remedy=remedy) from first
@@ -156,11 +156,11 @@ def _refuse_dtype(config: TrialConfig, model: nn.Module, error: Exception) -> No
     if others:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
         wanted = str(own).removeprefix("torch.")
-        rule = f"model must have {wanted} parameters, as images are, {config.model.target} has {names}: {_said(error)}"
-        raise ConfigError(rule, remedy="call .float() in its constructor") from error
+        rule = f"model must have {wanted} parameters, as images are, {config.model.target} has {names}"
+        raise ConfigError(f"{rule}: {_describe_error(error)}", remedy="call .float() in its constructor") from error
 
 
-def _said(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """What an exception says, and the place in the user's own code if it is there."""
     where = judge(error).where
     return f"{one_line(error)} (in your {where})" if where else one_line(error)

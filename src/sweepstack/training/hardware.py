@@ -15,7 +15,7 @@ from sweepstack.training import models, random_state
 
 ALL_THREADS = torch.get_num_threads()
 """PyTorch's own choice, before anything has changed it."""
-WORTH_THREADS = 100e6
+THREADS_PAY_FROM = 100e6
 """Floating-point operations in the forward pass of a batch from which more threads than one pay. On two cores, two
 threads took 1.3 to 1.8 times as long as one at 41e6, and three quarters at 133e6: below, their meetings take the
 time."""
@@ -47,7 +47,7 @@ def choose_threads(config: TrialConfig, wanted: int | None) -> int:
     if wanted is not None:
         return wanted
     work = _flops(config.model.model_dump_json(by_alias=True), config.dataset.shape) * config.batch_size
-    return ALL_THREADS if work >= WORTH_THREADS else 1
+    return ALL_THREADS if work >= THREADS_PAY_FROM else 1
 
 
 @functools.lru_cache(maxsize=128)
@@ -71,7 +71,7 @@ def _flops(model_json: str, shape: tuple[int, ...]) -> float:
         count = 0.0
 
     with torch.random.fork_rng(devices=[]), random_state.apart(), torch.no_grad():
-        model = models.build(ModelConfig.model_validate_json(model_json)).eval()
+        model = models.build_model(ModelConfig.model_validate_json(model_json)).eval()
         model.register_forward_pre_hook(begin)
         for module in model.modules():
             module.register_forward_hook(add)

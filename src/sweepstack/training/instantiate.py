@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sweepstack.errors import ConfigError, did_you_mean, one_line
-from sweepstack.faults import Whose, contained, judge, told
+from sweepstack.faults import Whose, contained, describe_error, judge
 from sweepstack.masking import reveal
 from sweepstack.training.random_state import seeded
 
 
-def resolve(key: str, target: str) -> Callable[..., Any]:
+def import_target(key: str, target: str) -> Callable[..., Any]:
     """The callable at a dotted path. `key` is where the config says it, for the error.
 
     Raises:
@@ -23,8 +23,8 @@ def resolve(key: str, target: str) -> Callable[..., Any]:
         with seeded(), contained():  # what a module draws while it is imported is the same in every process
             found = pkgutil.resolve_name(target)
     except Exception as error:  # importing somebody's module can fail in any way
-        rule = f"{key}._target_ should name something that can be imported ({told(error)})"
-        raise ConfigError(rule, target, _remedy(target, error)) from error
+        rule = f"{key}._target_ should name something that can be imported ({describe_error(error)})"
+        raise ConfigError(rule, target, _target_remedy(target, error)) from error
     if not callable(found):
         raise ConfigError(
             f"{key}._target_ should name a class or a function, {target!r} is a {type(found).__name__}",
@@ -33,7 +33,7 @@ def resolve(key: str, target: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _remedy(target: str, error: Exception) -> str:
+def _target_remedy(target: str, error: Exception) -> str:
     if judge(error).whose is Whose.CODE:
         return "correct the module"
     try:
@@ -51,7 +51,7 @@ def check_keywords(key: str, target: str, positional: int, keywords: Mapping[str
         ConfigError: a keyword that it does not know, or one that it needs and does not get.
     """
     try:
-        signature = inspect.signature(resolve(key, target))
+        signature = inspect.signature(import_target(key, target))
     except ValueError:  # some compiled callables have none; calling them will tell
         return
     kinds = inspect.Parameter
@@ -68,16 +68,16 @@ def check_keywords(key: str, target: str, positional: int, keywords: Mapping[str
         raise ConfigError(rule, remedy=f"give it with +{key}.NAME=VALUE") from error
 
 
-def build(value: Any, key: str = "target") -> Any:
+def instantiate(value: Any, key: str = "target") -> Any:
     """`value` with every mapping that has a `_target_` called, the innermost first. What is called gets addresses with
     their secrets."""
     if isinstance(value, Mapping):
-        built = {name: build(part, f"{key}.{name}") for name, part in value.items()}
+        built = {name: instantiate(part, f"{key}.{name}") for name, part in value.items()}
         target = built.pop("_target_", None)
         if target is None:
             return built
         with contained():
-            return resolve(key, target)(**built)
+            return import_target(key, target)(**built)
     if isinstance(value, list | tuple):
-        return [build(part, f"{key}[{place}]") for place, part in enumerate(value)]
+        return [instantiate(part, f"{key}[{place}]") for place, part in enumerate(value)]
     return reveal(value) if isinstance(value, str) else value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sweepstack.config.schema import ModelConfig
 from sweepstack.errors import ConfigError
-from sweepstack.training.instantiate import build as build_target
+from sweepstack.training.instantiate import instantiate as build_target
 
 
 class Logistic(nn.Module):
@@ -73,7 +73,7 @@ def answer_to_any(model: nn.Module, shape: Sequence[int]) -> Tensor | None:
     return None
 
 
-def build(config: ModelConfig) -> nn.Module:
+def build_model(config: ModelConfig) -> nn.Module:
     """The model with fresh weights, drawn from PyTorch's global random state.
 
     Raises:

@@ -128,9 +128,9 @@ class Attributes:
         for cls in classes:
             if cls.__module__.partition(".")[0] not in NOT_LOOKED_INTO:
                 modules[cls.__module__] = None
-                yield from _data(cls.__qualname__, vars(cls))
+                yield from _data_attributes(cls.__qualname__, vars(cls))
         for name in modules:
-            yield from _data(name, vars(sys.modules[name]) if name in sys.modules else {})
+            yield from _data_attributes(name, vars(sys.modules[name]) if name in sys.modules else {})
 
 
 def _can_be_kept(begun: _Mark | None, now: _Mark) -> bool:
@@ -138,7 +138,7 @@ def _can_be_kept(begun: _Mark | None, now: _Mark) -> bool:
     return Encoder.UNSEEN not in now.opaque and now.opaque == (begun.opaque if begun is not None else ())
 
 
-def _data(owner: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _data_attributes(owner: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in list(values.items()):
         if not name.startswith("__") and isinstance(value, DATA):
             yield f"{owner}::{name}", value

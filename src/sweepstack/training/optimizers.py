@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 
 from sweepstack.config.schema import OptimizerConfig
 from sweepstack.planning.compatibility import NUMBERS
-from sweepstack.training.instantiate import build as build_target
-from sweepstack.training.instantiate import resolve
+from sweepstack.training.instantiate import import_target
+from sweepstack.training.instantiate import instantiate as build_target
 
 
-def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The optimizer at its full learning rate; the schedule's factor is applied by the trainer.
 
     Raises:
@@ -22,7 +22,7 @@ def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimi
         TypeError: what the target gives is no `torch.optim.Optimizer`.
     """
     keywords = build_target(config.keywords, "optimizer")
-    optimizer = resolve("optimizer", config.target)(parameters, lr=config.lr, **keywords)
+    optimizer = import_target("optimizer", config.target)(parameters, lr=config.lr, **keywords)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{config.target} should give a torch.optim.Optimizer, got {type(optimizer).__name__}")
     for group in optimizer.param_groups:
@@ -37,7 +37,7 @@ class _ValuesAccepted(Exception):  # noqa: N818 -- a signal, not a fault
 
 
 def check_values(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> None:
-    """That the optimizer takes its values; raises what `build` raises.
+    """That the optimizer takes its values; raises what `build_optimizer` raises.
 
     SGD, Adam and AdamW look at their values before they look at the parameters. So they are given none to take:
     registering parameters would import `torch._dynamo`, more than a second that a stacked sweep never needs.
@@ -48,7 +48,7 @@ def check_values(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) ->
         yield
 
     if config.target not in NUMBERS:
-        build(config, parameters)
+        build_optimizer(config, parameters)
         return
     with contextlib.suppress(_ValuesAccepted):
-        build(config, none_to_take())
+        build_optimizer(config, none_to_take())

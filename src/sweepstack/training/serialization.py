@@ -192,7 +192,7 @@ def _decode(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list
 
     if kind == "registered":
         name, is_parameter = rest
-        return model.get_parameter(name) if is_parameter else dict(_named(model))[name].detach()
+        return model.get_parameter(name) if is_parameter else dict(_named_tensors(model))[name].detach()
     if kind == "tensor":
         tensor, device, requires_grad, is_parameter = rest
         tensor = (tensor.cpu() if device == "cpu" else tensor).clone().requires_grad_(requires_grad)
@@ -267,5 +267,5 @@ def _fill(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list[A
     return fresh
 
 
-def _named(model: nn.Module) -> list[tuple[str, Tensor]]:
+def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]

@@ -17,16 +17,16 @@ from torch.nn.functional import cross_entropy
 from sweepstack.config.schema import TrialConfig
 from sweepstack.schedules import factor
 from sweepstack.training import models, optimizers
-from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper, fitting
+from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager, fitting
 from sweepstack.training.data.datasets import Data, stream
 from sweepstack.training.module_state import Attributes, Unkept
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
-from sweepstack.trial import Measurement, Outcome, Report, TrialState
+from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState
 
 Autocast = torch.autocast | contextlib.nullcontext[None]
 
 
-def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVER) -> Outcome:
+def train(config: TrialConfig, data: Data, report: OnMeasured, keeper: CheckpointManager = NEVER) -> Outcome:
     """Trains one trial and measures it: on the held-out part along the way, on the test data at the end.
 
     The result depends on `config` and `data` alone: initial weights on the seed, the order of batches and dropout on
@@ -52,10 +52,10 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
     every = steps if config.evaluate_every == "epoch" else config.evaluate_every
     warm_up(data.device)
     seed_all(config.seed)
-    model = models.build(config.model).to(data.device).train()
+    model = models.build_model(config.model).to(data.device).train()
     attributes = Attributes(model)
     parameters = list(model.parameters())
-    optimizer = optimizers.build(config.optimizer, parameters)
+    optimizer = optimizers.build_optimizer(config.optimizer, parameters)
     full_rates = [group["lr"] for group in optimizer.param_groups]
     autocast = autocast_of(config, data.device)
     figures: dict[str, float] = {}
@@ -63,7 +63,7 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
     step = 0
     began = time.perf_counter()
     if keeper.state is not None:
-        step, seconds = _go_on(keeper.state, config, data, model, attributes, optimizer, figures, losses)
+        step, seconds = _resume(keeper.state, config, data, model, attributes, optimizer, figures, losses)
         began -= seconds
 
     for epoch in range(step // steps + 1, config.epochs + 1):
@@ -87,10 +87,10 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
             if step % every == 0 or step == total:
                 recent = torch.stack(losses)
                 if not bool(recent.isfinite().all()):
-                    _time(figures, began)
+                    _set_seconds(figures, began)
                     return diverged(config, recent, step, steps, figures)
                 figures["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
-                note(config, *evaluate(model, data.evaluation(), autocast), figures)
+                update_metrics(config, *evaluate(model, data.evaluation(), autocast), figures)
                 report(Measurement(epoch, step, total, {**figures, "train/lr": config.optimizer.lr * rate}))
                 losses.clear()
 
@@ -107,7 +107,7 @@ def train(config: TrialConfig, data: Data, report: Report, keeper: Keeper = NEVE
                 if keeper.stopping:
                     return killed(step, total)
 
-    _time(figures, began)
+    _set_seconds(figures, began)
     predicted: list[Tensor] = []
     figures["test/loss"], figures["test/accuracy"] = evaluate(model, data.test(), autocast, predicted)
     if not math.isfinite(figures["test/loss"]):  # the very last updates can be the ones that diverge
@@ -126,7 +126,7 @@ def warm_up(device: torch.device) -> None:
     optimizer.step()
 
 
-def _go_on(
+def _resume(
     state: Mapping[str, Any],
     config: TrialConfig,
     data: Data,
@@ -193,7 +193,7 @@ def restore(
     optimizer.load_state_dict(remembered)
 
 
-def _time(figures: dict[str, float], began: float) -> None:
+def _set_seconds(figures: dict[str, float], began: float) -> None:
     """A trial on its own has all of its time to itself; in a stack the two differ."""
     figures["train_seconds"] = figures["train_seconds_share"] = time.perf_counter() - began
 
@@ -237,7 +237,7 @@ def as_classes(indices: Tensor, classes: int) -> Tensor:
     return indices.to(torch.uint8 if classes <= 256 else torch.int32)
 
 
-def note(config: TrialConfig, loss: float, accuracy: float, figures: dict[str, float]) -> None:
+def update_metrics(config: TrialConfig, loss: float, accuracy: float, figures: dict[str, float]) -> None:
     """Updates `figures` with the loss and accuracy that select, and the best accuracy so far if it is an honest one."""
     part = config.objective.split("/")[0]
     figures[f"{part}/loss"], figures[f"{part}/accuracy"] = loss, accuracy

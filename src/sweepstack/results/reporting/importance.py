@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FEWEST = 8
 """Settings; fewer tell nothing about a knob."""
-MOST = 2000
+MAX_TRIALS = 2000
 """Trials that are looked at: more make it slower and not truer."""
 FOLDS, TREES, REPEATS = 5, 200, 10
 
@@ -56,11 +56,11 @@ def importance(frame: pd.DataFrame, knobs: Sequence[str], objective: str) -> Imp
             f"{settings.nunique()} settings with a result are too few to tell how much each knob matters; "
             f"it takes {FEWEST} at least."
         )
-    if len(known) > MOST:
-        known = known.sample(MOST, random_state=0)
+    if len(known) > MAX_TRIALS:
+        known = known.sample(MAX_TRIALS, random_state=0)
     known = known.sort_values("run_id")
     settings = settings[known.index]
-    inputs = np.nan_to_num(np.column_stack([_numbers(known[knob]) for knob in knobs]), nan=-1.0)
+    inputs = np.nan_to_num(np.column_stack([_as_numbers(known[knob]) for knob in knobs]), nan=-1.0)
     values = known[objective].rank(pct=True).to_numpy(dtype=float)
     if values.std() == 0:
         return f"All settings have the same {words(objective)}, so no knob matters."
@@ -100,5 +100,5 @@ def importance_bars(found: Importance, objective: str) -> Figure:
     return drawn
 
 
-def _numbers(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
+def _as_numbers(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
     return scale(str(column.name), column).at

@@ -18,7 +18,7 @@ from sweepstack.trial import WEIGHTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN = 12
+MAX_IMAGES = 12
 """Images."""
 LETTERS = 20
 """Classes, at most, whose counts are written into the matrix."""
@@ -49,7 +49,7 @@ def answers_of(store: Store, run_id: str, digest: str) -> Answers | str:
         from sweepstack.inference import classifier
         from sweepstack.training.data import datasets
 
-        loaded = datasets.load(config.dataset, 0.0, classifier.CPU)
+        loaded = datasets.load_data(config.dataset, 0.0, classifier.CPU)
         if digest and loaded.facts.digest != digest:
             return (
                 "The mistakes of the trial to use cannot be shown here: the checksum of its dataset was "
@@ -109,7 +109,7 @@ def confusion_matrix(answers: Answers) -> Figure:
 
 def wrong_images(answers: Answers) -> Figure:
     """The test images that the model is surest of and wrong."""
-    places = surest_mistakes(answers)[:SHOWN]
+    places = surest_mistakes(answers)[:MAX_IMAGES]
     columns = 6
     rows = -(-len(places) // columns)
     with styled():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GROUPS = ("dataset", "model", "optimizer", "schedule")
 """Choices of whole groups of params."""
 SEED = "seed"
-FEW = 12
+MAX_LISTED_VALUES = 12
 """Values of a knob that are shown as so many values; more are a range."""
 NOT_SET = "not set"
 
@@ -98,10 +98,10 @@ def scale(name: str, column: pd.Series[Any]) -> Scale:
     numbers = is_number(column)
     distinct = identity(column).nunique(dropna=False)
     wide = numbers and (name.split(".")[-1] in ("lr", "weight_decay") or _decades(column) >= 2)
-    if numbers and not (distinct <= FEW and (column.isna().any() or (wide and column.min() <= 0))):
+    if numbers and not (distinct <= MAX_LISTED_VALUES and (column.isna().any() or (wide and column.min() <= 0))):
         at = column.to_numpy(dtype=float, na_value=np.nan)
         tried = sorted({float(value) for value in at[np.isfinite(at)]})
-        ticks = tried if len(tried) <= FEW - 4 else []
+        ticks = tried if len(tried) <= MAX_LISTED_VALUES - 4 else []
         return Scale("log" if wide and min(tried) > 0 else "linear", at, ticks, [format(tick, "g") for tick in ticks])
     order = _ordered(column)
     place = {label: number for number, label in enumerate(order)}

@@ -14,7 +14,7 @@ import pandas as pd
 from sweepstack.errors import printable
 from sweepstack.results.reporting import text
 from sweepstack.results.reporting.plots.style import SINGLE, png, svg
-from sweepstack.results.reporting.sections import About, Plate, Tell, about_sweep, mistakes_of, plates_of
+from sweepstack.results.reporting.sections import About, OnProgress, Plate, about_sweep, mistakes_of, plates_of
 from sweepstack.results.reporting.tables import places_of, settings_grid, trials_grid, unfinished_grid
 from sweepstack.results.tables.columns import objective as objective_of
 from sweepstack.results.tables.frame import as_frame
@@ -40,7 +40,7 @@ class Report:
 
 
 def report(
-    sweep: str = "latest", *, store: Store | None = None, metric: str | None = None, tell: Tell = lambda _: None
+    sweep: str = "latest", *, store: Store | None = None, metric: str | None = None, tell: OnProgress = lambda _: None
 ) -> Report:
     """The report of a sweep; the same store gives the same bytes.
 
@@ -116,7 +116,7 @@ def _page(name: str, about: About, plates: list[Plate], wrong: list[Plate], pict
         interactive=interactive,
         again=_again(about),
         failures=unfinished_grid(frame),
-        reading=text.reading(frame, selection, about.origin.counts.get("test") if about.origin else None),
+        reading=text.describe_figures(frame, selection, about.origin.counts.get("test") if about.origin else None),
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",

@@ -13,7 +13,7 @@ import pandas as pd
 from sweepstack.errors import UserError
 from sweepstack.results.reporting import mistakes
 from sweepstack.results.reporting.importance import importance, importance_bars
-from sweepstack.results.reporting.params import FEW, setting
+from sweepstack.results.reporting.params import MAX_LISTED_VALUES, setting
 from sweepstack.results.reporting.params import knobs as knobs_of
 from sweepstack.results.reporting.plots import charts, heat_maps, pareto
 from sweepstack.results.reporting.plots.style import words
@@ -28,7 +28,7 @@ from sweepstack.tracking.store import Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def about_sweep(store: Store, frame: pd.DataFrame, objective: str | None) -> Abo
     return About(store, frame, knobs_of(frame), objective, selection, why, chosen)
 
 
-def plates_of(about: About, tell: Tell) -> Iterator[Plate]:
+def plates_of(about: About, tell: OnProgress) -> Iterator[Plate]:
     """The plots of a sweep, the most telling first."""
     if about.objective is None or about.selection is None:
         yield Plate("none", "No trial has finished with a figure to draw.")
@@ -109,7 +109,7 @@ def plates_of(about: About, tell: Tell) -> Iterator[Plate]:
             caption = "Each cell is the mean over all other knobs and seeds; the frame marks the best setting."
             yield Plate("pairs", caption, heat_maps.heat_maps(frame, pairs, objective, best))
         elif len(names) > 1:
-            yield Plate("pairs", f"Heat maps need two knobs with at most {FEW} values each.")
+            yield Plate("pairs", f"Heat maps need two knobs with at most {MAX_LISTED_VALUES} values each.")
         yield Plate("together", "", charts.parallel_coordinates(frame, names, objective, best))
         tell("asking how much each knob matters")
         yield _importance(about)
@@ -123,7 +123,7 @@ def plates_of(about: About, tell: Tell) -> Iterator[Plate]:
     else:
         yield Plate("curves", f"There is no history of the {words(objective)} to draw.")
     if objective not in pareto.TIMES:  # what a better time costs is that time
-        yield _time(about)
+        yield _time_section(about)
 
 
 def _importance(about: About) -> Plate:
@@ -141,7 +141,7 @@ def _importance(about: About) -> Plate:
     return Plate("importance", caption, importance_bars(found, about.objective))
 
 
-def _time(about: About) -> Plate:
+def _time_section(about: About) -> Plate:
     assert about.selection is not None
     assert about.objective is not None
     frame = about.finished
@@ -158,7 +158,7 @@ def _time(about: About) -> Plate:
     return Plate("time", caption, drawn)
 
 
-def mistakes_of(about: About, tell: Tell) -> Iterator[Plate]:
+def mistakes_of(about: About, tell: OnProgress) -> Iterator[Plate]:
     if about.selection is None or about.origin is None:
         return
     tell("asking the selected model")

@@ -18,7 +18,7 @@ from sweepstack.results.selection.comparison import BEST, NOT_TOLD_APART
 from sweepstack.results.selection.select import Selection, of_knobs, one_of_each
 from sweepstack.results.tables.columns import is_number
 
-MOST = 1000
+MAX_ROWS = 1000
 """Rows that a page shows."""
 MAIN = ("val/accuracy", "test/accuracy", "train_seconds")
 
@@ -38,7 +38,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     cells: list[Cell]
     trials: str
     """Places in the table of trials, with blanks between them."""
@@ -49,7 +49,7 @@ class Row:
 class Grid:
     title: str
     columns: list[Column]
-    rows: list[Row]
+    rows: list[TableRow]
     note: str = ""
 
 
@@ -63,7 +63,7 @@ def settings_grid(frame: pd.DataFrame, selection: Selection, knobs: Sequence[str
     groups, objective = selection.groups, selection.objective
     places = places_of(frame)
     shown = [name for name in ("test/accuracy", time_metric(frame)) if name in frame and name != objective]
-    groups = groups.head(MOST)
+    groups = groups.head(MAX_ROWS)
     others = [name for name in shown if name not in groups]
     single = measured(one_of_each(frame, objective), objective).set_index("run_id")[others]
     means = [single[single.index.isin(run_ids)].mean() for run_ids in groups["run_ids"]]
@@ -84,13 +84,16 @@ def settings_grid(frame: pd.DataFrame, selection: Selection, knobs: Sequence[str
     columns += [Column(titles.get(name, words(name)), number=True) for name in figured]
     rows = []
     for _, group in groups.iterrows():
-        cells = [*map(_param, of_knobs(group, knobs)), *(_figure(name, group[name]) for name in figured)]
+        cells = [*map(_param_cell, of_knobs(group, knobs)), *(_figure(name, group[name]) for name in figured)]
         cells += [Cell(group["mark"] or "worse", None), Cell(group["why"], None, "text")]
         kind = {BEST: "best", NOT_TOLD_APART: "tied"}.get(group["mark"], "")
-        rows.append(Row(cells, " ".join(str(places[run_id]) for run_id in group["run_ids"]), kind))
+        rows.append(TableRow(cells, " ".join(str(places[run_id]) for run_id in group["run_ids"]), kind))
     title = f"Settings of {listed([words(knob) for knob in knobs])}, the best first" if knobs else "The setting"
     return Grid(
-        title, [*columns, Column("mark", False), Column("how that was found", False)], rows, _cut(len(selection.groups))
+        title,
+        [*columns, Column("mark", False), Column("how that was found", False)],
+        rows,
+        _rows_left_out(len(selection.groups)),
     )
 
 
@@ -102,13 +105,15 @@ def trials_grid(frame: pd.DataFrame, knobs: Sequence[str], objective: str | None
     names = [*knobs, *seed, *metrics]
     columns = [Column(words(name), is_number(frame[name])) for name in names]
     rows = []
-    for place, trial in frame.head(MOST).iterrows():
-        cells = [_figure(name, trial[name]) if name in metrics else _param(trial[name]) for name in names]
+    for place, trial in frame.head(MAX_ROWS).iterrows():
+        cells = [_figure(name, trial[name]) if name in metrics else _param_cell(trial[name]) for name in names]
         cells += [Cell(str(trial["state"]), None), Cell(str(trial["name"]), None)]
-        rows.append(Row(cells, str(place), "best" if place == best else ""))
+        rows.append(TableRow(cells, str(place), "best" if place == best else ""))
     count = f"All {len(frame):,} trials" if len(frame) > 1 else "The trial"
     marked = ", the trial to use is marked" if best is not None and len(frame) > 1 else ""
-    return Grid(f"{count}{marked}", [*columns, Column("state", False), Column("run", False)], rows, _cut(len(frame)))
+    return Grid(
+        f"{count}{marked}", [*columns, Column("state", False), Column("run", False)], rows, _rows_left_out(len(frame))
+    )
 
 
 def unfinished_grid(frame: pd.DataFrame) -> Grid | None:
@@ -117,14 +122,16 @@ def unfinished_grid(frame: pd.DataFrame) -> Grid | None:
     if left.empty:
         return None
     rows = [
-        Row([Cell(str(trial[name]), None, "text") for name in ("name", "state", "reason", "log")], str(place))
-        for place, trial in left.head(MOST).iterrows()
+        TableRow([Cell(str(trial[name]), None, "text") for name in ("name", "state", "reason", "log")], str(place))
+        for place, trial in left.head(MAX_ROWS).iterrows()
     ]
     titles = ("run", "state", "reason", "log")
-    return Grid("Trials that did not finish", [Column(title, False) for title in titles], rows, _cut(len(left)))
+    return Grid(
+        "Trials that did not finish", [Column(title, False) for title in titles], rows, _rows_left_out(len(left))
+    )
 
 
-def _param(value: Any) -> Cell:
+def _param_cell(value: Any) -> Cell:
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value):
         return Cell(value_text(value), repr(float(value)), "number")
     return Cell(value_text(value), None)
@@ -139,5 +146,5 @@ def _figure(name: str, value: Any) -> Cell:
     return Cell(format(number, form if abs(number) < 1e6 else "g"), repr(number), "number")
 
 
-def _cut(count: int) -> str:
-    return f"The first {MOST:,} of {count:,}; sweepstack table --format csv gives all." if count > MOST else ""
+def _rows_left_out(count: int) -> str:
+    return f"The first {MAX_ROWS:,} of {count:,}; sweepstack table --format csv gives all." if count > MAX_ROWS else ""

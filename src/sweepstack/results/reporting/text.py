@@ -162,7 +162,7 @@ def at_the_edge(frame: pd.DataFrame, knobs: Sequence[str], trial: pd.Series[Any]
     return lines
 
 
-def reading(frame: pd.DataFrame, selection: Selection | None, images: int | None) -> list[str]:
+def describe_figures(frame: pd.DataFrame, selection: Selection | None, images: int | None) -> list[str]:
     """How the figures are made."""
     lines = []
     if selection is not None:

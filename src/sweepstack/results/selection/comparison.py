@@ -66,7 +66,7 @@ def larger_is_better(metric: str) -> bool:
     return "accuracy" in metric
 
 
-def judge(groups: list[Group], key: str, same_data: bool, predictions: Predictions) -> list[Verdict]:
+def verdicts_of(groups: list[Group], key: str, same_data: bool, predictions: Predictions) -> list[Verdict]:
     """A verdict for each setting.
 
     Args:

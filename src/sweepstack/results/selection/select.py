@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
-from sweepstack.results.selection.comparison import Group, Predictions, Verdict, judge, larger_is_better
+from sweepstack.results.selection.comparison import Group, Predictions, Verdict, larger_is_better, verdicts_of
 from sweepstack.results.selection.statistics import Interval, mean_interval, wilson
 from sweepstack.results.tables.columns import identity
 from sweepstack.tracking.rows import OBJECTIVES
 
-SHOWN = ("val/accuracy", "val/loss", "test/accuracy", "train_seconds")
+SHOWN_METRICS = ("val/accuracy", "val/loss", "test/accuracy", "train_seconds")
 """Metrics whose means are shown beside the objective, where the table has them."""
 NO_RESULTS = ("train/lr",)
 """Metrics that a trial was told, and has not achieved."""
@@ -78,9 +78,9 @@ def select(
     Raises:
         UserError: there is no such metric, it is no result of training, or no finished trial has it.
     """
-    key, caution = _objective(frame, objective)
+    key, caution = _selecting_metric(frame, objective)
     groups = _ranked(frame, key)
-    verdicts = judge(groups, key, bool(caution), predictions or (lambda run_id: None))
+    verdicts = verdicts_of(groups, key, bool(caution), predictions or (lambda run_id: None))
     rows = frame[frame["run_id"].isin(groups[0].run_ids) & _usable(frame, key)]
     by = [key, *(["seed"] if "seed" in frame else []), "run_id"]
     trial = rows.sort_values(by, ascending=[not larger_is_better(key), *[True] * (len(by) - 1)]).iloc[0]
@@ -137,7 +137,7 @@ def refuse_no_result(key: str) -> None:
         )
 
 
-def _objective(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
+def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
     """The metric that selects, and what is to be said against it."""
     if frame.empty:
         raise UserError(
@@ -180,7 +180,7 @@ def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
     number = every.ngroup().rename("setting")  # as they appear first
     usable = _usable(frame, key)
     seeds = frame["seed" if "seed" in frame else "run_id"].rename("of seed")
-    metrics = list(dict.fromkeys([key, *(metric for metric in SHOWN if metric in frame)]))
+    metrics = list(dict.fromkeys([key, *(metric for metric in SHOWN_METRICS if metric in frame)]))
     by_seed = frame.loc[usable, metrics].groupby([number[usable], seeds[usable]], dropna=False).mean()
     figures: dict[int, dict[Hashable, float]] = defaultdict(dict)
     for (place, seed), figure in zip(by_seed.index, by_seed[key], strict=True):

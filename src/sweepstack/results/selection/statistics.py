@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-SAME = 1e-6
+EQUAL_WITHIN = 1e-6
 """Differences that are this near to each other, relative to the figures, are equal: rounding is no spread."""
 LEAST = 1e-100  # a difference below it would be 0 when it is squared
 MOST_DF = 1000.0  # from here on Student's t is the normal distribution, as far as corrections go
@@ -98,7 +98,7 @@ def paired_t(first: ArrayLike, second: ArrayLike) -> TTest:
     differences = one - other
     if len(differences) < 2 or not np.isfinite(differences).all():
         return TTest(math.nan, math.nan)
-    little = max(SAME * max(np.abs(one).max(), np.abs(other).max()), LEAST)
+    little = max(EQUAL_WITHIN * max(np.abs(one).max(), np.abs(other).max()), LEAST)
     if np.ptp(differences) <= little:
         return TTest(1.0 if np.abs(differences).max() <= little else math.nan, len(differences) - 1)
     return TTest(float(stats.ttest_1samp(differences, 0.0).pvalue), len(differences) - 1)
@@ -114,7 +114,7 @@ def welch_t(first: ArrayLike, second: ArrayLike) -> TTest:
     one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if min(len(one), len(other)) < 2 or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return TTest(math.nan, math.nan)
-    little = max(SAME * max(np.abs(one).max(), np.abs(other).max()), LEAST)
+    little = max(EQUAL_WITHIN * max(np.abs(one).max(), np.abs(other).max()), LEAST)
     if max(np.ptp(one), np.ptp(other)) <= little:
         return TTest(1.0 if abs(one.mean() - other.mean()) <= little else math.nan, len(one) + len(other) - 2)
     variances = np.array([one.var(ddof=1) / len(one), other.var(ddof=1) / len(other)])

@@ -18,11 +18,11 @@ Kind = Literal["column", "param", "metric"]
 SECTIONS: dict[str, Kind] = {"params": "param", "metrics": "metric"}
 ALIASES = {"bs": "batch_size"}
 """As the names of runs write them."""
-LARGEST_WHOLE, EXACT = 2**63 - 1, 2**53
+LARGEST_WHOLE, LARGEST_EXACT_FLOAT = 2**63 - 1, 2**53
 """Whole numbers up to these sizes fit into 64 bits, and are exact as floats."""
 
 
-def find(frame: pd.DataFrame, word: str, kind: Kind = "column") -> str:
+def find_column(frame: pd.DataFrame, word: str, kind: Kind = "column") -> str:
     """The column that a word means: its name; a name after `params.` or `metrics.`; a key of the config as the command
     line writes it (`optimizer.lr` for `lr`); or the end of one that no other param shares (`units` for `model.units`).
 
@@ -38,7 +38,7 @@ def find(frame: pd.DataFrame, word: str, kind: Kind = "column") -> str:
         return word
     section, _, rest = word.partition(".")
     if section in SECTIONS and kind in ("column", SECTIONS[section]):
-        return find(frame, rest, SECTIONS[section])
+        return find_column(frame, rest, SECTIONS[section])
     params = known["param"] if kind != "metric" else []
     ends = [name for name in params if name.endswith(f".{word}")]
     for name in (word.removeprefix("optimizer."), ALIASES.get(word), ends[0] if len(ends) == 1 else None):
@@ -58,7 +58,7 @@ def objective(frame: pd.DataFrame, metric: str | None = None) -> str | None:
         UserError: there is no such metric.
     """
     if metric is not None:
-        return find(frame, metric, "metric")
+        return find_column(frame, metric, "metric")
     return next((name for name in OBJECTIVES if name in frame.attrs["metrics"]), None)
 
 
@@ -83,14 +83,14 @@ def written(value: object) -> str:
         return repr(float(value)).removesuffix(".0")
     if isinstance(value, str) and value[:1] in ("[", "{"):
         return value
-    return as_text(_plain(value))
+    return as_text(_as_plain(value))
 
 
-def _plain(value: Any) -> Any:
+def _as_plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def typed(values: Sequence[Any], index: pd.Index[Any], name: str) -> pd.Series[Any]:
+def typed_column(values: Sequence[Any], index: pd.Index[Any], name: str) -> pd.Series[Any]:
     """Values of a param as a column of the narrowest type that holds them as they are: bools, whole numbers and numbers
     as such, anything else as objects, lists among them as tuples. None is missing."""
     present = [value for value in values if value is not None]
@@ -100,7 +100,11 @@ def typed(values: Sequence[Any], index: pd.Index[Any], name: str) -> pd.Series[A
         return pd.Series(list(values), index, "boolean" if missing else "bool", name)
     if kinds == {int} and all(abs(value) <= LARGEST_WHOLE for value in present):
         return pd.Series(list(values), index, "Int64" if missing else "int64", name)
-    if kinds and kinds <= {int, float} and all(abs(value) <= EXACT for value in present if type(value) is int):
+    if (
+        kinds
+        and kinds <= {int, float}
+        and all(abs(value) <= LARGEST_EXACT_FLOAT for value in present if type(value) is int)
+    ):
         return pd.Series(list(values), index, "float64", name)
     return pd.Series([_hashable(value) for value in values], index, "object", name)
 
@@ -114,7 +118,7 @@ def _hashable(value: Any) -> Any:
 
 def kind(value: object) -> str:
     """What a value may be compared with: "bool", "number", "text", "list" or, of a missing one, ""."""
-    value = _plain(value)
+    value = _as_plain(value)
     if value is None or value is pd.NA:
         return ""
     if isinstance(value, bool):

@@ -23,14 +23,14 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.results.tables.columns import find
+from sweepstack.results.tables.columns import find_column
 from sweepstack.results.tables.columns import kind as kind_of
 
 RULE = "a condition compares params, metrics, state or name with values, joined by and, or, not"
 EXAMPLE = """for example --where 'params.lr > 0.01 and metrics["val/accuracy"] > 0.9'"""
 COLUMN = "column"
 BACKTICKS = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?:\b(params|metrics)\s*\.\s*)?`([^`]+)`""")
-WORDS = {"true": True, "false": False, "null": None}
+CONSTANTS = {"true": True, "false": False, "null": None}
 HOLDS = {
     "bool": "true and false",
     "number": "numbers",
@@ -129,9 +129,9 @@ class _Reader:
                 if any(isinstance(value, pd.Series) for value in values):
                     raise self._refusal(node, "a list must hold values: numbers, texts in quotes, true, false, null")
                 return values
-            case ast.Name(id=word) if word in WORDS and word not in self._frame:
-                return WORDS[word]
-        return self._frame[find(self._frame, self._name(node))]
+            case ast.Name(id=word) if word in CONSTANTS and word not in self._frame:
+                return CONSTANTS[word]
+        return self._frame[find_column(self._frame, self._name(node))]
 
     def _name(self, node: ast.expr) -> str:
         """Nothing can be divided here, so that a / is part of a name."""

@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.results.tables.columns import comparable, find, identity, objective, order, typed, upwards
+from sweepstack.results.tables.columns import comparable, find_column, identity, objective, order, typed_column, upwards
 from sweepstack.results.tables.conditions import fulfilled
 from sweepstack.tracking.params import from_text
 from sweepstack.tracking.rows import Row
 from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
-ABOUT = ("state", "name", "run_id", "sweep", "experiment_id", "reason", "started", "log")
+RUN_COLUMNS = ("state", "name", "run_id", "sweep", "experiment_id", "reason", "started", "log")
 
 
 def table(
@@ -54,26 +54,26 @@ def as_frame(
     """Rows of the store as the table; see `table`."""
     names = dict.fromkeys(name for row in rows for name in row.params)
     index = pd.RangeIndex(len(rows))
-    params = pd.DataFrame({name: _param(name, rows) for name in names}, index)
+    params = pd.DataFrame({name: _param_column(name, rows) for name in names}, index)
     metrics = pd.DataFrame([dict(row.metrics) for row in rows], dtype=float)
-    about = pd.DataFrame([{column: getattr(row, column) for column in ABOUT} for row in rows])
+    about = pd.DataFrame([{column: getattr(row, column) for column in RUN_COLUMNS} for row in rows])
     about["started"] = pd.to_datetime(about["started"], unit="ms", utc=True)
-    params = _apart(params, "params", {*metrics, *ABOUT})
-    metrics = _apart(metrics, "metrics", ABOUT)
+    params = _distinct_columns(params, "params", {*metrics, *RUN_COLUMNS})
+    metrics = _distinct_columns(metrics, "metrics", RUN_COLUMNS)
     frame = pd.concat([params, metrics, about], axis=1)
     frame.attrs |= {"params": list(params), "metrics": list(metrics)}
     if where is not None:
         frame = _where(frame, where)
     vary = [column for column in params if identity(frame[column]).nunique(dropna=False) > 1]
     same = [column for column in params if column not in vary]
-    frame = frame[[*vary, *metrics, *ABOUT, *same]]
+    frame = frame[[*vary, *metrics, *RUN_COLUMNS, *same]]
     frame.attrs["vary"] = len(vary)
     return _sorted(frame, metric, sort)
 
 
-def _param(name: str, rows: Sequence[Row]) -> pd.Series[Any]:
+def _param_column(name: str, rows: Sequence[Row]) -> pd.Series[Any]:
     values = [None if (text := row.params.get(name)) is None else from_text(text) for row in rows]
-    return typed(values, pd.RangeIndex(len(rows)), name)
+    return typed_column(values, pd.RangeIndex(len(rows)), name)
 
 
 def only(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -82,7 +82,7 @@ def only(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     Raises:
         UserError: there is no such column.
     """
-    return frame[list(dict.fromkeys(find(frame, column) for column in columns))]
+    return frame[list(dict.fromkeys(find_column(frame, column) for column in columns))]
 
 
 def sorted_by(groups: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -91,13 +91,15 @@ def sorted_by(groups: pd.DataFrame, column: str) -> pd.DataFrame:
     Raises:
         UserError: there is no such column.
     """
-    key = "mean" if column == f"mean {groups.attrs['metric']}" else find(groups, column)  # as its head is printed
+    key = (
+        "mean" if column == f"mean {groups.attrs['metric']}" else find_column(groups, column)
+    )  # as its head is printed
     ascending = upwards(groups.attrs["metric"] if key == "mean" else key)
     groups = groups.sort_values(key, ascending=ascending, kind="stable", na_position="last", key=order)
     return groups.reset_index(drop=True)
 
 
-def _apart(section: pd.DataFrame, name: str, taken: Sequence[str] | set[str]) -> pd.DataFrame:
+def _distinct_columns(section: pd.DataFrame, name: str, taken: Sequence[str] | set[str]) -> pd.DataFrame:
     """Columns in the order of their names, which no other section of the table has."""
     section = section.rename(columns={column: f"{name}.{column}" for column in section if column in taken})
     return section.sort_index(axis=1)
@@ -114,7 +116,7 @@ def _where(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
 
 
 def _sorted(frame: pd.DataFrame, metric: str | None, sort: str | None) -> pd.DataFrame:
-    key = find(frame, sort) if sort is not None else objective(frame, metric) or "started"
+    key = find_column(frame, sort) if sort is not None else objective(frame, metric) or "started"
     by = [key, *(column for column in ("started", "run_id") if column != key)]
     ascending = [upwards(key), *([True] * (len(by) - 1))]
     frame = frame.sort_values(by, ascending=ascending, na_position="last", key=order)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.results.tables.columns import comparable, find, identity, objective, order, upwards, written
+from sweepstack.results.tables.columns import comparable, find_column, identity, objective, order, upwards, written
 
 
 def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None) -> pd.DataFrame:
@@ -26,7 +26,7 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
         UserError: there is no such column or metric, or a key is a metric.
     """
     metric = _metric(frame, metric)
-    columns = [_key(frame, key) for key in dict.fromkeys(keys)]
+    columns = [_column_of(frame, key) for key in dict.fromkeys(keys)]
     number = frame[columns].apply(identity).groupby(columns, dropna=False, sort=False).ngroup().rename("group")
     figures = comparable(frame, metric).groupby(number).agg(mean="mean", sd="std", n="count", missing="size")
     figures["missing"] -= figures["n"]
@@ -46,7 +46,7 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
     Raises:
         UserError: see `grouped`; or both are the same.
     """
-    row, column = _key(frame, row), _key(frame, column)
+    row, column = _column_of(frame, row), _column_of(frame, column)
     if row == column:
         raise UserError(
             f"a pivot takes two different params, got {row!r} twice",
@@ -96,8 +96,8 @@ def _metric(frame: pd.DataFrame, metric: str | None) -> str:
     return found
 
 
-def _key(frame: pd.DataFrame, word: str) -> str:
-    key = find(frame, word)
+def _column_of(frame: pd.DataFrame, word: str) -> str:
+    key = find_column(frame, word)
     if key in frame.attrs["metrics"]:
         raise UserError(
             f"groups are made by params, got the metric {key!r}",

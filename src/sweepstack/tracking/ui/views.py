@@ -42,14 +42,14 @@ def link(store: Store, rows: Sequence[Row], host: str = "http://127.0.0.1:5000")
     """
     page = {"compareRunsMode": "CHART", "workflowType": "machine_learning"}
     sweep = rows[0].sweep
-    key = _key(sweep) if sweep is not None else ""
+    key = _view_key(sweep) if sweep is not None else ""
     query = {"viewStateShareKey": key} if key and _saved(store, key, rows) else _which(rows)
     server = re.sub(r"(?<=://)[^/]*@", "", store.uri) if store.uri.startswith("http") else host  # browsers ask for it
     address = f"{server.rstrip('/')}/#/experiments/{rows[0].experiment_id}/runs"
     return f"{address}?{urlencode({**query, **page}, quote_via=quote)}"
 
 
-def _key(sweep: str) -> str:
+def _view_key(sweep: str) -> str:
     return member_tag(sweep).removeprefix(f"{SWEEP_TAG}/")
 
 
@@ -57,7 +57,7 @@ def _saved(store: Store, key: str, rows: Sequence[Row]) -> bool:
     """Whether the view is in the store now."""
     tag, experiment, text = VIEW_TAG + key, rows[0].experiment_id, _view(rows)
     try:
-        if not SINCE <= _version(store) < BEFORE:
+        if not SINCE <= _mlflow_version(store) < BEFORE:
             return False
         there = store.client.get_experiment(experiment).tags.get(tag)
         if there is None or (UNTOUCHED in there and there != text):
@@ -69,7 +69,7 @@ def _saved(store: Store, key: str, rows: Sequence[Row]) -> bool:
     return True
 
 
-def _version(store: Store) -> tuple[int, int]:
+def _mlflow_version(store: Store) -> tuple[int, int]:
     """Of the MLflow that serves the UI."""
     text = importlib.metadata.version("mlflow")
     if store.uri.startswith("http"):
@@ -89,13 +89,13 @@ def _which(rows: Sequence[Row]) -> dict[str, Any]:
     sweep = rows[0].sweep
     return {
         "searchFilter": f"tags.`{member_tag(sweep)}` LIKE '%'" if sweep is not None else "",
-        "orderByKey": f"metrics.`{_objective(rows)}`",
+        "orderByKey": f"metrics.`{_metric_of_view(rows)}`",
         "orderByAsc": "false",
     }
 
 
 def _look(rows: Sequence[Row]) -> dict[str, Any]:
-    objective = _objective(rows)
+    objective = _metric_of_view(rows)
     keys = dict.fromkeys(key for row in rows for key in row.params)
     swept = [key for key in keys if len({row.params.get(key) for row in rows}) > 1]
     metrics = [key for key in OBJECTIVES if any(key in row.metrics for row in rows)]
@@ -118,5 +118,5 @@ def _look(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _objective(rows: Sequence[Row]) -> str:
+def _metric_of_view(rows: Sequence[Row]) -> str:
     return next((key for key in OBJECTIVES if any(key in row.metrics for row in rows)), OBJECTIVES[0])

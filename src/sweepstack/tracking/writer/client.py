@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 from sweepstack.errors import StoreError
 from sweepstack.masking import reveal
-from sweepstack.tracking.address import command
-from sweepstack.tracking.lookup import Known
+from sweepstack.tracking.address import sweepstack_command
+from sweepstack.tracking.lookup import StoreLookup
 from sweepstack.tracking.rows import Row
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Refused(NamedTuple):
     complaint: str
 
 
-Answer = Found | Known | Refused
+Answer = Found | StoreLookup | Refused
 
 
 class WriterProcess:
@@ -144,7 +144,7 @@ class WriterProcess:
             return self._closed_with.complaint
         return (
             f"Records are kept in the journal ({self._trouble}); the next sweep delivers them, or type: "
-            f"{command('sync', self._uri, self._folder)}"
+            f"{sweepstack_command('sync', self._uri, self._folder)}"
         )
 
     def find(self, sweep: str) -> Callable[[], tuple[list[Row], str]]:
@@ -157,7 +157,7 @@ class WriterProcess:
         self._order(Find(sweep))
         return self._found
 
-    def look(self, fingerprints: Sequence[str]) -> Known:
+    def look(self, fingerprints: Sequence[str]) -> StoreLookup:
         """What a server knows of fingerprints.
 
         Raises:
@@ -165,7 +165,7 @@ class WriterProcess:
         """
         self._order(Look(tuple(fingerprints)))
         answer = self._answer()
-        if isinstance(answer, Known):
+        if isinstance(answer, StoreLookup):
             return answer
         raise StoreError(answer.complaint if isinstance(answer, Refused) else self._trouble)
 
@@ -216,7 +216,7 @@ class WriterProcess:
                 raise StoreError(complaint)
         raise StoreError(
             f"{self._uri} must be read for the table ({self._trouble})",
-            remedy=f"type: {command('table', self._uri)}",
+            remedy=f"type: {sweepstack_command('table', self._uri)}",
         )
 
     def _answer(self) -> Answer | None:

@@ -22,12 +22,12 @@ from filelock import Timeout
 from sweepstack.config.names import as_value
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.journal.files import drop_files
-from sweepstack.journal.log import Reader
+from sweepstack.journal.log import LogReader
 from sweepstack.journal.recovery import Restored, Seen, restored
-from sweepstack.journal.replay import Fold
+from sweepstack.journal.replay import Replay
 from sweepstack.journal.sessions import Sessions
 from sweepstack.paths import project_root
-from sweepstack.tracking.address import command
+from sweepstack.tracking.address import sweepstack_command
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.params import as_text
 from sweepstack.tracking.rows import (
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 5.0
+LOCK_TIMEOUT = 5.0
 """Seconds to wait for another process that delivers the same."""
-TOGETHER = 50
+TRIALS_PER_TRANSACTION = 50
 """Trials in one transaction: half a second's work, which is what a kill in its middle costs."""
 
 
@@ -92,7 +92,7 @@ class Delivery:
 
     def __init__(self, store: Store, sessions: Sessions, session: int) -> None:
         self._store, self._sessions, self._session = store, sessions, session
-        self._reader = Reader(sessions.journal(session), sessions.trial)
+        self._reader = LogReader(sessions.journal(session), sessions.trial)
         self._seen = Seen()
         self._restored: Restored | None = None
         self._pending: dict[str, _Pending] = {}
@@ -121,10 +121,10 @@ class Delivery:
         if waiting:
             self._reader.sync()
         while waiting and len(refused) < 2:  # two: then it is not the trial; whoever waits for a dead server waits once
-            together, waiting = waiting[:TOGETHER], waiting[TOGETHER:]
+            together, waiting = waiting[:TRIALS_PER_TRANSACTION], waiting[TRIALS_PER_TRANSACTION:]
             done = self._deliver_together(together, refused)
             taken = {one: self._pending.pop(one).events for one in done}
-            fold = Fold()
+            fold = Replay()
             for event in (event for events in taken.values() for event in events):
                 fold.take(event)
             ended = [one for one, events in taken.items() if isinstance(events[-1], Ended)]
@@ -164,7 +164,7 @@ class Delivery:
             if self._reader.damaged:  # then no place in the file is what it was: all of it once more, which is harmless
                 self._offset, self._pending = 0, {}
                 self._unsure = self._repeated = True
-                for begin, event in Reader(self._sessions.journal(self._session), self._sessions.trial).events():
+                for begin, event in LogReader(self._sessions.journal(self._session), self._sessions.trial).events():
                     self._take(begin, event)
             self._restored = restored(self._sessions, self._session, self._seen, joined, self._points)
             for event in self._restored.events:
@@ -305,7 +305,7 @@ class Delivery:
                     metrics += [Metric(key, value, _ms(event.at), _axis(event)) for key, value in figures]
                 case Ended():
                     metrics += [Metric(key, value, _ms(event.at), 0) for key, value in _at_end(event)]
-                    tags += _said(event)
+                    tags += _end_tags(event)
         client.log_batch(run.run_id, metrics, params, tags)
         if isinstance(last := events[-1], Ended):
             for file in last.files:
@@ -374,7 +374,7 @@ def deliver_what_is_left(store: Store, sessions: Sessions, but: int | None = Non
             break
         lock = sessions.delivery_lock(session)
         try:
-            with lock.acquire(timeout=PATIENCE):  # the process that wrote for it may be at it still
+            with lock.acquire(timeout=LOCK_TIMEOUT):  # the process that wrote for it may be at it still
                 if sessions.exists(session):
                     delivery = Delivery(store, sessions, session)
                     delivery.finish()
@@ -390,7 +390,7 @@ def not_delivered(count: int, uri: str, journal: Path, why: str) -> str:
     some = "some trials" if not count else "1 trial" if count == 1 else f"{count} trials"
     return (
         f"Records of {some} are kept in the journal, for {uri} does not take them ({why}); the next sweep delivers "
-        f"them, or type: {command('sync', uri, journal)}"
+        f"them, or type: {sweepstack_command('sync', uri, journal)}"
     )
 
 
@@ -411,7 +411,7 @@ def _at_end(event: Ended) -> list[tuple[str, float]]:
     return [(key, value) for key, value in event.outcome.metrics.items() if not key.startswith(along_the_way)]
 
 
-def _said(event: Ended) -> list[RunTag]:
+def _end_tags(event: Ended) -> list[RunTag]:
     from mlflow.entities import RunTag
 
     outcome, trial = event.outcome, event.trial

@@ -20,13 +20,19 @@ from filelock import Timeout
 from sweepstack.error_log import ErrorsLog
 from sweepstack.errors import StoreError, one_line
 from sweepstack.journal.sessions import Sessions
-from sweepstack.tracking.address import command
+from sweepstack.tracking.address import sweepstack_command
 from sweepstack.tracking.leftovers import finish_leftovers
-from sweepstack.tracking.lookup import Known, known_to_server
+from sweepstack.tracking.lookup import StoreLookup, lookup_on_server
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.ui.views import link
 from sweepstack.tracking.writer.client import Answer, Close, Closed, Find, Found, Loaded, Look, Open, Refused, Said
-from sweepstack.tracking.writer.delivery import TOGETHER, Delivery, NotYetError, deliver_what_is_left, not_delivered
+from sweepstack.tracking.writer.delivery import (
+    TRIALS_PER_TRANSACTION,
+    Delivery,
+    NotYetError,
+    deliver_what_is_left,
+    not_delivered,
+)
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +110,7 @@ class _Child:
                         break
                     ended = delivery.delivered
                     delivery.deliver()
-                    many = delivery.delivered - ended >= TOGETHER
+                    many = delivery.delivered - ended >= TRIALS_PER_TRANSACTION
                     for error in refused:
                         raise error
                     pause = INTERVAL if many else max(INTERVAL, REST * (time.monotonic() - began))
@@ -148,12 +154,13 @@ class _Child:
         except Exception as error:
             log.exception("reading from %s failed", store.uri)
             return Refused(
-                f"{store.uri} must be read for the table ({one_line(error)}); type: {command('table', store.uri)}"
+                f"{store.uri} must be read for the table ({one_line(error)}); "
+                f"type: {sweepstack_command('table', store.uri)}"
             )
 
-    def _look(self, store: Store, fingerprints: Sequence[str]) -> Known | Refused:
+    def _look(self, store: Store, fingerprints: Sequence[str]) -> StoreLookup | Refused:
         try:
-            return known_to_server(store, fingerprints)
+            return lookup_on_server(store, fingerprints)
         except Exception as error:
             return Refused(one_line(error))
 

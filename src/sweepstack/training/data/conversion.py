@@ -15,7 +15,7 @@ from torch import Tensor
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, one_line
 
-EXACT = 2**24
+LARGEST_EXACT_FLOAT32 = 2**24
 """From here on float32 does not hold every whole number."""
 DARK = 128
 """8-bit pixels have a brighter one among them, all images of a training part together."""
@@ -124,10 +124,10 @@ def images_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
     if shaped.dtype in _WHOLE:
         numbers = shaped.numpy()
         worst = max(int(numbers.max()), -int(numbers.min()))
-        if worst > EXACT:
+        if worst > LARGEST_EXACT_FLOAT32:
             raise DataError(
-                f"whole numbers in the {part} images of {target} must be from -{EXACT:,} to {EXACT:,}, "
-                "or float32 would round them",
+                f"whole numbers in the {part} images of {target} must be from -{LARGEST_EXACT_FLOAT32:,} "
+                f"to {LARGEST_EXACT_FLOAT32:,}, or float32 would round them",
                 worst,
                 "scale or renumber them",
             )

@@ -137,7 +137,7 @@ def stream(seed: int, purpose: str, epoch: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
 
 
-def load(config: DatasetConfig, validation_split: float, device: torch.device) -> Data:
+def load_data(config: DatasetConfig, validation_split: float, device: torch.device) -> Data:
     """The dataset of a config. The last two are kept, so that the trials of a sweep share one copy.
 
     Raises:
@@ -209,8 +209,8 @@ def mnist(train: bool, folder: str | None = None) -> TensorDataset:
     """
     part, count = ("train", 60_000) if train else ("t10k", 10_000)
     root = Path(folder).expanduser().absolute() if folder else None
-    images = download.read("mnist", f"{part}-images-idx3-ubyte", root)
-    labels = download.read("mnist", f"{part}-labels-idx1-ubyte", root)
+    images = download.read_file("mnist", f"{part}-images-idx3-ubyte", root)
+    labels = download.read_file("mnist", f"{part}-labels-idx1-ubyte", root)
     return TensorDataset(  # the checksum has vouched for the header
         torch.frombuffer(images, dtype=torch.uint8, offset=16).view(count, 28, 28),
         torch.frombuffer(labels, dtype=torch.uint8, offset=8).long(),

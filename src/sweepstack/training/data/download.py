@@ -78,7 +78,7 @@ def obtain(name: str, root: Path | None = None) -> Path:
     return folder
 
 
-def read(name: str, file: str, root: Path | None = None) -> bytearray:
+def read_file(name: str, file: str, root: Path | None = None) -> bytearray:
     """One file of a dataset, fetched when missing, verified while it is read.
 
     Raises:

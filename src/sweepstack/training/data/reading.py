@@ -16,18 +16,18 @@ from torch.utils.data import IterableDataset, TensorDataset
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.training.data.conversion import Given, Source, images_of, labels_of, source_of, tensor_of
-from sweepstack.training.instantiate import build
+from sweepstack.training.instantiate import instantiate
 from sweepstack.training.random_state import seeded
 
 TRIED = 64
 """Items that are read a second time, from a second dataset, and must be the same."""
-PATIENCE = 2.0
+PROGRESS_AFTER = 2.0
 """Seconds of reading after which progress is shown."""
 
 _AS_STORED = {"MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "CIFAR100"}
 """Classes of `torchvision.datasets` that give what their attributes `data` and `targets` hold, without a transform."""
 
-_said: set[str] = set()
+_already_said: set[str] = set()
 
 
 def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
     """
     name = "training" if train else "test"
     with seeded() as drawn:
-        dataset = _build(config, name, train)
+        dataset = _build_dataset(config, name, train)
         of_making = drawn()
         given = _given(dataset, config, name)
         of_items = drawn()
@@ -56,15 +56,15 @@ def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
             labels = labels.clone()
         given = replace(given, images=given.images[:TRIED].clone(), labels=given.labels[:TRIED].clone())
         with seeded():
-            _check_same(given, _given(_build(config, name, train), config, name, TRIED), config, name)
+            _check_same(given, _given(_build_dataset(config, name, train), config, name, TRIED), config, name)
     if of_making or of_items:
         _tell(config, name, of_items)
     return images, labels
 
 
-def _build(config: DatasetConfig, name: str, train: bool) -> Any:
+def _build_dataset(config: DatasetConfig, name: str, train: bool) -> Any:
     with _theirs(config, f"for its {name} part"):
-        return build({"_target_": config.target, "train": train, **config.keywords}, "dataset")
+        return instantiate({"_target_": config.target, "train": train, **config.keywords}, "dataset")
 
 
 @contextlib.contextmanager
@@ -196,7 +196,7 @@ def _progress(count: int, what: str) -> Callable[[int], None]:
     def show(place: int) -> None:
         nonlocal told
         now, live = time.monotonic(), sys.stderr.isatty()
-        if now - began < PATIENCE or (told and (not live or (now - told < 1.0 and place < count))):
+        if now - began < PROGRESS_AFTER or (told and (not live or (now - told < 1.0 and place < count))):
             return
         told = now
         end = "\n" if place == count or not live else ""
@@ -220,9 +220,9 @@ def _check_same(given: Given, again: Given, config: DatasetConfig, name: str) ->
 
 def _tell(config: DatasetConfig, name: str, of_items: bool) -> None:
     """One line for each dataset in a process."""
-    if config.target in _said:
+    if config.target in _already_said:
         return
-    _said.add(config.target)
+    _already_said.add(config.target)
     line = f"Dataset {config.target} draws random numbers while it is made: they are seeded, so it is always the same."
     if of_items:
         line = (

@@ -26,22 +26,22 @@ from sweepstack.planning.compatibility import stack_key
 from sweepstack.training import models, random_state
 from sweepstack.training.data.datasets import Data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_budget
-from sweepstack.training.instantiate import resolve
+from sweepstack.training.instantiate import import_target
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.model import EVALUATED, Batches, Unstackable
 from sweepstack.training.trainer import autocast_of, evaluate
-from sweepstack.trial import Choice
+from sweepstack.trial import StackSettings
 
 WIDTHS = (256, 64, 16)
 """Widths that are tried besides the full one: narrower stacks stay in the processor's cache."""
-WIDEST = 1024
+MAX_WIDTH = 1024
 """No wider one is tried: it would save nothing more of a step, and take memory that grows with the sweep."""
 NARROW, HOPELESS = 4, 1.5
 """The width that is tried first, and how much slower than alone it may be for wider ones to be tried."""
-ROUNDS, WARM_UP, STEPS, BUDGET = 2, 2, 8, 0.15
+TIMED_ROUNDS, WARM_UP_STEPS, TIMED_STEPS, BUDGET_SECONDS = 2, 2, 8, 0.15
 """Rounds through all ways, so that a moment in which the machine was busy decides nothing; in each, steps that are not
 counted, steps that are, and the seconds after which three must do, or one that alone takes as long."""
-WORTH_NARROWER, WORTH_THREADS = 0.95, 0.8
+NARROWER_PAYS_BELOW, THREADS_PAY_BELOW = 0.95, 0.8
 """A narrower stack, and more threads than one, must be so much faster to be preferred: a wide stack shares more, and
 two threads take twice as long as one while another process has a core."""
 
@@ -53,7 +53,7 @@ def choose(
     remembered: Path | None,
     wait_for_quiet: Callable[[], None] = lambda: None,
     estimate: bool = False,
-) -> Choice:
+) -> StackSettings:
     """How trajectories of one `stack_key` are best trained on this machine.
 
     The choice changes how results round. It is remembered, so that the same sweep is trained in the same way again.
@@ -72,25 +72,25 @@ def choose(
         if estimate:
             with contextlib.suppress(Exception):  # the trainer will say what is wrong, with its traceback
                 seconds = _plain_epoch(config, data, threads)
-        return Choice(1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")
-    key = _key(configs, run, data)
-    known = _read(remembered)
+        return StackSettings(1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")
+    key = _cache_key(configs, run, data)
+    known = _read_cache(remembered)
     if key in known:
         with contextlib.suppress(TypeError):  # of another version
-            return Choice(**known[key])
+            return StackSettings(**known[key])
     wait_for_quiet()
     try:
         with random_state.apart():
-            choice = _measure(configs, run, data, threads)
+            choice = _time_all_ways(configs, run, data, threads)
     except Unstackable as why:
-        choice = Choice(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
+        choice = StackSettings(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
     except Exception as error:  # nor does it train alone; the trainer will say so, with its traceback
-        return Choice(1, threads, 0.0, f"it cannot be timed: {one_line(error)}")
-    _write(remembered, {**known, key: asdict(choice)})
+        return StackSettings(1, threads, 0.0, f"it cannot be timed: {one_line(error)}")
+    _write_cache(remembered, {**known, key: asdict(choice)})
     return choice
 
 
-def _measure(configs: Sequence[TrialConfig], run: RunConfig, data: Data, plain_threads: int) -> Choice:
+def _time_all_ways(configs: Sequence[TrialConfig], run: RunConfig, data: Data, plain_threads: int) -> StackSettings:
     config, count = configs[0], len(configs)
     alone = _plain_epoch(config, data, plain_threads)
     per_step = 1e6 / data.steps_per_epoch(config.batch_size)
@@ -98,31 +98,31 @@ def _measure(configs: Sequence[TrialConfig], run: RunConfig, data: Data, plain_t
     seconds = min(_stacked_epoch(configs[:narrow], data, threads) for threads in _thread_counts(run, data))
     if run.launch.width is None and seconds > HOPELESS * narrow * alone:  # a wide one would take long to time
         told = f"{seconds / narrow * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
-        return Choice(1, plain_threads, alone, told)
+        return StackSettings(1, plain_threads, alone, told)
     fitting = _fitting_width(config, data)
-    widest = min(count, fitting) if run.launch.width else min(count, fitting, WIDEST)
+    widest = min(count, fitting) if run.launch.width else min(count, fitting, MAX_WIDTH)
     wanted = [run.launch.width] if run.launch.width else [count, *WIDTHS]
     widths = sorted({_balanced(count, min(width, widest)) for width in wanted}, reverse=True)
     times: dict[tuple[int, int], float] = {}
-    for _ in range(ROUNDS):
+    for _ in range(TIMED_ROUNDS):
         for width, threads in itertools.product(widths, _thread_counts(run, data)):
             seconds = _stacked_epoch(configs[:width], data, threads)
             times[width, threads] = min(seconds, times.get((width, threads), math.inf))
-    tries = [Choice(width, threads, seconds, "") for (width, threads), seconds in times.items()]
+    tries = [StackSettings(width, threads, seconds, "") for (width, threads), seconds in times.items()]
 
-    def handicapped(choice: Choice) -> float:
+    def handicapped(choice: StackSettings) -> float:
         wide, single = choice.width == widths[0], choice.threads == 1
-        return _total(choice, count) / (1.0 if wide else WORTH_NARROWER) / (1.0 if single else WORTH_THREADS)
+        return _total(choice, count) / (1.0 if wide else NARROWER_PAYS_BELOW) / (1.0 if single else THREADS_PAY_BELOW)
 
     best = min(tries, key=handicapped)
     told = f"{_total(best, count) / count * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
     if run.launch.width is None and alone * count < _total(best, count):
-        return Choice(1, plain_threads, alone, told)
+        return StackSettings(1, plain_threads, alone, told)
     narrow_why = f", {best.width} fit into memory" if best.width == _balanced(count, fitting) < count else ""
-    return Choice(best.width, best.threads, best.epoch_seconds, told + narrow_why)
+    return StackSettings(best.width, best.threads, best.epoch_seconds, told + narrow_why)
 
 
-def _total(choice: Choice, count: int) -> float:
+def _total(choice: StackSettings, count: int) -> float:
     """Seconds for an epoch of all."""
     return math.ceil(count / choice.width) * choice.epoch_seconds
 
@@ -142,9 +142,9 @@ def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> 
     torch.set_num_threads(threads)
     batch_size = configs[0].batch_size
     try:
-        model = build.build(configs, data.images.shape[1:], data.device, data.some())
-        model.set_factors(torch.ones(WARM_UP + STEPS, len(configs), dtype=torch.float64))
-        step = _time(model.step, data.stacked_batches(batch_size, model.seeds, 1), data.device)
+        model = build.build_stacked_model(configs, data.images.shape[1:], data.device, data.some())
+        model.set_factors(torch.ones(WARM_UP_STEPS + TIMED_STEPS, len(configs), dtype=torch.float64))
+        step = _seconds_per_step(model.step, data.stacked_batches(batch_size, model.seeds, 1), data.device)
         return step * data.steps_per_epoch(batch_size) + _evaluation(model.evaluate, data)
     except Unstackable:
         raise
@@ -155,7 +155,7 @@ def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> 
 def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
     """With a plain update in the optimizer's place: the real one would import `torch._dynamo`, a second."""
     torch.set_num_threads(threads)
-    model = models.build(config.model).to(data.device)
+    model = models.build_model(config.model).to(data.device)
     autocast = autocast_of(config, data.device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -169,7 +169,7 @@ def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
                     parameter.add_(parameter.grad, alpha=-1e-6)
                     parameter.grad = None
 
-    seconds = _time(step, data.batches(config.batch_size, 0, 1), data.device)
+    seconds = _seconds_per_step(step, data.batches(config.batch_size, 0, 1), data.device)
     return seconds * data.steps_per_epoch(config.batch_size) + _evaluation(
         lambda batches: evaluate(model, batches(EVALUATED), autocast), data
     )
@@ -198,7 +198,7 @@ def _synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _time(
+def _seconds_per_step(
     step: Callable[[Tensor, Tensor], object], batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
 ) -> float:
     """Seconds of a step: of the shortest, for whatever else the machine does makes others longer."""
@@ -209,16 +209,18 @@ def _time(
         step(images, labels)
         _synchronise(device)
         after = time.perf_counter()
-        if number >= WARM_UP or after - before > BUDGET:  # a step that long needs no warming up
+        if number >= WARM_UP_STEPS or after - before > BUDGET_SECONDS:  # a step that long needs no warming up
             times.append(after - before)
-        if len(times) == STEPS or (after - began > BUDGET and (len(times) >= 3 or after - before > BUDGET)):
+        if len(times) == TIMED_STEPS or (
+            after - began > BUDGET_SECONDS and (len(times) >= 3 or after - before > BUDGET_SECONDS)
+        ):
             break
     return min(times, default=after - before)
 
 
 def _fitting_width(config: TrialConfig, data: Data) -> int:
     """How many members the memory holds: parameters, gradients and state, and what the forward pass keeps."""
-    model = models.build(config.model).to(data.device)
+    model = models.build_model(config.model).to(data.device)
     kept = 0
 
     def count(tensor: Tensor) -> Tensor:
@@ -233,14 +235,14 @@ def _fitting_width(config: TrialConfig, data: Data) -> int:
     return max(1, memory_budget(data.device) // (6 * own + 3 * (kept + images.nbytes)))
 
 
-def _key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> str:
+def _cache_key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> str:
     """What a choice depends on."""
     device = torch.cuda.get_device_name(data.device) if data.device.type == "cuda" else f"{ALL_THREADS} threads"
     config = configs[0]
     seeds = len({config.seed for config in configs})
     numbers = sorted({name for one in configs for name, value in one.optimizer.keywords.items() if value})
     try:
-        source = inspect.getsource(resolve("model", config.model.target))
+        source = inspect.getsource(import_target("model", config.model.target))
     except (OSError, TypeError):  # there is none to be had
         source = ""
     program = [importlib.metadata.version("sweepstack"), torch.__version__, source]
@@ -248,7 +250,7 @@ def _key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> str:
     return hashlib.sha1(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()
 
 
-def _read(file: Path | None) -> dict[str, dict[str, Any]]:
+def _read_cache(file: Path | None) -> dict[str, dict[str, Any]]:
     try:
         content = json.loads(file.read_text()) if file is not None else {}
     except (OSError, ValueError):  # not there yet, or damaged: it is only a memory
@@ -256,7 +258,7 @@ def _read(file: Path | None) -> dict[str, dict[str, Any]]:
     return content if isinstance(content, dict) else {}
 
 
-def _write(file: Path | None, content: dict[str, dict[str, Any]]) -> None:
+def _write_cache(file: Path | None, content: dict[str, dict[str, Any]]) -> None:
     if file is None:
         return
     with contextlib.suppress(OSError, UserError):  # a folder that is not ours to write to

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import one_line
-from sweepstack.training.instantiate import resolve
+from sweepstack.training.instantiate import import_target
 from sweepstack.training.stacked.dense_model import DenseModel
 from sweepstack.training.stacked.equivalence import Probe
 from sweepstack.training.stacked.model import StackedModel, Unstackable
 from sweepstack.training.stacked.vmap_model import MappedModel
 
 
-def build(
+def build_stacked_model(
     configs: Sequence[TrialConfig], shape: Sequence[int], device: torch.device, images: Tensor | None = None
 ) -> StackedModel:
     """The members of a stack, in the faster way that their module admits.
@@ -35,19 +35,25 @@ def build(
     probe = Probe(configs, shape, device, images)
     model = configs[0].model
     about = probe.configs[0].dataset, configs[0].precision, tuple(probe.seeds), tuple(shape), device
-    key = resolve("model", model.target), model.model_dump_json(), about, torch.get_default_dtype(), images is None
-    if key not in _found:
-        if len(_found) >= REMEMBERED:
-            _found.clear()
-        _found[key] = _way(probe, device)
-    found = _found[key]
+    key = (
+        import_target("model", model.target),
+        model.model_dump_json(),
+        about,
+        torch.get_default_dtype(),
+        images is None,
+    )
+    if key not in _chosen:
+        if len(_chosen) >= REMEMBERED:
+            _chosen.clear()
+        _chosen[key] = _way(probe, device)
+    found = _chosen[key]
     if isinstance(found, str):
         raise Unstackable(found)
     return found(configs, device)
 
 
 REMEMBERED = 100
-_found: dict[object, type[StackedModel] | str] = {}
+_chosen: dict[object, type[StackedModel] | str] = {}
 """Which way models admit, or why none: a sweep asks many times for the same."""
 
 

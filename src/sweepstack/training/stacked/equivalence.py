@@ -25,7 +25,7 @@ from sweepstack.training.trainer import autocast_of
 PROBE = OptimizerConfig.model_validate({"_target_": "torch.optim.SGD", "lr": 0.05})
 PROBED, UPDATES = 16, 2
 """Images that a module is tried with, and updates: the second one begins with what the first one left behind."""
-CLOSE = {"float32": (1e-3, 1e-4), "bfloat16": (0.05, 0.05)}
+TOLERANCES = {"float32": (1e-3, 1e-4), "bfloat16": (0.05, 0.05)}
 """How near the numbers of a stack must be to those of the module alone (relative, absolute)."""
 
 
@@ -115,7 +115,7 @@ class Probe:
         seeds = list(dict.fromkeys(config.seed for config in configs))
         self.seeds = [seeds[0], seeds[len(seeds) // 2]]
         self.configs = [configs[0].model_copy(update={"seed": seed, "optimizer": PROBE}) for seed in self.seeds]
-        self._close = CLOSE[configs[0].precision]
+        self._close = TOLERANCES[configs[0].precision]
         self._device, self._autocast = device, autocast_of(configs[0], device)
         if images is None:
             images = torch.rand(PROBED, *shape, generator=torch.Generator().manual_seed(0))
@@ -179,7 +179,7 @@ class Probe:
 
     def _learn(self, config: TrialConfig) -> Alone:
         seed_all(config.seed)
-        model = models.build(config.model).to(self._device).train()
+        model = models.build_model(config.model).to(self._device).train()
         attributes = Attributes(model)
         seed_all(0)
         others = of_others()

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.schedules import factor, looks_at_horizon
-from sweepstack.training.checkpoint import NEVER, CheckpointError, Keeper, fitting
+from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager, fitting
 from sweepstack.training.data.datasets import Data, stream
 from sweepstack.training.module_state import Unkept
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
-from sweepstack.training.trainer import diverged, failed, killed, note
-from sweepstack.trial import Measurement, Outcome, Report, TrialState
+from sweepstack.training.trainer import diverged, failed, killed, update_metrics
+from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState
 
 SHRINK = 0.75
 """A stack goes on with the members that still train once these are at most so many of it. A member that leaves changes
@@ -33,11 +33,11 @@ the width, and with it the last bits of the others; one that stays frozen costs 
 
 
 @dataclass(eq=False)
-class Reader:
+class Listener:
     """A trial that reads a trajectory up to its own end."""
 
     config: TrialConfig
-    report: Report
+    report: OnMeasured
     end: Callable[[Outcome], None]
     """Takes the trial's outcome as soon as it is known."""
     key: str = ""
@@ -64,7 +64,7 @@ class Member:
 
     config: TrialConfig
     """The one with the most epochs among those of its trials."""
-    readers: list[Reader]
+    readers: list[Listener]
     """Those that have not ended."""
     trajectory: int
     """Its place among those that the stack began, or went on, with."""
@@ -99,7 +99,10 @@ class Clock:
 
 
 def train_stack(
-    trajectories: Sequence[Sequence[Reader]], data: Data, model: StackedModel | SingleModel, keeper: Keeper = NEVER
+    trajectories: Sequence[Sequence[Listener]],
+    data: Data,
+    model: StackedModel | SingleModel,
+    keeper: CheckpointManager = NEVER,
 ) -> None:
     """Trains a stack until every reader has its outcome.
 
@@ -111,7 +114,7 @@ def train_stack(
         trajectories: the readers of each; configs of one trajectory differ in `epochs` and `evaluate_every` only.
         model: its members, one a trajectory and in the same order.
         keeper: keeps the state after an epoch when that is due, and whenever the training is stopped: then the readers
-            that have not ended end KILLED. From its `state` the training goes on, as `_go_on` tells.
+            that have not ended end KILLED. From its `state` the training goes on, as `_resume_stack` tells.
 
     Raises:
         CheckpointError: the keeper's state does not fit. The model cannot be used any more; the readers can.
@@ -125,7 +128,7 @@ def train_stack(
     losses: list[Tensor] = []  # of this epoch; on the device, for looking at one would wait for it
     clock = Clock()
     if keeper.state is not None:
-        members, step, seed, losses, clock = _go_on(keeper.state, members, model, steps, data.device)
+        members, step, seed, losses, clock = _resume_stack(keeper.state, members, model, steps, data.device)
     while any(member.readers for member in members):
         epoch, done = step // steps + 1, step % steps  # some of an epoch is done where the stack was stopped in it
         if not done:
@@ -143,10 +146,10 @@ def train_stack(
             step += 1
             if step in stops:
                 recent = torch.stack(losses).cpu()
-                _fail(members, model, recent, step, steps, clock)
+                _fail_members(members, model, recent, step, steps, clock)
                 predicted: list[Tensor] = []
                 measured = _measure(members, model, data, recent, factors[len(losses) - 1], step, predicted)
-                _end(members, model, data, step, clock, None if len(data.held_out) else measured, predicted)
+                _end_trials(members, model, data, step, clock, None if len(data.held_out) else measured, predicted)
                 if not any(member.readers for member in members):
                     break
             if keeper.stopping or (step % steps == 0 and keeper.due()):
@@ -166,7 +169,7 @@ def train_stack(
 
 
 def _state(
-    trajectories: Sequence[Sequence[Reader]], members: Sequence[Member], model: StackedModel | SingleModel
+    trajectories: Sequence[Sequence[Listener]], members: Sequence[Member], model: StackedModel | SingleModel
 ) -> dict[str, Any]:
     """Who is in the stack and how far, and the model; the tensors are not copied."""
     return {
@@ -182,7 +185,7 @@ def _state(
     }
 
 
-def _go_on(
+def _resume_stack(
     state: Mapping[str, Any],
     passed: Sequence[Member],
     model: StackedModel | SingleModel,
@@ -219,7 +222,7 @@ def _go_on(
 
 def _match(
     state: Mapping[str, Any], passed: Sequence[Member]
-) -> tuple[list[Member], list[int], list[tuple[Reader, Mapping[str, Any]]]]:
+) -> tuple[list[Member], list[int], list[tuple[Listener, Mapping[str, Any]]]]:
     """The members to go on with, their places in the state, and what the state has about each of their readers."""
     places = {reader.key: place for place, member in enumerate(passed) for reader in member.readers}
     readers = {reader.key: reader for member in passed for reader in member.readers}
@@ -230,7 +233,7 @@ def _match(
         raise CheckpointError(f"it knows nothing of {', '.join(sorted(unknown))}")
     members: list[Member] = []
     numbers: list[int] = []
-    kept: list[tuple[Reader, Mapping[str, Any]]] = []
+    kept: list[tuple[Listener, Mapping[str, Any]]] = []
     for number, saved in enumerate(state["members"]):
         found = {places[key] for key in state["trajectories"][saved["trajectory"]] if key in places}
         if len(found) > 1 or found & {member.trajectory for member in members}:
@@ -281,7 +284,7 @@ def _stops(members: Sequence[Member], epoch: int, steps: int) -> set[int]:
     return stops
 
 
-def _fail(
+def _fail_members(
     members: Sequence[Member], model: StackedModel | SingleModel, losses: Tensor, step: int, steps: int, clock: Clock
 ) -> None:
     """Freezes the members that have diverged. `losses` are those of this epoch, [updates, K]."""
@@ -314,13 +317,13 @@ def _measure(
         config, figures = reader.config, reader.figures
         by_epoch = config.evaluate_every == "epoch"
         figures["train/loss"] = float(losses[:, place].mean() if by_epoch else losses[-1, place])
-        note(config, float(values[place]), float(accuracies[place]), figures)
+        update_metrics(config, float(values[place]), float(accuracies[place]), figures)
         metrics = {**figures, "train/lr": config.optimizer.lr * float(factors[place])}
         reader.report(Measurement(-(-step // steps), step, steps * config.epochs, metrics))
     return values, accuracies
 
 
-def _end(
+def _end_trials(
     members: Sequence[Member],
     model: StackedModel | SingleModel,
     data: Data,
@@ -356,18 +359,18 @@ def _kill(members: Sequence[Member], step: int, steps: int, clock: Clock) -> Non
             _give(reader, killed(step, steps * reader.config.epochs), clock)
 
 
-def _leave(member: Member, readers: Sequence[Reader]) -> list[Reader]:
+def _leave(member: Member, readers: Sequence[Listener]) -> list[Listener]:
     """Takes readers out of a member; gives them back."""
     leaving = list(readers)
     member.readers = [reader for reader in member.readers if reader not in leaving]
     return leaving
 
 
-def _timed(reader: Reader, clock: Clock) -> dict[str, float]:
+def _timed(reader: Listener, clock: Clock) -> dict[str, float]:
     reader.figures.update(train_seconds=clock.seconds(), train_seconds_share=reader.share)
     return reader.figures
 
 
-def _give(reader: Reader, outcome: Outcome, clock: Clock) -> None:
+def _give(reader: Listener, outcome: Outcome, clock: Clock) -> None:
     with clock.stopped():
         reader.end(outcome)

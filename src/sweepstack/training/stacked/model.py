@@ -40,7 +40,7 @@ class StackedModel:
     """
 
     def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
-        self.template, members = _build(configs, device)
+        self.template, members = _build_members(configs, device)
         self.same_draws = False
         """Whether all members draw the random numbers that one alone draws, to be compared with it."""
         self._autocast = autocast_of(configs[0], device)
@@ -52,7 +52,7 @@ class StackedModel:
         if not self.parameters:
             raise Unstackable("it has nothing to train")
         _refuse_what_cannot_be_batched(self.template)
-        self.optimizer = optimizers.build([config.optimizer for config in configs], self.parameters)
+        self.optimizer = optimizers.build_stacked_optimizer([config.optimizer for config in configs], self.parameters)
         self._place_seeds([config.seed for config in configs])
 
     def _place_seeds(self, seeds: Sequence[int]) -> None:
@@ -162,14 +162,14 @@ class StackedModel:
         self._evaluated = state["evaluated"]
 
 
-def _build(configs: Sequence[TrialConfig], device: torch.device) -> tuple[nn.Module, dict[str, Tensor]]:
+def _build_members(configs: Sequence[TrialConfig], device: torch.device) -> tuple[nn.Module, dict[str, Tensor]]:
     """A module to compute with, and the members' parameters and buffers side by side, drawn as the plain trainer draws
     them."""
     drawn: dict[int, dict[str, Tensor]] = {}
     marks: Mapping[str, object] | None = None
     for seed in dict.fromkeys(config.seed for config in configs):
         seed_all(seed)
-        template = models.build(configs[0].model).to(device)
+        template = models.build_model(configs[0].model).to(device)
         before, marks = marks, Attributes(template).marks
         other = next((name for name in marks if before is not None and marks[name] != before.get(name)), None)
         if other is not None:

@@ -224,16 +224,16 @@ class StackedAdamW(StackedAdam):
     decoupled = True
 
 
-KINDS: dict[str, type[StackedOptimizer]] = {
+STACKED_OPTIMIZERS: dict[str, type[StackedOptimizer]] = {
     "torch.optim.SGD": StackedSGD,
     "torch.optim.Adam": StackedAdam,
     "torch.optim.AdamW": StackedAdamW,
 }
 
 
-def build(configs: Sequence[OptimizerConfig], parameters: Mapping[str, Tensor]) -> StackedOptimizer:
+def build_stacked_optimizer(configs: Sequence[OptimizerConfig], parameters: Mapping[str, Tensor]) -> StackedOptimizer:
     """The stacked optimizer of configs of one kind."""
-    return KINDS[configs[0].target](configs, parameters)
+    return STACKED_OPTIMIZERS[configs[0].target](configs, parameters)
 
 
 def _beside(values: Tensor, parameter: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ class SingleModel:
     def __init__(self, config: TrialConfig, device: torch.device) -> None:
         warm_up(device)
         seed_all(config.seed)
-        self._model = models.build(config.model).to(device).train()
+        self._model = models.build_model(config.model).to(device).train()
         self._attributes = Attributes(self._model)
-        self._optimizer = optimizers.build(config.optimizer, self._model.parameters())
+        self._optimizer = optimizers.build_optimizer(config.optimizer, self._model.parameters())
         self._full_rates = [group["lr"] for group in self._optimizer.param_groups]
         self._autocast = autocast_of(config, device)
         self._factors: Iterator[float] = iter(())

@@ -14,14 +14,14 @@ from sweepstack.config.schema import TrialConfig
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.stacked.model import Batches, StackedModel, Unstackable
 
-PREFIX = "module."
+MODULE_PREFIX = "module."
 
 
 class Watched(nn.Module):
     """A module, and which of its buffers its `forward` assigns: `functional_call` would forget them.
 
     Args:
-        module: whose tensors are given by names that begin with `PREFIX`.
+        module: whose tensors are given by names that begin with `MODULE_PREFIX`.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -105,7 +105,7 @@ class MappedModel(StackedModel):
         self, parameters: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits of one member, and the buffers that its forward has assigned."""
-        tensors = {PREFIX + name: value for part in (parameters, rest) for name, value in part.items()}
+        tensors = {MODULE_PREFIX + name: value for part in (parameters, rest) for name, value in part.items()}
         found: tuple[Tensor, dict[str, Tensor]] = functional_call(self._watched, tensors, (images,))
         return found
 

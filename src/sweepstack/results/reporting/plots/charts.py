@@ -18,7 +18,6 @@ from sweepstack.results.reporting.plots.style import (
     ORANGE,
     SINGLE,
     figure,
-    folded,
     gid,
     legend,
     more_is_better,
@@ -26,6 +25,7 @@ from sweepstack.results.reporting.plots.style import (
     styled,
     title,
     words,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def learning_curves(
         axes.set_ylim(*window(history["value"].to_numpy(dtype=float), objective))
         last = history.groupby("run_id")["step"].max()
         by_epoch = "epochs" in frame and last.max() <= pd.to_numeric(frame["epochs"], errors="coerce").max()
-        axes.set(xlabel="epoch" if by_epoch else "optimizer updates", ylabel=folded(objective))
+        axes.set(xlabel="epoch" if by_epoch else "optimizer updates", ylabel=wrapped(objective))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(drawn, 2)
         title(drawn, f"{words(objective).capitalize()} while training")
@@ -96,7 +96,7 @@ def by_knob(frame: pd.DataFrame, knobs: Sequence[str], objective: str, best: Col
             axis.onto(axes, "x")
             axes.set_ylim(*window(values, objective))
             marks(axes, axis.at, values, [[place] for place in frame.index], best)
-            at, mean, spread = _means(axis, values)
+            at, mean, spread = _means_on_axis(axis, values)
             axes.errorbar(
                 at, mean, spread, color=BLUE, lw=1.8, marker="o", ms=5, capsize=4, zorder=4, label="_means",
                 ls="none" if axis.kind == "category" else "-",
@@ -105,7 +105,7 @@ def by_knob(frame: pd.DataFrame, knobs: Sequence[str], objective: str, best: Col
             if axis.kind == "category" and max(map(len, axis.labels)) * len(axis.labels) > 40:
                 axes.tick_params(axis="x", rotation=30)
         for axes in panels[::columns]:
-            axes.set_ylabel(folded(objective))
+            axes.set_ylabel(wrapped(objective))
         for axes in panels[len(knobs) :]:
             axes.set_visible(False)
         panels[0].errorbar(
@@ -141,7 +141,7 @@ def parallel_coordinates(frame: pd.DataFrame, knobs: Sequence[str], objective: s
                 last = number == len(knobs)
                 at, side = (number + 0.04, "left") if last else (number - 0.04, "right")
                 axes.text(at, height, shortened(label, 16), ha=side, va="center", fontsize=9, zorder=5, bbox=_PAD)
-        axes.set_xticks(range(len(knobs) + 1), [folded(name, 20) for name in (*knobs, objective)])
+        axes.set_xticks(range(len(knobs) + 1), [wrapped(name, 20) for name in (*knobs, objective)])
         axes.set(xlim=(-0.5, len(knobs) + 0.5), ylim=(-0.04, 1.04), yticks=[])
         axes.spines[:].set_visible(False)
         axes.grid(False)
@@ -203,7 +203,7 @@ def _lines(
             axes.plot(path[:, 0], path[:, 1], color=colour, lw=width, zorder=front, gid=name)
 
 
-def _means(axis: Scale, values: np.ndarray[Any, Any]) -> tuple[list[float], list[float], list[float]]:
+def _means_on_axis(axis: Scale, values: np.ndarray[Any, Any]) -> tuple[list[float], list[float], list[float]]:
     """Places on the axis, means and standard deviations (0 for a single trial); of values, or of parts of a range."""
     known = np.isfinite(axis.at)
     at, values = axis.at[known], values[known]

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from sweepstack.results.reporting.params import FEW, scale, value_text
+from sweepstack.results.reporting.params import MAX_LISTED_VALUES, scale, value_text
 from sweepstack.results.reporting.plots.style import (
     COLOURS,
     ORANGE,
     SINGLE,
     figure,
-    folded,
     gid,
     more_is_better,
     shortened,
     styled,
     title,
     words,
+    wrapped,
 )
 from sweepstack.results.tables.columns import identity
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-MOST = 6
+MAX_PAIRS = 6
 """Pairs in one figure."""
 FIRST = ("lr", "batch_size")
 
 
 def pairs(frame: pd.DataFrame, knobs: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of knobs with few values each, learning rate and batch size first; so many as fit in one figure."""
-    few = [knob for knob in knobs if 2 <= identity(frame[knob]).nunique(dropna=False) <= FEW]
+    few = [knob for knob in knobs if 2 <= identity(frame[knob]).nunique(dropna=False) <= MAX_LISTED_VALUES]
     few.sort(key=lambda knob: FIRST.index(knob) if knob in FIRST else len(FIRST))
-    return list(itertools.combinations(few, 2))[:MOST]
+    return list(itertools.combinations(few, 2))[:MAX_PAIRS]
 
 
 def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective: str, best: Collection[int]) -> Figure:
@@ -52,7 +52,7 @@ def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective:
 
     columns = min(len(chosen), 3)
     rows = -(-len(chosen) // columns)
-    means = [_means(frame, *pair, objective) for pair in chosen]
+    means = [_means_grid(frame, *pair, objective) for pair in chosen]
     low, high = _limits(np.concatenate([mean.to_numpy().flatten() for mean in means]), more_is_better(objective))
     norm = colors.Normalize(low, high)
     sizes = (max(len(mean.columns) for mean in means), max(len(mean) for mean in means))
@@ -68,24 +68,24 @@ def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective:
         from matplotlib.cm import ScalarMappable
 
         colours = ScalarMappable(norm, COLOURS if more_is_better(objective) else f"{COLOURS}_r")
-        bar = drawn.colorbar(colours, ax=list(panels[: len(chosen)]), shrink=0.8, label=f"mean {folded(objective)}")
+        bar = drawn.colorbar(colours, ax=list(panels[: len(chosen)]), shrink=0.8, label=f"mean {wrapped(objective)}")
         bar.outline.set_visible(False)
         title(drawn, f"Mean {words(objective)} of pairs of values, over all else")
     return drawn
 
 
-def _means(frame: pd.DataFrame, down: str, across: str, objective: str) -> pd.DataFrame:
+def _means_grid(frame: pd.DataFrame, down: str, across: str, objective: str) -> pd.DataFrame:
     """Means by the texts of the values, in the order of the values: the first one lowest."""
     labels = {knob: frame[knob].map(value_text) for knob in (down, across)}
     finite = frame[objective].where(np.isfinite(frame[objective].to_numpy(dtype=float)))
     mean = finite.groupby([labels[down], labels[across]]).mean().unstack()
     order = {
-        knob: [text for text, _ in sorted(_places(frame, knob).items(), key=lambda item: item[1])] for knob in labels
+        knob: [text for text, _ in sorted(_positions(frame, knob).items(), key=lambda item: item[1])] for knob in labels
     }
     return mean.reindex(index=order[down], columns=order[across])
 
 
-def _places(frame: pd.DataFrame, knob: str) -> dict[str, float]:
+def _positions(frame: pd.DataFrame, knob: str) -> dict[str, float]:
     return dict(zip(frame[knob].map(value_text), scale(knob, frame[knob]).at.tolist(), strict=True))
 
 

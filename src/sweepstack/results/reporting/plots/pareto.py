@@ -13,13 +13,13 @@ from sweepstack.results.reporting.plots.charts import marks, measured, window
 from sweepstack.results.reporting.plots.style import (
     BLUE,
     figure,
-    folded,
     legend,
     more_is_better,
     shortened,
     styled,
     title,
     words,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def time_and_objective(
             )  # fmt: skip
             told = shortened(setting(frame.loc[[groups[place][0]]].iloc[0], knobs) or "this setting", 70)
             axes.plot([], [], " ", label=f"{number}   {told}: {values[place]:.4f} in {seconds[place]:.3g} s")
-        axes.set(xlabel=words(metric), ylabel=folded(objective))
+        axes.set(xlabel=words(metric), ylabel=wrapped(objective))
         legend(drawn, 1, handlelength=0, fontsize=9)
         title(drawn, f"What a better {words(objective)} costs")
     return drawn

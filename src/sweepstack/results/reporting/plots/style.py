@@ -19,7 +19,7 @@ BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"  # the firs
 COLOURS = "cividis"  # the same to all eyes, and in grey
 SINGLE = 500
 """Marks that are drawn one by one, so that each can be pointed at; more than these are drawn as one."""
-WORDS = {
+LABELS = {
     "lr": "learning rate",
     "bs": "batch size",
     "train_seconds": "seconds of training",
@@ -130,8 +130,8 @@ def gid(trials: Iterable[Hashable]) -> str:
 
 def words(name: str) -> str:
     """A param or a metric as a reader says it: `val/loss` is the validation loss."""
-    if name in WORDS:
-        return WORDS[name]
+    if name in LABELS:
+        return LABELS[name]
     part, slash, rest = name.partition("/")
     if slash and part in ("val", "train", "test"):
         part = {"val": "validation", "train": "training", "test": "test"}[part]
@@ -139,7 +139,7 @@ def words(name: str) -> str:
     return shortened(name.replace("_", " "), 60)
 
 
-def folded(name: str, width: int = 28) -> str:
+def wrapped(name: str, width: int = 28) -> str:
     """A param or a metric in words, on so many lines that it fits beside an axis."""
     return textwrap.fill(words(name), width)
 
