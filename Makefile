@@ -29,7 +29,7 @@ check: .venv/installed  ## format, lint and types of src, tests and benchmarks
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: .venv/installed  ## format all files, and mend what ruff can mend
+format: .venv/installed  ## format all files, and mend what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -62,7 +62,7 @@ WRITERS = 2
 """Kills of the writer alone in one start: one that dies again and again is given up, with a line that says so."""
 TRIAL_ENDED = re.compile(r"^\[(\d+)/(\d+)\] (\S.*?)  ", re.MULTILINE)
 NOTHING_TO_TRAIN = "not trained again"
-PLANNED = re.compile(rf" -> \d+ traject|gone on with|{NOTHING_TO_TRAIN}")
+PLANNED = re.compile(rf" -> \d+ traject|resumed|{NOTHING_TO_TRAIN}")
 TIMES = "train_seconds"
 
 Query = Callable[[str], list[tuple[Any, ...]]]
@@ -518,7 +518,7 @@ class Scenario:
     code: int = 0
     """Exit code of an undisturbed run: 1 where trials diverge."""
     empty_cache: bool = False
-    """Whether each chain fetches the data anew."""
+    """Whether each chain fetches the data again."""
     disturb: Callable[[Hunt, int], None] = lambda hunt, kills: hunt.kill_and_start_again(kills)
     needs: Callable[[], str] = lambda: ""
     """What is missing here, if anything."""

@@ -1,8 +1,8 @@
 """Programs that begin at once: a process that has imported the libraries forks one for each command of a test.
 
 What runs is the program itself, with arguments, folder, environment and pipes of its own. Only PyTorch, Hydra and
-MLflow are imported already: that takes most of the time of a short command. Sweepstack's own code is imported anew each
-time. A program whose environment an interpreter or a library reads at its start is not forked.
+MLflow are imported already: that takes most of the time of a short command. Each program imports sweepstack's own code
+itself. A program whose environment an interpreter or a library reads at its start is not forked.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
   overrides.yaml and a file of weights, and how it ended; Hydra's folder for each job, by the same conf/.
 - Does less than ours: no model, no data, no training, nothing evaluated; figures are made up, the file of weights is
   copied. PyTorch is not imported. Nothing is checked beforehand, no table is printed, a repeated command records all
-  anew, and a killed one leaves a run RUNNING.
+  again, and a killed one leaves a run RUNNING.
 
     python benchmarks/peers/fluent.py optimizer.lr=0.01,0.1 epochs=1
 """

@@ -9,7 +9,7 @@
   and Hydra's folder for each trial. Progress bars and the model's summary are off.
 - Differs from the template: the weights of the last epoch are tested, not the best ones, so that all peers report the
   same thing; the optimizer is plain SGD without a scheduler; no early stopping; PyTorch's default threads.
-- Differs from ours: images are decoded anew every epoch, epochs=5,10,20 are three trainings, nothing is stacked, a
+- Differs from ours: images are decoded again every epoch, epochs=5,10,20 are three trainings, nothing is stacked, a
   repeated command trains everything again.
 """
 

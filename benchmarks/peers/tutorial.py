@@ -4,7 +4,7 @@
   the main process, a loop over batches. Added to the page's program so that the task is the same: Normalize, and a
   held-out part (Subset) that is measured after every epoch, as the page measures the test data along the way.
 - Records: nothing; accuracies are printed.
-- Differs from ours: images are decoded anew every epoch, PyTorch's default threads, nothing is shared between trials
+- Differs from ours: images are decoded again every epoch, PyTorch's default threads, nothing is shared between trials
   (epochs=5,10,20 are three trainings), no tracking, no checkpoints, no table.
 """
 

@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.errors import StoreError, as_typed, printable
-from sweepstack.exits import FAILED, INTERRUPTED, OK, TERMINATED, WAITING, ending
+from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, ending
 from sweepstack.faults import Whose, is_signal, judge
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
 from sweepstack.masking import MASK, has_masks, hide
@@ -251,7 +251,7 @@ def _ending() -> Iterator[None]:
         _stop(TERMINATED, f"Stopped by SIGTERM; {GOES_ON}.")
     except KeyboardInterrupt as error:
         if is_signal(error):
-            _stop(INTERRUPTED, f"Stopped; {GOES_ON}.")
+            _stop(EXIT_INTERRUPTED, f"Stopped; {GOES_ON}.")
         end = ending(error)
         _stop(end.code, *end.lines)
     except BaseException as error:

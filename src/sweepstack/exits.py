@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sweepstack.errors import UserError, full_disk, printable
 from sweepstack.faults import Fault, Whose, describe_error, judge
 
-OK, FAILED, USER_ERROR, WAITING, INTERRUPTED, READER_GONE, TERMINATED = 0, 1, 2, 3, 130, 141, 143
+OK, FAILED, USER_ERROR, WAITING, EXIT_INTERRUPTED, READER_GONE, TERMINATED = 0, 1, 2, 3, 130, 141, 143
 """Exit codes: all is well; a trial failed, or a fault of ours; something needs to be fixed first; all was trained, and
 records wait in the journal; Ctrl-C; nobody reads the output any more; SIGTERM."""
 

@@ -50,7 +50,7 @@ class Trial:
     fingerprint: str = ""
     """Of all that can change its weights or metrics."""
     id: str = ""
-    """What its events and its run are known by; it stays when the trial is interrupted and gone on with."""
+    """What its events and its run are known by; it stays when the trial is interrupted and resumed."""
 
 
 @dataclass(frozen=True)

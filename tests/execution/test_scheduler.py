@@ -367,7 +367,7 @@ def test_what_only_fails_when_stacked_is_trained_alone(
     after = trials(0.1, 0.2, sweep="after", **own)
     assert states(after, store) == ["FINISHED"] * 2
     said = capsys.readouterr().out
-    assert said.startswith("2 trials trained before, but the training code has changed since: trained anew\n2 trials ")
+    assert said.startswith("2 trials trained before, but the training code has changed since: trained again\n2 trials ")
     assert "Traceback" not in said
     assert all(one["trained"].startswith("stacked, 2 trajectories wide") for one in tags(store, before))
     assert all(one["trained"].startswith("by the plain trainer") for one in tags(store, after))

@@ -219,7 +219,7 @@ def test_what_has_changed_is_told_of_what_is_trained_and_of_nothing_else(house: 
 
 
 def test_a_rerun_that_died_before_its_plan_leaves_the_outcome_known(house: House) -> None:
-    """The dry run said that the trial is trained anew."""
+    """The dry run said that the trial is trained again."""
     house.live([1], {1: "finished"}, "ends")
     house.live([1], {1: "claimed"}, "dies", rerun=True)
     assert [outcome for _, outcome, _ in house.claim([1]).settled] == [DONE]

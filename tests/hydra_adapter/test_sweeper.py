@@ -18,7 +18,7 @@ def validate(loader: ConfigLoader, master: DictConfig, launcher: str) -> None:
     """What the sweeper does with a batch before it goes to the launcher, a class in hydra_plugins or in Hydra."""
     from hydra_plugins.sweepstack.sweeper import (
         SweepstackSweeper,
-    )  # once Hydra has started, for it imports plugins anew
+    )  # once Hydra has started, for it imports plugins again
 
     sweeper = SweepstackSweeper(max_batch_size=None)
     sweeper.hydra_context = HydraContext(config_loader=loader, callbacks=Callbacks())

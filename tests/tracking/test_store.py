@@ -179,7 +179,7 @@ def test_runs_of_an_earlier_version_are_rows_of_the_sweep_that_they_name(store: 
     assert [row.name for row in store.rows("old")] == ["lr=0", "lr=1"]
     assert [row.name for row in store.rows()] == ["lr=2"]
     assert {row.sweep for row in store.rows("all")} == {"old", "newer"}
-    # A later sweep asks for one of them, and later the old one is gone on with: none of its runs is lost by that.
+    # A later sweep asks for one of them, and later the old one is resumed: none of its runs is lost by that.
     (first, _) = store.runs("tags.sweep = 'old'")
     store.client.set_tag(first.info.run_id, member_tag("later"), "2000 later")
     assert [row.name for row in store.rows("later")] == ["lr=0"]

@@ -49,7 +49,7 @@ def process(store: Store) -> Iterator[WriterProcess]:
 
 
 def kill_the_child(process: WriterProcess) -> None:
-    """And waits until it is started anew, or is not."""
+    """And waits until it is started again, or is not."""
     pid = process._process.pid
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: process._process.pid != pid or process._dead)

@@ -1,4 +1,4 @@
-"""Checkpoints: stopped anywhere and gone on with, a training ends where an undisturbed one does, to the last bit."""
+"""Checkpoints: stopped anywhere and resumed, a training ends where an undisturbed one does, to the last bit."""
 
 import dataclasses
 import os
@@ -99,7 +99,7 @@ def assert_same_bits(one: Outcome, other: Outcome) -> None:
 
 
 def train_in_parts(config: TrialConfig, stops: Sequence[int], folder: Path) -> tuple[Outcome, list[Measurement]]:
-    """Stopped after so many steps, gone on with, and so on; at last until the end."""
+    """Stopped after so many steps, resumed, and so on; at last until the end."""
     reports: list[Measurement] = []
     CheckpointManager(folder).remove()
     done = 0
@@ -488,7 +488,7 @@ def test_a_damaged_file_is_told_of_and_the_one_before_it_used(tmp_path, how, pla
     spoilt(previous, how, place)
     lines, keeper = told(folder)
     assert keeper.restore() is keeper.state is None
-    assert [line.rsplit("; ")[1] for line in lines] == ["training begins anew"]
+    assert [line.rsplit("; ")[1] for line in lines] == ["training begins again"]
     keeper.remove()
 
 

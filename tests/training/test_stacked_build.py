@@ -43,7 +43,7 @@ class Chain(nn.Module):
 
 
 class Assigned(Chain):
-    """A normalisation that assigns its buffers anew, before dropout."""
+    """A normalisation that assigns its buffers again, before dropout."""
 
     def __init__(self) -> None:
         super().__init__(nn.Dropout(0.3))

@@ -14,7 +14,7 @@ import click
 from sweepstack.cli import runs
 from sweepstack.cli.runs import store_option
 from sweepstack.errors import StoreError, UserError, one_line, printable
-from sweepstack.exits import INTERRUPTED, ending
+from sweepstack.exits import EXIT_INTERRUPTED, ending
 from sweepstack.faults import Whose, is_signal, judge
 from sweepstack.streams import GONE, drop, open_closed
 
@@ -42,7 +42,7 @@ class Commands(click.Group):
             if not is_signal(error):
                 context.exit(_told(error))
             click.echo("Stopped.", err=True)
-            context.exit(INTERRUPTED)
+            context.exit(EXIT_INTERRUPTED)
         except SystemExit as error:
             if judge(error).whose is Whose.CODE:
                 context.exit(_told(error))

@@ -16,6 +16,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from sweepstack.config.names import check_experiment, check_sweep
 
 MAX_SEED = 2**63 - 1
+GROUPS = ("dataset", "model", "optimizer", "schedule")
+"""Config groups: each choice brings a whole section of the config."""
 
 
 def _strict_number(value: Any) -> Any:
@@ -171,7 +173,7 @@ class LaunchConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the state of a training is saved, so that it can be gone on with: after an epoch, at most every so many
+    """When the state of a training is saved, so that it can be resumed: after an epoch, at most every so many
     seconds."""
 
     every: Annotated[Float, Field(ge=0, examples=[10.0])] = 10.0

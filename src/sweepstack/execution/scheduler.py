@@ -147,13 +147,13 @@ def foreseen(
 
 
 def describe_work(work: Work, every: bool = False) -> list[str]:
-    """For people: what is trained anew, left out, waited for and gone on with.
+    """For people: what is trained again, left out, waited for and resumed.
 
     Args:
         every: name each trial that is left out.
     """
     lines = [
-        f"{count(number, 'trial')} trained before, but {words} since: trained anew"
+        f"{count(number, 'trial')} trained before, but {words} since: trained again"
         for words, number in Counter(work.changed.values()).items()
     ]
     if work.settled:
@@ -165,7 +165,7 @@ def describe_work(work: Work, every: bool = False) -> list[str]:
     if work.held:
         lines.append(f"{count(len(work.held), 'trial')} being trained by another command: waited for at the end")
     if work.resumed:
-        lines.append(f"{count(len(work.resumed), 'stack')} left open before: gone on with")
+        lines.append(f"{count(len(work.resumed), 'stack')} left open before: resumed")
     return lines
 
 

@@ -98,7 +98,7 @@ class Session:
 
     def keep_plan(self, stacks: Sequence[Stack], device: str) -> list[Stack]:
         """Keeps how trials are composed, before the first of them trains; gives the stacks as they are known then."""
-        lost = "it began in company that is not known any more"
+        lost = "resumed outside the stack that it started in (the record of that stack is lost)"
         kept = [
             replace(
                 stack, id=stack.id or secrets.token_hex(8), note=stack.note or (lost if self._has_begun(stack) else "")
@@ -113,7 +113,7 @@ class Session:
 
     def split(self, stack: Stack, parts: Sequence[Sequence[Trajectory]], device: str, note: str) -> list[Stack]:
         """Several stacks in place of one. Each goes on from its checkpoint, but for those of a single trajectory: the
-        plain trainer begins anew.
+        plain trainer begins again.
 
         Returns:
             Those with something left to train. What has failed already is kept apart, for a later command.
@@ -127,7 +127,7 @@ class Session:
         ]
         for piece in pieces:
             folder = self.checkpoints(piece)
-            with contextlib.suppress(OSError):  # on a full disk they begin anew
+            with contextlib.suppress(OSError):  # on a full disk they begin again
                 for file in self.checkpoints(stack).glob("*.pt") if len(piece.trajectories) > 1 else ():
                     folder.mkdir(parents=True, exist_ok=True)
                     os.link(file, folder / file.name)

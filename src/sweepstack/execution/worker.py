@@ -187,7 +187,7 @@ def _train_patiently(stack: Stack, data: Data, recording: Session, stopping: Cal
             begun = False  # the checkpoint is past the end of a trial whose outcome could not be kept: once more
             keeper.remove()
         except CheckpointError as error:
-            say(f"A checkpoint does not fit ({one_line(error)}); its trials begin anew.")
+            say(f"A checkpoint does not fit ({one_line(error)}); its trials begin again.")
             keeper.remove()
             keeper.state = None
         except UserError:

@@ -1,6 +1,6 @@
 """Many jobs composed at the price of a few: Hydra composes each choice of groups once, and values are set in copies.
 
-Hydra reads the YAML files and works out the defaults list anew for every job, which takes 40 ms. Of all that, only
+Hydra reads the YAML files and works out the defaults list again for every job, which takes 40 ms. Of all that, only
 choices of groups (`model=mlp`) can change the files that are read; every other override is applied to their result.
 So a job starts from a copy of what its choices give, and Hydra's own function applies the others to it: 2 ms.
 """

@@ -1,7 +1,7 @@
 """The end of a job whose result is known already: the folder, the files and the return that Hydra would give it.
 
 Hydra's `run_job` copies the config four times and writes it as YAML, which takes 15 ms, as much as a small trial. Here
-one copy is made, by pickle, and a part of the YAML that an earlier job had too is not written anew.
+one copy is made, by pickle, and a part of the YAML that an earlier job had too is not written again.
 """
 
 from __future__ import annotations

@@ -16,14 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from sweepstack.config.parsing import parse, resolve_config
-from sweepstack.config.schema import Mark, RunConfig, TrialConfig, marked
+from sweepstack.config.schema import GROUPS, Mark, RunConfig, TrialConfig, marked
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
-from sweepstack.hydra_adapter.sweep_values import parse_overrides as parse_overrides
+from sweepstack.hydra_adapter.sweep_values import parse_overrides
 from sweepstack.masking import hide
 from sweepstack.trial import Trial
 
-GROUPS = ("dataset", "model", "optimizer", "schedule")
 SHORT = {"batch_size": "bs"}
 LONGEST_NAME = 120
 OF_SWEEP = [key for key in RunConfig.model_fields if key not in marked(RunConfig, Mark.PER_JOB)]

@@ -88,12 +88,12 @@ def read_image(path: Path) -> Grey:
             ) from error
         raise PictureError(
             f"is damaged ({one_line(error)})",
-            remedy="save it anew",
+            remedy="save it again",
         ) from error
     except Exception as error:  # a damaged file can fail in any way
         raise PictureError(
             f"is damaged ({one_line(error)})",
-            remedy="save it anew",
+            remedy="save it again",
         ) from error
 
 
@@ -161,7 +161,7 @@ def _without_specks(ink: Grey) -> Grey:
 
 def _paper(grey: Grey) -> tuple[Grey, float]:
     """The paper as a plane through the edge of the picture, and the standard deviation around it. The plane is that of
-    the least absolute differences (least squares, weighted anew some times), for ink may touch the edge and must not
+    the least absolute differences (least squares, weighted again some times), for ink may touch the edge and must not
     count much; so a quarter of the edge tells how rough the paper is."""
     height, width = grey.shape
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)

@@ -56,9 +56,9 @@ class Ledger(Sessions):
             for trial in fresh:
                 note_taken_over(database, trial.id)
             database.executemany(
-                "INSERT INTO trials (id, fingerprint, session, state, trial) VALUES (?, ?, ?, 'CLAIMED', ?) ON CONFLICT "
-                "(id) DO UPDATE SET session = excluded.session, stack = NULL, state = 'CLAIMED', trial = excluded.trial, "
-                "outcome = NULL",
+                "INSERT INTO trials (id, fingerprint, session, state, trial) VALUES (?, ?, ?, 'CLAIMED', ?) "
+                "ON CONFLICT (id) DO UPDATE SET session = excluded.session, stack = NULL, state = 'CLAIMED', "
+                "trial = excluded.trial, outcome = NULL",
                 ((trial.id, trial.fingerprint, session, json.dumps(trial_as_json(trial))) for trial in fresh),
             )
         return known
@@ -70,7 +70,7 @@ class Ledger(Sessions):
             return self._known_trials(database, trials, None)
 
     def plan(self, session: int, compositions: Iterable[Composition]) -> None:
-        """Keeps how a session's trials are composed, so that they are gone on with in the same company."""
+        """Keeps how a session's trials are composed, so that they are resumed in the same stack."""
         with transaction(self.file) as database:
             for composition in compositions:
                 database.execute(

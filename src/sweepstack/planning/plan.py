@@ -165,7 +165,7 @@ def describe(planned: Plan) -> list[str]:
     for number, stack in enumerate(planned.stacks, 1):
         batch = stack.trajectories[0].config.batch_size
         trials, epochs = count(len(stack.trials), "trial"), count(stack.epochs, "epoch")
-        begun = ", to be gone on with" if stack.id else ""
+        begun = ", to be resumed" if stack.id else ""
         lines.append(f"stack {number}{begun}: {trials}, batch {batch}, {epochs}, {stack.way}")
         for trajectory in stack.trajectories:
             names = [trial.name for trial in trajectory.trials]

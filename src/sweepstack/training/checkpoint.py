@@ -31,7 +31,7 @@ SELDOM = 40
 
 
 class CheckpointError(Exception):
-    """A state does not fit what is to go on from it; says why. Nothing has been reported yet: begin anew, with a model
+    """A state does not fit what is to go on from it; says why. Nothing has been reported yet: begin again, with a model
     built afresh."""
 
 
@@ -63,7 +63,7 @@ class CheckpointManager:
         say: Callable[[str], None] = log.warning,
     ) -> None:
         self.state: dict[str, Any] | None = None
-        """What is to be gone on from; None: begin anew. It is copied from, never trained in."""
+        """What is to be resumed from; None: begin again. It is copied from, never trained in."""
         self._folder = folder
         self._every = self._pause = every
         self._stopping, self._before, self._say = stopping, before, say
@@ -109,7 +109,7 @@ class CheckpointManager:
                 _remove(path)  # else the next save would put it in the place of the good one
         _remove(aside)
         if damaged:
-            remedy = "training begins anew" if self.state is None else "training goes on from the one before"
+            remedy = "training begins again" if self.state is None else "training goes on from the one before"
             self._say(f"checkpoint {self._folder} is damaged ({'; '.join(damaged)}); {remedy}")
         return self.state
 
@@ -155,7 +155,7 @@ class CheckpointManager:
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """Deletes the folder and forgets the state: what comes next begins anew."""
+        """Deletes the folder and forgets the state: what comes next begins again."""
         self.state = None
         if self._folder is not None:
             if not any(self._folder.glob("*.newer.pt")):

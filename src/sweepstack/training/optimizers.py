@@ -28,7 +28,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     for group in optimizer.param_groups:
         on_cpu = all(parameter.device.type == "cpu" for parameter in group["params"])
         if on_cpu and "foreach" in group and group["foreach"] is None and group.get("fused") is None:
-            group["foreach"] = False  # what PyTorch chooses on a CPU, without choosing anew at every step
+            group["foreach"] = False  # what PyTorch chooses on a CPU, without choosing again at every step
     return optimizer
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sweepstack.config.schema import GROUPS
 from sweepstack.errors import printable
 from sweepstack.results.reporting.plots.style import shortened
 from sweepstack.results.tables.columns import identity, is_number, order, written
@@ -16,8 +17,6 @@ from sweepstack.results.tables.columns import identity, is_number, order, writte
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GROUPS = ("dataset", "model", "optimizer", "schedule")
-"""Choices of whole groups of params."""
 SEED = "seed"
 MAX_LISTED_VALUES = 12
 """Values of a knob that are shown as so many values; more are a range."""

@@ -24,7 +24,7 @@ from sweepstack.tracking.store import Store
 
 VIEW_TAG = "mlflow.sharedViewState."
 UNTOUCHED = "untouched"
-"""Marks a view that nobody has saved anew in the UI, which would drop it."""
+"""Marks a view that nobody has saved again in the UI, which would drop it."""
 SECTION = "sweep"
 SINCE, BEFORE = (3, 15), (4, 0)
 """Versions of MLflow whose UI reads views of this form."""

@@ -2,7 +2,7 @@
 shares the interpreter with it, and whose work for each trial a part of every second.
 
 Parent and child talk in pickles over the child's standard input and output; events go through the journal alone. So a
-child that dies is started anew and goes on, and one whose parent dies delivers what there is and ends.
+child that dies is started again and goes on, and one whose parent dies delivers what there is and ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sweepstack.tracking.rows import Row
 log = logging.getLogger(__name__)
 
 RESTARTS = 3
-"""Times that a child which has died is started anew."""
+"""Times that a child which has died is started again."""
 
 
 class Open(NamedTuple):
@@ -86,7 +86,7 @@ Answer = Found | StoreLookup | Refused
 class WriterProcess:
     """Delivers the journal of one session after the other to a store. See `writer_process` for the one to use.
 
-    If the process dies it is started anew; whatever happens to it, training goes on and the journal keeps all.
+    If the process dies it is started again; whatever happens to it, training goes on and the journal keeps all.
     """
 
     def __init__(self, uri: str) -> None:
@@ -96,7 +96,7 @@ class WriterProcess:
         self._talking = threading.RLock()
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._orders: list[Open | Close | Find | Look] = []
-        """What has not been answered yet; a child that is started anew is told again."""
+        """What has not been answered yet; a child that is started again is told again."""
         self._closed_with: Closed | None = None
         self._is_closed = threading.Event()
         self._say: Callable[[str], None] | None = None
