@@ -22,12 +22,12 @@ RUNS = 5
 FIRST_STEP = """
 import os, runpy, sys
 import sweepstack.training.optimizers as optimizers
-build = optimizers.build
+build = optimizers.build_optimizer
 def watched(config, parameters):
     optimizer = build(config, parameters)
     optimizer.register_step_post_hook(lambda *_: os._exit(0))
     return optimizer
-optimizers.build = watched
+optimizers.build_optimizer = watched
 sys.argv = ["train.py"]
 runpy.run_path(TRAIN, run_name="__main__")
 """

@@ -25,7 +25,7 @@ from sweepstack.inference.classifier import METADATA_FILE
 from sweepstack.results import reproduce
 from sweepstack.results.selection.predictions import right
 from sweepstack.tracking.artifacts import artifact, predictions
-from sweepstack.tracking.models import files, registered, version
+from sweepstack.tracking.models import files, load_model, registered, version
 from sweepstack.tracking.rows import Row
 from sweepstack.tracking.runs import Record, find_run
 from sweepstack.tracking.store import Store
@@ -185,6 +185,17 @@ print(found.argmax(1).tolist())
     signature, predicted = done.stdout.splitlines()
     assert json.loads(predicted) == predictions(terminal.store, row.run_id).tolist()
     assert "'shape': (-1, 1, 8, 8)" in signature or "[-1, 1, 8, 8]" in signature
+
+
+def test_a_model_that_version_0_1_has_registered_is_loaded(terminal: Terminal, best: Result, tmp_path: Path) -> None:
+    """It names a module that has moved since."""
+    source = terminal.store.client.get_model_version_by_alias("digits", "best").source
+    model = terminal.store.client.get_logged_model(source.removeprefix("models:/"))
+    shutil.copytree(model.artifact_location.removeprefix("file://"), tmp_path / "model")
+    about = tmp_path / "model" / "MLmodel"
+    about.write_text(about.read_text().replace("sweepstack.inference.classifier", "sweepstack.training.predicting"))
+    assert "loader_module: sweepstack.training.predicting" in about.read_text()
+    assert load_model(tmp_path / "model").config.dataset.classes == 10
 
 
 def test_the_model_names_what_it_needs_and_holds_no_pickle(terminal: Terminal, best: Result) -> None:

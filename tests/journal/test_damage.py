@@ -232,6 +232,71 @@ def test_a_trial_whose_row_cannot_be_read_is_found_again_in_the_journal(
     assert states(store) == {"lr=1": "FINISHED", "lr=2": "KILLED"}
 
 
+def broken_row(ledger: Ledger, number: int = 1) -> None:
+    change(ledger, f"UPDATE trials SET fingerprint = fingerprint || '0' WHERE id = 'sweep-{number}'")
+
+
+def begun(ledger: Ledger, trial: MakeTrial, store: Store) -> None:
+    """A command that has measured a trial, delivered all of it, and died."""
+    command = Command(ledger)
+    command.claim(trial(1))
+    command.plan("stack", trial(1))
+    command.start(trial(1))
+    command.measure(trial(1), 1, 2)
+    Delivery(store, ledger, command.number).deliver()
+    command.die()
+
+
+def test_a_restored_trial_goes_on_in_the_run_that_it_has(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
+    begun(ledger, trial, store)
+    broken_row(ledger)
+    new = Command(ledger)
+    ((_, found),) = new.claim(trial(1, id="new")).resumed
+    assert found["sweep-1"].measured == 20
+    new.start(found["sweep-1"].trial, again=True)
+    new.measure(found["sweep-1"].trial, 3)
+    new.finish(found["sweep-1"].trial)
+    new.end()
+    deliver_all(store, ledger)
+    assert ask(store, "SELECT status FROM runs") == [("FINISHED",)]
+    assert points_of("lr=1", epochs=(1, 2, 3)) <= points(store)
+    assert max(points(store).values()) == 1
+
+
+def test_a_run_whose_row_is_damaged_is_closed_by_sync(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
+    begun(ledger, trial, store)
+    broken_row(ledger)
+    deliver_all(store, ledger)
+    assert states(store) == {"lr=1": "KILLED"}
+
+
+def test_a_trial_that_waits_in_a_living_session_is_restored_for_that_one(
+    store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    begun(ledger, trial, store)
+    living = Command(ledger)
+    assert len(living.claim(trial(1)).resumed) == 1
+    broken_row(ledger)
+    third = Command(ledger)
+    claim = third.claim(trial(1, id="new"))
+    assert (claim.fresh, claim.resumed, [one.fingerprint for one in claim.held]) == ([], [], [trial(1).fingerprint])
+    third.die()
+    living.die()
+
+
+def test_a_restored_trial_knows_the_steps_of_all_its_sessions(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
+    begun(ledger, trial, store)
+    second = Command(ledger)
+    ((_, found),) = second.claim(trial(1)).resumed
+    second.start(found["sweep-1"].trial, again=True)
+    second.die()
+    broken_row(ledger)
+    third = Command(ledger)
+    ((_, found),) = third.claim(trial(1)).resumed
+    assert found["sweep-1"].measured == 20
+    third.die()
+
+
 def ask_ledger(ledger: Ledger, question: str) -> list[tuple[Any, ...]]:
     with sqlite3.connect(ledger.file) as database:
         found = database.execute(question).fetchall()

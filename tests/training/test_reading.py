@@ -193,7 +193,7 @@ def test_a_shape_says_no_more_than_it_can():
     assert torch.equal(part(flat, shape=(1, 4, 4))[0], images[:, None])
     for other, unfit in ((images, (2, 8)), (images, (2, 2, 4)), (images.reshape(COUNT, 16), (4, 2, 2))):
         refusal = refused(TensorDataset(other, torch.tensor(LABELS)), shape=unfit)
-        assert f"got {list(shape)}; set dataset.shape={str([*other.shape[1:]]).replace(' ', '')}, or let" in refusal
+        assert f"got {list(unfit)}; set dataset.shape={str([*other.shape[1:]]).replace(' ', '')}, or let" in refusal
 
 
 def test_uint8_numbers_that_are_no_pixels_are_refused():

@@ -64,8 +64,8 @@ def _loaded(source: ConfigSource, file: Path) -> ConfigResult:
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
-    """Hydra's source of files, with `yamlfile.read` for its reader. Its name is that of Hydra's class, for Hydra takes
-    a class of another name for a second one of the same scheme."""
+    """Hydra's source of files, with `yaml_file.read_yaml` for its reader. Its name is that of Hydra's class, for Hydra
+    takes a class of another name for a second one of the same scheme."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         file = Path(self.path, self._normalize_file_name(config_path))

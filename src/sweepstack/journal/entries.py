@@ -35,6 +35,8 @@ class Unreadable:
     id: str
     """What its trial was known by, unless that is damaged."""
     run_id: str | None
+    session: Any
+    """The number of the session that had it, unless that is damaged."""
     why: str
 
 
@@ -73,7 +75,7 @@ def _entry_of(row: tuple[Any, ...]) -> Entry | Unreadable:
         ended = None if outcome is None else json.loads(outcome)
         result = None if ended is None else outcome_from_json(ended)
     except (UnreadableError, ValueError) as error:
-        return Unreadable(number, str(trial_id), run_id, one_line(error))
+        return Unreadable(number, str(trial_id), run_id, session, one_line(error))
     state = STATES_OF_VERSION_1.get(state, state)
     return Entry(known, session, stack, state, run_id, at, measured, result, ended, outdated)
 
@@ -160,8 +162,20 @@ def find_again(database: sqlite3.Connection, session: int, trial: Trial) -> None
     if later is None:
         note_taken_over(database, trial.id)
     database.execute(
-        "INSERT INTO trials (id, fingerprint, session, state, trial, stack) VALUES (?, ?, ?, 'CLAIMED', ?, "
-        "(SELECT id FROM stacks WHERE instr(content, ?) ORDER BY rowid DESC LIMIT 1)) "
+        "INSERT INTO trials (id, fingerprint, session, state, trial) VALUES (?, ?, ?, 'CLAIMED', ?) "
         "ON CONFLICT (id) DO UPDATE SET session = max(excluded.session, coalesce(session, 0))",
-        (trial.id, trial.fingerprint, session, json.dumps(trial_as_json(trial)), json.dumps(trial.id)),
+        (trial.id, trial.fingerprint, session, json.dumps(trial_as_json(trial))),
+    )
+
+
+def restore(database: sqlite3.Connection, session: int, trial: Trial, number: int | None) -> None:
+    """Puts a row in the place of one that was set aside, in the stack that the trial was planned in.
+
+    Args:
+        number: of the row that was set aside; None where nobody knows it.
+    """
+    database.execute(
+        "INSERT INTO trials (rowid, id, fingerprint, session, state, trial, stack) VALUES (?, ?, ?, ?, 'CLAIMED', ?, "
+        "(SELECT id FROM stacks WHERE instr(content, ?) ORDER BY rowid DESC LIMIT 1))",
+        (number, trial.id, trial.fingerprint, session, json.dumps(trial_as_json(trial)), json.dumps(trial.id)),
     )

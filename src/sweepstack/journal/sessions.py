@@ -12,6 +12,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sweepstack.journal.entries import (
     note_progress,
     note_set_aside,
     parts,
+    restore,
     set_aside,
     trial_of,
 )
@@ -282,14 +284,24 @@ class Sessions:
         note_set_aside(database, unreadable)
         if not unreadable:
             return
-        found: dict[str, tuple[int, bool, Progress]] = {}
-        for number, ended in database.execute("SELECT number, ended FROM sessions ORDER BY number").fetchall():
+        ended = dict(database.execute("SELECT number, ended FROM sessions ORDER BY number").fetchall())
+        told: dict[str, dict[int, Progress]] = {}
+        for number in ended:
             for trial_id, progress in self._fold(number).progress.items():
-                found[trial_id] = number, bool(ended), progress
-        for trial_id, (number, ended, progress) in found.items():
-            if not database.execute("SELECT 1 FROM trials WHERE id = ?", (trial_id,)).fetchone():
-                find_again(database, number, progress.trial)
-                note_progress(database, number, trial_id, progress, left=ended)
+                told.setdefault(trial_id, {})[number] = progress
+        rows = {row.id: row for row in unreadable}
+        for trial_id, by_session in told.items():
+            if database.execute("SELECT 1 FROM trials WHERE id = ?", (trial_id,)).fetchone():
+                continue
+            row = rows.get(trial_id)
+            claimed_by = row.session if row is not None and row.session in ended else 0
+            session = max(claimed_by, *by_session)
+            restore(database, session, by_session[max(by_session)].trial, row.number if row is not None else None)
+            for number, progress in by_session.items():
+                known = progress if number == session else replace(progress, outcome=None, ended=None)
+                note_progress(database, session, trial_id, known, left=bool(ended[session]))
+                # delivered again from its beginning, which finds the run of the trial
+                database.execute("UPDATE sessions SET delivered = 0, delivering = 1 WHERE number = ?", (number,))
 
     def _bury(self, database: sqlite3.Connection) -> None:
         self._find_the_lost(database)
@@ -301,7 +313,7 @@ class Sessions:
         """What the journal of a session tells by now.
 
         Args:
-            trial_of: as `Reader` takes it.
+            trial_of: as `LogReader` takes it.
         """
         fold = Replay()
         with contextlib.suppress(StoreError):  # what a newer version has written is for that to deliver

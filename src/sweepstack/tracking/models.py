@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,8 @@ BY_TAG = "sweepstack.registering"
 """On a model that is not registered yet: host and process of who is at it."""
 LOADER = "sweepstack.inference.classifier"
 """The module with the function that MLflow loads a model of ours by; nothing is pickled."""
+LOADER_OF_0_1 = "sweepstack.training.predicting"
+"""Where that function was in version 0.1, whose models name it."""
 
 
 FORBIDDEN = "/:.%\"'@"
@@ -336,6 +340,7 @@ def load_model(folder: Path) -> Any:
     import mlflow.pyfunc
 
     try:
+        sys.modules.setdefault(LOADER_OF_0_1, importlib.import_module(LOADER))
         return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True).get_raw_model()
     except UserError:
         raise

@@ -53,7 +53,7 @@ class Find(NamedTuple):
 
 
 class Look(NamedTuple):
-    """To the child: are these fingerprints settled in the store? It answers with `Known` or `Refused`."""
+    """To the child: are these fingerprints settled in the store? It answers with `StoreLookup` or `Refused`."""
 
     fingerprints: tuple[str, ...]
 

@@ -180,10 +180,10 @@ class Delivery:
 
     def _close_what_is_open(self) -> None:
         """Nothing stays RUNNING that nobody trains."""
+        broken = dict(self._sessions.unreadable(self._session))  # first: what the journal tells of them is left, too
         left = {entry.trial.id: entry for entry in self._sessions.left_by(self._session) if entry.outcome is None}
         runs = [(one.run_id or self._store.run_of(trial_id), one.at) for trial_id, one in left.items()]
         closing = [(run_id, "its process died", at) for run_id, at in runs if run_id is not None]
-        broken = dict(self._sessions.unreadable(self._session))
         orphans = {*broken, *(one for one in self._seen.open if one not in left)}
         for trial_id in orphans - self._sessions.known(orphans):
             run_id = self._store.run_of(trial_id) or broken.get(trial_id)

@@ -1,7 +1,7 @@
 """A stack's members as one batched model: parameters [K, ...], member first; members with one seed share their batches.
 
-What both ways have in common: `mapped.MappedModel` takes any module, `dense.DenseModel` is the faster way for linear
-layers, `stacking.build` chooses.
+What both ways have in common: `vmap_model.MappedModel` takes any module, `dense_model.DenseModel` is the faster way
+for linear layers, `build.build_stacked_model` chooses.
 """
 
 from __future__ import annotations
