@@ -35,7 +35,7 @@ LIBRARIES = {
         "pydantic.main rich.table"
     ),
 }
-"""What is imported before a program is forked. Nothing of it starts a thread."""
+"""What is imported before a program is forked. Only libraries of linear algebra start threads then."""
 CHILD = "from sweepstack.tracking.writer.process import main; "
 """With this the process begins that records what a training journals."""
 READ_AT_ONCE = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "KMP_", "LD_", "MLFLOW_ENABLE", "MLFLOW_CONFIGURE")
@@ -75,10 +75,17 @@ class Forked(subprocess.Popen[Any]):
             channel.connect(os.path.join(servers(), program))
             fds = [fd if fd >= 0 else usual for usual, fd in enumerate(ours)]
             socket.send_fds(channel, [json.dumps(request).encode()], [*fds, told])
-            self.pid = int(channel.recv(20))
+            channel.settimeout(120)
+            pid = channel.recv(20)
+        if not pid:
+            raise RuntimeError("the process that forks programs for tests has died")
+        self.pid = int(pid)
         self._child_created = True
-        for fd in {*ours, told} - {-1, *(given[key] for key in ("p2cwrite", "c2pread", "errread"))}:
+        pairs = (("p2cread", "p2cwrite"), ("c2pwrite", "c2pread"), ("errwrite", "errread"))
+        for fd in {told, *(given[one] for one, other in pairs if given[other] != -1)}:  # others are the caller's
             os.close(fd)
+        if (devnull := getattr(self, "_devnull", None)) is not None:
+            os.close(devnull)
         return None
 
     def wait(self, timeout: float | None = None) -> int:
@@ -86,7 +93,7 @@ class Forked(subprocess.Popen[Any]):
         if self._ends is None and self.returncode is None:
             return super().wait(timeout)
         if self.returncode is None:
-            if not select.select([self._ends], [], [], timeout)[0]:
+            if not select.select([self._ends], [], [], None if timeout is None else max(0.0, timeout))[0]:
                 assert timeout is not None
                 raise subprocess.TimeoutExpired(self.args, timeout)
             with self._waiting:
@@ -185,6 +192,8 @@ def become(request: Request) -> None:
     subprocess.Popen = Forked  # type: ignore[misc]
     globals()["servers"] = lambda: request.servers
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # else all forked programs would draw the same, as if they were seeded
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))  # type: ignore[misc]
     for fd, name in ((1, "stdout"), (2, "stderr")):
         file = io.FileIO(fd, "wb", closefd=False)

@@ -153,7 +153,7 @@ def test_the_selected_model_is_registered(terminal: Terminal, best: Result, row:
     lines = best.stdout.splitlines()
     assert lines[0].startswith("lr=0.3  test/accuracy")
     assert lines[1] == "registered as digits, version 1: models:/digits@best"
-    assert lines[2] == "Predict:  sweepstack predict IMAGE.png"
+    assert lines[2] == f"Predict:  sweepstack predict --store {terminal.uri} IMAGE.png"
     client = terminal.store.client
     version = client.get_model_version_by_alias("digits", "best")
     assert version.run_id == row.run_id
@@ -226,7 +226,7 @@ def test_a_users_net_of_a_user_goes_along_with_its_code(
         sys.modules.pop(name, None)
     assert (done.exit_code, done.stderr) == (0, "")
     assert "with its code: net_of_a_user.py, parts_of_a_user.py" in done.stdout
-    assert "sweepstack predict --model mine@try-1 IMAGE.png" in done.stdout
+    assert f"sweepstack predict --model mine@try-1 --store {terminal.uri} IMAGE.png" in done.stdout
     done = sweepstack(terminal, "predict", str(seven), "--model", "try-1", "--format", "json")
     assert (done.exit_code, done.stderr) == (0, "")
     assert json.loads(done.stdout)[0]["class"] == 7
@@ -418,7 +418,8 @@ def test_the_summary_of_a_sweep_is_no_trial(terminal: Terminal, row: Row) -> Non
 def test_a_second_model_of_one_alias_is_named_in_full(terminal: Terminal, best: Result, row: Row) -> None:
     done = sweepstack(terminal, "register", row.run_id, "--name", "second")
     try:
-        assert done.stdout.splitlines()[-1] == "Predict:  sweepstack predict --model second@best IMAGE.png"
+        printed = f"Predict:  sweepstack predict --model second@best --store {terminal.uri} IMAGE.png"
+        assert done.stdout.splitlines()[-1] == printed
     finally:
         terminal.store.client.delete_registered_model("second")
 

@@ -1,6 +1,7 @@
 """The tricks with MLflow still fit the MLflow that is installed, and the public way gives the same."""
 
 import inspect
+import os
 from collections.abc import Callable
 
 import pytest
@@ -87,13 +88,16 @@ def test_a_block_that_fails_leaves_nothing_but_with_the_public_way_what_it_had_w
     assert store.client.get_run(run).data.metrics == ({} if use_tricks else {"loss": 1.0})
 
 
-def test_mlflow_is_set_to_a_store_meanwhile(store, use_tricks) -> None:
+@pytest.mark.parametrize("uri", ["sqlite:////of/the/environment.db", None])
+def test_mlflow_is_set_to_a_store_meanwhile(store, use_tricks, uri, monkeypatch) -> None:
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if uri is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with private.as_tracking_uri(store.uri):
         assert mlflow.get_tracking_uri() == store.uri
-    assert mlflow.get_tracking_uri() == before
+    assert os.environ.get("MLFLOW_TRACKING_URI") == uri
 
 
 def test_a_folder_of_artifacts_is_deleted(store) -> None:

@@ -164,7 +164,7 @@ def place(store: Store, run_id: str) -> Place | None:
 
 
 def _query_artifacts(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Place] | None:
-    """An sqlite store is asked directly, as in `finished`; None where that cannot be done."""
+    """An sqlite store is asked directly, as in `lookup`; None where that cannot be done."""
     if store.database is None or not tricks():
         return None
     with (

@@ -146,13 +146,19 @@ def as_tracking_uri(address: str) -> Iterator[None]:
     import mlflow
     from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 
-    if tricks():
-        with _use_tracking_uri(address):
-            yield
-        return
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(address)
+    of_environment = os.environ.get("MLFLOW_TRACKING_URI")  # which MLflow changes, too, or deletes
     try:
-        yield
+        if tricks():
+            with _use_tracking_uri(address):
+                yield
+            return
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(address)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)
     finally:
-        mlflow.set_tracking_uri(before)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if of_environment is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = of_environment

@@ -177,7 +177,7 @@ class Store:
             aside.unlink()
 
     def follow_move(self) -> str:
-        """Lets a database that was moved or copied name the files beside it; see `moving`.
+        """Lets a database that was moved or copied name the files beside it; see `relocation`.
 
         Returns:
             A line for the user if that was so; else empty. A database that cannot be written stays as it is.
