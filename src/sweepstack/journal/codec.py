@@ -52,7 +52,7 @@ def contents(text: bytes) -> Iterator[dict[str, Any] | None]:
     """What stands in a line: one record; of a damaged line what can be saved of it, and None for the rest.
 
     Raises:
-        NewerError: a newer version has written it.
+        NewerRecordError: a newer version has written it.
     """
     whole = _content(text.rstrip(b"\n"))
     if whole is not None:

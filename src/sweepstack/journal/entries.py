@@ -169,10 +169,12 @@ def find_again(database: sqlite3.Connection, session: int, trial: Trial) -> None
 
 
 def restore(database: sqlite3.Connection, session: int, trial: Trial, number: int | None) -> None:
-    """Puts a row in the place of one that was set aside, in the stack that the trial was planned in.
+    """Inserts the row of a trial again after a damaged one was removed. The trial belongs to its planned stack again.
 
     Args:
-        number: of the row that was set aside; None where nobody knows it.
+        session: the session that trains the trial, or whose journal holds what is not delivered yet.
+        trial: the trial as a journal tells it.
+        number: the rowid of the damaged row, so that the order of the rows stays; None if it is unknown.
     """
     database.execute(
         "INSERT INTO trials (rowid, id, fingerprint, session, state, trial, stack) VALUES (?, ?, ?, ?, 'CLAIMED', ?, "

@@ -90,7 +90,7 @@ class CheckpointManager:
         self.state = None
         if self._folder is None:
             return None
-        latest, previous, aside = _files(self._folder)
+        latest, previous, temporary = _files(self._folder)
         damaged: list[str] = []
         for path in (latest, previous):
             try:
@@ -107,7 +107,7 @@ class CheckpointManager:
             except Exception as error:  # a damaged file can fail in any way
                 damaged.append(f"{path.name} {_reason(error)}")
                 _remove(path)  # else the next save would put it in the place of the good one
-        _remove(aside)
+        _remove(temporary)
         if damaged:
             remedy = "training begins again" if self.state is None else "training goes on from the one before"
             self._say(f"checkpoint {self._folder} is damaged ({'; '.join(damaged)}); {remedy}")
@@ -119,21 +119,21 @@ class CheckpointManager:
         if self._folder is None:
             return
         began = time.monotonic()
-        latest, previous, aside = _files(self._folder)
+        latest, previous, temporary = _files(self._folder)
         try:
             self._before()
             make_folder(self._folder.parent)
             make_folder(self._folder)
-            for path in (latest, previous, aside):
+            for path in (latest, previous, temporary):
                 if found := irregular(path):
                     raise OSError(f"{path} is {found}")
-            _write_state(aside, state)
+            _write_state(temporary, state)
             with contextlib.suppress(FileNotFoundError):  # the first one
                 os.replace(latest, previous)
-            os.replace(aside, latest)
+            os.replace(temporary, latest)
             make_durable(self._folder)
         except OSError as error:
-            _remove(aside)
+            _remove(temporary)
             if not self._complained:
                 self._say(f"checkpoint cannot be written ({_reason(error)}); training goes on from the last one kept")
             self._complained = True
