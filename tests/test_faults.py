@@ -200,14 +200,14 @@ OURS_TRAIN = [
     ("sweepstack.hydra_adapter.trials.parse", KeyError("planted")),
     ("sweepstack.hydra_adapter.jobs.make_trial", TypeError("planted")),
     ("sweepstack.hydra_adapter.launcher.fixed_keys", ValueError("planted")),
-    ("sweepstack.hydra_adapter.launcher.identified", AssertionError("planted")),
+    ("sweepstack.hydra_adapter.launcher.prepare", AssertionError("planted")),
     ("sweepstack.execution.scheduler.plan", IndexError("planted")),
-    ("sweepstack.execution.scheduler.identify", UnicodeDecodeError("utf-8", b"", 0, 1, "planted")),
+    ("sweepstack.execution.prepare._identify", UnicodeDecodeError("utf-8", b"", 0, 1, "planted")),
     ("sweepstack.execution.session.Journal", AttributeError("planted")),
     ("sweepstack.execution.session.ledger_of", sqlite3.ProgrammingError("planted")),
     ("sweepstack.execution.session.Session.claim", RecursionError("planted")),
     ("sweepstack.execution.session.Session.keep_plan", StopIteration("planted")),
-    ("sweepstack.hydra_adapter.launcher._prepare", OSError("planted")),
+    ("sweepstack.execution.prepare.check", OSError("planted")),
     ("sweepstack.execution.scheduler._keep_files", NotImplementedError("planted")),
 ]
 OURS_COMMANDS = [

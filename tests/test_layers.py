@@ -122,6 +122,16 @@ def test_the_doors_and_the_upper_floors_import_nothing_heavy_at_once() -> None:
         assert not at_once & {"torch", "torchvision", "mlflow", "pandas", "numpy"}, path
 
 
+def test_a_worker_knows_no_session_no_ledger_and_no_store() -> None:
+    known, reached = modules(), {"sweepstack.execution.worker"}
+    while found := {one for name in reached for one, _ in imports(known[name]) if one in known} - reached:
+        reached |= found
+    assert not {name for name in reached if name.startswith(("sweepstack.journal", "sweepstack.tracking"))}
+    assert {name for name in reached if name.startswith("sweepstack.execution")} == {
+        f"sweepstack.execution.{name}" for name in ("assignment", "failures", "outputs", "signals", "worker")
+    }
+
+
 def test_planning_reads_no_file_and_no_tensor() -> None:
     for name, path in modules().items():
         if name.startswith("sweepstack.planning."):

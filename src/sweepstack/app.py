@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import logging
 import math
 import os
 import secrets
@@ -64,9 +63,11 @@ def run(cfg: DictConfig) -> float:
 
 def _run(cfg: DictConfig) -> float:
     from sweepstack.errors import ConfigError
-    from sweepstack.execution.scheduler import execute, identified
-    from sweepstack.execution.session import undelivered, usable_store
-    from sweepstack.execution.worker import log_outcome, prepare, run_stack
+    from sweepstack.execution.executor import InProcessExecutor
+    from sweepstack.execution.listener import JobLog
+    from sweepstack.execution.prepare import prepare
+    from sweepstack.execution.records import undelivered, usable_store
+    from sweepstack.execution.scheduler import execute
     from sweepstack.hydra_adapter.ignored_settings import check_grid
     from sweepstack.hydra_adapter.trials import make_trial
     from sweepstack.paths import begin_in
@@ -84,18 +85,19 @@ def _run(cfg: DictConfig) -> float:
             "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack",
             remedy="add or remove them",
         )
-    store = usable_store([trial], hydra.job.name)
-    prepare(trial, set())
-    (trial,) = identified([trial])
+    task = hydra.job.name
+    store = usable_store(trial.run.tracking, task)
 
-    def tell(trial: Trial, outcome: Outcome, why: str) -> None:
-        logging.getLogger(__name__).info("%s: %s, %s", trial.name, outcome.state, why)
-        if not in_sweep:
-            figures = "  ".join(f"{key} {value:.4f}" for key, value in sorted(outcome.metrics.items()) if "acc" in key)
-            print(printable(f"{trial.name}  {figures or outcome.reason}"))
+    class Log(JobLog):
+        def on_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
+            super().on_skipped(trial, outcome, reason)
+            if not in_sweep:
+                metrics = sorted((key, value) for key, value in outcome.metrics.items() if "acc" in key)
+                shown = "  ".join(f"{key} {value:.4f}" for key, value in metrics)
+                print(printable(f"{trial.name}  {shown or outcome.reason}"))
 
-    outcomes = execute([trial], store, hydra.job.name, "", run_stack, log_outcome, tell)
-    outcome = outcomes[trial.fingerprint]
+    outcomes = execute(prepare([trial], task), store, InProcessExecutor(), [Log()])
+    (outcome,) = outcomes.values()
     if not in_sweep:
         if outcome.state is not TrialState.FINISHED:
             raise SystemExit(FAILED)
@@ -151,7 +153,7 @@ class AfterSweep(Callback):
         return WAITING if self._undelivered(config) else OK
 
     def _undelivered(self, config: DictConfig) -> str | None:
-        from sweepstack.execution.session import undelivered
+        from sweepstack.execution.records import undelivered
         from sweepstack.tracking.store import Store
 
         if self._objectives:

@@ -66,7 +66,15 @@ class Measurement:
     metrics: Mapping[str, float]
 
 
-OnMeasured = Callable[[Measurement], None]
+class Answer(enum.Enum):
+    """Whether a training goes on, as whoever hears of a measurement decides."""
+
+    GO_ON = enum.auto()
+    STOP = enum.auto()
+
+
+OnMeasured = Callable[[Measurement], Answer | None]
+"""Hears of a measurement; without an answer the training goes on."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def test_so_is_one_of_an_experiment_wherever_it_comes_from(
     if name:
         with (
             pytest.raises(ConfigError, match=r"experiment should .*; choose another with tracking\.experiment=NAME"),
-            open_session([trial(1)], store, name, lambda *ended: None),
+            open_session(trial(1).run, store, name, []),
         ):
             pytest.fail("nothing may train")
 

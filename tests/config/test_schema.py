@@ -39,8 +39,8 @@ import sweepstack.app
 from sweepstack.config.fingerprint import fingerprint
 from sweepstack.config.parsing import parse
 from sweepstack.errors import ConfigError
-from sweepstack.execution.worker import prepare
-from sweepstack.execution.scheduler import _differs
+from sweepstack.execution.prepare import check
+from sweepstack.execution.describe import _differs
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.trials import OF_SWEEP, make_trial, split_job
 from sweepstack.journal.codec import trial_as_json, trial_from_json
@@ -55,7 +55,7 @@ def trial_of(loader, *words):
 
 def about(trial):
     checked = set()
-    prepare(trial, checked)
+    check(trial, checked)
     return {
         "fingerprint": fingerprint(trial.config, DATA, CODE).config,
         "stack": stack_key(trial.config, trial.run),

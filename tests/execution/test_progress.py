@@ -23,12 +23,12 @@ def trials(config: TrialConfig, count: int, name: str = "lr=") -> list[Trial]:
 def shown(console: Console, config: TrialConfig, count: int, name: str = "lr=") -> str:
     console.file = io.StringIO()
     with Display(console) as display:
-        display.expect(trials(config, count, name))
+        display.on_planned(trials(config, count, name))
         for trial in trials(config, count, name):
-            display.show(Started(trial, 0.0, DatasetFacts("d", 1, 1, 1)))
-            display.show(Measured(trial, Measurement(1, 5, 10, GOOD), 1.0))
+            display.on_started(Started(trial, 0.0, DatasetFacts("d", 1, 1, 1)))
+            display.on_measured(Measured(trial, Measurement(1, 5, 10, GOOD), 1.0))
             ended = Outcome(TrialState.FINISHED, GOOD) if trial.number else Outcome(TrialState.FAILED, reason="[b] nan")
-            display.show(Ended(trial, ended, 2.0))
+            display.on_ended(Ended(trial, ended, 2.0))
     return console.file.getvalue()
 
 
@@ -44,10 +44,10 @@ def test_what_is_found_later_to_be_trained_counts_from_then_on(digits_config: Ca
     console = Console(highlight=False, file=io.StringIO())
     with Display(console) as display:
         for part in (trials(digits_config(), 3)[:1], trials(digits_config(), 3)[1:]):
-            display.expect(part)
+            display.on_planned(part)
             for trial in part:
-                display.show(Started(trial, 0.0, DatasetFacts("d", 1, 1, 1)))
-                display.show(Ended(trial, Outcome(TrialState.FAILED, reason="torn"), 2.0))
+                display.on_started(Started(trial, 0.0, DatasetFacts("d", 1, 1, 1)))
+                display.on_ended(Ended(trial, Outcome(TrialState.FAILED, reason="torn"), 2.0))
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == ["[1/1]", "[2/3]", "[3/3]"]

@@ -18,9 +18,10 @@ import torch
 from sweepstack.config import code_digest
 from sweepstack.config.parsing import parse
 from sweepstack.errors import DataError
-from sweepstack.execution.scheduler import execute, foreseen, identified
-from sweepstack.execution.session import ledger_of, undelivered
-from sweepstack.execution.worker import run_stack
+from sweepstack.execution.executor import InProcessExecutor
+from sweepstack.execution.prepare import Prepared, prepare
+from sweepstack.execution.records import ledger_of, undelivered
+from sweepstack.execution.scheduler import execute, foresee
 from sweepstack.journal.ledger import Ledger
 from sweepstack.planning.known_trials import Composition
 from sweepstack.tracking.store import Store
@@ -62,7 +63,7 @@ def trials(
         points = [(lr, longest) for lr in lrs for longest in epochs]
         config = {"seed": seed, "threads": 1, "checkpoint.every": 0.0, "launch.width": len(lrs), **changes}
         configs = [parse(digits_plain({**config, "optimizer.lr": lr, "epochs": longest})) for lr, longest in points]
-        return identified(
+        made = prepare(
             [
                 Trial(
                     configs[number].trial,
@@ -76,15 +77,21 @@ def trials(
                     sweep=sweep,
                 )
                 for number, (lr, longest) in enumerate(points)
-            ]
+            ],
+            "train",
         )
+        return [*made.trials]
 
     yield make
     torch.set_num_threads(threads)
 
 
+def prepared(trials: list[Trial]) -> Prepared:
+    return Prepared(tuple(trials), "train", {trial.run.device: "cpu" for trial in trials})
+
+
 def run(trials: list[Trial], store: Store) -> list[Outcome]:
-    outcomes = execute(trials, store, "train", "", run_stack, lambda *ended: None, lambda *told: None)
+    outcomes = execute(prepared(trials), store, InProcessExecutor())
     return [outcomes[trial.fingerprint] for trial in trials]
 
 
@@ -210,12 +217,12 @@ def test_a_stack_that_is_not_whole_any_more_is_foreseen_as_new_trials(
     """One of its trials was taken by a command that has done nothing with it."""
     three = trials(0.1, 0.2, 0.3)
     known = leave_open(ledger, three, "cpu", begun=False)
-    work, _ = foreseen(three, store, "")
+    work, _ = foresee(prepared(three), store, InProcessExecutor())
     assert (work.fresh, [stack.trials for stack in work.resumed]) == ([], [known])
     taker = Command(ledger)
     taker.claim(three[1])
     taker.end()
-    work, planned = foreseen(three, store, "")
+    work, planned = foresee(prepared(three), store, InProcessExecutor())
     assert (work.fresh, work.resumed) == ([known[0], three[1], known[2]], [])
     assert {trial.name for trial in planned.trials} == {"lr=0.1", "lr=0.2", "lr=0.3"}
     assert composition(ledger, str(three[0].sweep)) is not None  # though the ledger still has it

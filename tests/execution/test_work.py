@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweepstack.execution.progress import Display
-from sweepstack.execution.scheduler import describe_work
-from sweepstack.execution.session import Session, ledger_of, peek
+from sweepstack.execution.describe import describe_work
+from sweepstack.execution.records import ledger_of
+from sweepstack.execution.session import Session, peek
 from sweepstack.execution.work import Work
 from sweepstack.planning.classify import Decision, Resume, Train
 from sweepstack.planning.known_trials import Entry
@@ -67,7 +67,7 @@ class House:
         foreseen = peek(trials, self.store, rerun)
         assert before == (content(self.ledger.folder) if before is not None else None)
         command = Command(self.ledger)
-        session = Session(self.ledger, command.number, self.store, Display(), lambda *_: None)
+        session = Session(self.ledger, command.number, self.store, [])
         claimed = session.claim(trials, rerun)
         command.journal.close()
         command.journal, command.fold = session.journal, session.fold

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sweepstack.execution.executor import InProcessExecutor
+from sweepstack.execution.prepare import prepare
+from sweepstack.execution.records import ledger_of
 from sweepstack.execution.scheduler import execute
-from sweepstack.execution.session import ledger_of
-from sweepstack.execution.worker import run_stack
 from sweepstack.journal.entries import entries
 from sweepstack.journal.ledger import Ledger
 from sweepstack.planning.known_trials import SETTLED
@@ -114,7 +115,7 @@ def test_what_version_1_has_left_open_is_resumed_and_ends_as_undisturbed(
 def train(trials: list[Trial], store: Store) -> dict[str, dict[str, float]]:
     """Figures by trial; the plain text of the config is as it was."""
     threads = torch.get_num_threads()
-    outcomes: dict[str, Outcome] = execute(trials, store, "train", "", run_stack, lambda *_: None, lambda *_: None)
+    outcomes: dict[str, Outcome] = execute(prepare(trials, "train"), store, InProcessExecutor())
     torch.set_num_threads(threads)
     return {
         trial.name: {key: value for key, value in outcomes[trial.fingerprint].metrics.items() if "seconds" not in key}

@@ -232,7 +232,7 @@ def test_whoever_listens_may_draw_random_numbers_too(digits_config):
     config = digits_config({**MLP, "model.dropout": 0.3, "epochs": 3})
     undisturbed, _ = run(config)
     data = load_data(config.dataset, config.validation_split, torch.device("cpu"))
-    assert same_bits(train(config, data, lambda measurement: torch.rand(measurement.step)), undisturbed)  # type: ignore[arg-type]
+    assert same_bits(train(config, data, lambda measurement: torch.rand(measurement.step)), undisturbed)  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize("change", [{"seed": 6}, {"optimizer.lr": 0.11}, {"model.dropout": 0.4}])

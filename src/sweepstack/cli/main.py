@@ -241,7 +241,7 @@ def sync(journal: str | None, store: str | None) -> None:
     import logging
 
     from sweepstack.error_log import ErrorsLog
-    from sweepstack.execution.session import ledger_of
+    from sweepstack.execution.records import ledger_of
     from sweepstack.tracking.leftovers import finish_leftovers
     from sweepstack.tracking.store import Store
     from sweepstack.tracking.writer.delivery import deliver_what_is_left, not_delivered

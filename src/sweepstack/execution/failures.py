@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from sweepstack.planning.plan import Trajectory
+from collections.abc import Sequence
 
 
-def smaller(error: Exception) -> tuple[Callable[[Sequence[Trajectory]], list[Sequence[Trajectory]]], str]:
-    """How a stack that failed is cut, and in words."""
+def smaller(error: Exception, left: Sequence[int]) -> tuple[tuple[tuple[int, ...], ...], str]:
+    """The parts that a stack which failed is cut into, and how in words.
+
+    Args:
+        left: the places of the trajectories that have not ended.
+    """
     if not is_out_of_memory(error):
-        return lambda left: [[one] for one in left], "one by one"
-    return lambda left: [part for part in (left[: len(left) // 2], left[len(left) // 2 :]) if part], "in halves"
+        return tuple((place,) for place in left), "one by one"
+    halves = (tuple(left[: len(left) // 2]), tuple(left[len(left) // 2 :]))
+    return tuple(part for part in halves if part), "in halves"
 
 
 def is_out_of_memory(error: Exception) -> bool:

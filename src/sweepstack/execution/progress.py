@@ -6,18 +6,20 @@ import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sweepstack.errors import printable
-from sweepstack.events import Ended, Event, Measured, Started
+from sweepstack.events import Ended, Measured, Started
+from sweepstack.execution.listener import Listener
 from sweepstack.planning.plan import count
 from sweepstack.trial import Trial, TrialState
 
 
-class Display:
-    """Shows the events of trials.
+class Display(Listener):
+    """Shows the events of trials in the terminal.
 
     Args:
         console: where to; standard output unless told.
@@ -53,53 +55,45 @@ class Display:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._bar.stop()
         for reason, number in self._killed.items():
-            self.say(f"{count(number, 'trial')} KILLED: {reason}")
+            self.on_message(f"{count(number, 'trial')} KILLED: {reason}")
 
-    def expect(self, trials: Sequence[Trial]) -> None:
-        """These will train, too."""
+    def on_planned(self, trials: Sequence[Trial]) -> None:
         self._count += len(trials)
         self._total += sum(trial.config.epochs for trial in trials)
-        self._bar.update(self._task, total=self._total, trials=f"trial {self._begun}/{self._count}")
+        self._update(total=self._total, trials=f"trial {self._begun}/{self._count}")
 
-    def say(self, line: str) -> None:
-        """A line above the bar, whatever is in it: neither markup nor control characters have an effect."""
+    def on_message(self, line: str) -> None:
+        """Prints a line above the bar, whatever is in it: neither markup nor control characters have an effect."""
         with contextlib.suppress(SystemExit):  # rich's answer to a reader that is gone: `| head`; training goes on
             self._console.print(printable(line), markup=False, emoji=False)
 
-    def show(self, event: Event) -> None:
-        """Takes an event of one of the trials."""
-        trial = event.trial
-        match event:
-            case Started():
-                self._begun += 1
-                number = f"trial {self._begun}/{self._count}"
-                self._bar.update(self._task, trials=number, epoch=f"0/{trial.config.epochs}")
-            case Measured():
-                self._measured(event)
-            case Ended():
-                self._ended(event)
+    def on_started(self, event: Started) -> None:
+        self._begun += 1
+        number = f"trial {self._begun}/{self._count}"
+        self._update(trials=number, epoch=f"0/{event.trial.config.epochs}")
 
-    def _measured(self, event: Measured) -> None:
+    def on_measured(self, event: Measured) -> None:
         at, config, metrics = event.measurement, event.trial.config, event.measurement.metrics
         accuracy = metrics[config.objective]
         if config.evaluate_every != "epoch":
             of = f"  ({event.trial.name})" if self._count > 1 else ""  # trials of a stack are measured in turn
-            self.say(f"Iteration: {at.step}. Loss: {metrics['train/loss']:.4f}. Accuracy: {100 * accuracy:.2f}{of}")
+            self.on_message(
+                f"Iteration: {at.step}. Loss: {metrics['train/loss']:.4f}. Accuracy: {100 * accuracy:.2f}{of}"
+            )
         elif self._count == 1:
-            self.say(
+            self.on_message(
                 f"epoch {at.epoch}/{config.epochs}  train/loss {metrics['train/loss']:.4f}  "
                 f"{config.objective} {accuracy:.4f}"
             )
         self._advance(event.trial, config.epochs * at.step / at.steps)
         best = self._best if self._best and self._best[0] >= accuracy else (accuracy, event.trial.name)
-        self._bar.update(
-            self._task,
+        self._update(
             completed=self._completed,
             epoch=f"{at.epoch}/{config.epochs}",
             best=printable(f"best {config.objective} {best[0]:.4f} ({best[1]})"),
         )
 
-    def _ended(self, event: Ended) -> None:
+    def on_ended(self, event: Ended) -> None:
         if event.outcome.state is TrialState.KILLED:
             self._killed[event.outcome.reason] += 1
             return
@@ -114,12 +108,16 @@ class Display:
                 "test/accuracy": f"{metrics['test/accuracy']:.4f}",
             }
             shown = "  ".join(f"{name} {figure}" for name, figure in figures.items())
-            self.say(f"{place}  {shown}  {metrics['train_seconds']:.1f} s")
+            self.on_message(f"{place}  {shown}  {metrics['train_seconds']:.1f} s")
         else:
-            self.say(f"{place}  {event.outcome.state}: {event.outcome.reason}")
-        self._bar.update(self._task, completed=self._completed)
+            self.on_message(f"{place}  {event.outcome.state}: {event.outcome.reason}")
+        self._update(completed=self._completed)
 
     def _advance(self, trial: Trial, epochs: float) -> None:
         known = self._epochs.get((trial.id, trial.number), 0.0)
         self._epochs[trial.id, trial.number] = epochs
         self._completed += epochs - known
+
+    def _update(self, **changes: Any) -> None:
+        with contextlib.suppress(SystemExit):  # rich's answer to a reader that is gone: `| head`; training goes on
+            self._bar.update(self._task, **changes)

@@ -6,9 +6,9 @@ import contextlib
 import copy
 import functools
 import logging
+import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, run_job
@@ -16,23 +16,27 @@ from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from sweepstack.errors import one_line, printable
-from sweepstack.execution.session import Session
-from sweepstack.execution.worker import log_outcome, run_stack
+from sweepstack.errors import ConfigError, DataError, UserError, one_line, printable
+from sweepstack.events import Ended
+from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.executor import InProcessExecutor
+from sweepstack.execution.listener import Listener, log_outcome
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.ignored_settings import check_grid, check_obeyed
 from sweepstack.hydra_adapter.job_context import inside
 from sweepstack.hydra_adapter.job_files import begin_job, finish_job
 from sweepstack.hydra_adapter.mask_inputs import reveal_environment
 from sweepstack.hydra_adapter.trials import make_trial, split_job
-from sweepstack.planning.plan import Stack
 from sweepstack.trial import Outcome, Trial, TrialState
 
 log = logging.getLogger(__name__)
 
 
-class HydraJobs:
+class HydraJobs(InProcessExecutor, Listener):
     """Hydra's jobs of a launch, each given its folder, files and return as soon as its outcome is known.
+
+    As an executor, it trains a stack of one trial inside the job of that trial, with the log, folder and environment of
+    it. As a listener, it finishes the jobs of trials that end or are skipped.
 
     A composed job takes 0.4 MB. So it is composed once to be checked and again when its files are written, and what
     Hydra gets back holds no config: that lies in the job's folder.
@@ -41,6 +45,7 @@ class HydraJobs:
     def __init__(
         self, context: HydraContext, composer: Composer, overrides: Sequence[Sequence[str]], first: int
     ) -> None:
+        super().__init__(self.inside)
         self._context, self._composer, self._overrides, self._first = context, composer, overrides, first
         self.trials: Mapping[int, Trial] = {}
         """By the number of the job."""
@@ -48,6 +53,8 @@ class HydraJobs:
         self.asked = False
         """Whether code has asked Hydra which job it is in."""
         self._inside: int | None = None
+        self._value = math.nan
+        """What the trial that is trained inside of its job has ended with."""
         self._begun: set[int] = set()
         self._caches: dict[int, Any] = {}
         self._checked: set[tuple[str, ...]] = set()
@@ -92,41 +99,44 @@ class HydraJobs:
             return trial, _why_apart(cfg)
 
     @contextlib.contextmanager
-    def inside(self, number: int) -> Iterator[None]:
-        """Inside of a job, for code that is called to check or to measure something; see `asked`."""
-        with inside(self.compose(number), self._ask):
+    def inside(self, trial: Trial) -> Iterator[None]:
+        """Inside of the job of a trial, for code that is called to check or to measure something; see `asked`. There is
+        none for the trial of an earlier sweep. A mistake that is found there tells its job."""
+        if not self._is_ours(trial):
             yield
-
-    def inside_of(self, trial: Trial) -> AbstractContextManager[None]:
-        """Inside of the job of that trial; there is none for the trial of an earlier sweep."""
-        return self.inside(trial.number) if self._is_ours(trial) else contextlib.nullcontext()
+            return
+        try:
+            with inside(self.compose(trial.number), self._ask):
+                yield
+        except (ConfigError, DataError) as error:
+            raise of_job(trial.number, trial.overrides, error) from error
 
     def _ask(self) -> None:
         self.asked = True
 
-    def run(self, stack: Stack, recording: Session, enough: Callable[[], bool]) -> None:
-        """Trains a stack; one with a single trial inside Hydra's job, with the log, folder and environment of it."""
+    def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
+        """Trains a stack; see `run_stack`."""
+        stack = assignment.stack
         trials = [trial for trial in stack.trials if self._is_ours(trial)]
         if len(stack.trials) > 1 or not trials:
             for trial in trials:
                 self._begin(trial)
-            run_stack(stack, recording, enough, self.run)
-            return
-        if trials[0].number in self._begun:  # in a stack that was cut
-            with inside(self.compose(trials[0].number)):
-                run_stack(stack, recording, enough)
-            return
+            return super().train(assignment, reporter)
         (trial,) = trials
         job = self.compose(trial.number)
+        if trial.number in self._begun:  # in a stack that was cut
+            with inside(job):
+                return super().train(assignment, reporter)
+        train = super().train
 
         def task(_: Any) -> float:
-            self._inside = trial.number
+            self._inside, self._value = trial.number, math.nan
             reveal_environment(job.hydra.job.env_set)
             try:
-                run_stack(stack, recording, enough)
+                train(assignment, reporter)
             finally:
                 self._inside = None
-            return recording.outcome(trial).objective(trial.config)
+            return self._value
 
         done = run_job(
             hydra_context=self._context,
@@ -137,6 +147,7 @@ class HydraJobs:
         )
         _ = done.return_value  # what is no outcome of a trial is raised here, and ends the sweep
         self._keep(trial.number, done)
+        return None
 
     def _begin(self, trial: Trial) -> None:
         """Lets callbacks hear of the start of a job before it trains, if one listens."""
@@ -147,16 +158,18 @@ class HydraJobs:
         with _own_log_handlers(), _told_if_it_fails(trial):
             begin_job(self._context, self.compose(trial.number))
 
-    def ended(self, trial: Trial, outcome: Outcome) -> None:
-        """A trial has been trained."""
+    def on_ended(self, event: Ended) -> None:
+        """Finishes the job of a trial that was trained."""
+        trial, outcome = event.trial, event.outcome
         if self._inside == trial.number:
+            self._value = outcome.objective(trial.config)
             log_outcome(trial, outcome)
         elif self._is_ours(trial) and outcome.state is not TrialState.KILLED:
             self._finish(trial, outcome, lambda: log_outcome(trial, outcome))  # else an earlier sweep has begun it
 
-    def told(self, trial: Trial, outcome: Outcome, why: str) -> None:
-        """A trial needs no training."""
-        self._finish(trial, outcome, lambda: log.info("%s: %s, %s", trial.name, outcome.state, why))
+    def on_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
+        """Finishes the job of a trial that needs no training."""
+        self._finish(trial, outcome, lambda: log.info("%s: %s, %s", trial.name, outcome.state, reason))
 
     def finish_rest(self, outcomes: Mapping[str, Outcome]) -> None:
         """The jobs of trials that were stopped early: when a signal does that, there is no time for their files."""
@@ -166,6 +179,7 @@ class HydraJobs:
                 self._finish(trial, outcome, functools.partial(log_outcome, trial, outcome))
 
     def _is_ours(self, trial: Trial) -> bool:
+        """Whether a trial is of this launch, and not of an earlier sweep that is resumed."""
         own = self.trials.get(trial.number)
         return own is not None and own.fingerprint == trial.fingerprint and own.folder == trial.folder
 
@@ -184,6 +198,11 @@ class HydraJobs:
     def _keep(self, number: int, done: JobReturn) -> None:
         done.cfg = done.hydra_cfg = None
         self.returns[number] = done
+
+
+def of_job(number: int, overrides: Sequence[str], error: UserError) -> UserError:
+    """A mistake that tells the job it is in."""
+    return error.inside(f"job {number} ({' '.join(overrides)})")
 
 
 def _listens_to_starts(callback: Any) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, configure_log, setup_globals
@@ -13,12 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweepstack.config.schema import Section
-from sweepstack.errors import ConfigError, DataError, UserError, printable
-from sweepstack.execution.scheduler import describe_duplicates, describe_work, execute, foreseen, identified
-from sweepstack.execution.session import usable_store
-from sweepstack.execution.worker import prepare
+from sweepstack.errors import ConfigError, UserError, printable
+from sweepstack.execution.describe import describe_duplicates, describe_work
+from sweepstack.execution.prepare import prepare
+from sweepstack.execution.records import usable_store
+from sweepstack.execution.scheduler import execute, foresee
 from sweepstack.hydra_adapter.composer import Composer
-from sweepstack.hydra_adapter.jobs import HydraJobs
+from sweepstack.hydra_adapter.jobs import HydraJobs, of_job
 from sweepstack.hydra_adapter.output_folders import Folders
 from sweepstack.hydra_adapter.show_configs import asked, print_configs
 from sweepstack.hydra_adapter.trials import OF_SWEEP, fixed_keys
@@ -61,25 +62,25 @@ def launch(
             )
         print_configs(((jobs.overrides(number), jobs.compose(number)) for number in jobs.numbers), shown)
         return []
-    trials, apart = _parse_jobs(jobs, config.hydra, composer.folders)
-    task = config.hydra.job.name
-    store = usable_store(trials, task) if not trials[0].run.launch.dry_run else Store(trials[0].run.tracking.uri)
-    _prepare(trials, jobs)
-    apart = apart or ("its code asks Hydra which job it is in" if jobs.asked else "")
-    trials = identified(trials, jobs.inside)
+    trials, isolation_reason = _parse_jobs(jobs, config.hydra, composer.folders)
+    run, task = trials[0].run, config.hydra.job.name
+    store = Store(run.tracking.uri) if run.launch.dry_run else usable_store(run.tracking, task)
     jobs.trials = {trial.number: trial for trial in trials}
-    if trials[0].run.launch.dry_run:
+    prepared = prepare(trials, task, jobs.inside)
+    jobs.trials = {trial.number: trial for trial in prepared.trials}
+    isolation_reason = isolation_reason or ("its code asks Hydra which job it is in" if jobs.asked else "")
+    prepared = replace(prepared, isolation_reason=isolation_reason)
+    if run.launch.dry_run:
         store.check()
-        work, planned = foreseen(trials, store, apart, jobs.inside_of)
+        work, planned = foresee(prepared, store, jobs)
         lines = [
-            *describe_duplicates(trials),
+            *describe_duplicates(prepared.trials),
             *describe_work(work, every=True),
             *(describe(planned) if planned.stacks else []),
         ]
         print("\n".join(map(printable, lines)))
         raise SystemExit(0)
-    outcomes = execute(trials, store, task, apart, jobs.run, jobs.ended, jobs.told, jobs.inside_of)
-    jobs.finish_rest(outcomes)
+    jobs.finish_rest(execute(prepared, store, jobs, [jobs]))
     return [jobs.returns[number] for number in jobs.trials]
 
 
@@ -93,14 +94,14 @@ def _parse_jobs(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tupl
     fixed = fixed_keys(of_sweep)
     trials: list[Trial] = []
     mistakes: list[UserError] = []
-    apart = ""
+    isolation_reason = ""
     for number in jobs.numbers:
         try:
-            trial, why = jobs.parse(number, fixed, of_sweep)
+            trial, reason = jobs.parse(number, fixed, of_sweep)
             trials.append(trial)
-            apart = apart or why
+            isolation_reason = isolation_reason or reason
         except ConfigError as error:
-            mistakes.append(_of_job(number, jobs.overrides(number), error))
+            mistakes.append(of_job(number, jobs.overrides(number), error))
     for section in OF_SWEEP:
         values = {getattr(trial.run, section) for trial in trials}
         if len(values) > 1:
@@ -115,21 +116,4 @@ def _parse_jobs(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tupl
         raise ConfigError.of_all(mistakes)
     for trial in trials:
         folders.take(trial.folder, trial.number)
-    return trials, apart
-
-
-def _prepare(trials: Sequence[Trial], jobs: HydraJobs) -> None:
-    """The checks that need PyTorch and the data."""
-    seen: set[str] = set()
-    mistakes: list[UserError] = []
-    for trial in trials:
-        try:
-            prepare(trial, seen, functools.partial(jobs.inside, trial.number))
-        except (ConfigError, DataError) as error:
-            mistakes.append(_of_job(trial.number, trial.overrides, error))
-    if mistakes:
-        raise ConfigError.of_all(mistakes)
-
-
-def _of_job(number: int, overrides: Sequence[str], error: UserError) -> UserError:
-    return error.inside(f"job {number} ({' '.join(overrides)})")
+    return trials, isolation_reason

@@ -32,19 +32,19 @@ class Ledger(Sessions):
         super().__init__(folder)
         self._folds: dict[int, tuple[LogReader, Replay]] = {}
 
-    def claim(self, session: int, trials: Sequence[Trial], again: bool = False) -> KnownTrials:
+    def claim(self, session: int, trials: Sequence[Trial], rerun: bool = False) -> KnownTrials:
         """Takes for a session what nobody else trains, see `classify`. Sessions that have died are seen to first.
 
         Args:
             trials: of different fingerprints; with an id of their own, should they be new.
-            again: train what is settled, too.
+            rerun: train what is settled, too.
 
         Returns:
             What was known before.
         """
         with transaction(self.file) as database:
             known = self._known_trials(database, trials, session)
-            decisions = classify(trials, known, {}, session, again)
+            decisions = classify(trials, known, {}, session, rerun)
             for stack, members in {one.stack.id: one.members for one in decisions if isinstance(one, Resume)}.items():
                 for left in (entry.trial.id for entry in known.members[stack] if entry.state == INTERRUPTED):
                     note_taken_over(database, left)

@@ -45,7 +45,7 @@ class Stack:
     note: str = ""
     """Why it is not the stack that its trials began in, if it is not."""
     device: str = ""
-    """Where it began; empty for a new one."""
+    """Kind of device that it begins on; empty where it is not known."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -144,6 +144,16 @@ def _even_parts(group: Sequence[Trajectory], width: int) -> list[Sequence[Trajec
     parts = math.ceil(len(group) / width)
     bounds = [round(part * len(group) / parts) for part in range(parts + 1)]
     return [group[begin:end] for begin, end in itertools.pairwise(bounds)]
+
+
+def unique(trials: Sequence[Trial]) -> list[Trial]:
+    """One trial of each fingerprint, in their order: the first, or the one that asks for the most pictures."""
+    chosen: dict[str, Trial] = {}
+    for trial in trials:
+        known = chosen.get(trial.fingerprint)
+        if known is None or trial.run.pictures > known.run.pictures:
+            chosen[trial.fingerprint] = trial
+    return [trial for trial in trials if trial is chosen[trial.fingerprint]]
 
 
 def summary(planned: Plan) -> str:

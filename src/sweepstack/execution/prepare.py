@@ -1,0 +1,115 @@
+"""Before anything trains: each trial is checked with its data and device at hand, and gets its fingerprint, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sweepstack.config.fingerprint import Fingerprint, fingerprint
+from sweepstack.config.schema import Mark, OptimizerConfig, RunConfig, TrialConfig, marked
+from sweepstack.errors import ConfigError, DataError, UserError
+from sweepstack.execution.executor import InJob, no_job
+from sweepstack.execution.worker import load_data_of
+from sweepstack.faults import contained
+from sweepstack.planning.plan import Stack
+from sweepstack.trial import Trial
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The trials of one command, ready to be claimed, planned and trained."""
+
+    trials: tuple[Trial, ...]
+    """With their fingerprints."""
+    task: str
+    """Name of the Hydra task, and of the experiment unless the config names another."""
+    devices: Mapping[str, str]
+    """Kind of device (cpu, cuda or mps) by what the trials' configs say of it (such as auto)."""
+    isolation_reason: str = ""
+    """Why every trial must be trained on its own, if it must."""
+
+    @property
+    def run(self) -> RunConfig:
+        """What is the same for all of them."""
+        return self.trials[0].run
+
+    def device_of(self, stack: Stack) -> str:
+        """Kind of device that a stack trains on."""
+        return self.devices[stack.trials[0].run.device]
+
+
+def prepare(trials: Sequence[Trial], task: str, in_job: InJob = no_job) -> Prepared:
+    """Checks and identifies trials; their data are loaded for it, and stay in memory for the training.
+
+    Args:
+        trials: of one sweep.
+        task: name of the Hydra task.
+
+    Raises:
+        ConfigError, DataError: a trial has a mistake in it, or its data cannot be had. Of several trials: one error
+            with a line for each mistake.
+    """
+    seen: set[str] = set()
+    mistakes: list[UserError] = []
+    for trial in trials:
+        try:
+            check(trial, seen, in_job)
+        except (ConfigError, DataError) as error:
+            mistakes.append(error)
+    if mistakes:
+        raise mistakes[0] if len(mistakes) == 1 else ConfigError.of_all(mistakes)
+    from sweepstack.training.hardware import choose_device
+
+    digests: dict[str, str] = {}
+    return Prepared(
+        tuple(replace(trial, fingerprint=str(_identify(trial, digests, in_job))) for trial in trials),
+        task,
+        {name: choose_device(name).type for name in {trial.run.device for trial in trials}},
+    )
+
+
+def check(trial: Trial, seen: set[str], in_job: InJob = no_job) -> None:
+    """Checks what can only be checked with PyTorch and the data at hand, and loads the data.
+
+    Args:
+        seen: what has been checked already; trials that differ only in numbers which `parse` has checked need it once.
+
+    Raises:
+        ConfigError: see `check_trial` and `check_last_batch`.
+        DataError: see `load_data`.
+    """
+    config = trial.config
+    parsed: dict[str, Any] = dict.fromkeys(marked(TrialConfig, Mark.PARSED), True)
+    parsed["optimizer"] = marked(OptimizerConfig, Mark.PARSED)
+    key = f"{config.model_dump_json(exclude=parsed, by_alias=True)} {trial.run.device}"
+    if key not in seen:
+        from sweepstack.training.checks import check_trial
+
+        seen.add(key)  # a mistake too is told once
+        with in_job(trial), contained():
+            check_trial(config, trial.run.device)
+            load_data_of(trial)
+    last = f"{key} {config.batch_size}"
+    if last not in seen:
+        from sweepstack.training.checks import check_last_batch
+
+        seen.add(last)
+        with in_job(trial), contained():
+            check_last_batch(config, trial.run.device)
+
+
+def _identify(trial: Trial, digests: dict[str, str], in_job: InJob) -> Fingerprint:
+    """The fingerprint of a trial.
+
+    Args:
+        digests: checksums of data by their config, of those that have been loaded for it.
+    """
+    from sweepstack.config.code_digest import digest
+
+    config = trial.config
+    key = config.dataset.model_dump_json(by_alias=True)
+    if key not in digests:
+        with in_job(trial):
+            digests[key] = load_data_of(trial).facts.digest
+    return fingerprint(config, digests[key], digest(config))
