@@ -219,7 +219,7 @@ class _Work:
         def end(outcome: Outcome) -> None:
             if trial.id in self._open:  # else it is in the stack for the others' sake
                 event = ended(trial, outcome, self._data)
-                self.emit(replace(event, trained=self._stack.way, recomposed=self._stack.note))
+                self.emit(replace(event, trained=self._stack.how_trained, recomposed=self._stack.note))
 
         return Listener(trial.config, report, end, key=trial.fingerprint)
 

@@ -46,7 +46,7 @@ KINKS = (
     "differs likewise with another number of threads"
 )
 TRAINED_ALONE_PATTERN = re.compile(r"by the plain trainer, (\d+) threads? ")
-"""How `TRAINED_TAG` begins where no stack was used; see `plan.Stack.way`."""
+"""How `TRAINED_TAG` begins where no stack was used; see `plan.Stack.how_trained`."""
 COMMIT, UNCOMMITTED = "mlflow.source.git.commit", "git.uncommitted_changes"
 
 
