@@ -109,7 +109,7 @@ def test_what_version_1_has_left_open_is_resumed_and_ends_as_undisturbed(
     assert sorted(steps) == list(range(1, 61))
     ledger = ledger_of(store, None)
     assert all(entry.state == SETTLED for entry in ledger.peek(trials).entries.values())
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 def train(trials: list[Trial], store: Store) -> dict[str, dict[str, float]]:

@@ -16,7 +16,7 @@ from sweepstack.cli.runs import store_option
 from sweepstack.errors import StoreError, UserError, one_line, printable
 from sweepstack.exits import EXIT_INTERRUPTED, ending
 from sweepstack.faults import Whose, is_signal, judge
-from sweepstack.streams import GONE, drop, open_closed
+from sweepstack.streams import READER_GONE_ERRNOS, discard, open_closed
 
 TABLE_FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
 
@@ -55,17 +55,17 @@ def _told(error: BaseException) -> int:
     """Says how the command ends; gives its exit code."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
-    if isinstance(error, OSError) and error.errno not in GONE and _is_of_output(error):
+    if isinstance(error, OSError) and error.errno not in READER_GONE_ERRNOS and _is_of_output(error):
         error = UserError(
             f"the output cannot be written ({error.strerror})", remedy="make room, or choose another place"
         )
-    drop(sys.stdout)
+    discard(sys.stdout)
     end = ending(error)
     with contextlib.suppress(OSError, ValueError):  # nobody may be left who reads it
         for line in end.lines:
             click.echo(line, err=True)
         return end.code
-    drop(sys.stderr)
+    discard(sys.stderr)
     return end.code
 
 
@@ -250,7 +250,7 @@ def sync(journal: str | None, store: str | None) -> None:
     target = Store(store)
     ledger = ledger_of(target, journal)
     delivered, refused = deliver_what_is_left(target, ledger)
-    ledger.tell(click.echo)
+    ledger.show_notes(click.echo)
     for error in refused:
         raise StoreError(not_delivered(0, target.uri, ledger.folder, one_line(error))) from error
     click.echo(f"{delivered} trials delivered to {target.uri}" if delivered else "Everything is delivered.")

@@ -83,12 +83,12 @@ def undelivered(store: Store | None = None, journal: str | None = None) -> str |
     """
     for ledger, number, complaint, uri in reversed(_closed):
         with contextlib.suppress(StoreError):  # a ledger that cannot be read is no proof of delivery
-            if not ledger.exists(number):
+            if not ledger.is_undelivered(number):
                 continue
         return complaint or f"{RECORDS_WAIT}{sweepstack_command('sync', uri, ledger.folder)}"
     if store is not None:
         try:
-            left = ledger_of(store, journal).waiting()
+            left = ledger_of(store, journal).undelivered_sessions()
             return f"{RECORDS_WAIT}{sweepstack_command('sync', store.uri, journal)}" if left else None
         except StoreError as error:
             return str(error)

@@ -65,7 +65,7 @@ class Session:
         """Of the trials that were trained, by fingerprint."""
         self._failures = 0
         self.journal = Journal(ledger.journal(number))
-        self.fold = Replay()
+        self.replay = Replay()
         self._mine: dict[str, Entry] = {}
 
     def claim(self, trials: Sequence[Trial], rerun: bool, lacking: Lacking = lambda *_: ()) -> Work:
@@ -103,7 +103,7 @@ class Session:
         with contextlib.suppress(OSError):  # what cannot be kept is asked for again by the next command
             files = tuple(keep_file(folder, file) for file in lacking)
         if trial.sweep is not None or files:
-            self.fold.take(self.journal.put(Joined(trial, time.time(), run_id, files)))
+            self.replay.take(self.journal.put(Joined(trial, time.time(), run_id, files)))
 
     def keep_plan(self, stacks: Sequence[Stack]) -> list[Stack]:
         """Keeps how trials are composed, before the first of them trains; gives the stacks as they are known then."""
@@ -167,12 +167,12 @@ class Session:
 
     def owns(self, trial: Trial) -> bool:
         """Whether the trial is this session's to train, and has not ended yet."""
-        known = self.fold.progress.get(trial.id)
+        known = self.replay.progress.get(trial.id)
         return trial.id in self._mine and (known is None or known.outcome is None)
 
     def _is_settled(self, trial: Trial) -> bool:
         """Whether nothing is left to do for the trial, as far as this session can do it."""
-        known = self.fold.progress.get(trial.id)
+        known = self.replay.progress.get(trial.id)
         outcome = known.outcome if known is not None else None
         return trial.id not in self._mine or (outcome is not None and outcome.settled)
 
@@ -184,10 +184,10 @@ class Session:
             return Answer.GO_ON
         entry = self._mine[trial.id]
         match event:
-            case Started() if trial.id in self.fold.progress:
+            case Started() if trial.id in self.replay.progress:
                 return Answer.GO_ON
             case Started():
-                event = replace(event, again=entry.begun)
+                event = replace(event, resumed=entry.begun)
             case Measured() if event.measurement.step <= self._measured(trial):
                 self._announce(event)
                 return Answer.GO_ON
@@ -196,7 +196,7 @@ class Session:
                     files = tuple(keep_file(self._ledger.files(trial.id), file) for file in event.files)
                     event = replace(event, files=files)
         event = self.journal.put(event)
-        self.fold.take(event)
+        self.replay.take(event)
         if isinstance(event, Ended):
             self.outcomes[trial.fingerprint] = event.outcome
             self._failures += event.outcome.state is TrialState.FAILED
@@ -204,7 +204,7 @@ class Session:
         return Answer.GO_ON
 
     def _measured(self, trial: Trial) -> int:
-        known = self.fold.progress.get(trial.id)
+        known = self.replay.progress.get(trial.id)
         return max(self._mine[trial.id].measured, known.measured if known is not None else 0)
 
     def _announce(self, event: Event) -> None:
@@ -260,7 +260,7 @@ def open_session(run: RunConfig, store: Store, task: str, listeners: Sequence[Li
     stopped = True
     with Display() as display:
         session = Session(ledger, number, store, [display, *listeners], run.max_failures)
-        ledger.tell(session.say)
+        ledger.show_notes(session.say)
         process.open(ledger.folder, number, session.say)
         try:
             yield session
@@ -270,7 +270,7 @@ def open_session(run: RunConfig, store: Store, task: str, listeners: Sequence[Li
             complaint = process.finish(LAST_WORDS if stopped else None)
             note_closed(ledger, number, complaint, store.uri)
             with contextlib.suppress(StoreError):
-                ledger.tell(session.say)
+                ledger.show_notes(session.say)
     if complaint is not None and not process.complained:
         process.complained = True  # of the first of many launches
         print(complaint, file=sys.stderr)
@@ -280,7 +280,7 @@ def _end_session(session: Session, ledger: Ledger, number: int, lock: BaseFileLo
     """If this cannot be done, the next command that trains finds a dead session and does it."""
     with contextlib.suppress(StoreError):
         session.journal.close()  # which is on the disk before the ledger says that it is complete
-        ledger.end(number, session.fold, session.journal.lines)
+        ledger.end(number, session.replay, session.journal.lines)
     lock.release()
 
 

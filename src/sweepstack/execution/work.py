@@ -88,7 +88,7 @@ def lookup_settled(ledger: Ledger, store: Store, fingerprints: Sequence[str]) ->
                 f"the tracking store must be readable, {store.uri} is not ({error})",
                 remedy="try again",
             ) from error
-        done = ledger.done(fingerprints)
+        done = ledger.recorded_outcomes(fingerprints)
         return StoreLookup({key: Finished(run_id, outcome, None) for key, (run_id, outcome) in done.items()}, {})
 
 
