@@ -74,7 +74,7 @@ class Net(torch.nn.Linear):
 CONSTRUCTORS = {
     "1 / 0": "division by zero",
     "sys.exit()": "the code ends the program: SystemExit",
-    "raise Odd": "it cannot be shown, for its __str__ raises ValueError",
+    "raise Odd": "it cannot be shown, because its __str__ raises ValueError",
     "raise RuntimeError('two\\nlines \\x1b[31m')": r"two lines \\x1b\[31m",
     "raise Mine('stop')": "the code ends the program: Mine: stop",
     "open('nowhere.txt')": "No such file or directory: 'nowhere.txt'",
