@@ -324,10 +324,10 @@ MOMENTS: dict[str, Callable[[], Any]] = {
     "in a transaction": lambda: killed_at(Delivery, "_deliver_trial", 2),
     "deep in a transaction": lambda: killed_at(Store, "_check_whole", 12),
     "at the end of a transaction": lambda: killed_at(Delivery, "_deliver_trial", 3, after=True),
-    "before the note": lambda: killed_at(Ledger, "delivered"),
-    "after the note": lambda: killed_at(Ledger, "delivered", after=True),
+    "before the note": lambda: killed_at(Ledger, "note_delivered"),
+    "after the note": lambda: killed_at(Ledger, "note_delivered", after=True),
     "after the files": lambda: killed_at(module, "drop_files", after=True),
-    "before what is left": lambda: killed_at(Ledger, "left_by"),
+    "before what is left": lambda: killed_at(Ledger, "interrupted_in"),
     "in what is left": lambda: killed_at(Delivery, "_close"),
     "in the end": lambda: killed_at(Path, "unlink"),
     "before the end": lambda: killed_at(Ledger, "retire"),
@@ -477,7 +477,7 @@ def test_a_trial_that_nobody_could_record_while_it_was_trained_in_two_goes_is_on
     two.end()
 
     def story() -> None:
-        killed_at(Ledger, "delivered")
+        killed_at(Ledger, "note_delivered")
         deliver_all(store, ledger)
 
     assert in_process(story) == -signal.SIGKILL
