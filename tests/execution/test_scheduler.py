@@ -184,9 +184,11 @@ def test_jobs_that_are_one_trial_are_told_with_what_is_trained(
     jobs = [replace(trial, number=number, folder=trial.folder / str(number)) for number, trial in enumerate(parts)]
     assert states(jobs, store) == ["FINISHED"] * 5
     said = capsys.readouterr().out
-    assert "3 jobs are 1 trial: pictures and threads change no result but for rounding, so each is trained once" in said
+    assert (
+        "3 jobs are 1 trial: pictures and threads change results by rounding at most, so each is trained once" in said
+    )
     assert "with pictures=2 threads=1; rerun=true in a command of its own" in said
-    assert "2 jobs are 1 trial: what has the same config is trained once" in said
+    assert "2 jobs are 1 trial: the same config is trained once" in said
     assert (jobs[1].folder / "first_images.png").is_file()
     assert len(store.rows(str(jobs[0].sweep))) == 2
 

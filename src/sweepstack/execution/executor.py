@@ -11,24 +11,24 @@ from sweepstack.execution.worker import choose_settings, run_stack
 from sweepstack.trial import StackSettings, Trial
 
 InJob = Callable[[Trial], AbstractContextManager[None]]
-"""Gives a context in which a user's code finds what it finds in the job of that trial."""
+"""Returns a context in which a user's code runs as in the Hydra job of that trial."""
 
 
 def no_job(trial: Trial) -> AbstractContextManager[None]:
-    """For trials that belong to no job."""
+    """Returns an empty context, for trials that belong to no Hydra job."""
     return nullcontext()
 
 
 class Executor(Protocol):
-    """Trains stacks, and says how trajectories are trained best where it trains them."""
+    """Trains stacks, and chooses the best settings for the machine where it trains them."""
 
     def choose_settings(self, trials: Sequence[Trial], wait_for_quiet: Callable[[], None] | None) -> StackSettings:
-        """How the trajectories of these trials are trained best.
+        """Chooses how the trajectories of some trials are trained best.
 
         Args:
-            trials: one of each trajectory; they could be one stack.
-            wait_for_quiet: called before anything is timed. None for a dry run: the time is estimated, too, and
-                nothing is written.
+            trials: one trial of each trajectory; they could be one stack.
+            wait_for_quiet: called before anything is timed. None for a dry run, which also estimates the time and
+                writes nothing.
         """
 
     def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:

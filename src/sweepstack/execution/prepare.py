@@ -1,4 +1,4 @@
-"""Before anything trains: each trial is checked with its data and device at hand, and gets its fingerprint, once."""
+"""Checks each trial with its data and device, and computes its fingerprint; once, before anything trains."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ class Prepared:
     """The trials of one command, ready to be claimed, planned and trained."""
 
     trials: tuple[Trial, ...]
-    """With their fingerprints."""
+    """The trials, each with its fingerprint."""
     task: str
-    """Name of the Hydra task, and of the experiment unless the config names another."""
+    """The name of the Hydra task, and of the experiment unless the config names another one."""
     devices: Mapping[str, str]
-    """Kind of device (cpu, cuda or mps) by what the trials' configs say of it (such as auto)."""
+    """The kind of device (cpu, cuda or mps) for each value of the config key `device` (such as auto)."""
     isolation_reason: str = ""
-    """Why every trial must be trained on its own, if it must."""
+    """Why every trial must be trained on its own; empty if it need not."""
 
     @property
     def run(self) -> RunConfig:
-        """What is the same for all of them."""
+        """The run config of the first trial; most of its keys are the same for all trials."""
         return self.trials[0].run
 
     def device_of(self, stack: Stack) -> str:
-        """Kind of device that a stack trains on."""
+        """Returns the kind of device that a stack trains on."""
         return self.devices[stack.trials[0].run.device]
 
 
 def prepare(trials: Sequence[Trial], task: str, in_job: InJob = no_job) -> Prepared:
-    """Checks and identifies trials; their data are loaded for it, and stay in memory for the training.
+    """Checks trials and computes their fingerprints. It loads their data, which stay in memory for the training.
 
     Args:
-        trials: of one sweep.
-        task: name of the Hydra task.
+        trials: the trials of one sweep.
+        task: the name of the Hydra task.
+        in_job: returns the context in which a user's code runs.
 
     Raises:
-        ConfigError, DataError: a trial has a mistake in it, or its data cannot be had. Of several trials: one error
-            with a line for each mistake.
+        ConfigError, DataError: a trial has a mistake, or its data cannot be obtained. If several trials have one, the
+            error has a line for each mistake.
     """
     seen: set[str] = set()
     mistakes: list[UserError] = []
@@ -70,10 +71,12 @@ def prepare(trials: Sequence[Trial], task: str, in_job: InJob = no_job) -> Prepa
 
 
 def check(trial: Trial, seen: set[str], in_job: InJob = no_job) -> None:
-    """Checks what can only be checked with PyTorch and the data at hand, and loads the data.
+    """Loads the data of a trial, and checks what can only be checked with PyTorch and the data.
 
     Args:
-        seen: what has been checked already; trials that differ only in numbers which `parse` has checked need it once.
+        trial: the trial.
+        seen: keys of the checks that were done. Trials that differ only in numbers that `parse` has checked share one.
+        in_job: returns the context in which a user's code runs.
 
     Raises:
         ConfigError: see `check_trial` and `check_last_batch`.
@@ -86,7 +89,7 @@ def check(trial: Trial, seen: set[str], in_job: InJob = no_job) -> None:
     if key not in seen:
         from sweepstack.training.checks import check_trial
 
-        seen.add(key)  # a mistake too is told once
+        seen.add(key)  # before the check, so that a mistake is reported once
         with in_job(trial), contained():
             check_trial(config, trial.run.device)
             load_data_of(trial)
@@ -100,10 +103,10 @@ def check(trial: Trial, seen: set[str], in_job: InJob = no_job) -> None:
 
 
 def _identify(trial: Trial, digests: dict[str, str], in_job: InJob) -> Fingerprint:
-    """The fingerprint of a trial.
+    """Computes the fingerprint of a trial.
 
     Args:
-        digests: checksums of data by their config, of those that have been loaded for it.
+        digests: checksums of the datasets that were loaded so far, by their configs.
     """
     from sweepstack.config.code_digest import digest
 
