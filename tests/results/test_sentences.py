@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import pytest
 
-from sweepstack.results.reporting.params import knobs
-from sweepstack.results.reporting.tables import settings_grid
+from sweepstack.results.reporting.params import varied_params
+from sweepstack.results.reporting.tables import settings_table
 from sweepstack.results.reporting.text import answer, describe_figures
 from sweepstack.results.selection.comparison import BEST, NOT_MEASURED
 from sweepstack.results.selection.select import select
@@ -34,7 +34,7 @@ def sweep(
 
 def said(frame: pd.DataFrame, objective: str | None = None) -> str:
     """The answer, without the figures in brackets."""
-    text = "".join(piece for piece, _ in answer(select(frame, objective=objective), knobs(frame)))
+    text = "".join(piece for piece, _ in answer(select(frame, objective=objective), varied_params(frame)))
     return re.sub(r" \(95 % interval [^)]*\)", "", text)
 
 
@@ -99,7 +99,7 @@ def test_what_gave_no_figure_is_neither_worse_nor_told_apart(state: str) -> None
     frame = sweep(table, state=state)
     told = "it can be told apart from the 2 others that were measured; 3 other settings gave no figure."
     assert said(frame) == f"{ONLY_HIGHEST}; {told}"
-    grid = settings_grid(frame, select(frame), ["lr"])
+    grid = settings_table(frame, select(frame), ["lr"])
     titles = [column.title for column in grid.columns]
     assert "failed" not in titles
     shown = [[row.cells[titles.index(title)].text for row in grid.rows] for title in ("without a figure", "mark")]
