@@ -33,6 +33,7 @@ from sweepstack.streams import lenient_output, open_closed
 from sweepstack.trial import TrialState
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
+"""True if the user wants tracebacks instead of one-line errors."""
 RESUME_HINT = "the same command goes on from here"
 """What a user reads when a command was stopped."""
 

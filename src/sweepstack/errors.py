@@ -25,6 +25,7 @@ class _NoValue:
 
 
 NO_VALUE = _NoValue
+"""The default of a `UserError`'s value."""
 
 
 class UserError(Exception):

@@ -27,11 +27,11 @@ OWN_FOLDERS = (f"{PACKAGE}{os.sep}", f"{PACKAGE.parent / 'hydra_plugins' / 'swee
 """All folders with sweepstack's code."""
 READERS = ("hydra", "omegaconf", "yaml", "antlr4")
 """Packages that read the command line and config files."""
-READING = {"load_configuration", "load_sweep_config", "parse_overrides", "parse_override", "parse_rule", "load_config"}
-READING |= {"run_job", "configure_log", "sweep", "multirun", "split_arguments", "get_mode", "instantiate_sweeper"}
+READING_FUNCTIONS = {"load_configuration", "load_sweep_config", "parse_overrides", "parse_override", "parse_rule", "load_config"}
+READING_FUNCTIONS |= {"run_job", "configure_log", "sweep", "multirun", "split_arguments", "get_mode", "instantiate_sweeper"}
 """Functions of those packages that read them, or that do what Hydra's own section of the config says."""
-LOOKING_UP = {"InterpolationResolutionError", "InterpolationKeyError", "InterpolationToMissingValueError"}
-LOOKING_UP |= {"MissingMandatoryValue", "GrammarParseError", "ValidationError", "UnsupportedInterpolationType"}
+CONFIG_TEXT_ERRORS = {"InterpolationResolutionError", "InterpolationKeyError", "InterpolationToMissingValueError"}
+CONFIG_TEXT_ERRORS |= {"MissingMandatoryValue", "GrammarParseError", "ValidationError", "UnsupportedInterpolationType"}
 """Errors of OmegaConf that are about the text of a config, whatever code has asked for the value."""
 PROGRAMMING_ERRNOS = (errno.EINVAL, errno.EBADF, errno.ECHILD, errno.ESRCH)
 """System errors that a mistake in a program causes, not a disk or a permission."""
@@ -202,9 +202,9 @@ def _is_reading(error: BaseException) -> bool:
         return package == "hydra"
     if str(error).startswith("Config group override") or package in ("hydra", "yaml", "antlr4"):
         return True
-    if any(frame.f_code.co_name in READING for frame in readers) or outer == (str(PACKAGE / "app.py"), "main"):
+    if any(frame.f_code.co_name in READING_FUNCTIONS for frame in readers) or outer == (str(PACKAGE / "app.py"), "main"):
         return True
-    return package == "omegaconf" and type(error).__name__ in LOOKING_UP
+    return package == "omegaconf" and type(error).__name__ in CONFIG_TEXT_ERRORS
 
 
 def _is_of_the_machine(error: BaseException) -> bool:

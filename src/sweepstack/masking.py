@@ -29,13 +29,17 @@ OWN_TOKEN = 20
 STARS = re.compile(r"\*{3,}")
 """Matches a mask."""
 SCHEME = r"[A-Za-z][\w+.-]*://"
+"""Matches the scheme of an address."""
 PARAMETER = re.compile(
     r"(?P<name>[?&;#](?:[\w.-]*(?:pass|pwd|token|secret|api_?key|access_?key|account_?key|signature|credential)[\w.-]*"
     r"|sig|key|auth|authorization|odbc_connect)=)(?P<secret>[^&\s\"'#;]+)",
     re.IGNORECASE,
 )
+"""Matches a parameter of an address whose value is a secret."""
 QUOTED = re.compile(rf"(?<=\")(?:{SCHEME})(?:\\.|[^\"\\\n])*|(?<=')(?:{SCHEME})(?:\\.|[^'\\\n])*")
+"""Matches an address in quotes."""
 BARE = re.compile(rf"{SCHEME}(?:(?!,\s*[\[{{\"']*(?:{SCHEME}|[\w.+]+\s*[:=]))[^\s\"'<>`\x00-\x1f])*")
+"""Matches an address that is not quoted; `_bare` finds its end."""
 ESCAPED = re.compile(r"\\([\\()\[\]{}:=,'\"@ \t])")
 """Matches an escaped character in an override; Hydra reads it as the character itself."""
 

@@ -29,7 +29,9 @@ def factor(schedule: ScheduleConfig, step: int, steps_per_epoch: int, epochs: in
     as `torch.optim.lr_scheduler.OneCycleLR` without its momentum cycle.
 
     Args:
+        schedule: the schedule.
         step: the number of the update, from 0.
+        steps_per_epoch: the updates in one epoch.
         epochs: the epochs of the whole training.
     """
     total = steps_per_epoch * epochs

@@ -8,7 +8,7 @@ import pytest
 
 from sweepstack.results.reporting.params import varied_params
 from sweepstack.results.reporting.tables import settings_table
-from sweepstack.results.reporting.text import answer, describe_figures
+from sweepstack.results.reporting.text import answer, explain_values
 from sweepstack.results.selection.comparison import BEST, NOT_MEASURED
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import as_frame
@@ -104,7 +104,7 @@ def test_what_gave_no_figure_is_neither_worse_nor_told_apart(state: str) -> None
     assert "failed" not in titles
     shown = [[row.cells[titles.index(title)].text for row in grid.rows] for title in ("without a figure", "mark")]
     assert shown == [["0", "0", "0", "1", "1", "3"], [BEST, "worse", "worse", *[NOT_MEASURED] * 3]]
-    assert any("“Not measured” (3 other settings)" in line for line in describe_figures(frame, select(frame), None))
+    assert any("“Not measured” (3 other settings)" in line for line in explain_values(frame, select(frame), None))
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_tested_and_untested_settings_are_counted_apart(table: dict[str, list[fl
 
 def test_where_nothing_was_tested_the_report_does_not_explain_a_test() -> None:
     single, both = sweep({"1": [0.1], "2": [0.2], "3": [0.3]}, "val/loss"), sweep({**FIGURES, "4": [0.1]})
-    lines = describe_figures(single, select(single, objective="val/loss"), None)
+    lines = explain_values(single, select(single, objective="val/loss"), None)
     assert not any("told apart" in line for line in lines)
     assert any(line.startswith("“Not tested” (2 other settings)") for line in lines)
-    lines = describe_figures(both, select(both), None)
+    lines = explain_values(both, select(both), None)
     assert "2 of 3 other settings were tested against the best." in lines
     assert any(line.startswith("“Not told apart” means") for line in lines)
 

@@ -19,6 +19,7 @@ from sweepstack.faults import Whose, is_signal, judge
 from sweepstack.streams import READER_GONE_ERRNOS, discard, open_closed
 
 TABLE_FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
+"""The choices of `sweepstack table --format`."""
 
 
 class Commands(click.Group):

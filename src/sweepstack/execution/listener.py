@@ -30,7 +30,7 @@ class Listener:
         """Receives the end of a trial that was trained."""
 
     def on_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
-        """Receives a trial that this command does not train; `reason` says why."""
+        """Receives the outcome of a trial that this command does not train; `reason` says why not."""
 
 
 class JobLog(Listener):

@@ -99,7 +99,13 @@ def execute(
 
 
 def foresee(prepared: Prepared, store: Store, executor: Executor) -> tuple[Work, Plan]:
-    """Returns what `execute` would find and train. Writes nothing."""
+    """Returns what `execute` would find and train. Writes nothing.
+
+    Args:
+        prepared: the trials.
+        store: where they would be recorded.
+        executor: chooses the settings of the stacks.
+    """
     work = peek(unique(prepared.trials), store, prepared.run.rerun)
     return work, Plan((*work.resumed, *_plan(work.fresh, prepared, executor, None).stacks))
 

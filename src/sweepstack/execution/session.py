@@ -294,7 +294,13 @@ def _end_session(session: Session, ledger: Ledger, number: int, lock: BaseFileLo
 
 
 def peek(trials: Sequence[Trial], store: Store, rerun: bool) -> Work:
-    """Returns what `Session.claim` of a new session would. Claims and writes nothing."""
+    """Returns what `Session.claim` of a new session would. Claims and writes nothing.
+
+    Args:
+        trials: no two have the same fingerprint.
+        store: where they would be recorded.
+        rerun: train settled trials, too.
+    """
     ledger = ledger_of(store, trials[0].run.tracking.journal)
     return work_for(trials, ledger.peek(trials), ledger, store, None, rerun)
 

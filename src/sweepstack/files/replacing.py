@@ -23,6 +23,7 @@ FILE_KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
 }
+"""What a user reads about something that is not a regular file."""
 
 
 def irregular(path: Path) -> str:

@@ -29,6 +29,7 @@ METADATA_FILE = "classifier.json"
 CHUNK = 2000
 """The number of images that are classified at once."""
 CPU = torch.device("cpu")
+"""The device of every classifier."""
 ANSWER_TOLERANCE = 1e-4
 """The largest difference between two probabilities that rounding can cause."""
 

@@ -23,6 +23,7 @@ from scipy import ndimage
 from sweepstack.errors import UserError, one_line
 
 IMAGE_FORMATS = ("PNG", "JPEG")
+"""The formats of pictures that are read."""
 MAX_PIXELS = 50_000_000
 """The most pixels of a picture that is read: a small file can claim to be a picture that fills the memory."""
 MAX_SIDE = 600

@@ -21,7 +21,7 @@ TABLES = {
 """The tables with checksums, each with the columns that enter the checksum."""
 STATES_OF_VERSION_1 = {"OPEN": "CLAIMED", "LEFT": "INTERRUPTED"}
 """States of a trial that had another name in version 1, each with its name since then."""
-_FIRST = """
+_VERSION_1 = """
 CREATE TABLE sessions (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     experiment TEXT NOT NULL,
@@ -77,7 +77,7 @@ def _checksum(columns: Iterable[str]) -> str:
 
 
 UPGRADES = (
-    _FIRST.strip().removesuffix(";").split(";\n"),
+    _VERSION_1.strip().removesuffix(";").split(";\n"),
     [
         # what the journal of a session that has ended should hold: lines, and trials that were trained before
         "ALTER TABLE sessions ADD COLUMN lines INTEGER",

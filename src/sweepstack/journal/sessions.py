@@ -175,6 +175,7 @@ class Sessions:
         """Notes what of a journal is in the store.
 
         Args:
+            session: the session of the journal.
             offset: the number of bytes that are in the store.
             run_ids: runs of trials, by the trial's id.
             known: the progress of trials that is in the store, by the trial's id. The ledger keeps it in case the

@@ -66,6 +66,7 @@ def classify(
 
     Args:
         trials: the wanted trials. No two have the same fingerprint.
+        known: what the ledger knows of them.
         finished: settled trials in the store, by fingerprint. A claim first decides without them, then asks the store
             about the trials that it has claimed. So nobody trains a trial that another session delivers in between.
         session: the session that wants the trials; None for a dry run.

@@ -24,6 +24,7 @@ from sweepstack.tracking.store import Store
 from sweepstack.trial import WEIGHTS, TrialState
 
 DEFAULT_ALIAS = "best"
+"""The alias of a registered model if none is given."""
 MODELS = "models:/"
 """MLflow's addresses of registered models begin with it."""
 RUNS = "runs:/"
@@ -139,7 +140,7 @@ def load_classifier(store: Store, reference: str) -> Iterator[tuple[Classifier, 
 
     Args:
         store: the store with the model.
-        word: NAME@ALIAS, an alias that only one registered model has, a run (see `runs.find_run`), or an address of
+        reference: NAME@ALIAS, an alias that only one registered model has, a run (see `runs.find_run`), or an address of
             MLflow: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID.
 
     Raises:

@@ -18,6 +18,7 @@ from sweepstack.trial import TrialState
 CURVES = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
 """Metrics whose curves are shown."""
 BLOCKS = "▁▂▃▄▅▆▇█"
+"""The characters of a curve, from the lowest value to the highest."""
 CURVE_WIDTH = 60
 """The most characters of a curve."""
 LAST_LINES = 15

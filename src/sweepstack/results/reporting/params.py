@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SEED = "seed"
+"""The param that distinguishes the trials of a setting."""
 MAX_LISTED_VALUES = 12
 """The most values of a param that are shown one by one; more are shown as a range."""
 NOT_SET = "not set"

@@ -31,7 +31,8 @@ from sweepstack.tracking.store import Store
 
 REMS = 6.6
 """The width on the page for an inch of a figure, in rem; so the text of all figures has one size."""
-HERE = Path(__file__).parent
+TEMPLATES = Path(__file__).parent
+"""The folder of the page's template, style sheet and script."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ def _page(
         walk = interactive and "data-trials" in picture
         return {"picture": picture, "caption": one.caption, "title": title, "width": width, "walk": walk}
 
-    script = (HERE / "report.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         finalize=_visible,
         undefined=StrictUndefined,
@@ -130,8 +131,8 @@ def _page(
         interactive=interactive,
         reproduction=_reproduction(about),
         failures=unfinished_table(frame),
-        reading=text.describe_figures(frame, selection, about.origin.counts.get("test") if about.origin else None),
-        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        reading=text.explain_values(frame, selection, about.origin.counts.get("test") if about.origin else None),
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     )

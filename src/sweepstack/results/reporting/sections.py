@@ -169,6 +169,7 @@ def _time_section(about: About) -> ReportSection:
 
 
 def make_mistake_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSection]:
+    """Draws the mistakes of the selected model on the test images."""
     if about.selection is None or about.origin is None:
         return
     on_progress("testing the selected model")

@@ -20,7 +20,13 @@ Sentence = list[tuple[str, bool]]
 
 
 def question(settings: int, varied: Sequence[str], objective: str) -> str:
-    """Returns the question that the sweep answers."""
+    """Returns the question that the sweep answers.
+
+    Args:
+        settings: the number of settings.
+        varied: the params that vary.
+        objective: the metric that selects.
+    """
     if settings < 2 or not varied:
         return (
             f"How high is the {words(objective)}?"
@@ -180,10 +186,12 @@ def at_the_edge(frame: pd.DataFrame, varied: Sequence[str], trial: pd.Series[Any
     return lines
 
 
-def describe_figures(frame: pd.DataFrame, selection: Selection | None, images: int | None) -> list[str]:
+def explain_values(frame: pd.DataFrame, selection: Selection | None, images: int | None) -> list[str]:
     """Explains how the values in the report are computed.
 
     Args:
+        frame: the table of trials.
+        selection: what was selected in it, if anything was.
         images: the number of test images, if it is known.
     """
     lines = []

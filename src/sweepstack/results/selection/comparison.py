@@ -26,6 +26,7 @@ SIGNIFICANCE_LEVEL = 0.05
 """The probability, at most, that any setting of a table is marked as worse although it is as good as the best one."""
 
 NAN = float("nan")
+"""Stands for a p-value or degrees of freedom that do not exist."""
 
 Predictions = Callable[[str], NDArray[np.bool_] | None]
 """Returns which test images the run of an id has classified correctly, bool [n]; None if that is not known."""

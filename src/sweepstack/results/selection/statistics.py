@@ -51,6 +51,11 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
     Unlike the usual interval, it stays in [0, 1] and is not empty at 0 and 1 (Wilson 1927, Journal of the American
     Statistical Association 22).
 
+    Args:
+        hits: the number of cases that count.
+        count: the number of all cases.
+        confidence: the probability that the interval contains the true share.
+
     Raises:
         ValueError: `count` is 0, or there are more hits than that.
     """

@@ -33,12 +33,14 @@ COLUMN = "column"
 BACKTICKS = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?:\b(params|metrics)\s*\.\s*)?`([^`]+)`""")
 """Matches a quoted text, or a name in backticks."""
 CONSTANTS = {"true": True, "false": False, "null": None}
+"""Constants as YAML writes them."""
 KIND_NAMES = {
     "bool": "true and false",
     "number": "numbers",
     "text": "text, which is written in quotes",
     "list": "lists, such as [128, 64]",
 }
+"""What a user reads about the values of each kind."""
 COMPARISONS: dict[type[ast.cmpop], tuple[Callable[[Any, Any], Any], type[ast.cmpop]]] = {
     ast.Eq: (operator.eq, ast.Eq),
     ast.NotEq: (operator.ne, ast.NotEq),

@@ -61,7 +61,14 @@ def table(
 def as_frame(
     rows: Sequence[Row], *, where: str | None = None, metric: str | None = None, sort: str | None = None
 ) -> pd.DataFrame:
-    """Makes the table of rows of the store; see `table`."""
+    """Makes the table of rows of the store.
+
+    Args:
+        rows: the rows of the trials.
+        where: see `table`, also for the others.
+        metric: the metric to sort by.
+        sort: a column to sort by instead.
+    """
     names = dict.fromkeys(name for row in rows for name in row.params)
     index = pd.RangeIndex(len(rows))
     params = pd.DataFrame({name: _param_column(name, rows) for name in names}, index)

@@ -85,7 +85,14 @@ def learning_curves(
 
 
 def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: str, best: Collection[int]) -> Figure:
-    """Draws the objective against each param: every trial, and mean and standard deviation over all other params."""
+    """Draws the objective against each param: every trial, and mean and standard deviation over all other params.
+
+    Args:
+        frame: the table of trials.
+        varied: the params that vary.
+        objective: the metric.
+        best: the rows of the trials of the best setting.
+    """
     frame = measured(frame, objective)
     columns = min(len(varied), 3)
     rows = -(-len(varied) // columns)
@@ -121,7 +128,14 @@ def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: str, best: C
 
 
 def parallel_coordinates(frame: pd.DataFrame, varied: Sequence[str], objective: str, best: Collection[int]) -> Figure:
-    """Draws each trial as a line through its values, coloured by the objective; good ones in front."""
+    """Draws each trial as a line through its values, coloured by the objective; good ones in front.
+
+    Args:
+        frame: the table of trials.
+        varied: the params that vary.
+        objective: the metric.
+        best: the rows of the trials of the best setting.
+    """
     from matplotlib import colormaps
 
     frame = measured(frame, objective).sort_values(objective, ascending=larger_is_better(objective), kind="stable")
@@ -142,7 +156,7 @@ def parallel_coordinates(frame: pd.DataFrame, varied: Sequence[str], objective: 
             for height, label in _ticks(axis, (low, high) if number == len(varied) else None):
                 last = number == len(varied)
                 at, side = (number + 0.04, "left") if last else (number - 0.04, "right")
-                axes.text(at, height, shortened(label, 16), ha=side, va="center", fontsize=9, zorder=5, bbox=_PAD)
+                axes.text(at, height, shortened(label, 16), ha=side, va="center", fontsize=9, zorder=5, bbox=_TEXT_BOX)
         axes.set_xticks(range(len(varied) + 1), [wrapped(name, 20) for name in (*varied, objective)])
         axes.set(xlim=(-0.5, len(varied) + 0.5), ylim=(-0.04, 1.04), yticks=[])
         axes.spines[:].set_visible(False)
@@ -156,7 +170,7 @@ def parallel_coordinates(frame: pd.DataFrame, varied: Sequence[str], objective: 
     return drawn
 
 
-_PAD = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.0}
+_TEXT_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.0}
 
 
 def draw_marks(

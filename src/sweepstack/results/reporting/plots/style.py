@@ -34,6 +34,7 @@ LABELS = {
     "val/accuracy_best": "best validation accuracy",
     "val/loss": "validation loss",
 }
+"""Params and metrics in words, if the words do not follow from the name."""
 STYLE: Any = {
     "axes.edgecolor": "#666666",
     "axes.grid": True,
@@ -58,6 +59,7 @@ STYLE: Any = {
     "xtick.color": "#444444",
     "ytick.color": "#444444",
 }
+"""matplotlib's settings for all plots."""
 
 
 @contextlib.contextmanager
