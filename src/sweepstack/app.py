@@ -86,7 +86,7 @@ def _run(cfg: DictConfig) -> float:
     if trial.run.launch.dry_run:
         raise ConfigError(
             "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack",
-            remedy="add or remove them",
+            remedy="add these two, or leave out launch.dry_run",
         )
     task = hydra.job.name
     store = usable_store(trial.run.tracking, task)

@@ -27,8 +27,23 @@ OWN_FOLDERS = (f"{PACKAGE}{os.sep}", f"{PACKAGE.parent / 'hydra_plugins' / 'swee
 """All folders with sweepstack's code."""
 READERS = ("hydra", "omegaconf", "yaml", "antlr4")
 """Packages that read the command line and config files."""
-READING_FUNCTIONS = {"load_configuration", "load_sweep_config", "parse_overrides", "parse_override", "parse_rule", "load_config"}
-READING_FUNCTIONS |= {"run_job", "configure_log", "sweep", "multirun", "split_arguments", "get_mode", "instantiate_sweeper"}
+READING_FUNCTIONS = {
+    "load_configuration",
+    "load_sweep_config",
+    "parse_overrides",
+    "parse_override",
+    "parse_rule",
+    "load_config",
+}
+READING_FUNCTIONS |= {
+    "run_job",
+    "configure_log",
+    "sweep",
+    "multirun",
+    "split_arguments",
+    "get_mode",
+    "instantiate_sweeper",
+}
 """Functions of those packages that read them, or that do what Hydra's own section of the config says."""
 CONFIG_TEXT_ERRORS = {"InterpolationResolutionError", "InterpolationKeyError", "InterpolationToMissingValueError"}
 CONFIG_TEXT_ERRORS |= {"MissingMandatoryValue", "GrammarParseError", "ValidationError", "UnsupportedInterpolationType"}
@@ -202,7 +217,10 @@ def _is_reading(error: BaseException) -> bool:
         return package == "hydra"
     if str(error).startswith("Config group override") or package in ("hydra", "yaml", "antlr4"):
         return True
-    if any(frame.f_code.co_name in READING_FUNCTIONS for frame in readers) or outer == (str(PACKAGE / "app.py"), "main"):
+    if any(frame.f_code.co_name in READING_FUNCTIONS for frame in readers) or outer == (
+        str(PACKAGE / "app.py"),
+        "main",
+    ):
         return True
     return package == "omegaconf" and type(error).__name__ in CONFIG_TEXT_ERRORS
 

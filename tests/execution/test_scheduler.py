@@ -210,7 +210,7 @@ def test_a_stack_that_goes_on_on_another_device_says_so(store: Store, ledger: Le
     two = trials(0.1, 0.2)
     leave_open(ledger, two, "cuda", begun=True)
     assert states(two, store) == ["FINISHED"] * 2
-    assert [one["recomposed"] for one in tags(store, two)] == ["it began on cuda and went on on cpu"] * 2
+    assert [one["recomposed"] for one in tags(store, two)] == ["it began on cuda and was resumed on cpu"] * 2
 
 
 def test_a_stack_that_is_not_whole_any_more_is_foreseen_as_new_trials(

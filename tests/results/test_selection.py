@@ -224,7 +224,7 @@ def test_figures_that_are_none_count_as_failed() -> None:
     assert groups["lr"].tolist() == [0.2, 0.1, 0.3]
     assert groups["failed"].tolist() == [0, 1, 2]
     assert groups["mark"].tolist() == [BEST, NOT_TESTED, NOT_MEASURED]
-    assert groups["why"].tolist()[2] == "2 of 2 trials gave no val/accuracy; no trial gave a figure"
+    assert groups["why"].tolist()[2] == "2 of 2 trials gave no val/accuracy; no trial gave a value"
 
 
 def test_any_text_may_be_a_setting_and_a_setting_may_be_named_like_our_columns() -> None:

@@ -44,11 +44,11 @@ def said(frame: pd.DataFrame, objective: str | None = None) -> str:
         ({"1": [0.8, 0.82], "2": [0.7, 0.75]}, "lr=1 has the highest validation accuracy, 0.8100 on average"),
         (
             {"1": [0.8, 0.82], "2": [0.95, None]},
-            "lr=1 has the highest validation accuracy of the settings that have a figure of every trial, 0.8100 on",
+            "lr=1 has the highest validation accuracy of the settings that have a value of every trial, 0.8100 on",
         ),
         (
             {"1": [0.8, 0.82], "2": [0.95, None]},
-            "lr=2 has a higher mean, 0.9500, which does not count, since 1 of its 2 trials gave no figure.",
+            "lr=2 has a higher mean, 0.9500, which does not count, since 1 of its 2 trials gave no value.",
         ),
         (
             {"1": [0.8, 0.82], "2": [0.95]},
@@ -60,15 +60,15 @@ def said(frame: pd.DataFrame, objective: str | None = None) -> str:
         ),
         (
             {"1": [0.8, 0.82, None], "2": [0.9, None, None], "3": [0.95, None, None]},
-            "of the settings that have the fewest trials without a figure, 0.8100 on average over 2 seeds",
+            "of the settings that have the fewest trials without a value, 0.8100 on average over 2 seeds",
         ),
         (
             {"1": [0.8, 0.82], "2": [0.9], "3": [0.95, None]},
-            "of the settings that have a figure of every trial and have several seeds, 0.8100",
+            "of the settings that have a value of every trial and have several seeds, 0.8100",
         ),
         (
             {"1": [0.8, 0.82], "2": [0.9], "3": [0.95, None]},
-            "lr=3 has a higher mean, 0.9500, which does not count, since 1 of its 2 trials gave no figure (nor does "
+            "lr=3 has a higher mean, 0.9500, which does not count, since 1 of its 2 trials gave no value (nor does "
             "that of 1 other).",
         ),
     ],
@@ -97,12 +97,12 @@ ONLY_HIGHEST = "lr=1 has the highest validation accuracy, 0.9100 on average over
 def test_what_gave_no_figure_is_neither_worse_nor_told_apart(state: str) -> None:
     table: dict[str, list[float | None]] = {**FIGURES, "4": [None, None, None], "5": [None], "6": [None]}
     frame = sweep(table, state=state)
-    told = "it can be told apart from the 2 others that were measured; 3 other settings gave no figure."
+    told = "it can be told apart from the 2 others that were measured; 3 other settings gave no value."
     assert said(frame) == f"{ONLY_HIGHEST}; {told}"
     grid = settings_table(frame, select(frame), ["lr"])
     titles = [column.title for column in grid.columns]
     assert "failed" not in titles
-    shown = [[row.cells[titles.index(title)].text for row in grid.rows] for title in ("without a figure", "mark")]
+    shown = [[row.cells[titles.index(title)].text for row in grid.rows] for title in ("without a value", "mark")]
     assert shown == [["0", "0", "0", "1", "1", "3"], [BEST, "worse", "worse", *[NOT_MEASURED] * 3]]
     assert any("“Not measured” (3 other settings)" in line for line in explain_values(frame, select(frame), None))
 
@@ -121,7 +121,7 @@ def test_what_gave_no_figure_is_neither_worse_nor_told_apart(state: str) -> None
             "1 other setting cannot be told apart from it; 1 other setting",
         ),
         ({"1": [0.9], "2": [0.8], "3": [0.7]}, "0.9000; 2 other settings could not be tested against it."),
-        ({"1": [0.9], "2": [None]}, "0.9000; 1 other setting gave no figure."),
+        ({"1": [0.9], "2": [None]}, "0.9000; 1 other setting gave no value."),
     ],
 )
 def test_tested_and_untested_settings_are_counted_apart(table: dict[str, list[float | None]], told: str) -> None:

@@ -131,7 +131,7 @@ class Session:
             device: the kind of device that it will train on. If the stack began on another one, the ledger notes it.
         """
         if stack.device not in ("", device):
-            stack = replace(stack, note=f"it began on {stack.device} and went on on {device}")
+            stack = replace(stack, note=f"it began on {stack.device} and was resumed on {device}")
             self._ledger.recompose(_composition(stack))
         wanted = frozenset(trial.id for trial in stack.trials if self.owns(trial))
         unsettled = any(trial.id not in wanted and not self._is_settled(trial) for trial in stack.trials)

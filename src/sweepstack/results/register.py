@@ -140,8 +140,8 @@ def load_classifier(store: Store, reference: str) -> Iterator[tuple[Classifier, 
 
     Args:
         store: the store with the model.
-        reference: NAME@ALIAS, an alias that only one registered model has, a run (see `runs.find_run`), or an address of
-            MLflow: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID.
+        reference: NAME@ALIAS, an alias that only one registered model has, a run (see `runs.find_run`), or an address
+            of MLflow: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID.
 
     Raises:
         UserError: there is no such model, or there are several.

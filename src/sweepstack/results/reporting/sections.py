@@ -98,7 +98,7 @@ def about_sweep(store: Store, frame: pd.DataFrame, objective: str | None) -> Abo
 def make_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSection]:
     """Draws the plots of a sweep, the most important first."""
     if about.objective is None or about.selection is None:
-        yield ReportSection("none", "No trial has finished with a figure to draw.")
+        yield ReportSection("none", "No trial has finished with a value to draw.")
         return
     frame, objective, names, best = about.finished, about.objective, about.varied, about.best
     label = setting(about.selection.trial, names)

@@ -94,7 +94,7 @@ def settings_table(frame: pd.DataFrame, selection: Selection, varied: Sequence[s
         "low": "95 % from",
         "high": "to",
         "n": "trials",
-        "failed": "without a figure",
+        "failed": "without a value",
     }
     failed = ["failed"] if groups["failed"].any() else []
     numeric = ["n", *failed, *statistics, *shown]

@@ -80,7 +80,7 @@ def _compared(selection: Selection) -> list[str]:
     if untested:
         parts.append(f"{_others(untested)} could not be tested against it")
     if unmeasured:
-        parts.append(f"{_others(unmeasured)} gave no figure")
+        parts.append(f"{_others(unmeasured)} gave no value")
     return parts
 
 
@@ -100,7 +100,7 @@ def _among(passed: pd.DataFrame, best: pd.Series[Any]) -> str:
     """Says among which settings the selected one has the best mean; empty if it is all of them. See `select`."""
     kinds = []
     if (passed["failed"] > best["failed"]).any():
-        kinds.append("have the fewest trials without a figure" if best["failed"] else "have a figure of every trial")
+        kinds.append("have the fewest trials without a value" if best["failed"] else "have a value of every trial")
     if (passed["failed"] == best["failed"]).any():
         kinds.append("have several seeds")
     return f" of the settings that {' and '.join(kinds)}" if kinds else ""
@@ -112,7 +112,7 @@ def _why_passed_over(passed: pd.DataFrame, best: pd.Series[Any], varied: Sequenc
     first, more = passed.iloc[0], len(passed) - 1
     lack = "it has a single seed"
     if first["failed"] > best["failed"]:
-        lack = f"{first['failed']} of its {len(first['run_ids'])} trials gave no figure"
+        lack = f"{first['failed']} of its {len(first['run_ids'])} trials gave no value"
     too = "" if not more else " (nor does that of 1 other)" if more == 1 else f" (nor do those of {more:,} others)"
     better = "higher" if larger_is_better(objective) else "lower"
     text = f" has a {better} mean, {first['mean']:.4f}, which does not count, since {lack}"
@@ -201,7 +201,7 @@ def explain_values(frame: pd.DataFrame, selection: Selection | None, images: int
         if SEED in frame.columns[: frame.attrs["vary"]]:
             lines.append(
                 "Trials that differ in their seed only are one setting; the interval of its mean is Student's. The "
-                "trial to use is the one of the best setting with the best figure."
+                "trial to use is the one of the best setting with the best value."
             )
         if selection.test is not None:
             count = f" on {images:,} images" if images else ""
@@ -228,9 +228,9 @@ def _marks(selection: Selection) -> list[str]:
         lines.append(f"{tested:,} of {_others(len(marks))} {'was' if tested == 1 else 'were'} tested against the best.")
     if tested:
         lines.append(
-            "“Not told apart” means that the figures do not show the best setting to be better (5 %, corrected for the "
-            "number of settings); it does not mean that both are the same. Few seeds tell little: five tell far more "
-            "than three."
+            "“Not told apart” means that the values do not show that the best setting is better (5 %, corrected for "
+            "the number of settings); it does not mean that both are equal. Few seeds say little: five say far more than "
+            "three."
         )
     if untested:
         lines.append(
@@ -238,7 +238,7 @@ def _marks(selection: Selection) -> list[str]:
             "table: whether the best setting is better than such a one is not known."
         )
     if unmeasured:
-        lines.append(f"“Not measured” ({_others(unmeasured)}) means that no trial of it has finished with a figure.")
+        lines.append(f"“Not measured” ({_others(unmeasured)}) means that no trial of it has finished with a value.")
     return lines
 
 

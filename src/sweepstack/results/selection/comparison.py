@@ -116,7 +116,7 @@ def _compare(best: Group, other: Group, sign: int, right: NDArray[np.bool_] | No
         right: which test images the best one has classified correctly, if it has a single seed.
     """
     if not other.objectives:
-        return _Test(NAN, NAN, "no trial gave a figure")
+        return _Test(NAN, NAN, "no trial gave a value")
     shared = [seed for seed in best.objectives if seed in other.objectives]
     if len(shared) > 1:
         one, two = [best.objectives[seed] for seed in shared], [other.objectives[seed] for seed in shared]

@@ -176,8 +176,8 @@ def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]
     if not key.startswith("test/"):
         return key, ""
     if OBJECTIVES[0] in known:
-        return key, "test data selected, as was asked for: the figure is too good"
-    return key, "nothing was held out, so test data selected: the figure is too good"
+        return key, "test data selected, as was asked for: the test value is too good"
+    return key, "nothing was held out, so test data selected: the test value is too good"
 
 
 def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:

@@ -66,7 +66,7 @@ def short(frame: pd.DataFrame) -> pd.DataFrame:
             empty = [name for name in ("missing", "failed") if name in frame and not frame[name].any()]
             empty += [name for name in ("sd", "low", "high", "p") if name in frame and frame[name].isna().all()]
             shown = frame.drop(columns=["why", "run_ids", *empty], errors="ignore")
-            return shown.rename(columns={"mean": f"mean {frame.attrs['metric']}", "failed": "without a figure"})
+            return shown.rename(columns={"mean": f"mean {frame.attrs['metric']}", "failed": "without a value"})
         case "cells":
             return _short_cells(frame)
     params = list(frame.columns[: frame.attrs["vary"]]) or ["name"]
