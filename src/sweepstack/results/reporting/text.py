@@ -229,8 +229,8 @@ def _marks(selection: Selection) -> list[str]:
     if tested:
         lines.append(
             "“Not told apart” means that the values do not show that the best setting is better (5 %, corrected for "
-            "the number of settings); it does not mean that both are equal. Few seeds say little: five say far more than "
-            "three."
+            "the number of settings); it does not mean that both are equal. Few seeds say little: five say far more "
+            "than three."
         )
     if untested:
         lines.append(
