@@ -172,7 +172,9 @@ def test_an_answer_that_is_not_the_same_twice_is_not_given(digits_config, tmp_pa
     pixels = np.zeros((30, 30), np.uint8)
     pixels[8:22, 12:18] = 255
     Image.fromarray(255 - pixels).save(tmp_path / "one.png")
-    with pytest.raises(UserError, match=r"a model must give the same answer twice, .* does not: a probability is "):
+    with pytest.raises(
+        UserError, match=r"a model must give the same answer twice, .* does not: a probability differs by "
+    ):
         model.predict_pictures([tmp_path / "one.png"])
 
 

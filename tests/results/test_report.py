@@ -246,7 +246,7 @@ def test_a_store_that_takes_nothing_costs_the_record_and_not_the_file(terminal: 
     [
         (["--sweep", "frist"], "there is no sweep 'frist' in"),
         (["--metric", "val/acuracy"], "there is no metric 'val/acuracy' in this table; did you mean 'val/accuracy'?"),
-        (["--metric", "train/lr"], "the objective must be a result of training, got train/lr, which was set and not"),
+        (["--metric", "train/lr"], "the objective must be a result of training, got train/lr, which is an input"),
         (["-o", "/nonexistent/report.html"], "/nonexistent/report.html cannot be written"),
         (["--store", "sqlite:////nonexistent/empty.db"], "the tracking store sqlite:////nonexistent/empty.db holds"),
     ],

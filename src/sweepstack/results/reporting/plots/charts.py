@@ -123,7 +123,7 @@ def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: str, best: C
         panels[0].plot([], [], "o", color=GREY, ms=4, mew=0, label="one trial")
         panels[0].plot([], [], "o", mfc="none", mec=ORANGE, mew=1.8, label="the best setting")
         legend(drawn, 3)
-        title(drawn, f"What each hyperparameter does to the {words(objective)}")
+        title(drawn, f"{words(objective).capitalize()} by hyperparameter")
     return drawn
 
 
