@@ -46,9 +46,7 @@ class Session:
     """The session of a command while it trains: the `Reporter` of its workers. See `open_session`.
 
     Args:
-        ledger: the ledger of the store.
         number: the number of the session in the ledger.
-        store: where the trials are recorded.
         listeners: receive every event after it was written to the journal.
         max_failures: the number of failed trials that stops the training; None for no limit.
     """
@@ -127,7 +125,6 @@ class Session:
         """Returns what a worker needs to train a stack.
 
         Args:
-            stack: the stack.
             device: the kind of device that it will train on. If the stack began on another one, the ledger notes it.
         """
         if stack.device not in ("", device):
@@ -140,11 +137,10 @@ class Session:
     def split(self, stack: Stack, parts: Parts) -> list[Stack]:
         """Replaces a stack by several ones, which resume from its checkpoint.
 
-        A stack of a single trajectory begins from scratch, because the plain trainer cannot read that checkpoint.
+        A single trajectory begins from scratch, because the plain trainer cannot read that checkpoint.
 
         Returns:
-            The stacks that are still to train. Trajectories that have failed get stacks of their own, for a later
-            command.
+            The stacks that are still to train. Failed trajectories get stacks of their own, for a later command.
         """
         choice = replace(stack.choice, reason=parts.note)
         ended = {*range(len(stack.trajectories))} - {index for part in parts.indices for index in part}
@@ -256,7 +252,6 @@ def open_session(run: RunConfig, store: Store, task: str, listeners: Sequence[Li
 
     Args:
         run: how the trials are trained and recorded.
-        store: where the trials are recorded.
         task: the name of the Hydra task, and of the experiment unless the config names another one.
         listeners: receive what happens to trials, after the terminal does.
 
@@ -298,7 +293,6 @@ def peek(trials: Sequence[Trial], store: Store, rerun: bool) -> Work:
 
     Args:
         trials: no two have the same fingerprint.
-        store: where they would be recorded.
         rerun: train settled trials, too.
     """
     ledger = ledger_of(store, trials[0].run.tracking.journal)
