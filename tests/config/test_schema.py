@@ -55,7 +55,7 @@ def trial_of(loader, *words):
 
 def about(trial):
     checked = set()
-    check(trial, checked)
+    check(trial, checked, {})
     return {
         "fingerprint": fingerprint(trial.config, DATA, CODE).config,
         "stack": stack_key(trial.config, trial.run),
