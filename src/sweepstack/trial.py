@@ -66,15 +66,15 @@ class Measurement:
     metrics: Mapping[str, float]
 
 
-class Answer(enum.Enum):
-    """Whether a training goes on, as whoever hears of a measurement decides."""
+class Verdict(enum.Enum):
+    """What whoever hears of a measurement decides of the training."""
 
-    GO_ON = enum.auto()
+    CONTINUE = enum.auto()
     STOP = enum.auto()
 
 
-OnMeasured = Callable[[Measurement], Answer | None]
-"""Hears of a measurement; without an answer the training goes on."""
+OnMeasured = Callable[[Measurement], Verdict | None]
+"""Hears of a measurement; None stands for CONTINUE."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ import sweepstack.app
 from sweepstack.config.fingerprint import fingerprint
 from sweepstack.config.parsing import parse
 from sweepstack.errors import ConfigError
+from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.prepare import check
 from sweepstack.execution.describe import _differs
 from sweepstack.hydra_adapter.composer import Composer
@@ -55,7 +56,7 @@ def trial_of(loader, *words):
 
 def about(trial):
     checked = set()
-    check(trial, checked, {})
+    check(trial, checked, {}, InProcessExecutor())
     return {
         "fingerprint": fingerprint(trial.config, DATA, CODE).config,
         "stack": stack_key(trial.config, trial.run),

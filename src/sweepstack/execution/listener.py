@@ -12,7 +12,10 @@ log = logging.getLogger(__name__)
 
 
 class Listener:
-    """Hears of each event once it is in the journal. Override what matters."""
+    """Hears of events after they are in the journal. Override what matters.
+
+    A trial that is resumed from a checkpoint may pass steps a second time: `on_measured` hears of them again.
+    """
 
     def on_message(self, line: str) -> None:
         """Something that the user should read."""

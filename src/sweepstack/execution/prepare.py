@@ -9,7 +9,7 @@ from typing import Any
 from sweepstack.config.fingerprint import fingerprint
 from sweepstack.config.schema import Mark, OptimizerConfig, RunConfig, TrialConfig, marked
 from sweepstack.errors import ConfigError, DataError, UserError
-from sweepstack.execution.executor import InJob, no_job
+from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.worker import load_data_of
 from sweepstack.faults import contained
 from sweepstack.planning.plan import Stack
@@ -39,12 +39,13 @@ class Prepared:
         return self.devices[stack.trials[0].run.device]
 
 
-def prepare(trials: Sequence[Trial], task: str, in_job: InJob = no_job) -> Prepared:
+def prepare(trials: Sequence[Trial], task: str, executor: InProcessExecutor) -> Prepared:
     """Checks and identifies trials; their data are loaded for it, and stay in memory for the training.
 
     Args:
         trials: of one sweep.
         task: name of the Hydra task.
+        executor: in its jobs the user's code is called.
 
     Raises:
         ConfigError, DataError: a trial has a mistake in it, or its data cannot be had. Of several trials: one error
@@ -55,7 +56,7 @@ def prepare(trials: Sequence[Trial], task: str, in_job: InJob = no_job) -> Prepa
     mistakes: list[UserError] = []
     for trial in trials:
         try:
-            check(trial, seen, digests, in_job)
+            check(trial, seen, digests, executor)
         except (ConfigError, DataError) as error:
             mistakes.append(error)
     if mistakes:
@@ -69,7 +70,7 @@ def prepare(trials: Sequence[Trial], task: str, in_job: InJob = no_job) -> Prepa
     )
 
 
-def check(trial: Trial, seen: set[str], digests: dict[str, str], in_job: InJob = no_job) -> None:
+def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InProcessExecutor) -> None:
     """Checks what can only be checked with PyTorch and the data at hand, and loads the data.
 
     Args:
@@ -91,7 +92,7 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], in_job: InJob =
 
     known = key in seen
     seen |= {key, last}  # a mistake too is told once
-    with in_job(trial), contained():
+    with executor.in_job(trial), contained():
         data = load_data_of(trial) if known else check_trial(config, trial.run.device)
         digests[_dataset(trial)] = data.facts.digest
         check_last_batch(config, data)

@@ -34,7 +34,7 @@ from sweepstack.planning.plan import Stack
 from sweepstack.tracking.experiments import experiment_name
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
-from sweepstack.trial import Answer, Outcome, Trial, TrialState
+from sweepstack.trial import Outcome, Trial, TrialState, Verdict
 
 Lacking = Callable[[Trial, Outcome, Path | None], Sequence[Path]]
 """Takes a settled trial and the folder of its files, where that is on this machine; gives further files."""
@@ -133,9 +133,12 @@ class Session:
         unsettled = any(trial.id not in wanted and not self._is_settled(trial) for trial in stack.trials)
         return Assignment(stack, wanted, self._ledger.checkpoints(stack.id), stack.keep or unsettled)
 
-    def split(self, stack: Stack, parts: Parts) -> list[Stack]:
-        """Several stacks in place of one. Each goes on from its checkpoint, but for those of a single trajectory: the
+    def split(self, stack: Stack, parts: Parts, device: str) -> list[Stack]:
+        """Makes several stacks of one. Each is resumed from its checkpoint, but for those of a single trajectory: the
         plain trainer begins again.
+
+        Args:
+            device: the kind of device that they train on.
 
         Returns:
             Those with something left to train. What has failed already is kept apart, for a later command.
@@ -152,7 +155,7 @@ class Session:
                 secrets.token_hex(8),
                 stack.keep,
                 parts.note,
-                stack.device,
+                device,
             )
             for part in (*parts.places, *failed)
         ]
@@ -176,21 +179,21 @@ class Session:
         outcome = known.outcome if known is not None else None
         return trial.id not in self._mine or (outcome is not None and outcome.settled)
 
-    def emit(self, event: Event) -> Answer:
+    def emit(self, event: Event) -> Verdict:
         """Takes an event of a trial. What is recorded already, by this session or the one that left the trial, is not
         recorded again: a trial that is resumed from a checkpoint passes there a second time."""
         trial = event.trial
         if not self.owns(trial):
-            return Answer.GO_ON
+            return Verdict.CONTINUE
         entry = self._mine[trial.id]
         match event:
             case Started() if trial.id in self.fold.progress:
-                return Answer.GO_ON
+                return Verdict.CONTINUE
             case Started():
                 event = replace(event, again=entry.begun)
             case Measured() if event.measurement.step <= self._measured(trial):
                 self._announce(event)
-                return Answer.GO_ON
+                return Verdict.CONTINUE
             case Ended():
                 with contextlib.suppress(OSError):  # else they are taken from where they are
                     files = tuple(keep_file(self._ledger.files(trial.id), file) for file in event.files)
@@ -201,7 +204,7 @@ class Session:
             self.outcomes[trial.fingerprint] = event.outcome
             self._failures += event.outcome.state is TrialState.FAILED
         self._announce(event)
-        return Answer.GO_ON
+        return Verdict.CONTINUE
 
     def _measured(self, trial: Trial) -> int:
         known = self.fold.progress.get(trial.id)

@@ -31,7 +31,7 @@ def check_trial(config: TrialConfig, device: str) -> Data:
         device: that of a config, such as auto.
 
     Returns:
-        The data, which are loaded last, for that can take long.
+        The data. They are loaded after what can be checked without them, for loading may take long.
 
     Raises:
         ConfigError: one of them does not hold.
