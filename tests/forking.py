@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import inspect
 import io
@@ -212,10 +213,30 @@ def become(request: Request) -> None:
         exec(words[1], sys.modules["__main__"].__dict__)
     else:
         sys.argv, sys.path[:1] = words, [os.path.dirname(os.path.abspath(words[0])), *found]
-        runpy.run_path(words[0], run_name="__main__")
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as end:
+            leave(end.code)
+            raise
+        leave(0)
+
+
+def leave(code: Any) -> None:
+    """Ends the process as the interpreter does: it waits for threads, obeys `atexit` and flushes the streams. It leaves
+    out the last step, to take all modules apart, which costs more than the rest of a short command. Returns if the
+    interpreter has something to say about the code or the streams."""
+    if not isinstance(code, int):
+        return
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code & 0xFF)
 
 
 if __name__ == "__main__":
     for library in LIBRARIES[sys.argv[1]].split():
         importlib.import_module(library)
+    gc.freeze()  # a collection in a forked program would copy all pages of the libraries
     become(serve(socket.socket(fileno=int(sys.argv[2]))))
