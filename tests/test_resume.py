@@ -470,7 +470,7 @@ def test_a_place_that_cannot_be_used_is_one_clear_line_and_nothing_is_touched(
 ) -> None:
     spoil(terminal)
     before = content(terminal.folder)
-    done = terminal.type(*SHORT, "epochs=1", before=obey_modes)
+    done = terminal.type(*SHORT, "epochs=1", before=obey_modes if spoil is forbid_journal else None)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {rule.format(folder=terminal.folder)}")
