@@ -102,7 +102,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "schema.py").write_text(source)
     keys = [line.partition(":")[0] for lines in ADDED.values() for line in lines]
     plain = json.dumps(DIGITS)
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(ROOT / "conf"), plain, *keys]
+    program = tmp_path_factory.mktemp("program") / "train.py"  # by this name it is forked, see tests/forking.py
+    program.write_text(PROGRAM)
+    command = [sys.executable, str(program), str(folder), str(ROOT / "conf"), plain, *keys]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
