@@ -3,12 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-# The tests of `make quick`: some of every folder of src, none that types a command or needs MNIST.
+# The tests of `make quick`: some of every folder of src, one story that types commands, none that needs MNIST.
 QUICK := tests/test_layers.py tests/test_public.py tests/test_errors.py tests/test_masking.py tests/test_states.py \
   tests/config/test_parsing.py tests/config/test_fingerprint.py tests/planning tests/files \
   tests/journal/test_log.py tests/execution/test_progress.py tests/training/test_checks.py \
   tests/hydra_adapter/test_sweep_values.py tests/results/test_selection.py tests/results/test_conditions.py \
-  tests/tracking/test_params.py tests/tracking/test_address.py
+  tests/tracking/test_params.py tests/tracking/test_address.py \
+  tests/inference/test_classifier.py tests/hydra_adapter/test_sweeper.py \
+  tests/test_cli.py::test_the_table_is_of_the_latest_sweep_best_first tests/test_cli.py::test_a_mistake_is_one_clear_line
 
 .PHONY: help sweep quick test check format ui bench chaos fuzz constraints clean
 

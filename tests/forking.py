@@ -2,7 +2,8 @@
 
 What runs is the program itself, with arguments, folder, environment and pipes of its own. Only PyTorch, Hydra and
 MLflow are imported already: that takes most of the time of a short command. Each program imports sweepstack's own code
-itself. A program whose environment an interpreter or a library reads at its start is not forked.
+itself, which is compiled already. A program whose environment an interpreter or a library reads at its start is not
+forked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import importlib
+import gc
+import importlib.util
 import inspect
 import io
 import json
@@ -23,6 +25,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
 LIBRARIES = {
@@ -212,10 +217,50 @@ def become(request: Request) -> None:
         exec(words[1], sys.modules["__main__"].__dict__)
     else:
         sys.argv, sys.path[:1] = words, [os.path.dirname(os.path.abspath(words[0])), *found]
-        runpy.run_path(words[0], run_name="__main__")
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as end:
+            leave(end.code)
+            raise
+        leave(0)
+
+
+def compile_own_code() -> None:
+    """Where no bytecode is kept (PYTHONDONTWRITEBYTECODE), each program would compile some eighty modules again."""
+    spec = importlib.util.find_spec("sweepstack")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    loaders = [
+        SourceFileLoader("", str(path))
+        for path in (*package.rglob("*.py"), *package.parent.glob("hydra_plugins/sweepstack/*.py"))
+    ]
+    compiled = {loader.path: loader.source_to_code(loader.get_data(loader.path), loader.path) for loader in loaders}
+    as_usual = SourceFileLoader.get_code
+
+    def get_code(self: SourceFileLoader, fullname: str) -> CodeType | None:
+        return compiled.get(self.path) or as_usual(self, fullname)
+
+    SourceFileLoader.get_code = get_code  # type: ignore[assignment,method-assign]
+
+
+def leave(code: Any) -> None:
+    """Ends the process as the interpreter does: it waits for threads, obeys `atexit` and flushes the streams. It leaves
+    out the last step, to take all modules apart, which costs more than the rest of a short command. Returns if the
+    interpreter has something to say about the code or the streams."""
+    if not isinstance(code, int):
+        return
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code & 0xFF)
 
 
 if __name__ == "__main__":
     for library in LIBRARIES[sys.argv[1]].split():
         importlib.import_module(library)
+    compile_own_code()
+    gc.freeze()  # a collection in a forked program would copy all pages of the libraries
     become(serve(socket.socket(fileno=int(sys.argv[2]))))

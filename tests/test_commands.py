@@ -32,7 +32,7 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import record_summary
 from sweepstack.training.data.datasets import digits
 
-from .terminal import Terminal
+from .terminal import Terminal, new_store
 
 OWN = """
 from torch import nn
@@ -48,9 +48,10 @@ SWEEP = ("-m", "dataset=digits", "epochs=5", "optimizer.lr=0.3,0.1,0.01", "launc
 
 
 @pytest.fixture(scope="module")
-def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+def terminal(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Terminal:
     """A sweep of three trials, and on their own one that diverges and one of a user's own model."""
     terminal = Terminal(tmp_path_factory.mktemp("commands"))
+    new_store(terminal.folder, empty_database)
     (terminal.folder / "net_of_a_user.py").write_text(OWN)
     (terminal.folder / "parts_of_a_user.py").write_text("WIDTH = 16\n")
     assert terminal.type("train.py", *SWEEP).returncode == 0

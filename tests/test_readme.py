@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from sweepstack.cli.main import main
 
-from .terminal import ROOT, Terminal
+from .terminal import ROOT, Terminal, new_store
 
 README = (ROOT / "README.md").read_text()
 
@@ -35,8 +35,9 @@ def small(words: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+def terminal(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Terminal:
     terminal = Terminal(tmp_path_factory.mktemp("readme"))
+    new_store(terminal.folder, empty_database)
     (terminal.folder / "net.py").write_text(blocks("python")[0])
     (terminal.folder / "my_conf" / "model").mkdir(parents=True)
     (terminal.folder / "my_conf" / "model" / "net.yaml").write_text(blocks("yaml")[0])

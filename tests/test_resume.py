@@ -280,7 +280,8 @@ def test_stopped_it_is_gone_on_with_even_when_a_checkpoint_is_damaged(terminal: 
     process = terminal.start(*SWEEP)
     read_until(process, "[1/8]")
     process.send_signal(signal.SIGINT)
-    assert seconds_to_end(process) < 5
+    with watched(process):
+        process.wait()
     assert process.returncode == 130
     assert process.stderr is not None
     (last_words,) = process.stderr.read().splitlines()
@@ -297,7 +298,8 @@ def test_stopped_it_is_gone_on_with_even_when_a_checkpoint_is_damaged(terminal: 
     assert "is damaged (latest.pt does not match its checksum); training goes on from the one before" in said
     wait_for_another_checkpoint(terminal)
     process.send_signal(signal.SIGTERM)
-    assert seconds_to_end(process) < 5
+    with watched(process):
+        process.wait()
     assert process.returncode == 143
     assert process.stdout is not None
     assert re.search(r"KILLED: stopped after step \d+ of \d+$", process.stdout.read(), re.MULTILINE)
@@ -470,7 +472,7 @@ def test_a_place_that_cannot_be_used_is_one_clear_line_and_nothing_is_touched(
 ) -> None:
     spoil(terminal)
     before = content(terminal.folder)
-    done = terminal.type(*SHORT, "epochs=1", before=obey_modes)
+    done = terminal.type(*SHORT, "epochs=1", before=obey_modes if spoil is forbid_journal else None)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {rule.format(folder=terminal.folder)}")

@@ -99,8 +99,10 @@ def _run(cfg: DictConfig) -> float:
                 shown = "  ".join(f"{key} {value:.4f}" for key, value in metrics)
                 print(printable(f"{trial.name}  {shown or outcome.reason}"))
 
-    outcomes = execute(prepare([trial], task), store, InProcessExecutor(), [Log()])
-    (outcome,) = outcomes.values()
+    executor = InProcessExecutor()
+    prepared = prepare([trial], task, executor)
+    outcomes = execute(prepared, store, executor, [Log()])
+    outcome = outcomes[prepared.trials[0].fingerprint]  # among others, where the stack of an earlier sweep was resumed
     if not in_sweep:
         if outcome.state is not TrialState.FINISHED:
             raise SystemExit(FAILED)

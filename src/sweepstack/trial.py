@@ -70,15 +70,15 @@ class Measurement:
     metrics: Mapping[str, float]
 
 
-class Answer(enum.Enum):
+class Verdict(enum.Enum):
     """Says whether a training goes on; the receiver of a measurement decides it."""
 
-    GO_ON = enum.auto()
+    CONTINUE = enum.auto()
     STOP = enum.auto()
 
 
-OnMeasured = Callable[[Measurement], Answer | None]
-"""Receives a measurement. If it returns None, the training goes on."""
+OnMeasured = Callable[[Measurement], Verdict | None]
+"""Receives a measurement; None stands for CONTINUE."""
 
 
 @dataclass(frozen=True)

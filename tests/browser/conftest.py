@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from ..terminal import Terminal
+from ..terminal import Terminal, new_store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -50,9 +50,10 @@ class Swept(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def swept(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Swept:
+def swept(browser: "Browser", tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Swept:
     """`browser` comes first: where there is none, nothing is trained."""
     terminal = Terminal(tmp_path_factory.mktemp("browser"))
+    new_store(terminal.folder, empty_database)
     links = []
     for name, words in {
         "earlier": ["optimizer.lr=0.2,0.3", "epochs=2"],

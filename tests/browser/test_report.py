@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from sweepstack.cli.main import main
 from sweepstack.tracking.rows import Row
 
-from ..terminal import Terminal
+from ..terminal import Terminal, new_store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -20,9 +20,10 @@ DRAWN_AT = "([x, y]) => document.elementFromPoint(x, y)?.closest('svg [data-tria
 
 
 @pytest.fixture(scope="module")
-def terminal(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+def terminal(browser: "Browser", tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Terminal:
     """With a report of four trials. `browser` comes first: where there is none, nothing is trained."""
     terminal = Terminal(tmp_path_factory.mktemp("report"))
+    new_store(terminal.folder, empty_database)
     swept = terminal.type("train.py", "-m", "dataset=digits", "optimizer.lr=0.01,0.1", "epochs=1,3")
     assert swept.returncode == 0, swept.stderr
     made = CliRunner().invoke(

@@ -47,22 +47,16 @@ def test_a_name_that_a_folder_a_tag_or_a_filter_cannot_carry_is_refused(digits_p
 
 @pytest.mark.parametrize("name", BAD_EXPERIMENTS)
 def test_so_is_one_of_an_experiment_wherever_it_comes_from(
-    digits_plain, store_of_trial: tuple[Store, MakeTrial], name: str
+    digits_plain, store: Store, trial: MakeTrial, name: str
 ) -> None:
     with pytest.raises(ConfigError, match=r"^tracking\.experiment should .*for example tracking\.experiment=train$"):
         parse(OmegaConf.create(digits_plain({"tracking.experiment": name})))
-    store, trial = store_of_trial
     if name:
         with (
             pytest.raises(ConfigError, match=r"experiment should .*; choose another with tracking\.experiment=NAME"),
             open_session(trial(1).run, store, name, []),
         ):
             pytest.fail("nothing may train")
-
-
-@pytest.fixture
-def store_of_trial(tmp_path: Path, trial: MakeTrial) -> tuple[Store, MakeTrial]:
-    return Store(f"sqlite:///{tmp_path}/mlflow.db"), trial
 
 
 @pytest.mark.parametrize("mode", [(), ("-m",)])

@@ -39,6 +39,7 @@ import sweepstack.app
 from sweepstack.config.fingerprint import fingerprint
 from sweepstack.config.parsing import parse
 from sweepstack.errors import ConfigError
+from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.prepare import check
 from sweepstack.execution.describe import _differing_keys
 from sweepstack.hydra_adapter.composer import Composer
@@ -55,7 +56,7 @@ def trial_of(loader, *words):
 
 def about(trial):
     checked = set()
-    check(trial, checked)
+    check(trial, checked, {}, InProcessExecutor())
     return {
         "fingerprint": fingerprint(trial.config, DATA, CODE).config,
         "stack": stack_key(trial.config, trial.run),
@@ -102,7 +103,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "schema.py").write_text(source)
     keys = [line.partition(":")[0] for lines in ADDED.values() for line in lines]
     plain = json.dumps(DIGITS)
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(ROOT / "conf"), plain, *keys]
+    program = tmp_path_factory.mktemp("program") / "train.py"  # by this name it is forked, see tests/forking.py
+    program.write_text(PROGRAM)
+    command = [sys.executable, str(program), str(folder), str(ROOT / "conf"), plain, *keys]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)

@@ -18,7 +18,10 @@ import torch
 from sweepstack.config import code_digest
 from sweepstack.config.parsing import parse
 from sweepstack.errors import DataError
+from sweepstack.events import Ended
+from sweepstack.execution.assignment import Assignment, Parts, Reporter
 from sweepstack.execution.executor import InProcessExecutor
+from sweepstack.execution.listener import Listener
 from sweepstack.execution.prepare import Prepared, prepare
 from sweepstack.execution.records import ledger_of, undelivered
 from sweepstack.execution.scheduler import execute, foresee
@@ -29,6 +32,7 @@ from sweepstack.tracking.writer.client import writer_process
 from sweepstack.training.data import datasets
 from sweepstack.trial import Outcome, Trial
 
+from .. import here
 from ..stories import CHOICE, Command, composition, deliver_all, room_for
 from ..terminal import new_store
 
@@ -79,6 +83,7 @@ def trials(
                 for number, (lr, longest) in enumerate(points)
             ],
             "train",
+            InProcessExecutor(),
         )
         return [*made.trials]
 
@@ -208,6 +213,7 @@ def leave_open(ledger: Ledger, trials: list[Trial], device: str, begun: bool) ->
 
 def test_a_stack_that_goes_on_on_another_device_says_so(store: Store, ledger: Ledger, trials: MakeTrials) -> None:
     two = trials(0.1, 0.2)
+    assert prepare(two, "train", InProcessExecutor()).devices == {two[0].run.device: "cpu"}
     leave_open(ledger, two, "cuda", begun=True)
     assert states(two, store) == ["FINISHED"] * 2
     assert [one["recomposed"] for one in tags(store, two)] == ["it began on cuda and was resumed on cpu"] * 2
@@ -349,6 +355,41 @@ def test_weights_that_could_not_be_kept_are_trained_again_in_a_trajectory_that_h
     assert (tmp_path / "0" / "weights.pt").is_file()
 
 
+def test_a_stack_that_is_resumed_on_another_device_and_cut_says_why_it_was_cut(
+    store: Store, ledger: Ledger, checkpoints: Path, trials: MakeTrials
+) -> None:
+    Net.too_large = {STEPS}
+    four = trials(0.1, 0.2, 0.3, 0.4, epochs=(9,), **NET)
+    leave_open(ledger, four, "cuda", begun=True)
+    assert states(four, store) == ["FINISHED"] * 4
+    assert all("failed: OutOfMemoryError: the memory is full" in one["recomposed"] for one in tags(store, four))
+
+
+class Rude(Listener):
+    """Fails when the first trial ends."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def on_ended(self, event: Ended) -> None:
+        self.ended.append(event.trial.name)
+        if len(self.ended) == 1:
+            raise RuntimeError("torn")
+
+
+def test_a_listener_that_fails_costs_no_trial_and_none_is_trained_twice(store: Store, trials: MakeTrials) -> None:
+    three, rude, widths = trials(0.1, 0.2, 0.3), Rude(), []
+
+    class Counting(InProcessExecutor):
+        def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
+            widths.append(len(assignment.stack.trajectories))
+            return super().train(assignment, reporter)
+
+    outcomes = execute(prepared(three), store, Counting(), [rude])
+    assert [str(outcomes[trial.fingerprint].state) for trial in three] == ["FINISHED"] * 3
+    assert (rude.ended, widths) == (["lr=0.1", "lr=0.2", "lr=0.3"], [3, 1, 1])
+
+
 def test_what_only_fails_when_stacked_is_trained_alone(
     store: Store, trials: MakeTrials, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -404,3 +445,24 @@ def test_data_that_are_not_those_of_the_fingerprint_are_not_trained_on(
     datasets._load.cache_clear()
     with pytest.raises(DataError, match="dataset must give the same data at every load"):
         run(one, store)
+
+
+def test_a_single_command_resumes_the_stack_of_a_sweep_and_tells_of_its_own_trial(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep stopped after its first failure; the trial beside the one that is typed is trained on, too."""
+    store = new_store(tmp_path, empty_database)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    words = ("dataset=digits", "model=mlp", "epochs=3", "seed=11")
+    stopped = here.train("-m", *words, "optimizer.lr=0.1,0.2,1e30", "launch.width=3", "max_failures=1")
+    assert stopped.code == 1
+    assert "2 trials KILLED" in stopped.out
+    done = here.train(*words, "optimizer.lr=0.1")
+    assert (done.code, done.err) == (0, "")
+    assert "1 stack left open before: resumed" in done.out
+    assert {(row.name.split()[-1], str(row.state)) for row in store.rows("all")} == {
+        ("lr=0.1", "FINISHED"),
+        ("lr=0.2", "FINISHED"),
+        ("lr=1e+30", "FAILED"),
+    }

@@ -175,7 +175,7 @@ DAMAGES = st.builds(
 STORIES = st.lists(st.one_of(COMMANDS, COMMANDS, COMMANDS, STOPS, RECORDS, DAMAGES), max_size=8)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(story=STORIES, wanted=NUMBERS, rerun=st.booleans())
 def test_whatever_has_happened_a_claim_does_what_the_dry_run_foresees(
     tmp_path_factory: pytest.TempPathFactory,

@@ -13,10 +13,11 @@ import torch
 from sweepstack.config.parsing import parse
 from sweepstack.events import Ended, Event, Measured, Started
 from sweepstack.execution.assignment import Assignment
+from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.prepare import prepare
 from sweepstack.execution.worker import run_stack
 from sweepstack.planning.plan import Stack, Trajectory
-from sweepstack.trial import Answer, StackSettings, Trial
+from sweepstack.trial import StackSettings, Trial, Verdict
 
 
 @dataclass
@@ -26,9 +27,9 @@ class Events:
     heard: list[Event] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
-    def emit(self, event: Event) -> Answer:
+    def emit(self, event: Event) -> Verdict:
         self.heard.append(event)
-        return Answer.GO_ON
+        return Verdict.CONTINUE
 
     def say(self, line: str) -> None:
         self.said.append(line)
@@ -55,7 +56,7 @@ def assignment(digits_plain: Callable[..., dict[str, Any]], folder: Path, **chan
         config = parse(digits_plain({"optimizer.lr": lr, "epochs": epochs, "threads": 1, **changes}))
         name = f"lr={lr} epochs={epochs}"
         trials.append(Trial(config.trial, number, name, {}, folder / str(number), "", config.run, id=f"id{number}"))
-    short, long, other = prepare(trials, "train").trials
+    short, long, other = prepare(trials, "train", InProcessExecutor()).trials
     stack = Stack((Trajectory((short, long)), Trajectory((other,))), StackSettings(2, 1, 0.0, "by the test"), id="one")
     return Assignment(stack, frozenset({"id0", "id1", "id2"}), folder / "checkpoints", keep=False)
 
@@ -85,6 +86,7 @@ def test_a_worker_in_another_process_ends_with_the_same_bits(
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(theirs,))
     process.start()
+    theirs.close()  # or a process that dies would not be noticed
     ours.send_bytes(pickle.dumps(assignment(digits_plain, tmp_path / "there")))
     assert ours.poll(120)
     parts, heard = ours.recv()

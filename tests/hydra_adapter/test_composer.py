@@ -76,7 +76,7 @@ def composer(loader: ConfigLoader, master: DictConfig) -> Composer:
     return Composer(loader, master)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(overrides=jobs, number=st.integers(0, 10))
 def test_a_job_is_what_hydra_composes(
     composer: Composer, loader: ConfigLoader, master: DictConfig, overrides: list[str], number: int

@@ -115,7 +115,7 @@ def test_what_version_1_has_left_open_is_resumed_and_ends_as_undisturbed(
 def train(trials: list[Trial], store: Store) -> dict[str, dict[str, float]]:
     """Figures by trial; the plain text of the config is as it was."""
     threads = torch.get_num_threads()
-    outcomes: dict[str, Outcome] = execute(prepare(trials, "train"), store, InProcessExecutor())
+    outcomes: dict[str, Outcome] = execute(prepare(trials, "train", InProcessExecutor()), store, InProcessExecutor())
     torch.set_num_threads(threads)
     return {
         trial.name: {key: value for key, value in outcomes[trial.fingerprint].metrics.items() if "seconds" not in key}

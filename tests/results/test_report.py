@@ -23,7 +23,7 @@ from sweepstack.results.tables.frame import table
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG
 
-from ..terminal import Terminal
+from ..terminal import Terminal, new_store
 
 SWEEP = ["dataset=digits", "optimizer.lr=0.01,0.1,1e38", "epochs=1,3", "seed=0,1", "tracking.sweep=first"]
 
@@ -74,8 +74,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+def terminal(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Terminal:
     terminal = Terminal(tmp_path_factory.mktemp("report"))
+    new_store(terminal.folder, empty_database)
     assert terminal.type("train.py", "-m", *SWEEP).returncode == 1  # the trials with lr=1e38 diverge
     return terminal
 
@@ -146,7 +147,9 @@ def test_failures_are_told_with_reason_and_log(page: Page) -> None:
     assert any(text.startswith("4 trials failed, for example: ") for text in page.texts["li"])
 
 
-def test_the_command_reproduces_the_trial_to_use(page: Page, finished: pd.DataFrame, tmp_path: Path) -> None:
+def test_the_command_reproduces_the_trial_to_use(
+    page: Page, finished: pd.DataFrame, tmp_path: Path, store: Store
+) -> None:
     python, script, *overrides = shlex.split(page.texts["pre"][0])
     assert (python, script) == ("python", "train.py")
     elsewhere = Terminal(tmp_path)
@@ -197,19 +200,16 @@ def test_each_trial_can_be_found_in_the_plots_and_ids_are_unique(page: Page) -> 
     assert referred <= set(ids)
 
 
-def test_the_same_store_gives_the_same_bytes(terminal: Terminal, html: str) -> None:
-    again = report("first", store=terminal.store)
-    assert again.html == html
-    assert again.files["plots/hyperparameters.png"].startswith(b"\x89PNG")
-
-
-def test_the_summary_run_is_one_and_no_trial(terminal: Terminal, html: str, tmp_path: Path) -> None:
+def test_the_same_store_gives_the_same_bytes_and_one_summary_run_that_is_no_trial(
+    terminal: Terminal, html: str, tmp_path: Path
+) -> None:
     before = [row.run_id for row in terminal.store.rows("all")]
     store = terminal.store
     (run,) = store.runs(f"tags.`{SUMMARY_TAG}` = 'first'")
     stale = store.client.get_run(run.info.run_id).info.artifact_uri.removeprefix("file://")
     (Path(stale) / "plots" / "old.png").write_bytes(b"of an earlier report")
     assert sweepstack(terminal, "report", "-o", str(tmp_path / "again.html")).exit_code == 0
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == html
     (run,) = store.runs(f"tags.`{SUMMARY_TAG}` = 'first'")
     assert (run.info.run_name, run.info.status) == ("summary of first", "FINISHED")
     assert [row.run_id for row in store.rows("all")] == before
@@ -220,6 +220,8 @@ def test_the_summary_run_is_one_and_no_trial(terminal: Terminal, html: str, tmp_
     assert "old.png" not in plots
     kept = Path(store.client.download_artifacts(run.info.run_id, "report.html", str(tmp_path)))
     assert kept.read_text(encoding="utf-8") == html
+    drawn = Path(store.client.download_artifacts(run.info.run_id, "plots/hyperparameters.png", str(tmp_path)))
+    assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_store_that_takes_nothing_costs_the_record_and_not_the_file(terminal: Terminal, tmp_path: Path) -> None:
@@ -236,9 +238,6 @@ def test_a_store_that_takes_nothing_costs_the_record_and_not_the_file(terminal: 
     assert (tmp_path / "report.html").exists()
     _, line = done.stderr.splitlines()
     assert line.startswith(f"The report is not recorded in MLflow: {terminal.uri} does not take the report (")
-    runs = len(terminal.store.runs(""))
-    assert sweepstack(terminal, "report", "--no-record", "-o", str(tmp_path / "report.html")).stderr.count("\n") == 1
-    assert len(terminal.store.runs("")) == runs
 
 
 @pytest.mark.parametrize(
@@ -262,9 +261,9 @@ HOSTILE = '<script>alert("1")</script> & "quoted" \'ünï☃\' $x$ {{ 7*7 }}'
 
 
 @pytest.fixture(scope="module")
-def old_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def old_store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Store:
     """As an earlier version has left it: a tag for the sweep, no inputs, no files. Nobody has checked names."""
-    return Store(f"sqlite:///{tmp_path_factory.mktemp('old')}/mlflow.db")
+    return new_store(tmp_path_factory.mktemp("old"), empty_database)
 
 
 def record(
@@ -369,8 +368,14 @@ def test_mistakes_are_not_those_of_other_code(terminal: Terminal, page: Page) ->
     assert "plots/confusion.png" not in found.files
 
 
-def test_another_metric_can_select(terminal: Terminal, finished: pd.DataFrame) -> None:
-    page = Page(report("first", store=terminal.store, metric="val/loss").html)
+def test_another_metric_can_select_and_nothing_need_be_recorded(
+    terminal: Terminal, finished: pd.DataFrame, tmp_path: Path
+) -> None:
+    runs = len(terminal.store.runs(""))
+    words = ("--sweep", "first", "--metric", "val/loss", "--no-record", "-o", str(tmp_path / "report.html"))
+    assert sweepstack(terminal, "report", *words).stderr.count("\n") == 1
+    assert len(terminal.store.runs("")) == runs
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert page.texts["h1"] == ["Which of 6 settings of learning rate and epochs has the lowest validation loss?"]
     lowest = finished.groupby(["lr", "epochs"])["val/loss"].mean().min()
     assert any(f"has the lowest validation loss, {lowest:.4f}" in text for text in page.texts["p"])

@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweepstack.results.tables.frame import as_frame
@@ -83,6 +83,7 @@ def rows_of(values: list[object]) -> list[Row]:
     ]
 
 
+@settings(max_examples=20)
 @given(st.lists(SCALARS | st.lists(SCALARS, max_size=2), min_size=1, max_size=4))
 def test_values_of_any_kinds_make_a_table_in_every_format(values: list[object]) -> None:
     frame = as_frame(rows_of(values), sort="name")

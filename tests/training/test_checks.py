@@ -1,6 +1,7 @@
 """A model is checked with images of its dataset, as it is trained and as it is evaluated, before anything trains."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -100,9 +101,9 @@ class Cached(nn.Linear):
         return super().forward(images.flatten(1) * self.scale)
 
 
-def line_of(function: Callable[[TrialConfig, str], object], config: TrialConfig) -> str:
+def line_of(function: Callable[[TrialConfig, Any], object], config: TrialConfig) -> str:
     with pytest.raises(ConfigError) as refused:
-        function(config, "cpu")
+        function(config, "cpu" if function is check_trial else data_of(config))
     return str(refused.value)
 
 
@@ -142,6 +143,6 @@ def test_a_last_batch_of_one_is_refused_where_the_model_cannot_take_it(digits_co
     line = line_of(check_last_batch, digits_config({**own("Normed"), "batch_size": 1}))
     assert line.startswith("batch_size must be 2 or more for ")
     for changes in ({"batch_size": 324}, {"batch_size": 100}, {"batch_size": 5000}):
-        check_last_batch(digits_config({**own("Normed"), **changes}), "cpu")
-    check_last_batch(digits_config({"batch_size": 323}), "cpu")
+        check_last_batch(digits_config({**own("Normed"), **changes}), data_of(digits_config()))
+    check_last_batch(digits_config({"batch_size": 323}), data_of(digits_config()))
     check_trial(digits_config({**own("Normed"), "batch_size": 1}), "cpu")

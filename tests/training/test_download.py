@@ -257,12 +257,13 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     assert download.cache_folder() == tmp_path / "home/data"
 
 
-def test_two_processes_fetch_at_once_into_one_empty_folder(tmp_path):
-    program = (
+def test_two_processes_fetch_at_once_into_one_empty_folder(tmp_path, tmp_path_factory):
+    program = tmp_path_factory.mktemp("program") / "train.py"  # by this name it is forked, see tests/forking.py
+    program.write_text(
         "import sys; from pathlib import Path; from sweepstack.training.data import download; "
         "print(download.obtain('mnist', Path(sys.argv[1])))"
     )
-    command = [sys.executable, "-c", program, str(tmp_path)]
+    command = [sys.executable, str(program), str(tmp_path)]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]
     told = [process.communicate() for process in both]

@@ -136,6 +136,21 @@ def data_of(config: TrialConfig) -> Data:
     return load_data(config.dataset, config.validation_split, CPU)
 
 
+def tenth_of_mnist(config: TrialConfig) -> Data:
+    """47 steps an epoch, the last of them short; a mathematical difference shows after one."""
+    data = data_of(config)
+    kept = torch.cat([data.train[:6000], data.held_out[:1000]])
+    return dataclasses.replace(
+        data,
+        images=data.images[kept],
+        labels=data.labels[kept],
+        train=torch.arange(6000),
+        held_out=torch.arange(6000, 7000),
+        test_images=data.test_images[:1000],
+        test_labels=data.test_labels[:1000],
+    )
+
+
 def run(
     trajectories: Sequence[Sequence[TrialConfig]],
     model: StackedModel | SingleModel | None = None,
@@ -201,7 +216,7 @@ SCHEDULES = [
 MODELS: dict[str, dict[str, Any]] = {
     "logistic": {**MNIST, "model.shape": [1, 28, 28]},
     "mlp": {**MNIST, **MLP, "model.hidden": [64], "model.shape": [1, 28, 28]},
-    "cnn": {"dataset": MNIST["dataset"], **own("Smooth"), "validation_split": 0.92},
+    "cnn": {"dataset": MNIST["dataset"], **own("Smooth")},
 }
 
 
@@ -221,11 +236,11 @@ def test_two_epochs_of_mnist_end_within_rounding(digits_config, model, kind):
         optimizer = {"optimizer": sgd} if kind == "momentum" else adam(lr, **values)
         rest = {"epochs": 2 - place % 2, "batch_size": 128, "seed": place // 2, "schedule": SCHEDULES[place]}
         configs.append(digits_config({**MODELS[model], **optimizer, **rest}))
-    assert_like_the_plain_trainer(configs, atol=1e-2 if model == "mlp" else 1e-5)
+    assert_like_the_plain_trainer(configs, 1e-2 if model == "mlp" else 1e-5, data=tenth_of_mnist(configs[0]))
 
 
 DIGITS = [{**MLP, "model.hidden": [16, 16]}, own("Smooth"), own("Tied")]
-MNIST_MLP = {**MODELS["mlp"], "validation_split": 0.8}
+MNIST_MLP = MODELS["mlp"]
 
 
 @pytest.mark.parametrize("model", [*DIGITS, MNIST_MLP], ids=["mlp", "cnn", "tied", "mnist"])
@@ -236,7 +251,7 @@ def test_with_more_digits_nothing_is_left_of_the_difference(digits_config, model
         digits_config({**model, **optimizer, "seed": place // 2, "epochs": 2, "schedule": SCHEDULES[place]})
         for place in range(3)
     ]
-    data = data_of(configs[0])
+    data = tenth_of_mnist(configs[0]) if model is MNIST_MLP else data_of(configs[0])
     images, test_images = data.images.double(), data.test_images.double()
     if model is MNIST_MLP:
         images, test_images = images / 255, test_images / 255

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sweepstack.events import Event
 from sweepstack.planning.plan import Stack
-from sweepstack.trial import Answer
+from sweepstack.trial import Verdict
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Parts:
 class Reporter(Protocol):
     """Receives what a worker reports."""
 
-    def emit(self, event: Event) -> Answer:
-        """Takes an event of a trial; the answer says whether the trial goes on."""
+    def emit(self, event: Event) -> Verdict:
+        """Takes an event of a trial. The verdict says whether that trial continues."""
 
     def say(self, line: str) -> None:
         """Takes a line for the user."""

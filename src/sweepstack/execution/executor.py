@@ -10,14 +10,6 @@ from sweepstack.execution.assignment import Assignment, Parts, Reporter
 from sweepstack.execution.worker import choose_settings, run_stack
 from sweepstack.trial import StackSettings, Trial
 
-InJob = Callable[[Trial], AbstractContextManager[None]]
-"""Returns a context in which a user's code runs as in the Hydra job of that trial."""
-
-
-def no_job(trial: Trial) -> AbstractContextManager[None]:
-    """Returns an empty context, for trials that belong to no Hydra job."""
-    return nullcontext()
-
 
 class Executor(Protocol):
     """Trains stacks, and chooses the best settings for the machine where it trains them."""
@@ -38,12 +30,13 @@ class Executor(Protocol):
 class InProcessExecutor:
     """Trains one stack after the other in this process."""
 
-    def __init__(self, in_job: InJob = no_job) -> None:
-        self._in_job = in_job
+    def in_job(self, trial: Trial) -> AbstractContextManager[None]:
+        """Gives a context in which a user's code finds what it finds in the job of a trial; here there is no job."""
+        return nullcontext()
 
     def choose_settings(self, trials: Sequence[Trial], wait_for_quiet: Callable[[], None] | None) -> StackSettings:
         """See `Executor`."""
-        with self._in_job(trials[0]):
+        with self.in_job(trials[0]):
             return choose_settings(trials, wait_for_quiet)
 
     def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:

@@ -12,7 +12,10 @@ log = logging.getLogger(__name__)
 
 
 class Listener:
-    """Receives each event after it was written to the journal. A subclass overrides the methods that it needs."""
+    """Receives events after they were written to the journal. A subclass overrides the methods that it needs.
+
+    A trial that is resumed from a checkpoint may repeat steps: `on_measured` then receives their metrics again.
+    """
 
     def on_message(self, line: str) -> None:
         """Receives a line that the user should read."""

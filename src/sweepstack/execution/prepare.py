@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sweepstack.config.fingerprint import Fingerprint, fingerprint
+from sweepstack.config.fingerprint import fingerprint
 from sweepstack.config.schema import Mark, OptimizerConfig, RunConfig, TrialConfig, marked
 from sweepstack.errors import ConfigError, DataError, UserError
-from sweepstack.execution.executor import InJob, no_job
+from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.worker import load_data_of
 from sweepstack.faults import contained
 from sweepstack.planning.plan import Stack
@@ -39,44 +39,45 @@ class Prepared:
         return self.devices[stack.trials[0].run.device]
 
 
-def prepare(trials: Sequence[Trial], task: str, in_job: InJob = no_job) -> Prepared:
+def prepare(trials: Sequence[Trial], task: str, executor: InProcessExecutor) -> Prepared:
     """Checks trials and computes their fingerprints. It loads their data, which stay in memory for the training.
 
     Args:
         trials: the trials of one sweep.
         task: the name of the Hydra task.
-        in_job: returns the context in which a user's code runs.
+        executor: a user's code is called in its jobs.
 
     Raises:
         ConfigError, DataError: a trial has a mistake, or its data cannot be obtained. If several trials have one, the
             error has a line for each mistake.
     """
     seen: set[str] = set()
+    digests: dict[str, str] = {}
     mistakes: list[UserError] = []
     for trial in trials:
         try:
-            check(trial, seen, in_job)
+            check(trial, seen, digests, executor)
         except (ConfigError, DataError) as error:
             mistakes.append(error)
     if mistakes:
         raise mistakes[0] if len(mistakes) == 1 else ConfigError.of_all(mistakes)
     from sweepstack.training.hardware import choose_device
 
-    digests: dict[str, str] = {}
     return Prepared(
-        tuple(replace(trial, fingerprint=str(_identify(trial, digests, in_job))) for trial in trials),
+        tuple(replace(trial, fingerprint=_fingerprint(trial, digests)) for trial in trials),
         task,
         {name: choose_device(name).type for name in {trial.run.device for trial in trials}},
     )
 
 
-def check(trial: Trial, seen: set[str], in_job: InJob = no_job) -> None:
+def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InProcessExecutor) -> None:
     """Loads the data of a trial, and checks what can only be checked with PyTorch and the data.
 
     Args:
         trial: the trial.
         seen: keys of the checks that were done. Trials that differ only in numbers that `parse` has checked share one.
-        in_job: returns the context in which a user's code runs.
+        digests: takes the checksum of the data, by the config of the dataset.
+        executor: a user's code is called in its jobs.
 
     Raises:
         ConfigError: see `check_trial` and `check_last_batch`.
@@ -86,33 +87,24 @@ def check(trial: Trial, seen: set[str], in_job: InJob = no_job) -> None:
     parsed: dict[str, Any] = dict.fromkeys(marked(TrialConfig, Mark.PARSED), True)
     parsed["optimizer"] = marked(OptimizerConfig, Mark.PARSED)
     key = f"{config.model_dump_json(exclude=parsed, by_alias=True)} {trial.run.device}"
-    if key not in seen:
-        from sweepstack.training.checks import check_trial
-
-        seen.add(key)  # before the check, so that a mistake is reported once
-        with in_job(trial), contained():
-            check_trial(config, trial.run.device)
-            load_data_of(trial)
     last = f"{key} {config.batch_size}"
-    if last not in seen:
-        from sweepstack.training.checks import check_last_batch
+    if last in seen:
+        return
+    from sweepstack.training.checks import check_last_batch, check_trial
 
-        seen.add(last)
-        with in_job(trial), contained():
-            check_last_batch(config, trial.run.device)
+    known = key in seen
+    seen |= {key, last}  # a mistake too is told once
+    with executor.in_job(trial), contained():
+        data = load_data_of(trial) if known else check_trial(config, trial.run.device)
+        digests[_dataset(trial)] = data.facts.digest
+        check_last_batch(config, data)
 
 
-def _identify(trial: Trial, digests: dict[str, str], in_job: InJob) -> Fingerprint:
-    """Computes the fingerprint of a trial.
-
-    Args:
-        digests: checksums of the datasets that were loaded so far, by their configs.
-    """
+def _fingerprint(trial: Trial, digests: Mapping[str, str]) -> str:
     from sweepstack.config.code_digest import digest
 
-    config = trial.config
-    key = config.dataset.model_dump_json(by_alias=True)
-    if key not in digests:
-        with in_job(trial):
-            digests[key] = load_data_of(trial).facts.digest
-    return fingerprint(config, digests[key], digest(config))
+    return str(fingerprint(trial.config, digests[_dataset(trial)], digest(trial.config)))
+
+
+def _dataset(trial: Trial) -> str:
+    return trial.config.dataset.model_dump_json(by_alias=True)

@@ -18,6 +18,7 @@ from sweepstack.execution.outputs import draw
 from sweepstack.execution.prepare import Prepared
 from sweepstack.execution.records import wait_for_quiet
 from sweepstack.execution.session import Session, open_session, peek
+from sweepstack.execution.signals import deferred_signals
 from sweepstack.execution.work import Work
 from sweepstack.execution.worker import killed, load_data_of
 from sweepstack.files.replacing import replacing
@@ -119,8 +120,12 @@ def _plan(
 
 def _train(stack: Stack, session: Session, prepared: Prepared, executor: Executor) -> None:
     """Trains a stack. If it fails as a whole, trains its parts."""
-    parts = executor.train(session.assign(stack, prepared.device_of(stack)), session)
-    pieces = session.split(stack, parts) if parts is not None else []
+    device = prepared.device_of(stack)
+    parts = executor.train(session.assign(stack, device), session)
+    if parts is None:
+        return
+    with deferred_signals():  # so that a signal finds the ledger with the old stack or the new ones
+        pieces = session.split(stack, parts, device)
     for number, piece in enumerate(pieces, 1):
         try:
             _train(piece, session, prepared, executor)

@@ -34,7 +34,7 @@ from sweepstack.planning.plan import Stack
 from sweepstack.tracking.experiments import experiment_name
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
-from sweepstack.trial import Answer, Outcome, Trial, TrialState
+from sweepstack.trial import Outcome, Trial, TrialState, Verdict
 
 MissingFiles = Callable[[Trial, Outcome, Path | None], Sequence[Path]]
 """Takes a settled trial, its outcome, and the folder of its files if that is on this machine; returns further files."""
@@ -134,10 +134,13 @@ class Session:
         unsettled = any(trial.id not in wanted and not self._is_settled(trial) for trial in stack.trials)
         return Assignment(stack, wanted, self._ledger.checkpoints(stack.id), stack.keep or unsettled)
 
-    def split(self, stack: Stack, parts: Parts) -> list[Stack]:
+    def split(self, stack: Stack, parts: Parts, device: str) -> list[Stack]:
         """Replaces a stack by several ones, which resume from its checkpoint.
 
         A single trajectory begins from scratch, because the plain trainer cannot read that checkpoint.
+
+        Args:
+            device: the kind of device that they train on.
 
         Returns:
             The stacks that are still to train. Failed trajectories get stacks of their own, for a later command.
@@ -154,7 +157,7 @@ class Session:
                 secrets.token_hex(8),
                 stack.keep,
                 parts.note,
-                stack.device,
+                device,
             )
             for part in (*parts.indices, *failed)
         ]
@@ -178,23 +181,23 @@ class Session:
         outcome = known.outcome if known is not None else None
         return trial.id not in self._mine or (outcome is not None and outcome.settled)
 
-    def emit(self, event: Event) -> Answer:
+    def emit(self, event: Event) -> Verdict:
         """Takes an event of a trial, and writes it to the journal unless it is recorded.
 
         A trial that is resumed from a checkpoint repeats events that this session, or the one before, has recorded.
         """
         trial = event.trial
         if not self.owns(trial):
-            return Answer.GO_ON
+            return Verdict.CONTINUE
         entry = self._mine[trial.id]
         match event:
             case Started() if trial.id in self.replay.progress:
-                return Answer.GO_ON
+                return Verdict.CONTINUE
             case Started():
                 event = replace(event, resumed=entry.begun)
             case Measured() if event.measurement.step <= self._measured(trial):
                 self._announce(event)
-                return Answer.GO_ON
+                return Verdict.CONTINUE
             case Ended():
                 with contextlib.suppress(OSError):  # files that cannot be kept are delivered from the trial's folder
                     files = tuple(keep_file(self._ledger.files(trial.id), file) for file in event.files)
@@ -205,7 +208,7 @@ class Session:
             self.outcomes[trial.fingerprint] = event.outcome
             self._failures += event.outcome.state is TrialState.FAILED
         self._announce(event)
-        return Answer.GO_ON
+        return Verdict.CONTINUE
 
     def _measured(self, trial: Trial) -> int:
         known = self.replay.progress.get(trial.id)

@@ -22,7 +22,7 @@ from sweepstack.execution.outputs import ended
 from sweepstack.execution.signals import deferred_signals
 from sweepstack.faults import Whose, contained, judge, reason
 from sweepstack.planning.plan import Stack, Trajectory
-from sweepstack.trial import Answer, Measurement, Outcome, StackSettings, Trial, TrialState
+from sweepstack.trial import Measurement, Outcome, StackSettings, Trial, TrialState, Verdict
 
 if TYPE_CHECKING:
     from sweepstack.training.checkpoint import CheckpointManager
@@ -81,14 +81,14 @@ def run_stack(assignment: Assignment, reporter: Reporter) -> Parts | None:
     data = load_data_of(stack.trajectories[0].longest)
     _check_fingerprints(stack, data)
     with deferred_signals() as asked:
-        work = _Work(assignment, data, reporter, lambda: asked.signal is not None or reporter.is_stopping())
+        run = _StackRun(assignment, data, reporter, lambda: asked.signal is not None or reporter.is_stopping())
         try:
             for trial in stack.trials:
-                work.emit(Started(trial, time.time(), data.facts))
-            return work.train()
+                run.emit(Started(trial, time.time(), data.facts))
+            return run.train()
         except KeyboardInterrupt as stop:  # a second signal, or the time of grace after the first one is over
             for trial in stack.trials:
-                work.emit(killed(trial, stop))
+                run.emit(killed(trial, stop))
             raise
 
 
@@ -109,7 +109,7 @@ def _check_fingerprints(stack: Stack, data: Data) -> None:
             )
 
 
-class _Work:
+class _StackRun:
     """A stack while it trains: knows which of its trials have not ended, and reports their events.
 
     Args:
@@ -123,15 +123,18 @@ class _Work:
         self._is_settled = True
         """True if all trials that have ended are settled."""
 
-    def emit(self, event: Event) -> Answer:
+    def emit(self, event: Event) -> Verdict:
         """Reports an event, if its trial is wanted and has not ended."""
         if event.trial.id not in self._open:
-            return Answer.GO_ON
-        answer = self._reporter.emit(event)
+            return Verdict.CONTINUE
         if isinstance(event, Ended):
             self._open.discard(event.trial.id)
             self._is_settled = self._is_settled and event.outcome.settled
-        return answer
+        try:
+            return self._reporter.emit(event)
+        except (UserError, KeyboardInterrupt):  # perhaps before it was taken; after any other error it has been
+            self._open.add(event.trial.id)
+            raise
 
     def train(self) -> Parts | None:
         """Trains the stack, and retries as often as `retries` allows; returns the parts to train if that fails."""
@@ -219,7 +222,7 @@ class _Work:
     def _listener(self, trial: Trial) -> Listener:
         from sweepstack.training.stacked.loop import Listener
 
-        def report(measurement: Measurement) -> Answer:
+        def report(measurement: Measurement) -> Verdict:
             return self.emit(Measured(trial, measurement, time.time()))
 
         def end(outcome: Outcome) -> None:

@@ -45,7 +45,6 @@ class HydraJobs(InProcessExecutor, Listener):
     def __init__(
         self, context: HydraContext, composer: Composer, overrides: Sequence[Sequence[str]], first: int
     ) -> None:
-        super().__init__(self.inside)
         self._context, self._composer, self._overrides, self._first = context, composer, overrides, first
         self.trials: Mapping[int, Trial] = {}
         """By the number of the job."""
@@ -99,9 +98,11 @@ class HydraJobs(InProcessExecutor, Listener):
             return trial, _why_apart(cfg)
 
     @contextlib.contextmanager
-    def inside(self, trial: Trial) -> Iterator[None]:
-        """Inside of the job of a trial, for code that is called to check or to measure something; see `asked`. There is
-        none for the trial of an earlier sweep. A mistake that is found there tells its job."""
+    def in_job(self, trial: Trial) -> Iterator[None]:
+        """Inside of the job of a trial, for code that is called to check or to time something; see `asked`.
+
+        A trial of an earlier sweep has no job here. A mistake that is found inside names its job.
+        """
         if not self._is_ours(trial):
             yield
             return

@@ -43,7 +43,8 @@ def launch(
         first: number of the first job.
 
     Raises:
-        ConfigError: a job has a mistake in it; then none has trained. One line for each mistake of each job.
+        ConfigError, DataError: a job has a mistake in it, or its data cannot be had; then none has trained. Of several
+            mistakes there is one error with a line for each.
         StoreError: the store cannot be used.
         SystemExit: with `launch.dry_run`, after the plan has been printed; nothing has been trained or written.
     """
@@ -66,7 +67,7 @@ def launch(
     run, task = trials[0].run, config.hydra.job.name
     store = Store(run.tracking.uri) if run.launch.dry_run else usable_store(run.tracking, task)
     jobs.trials = {trial.number: trial for trial in trials}
-    prepared = prepare(trials, task, jobs.inside)
+    prepared = prepare(trials, task, jobs)
     jobs.trials = {trial.number: trial for trial in prepared.trials}
     isolation_reason = isolation_reason or ("its code asks Hydra which job it is in" if jobs.asked else "")
     prepared = replace(prepared, isolation_reason=isolation_reason)

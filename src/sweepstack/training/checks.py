@@ -23,9 +23,15 @@ PROBE_SIZES = (2, 16, 2000)
 CPU = torch.device("cpu")
 
 
-def check_trial(config: TrialConfig, device: str) -> None:
-    """That the targets can be imported and called as the config says, and that the model takes the dataset's images.
-    It is not trained here: what fails in training alone is the outcome of a trial, and costs no other one.
+def check_trial(config: TrialConfig, device: str) -> Data:
+    """Checks that the targets can be imported and called as the config says, and that the model takes the dataset's
+    images. It is not trained here: what fails in training alone is the outcome of a trial, and costs no other one.
+
+    Args:
+        device: that of a config, such as auto.
+
+    Returns:
+        The data. They are loaded after what can be checked without them, for loading may take long.
 
     Raises:
         ConfigError: one of them does not hold.
@@ -37,7 +43,7 @@ def check_trial(config: TrialConfig, device: str) -> None:
     check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
     with _undisturbed():
         model = _build_model(config)
-        data = _load_data(config, device)
+        data = load_data(config.dataset, config.validation_split, choose_device(device))
         _check_evaluation(config, model, data)
         parameters = list(model.parameters())
         if not parameters:
@@ -51,16 +57,16 @@ def check_trial(config: TrialConfig, device: str) -> None:
     except Exception as error:
         rule = f"optimizer: {config.optimizer.target} refuses its values: {_describe_error(error)}"
         raise ConfigError(rule, remedy="change it") from error
+    return data
 
 
-def check_last_batch(config: TrialConfig, device: str) -> None:
-    """That the model can train on one image, where a batch of an epoch has one only.
+def check_last_batch(config: TrialConfig, data: Data) -> None:
+    """Checks that the model can train on one image, where a batch of an epoch has one only.
 
     Raises:
         ConfigError: it cannot, as with BatchNorm.
     """
-    data, size = _load_data(config, device), config.batch_size
-    count = len(data.train)
+    size, count = config.batch_size, len(data.train)
     if size > 1 and count % size != 1:
         return
     with _undisturbed():
@@ -89,10 +95,6 @@ def _undisturbed() -> Iterator[None]:
     """The global random states stay as they were."""
     with torch.random.fork_rng(devices=[]), random_state.apart():
         yield
-
-
-def _load_data(config: TrialConfig, device: str) -> Data:
-    return load_data(config.dataset, config.validation_split, choose_device(device))
 
 
 def _build_model(config: TrialConfig) -> nn.Module:
