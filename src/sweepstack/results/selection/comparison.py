@@ -60,7 +60,7 @@ class Group:
         return float(np.mean(self.values))
 
 
-class Verdict(NamedTuple):
+class Assessment(NamedTuple):
     """The mark of a setting, the corrected p-value (NaN if nothing was tested), and the reason in words."""
 
     mark: str
@@ -74,8 +74,8 @@ class _Test(NamedTuple):
     how: str
 
 
-def verdicts_of(groups: list[Group], key: str, same_data: bool, predictions: Predictions) -> list[Verdict]:
-    """Decides on the mark of each setting.
+def assess_settings(groups: list[Group], key: str, same_data: bool, predictions: Predictions) -> list[Assessment]:
+    """Compares each setting with the best one, and decides on its mark.
 
     Args:
         groups: the settings, the best first.
@@ -94,10 +94,10 @@ def verdicts_of(groups: list[Group], key: str, same_data: bool, predictions: Pre
     fresh = single and not same_data
     p[done] = holm(p[done]) if fresh else holm_with_best(p[done], df[done], rivals)
     won = "best single trial" if single else f"best mean over {len(best.objectives)} seeds"
-    verdicts = [Verdict(BEST, NAN, _explain(best, best, won))]
+    assessments = [Assessment(BEST, NAN, _explain(best, best, won))]
     for other, value, test in zip(others, p.tolist(), tests, strict=True):
-        verdicts.append(Verdict(_mark(other, value), value, _explain(other, best, test.how)))
-    return verdicts
+        assessments.append(Assessment(_mark(other, value), value, _explain(other, best, test.how)))
+    return assessments
 
 
 def _mark(other: Group, p: float) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
-from sweepstack.results.selection.comparison import Group, Predictions, Verdict, verdicts_of
+from sweepstack.results.selection.comparison import Assessment, Group, Predictions, assess_settings
 from sweepstack.results.selection.statistics import Interval, mean_interval, wilson
 from sweepstack.results.tables.columns import identity, larger_is_better
 from sweepstack.tracking.rows import OBJECTIVES
@@ -83,11 +83,11 @@ def select(
     """
     key, caution = _selecting_metric(frame, objective)
     groups = _ranked(frame, key)
-    verdicts = verdicts_of(groups, key, bool(caution), predictions or (lambda run_id: None))
+    assessments = assess_settings(groups, key, bool(caution), predictions or (lambda run_id: None))
     rows = frame[frame["run_id"].isin(groups[0].run_ids) & _usable(frame, key)]
     by = [key, *(["seed"] if "seed" in frame else []), "run_id"]
     trial = rows.sort_values(by, ascending=[not larger_is_better(key), *[True] * (len(by) - 1)]).iloc[0]
-    return Selection(key, caution, _as_frame(groups, verdicts, key), trial, _test(trial, predictions, test_count))
+    return Selection(key, caution, _as_frame(groups, assessments, key), trial, _test(trial, predictions, test_count))
 
 
 def one_row_per_seed(frame: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -225,10 +225,10 @@ def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
     return sorted(groups, key=rank)
 
 
-def _as_frame(groups: list[Group], verdicts: list[Verdict], key: str) -> pd.DataFrame:
+def _as_frame(groups: list[Group], assessments: list[Assessment], key: str) -> pd.DataFrame:
     rows = []
     parts = larger_is_better(key) and all(0 <= value <= 1 for group in groups for value in group.values)
-    for group, (mark, p, why) in zip(groups, verdicts, strict=True):
+    for group, (mark, p, why) in zip(groups, assessments, strict=True):
         mean, sd, n, low, high = mean_interval(group.values)
         if parts:
             low, high = np.clip([low, high], 0, 1).tolist()
