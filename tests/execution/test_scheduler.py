@@ -460,7 +460,7 @@ def test_a_single_command_resumes_the_stack_of_a_sweep_and_tells_of_its_own_tria
     assert "2 trials KILLED" in stopped.out
     done = here.train(*words, "optimizer.lr=0.1")
     assert (done.code, done.err) == (0, "")
-    assert "1 stack left open before: resumed" in done.out
+    assert "1 stack interrupted before: resumed" in done.out
     assert {(row.name.split()[-1], str(row.state)) for row in store.rows("all")} == {
         ("lr=0.1", "FINISHED"),
         ("lr=0.2", "FINISHED"),
