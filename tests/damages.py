@@ -146,7 +146,7 @@ def go_on(store: Store, ledger: Ledger) -> None:
 def judge(store: Store, ledger: Ledger, refused: bool) -> tuple[str, str]:
     """The kind of end, and what is wrong about it."""
     said: list[str] = []
-    ledger.tell(said.append)
+    ledger.show_notes(said.append)
     found = states(store)
     names = [row.name for row in store.rows("all") if row.state != "KILLED"]
     if "RUNNING" in found.values():
@@ -165,7 +165,7 @@ def judge(store: Store, ledger: Ledger, refused: bool) -> tuple[str, str]:
         return VIOLATION, f"twice: {[point for point, count in counts.items() if count > 1]}"
     if not said and not refused and expected - counts.keys():
         return VIOLATION, f"lost in silence: {sorted(expected - counts.keys())}"
-    if ledger.see_to_the_dead():
+    if ledger.end_dead_sessions():
         return VIOLATION, "something is not delivered"
     return (REFUSED if refused else TOLD if said else RECOVERED), ""
 

@@ -155,7 +155,7 @@ def test_settings_by_seed_are_marked(terminal: Terminal) -> None:
             "there is no column 'val/acuracy' in this table; did you mean 'val/accuracy'?",
         ),
         (["table", "--columns", "lr,modle"], "there is no column 'modle' in this table; did you mean 'model'?"),
-        (["table", "--format", "parquet"], "parquet is no text, it must go to a file; give one with -o FILE"),
+        (["table", "--format", "parquet"], "parquet is not text, it must be written to a file; name one with -o FILE"),
         (["table", "-o", "/nonexistent/x.csv"], "/nonexistent/x.csv cannot be written"),
         (["table", "--store", "somewhere"], "the tracking store must be a database or a server, got 'somewhere'"),
         (["sync", "--store", "somewhere"], "the tracking store must be a database or a server, got 'somewhere'"),

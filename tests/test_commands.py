@@ -23,7 +23,7 @@ from sweepstack.cli.main import main
 from sweepstack.config import code_digest
 from sweepstack.inference.classifier import METADATA_FILE
 from sweepstack.results import reproduce
-from sweepstack.results.selection.predictions import right
+from sweepstack.results.selection.predictions import correct_predictions
 from sweepstack.tracking.artifacts import artifact, predictions
 from sweepstack.tracking.models import files, load_model, registered, version
 from sweepstack.tracking.rows import Row
@@ -117,7 +117,7 @@ def best(terminal: Terminal) -> Result:
 
 def test_finished_trials_keep_what_they_predict(terminal: Terminal) -> None:
     store, labels = terminal.store, digits(train=False).tensors[1].numpy()
-    is_right = right(store)
+    is_right = correct_predictions(store)
     finished = [row for row in store.rows("all") if row.state == "FINISHED"]
     assert len(finished) == 4
     for row in finished:
@@ -133,7 +133,7 @@ def test_what_is_gone_or_damaged_is_none(terminal: Terminal, tmp_path: Path) -> 
     (diverged,) = [row for row in store.rows("all") if row.state == "FAILED"]
     assert predictions(store, diverged.run_id) is None
     assert predictions(store, "0" * 32) is None
-    assert right(store)("0" * 32) is None
+    assert correct_predictions(store)("0" * 32) is None
     run_id = store.rows()[0].run_id
     file = files_of(terminal, store.rows()[0]) / "test_predictions.npy"
     content = file.read_bytes()
@@ -141,9 +141,9 @@ def test_what_is_gone_or_damaged_is_none(terminal: Terminal, tmp_path: Path) -> 
         file.write_bytes(damaged)
         assert predictions(store, run_id) is None
     file.unlink()
-    assert right(store)(run_id) is None
+    assert correct_predictions(store)(run_id) is None
     file.write_bytes(content)
-    assert right(store)(run_id) is not None
+    assert correct_predictions(store)(run_id) is not None
 
 
 # register
@@ -281,7 +281,7 @@ def test_weights_are_not_used_with_other_code(
             )
         done = sweepstack(terminal, "repro", own.run_id)
         assert (done.exit_code, done.stdout.startswith("python ")) == (0, True)
-        assert re.match(r"Not all is as it was: the training code has changed \(checksum .*\)", done.stderr)
+        assert re.match(r"Changed since the run: the training code has changed \(checksum .*\)", done.stderr)
     with edited(terminal, monkeypatch, OWN):
         assert "the training code" not in sweepstack(terminal, "repro", own.run_id).stderr
 
@@ -297,7 +297,7 @@ def test_a_model_that_predicts_otherwise_is_not_registered(terminal: Terminal, r
     finally:
         file.write_bytes(before)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert f"({row.run_id}) predicts 6 of 360 test images otherwise; restore its code, or train" in done.stderr
+    assert f"({row.run_id}) predicts 6 of 360 test images differently; restore its code, or train" in done.stderr
 
 
 # predict
@@ -473,7 +473,7 @@ def test_a_password_that_is_not_recorded_matters_only_where_it_is_needed(
         assert done.stdout.endswith(
             "train.py dataset=digits epochs=5 optimizer.lr=0.3 launch.width=3 tracking.sweep=swept rerun=true\n"
         )
-        assert f"Left out, for its password is not recorded: {override}; give it by hand." in done.stderr
+        assert f"Left out, because passwords are not recorded: {override}; add it yourself." in done.stderr
 
 
 def untouched(terminal: Terminal) -> dict[str, int]:
@@ -505,7 +505,7 @@ def test_what_does_not_end_the_same_is_told_with_its_figures(terminal: Terminal)
     found = reproduce.compare(store, one, store, other)
     assert not found.equal
     assert found.how == "it is not the same trial any more: the config has changed"
-    assert any(re.match(r"test predictions: \d+ of 360 images otherwise", line) for line in found.differences)
+    assert any(re.match(r"test predictions: \d+ of 360 images differ", line) for line in found.differences)
     assert any(line.startswith("val/accuracy: ") for line in found.differences)
     assert reproduce.compare(store, one, store, one) == reproduce.Comparison(True, "bit for bit", ())
 
@@ -524,14 +524,16 @@ def test_what_is_allowed_to_differ_depends_on_how_it_was_trained(terminal: Termi
     other_company = replace(alone, tags={**alone.tags, "recomposed": "a stack of 2 failed"})
     found = reproduce.compare(store, other_company, store, changed(alone, test_loss=loss * 1.000001))
     assert found.equal
-    assert found.how.startswith("within rounding: it went on otherwise than it began (a stack of 2 failed), and the")
+    assert found.how.startswith(
+        "within rounding: it did not end in the stack that it began in (a stack of 2 failed), and the"
+    )
     stacked = changed(alone)
     found = reproduce.compare(store, stacked, store, changed(alone, test_loss=loss * 1.000001))
     assert found.equal
-    assert found.how.startswith("within rounding: it was trained in a stack, and the weights are 0 apart")
+    assert found.how.startswith("within rounding: it was trained in a stack, and the weights differ by 0 (")
     found = reproduce.compare(store, stacked, store, changed(alone, test_loss=loss * 1.01))
     assert not found.equal
-    assert "the losses are up to 0.0099 of their size apart (0.001 is allowed)" in found.how
+    assert "the losses differ by up to 0.0099 of their size (0.001 is allowed)" in found.how
 
 
 def test_weights_far_apart_are_not_equal_though_the_figures_are(terminal: Terminal) -> None:
@@ -541,7 +543,7 @@ def test_weights_far_apart_are_not_equal_though_the_figures_are(terminal: Termin
         store, one, store, replace(other, row=replace(other.row, metrics=one.row.metrics), tags=one.tags)
     )
     assert not found.equal
-    assert re.fullmatch(r"it was trained in a stack, and the weights are [\d.]+ of their size apart .*", found.how)
+    assert re.fullmatch(r"it was trained in a stack, and the weights differ by [\d.]+ of their size .*", found.how)
     assert reproduce.KINKS not in found.differences  # of logistic regression
 
 

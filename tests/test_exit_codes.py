@@ -88,5 +88,5 @@ def test_a_training_needs_no_output(folder: Path) -> None:
             print("more figures", flush=True)
         assert sys.stdout is output
     assert errors.getvalue() == (
-        "Not all that was printed could be written (No space left on device); what is recorded is whole.\n"
+        "Some of the output could not be written (No space left on device); all records are complete.\n"
     )

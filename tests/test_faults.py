@@ -74,7 +74,7 @@ class Net(torch.nn.Linear):
 CONSTRUCTORS = {
     "1 / 0": "division by zero",
     "sys.exit()": "the code ends the program: SystemExit",
-    "raise Odd": "it cannot be shown, for its __str__ raises ValueError",
+    "raise Odd": "it cannot be shown, because its __str__ raises ValueError",
     "raise RuntimeError('two\\nlines \\x1b[31m')": r"two lines \\x1b\[31m",
     "raise Mine('stop')": "the code ends the program: Mine: stop",
     "open('nowhere.txt')": "No such file or directory: 'nowhere.txt'",
@@ -215,7 +215,7 @@ OURS_COMMANDS = [
     (("table",), "sweepstack.results.tables.rendering.render", TypeError("planted")),
     (("table", "--by-seed"), "sweepstack.results.tables.grouping.by_seed", ZeroDivisionError("planted")),
     (("report",), "sweepstack.results.reporting.report.report", ValueError("planted")),
-    (("show", "lr=0.1"), "sweepstack.results.show.shown", RuntimeError("planted")),
+    (("show", "lr=0.1"), "sweepstack.results.show.describe_run", RuntimeError("planted")),
     (("repro", "lr=0.1"), "sweepstack.results.reproduce.repro_command", LookupError("planted")),
     (("sync",), "sweepstack.tracking.writer.delivery.deliver_what_is_left", OSError("planted")),
     (("register",), "sweepstack.results.register.register", AttributeError("planted")),

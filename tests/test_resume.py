@@ -254,7 +254,7 @@ def test_killed_anywhere_it_is_gone_on_with_and_ends_bit_for_bit_the_same(
     assert (shown.returncode, shown.stderr) == (0, "")
     lines = shown.stdout.splitlines()
     assert re.match(r"[12] trials? trained before: not trained again", lines[0])
-    assert "5 stacks left open before: resumed" in lines
+    assert "5 stacks interrupted before: resumed" in lines
     assert sum(", to be resumed: " in line for line in lines) == 5
     new = lines[next(n for n, line in enumerate(lines) if line.startswith("stack 6: ")) :]
     assert {line.split()[-1] for line in new if line.startswith("    ")} == {"epochs=3"}
@@ -269,7 +269,7 @@ def test_killed_anywhere_it_is_gone_on_with_and_ends_bit_for_bit_the_same(
 
     done = terminal.type(*SWEEP)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"^[1-4] stacks? left open before: resumed$", done.stdout, re.MULTILINE)
+    assert re.search(r"^[1-4] stacks? interrupted before: resumed$", done.stdout, re.MULTILINE)
     trained = ENDED.findall(said + done.stdout)
     assert len(trained) == len(set(trained))
     assert_as_undisturbed(terminal, undisturbed)
@@ -294,7 +294,7 @@ def test_stopped_it_is_gone_on_with_even_when_a_checkpoint_is_damaged(terminal: 
     newest.write_bytes(newest.read_bytes()[:-1] + b"?")
     process = terminal.start(*SWEEP)
     said = read_until(process, "optimizer=rms lr=0.001 epochs=10")
-    assert "5 stacks left open before: resumed\n" in said
+    assert "5 stacks interrupted before: resumed\n" in said
     assert "is damaged (latest.pt does not match its checksum); training goes on from the one before" in said
     wait_for_another_checkpoint(terminal)
     process.send_signal(signal.SIGTERM)
@@ -399,7 +399,7 @@ def test_errors_that_may_pass_are_tried_again_and_a_sweep_stops_after_enough_fai
     log = Path(lines[at + 2].split()[-1])
     assert "ValueError: the cat is on the keyboard" in log.read_text()
     assert "Traceback" in log.read_text()
-    assert "1 trial not trained, for max_failures=1 is reached" in done.stdout + done.stderr
+    assert "1 trial not trained, because max_failures=1 is reached" in done.stdout + done.stderr
 
     done = terminal.type(*grid, "tracking.sweep=second")
     assert (done.returncode, done.stderr) == (0, "")
@@ -493,7 +493,7 @@ def test_when_the_disk_is_full_it_is_said_and_the_same_command_goes_on_from_ther
 
     again = terminal.type(*grid)
     assert (again.returncode, again.stderr) == (0, "")
-    assert "1 stack left open before: resumed\n" in again.stdout
+    assert "1 stack interrupted before: resumed\n" in again.stdout
     assert [state for _, state in runs(terminal)] == ["FINISHED"] * 4
     trained = ENDED.findall(done.stdout + again.stdout)
     assert len(trained) == len(set(trained)) == 4

@@ -261,7 +261,7 @@ def test_a_stack_and_the_plain_trainer_record_the_same(terminal: Terminal) -> No
     stacked = terminal.type("train.py", *grid, "launch.width=4", "tracking.sweep=stacked")
     assert (stacked.returncode, stacked.stderr) == (0, "")
     assert stacked.stdout.splitlines()[:2] == [
-        "8 jobs are 4 trials: what has the same config is trained once",
+        "8 jobs are 4 trials: the same config is trained once",
         "8 trials -> 4 trajectories -> 1 stack: 16 of 24 run-epochs to train",
     ]
     assert len([*terminal.folder.glob("multirun/stacked/*/.hydra")]) == 12

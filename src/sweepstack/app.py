@@ -1,4 +1,4 @@
-"""What train.py runs: one job at a time here, a multirun through the launcher; and how it ends."""
+"""What train.py runs: a single job here, a multirun through the launcher. It also decides the exit code."""
 
 from __future__ import annotations
 
@@ -33,18 +33,21 @@ from sweepstack.streams import lenient_output, open_closed
 from sweepstack.trial import TrialState
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
-GOES_ON = "the same command goes on from here"
+"""True if the user wants tracebacks instead of one-line errors."""
+RESUME_HINT = "the same command goes on from here"
+"""What a user reads when a command was stopped."""
 
 HYDRA_1_4 = ("The version_base parameter", "(?s).*execution whitelist", r"register_new_resolver\(\) is deprecated")
-for notice in HYDRA_1_4:  # says so of calls that 1.3 knows no other way to make
-    warnings.filterwarnings("ignore", message=notice, category=UserWarning)
+"""Warnings of Hydra 1.4 about calls that Hydra 1.3 needs, as patterns."""
+for warning in HYDRA_1_4:
+    warnings.filterwarnings("ignore", message=warning, category=UserWarning)
 
 
-hide_composed()  # at once, for processes that a launcher starts import this, and compose
+hide_composed()  # at import: processes that a launcher starts import this file, then compose
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, taken as calmly as Ctrl-C."""
+    """SIGTERM; it is handled like Ctrl-C."""
 
 
 def run(cfg: DictConfig) -> float:
@@ -54,10 +57,10 @@ def run(cfg: DictConfig) -> float:
         The objective, for sweepers: held-out accuracy, or NaN when a trial of a multirun failed.
 
     Raises:
-        SystemExit: 1 when a trial on its own failed, 2 for a mistake in the config, unobtainable data or an unusable
-            store, 3 when its record waits in the journal; the line that says so has been printed.
+        SystemExit: 1 if the trial of a single run failed; 2 for a mistake in the config, data that cannot be obtained
+            or a store that cannot be used; 3 if the record waits in the journal. The line that says so was printed.
     """
-    with _ending():  # here, for Hydra would add lines of its own to what leaves a job
+    with _exiting():  # here, because Hydra would add lines of its own to an exception that leaves a job
         return _run(cfg)
 
 
@@ -83,7 +86,7 @@ def _run(cfg: DictConfig) -> float:
     if trial.run.launch.dry_run:
         raise ConfigError(
             "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack",
-            remedy="add or remove them",
+            remedy="add these two, or leave out launch.dry_run",
         )
     task = hydra.job.name
     store = usable_store(trial.run.tracking, task)
@@ -104,7 +107,7 @@ def _run(cfg: DictConfig) -> float:
         if outcome.state is not TrialState.FINISHED:
             raise SystemExit(FAILED)
         own = own_options(trial.run.tracking.uri)
-        if undelivered():  # which has been told
+        if undelivered():  # the session has printed why
             raise SystemExit(WAITING)
         _print_next(["Browse", "ui", *own], ["Table", "table", "--sweep", "all", *own])
     return outcome.objective(trial.config)
@@ -112,7 +115,7 @@ def _run(cfg: DictConfig) -> float:
 
 @functools.cache
 def sweep_name() -> str:
-    """A name for the sweep of this process: its start, and four digits that keep two of the same second apart."""
+    """Returns a name for the sweep of this process: its start time, and four random digits to keep it unique."""
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(2)}"
 
 
@@ -120,17 +123,17 @@ OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True, use_cach
 
 
 class AfterSweep(Callback):
-    """At the end of a multirun: the table of its trials, and what to type next."""
+    """Prints the table of the trials and the next commands at the end of a multirun."""
 
     def __init__(self) -> None:
         self._objectives: list[float] = []
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with _ending():
+        with _exiting():
             _check_names(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with _ending():
+        with _exiting():
             _check_names(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -138,19 +141,20 @@ class AfterSweep(Callback):
             self._objectives.append(job_return.return_value)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        stopped = sys.exc_info()[1] is not None  # Hydra 1.4 calls this all the same
+        stopped = sys.exc_info()[1] is not None  # Hydra 1.4 calls this even then
         if stopped:
             return
-        with _ending():
-            states = self._show(config)
+        with _exiting():
+            states = self._print_table(config)
             code = self._code(config, states)
         if code != OK:
             raise SystemExit(code)
 
     def _code(self, config: DictConfig, states: Collection[str]) -> int:
-        """The exit code, by what is recorded: a launcher may have trained elsewhere, and told nobody."""
-        mine = any(math.isnan(objective) for objective in self._objectives)
-        if mine or (not self._objectives and {*states} - {TrialState.FINISHED}):  # else they are of other commands
+        """Returns the exit code. If no job has reported, a launcher has trained in other processes, and the recorded
+        states decide."""
+        failed = any(math.isnan(objective) for objective in self._objectives)
+        if failed or (not self._objectives and {*states} - {TrialState.FINISHED}):
             return FAILED
         return WAITING if self._undelivered(config) else OK
 
@@ -162,8 +166,8 @@ class AfterSweep(Callback):
             return undelivered()
         return undelivered(Store(config.tracking.uri), config.tracking.journal)
 
-    def _show(self, config: DictConfig) -> list[str]:
-        """Prints the table of the sweep and the next commands. Gives the states of its trials."""
+    def _print_table(self, config: DictConfig) -> list[str]:
+        """Prints the table of the sweep and the next commands; returns the states of its trials."""
         from sweepstack.tracking.address import own_options, resolve_uri
         from sweepstack.tracking.writer.client import writer_process
 
@@ -176,7 +180,7 @@ class AfterSweep(Callback):
 
         try:
             rows, link = found()
-        except StoreError as error:  # what has been trained is in the journal
+        except StoreError as error:  # the journal holds what has been trained
             print(f"The table must wait: {error}", file=sys.stderr)
             sync = own_options(uri, config.tracking.journal)
             _print_next(["Deliver", "sync", *sync], ["Table", "table", "--sweep", sweep, *store])
@@ -195,8 +199,7 @@ class AfterSweep(Callback):
 
 
 def _check_names(config: DictConfig) -> None:
-    """That the names which folders are made of can be such, before Hydra makes the first folder. All else is checked
-    by `parse`."""
+    """Checks the name of the sweep before Hydra makes a folder of that name. `parse` checks everything else."""
     from omegaconf.errors import InterpolationResolutionError
 
     from sweepstack.config.names import check_sweep
@@ -204,7 +207,7 @@ def _check_names(config: DictConfig) -> None:
 
     try:
         name = OmegaConf.select(config, "tracking.sweep")
-    except InterpolationResolutionError:  # ${hydra:...} is known inside of the job only, where `parse` checks
+    except InterpolationResolutionError:  # ${hydra:...} is known only inside the job, where `parse` checks it
         return
     if isinstance(name, str):
         try:
@@ -214,31 +217,32 @@ def _check_names(config: DictConfig) -> None:
 
 
 def _print_next(*commands: list[str]) -> None:
-    """The next commands, as they can be typed in any terminal."""
-    beside = Path(sys.executable).with_name("sweepstack")
-    program = "sweepstack" if shutil.which("sweepstack") or not beside.exists() else str(beside)
-    for title, *words in commands:
-        print(f"{title + ':':<9} {as_typed([program, *words])}")
-    if any(has_masks(word) for words in commands for word in words):
+    """Prints the next commands, as they can be typed in any terminal."""
+    installed = Path(sys.executable).with_name("sweepstack")
+    program = "sweepstack" if shutil.which("sweepstack") or not installed.exists() else str(installed)
+    for title, *arguments in commands:
+        print(f"{title + ':':<9} {as_typed([program, *arguments])}")
+    if any(has_masks(argument) for arguments in commands for argument in arguments):
         print(f"          ({MASK} stands for the password; MLFLOW_TRACKING_URI can hold the whole address)")
 
 
 def main(task: Callable[[], Any]) -> NoReturn:
-    """Runs Hydra's main function and turns however it ends into one line and an exit code: 0, 1 when a trial failed,
-    2 for a mistake of the user's, 3 when all is trained and records wait in the journal, 130 on Ctrl-C, 143 on SIGTERM.
-    HYDRA_FULL_ERROR=1 shows the traceback instead of the line, and exits with 1."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print what it catches, and exit with 1 whatever it was
+    """Runs Hydra's main function, and ends the program with one line and an exit code.
+
+    Exit codes: see `exits`. With HYDRA_FULL_ERROR=1 it shows the traceback instead of the line, and exits with 1.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints every exception itself, and exits with 1
     # Threads that spin while they wait cost 10x on a busy machine, threads that sleep at once 1.5x on a quiet one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    gc.set_threshold(50_000, 20, 50)  # a collection walks over all that PyTorch and Hydra hold; 5 % of a short sweep
+    gc.set_threshold(50_000, 20, 50)  # a collection visits all objects of PyTorch and Hydra: 5 % of a short sweep
     hide_typed()
-    sys.path.append(os.getcwd())  # where a user's own modules are, as with `python -m`
+    sys.path.append(os.getcwd())  # a user's own modules are there, as with `python -m`
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     open_closed(output_is_needed=False)
     with lenient_output():
-        with _ending():
+        with _exiting():
             from sweepstack.hydra_adapter.show_configs import understood
 
             sys.argv[1:] = understood(sys.argv[1:])
@@ -247,15 +251,15 @@ def main(task: Callable[[], Any]) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _ending() -> Iterator[None]:
-    """Whatever ends the block becomes one line and an exit code."""
+def _exiting() -> Iterator[None]:
+    """Turns every exception that leaves the block into one line and an exit code."""
     try:
         yield
     except Terminated:
-        _stop(TERMINATED, f"Stopped by SIGTERM; {GOES_ON}.")
+        _stop(TERMINATED, f"Stopped by SIGTERM; {RESUME_HINT}.")
     except KeyboardInterrupt as error:
         if is_signal(error):
-            _stop(EXIT_INTERRUPTED, f"Stopped; {GOES_ON}.")
+            _stop(EXIT_INTERRUPTED, f"Stopped; {RESUME_HINT}.")
         end = ending(error)
         _stop(end.code, *end.lines)
     except BaseException as error:
@@ -266,7 +270,7 @@ def _ending() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """The first signal lets the trial be recorded as KILLED; a second one ends the process at once."""
+    """Handles a signal: after the first one the trial is recorded as KILLED, a second one ends the process at once."""
     signal.signal(number, signal.SIG_DFL)
     raise Terminated("SIGTERM") if number == signal.SIGTERM else KeyboardInterrupt("Ctrl-C")
 

@@ -1,4 +1,4 @@
-"""mlruns/errors.log: tracebacks of what is no mistake of the user's and no outcome of a trial."""
+"""Writes tracebacks to mlruns/errors.log: those that are neither a user's mistake nor the outcome of a trial."""
 
 from __future__ import annotations
 
@@ -19,51 +19,54 @@ from sweepstack.paths import project_root
 
 
 class ErrorsLog(logging.FileHandler):
-    """The project's errors.log, made when there is something to say; in the temporary folder if it must be."""
+    """Logs errors to the project's errors.log, or in the temporary folder if that cannot be written.
+
+    The file is made with the first error.
+    """
 
     def __init__(self) -> None:
         super().__init__(project_root() / "mlruns" / "errors.log", delay=True)
         self.setLevel(logging.ERROR)
         self.setFormatter(Formatter("[%(asctime)s] %(message)s"))
         self.failed = False
-        """Whether nothing could be written, neither there nor in the temporary folder."""
+        """True if the error could not be written to either file."""
 
     def _open(self) -> TextIOWrapper:
         try:
             Path(self.baseFilename).parent.mkdir(exist_ok=True)
-            return self._opened()
+            return self._open_regular()
         except OSError:
-            self.baseFilename = _elsewhere()
-            if Path(self.baseFilename).is_symlink():  # which another user may have put there
+            self.baseFilename = _fallback_path()
+            if Path(self.baseFilename).is_symlink():  # another user may have made the link
                 raise
-            return self._opened()
+            return self._open_regular()
 
-    def _opened(self) -> TextIOWrapper:
+    def _open_regular(self) -> TextIOWrapper:
         file = Path(self.baseFilename)
-        if found := irregular(file):  # a named pipe would be waited for
+        if found := irregular(file):  # to open a named pipe would wait for a reader
             raise OSError(errno.EINVAL, f"it is {found}", str(file))
         make_file(file)
         return super()._open()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """The disk is full, as a rule: once more in the temporary folder. logging would print a traceback."""
-        if self.baseFilename == _elsewhere():
+        """Writes the record to the temporary folder; the disk is usually full. logging would print a traceback."""
+        if self.baseFilename == _fallback_path():
             self.failed = True
             return
         with contextlib.suppress(OSError, ValueError):
             self.close()
-        self.baseFilename, self.stream = _elsewhere(), None
+        self.baseFilename, self.stream = _fallback_path(), None
         self._closed = False
         self.emit(record)
 
 
-def _elsewhere() -> str:
+def _fallback_path() -> str:
     owner = os.getuid() if hasattr(os, "getuid") else "log"
     return str(Path(tempfile.gettempdir(), f"sweepstack-errors-{owner}.log"))
 
 
 def log_traceback(error: BaseException) -> Path | None:
-    """Keeps a traceback, under the command that was typed; gives the file, None if none can be written."""
+    """Logs a traceback with the command that was typed; returns the file, or None if no file can be written."""
     handler = ErrorsLog()
     record = logging.LogRecord("sweepstack", logging.ERROR, "", 0, shlex.join(sys.argv), None, None)
     record.exc_info = (type(error), error, error.__traceback__)

@@ -1,4 +1,4 @@
-"""Mistakes that a user can correct: each is one line of the rule, the offending value and the remedy."""
+"""Mistakes that a user can correct. Each is one line with the rule, the offending value and the remedy."""
 
 from __future__ import annotations
 
@@ -12,47 +12,48 @@ from typing import Any, Self
 from sweepstack.masking import mask
 
 LONGEST_VALUE = 200
-"""Characters of an offending value that are shown."""
+"""The most characters of an offending value that are shown."""
 LONGEST_LINE = 300
-"""Characters of somebody else's message that are shown."""
+"""The most characters of a library's message that are shown."""
 
 FULL_DISK = ("no space left on device", "database or disk is full", "disk quota exceeded")
-"""What libraries say of a full disk where no number of a system error is left."""
+"""Messages of libraries that report a full disk without the number of the system error."""
 
 
 class _NoValue:
-    """The rule names the offending value itself, or there is none. A class, so that it survives pickling."""
+    """Says that there is no offending value, or that the rule names it. It is a class so that it survives pickling."""
 
 
 NO_VALUE = _NoValue
+"""The default of a `UserError`'s value."""
 
 
 class UserError(Exception):
-    """A mistake that a user can correct; `str(error)` is the whole story, one line. Commands print it and exit with 2.
+    """A mistake that a user can correct. `str(error)` is the complete line; commands print it and exit with 2.
 
     Args:
         rule: what must hold, such as "batch_size must be a number from 1".
-        value: what is there instead; leave it out where the rule names it already.
-        remedy: what to do about it, such as "for example batch_size=100".
-        where: what the mistake is in, such as "job 3 (batch_size=0)"; leave it out where there is one place only.
+        value: the offending value; leave it out if the rule names it.
+        remedy: what the user can do, such as "for example batch_size=100".
+        where: what contains the mistake, such as "job 3 (batch_size=0)"; leave it out if that is clear.
     """
 
     def __init__(self, rule: str, value: Any = NO_VALUE, remedy: str = "", *, where: str = "") -> None:
         super().__init__(rule, value, remedy)
         self.rule, self.value, self.remedy, self.where = rule, value, remedy, where
         self.errors: tuple[UserError, ...] = (self,)
-        """Several mistakes that were found at once, see `of_all`; else the error itself."""
+        """All mistakes that were found at once, see `of_all`; only the error itself if there is one mistake."""
 
     @classmethod
     def of_all(cls, errors: Sequence[UserError]) -> Self:
-        """One error for several mistakes, a line each. Its own fields are those of the first."""
+        """Returns one error for several mistakes, with a line for each. Its own fields are those of the first."""
         first = errors[0]
-        every = cls(first.rule, first.value, first.remedy, where=first.where)
-        every.errors = tuple(part for error in errors for part in error.errors)
-        return every
+        combined = cls(first.rule, first.value, first.remedy, where=first.where)
+        combined.errors = tuple(part for error in errors for part in error.errors)
+        return combined
 
     def inside(self, where: str) -> Self:
-        """The same mistakes, each told to be in `where`; what they came of stays their cause."""
+        """Returns the same mistakes with `where` put before the place of each. Their causes stay."""
         parts = []
         for part in self.errors:
             inner = f"{where}: {part.where}" if part.where else where
@@ -75,7 +76,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A dataset cannot be obtained, or is not what it should be."""
+    """A dataset cannot be obtained, or breaks a rule."""
 
 
 class StoreError(UserError):
@@ -88,23 +89,22 @@ def _shown(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Text in which nothing can move a terminal's cursor, colour it or end a line, and no address tells a secret: for
-    whatever others have written."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in mask(text))
+    """Makes text of others safe to print: it escapes control characters and masks the secrets of addresses."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in mask(text))
 
 
 def as_typed(words: Iterable[str]) -> str:
-    """A command as it can be typed into a shell; control characters are written as bash's `$'...'` reads them."""
+    """Returns a command as it can be typed into a shell; bash's `$'...'` holds control characters."""
     return " ".join(shlex.quote(word) if word.isprintable() else f"$'{_escaped(word)}'" for word in words)
 
 
 def _escaped(word: str) -> str:
-    signs = (sign if sign.isprintable() and sign not in "\\'" else f"\\U{ord(sign):08x}" for sign in word)
-    return "".join(signs)
+    chars = (char if char.isprintable() and char not in "\\'" else f"\\U{ord(char):08x}" for char in word)
+    return "".join(chars)
 
 
 def one_line(error: BaseException | str) -> str:
-    """An exception, or a text, as one printable line that is not too long for a terminal."""
+    """Returns an exception, or a text, as one printable line that is not too long for a terminal."""
     full = full_disk(error) if isinstance(error, BaseException) else ""
     text = full or re.sub(r"\s+", " ", mask(_message(error))).strip().rstrip(".;") or type(error).__name__
     return printable(text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 3]}...")
@@ -113,20 +113,20 @@ def one_line(error: BaseException | str) -> str:
 def _message(error: BaseException | str) -> str:
     try:
         return str(error)
-    except Exception as trouble:  # somebody's __str__
-        return f"it cannot be shown, for its __str__ raises {type(trouble).__name__}"
+    except Exception as failure:  # a user's __str__ can raise anything
+        return f"it cannot be shown, because its __str__ raises {type(failure).__name__}"
 
 
 def full_disk(error: BaseException) -> str:
-    """A line for an exception that comes of a full disk, however the library that met it words that; else empty."""
+    """Returns a line for the user if an exception was caused by a full disk, in whatever library; else empty."""
     seen: list[BaseException] = []
-    left = [error]
-    while left:
-        each = left.pop()
+    unvisited = [error]
+    while unvisited:
+        each = unvisited.pop()
         if each in seen:
             continue
         seen.append(each)
-        left += [other for other in (each.__cause__, each.__context__, *_wrapped(each)) if other is not None]
+        unvisited += [other for other in (each.__cause__, each.__context__, *_wrapped(each)) if other is not None]
         if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
             file = f"for {each.filename}" if each.filename else "for a file"
             return f"the disk is full: there is no room {file}; make room there, or choose another place"
@@ -136,12 +136,12 @@ def full_disk(error: BaseException) -> str:
 
 
 def _wrapped(error: BaseException) -> list[BaseException]:
-    """What SQLAlchemy, for one, keeps as an attribute."""
+    """Returns exceptions inside an exception: SQLAlchemy keeps one as an attribute, others in `args`."""
     return [each for each in (getattr(error, "orig", None), *error.args) if isinstance(each, BaseException)]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A remedy for a misspelt word: the nearest known one, else all of them."""
+    """Returns a remedy for a misspelt word: the most similar known word, else all known words."""
     known = sorted({str(name) for name in known})
     near = difflib.get_close_matches(word, known, n=1)
     if near:

@@ -15,13 +15,13 @@ from sweepstack.trial import (
 
 @dataclass(frozen=True)
 class Started:
-    """Event: a trial has begun. `at` is in seconds since the epoch, here and below."""
+    """Event: a trial has begun. In all events, `at` is the time in seconds since the epoch."""
 
     trial: Trial
     at: float
     dataset: DatasetFacts
-    again: bool = False
-    """Whether it has begun before, and was interrupted or failed."""
+    resumed: bool = False
+    """True if it has begun before, and was interrupted or failed."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +35,29 @@ class Measured:
 
 @dataclass(frozen=True)
 class Ended:
-    """Event: a trial is over; `files` are to be kept with its record."""
+    """Event: a trial has ended."""
 
     trial: Trial
     outcome: Outcome
     at: float
     files: tuple[Path, ...] = ()
+    """Files to keep with its record."""
     trained: str = ""
-    """In words: alone, or in a stack of which width, and why."""
+    """How it was trained, in words: alone or in a stack of which width, and why."""
     recomposed: str = ""
-    """Why it went on in other company than it began in, so that its figures may differ in the last digits."""
+    """Why it ended in another stack than it began in, so that its metrics may differ in the last digits."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Event: a trial that is settled already is one of a further sweep, `trial.sweep`, or gets further files."""
+    """Event: a settled trial becomes one of a further sweep, `trial.sweep`, or gets further files."""
 
     trial: Trial
     at: float
     run_id: str | None = None
-    """Its record, where that is known better than by `trial.id`."""
+    """Its run in MLflow. If None, the run is found by `trial.id`."""
     files: tuple[Path, ...] = ()
-    """To be kept with its record, too."""
+    """Further files to keep with its record."""
 
 
 Event = Started | Measured | Ended | Joined

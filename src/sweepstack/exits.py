@@ -1,4 +1,4 @@
-"""How a program ends: whatever was raised, as lines for the user and an exit code; for train.py as for `sweepstack`."""
+"""Turns an exception into lines for the user and an exit code, for train.py and for `sweepstack`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from dataclasses import dataclass
 from sweepstack.errors import UserError, full_disk, printable
 from sweepstack.faults import Fault, Whose, describe_error, judge
 
-OK, FAILED, USER_ERROR, WAITING, EXIT_INTERRUPTED, READER_GONE, TERMINATED = 0, 1, 2, 3, 130, 141, 143
-"""Exit codes: all is well; a trial failed, or a fault of ours; something needs to be fixed first; all was trained, and
-records wait in the journal; Ctrl-C; nobody reads the output any more; SIGTERM."""
+OK = 0
+"""Exit code: everything went well."""
+FAILED = 1
+"""Exit code: a trial failed, or sweepstack has a bug."""
+USER_ERROR = 2
+"""Exit code: the user has to fix something first."""
+WAITING = 3
+"""Exit code: all is trained, and records wait in the journal."""
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+READER_GONE = 141
+"""Exit code: nobody reads the output any more."""
+TERMINATED = 143
+"""Exit code after SIGTERM."""
 
 
 @dataclass(frozen=True)
@@ -19,26 +30,30 @@ class Ending:
 
     code: int
     lines: tuple[str, ...]
-    """For the standard error."""
+    """The lines for the standard error."""
 
 
 def ending(error: BaseException) -> Ending:
-    """What an exception that nobody has caught means. The traceback of a fault in the user's own code, or in ours, is
-    kept in mlruns/errors.log."""
+    """Decides how an uncaught exception ends the program.
+
+    If the fault is in the user's own code or in sweepstack, the traceback is kept in mlruns/errors.log.
+    """
     if isinstance(error, BrokenPipeError) and error.filename is None:
         return Ending(READER_GONE, ())
     fault = judge(error)
     if fault.whose is Whose.OURS:
-        return Ending(FAILED, (f"error: {describe_error(error)} (not your mistake; {_kept(error)})",))
+        return Ending(FAILED, (f"error: {describe_error(error)} (not your mistake; {_keep_traceback(error)})",))
     if fault.whose is Whose.CODE:
-        return Ending(USER_ERROR, (f"error: {describe_error(error)} (in your {fault.where}; {_kept(error)})",))
+        return Ending(
+            USER_ERROR, (f"error: {describe_error(error)} (in your {fault.where}; {_keep_traceback(error)})",)
+        )
     if isinstance(error, UserError):
-        return Ending(USER_ERROR, tuple(f"error: {part}{_came_of(part)}" for part in error.errors))
-    return Ending(USER_ERROR, (f"error: {_of_others(error, fault)}",))
+        return Ending(USER_ERROR, tuple(f"error: {part}{_describe_cause(part)}" for part in error.errors))
+    return Ending(USER_ERROR, (f"error: {_describe_other(error, fault)}",))
 
 
-def _of_others(error: BaseException, fault: Fault) -> str:
-    """The line for what Hydra, or the machine, has against what was typed."""
+def _describe_other(error: BaseException, fault: Fault) -> str:
+    """Returns the line for an error that Hydra found in what was typed, or that the machine caused."""
     if fault.whose is Whose.TYPED:
         from sweepstack.hydra_adapter.error_messages import explain
 
@@ -50,25 +65,22 @@ def _of_others(error: BaseException, fault: Fault) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return f"too many files are open ({error.strerror}); raise the limit with ulimit -n"
     if error.filename is None:
-        what = "something that was written to or read from does not work"
-        return f"{describe_error(error)}: {what}; check the disk and its mounts"
-    return printable(
-        f"{error.filename} cannot be used ({error.strerror}); correct that, or choose another place for it"
-    )
+        return f"{describe_error(error)}: a file cannot be read or written; check the disk and its mounts"
+    return printable(f"{error.filename} cannot be used ({error.strerror}); correct that, or choose another path for it")
 
 
-def _came_of(mistake: UserError) -> str:
-    """For a mistake to which an exception in the user's own code has led: where, unless it says so, and the log."""
+def _describe_cause(mistake: UserError) -> str:
+    """If an exception in the user's own code caused a mistake, says where it was raised and where its traceback is."""
     cause = mistake.__cause__
     fault = judge(cause) if cause is not None else None
     if cause is None or fault is None or not fault.where:
         return ""
     where = "" if f"in your {fault.where}" in str(mistake) else f"in your {fault.where}; "
-    return f" ({where}{_kept(cause)})"
+    return f" ({where}{_keep_traceback(cause)})"
 
 
-def _kept(error: BaseException) -> str:
+def _keep_traceback(error: BaseException) -> str:
     from sweepstack.error_log import log_traceback
 
-    place = log_traceback(error)
-    return f"the traceback is in {place}" if place else "the traceback could not be kept, no log can be written"
+    path = log_traceback(error)
+    return f"the traceback is in {path}" if path else "the traceback could not be kept, no log can be written"

@@ -1,5 +1,8 @@
-"""Whose mistake an exception is: the one place that decides. First by its type, then by its traceback: the innermost
-frame that is the user's own code or sweepstack's tells, whatever libraries were called from there."""
+"""Decides whose mistake an exception is.
+
+Its type decides first, then its traceback: the innermost frame in the user's own code or in sweepstack, whatever
+libraries were called from there.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,34 @@ from types import FrameType
 from sweepstack.errors import UserError, full_disk, one_line
 
 PACKAGE = Path(__file__).resolve().parent
+"""The folder of sweepstack's code."""
 OWN_FOLDERS = (f"{PACKAGE}{os.sep}", f"{PACKAGE.parent / 'hydra_plugins' / 'sweepstack'}{os.sep}")
+"""All folders with sweepstack's code."""
 READERS = ("hydra", "omegaconf", "yaml", "antlr4")
-"""Packages that read what was typed and what stands in config files."""
-READING = {"load_configuration", "load_sweep_config", "parse_overrides", "parse_override", "parse_rule", "load_config"}
-READING |= {"run_job", "configure_log", "sweep", "multirun", "split_arguments", "get_mode", "instantiate_sweeper"}
-"""Functions of theirs that read it, or do what Hydra's own section of the config says."""
-LOOKING_UP = {"InterpolationResolutionError", "InterpolationKeyError", "InterpolationToMissingValueError"}
-LOOKING_UP |= {"MissingMandatoryValue", "GrammarParseError", "ValidationError", "UnsupportedInterpolationType"}
-"""Errors of OmegaConf that are about the text of a config, whoever asked for the value."""
-AWAY = (errno.EINVAL, errno.EBADF, errno.ECHILD, errno.ESRCH)
-"""Numbers of system errors that a mistake of the program gives, rather than a disk or a permission."""
+"""Packages that read the command line and config files."""
+READING_FUNCTIONS = {
+    "load_configuration",
+    "load_sweep_config",
+    "parse_overrides",
+    "parse_override",
+    "parse_rule",
+    "load_config",
+}
+READING_FUNCTIONS |= {
+    "run_job",
+    "configure_log",
+    "sweep",
+    "multirun",
+    "split_arguments",
+    "get_mode",
+    "instantiate_sweeper",
+}
+"""Functions of those packages that read them, or that do what Hydra's own section of the config says."""
+CONFIG_TEXT_ERRORS = {"InterpolationResolutionError", "InterpolationKeyError", "InterpolationToMissingValueError"}
+CONFIG_TEXT_ERRORS |= {"MissingMandatoryValue", "GrammarParseError", "ValidationError", "UnsupportedInterpolationType"}
+"""Errors of OmegaConf that are about the text of a config, whatever code has asked for the value."""
+PROGRAMMING_ERRNOS = (errno.EINVAL, errno.EBADF, errno.ECHILD, errno.ESRCH)
+"""System errors that a mistake in a program causes, not a disk or a permission."""
 
 
 class Whose(enum.Enum):
@@ -47,22 +67,23 @@ class Fault:
 
     whose: Whose
     where: str = ""
-    """The place in the user's own code, such as "net.py, line 12, forward"; also beside a mistake of another kind that
-    this code has led to."""
+    """The place in the user's own code, such as "net.py, line 12, forward"; also if this code has caused a mistake of
+    another kind."""
     direct: bool = True
-    """Whether the one that is told raised it, and no library that was called from there."""
+    """True if that code raised the exception itself, False if a library that it called did."""
 
 
-class LeftError(Exception):
-    """A user's code wanted to end the program: with `sys.exit()`, or an exception that is no `Exception`."""
+class UserCodeExitError(Exception):
+    """A user's code wanted to end the program, with `sys.exit()` or an exception that is not an `Exception`."""
 
 
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
-    """Inside the block a user's code is run. What would end the program there is an error like any other.
+    """Runs a user's code in the block, so that it cannot end the program.
 
     Raises:
-        LeftError: the code called `sys.exit()`, or raised another exception that is no `Exception`; it is the cause.
+        UserCodeExitError: the code called `sys.exit()`, or raised another exception that is not an `Exception`. That
+            exception is the cause.
     """
     try:
         yield
@@ -71,11 +92,11 @@ def contained() -> Iterator[None]:
     except BaseException as error:
         if is_signal(error) or not _in_user_code(error):
             raise
-        raise LeftError(f"the code ends the program: {describe_error(error)}") from error
+        raise UserCodeExitError(f"the code ends the program: {describe_error(error)}") from error
 
 
 def judge(error: BaseException) -> Fault:
-    """Whose mistake an exception is."""
+    """Decides whose mistake an exception is."""
     chain = _causes(error)
     owner, where, direct = next((found for each in reversed(chain) if (found := _owner(each)) is not None), _NOBODY)
     if isinstance(error, UserError):
@@ -91,17 +112,17 @@ def judge(error: BaseException) -> Fault:
 
 
 def describe_error(error: BaseException) -> str:
-    """An exception in words, one line: its type and what it says."""
+    """Describes an exception in one line: its type and its message."""
     text = full_disk(error)
-    if text or isinstance(error, UserError | LeftError):
+    if text or isinstance(error, UserError | UserCodeExitError):
         return text or one_line(error)
-    said = one_line(error)
+    message = one_line(error)
     name = type(error).__name__
-    return said if said == name else f"{name}: {said}"
+    return message if message == name else f"{name}: {message}"
 
 
 def reason(error: BaseException) -> str:
-    """Why a trial failed: the exception, and the place in the user's own code if it is there."""
+    """Returns the reason why a trial failed: the exception, and the place in the user's own code that led to it."""
     fault = judge(error)
     if fault.where:
         return f"{describe_error(error)} (in your {fault.where})"
@@ -116,7 +137,7 @@ _NOBODY: tuple[Whose | None, str, bool] = (None, "", True)
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """The exception, what it was raised from, what that was raised from, ..."""
+    """Returns the exception and its chain of causes."""
     chain = [error]
     while (cause := chain[-1].__cause__) is not None and cause not in chain:
         chain.append(cause)
@@ -124,7 +145,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _owner(error: BaseException) -> tuple[Whose, str, bool] | None:
-    """Who raised it: whose code, which place in it, and whether without a library in between."""
+    """Finds whose code raised an exception, at which place, and whether no library was in between."""
     direct = True
     if isinstance(error, SyntaxError) and error.filename and _whose_file(error.filename) is Whose.CODE:
         return Whose.CODE, f"{Path(error.filename).name}, line {error.lineno}", direct
@@ -145,16 +166,16 @@ def _in_user_code(error: BaseException) -> bool:
 
 
 def is_signal(error: BaseException) -> bool:
-    """Whether a signal has raised it, such as that of Ctrl-C, and no code that wants to look like it."""
+    """True if a signal such as that of Ctrl-C has raised the exception, and not a user's code."""
     if type(error).__module__.startswith("sweepstack."):
         return True
-    ours = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # then its frame would be the innermost
+    ours = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # then our handler is the innermost frame
     return type(error) is KeyboardInterrupt and not (ours and _in_user_code(error))
 
 
 @functools.lru_cache(maxsize=4096)
 def _whose_file(name: str) -> Whose | None:
-    """Whose code a file holds; None for a library's."""
+    """Says whose code a file holds; None for a library."""
     if name.startswith("<"):
         return None
     file = os.path.realpath(name)
@@ -169,7 +190,7 @@ def _is_installed_file(file: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _is_of_python(name: str) -> bool:
-    """Whether a file is of Python's own library."""
+    """True if a file belongs to Python's standard library."""
     if {"site-packages", "dist-packages"} & {*Path(name).parts}:
         return False
     return name.startswith("<") or os.path.realpath(name).startswith(_standard_library())
@@ -182,7 +203,7 @@ def _standard_library() -> tuple[str, ...]:
 
 
 def _is_reading(error: BaseException) -> bool:
-    """Whether it was raised while Hydra, or a reader below it, read what was typed or a config file."""
+    """True if Hydra, or a reader that it calls, raised the exception while it read the command line or a file."""
     package = type(error).__module__.partition(".")[0]
     inner: list[FrameType] = []
     outer = ("", "")
@@ -196,13 +217,16 @@ def _is_reading(error: BaseException) -> bool:
         return package == "hydra"
     if str(error).startswith("Config group override") or package in ("hydra", "yaml", "antlr4"):
         return True
-    if any(frame.f_code.co_name in READING for frame in readers) or outer == (str(PACKAGE / "app.py"), "main"):
+    if any(frame.f_code.co_name in READING_FUNCTIONS for frame in readers) or outer == (
+        str(PACKAGE / "app.py"),
+        "main",
+    ):
         return True
-    return package == "omegaconf" and type(error).__name__ in LOOKING_UP
+    return package == "omegaconf" and type(error).__name__ in CONFIG_TEXT_ERRORS
 
 
 def _is_of_the_machine(error: BaseException) -> bool:
     if isinstance(error, OSError):
         named = error.filename is not None or error.errno in (errno.EPIPE, errno.EMFILE, errno.ENFILE, errno.EIO)
-        return error.errno is not None and error.errno not in AWAY and named
+        return error.errno is not None and error.errno not in PROGRAMMING_ERRNOS and named
     return isinstance(error, MemoryError)

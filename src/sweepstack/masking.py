@@ -1,9 +1,10 @@
-"""Secrets in addresses. At the edge, where an address comes in, `hide` puts `***` in the place of its secrets and keeps
-them in the memory of this process and in the environment of those that it starts. All else sees the masked address:
-configs, records, logs, the terminal. Only who connects asks `reveal` for the real one.
+"""Masks the secrets in addresses.
 
-A secret is a password, a token that stands alone where a user name may stand, and the value of a parameter such as
-`?password=`.
+Where an address enters the program, `hide` replaces its secrets by `***`. It keeps them in the memory of this process
+and in the environment of the processes that it starts. Everything else sees the masked address: configs, records, logs,
+the terminal. Only code that connects calls `reveal` for the real address.
+
+A secret is a password, a token in the place of a user name, or the value of a parameter such as `?password=`.
 """
 
 from __future__ import annotations
@@ -17,25 +18,30 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 MASK = "***"
-"""What stands for a secret in an address. Another secret of the same place gets a star more."""
+"""Replaces a secret in an address. Each further secret of the same address gets one more star."""
 VARIABLE = "SWEEPSTACK_SECRETS"
-"""The environment variable that hands the secrets to processes which a launcher starts. It is never recorded."""
+"""The environment variable that passes the secrets to processes that a launcher starts. It is never recorded."""
 SHORTEST = 4
-"""Characters of a secret that is replaced in free text, too; a shorter one would be found in many words."""
+"""The fewest characters of a secret that is also masked in free text; a shorter one would match many words."""
 OWN_TOKEN = 20
-"""Characters of a user name, beside a password, that is no name any more but a token."""
+"""The fewest characters of a user name, beside a password, that is taken for a token."""
 
 STARS = re.compile(r"\*{3,}")
+"""Matches a mask."""
 SCHEME = r"[A-Za-z][\w+.-]*://"
+"""Matches the scheme of an address."""
 PARAMETER = re.compile(
     r"(?P<name>[?&;#](?:[\w.-]*(?:pass|pwd|token|secret|api_?key|access_?key|account_?key|signature|credential)[\w.-]*"
     r"|sig|key|auth|authorization|odbc_connect)=)(?P<secret>[^&\s\"'#;]+)",
     re.IGNORECASE,
 )
+"""Matches a parameter of an address whose value is a secret."""
 QUOTED = re.compile(rf"(?<=\")(?:{SCHEME})(?:\\.|[^\"\\\n])*|(?<=')(?:{SCHEME})(?:\\.|[^'\\\n])*")
+"""Matches an address in quotes."""
 BARE = re.compile(rf"{SCHEME}(?:(?!,\s*[\[{{\"']*(?:{SCHEME}|[\w.+]+\s*[:=]))[^\s\"'<>`\x00-\x1f])*")
+"""Matches an address that is not quoted; `_bare` finds its end."""
 ESCAPED = re.compile(r"\\([\\()\[\]{}:=,'\"@ \t])")
-"""What Hydra takes for the sign itself."""
+"""Matches an escaped character in an override; Hydra reads it as the character itself."""
 
 
 class _Part(NamedTuple):
@@ -44,21 +50,21 @@ class _Part(NamedTuple):
     begin: int
     end: int
     context: str
-    """The address without it: where it belongs."""
+    """The scheme and the host of the address, and which of its secrets this is."""
 
 
 Replace = Callable[[str, str], str]
-"""Takes a secret and its context; gives what stands in its place."""
+"""Takes a secret and its context; returns what replaces it."""
 
 _secrets: dict[tuple[str, str], str] = {}
-"""By context and mask."""
+"""Real secrets by context and mask."""
 
 
 def hide(text: str, unescape: bool = False) -> str:
-    """The text with its secrets masked; `reveal` gives them back. What is masked already stays.
+    """Masks the secrets in a text. `reveal` restores them. Secrets that are masked already stay so.
 
     Args:
-        unescape: it is an override, in which Hydra reads `\\,` as a comma.
+        unescape: the text is an override, in which Hydra reads `\\,` as a comma.
     """
 
     def keep(secret: str, context: str) -> str:
@@ -68,7 +74,7 @@ def hide(text: str, unescape: bool = False) -> str:
             mask += "*"
         if (context, mask) not in _secrets:
             _secrets[context, mask] = real
-            os.environ[VARIABLE] = json.dumps([[*place, kept] for place, kept in _secrets.items()])
+            os.environ[VARIABLE] = json.dumps([[*key, kept] for key, kept in _secrets.items()])
         return mask
 
     _inherit()
@@ -76,7 +82,7 @@ def hide(text: str, unescape: bool = False) -> str:
 
 
 def reveal(text: str) -> str:
-    """The text that `hide` was given; a mask that this process knows no secret for stays."""
+    """Restores the secrets that `hide` has masked; a mask whose secret this process does not know stays."""
     _inherit()
     if MASK not in text:
         return text
@@ -84,24 +90,23 @@ def reveal(text: str) -> str:
 
 
 def mask(text: str) -> str:
-    """Free text, such as a message of a library's or a traceback, without the secrets of the addresses in it and
-    without those that were hidden before."""
+    """Masks secrets in free text, such as a library's message: those of addresses in it, and all known ones."""
     if "://" in text:
         text = _replaced(text, lambda secret, context: MASK)
     _inherit()
     forms = {form for (context, _), kept in _secrets.items() for form in _forms(kept) if form not in context}
-    for secret in sorted(forms, key=len, reverse=True):  # as a word of its own: a password may be part of many others
+    for secret in sorted(forms, key=len, reverse=True):  # only whole words: a password may be part of many words
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
     return text
 
 
 def lacks_secrets(text: str) -> bool:
-    """Whether a secret of an address is masked whose real form this process does not know."""
+    """True if a text has a masked secret that this process does not know."""
     return has_masks(reveal(text))
 
 
 def has_masks(text: str) -> bool:
-    """Whether a secret of an address is masked."""
+    """True if a text has a masked secret."""
     secrets: list[str] = []
 
     def collect(secret: str, context: str) -> str:
@@ -114,18 +119,17 @@ def has_masks(text: str) -> bool:
 
 
 def hide_in(value: Any) -> Any:
-    """Plain values (mappings, lists, texts) with `hide` done to all texts in them. The same object where none has a
-    secret."""
+    """Applies `hide` to all texts in plain values (mappings, lists, texts)."""
     return _mapped(value, hide)
 
 
 def reveal_in(value: Any) -> Any:
-    """Plain values with `reveal` done to all texts in them."""
+    """Applies `reveal` to all texts in plain values."""
     return _mapped(value, reveal)
 
 
 class Formatter(logging.Formatter):
-    """Lines of a log without secrets, those of a traceback too."""
+    """Formats the lines of a log without secrets, also those of a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         return mask(super().format(record))
@@ -149,45 +153,45 @@ def _remembered(secret: str, context: str) -> str:
         return secret
     if (context, secret) in _secrets:
         return _secrets[context, secret]
-    for (place, kept), real in _secrets.items():  # a place that was written with an interpolation in it
-        if kept == secret and "${" in place:
-            pattern = ".*".join(re.escape(part) for part in re.split(r"\$\{[^}]*\}", place))
+    for (known, kept), real in _secrets.items():  # the host was written with an interpolation, and is resolved now
+        if kept == secret and "${" in known:
+            pattern = ".*".join(re.escape(part) for part in re.split(r"\$\{[^}]*\}", known))
             if re.fullmatch(pattern, context):
                 return real
     return secret
 
 
 def _replaced(text: str, replace: Replace, masks: bool = False) -> str:
-    """The text with `replace` done to every secret in its addresses.
+    """Replaces every secret in the addresses of a text.
 
     Args:
-        masks: to masks as well, which stand in the place of secrets.
+        masks: replace masks, too.
     """
     if "://" not in text:
         return text
-    if re.match(SCHEME, text) and not _several(text):
+    if re.match(SCHEME, text) and not _has_several(text):
         return _in_address(text, replace, masks)
     text = QUOTED.sub(lambda found: _in_address(found[0], replace, masks), text)
     return BARE.sub(lambda found: _bare(found[0], replace, masks), text)
 
 
-def _several(text: str) -> bool:
+def _has_several(text: str) -> bool:
     return len(re.findall(SCHEME, text)) > 1 or "\n" in text
 
 
 def _bare(text: str, replace: Replace, masks: bool) -> str:
-    """An address whose end nothing marks: brackets that were opened before it do not belong to it."""
+    """Replaces the secrets of an unquoted address. A bracket that was opened before the address ends it."""
     end = len(text)
     depth = 0
-    for place, sign in enumerate(text):
-        if sign == "\\":
+    for index, char in enumerate(text):
+        if char == "\\":
             continue
-        if sign in "([{":
+        if char in "([{":
             depth += 1
-        elif sign in ")]}":
+        elif char in ")]}":
             depth -= 1
-            if depth < 0 and text[place - 1] != "\\":
-                end = place
+            if depth < 0 and text[index - 1] != "\\":
+                end = index
                 break
     return _in_address(text[:end], replace, masks) + text[end:]
 
@@ -203,9 +207,9 @@ def _in_address(address: str, replace: Replace, masks: bool) -> str:
 
 
 def _secret_parts(address: str) -> list[_Part]:
-    """Where the secrets of an address are: none overlaps another."""
+    """Finds the secrets of an address. They do not overlap."""
     if address.lower().startswith("sqlite:"):
-        return []  # a path, whatever signs are in it
+        return []  # a path, whatever characters are in it
     begin = address.index("://") + 3
     scheme = address[: begin - 3].lower()
     user = _user(address, begin, scheme.startswith(("http", "databricks", "git", "ssh", "ftp", "ws")))
@@ -218,7 +222,7 @@ def _secret_parts(address: str) -> list[_Part]:
 
 
 def _user(address: str, begin: int, is_web: bool) -> list[_Part]:
-    """The secrets before the host."""
+    """Finds the secrets before the host."""
     authority = re.match(r"[^/?#]*", address[begin:])
     inside = authority is not None and "@" in authority[0]
     last = address.rfind("@", begin)
@@ -231,7 +235,7 @@ def _user(address: str, begin: int, is_web: bool) -> list[_Part]:
         is_port = re.match(r"\d{1,5}(?=[/?#])", rest) is not None
         if is_port and (not inside) and ("." in name or name == "localhost" or query >= 0):
             return []
-        if query >= 0 and PARAMETER.search(rest, query):  # the @ is one of a parameter's value
+        if query >= 0 and PARAMETER.search(rest, query):  # the @ belongs to the value of a parameter
             at = address.rfind("@", begin, begin + len(name) + 1 + query)
             if at >= 0:
                 last = at
@@ -253,7 +257,7 @@ def _forms(secret: str) -> set[str]:
 
 
 def _inherit() -> None:
-    """What the process that started this one has hidden."""
+    """Takes over the secrets of the process that started this one."""
     global _inherited
     text = os.environ.get(VARIABLE)
     if text is None or text == _inherited:

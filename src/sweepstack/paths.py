@@ -1,4 +1,4 @@
-"""The folders that a command works in: of the project, and where it was typed."""
+"""The folders of a command: the project's, and the one where it was typed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from pathlib import Path
 
 
 def is_checkout(folder: Path) -> bool:
-    """Whether this package runs from a checkout in that folder, so that every terminal takes it for the project."""
+    """True if this package runs from a checkout in that folder, which is then the project of every terminal."""
     return folder == Path(__file__).absolute().parents[2]
 
 
 def project_root() -> Path:
-    """The project whose store is used when no other is named: the checkout that this package runs from, else the
-    nearest folder upwards from the current one that has a conf/config.yaml, else the current one."""
+    """Returns the folder of the project, whose store is used if no other is named.
+
+    It is the checkout that this package runs from; else the current folder or the nearest one above it with a
+    conf/config.yaml; else the current folder.
+    """
     here = Path.cwd()
     for folder in (Path(__file__).absolute().parents[2], here, *here.parents):
         if (folder / "conf" / "config.yaml").is_file():
@@ -21,14 +24,16 @@ def project_root() -> Path:
 
 
 def begin_in(folder: Path | None) -> None:
-    """Tells in which folder the command was typed, from where relative paths lead: Hydra may have changed the current
-    one since then. None: it is the current one."""
+    """Sets the folder in which the command was typed; relative paths start there. None means the current folder.
+
+    Hydra may have changed the current folder since the command was typed.
+    """
     global _began
     _began = folder
 
 
 def began_in() -> Path:
-    """The folder in which the command was typed."""
+    """Returns the folder in which the command was typed."""
     return _began or Path.cwd()
 
 

@@ -1,4 +1,4 @@
-"""Schedules: pure functions from step to a factor on the learning rate. No PyTorch is needed for them."""
+"""Schedules: pure functions from the step to a factor on the learning rate. They need no PyTorch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ from sweepstack.config.schema import (
 
 
 def looks_at_horizon(schedule: ScheduleConfig) -> bool:
-    """Whether the factor at a step depends on how many steps there will be. If not, a training of 5 epochs is the
-    beginning of one of 10."""
+    """True if the factor at a step depends on the total number of steps.
+
+    If it does not, a training of 5 epochs is the beginning of one of 10.
+    """
     return isinstance(schedule, CosineSchedule | OneCycleSchedule)
 
 
 def factor(schedule: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The factor on the learning rate of update number `step`, counted from 0.
+    """Computes the factor on the learning rate of an optimizer update.
 
     Cosine: Loshchilov and Hutter, SGDR (2017), without restarts. One-cycle: Smith and Topin (2018), cosine form,
     as `torch.optim.lr_scheduler.OneCycleLR` without its momentum cycle.
+
+    Args:
+        schedule: the schedule.
+        step: the number of the update, from 0.
+        steps_per_epoch: the updates in one epoch.
+        epochs: the epochs of the whole training.
     """
     total = steps_per_epoch * epochs
     match schedule:
@@ -45,5 +53,5 @@ def factor(schedule: ScheduleConfig, step: int, steps_per_epoch: int, epochs: in
 
 
 def _anneal(start: float, end: float, done: float) -> float:
-    """Half a cosine from `start` to `end`, as `done` goes from 0 to 1."""
+    """Follows half a cosine from `start` to `end` while `done` goes from 0 to 1."""
     return end + (start - end) * (1.0 + math.cos(math.pi * done)) / 2.0

@@ -1,4 +1,4 @@
-"""Standard input, output and error as a program can rely on: open, and able to take any text."""
+"""Makes standard input, output and error reliable: open, and able to take any text."""
 
 from __future__ import annotations
 
@@ -11,39 +11,41 @@ from typing import Any
 
 from sweepstack.masking import mask
 
-GONE = (errno.EPIPE, errno.ECONNRESET)
-"""Nobody reads any more, as after `| head`."""
+READER_GONE_ERRNOS = (errno.EPIPE, errno.ECONNRESET)
+"""System errors that mean that nobody reads the output any more, as after `| head`."""
 
 
 class Lenient:
-    """A text stream that never fails: after the first error it drops what is written. A training must not end because
-    its terminal is gone or the disk with its output is full."""
+    """A text stream that never fails. After the first error it discards what is written.
+
+    A training must not end because its terminal is gone or the disk with its output is full.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.trouble: OSError | ValueError | None = None
+        self.error: OSError | ValueError | None = None
         """The first error."""
 
     def write(self, text: str) -> int:
-        with self._noting():
+        with self._catch_error():
             self._stream.write(mask(text))
         return len(text)
 
     def flush(self) -> None:
-        with self._noting():
+        with self._catch_error():
             self._stream.flush()
 
     def writelines(self, lines: Any) -> None:
         self.write("".join(lines))
 
     @contextlib.contextmanager
-    def _noting(self) -> Iterator[None]:
-        if self.trouble is None:
+    def _catch_error(self) -> Iterator[None]:
+        if self.error is None:
             try:
                 yield
-            except (OSError, ValueError) as error:  # a ValueError of a file that somebody has closed
-                self.trouble = error
-                drop(self._stream)
+            except (OSError, ValueError) as error:  # a ValueError if the file was closed
+                self.error = error
+                discard(self._stream)
             return
         with contextlib.suppress(OSError, ValueError):
             yield
@@ -53,8 +55,10 @@ class Lenient:
 
 
 class HoldingErrors:
-    """A binary file whose errors are held back until they are asked for: a library that writes in its own way would
-    make other ones of them, which name neither the disk nor the file."""
+    """A binary file that keeps its errors until `raise_error` is called.
+
+    A library that writes to the file would turn its error into another one, which names neither the disk nor the file.
+    """
 
     def __init__(self, file: Any, path: Any) -> None:
         self._file, self._path = file, path
@@ -69,7 +73,7 @@ class HoldingErrors:
         return memoryview(data).nbytes
 
     def flush(self) -> None:
-        """The file itself is flushed when it is whole."""
+        """Does nothing: `raise_error` flushes the file when it is complete."""
 
     def raise_error(self) -> None:
         """Flushes the file.
@@ -85,21 +89,22 @@ class HoldingErrors:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
 
 
-def drop(stream: Any) -> None:
-    """Lets what is still to be written vanish: else the interpreter would fail with it at its end."""
+def discard(stream: Any) -> None:
+    """Discards what a stream has buffered; else the interpreter would fail to write it at its end."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         number = stream.fileno()
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), number)
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), number)
         stream.flush()
 
 
 def open_closed(output_is_needed: bool) -> None:
-    """Puts something in the place of standard streams that are closed (`>&-`): the next file that is opened would take
-    the place, and get what others print. Any text can be written to all of them, whatever their encoding.
+    """Opens standard streams that are closed (`>&-`), and lets any text be written to all of them in any encoding.
+
+    Otherwise the next file that is opened would get the number of a closed stream, and receive what others print.
 
     Args:
-        output_is_needed: to write to a closed output is an error, rather than to go nowhere.
+        output_is_needed: make it an error to write to an output that was closed, instead of discarding the text.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -115,8 +120,10 @@ def open_closed(output_is_needed: bool) -> None:
 
 @contextlib.contextmanager
 def lenient_output() -> Iterator[None]:
-    """Nothing that is printed inside the block fails. At its end a line on the standard error tells if output was lost,
-    but for a reader that has gone."""
+    """Lets nothing fail that is printed inside the block.
+
+    At its end, a line on the standard error says if output was lost, unless only the reader has gone.
+    """
     before = sys.stdout, sys.stderr
     output, errors = Lenient(sys.stdout), Lenient(sys.stderr)
     sys.stdout, sys.stderr = output, errors
@@ -124,9 +131,9 @@ def lenient_output() -> Iterator[None]:
         yield
     finally:
         output.flush()
-        trouble = output.trouble
-        if trouble is not None and getattr(trouble, "errno", None) not in GONE:
-            why = getattr(trouble, "strerror", None) or trouble
-            print(f"Not all that was printed could be written ({why}); what is recorded is whole.", file=sys.stderr)
+        error = output.error
+        if error is not None and getattr(error, "errno", None) not in READER_GONE_ERRNOS:
+            why = getattr(error, "strerror", None) or error
+            print(f"Some of the output could not be written ({why}); all records are complete.", file=sys.stderr)
         errors.flush()
         sys.stdout, sys.stderr = before

@@ -1,4 +1,4 @@
-"""A trial, and how it can end. Plain values: no PyTorch, no MLflow, no Hydra."""
+"""A trial, what it reports, and how it ends. Plain values: no PyTorch, no MLflow, no Hydra."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any
 
 from sweepstack.config.schema import RunConfig, TrialConfig
 
-WEIGHTS, PREDICTIONS, PICTURES = "weights.pt", "test_predictions.npy", "first_images.png"
-"""Files that a finished trial leaves: its `state_dict`, the classes that it predicts for the test images, and the first
-training images where `pictures` asks for them."""
+WEIGHTS = "weights.pt"
+"""File with the `state_dict` of a finished trial."""
+PREDICTIONS = "test_predictions.npy"
+"""File with the classes that a finished trial predicts for the test images."""
+PICTURES = "first_images.png"
+"""File with the first training images, if `pictures` asks for them."""
 
 
 class TrialState(enum.StrEnum):
@@ -31,13 +34,13 @@ class Trial:
     config: TrialConfig
     """What is trained."""
     number: int
-    """Its place in the sweep, from 0."""
+    """Its number in the sweep, from 0."""
     name: str
-    """What tells it from the others, such as `lr=0.01 bs=100`."""
+    """What distinguishes it from the other trials, such as `lr=0.01 bs=100`."""
     params: Mapping[str, str | int | float | bool | None]
-    """Short, stable names and values of what it is made of, for the record."""
+    """The params for its record: short, stable names and values."""
     folder: Path
-    """Where its files go: resolved config, weights, log."""
+    """The folder for its files: resolved config, weights, log."""
     config_text: str
     """The resolved config as YAML."""
     run: RunConfig = field(default_factory=RunConfig)
@@ -45,12 +48,13 @@ class Trial:
     log: Path = Path()
     """Its own log file."""
     overrides: tuple[str, ...] = ()
+    """Hydra's overrides that its config was composed with."""
     sweep: str | None = None
-    """The sweep that it belongs to; None when it was trained on its own."""
+    """The sweep that it belongs to; None for a single run."""
     fingerprint: str = ""
-    """Of all that can change its weights or metrics."""
+    """Digest of all that can change its weights or metrics."""
     id: str = ""
-    """What its events and its run are known by; it stays when the trial is interrupted and resumed."""
+    """Identifies its events and its run; it stays when the trial is interrupted and resumed."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +62,23 @@ class Measurement:
     """Metrics at one point of a training."""
 
     epoch: int
-    """Epochs begun, from 1."""
+    """The epoch that has begun, from 1."""
     step: int
-    """Optimizer updates done."""
+    """The number of optimizer updates so far."""
     steps: int
-    """Optimizer updates that the whole training takes."""
+    """The number of optimizer updates in the whole training."""
     metrics: Mapping[str, float]
 
 
 class Verdict(enum.Enum):
-    """What whoever hears of a measurement decides of the training."""
+    """Says whether a training continues; the receiver of a measurement decides it."""
 
     CONTINUE = enum.auto()
     STOP = enum.auto()
 
 
 OnMeasured = Callable[[Measurement], Verdict | None]
-"""Hears of a measurement; None stands for CONTINUE."""
+"""Receives a measurement. None means the same as CONTINUE."""
 
 
 @dataclass(frozen=True)
@@ -83,59 +87,62 @@ class Outcome:
 
     state: TrialState
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """The figures it ended with: last and best of the validation metrics, test metrics, `train_seconds`."""
+    """Its final metrics: the last and the best of the validation metrics, the test metrics, `train_seconds`."""
     reason: str = ""
-    """Why it did not finish; empty when it did."""
+    """Why it did not finish; empty if it did."""
     weights: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     """The trained `state_dict`."""
     predictions: Any = field(default=None, repr=False, compare=False)
-    """Of a finished one: the class that it predicts for each test image, in their order; an array [n] of uint8, or
-    int32 where there are more than 256 classes."""
+    """The class that a finished trial predicts for each test image, in their order: an array [n] of uint8, or of int32
+    if there are more than 256 classes."""
     traceback: str = field(default="", repr=False)
-    """Of an exception that ended it, for the log."""
+    """The traceback of the exception that ended it, for the log."""
     diverged: bool = False
-    """Whether it FAILED for its loss was not finite."""
+    """True if it FAILED because its loss was not finite."""
 
     @property
     def settled(self) -> bool:
-        """Whether the fingerprint alone determines it: to train it again would change nothing."""
+        """True if the fingerprint alone determines the outcome, so that training again would change nothing."""
         return self.state is TrialState.FINISHED or self.diverged
 
     def objective(self, config: TrialConfig) -> float:
-        """The number that selects; NaN when the trial did not finish."""
+        """Returns the metric that selects the best trial; NaN if the trial did not finish."""
         return self.metrics[config.objective] if self.state is TrialState.FINISHED else math.nan
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A settled trial in the store."""
+    """A settled trial that the store holds."""
 
     run_id: str
     outcome: Outcome
     artifacts: Path | None
-    """Where its files lie, if on this machine."""
+    """The folder of its files; None if it is not on this machine."""
 
 
 @dataclass(frozen=True)
 class StackSettings:
-    """How trajectories that could be stacked are trained, and what that was chosen by."""
+    """How trajectories that could be stacked are trained, and why so."""
 
     width: int
-    """Trajectories in a stack, at most; 1: each is trained by the plain trainer."""
+    """The most trajectories in a stack; 1 if the plain trainer trains each."""
     threads: int
-    """Of PyTorch."""
+    """The number of threads that PyTorch uses."""
     epoch_seconds: float
-    """Estimated time of one epoch of one stack, its evaluation included."""
+    """Estimated time of one epoch of one stack with its evaluation, in seconds."""
     reason: str
+    """Why these settings were chosen, in words."""
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What a trial is trained, selected and tested on."""
+    """What is known of the dataset of a trial."""
 
     digest: str
     """Checksum of images and labels."""
     train: int
-    """Number of images to train on, and so on."""
+    """The number of images to train on."""
     held_out: int
+    """The number of images that are held out for validation."""
     test: int
+    """The number of test images."""

@@ -121,7 +121,7 @@ def test_good_names_and_those_of_an_earlier_version_are_delivered_and_found(
         command.train(trial(number, name, id=f"trial-{number}"))
         command.end()
     deliver_all(store, ledger)
-    assert not ledger.waiting()
+    assert not ledger.undelivered_sessions()
     for number, name in enumerate(GOOD):
         assert check_sweep(name) == check_experiment(name) == name
         assert [row.name for row in store.rows(name)] == [f"lr={number}"]

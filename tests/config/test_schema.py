@@ -41,7 +41,7 @@ from sweepstack.config.parsing import parse
 from sweepstack.errors import ConfigError
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.prepare import check
-from sweepstack.execution.describe import _differs
+from sweepstack.execution.describe import _differing_keys
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.trials import OF_SWEEP, make_trial, split_job
 from sweepstack.journal.codec import trial_as_json, trial_from_json
@@ -80,7 +80,8 @@ with initialize_config_dir(sys.argv[2], version_base="1.3", job_name="train"):
         read = trial_from_json(stored)
         assert (read.config, read.run) == (base.config, base.run)
         one, two = about(base), about(other)
-        found[key] = [what for what in one if one[what] != two[what]] + [f"not {x}" for x in _differs([base, other])]
+        found[key] = [what for what in one if one[what] != two[what]]
+        found[key] += [f"not {x}" for x in _differing_keys([base, other])]
         try:
             trial_of(loader, f"+{key}=much")
         except ConfigError as error:

@@ -189,9 +189,11 @@ def test_jobs_that_are_one_trial_are_told_with_what_is_trained(
     jobs = [replace(trial, number=number, folder=trial.folder / str(number)) for number, trial in enumerate(parts)]
     assert states(jobs, store) == ["FINISHED"] * 5
     said = capsys.readouterr().out
-    assert "3 jobs are 1 trial: pictures and threads change no result but for rounding, so each is trained once" in said
+    assert (
+        "3 jobs are 1 trial: pictures and threads change results by rounding at most, so each is trained once" in said
+    )
     assert "with pictures=2 threads=1; rerun=true in a command of its own" in said
-    assert "2 jobs are 1 trial: what has the same config is trained once" in said
+    assert "2 jobs are 1 trial: the same config is trained once" in said
     assert (jobs[1].folder / "first_images.png").is_file()
     assert len(store.rows(str(jobs[0].sweep))) == 2
 
@@ -214,7 +216,7 @@ def test_a_stack_that_goes_on_on_another_device_says_so(store: Store, ledger: Le
     assert prepare(two, "train", InProcessExecutor()).devices == {two[0].run.device: "cpu"}
     leave_open(ledger, two, "cuda", begun=True)
     assert states(two, store) == ["FINISHED"] * 2
-    assert [one["recomposed"] for one in tags(store, two)] == ["it began on cuda and went on on cpu"] * 2
+    assert [one["recomposed"] for one in tags(store, two)] == ["it began on cuda and was resumed on cpu"] * 2
 
 
 def test_a_stack_that_is_not_whole_any_more_is_foreseen_as_new_trials(
@@ -458,7 +460,7 @@ def test_a_single_command_resumes_the_stack_of_a_sweep_and_tells_of_its_own_tria
     assert "2 trials KILLED" in stopped.out
     done = here.train(*words, "optimizer.lr=0.1")
     assert (done.code, done.err) == (0, "")
-    assert "1 stack left open before: resumed" in done.out
+    assert "1 stack interrupted before: resumed" in done.out
     assert {(row.name.split()[-1], str(row.state)) for row in store.rows("all")} == {
         ("lr=0.1", "FINISHED"),
         ("lr=0.2", "FINISHED"),

@@ -70,7 +70,7 @@ class House:
         session = Session(self.ledger, command.number, self.store, [])
         claimed = session.claim(trials, rerun)
         command.journal.close()
-        command.journal, command.fold = session.journal, session.fold
+        command.journal, command.fold = session.journal, session.replay
         self.alive.append(command)
         assert [unclaimed(one, command.number) for one in claimed.decisions] == foreseen.decisions
         assert replace(claimed, decisions=[]) == replace(foreseen, decisions=[])
@@ -96,7 +96,7 @@ class House:
         if end == "releases":
             self.ledger.release(command.number, [*work.fresh, *(one for stack in work.resumed for one in stack.trials)])
         elif end == "delivers":
-            self.ledger.delivered(command.number, 0, {}, command.fold.progress)
+            self.ledger.note_delivered(command.number, 0, {}, command.fold.progress)
         elif end != "lives":
             self.stop(-1, end)
         return work

@@ -114,13 +114,13 @@ def test_a_stack_that_fails_as_a_whole_is_given_back_in_parts_of_what_has_not_en
     events = Events()
     parts = run_stack(given, events)
     assert parts is not None
-    assert parts.places == ((0,), (1,))
+    assert parts.indices == ((0,), (1,))
     assert parts.note == "a stack of 2 failed: it fails even alone, in a small trial: RuntimeError: torn"
     assert not any(isinstance(event, Ended) for event in events.heard)
     given = replace(given, wanted=frozenset({"id2"}))
     again = run_stack(given, Events())
     assert again is not None
-    assert again.places == ((1,),)
+    assert again.indices == ((1,),)
 
 
 class Failing(torch.nn.Linear):

@@ -25,8 +25,8 @@ ODD = {
     "socket": "a socket",
     "to_pipe": "a named pipe",
     "to_device": "a device",
-    "to_nothing": "a link to gone, which is not there",
-    "loop": "a link that leads back to itself",
+    "to_nothing": "a link to gone, which does not exist",
+    "loop": "a link that leads to itself",
 }
 
 

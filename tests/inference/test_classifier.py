@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError
-from sweepstack.inference.classifier import CPU, Classifier, classifier, distance, example, has_kinks, labels_of_test
+from sweepstack.inference.classifier import CPU, Classifier, classifier, distance, example, has_kinks, load_test_labels
 from sweepstack.training.data import datasets
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.loop import Listener, train_stack
@@ -113,7 +113,7 @@ def test_pictures_of_digits_are_classified(trained, tmp_path):
     paths = [tmp_path / f"{place}.png" for place in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray((255 - image * 255).astype(np.uint8)).resize((160, 160), Image.Resampling.BICUBIC).save(path)
-    right = (model.of_pictures(paths).argmax(1) == labels).mean()
+    right = (model.predict_pictures(paths).argmax(1) == labels).mean()
     assert right >= (outcome.predictions[:50] == labels).mean() - 0.15
 
 
@@ -130,7 +130,7 @@ def test_a_model_of_coloured_images_takes_no_pictures_of_digits(digits_config, t
     with pytest.raises(
         UserError, match=r"a model must take grey images to classify pictures, got \[4, 4, 4\]; choose another"
     ):
-        model.of_pictures([tmp_path / "x.png"])
+        model.predict_pictures([tmp_path / "x.png"])
 
 
 @pytest.mark.parametrize("content", [b"no weights", b"", None], ids=["text", "nothing", "of another model"])
@@ -173,7 +173,7 @@ def test_an_answer_that_is_not_the_same_twice_is_not_given(digits_config, tmp_pa
     pixels[8:22, 12:18] = 255
     Image.fromarray(255 - pixels).save(tmp_path / "one.png")
     with pytest.raises(UserError, match=r"a model must give the same answer twice, .* does not: a probability is "):
-        model.of_pictures([tmp_path / "one.png"])
+        model.predict_pictures([tmp_path / "one.png"])
 
 
 def test_nobody_is_told_to_switch_a_protection_off(digits_config):
@@ -228,6 +228,6 @@ def test_kinks_are_seen_wherever_the_model_has_them(digits_config):
 
 def test_labels_come_with_the_checksum_of_their_data(digits_config):
     config = digits_config()
-    digest, labels = labels_of_test(config.dataset)
+    digest, labels = load_test_labels(config.dataset)
     assert digest == loaded(config).facts.digest
     assert (labels == loaded(config).test_labels.numpy()).all()

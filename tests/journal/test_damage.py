@@ -25,7 +25,7 @@ ENDS = {"lr=1": "FINISHED", "lr=2": "FAILED", "lr=3": "FAILED"}
 
 def told(ledger: Ledger) -> list[str]:
     lines: list[str] = []
-    ledger.tell(lines.append)
+    ledger.show_notes(lines.append)
     return lines
 
 
@@ -91,7 +91,7 @@ def test_a_journal_that_has_lost_something_is_made_up_for_by_the_ledger(
     assert kept.read_bytes() == damaged
     assert not journal.exists()
     assert told(ledger) == []
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 def test_a_journal_that_is_gone_is_made_up_for_too(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
@@ -202,7 +202,7 @@ def test_a_row_of_the_ledger_that_is_not_as_it_was_written_costs_nothing_that_th
     assert points(store)["lr=1", "val/accuracy", 2, 0.5] == 1
     has_changed = "trials" in statement and not ("outcome" in statement and end == "died")
     assert len(told(ledger)) == has_changed
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 def test_a_trial_whose_row_cannot_be_read_is_found_again_in_the_journal(

@@ -49,7 +49,7 @@ def looked_up(ledger: Ledger, trial: Trial) -> Entry | None:
 
 def deliver(command: Command, **run_ids: str) -> None:
     """As `Delivery` would."""
-    command.ledger.delivered(command.number, command.ledger.journal(command.number).stat().st_size, run_ids)
+    command.ledger.note_delivered(command.number, command.ledger.journal(command.number).stat().st_size, run_ids)
     command.ledger.retire(command.number)
 
 
@@ -141,7 +141,7 @@ def test_a_stack_comes_back_whole_however_often_it_is_interrupted(ledger: Ledger
             command.start(trial(one), again=epoch > 1)
             command.measure(trial(one), epoch)
         command.die()
-        assert ledger.see_to_the_dead()
+        assert ledger.end_dead_sessions()
         assert {looked_up(ledger, trial(one)).measured for one in (1, 2, 3)} == {10 * epoch}
 
 
@@ -228,7 +228,7 @@ def test_a_stack_is_forgotten_when_all_of_it_is_settled_and_delivered(ledger: Le
     one.finish(trial(1))
     one.end()
     deliver(one, **{"sweep-1": "run 1", "sweep-2": "run 2"})
-    assert not ledger.exists(one.number)
+    assert not ledger.is_undelivered(one.number)
     assert file.exists()
     two = Command(ledger)
     ((_, members),) = two.claim(trial(2)).resumed
@@ -322,7 +322,7 @@ def test_wherever_a_command_is_killed_nothing_is_lost_or_doubled(ledger: Ledger,
         time.sleep(dice.uniform(0.01, 0.15))
         os.kill(process, signal.SIGKILL)
         assert wait_for(process) == -signal.SIGKILL
-        sessions = ledger.see_to_the_dead() if ledger.folder.exists() else []
+        sessions = ledger.end_dead_sessions() if ledger.folder.exists() else []
         claim = Command(ledger).claim(*everything)
         found = [one.fingerprint for one in claim.fresh]
         found += [entry.trial.fingerprint for _, members in claim.resumed for entry in members.values()]
@@ -334,13 +334,13 @@ def test_wherever_a_command_is_killed_nothing_is_lost_or_doubled(ledger: Ledger,
 
 def test_a_session_lives_as_long_as_its_command_and_no_longer(ledger: Ledger, trial: MakeTrial) -> None:
     one, two = Command(ledger), Command(ledger)
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
     one.end()
-    assert ledger.see_to_the_dead() == [one.number]
+    assert ledger.end_dead_sessions() == [one.number]
     two.die()
-    assert ledger.see_to_the_dead() == [one.number, two.number]
+    assert ledger.end_dead_sessions() == [one.number, two.number]
     ledger.retire(one.number)
-    assert ledger.see_to_the_dead() == [two.number]
+    assert ledger.end_dead_sessions() == [two.number]
     assert Command(ledger).number not in (one.number, two.number)
 
 
@@ -357,7 +357,7 @@ def test_a_fork_that_outlives_its_command_does_not_keep_it_alive(ledger: Ledger)
     assert in_process(story) == -signal.SIGKILL
     worker = int(os.read(told, 20))
     try:
-        assert ledger.see_to_the_dead() == [1]
+        assert ledger.end_dead_sessions() == [1]
     finally:
         os.kill(worker, signal.SIGKILL)
 
@@ -368,7 +368,7 @@ def test_thousands_of_trials_are_one_question(ledger: Ledger, trial: MakeTrial) 
     claim = two.claim(*map(trial, range(1400, 1600)))
     assert (len(claim.fresh), len(claim.held)) == (100, 100)
     assert len(ledger.peek([trial(number) for number in range(2000)]).entries) == 1600
-    ledger.delivered(one.number, 0, {f"sweep-{number}": f"run {number}" for number in range(1500)})
+    ledger.note_delivered(one.number, 0, {f"sweep-{number}": f"run {number}" for number in range(1500)})
     assert len(ledger.run_ids(f"sweep-{number}" for number in range(1600))) == 1500
 
 
@@ -379,7 +379,7 @@ def test_a_ledger_of_a_newer_sweepstack_is_left_as_it_is(ledger: Ledger, trial: 
         database.execute("PRAGMA user_version = 99")
     before = file.read_bytes()
     newer = r"^the journal must be of this version of sweepstack or an older one, .*ledger\.db is of a newer one; "
-    for use in (lambda: ledger.open("train"), lambda: ledger.peek([trial(1)]), ledger.see_to_the_dead):
+    for use in (lambda: ledger.open("train"), lambda: ledger.peek([trial(1)]), ledger.end_dead_sessions):
         with pytest.raises(StoreError, match=newer) as caught:
             use()
         assert "\n" not in str(caught.value)
@@ -397,7 +397,7 @@ def test_a_damaged_ledger_is_one_line_and_is_not_made_worse(
     file.write_bytes(garbled if damage is None else damage)
     before = file.read_bytes()
     damaged = r"^the journal's ledger must be an sqlite file, .*ledger\.db is damaged \(.*\); delete it and run again: "
-    for use in (lambda: ledger.claim(1, [trial(1)]), lambda: ledger.peek([trial(1)]), ledger.see_to_the_dead):
+    for use in (lambda: ledger.claim(1, [trial(1)]), lambda: ledger.peek([trial(1)]), ledger.end_dead_sessions):
         with pytest.raises(StoreError, match=damaged) as caught:
             use()
         assert "\n" not in str(caught.value)
@@ -430,7 +430,7 @@ def test_when_the_ledger_is_deleted_what_the_journals_tell_is_known_again(
     assert [(one.number, outcome) for one, outcome in claim.settled] == [(1, DONE), (3, DONE)]
     assert ids(claim.fresh) == ["sweep-2", "other-5"]
     assert ids(claim.held) == ["other-4"]
-    assert {one.number} <= set(ledger.see_to_the_dead()) <= {oldest.number, one.number}
+    assert {one.number} <= set(ledger.end_dead_sessions()) <= {oldest.number, one.number}
     assert Command(ledger).number > alive.number
 
 
@@ -609,7 +609,7 @@ def test_what_began_before_its_ledger_was_lost_is_not_recorded_twice(ledger: Led
     (entry,) = two.claim(trial(1)).entries
     assert entry.trial.id == "sweep-1"
     assert (entry.begun, entry.measured) == (True, 20)
-    assert ledger.waits("sweep-1", two.number)  # for what the first one has to say
+    assert ledger.has_undelivered_predecessor("sweep-1", two.number)  # for what the first one has to say
 
 
 def test_what_a_server_has_taken_is_known_while_it_is_away(ledger: Ledger, trial: MakeTrial) -> None:
@@ -617,7 +617,7 @@ def test_what_a_server_has_taken_is_known_while_it_is_away(ledger: Ledger, trial
         command = Command(ledger)
         command.train(trial(number))
         command.end()
-        ledger.delivered(command.number, 1, {f"sweep-{number}": f"run {number}"})
+        ledger.note_delivered(command.number, 1, {f"sweep-{number}": f"run {number}"})
         ledger.retire(command.number, remember)
     asked = [trial(number).fingerprint for number in (1, 2, 3)]
-    assert ledger.done(asked) == {trial(1).fingerprint: ("run 1", DONE)}
+    assert ledger.recorded_outcomes(asked) == {trial(1).fingerprint: ("run 1", DONE)}

@@ -106,7 +106,7 @@ def life(trial: MakeTrial) -> list[Event]:
     one, other = trial(1), trial(2)
     return [
         Started(one, 1.0, FACTS),
-        Started(other, 2.0, FACTS, again=True),
+        Started(other, 2.0, FACTS, resumed=True),
         replace(measured(one, 1, 0.25), at=3.0),
         replace(measured(other, 1, 0.5), at=4.0),
         Ended(one, DONE, 5.0, (Path("weights.pt"),), "alone", "on another device"),
@@ -252,7 +252,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_lines_and_a_journal_that_can_g
         assert in_process(lambda room=room: fill(room)) == 0  # type: ignore[misc]
         assert told.read_text().startswith(f"the journal must be writable, {path} is not (")
         assert told.read_text().endswith(
-            "make room, or choose another folder with tracking.journal=DIR, and run again: it goes on from here"
+            "make room, or choose another folder with tracking.journal=DIR; the same command then resumes"
         )
         assert "\n" not in told.read_text()
         assert read(path) == life[:3]

@@ -101,7 +101,7 @@ def test_what_version_1_has_left_open_is_resumed_and_ends_as_undisturbed(
         one._process.wait(60)
     assert outcomes == expected
     assert "1 trial trained before: not trained again" in told
-    assert "1 stack left open before" in told
+    assert "1 stack interrupted before" in told
     assert "checkpoint" not in told.lower()
     assert {row.state for row in store.rows("second")} == {"FINISHED"}
     points = "SELECT key, step FROM metrics JOIN runs USING (run_uuid) WHERE runs.name = 'lr=0.3 epochs=60'"
@@ -109,7 +109,7 @@ def test_what_version_1_has_left_open_is_resumed_and_ends_as_undisturbed(
     assert sorted(steps) == list(range(1, 61))
     ledger = ledger_of(store, None)
     assert all(entry.state == SETTLED for entry in ledger.peek(trials).entries.values())
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 def train(trials: list[Trial], store: Store) -> dict[str, dict[str, float]]:

@@ -82,7 +82,7 @@ def test_numbers_schedules_and_seeds_may_differ_inside_a_stack(digits_plain, cha
     [
         ({"optimizer": {"_target_": "torch.optim.RMSprop", "lr": 0.1}}, "torch.optim.RMSprop has no stacked form"),
         ({"optimizer.fused": True}, "torch.optim.SGD with fused has no stacked form"),
-        ({"optimizer.momentum": "much"}, "optimizer.momentum is no number"),
+        ({"optimizer.momentum": "much"}, "optimizer.momentum is not a number"),
     ],
 )
 def test_what_has_no_stacked_form_trains_alone_and_the_plan_says_why(digits_plain, change, why) -> None:
@@ -100,9 +100,9 @@ def test_infinite_values_are_told_apart(digits_plain) -> None:
 
 def test_where_every_job_needs_its_own_process_nothing_is_shared(digits_plain) -> None:
     trials = [Trial(parse(digits_plain({"epochs": epochs})).trial, epochs, "", {}, Path(), "") for epochs in (1, 2)]
-    found = plan(trials, stacked(9), apart="hydra.job.chdir is set")
+    found = plan(trials, stacked(9), isolation_reason="hydra.job.chdir is set")
     assert shape(found) == [[[1]], [[2]]]
-    assert found.stacks[0].way == "by the plain trainer, 1 thread (hydra.job.chdir is set)"
+    assert found.stacks[0].how_trained == "by the plain trainer, 1 thread (hydra.job.chdir is set)"
 
 
 def test_a_stack_that_is_too_wide_is_parted_evenly_with_seeds_side_by_side(digits_plain) -> None:

@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex
 
 from sweepstack.results.reporting.importance import Importance, importance, importance_bars
 from sweepstack.results.reporting.mistakes import Answers, confusion, confusion_matrix, surest_mistakes, wrong_images
-from sweepstack.results.reporting.params import knobs, scale
-from sweepstack.results.reporting.plots.charts import by_knob, learning_curves, parallel_coordinates
+from sweepstack.results.reporting.params import scale, varied_params
+from sweepstack.results.reporting.plots.charts import by_param, learning_curves, parallel_coordinates
 from sweepstack.results.reporting.plots.heat_maps import heat_maps, pairs
 from sweepstack.results.reporting.plots.pareto import pareto, time_and_objective
 from sweepstack.results.reporting.plots.style import ORANGE, SINGLE, gid, png, svg, words
@@ -65,9 +65,9 @@ def test_learning_curves_hold_every_history_and_the_best_is_in_front(frame: pd.D
 
 
 def test_each_knob_has_a_panel_with_every_trial_and_the_means(frame: pd.DataFrame) -> None:
-    names = knobs(frame)
+    names = varied_params(frame)
     assert names == ["lr", "batch_size"]
-    rate, size = by_knob(frame, names, "val/accuracy", [0]).axes
+    rate, size = by_param(frame, names, "val/accuracy", [0]).axes
     assert (rate.get_xscale(), size.get_xscale()) == ("log", "linear")
     assert [label.get_text() for label in rate.get_xticklabels()] == ["0.001", "0.01", "0.1"]
     for place, line in ((place, marks(rate)[gid([place])]) for place in frame.index):
@@ -97,14 +97,14 @@ def test_what_follows_from_the_choice_of_a_group_is_no_knob() -> None:
         row(1, {"optimizer": "adam", "betas": "[0.9, 0.999]", "lr": 0.1}, {"val/accuracy": 0.6}),
         row(2, {"optimizer": "adam", "betas": "[0.9, 0.999]", "lr": 0.2}, {"val/accuracy": 0.7}),
     ]
-    assert knobs(as_frame(rows)) == ["optimizer", "lr"]
+    assert varied_params(as_frame(rows)) == ["optimizer", "lr"]
     both = [*rows, row(3, {"optimizer": "sgd", "momentum": 0.0, "lr": 0.1}, {"val/accuracy": 0.5})]
-    assert knobs(as_frame(both)) == ["optimizer", "lr", "momentum"]
+    assert varied_params(as_frame(both)) == ["optimizer", "lr", "momentum"]
 
 
 def test_a_far_out_trial_is_a_triangle_at_the_edge_and_does_not_flatten_the_others() -> None:
     frame = grid(lambda lr, size, seed: 0.1 if (lr, size, seed) == (0.1, 100, 1) else 0.9 + lr / 10 + seed / 1000)
-    rate, _ = by_knob(frame, ["lr", "batch_size"], "val/accuracy", [0]).axes
+    rate, _ = by_param(frame, ["lr", "batch_size"], "val/accuracy", [0]).axes
     low, _ = rate.get_ylim()
     assert low > 0.8
     (outside,) = [line for line in marks(rate).values() if line.get_marker() == "v"]
@@ -167,7 +167,7 @@ def test_importance_finds_the_knob_that_matters_and_is_the_same_each_time() -> N
     ]
     found = importance(as_frame(rows), ["batch_size", "lr"], "val/accuracy")
     assert isinstance(found, Importance)
-    assert found.knobs == ["lr", "batch_size"]
+    assert found.params == ["lr", "batch_size"]
     assert found.lost[0] > 0.5 > 0.1 > abs(found.lost[1])
     assert found.explained > 0.5
     assert importance(as_frame(rows[::-1]), ["batch_size", "lr"], "val/accuracy") == found
@@ -180,7 +180,7 @@ def test_importance_says_why_it_cannot_be_told(frame: pd.DataFrame) -> None:
     assert "varied one only" in str(importance(frame, ["lr"], "val/accuracy"))
     assert "6 settings with a result are too few" in str(importance(frame, ["lr", "batch_size"], "val/accuracy"))
     same = pd.concat([grid(lambda *_: 0.5).assign(epochs=epochs) for epochs in (1, 2)], ignore_index=True)
-    assert "no knob matters" in str(importance(same, ["lr", "batch_size", "epochs"], "val/accuracy"))
+    assert "no hyperparameter matters" in str(importance(same, ["lr", "batch_size", "epochs"], "val/accuracy"))
 
 
 def answers() -> Answers:
@@ -205,7 +205,7 @@ def test_names_are_shown_as_they_are_and_pictures_depend_on_the_data_alone() -> 
         for number, note in enumerate(["<script>x</script>", "$\\alpha$", 'id="a" href="#b"', "naïve ☃"])
     ]
     frame = as_frame(rows)
-    drawn = [svg(by_knob(frame, ["note"], "val/accuracy", [0]), "notes") for _ in range(2)]
+    drawn = [svg(by_param(frame, ["note"], "val/accuracy", [0]), "notes") for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert "<script" not in drawn[0]
     assert "&lt;script&gt;x&lt;/s" in drawn[0]
@@ -213,13 +213,13 @@ def test_names_are_shown_as_they_are_and_pictures_depend_on_the_data_alone() -> 
     assert 'id="a" href="#b"' in drawn[0]
     assert "://" not in drawn[0]
     assert 'class="mark" data-trials="3"' in drawn[0]
-    once, again = (png(by_knob(frame, ["note"], "val/accuracy", [0])) for _ in range(2))
+    once, again = (png(by_param(frame, ["note"], "val/accuracy", [0])) for _ in range(2))
     assert once == again
 
 
 def test_more_trials_than_can_be_pointed_at_are_drawn_as_one() -> None:
     frame = as_frame([row(n, {"lr": (n + 1) / 1000}, {"val/accuracy": n / 1000}) for n in range(SINGLE + 1)])
-    (axes,) = by_knob(frame, ["lr"], "val/accuracy", [0]).axes
+    (axes,) = by_param(frame, ["lr"], "val/accuracy", [0]).axes
     dots = [line for line in axes.lines if line.get_marker() == "o" and line.get_markersize() < 9]
     assert max(len(line.get_xdata()) for line in dots) == SINGLE  # type: ignore[arg-type]
     assert not any((line.get_gid() or "").startswith("trial") for line in dots)
@@ -246,7 +246,7 @@ def test_titles_and_legends_are_inside_of_the_figure(varied: list[str], objectiv
     history = pd.DataFrame([(run_id, 1, 0.5) for run_id in frame["run_id"]], columns=["run_id", "step", "value"])
     label = " ".join(f"model.{letter * 9}={n}" for n, letter in enumerate("abcdef"))
     figures = [
-        by_knob(frame, varied, objective, [0]),
+        by_param(frame, varied, objective, [0]),
         parallel_coordinates(frame, varied, objective, [0]),
         learning_curves(frame, history, objective, [0], label),
         time_and_objective(frame, [[place] for place in frame.index], varied, objective, [0]),

@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 
 from sweepstack.cli.main import main
 from sweepstack.results.reporting.report import report
-from sweepstack.results.reporting.sections import about_sweep, plates_of
-from sweepstack.results.reporting.tables import settings_grid
+from sweepstack.results.reporting.sections import about_sweep, make_sections
+from sweepstack.results.reporting.tables import settings_table
 from sweepstack.results.tables.frame import table
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG
@@ -216,11 +216,11 @@ def test_the_same_store_gives_the_same_bytes_and_one_summary_run_that_is_no_tria
     assert run.info.run_id not in before
     assert {file.path for file in store.client.list_artifacts(run.info.run_id)} == {"plots", "report.html", "table.csv"}
     plots = {Path(file.path).name for file in store.client.list_artifacts(run.info.run_id, "plots")}
-    assert {"knobs.png", "curves.png", "pairs.png", "time.png", "confusion.png"} <= plots
+    assert {"hyperparameters.png", "curves.png", "pairs.png", "time.png", "confusion.png"} <= plots
     assert "old.png" not in plots
     kept = Path(store.client.download_artifacts(run.info.run_id, "report.html", str(tmp_path)))
     assert kept.read_text(encoding="utf-8") == html
-    drawn = Path(store.client.download_artifacts(run.info.run_id, "plots/knobs.png", str(tmp_path)))
+    drawn = Path(store.client.download_artifacts(run.info.run_id, "plots/hyperparameters.png", str(tmp_path)))
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
@@ -364,7 +364,7 @@ def test_mistakes_are_not_those_of_other_code(terminal: Terminal, page: Page) ->
         found = report("first", store=terminal.store)
     finally:
         (folder / "test_predictions.npy").write_bytes(kept)
-    assert any("predicts 360 of 360 test images otherwise" in text for text in Page(found.html).texts["p"])
+    assert any("predicts 360 of 360 test images differently" in text for text in Page(found.html).texts["p"])
     assert "plots/confusion.png" not in found.files
 
 
@@ -394,22 +394,22 @@ def test_a_trial_that_was_recorded_twice_counts_once_in_tables_and_plots(old_sto
     about = about_sweep(old_store, frame, "val/accuracy")
     assert about.selection is not None
     assert about.selection.groups["mean"].iloc[0] == pytest.approx(0.75)
-    best = settings_grid(frame, about.selection, about.knobs).rows[0]
+    best = settings_table(frame, about.selection, about.varied).rows[0]
     assert [cell.text for cell in best.cells[:2]] == ["1", "50"]
     assert (best.cells[3].text, [cell.text for cell in best.cells[-4:-2]]) == ("0.7500", ["0.7500", "0.75"])
-    figures = {plate.name: plate.figure for plate in plates_of(about, lambda _: None) if plate.figure is not None}
+    figures = {plate.name: plate.figure for plate in make_sections(about, lambda _: None) if plate.figure is not None}
     assert "0.750" in [text.get_text() for text in figures["pairs"].axes[0].texts]
     rings = {
         name: sorted(float(line.get_ydata()[0]) for line in figures[name].axes[0].lines if line.get_markersize() == 9)  # type: ignore[arg-type, index]
-        for name in ("knobs", "time")
+        for name in ("hyperparameters", "time")
     }
-    assert rings["knobs"] == pytest.approx([0.7, 0.8])
+    assert rings["hyperparameters"] == pytest.approx([0.7, 0.8])
     assert rings["time"] == pytest.approx([0.75])
 
 
 @pytest.mark.parametrize("metric", ["train_seconds", "train_seconds_share"])
 def test_what_a_better_time_costs_is_not_drawn(terminal: Terminal, metric: str) -> None:
     frame = table("first", metric=metric, store=terminal.store)
-    names = {plate.name for plate in plates_of(about_sweep(terminal.store, frame, metric), lambda _: None)}
+    names = {plate.name for plate in make_sections(about_sweep(terminal.store, frame, metric), lambda _: None)}
     assert "time" not in names
-    assert {"knobs", "pairs", "together", "curves"} <= names
+    assert {"hyperparameters", "pairs", "together", "curves"} <= names

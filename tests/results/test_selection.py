@@ -11,7 +11,7 @@ from scipy import stats
 
 from sweepstack.errors import UserError
 from sweepstack.results.selection.comparison import BEST, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
-from sweepstack.results.selection.select import one_of_each, select
+from sweepstack.results.selection.select import one_row_per_seed, select
 from sweepstack.results.selection.statistics import mcnemar, paired_t, welch_t, wilson
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.tracking.rows import Row
@@ -201,9 +201,9 @@ def test_of_a_trial_that_was_recorded_twice_the_record_with_a_figure_counts() ->
     again = [Row(f"{r.run_id} again", r.name, "1", "b", r.state, "", "", 2000, r.params, {}) for r in rows[:2]]
     lost = Row("lost", "lost", "1", "b", "FINISHED", "", "", 2000, {**rows[0].params, "seed": "7"}, {})
     frame = as_frame([*rows, *again, lost])
-    found = one_of_each(frame, "val/accuracy")
+    found = one_row_per_seed(frame, "val/accuracy")
     assert sorted(found["run_id"]) == sorted([*(row.run_id for row in rows), "lost"])
-    assert one_of_each(as_frame(rows), "val/accuracy").equals(as_frame(rows))
+    assert one_row_per_seed(as_frame(rows), "val/accuracy").equals(as_frame(rows))
 
 
 def test_equal_trials_are_told_apart_by_seed() -> None:
@@ -224,7 +224,7 @@ def test_figures_that_are_none_count_as_failed() -> None:
     assert groups["lr"].tolist() == [0.2, 0.1, 0.3]
     assert groups["failed"].tolist() == [0, 1, 2]
     assert groups["mark"].tolist() == [BEST, NOT_TESTED, NOT_MEASURED]
-    assert groups["why"].tolist()[2] == "2 of 2 trials gave no val/accuracy; no trial gave a figure"
+    assert groups["why"].tolist()[2] == "2 of 2 trials gave no val/accuracy; no trial gave a value"
 
 
 def test_any_text_may_be_a_setting_and_a_setting_may_be_named_like_our_columns() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import pytest
 
-from sweepstack.results.reporting.params import knobs
-from sweepstack.results.reporting.tables import settings_grid
-from sweepstack.results.reporting.text import answer, describe_figures
+from sweepstack.results.reporting.params import varied_params
+from sweepstack.results.reporting.tables import settings_table
+from sweepstack.results.reporting.text import answer, explain_values
 from sweepstack.results.selection.comparison import BEST, NOT_MEASURED
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import as_frame
@@ -34,7 +34,7 @@ def sweep(
 
 def said(frame: pd.DataFrame, objective: str | None = None) -> str:
     """The answer, without the figures in brackets."""
-    text = "".join(piece for piece, _ in answer(select(frame, objective=objective), knobs(frame)))
+    text = "".join(piece for piece, _ in answer(select(frame, objective=objective), varied_params(frame)))
     return re.sub(r" \(95 % interval [^)]*\)", "", text)
 
 
@@ -44,11 +44,11 @@ def said(frame: pd.DataFrame, objective: str | None = None) -> str:
         ({"1": [0.8, 0.82], "2": [0.7, 0.75]}, "lr=1 has the highest validation accuracy, 0.8100 on average"),
         (
             {"1": [0.8, 0.82], "2": [0.95, None]},
-            "lr=1 has the highest validation accuracy of the settings that have a figure of every trial, 0.8100 on",
+            "lr=1 has the highest validation accuracy of the settings that have a value of every trial, 0.8100 on",
         ),
         (
             {"1": [0.8, 0.82], "2": [0.95, None]},
-            "lr=2 has a higher mean, 0.9500, which does not count, since 1 of its 2 trials gave no figure.",
+            "lr=2 has a higher mean, 0.9500, which does not count, since 1 of its 2 trials gave no value.",
         ),
         (
             {"1": [0.8, 0.82], "2": [0.95]},
@@ -60,15 +60,15 @@ def said(frame: pd.DataFrame, objective: str | None = None) -> str:
         ),
         (
             {"1": [0.8, 0.82, None], "2": [0.9, None, None], "3": [0.95, None, None]},
-            "of the settings that have the fewest trials without a figure, 0.8100 on average over 2 seeds",
+            "of the settings that have the fewest trials without a value, 0.8100 on average over 2 seeds",
         ),
         (
             {"1": [0.8, 0.82], "2": [0.9], "3": [0.95, None]},
-            "of the settings that have a figure of every trial and have several seeds, 0.8100",
+            "of the settings that have a value of every trial and have several seeds, 0.8100",
         ),
         (
             {"1": [0.8, 0.82], "2": [0.9], "3": [0.95, None]},
-            "lr=3 has a higher mean, 0.9500, which does not count, since 1 of its 2 trials gave no figure (nor does "
+            "lr=3 has a higher mean, 0.9500, which does not count, since 1 of its 2 trials gave no value (nor does "
             "that of 1 other).",
         ),
     ],
@@ -97,14 +97,14 @@ ONLY_HIGHEST = "lr=1 has the highest validation accuracy, 0.9100 on average over
 def test_what_gave_no_figure_is_neither_worse_nor_told_apart(state: str) -> None:
     table: dict[str, list[float | None]] = {**FIGURES, "4": [None, None, None], "5": [None], "6": [None]}
     frame = sweep(table, state=state)
-    told = "it can be told apart from the 2 others that were measured; 3 other settings gave no figure."
+    told = "it can be told apart from the 2 others that were measured; 3 other settings gave no value."
     assert said(frame) == f"{ONLY_HIGHEST}; {told}"
-    grid = settings_grid(frame, select(frame), ["lr"])
+    grid = settings_table(frame, select(frame), ["lr"])
     titles = [column.title for column in grid.columns]
     assert "failed" not in titles
-    shown = [[row.cells[titles.index(title)].text for row in grid.rows] for title in ("without a figure", "mark")]
+    shown = [[row.cells[titles.index(title)].text for row in grid.rows] for title in ("without a value", "mark")]
     assert shown == [["0", "0", "0", "1", "1", "3"], [BEST, "worse", "worse", *[NOT_MEASURED] * 3]]
-    assert any("“Not measured” (3 other settings)" in line for line in describe_figures(frame, select(frame), None))
+    assert any("“Not measured” (3 other settings)" in line for line in explain_values(frame, select(frame), None))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_what_gave_no_figure_is_neither_worse_nor_told_apart(state: str) -> None
             "1 other setting cannot be told apart from it; 1 other setting",
         ),
         ({"1": [0.9], "2": [0.8], "3": [0.7]}, "0.9000; 2 other settings could not be tested against it."),
-        ({"1": [0.9], "2": [None]}, "0.9000; 1 other setting gave no figure."),
+        ({"1": [0.9], "2": [None]}, "0.9000; 1 other setting gave no value."),
     ],
 )
 def test_tested_and_untested_settings_are_counted_apart(table: dict[str, list[float | None]], told: str) -> None:
@@ -130,10 +130,10 @@ def test_tested_and_untested_settings_are_counted_apart(table: dict[str, list[fl
 
 def test_where_nothing_was_tested_the_report_does_not_explain_a_test() -> None:
     single, both = sweep({"1": [0.1], "2": [0.2], "3": [0.3]}, "val/loss"), sweep({**FIGURES, "4": [0.1]})
-    lines = describe_figures(single, select(single, objective="val/loss"), None)
+    lines = explain_values(single, select(single, objective="val/loss"), None)
     assert not any("told apart" in line for line in lines)
     assert any(line.startswith("“Not tested” (2 other settings)") for line in lines)
-    lines = describe_figures(both, select(both), None)
+    lines = explain_values(both, select(both), None)
     assert "2 of 3 other settings were tested against the best." in lines
     assert any(line.startswith("“Not told apart” means") for line in lines)
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from sweepstack.config.parsing import parse
 from sweepstack.events import Measured
 from sweepstack.journal.ledger import Ledger
-from sweepstack.results.show import shown
+from sweepstack.results.show import describe_run
 from sweepstack.tracking.runs import find_run
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Measurement
@@ -37,4 +37,4 @@ def test_a_curve_says_whether_its_steps_are_epochs_or_iterations(
     command.finish(one)
     command.end()
     deliver_all(store, ledger)
-    assert f"curves over {line}" in shown(store, find_run(store, "lr=1"))
+    assert f"curves over {line}" in describe_run(store, find_run(store, "lr=1"))

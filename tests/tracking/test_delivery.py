@@ -175,7 +175,7 @@ def test_what_a_dead_process_has_left_open_does_not_stay_running(
     assert deliver_all(store, ledger) == 1
     found = {name: (row.state, row.reason, row.metrics["val/accuracy"]) for name, row in rows(store).items()}
     assert found == {"lr=1": ("FINISHED", "", 0.5), "lr=2": ("KILLED", "its process died", 0.5)}
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
     assert not ledger.journal(1).exists()
 
 
@@ -231,7 +231,7 @@ def test_a_delivery_that_is_repeated_doubles_nothing(
     command.start(trial(2))
     command.measure(trial(2), 1)
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "delivered", lambda *note: None)
+        patch.setattr(ledger, "note_delivered", lambda *note: None)
         patch.setattr(module, "drop_files", lambda *files: None)
         for _ in range(3):
             Delivery(store, ledger, command.number).deliver()
@@ -324,10 +324,10 @@ MOMENTS: dict[str, Callable[[], Any]] = {
     "in a transaction": lambda: killed_at(Delivery, "_deliver_trial", 2),
     "deep in a transaction": lambda: killed_at(Store, "_check_whole", 12),
     "at the end of a transaction": lambda: killed_at(Delivery, "_deliver_trial", 3, after=True),
-    "before the note": lambda: killed_at(Ledger, "delivered"),
-    "after the note": lambda: killed_at(Ledger, "delivered", after=True),
+    "before the note": lambda: killed_at(Ledger, "note_delivered"),
+    "after the note": lambda: killed_at(Ledger, "note_delivered", after=True),
     "after the files": lambda: killed_at(module, "drop_files", after=True),
-    "before what is left": lambda: killed_at(Ledger, "left_by"),
+    "before what is left": lambda: killed_at(Ledger, "interrupted_in"),
     "in what is left": lambda: killed_at(Delivery, "_close"),
     "in the end": lambda: killed_at(Path, "unlink"),
     "before the end": lambda: killed_at(Ledger, "retire"),
@@ -370,7 +370,7 @@ def are_recorded_once(store: Store, ledger: Ledger) -> None:
         files = {"config.yaml", "overrides.yaml"} | (set() if name == "lr=3" else {"weights.pt"})
         assert set(artifacts(store, name)) == files
         assert b"" not in artifacts(store, name).values()
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
     assert list(ledger.folder.glob("*.jsonl")) == []
 
 
@@ -477,7 +477,7 @@ def test_a_trial_that_nobody_could_record_while_it_was_trained_in_two_goes_is_on
     two.end()
 
     def story() -> None:
-        killed_at(Ledger, "delivered")
+        killed_at(Ledger, "note_delivered")
         deliver_all(store, ledger)
 
     assert in_process(story) == -signal.SIGKILL
@@ -593,7 +593,7 @@ def test_an_older_command_that_waits_for_a_newer_one_does_not_hold_it_up(
             deliver_all(store, ledger)
     assert states(store) == {"lr=1": "FINISHED"}
     assert [row.name for row in store.rows("older")] == ["lr=1"]
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 def test_a_record_that_is_gone_from_the_store_costs_its_joining_alone(
@@ -636,7 +636,7 @@ def test_a_run_that_a_user_has_deleted_holds_up_nobody_when_its_trial_is_gone_on
     left_open_and_gone_on_with(store, ledger, trial, lambda run_id: store.client.delete_run(run_id))
     found = states(store)
     assert (found.get("lr=2"), found.get("lr=3")) == ("FINISHED", "FINISHED")
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 def test_a_deleted_run_is_not_held_against_a_trial_that_joins(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
@@ -657,7 +657,7 @@ def test_a_deleted_run_is_not_held_against_a_trial_that_joins(store: Store, ledg
         with contextlib.suppress(Exception):
             deliver_all(store, ledger)
     assert states(store) == {"lr=2": "FINISHED", "lr=3": "FINISHED"}
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 def test_an_experiment_that_is_deleted_holds_up_no_other(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
@@ -679,7 +679,7 @@ def test_a_session_without_a_trial_makes_no_database(tmp_path: Path, ledger: Led
     store = Store(f"sqlite:///{tmp_path}/new.db")
     Command(ledger).end()
     assert deliver_all(store, ledger) == 0
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
     assert not (tmp_path / "new.db").exists()
 
 
@@ -705,7 +705,7 @@ def test_when_the_ledger_is_lost_everything_is_recorded_once(
     names = [f"lr={number}" for number in (3, *numbers)]
     assert sorted(ask(store, "SELECT name FROM runs")) == sorted((name,) for name in names)
     assert points(store) == points_of(*names)
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 def test_when_the_ledger_is_lost_trials_are_recorded_in_the_experiment_that_they_name(
@@ -765,7 +765,7 @@ def test_sixty_four_trials_that_report_at_once_from_four_processes_lose_nothing(
     names = [f"lr={number}" for number in range(64)]
     assert Counter(states(store).values()) == {"FINISHED": 64}
     assert points(store) == points_of(*names, epochs=(1, 2, 3, 4, 5))
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 def test_a_trial_that_was_taken_over_again_and_again_is_recorded_in_the_order_of_its_commands(
@@ -786,4 +786,4 @@ def test_a_trial_that_was_taken_over_again_and_again_is_recorded_in_the_order_of
     assert deliver_all(store, ledger) == 1
     assert states(store) == {"lr=1": "FINISHED"}
     assert sorted(point[2] for point in points(store) if point[1] == "val/accuracy") == [1, 2, 3, 4]
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []

@@ -159,4 +159,4 @@ def test_a_server_that_is_away_costs_one_line_and_gets_everything_when_it_is_bac
     assert sorted(file.name for file in (tmp_path / "carried").rglob("*") if file.is_file()) == sorted(
         ["config.yaml", "overrides.yaml"] * 3 + ["weights.pt"]
     )
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []

@@ -77,7 +77,7 @@ def test_one_process_records_command_after_command_and_answers_what_it_is_asked(
     assert found == store.rows("sweep")
     assert link == views.link(store, found)
     assert points(store) == points_of("lr=1", "lr=2")
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
     assert [path.name for path in ledger.folder.iterdir()] == ["ledger.db"]
 
 
@@ -174,7 +174,7 @@ def test_a_refused_trial_is_told_once_costs_no_other_and_can_be_delivered_later(
     elsewhere.rename(kept)
     deliver_all(store, ledger)
     assert states(store) == {"lr=1": "FINISHED", "lr=2": "FINISHED"}
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 def test_a_process_that_is_killed_is_started_anew_and_everything_is_recorded_once(
@@ -243,7 +243,7 @@ def test_a_process_that_is_killed_again_and_again_is_told_and_training_goes_on(
     assert ask(store, "SELECT * FROM runs") == []
     assert deliver_all(store, ledger) == 52
     assert points(store) == points_of(*(f"lr={number}" for number in range(1, 53)))
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 def test_whoever_is_in_a_hurry_waits_no_longer_than_told_and_the_process_goes_on(
@@ -271,7 +271,7 @@ def test_whoever_is_in_a_hurry_waits_no_longer_than_told_and_the_process_goes_on
     os.kill(process._process.pid, signal.SIGCONT)
     assert process._process.wait(60) == 0
     assert points(store) == points_of(*(one.name for one in trials))
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
 
 
 @pytest.mark.parametrize("trouble", ["an experiment that was deleted", "somebody who is still at it"])
@@ -358,7 +358,7 @@ def test_when_training_is_killed_what_was_measured_is_kept_and_nothing_stays_run
     found = {name: (row.state, row.reason, row.metrics["val/accuracy"]) for name, row in rows(store).items()}
     assert found == {"lr=1": ("FINISHED", "", 0.5), "lr=2": ("KILLED", "its process died", 0.5)}
     assert points(store) == points_of("lr=1", epochs=(1,)) + Counter([("lr=2", "val/accuracy", 1, 0.5)])
-    assert ledger.see_to_the_dead() == []
+    assert ledger.end_dead_sessions() == []
     assert not ledger.journal(1).exists()
     ((_, members),) = Command(ledger).claim(trial(2)).resumed
     assert members["sweep-2"].measured == 10

@@ -1,4 +1,4 @@
-"""The command `sweepstack`: the results table, the report, MLflow's UI, datasets; more of it in `commands`."""
+"""The command `sweepstack`: results table, report, UI, delivery, datasets. `runs` has its other subcommands."""
 
 from __future__ import annotations
 
@@ -16,61 +16,62 @@ from sweepstack.cli.runs import store_option
 from sweepstack.errors import StoreError, UserError, one_line, printable
 from sweepstack.exits import EXIT_INTERRUPTED, ending
 from sweepstack.faults import Whose, is_signal, judge
-from sweepstack.streams import GONE, drop, open_closed
+from sweepstack.streams import READER_GONE_ERRNOS, discard, open_closed
 
 TABLE_FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
+"""The choices of `sweepstack table --format`."""
 
 
 class Commands(click.Group):
-    """Whatever ends a command is one line and an exit code, as for train.py."""
+    """Turns every exception that ends a command into one line and an exit code, as train.py does."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         open_closed(output_is_needed=True)
         try:
             return super().main(*args, **extra)
-        except Exception as error:  # in what click prints itself, such as the help
-            sys.exit(_told(error))
+        except Exception as error:  # raised while click prints something itself, such as the help
+            sys.exit(_print_ending(error))
 
     def invoke(self, context: click.Context) -> Any:
         try:
             done = super().invoke(context)
-            sys.stdout.flush()  # what does not fit on a disk is known only then
+            sys.stdout.flush()  # a full disk is noticed only then
             return done
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as error:
             if not is_signal(error):
-                context.exit(_told(error))
+                context.exit(_print_ending(error))
             click.echo("Stopped.", err=True)
             context.exit(EXIT_INTERRUPTED)
         except SystemExit as error:
             if judge(error).whose is Whose.CODE:
-                context.exit(_told(error))
+                context.exit(_print_ending(error))
             raise
         except BaseException as error:
-            context.exit(_told(error))
+            context.exit(_print_ending(error))
 
 
-def _told(error: BaseException) -> int:
-    """Says how the command ends; gives its exit code."""
+def _print_ending(error: BaseException) -> int:
+    """Prints how the command ends; returns its exit code."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
-    if isinstance(error, OSError) and error.errno not in GONE and _is_of_output(error):
+    if isinstance(error, OSError) and error.errno not in READER_GONE_ERRNOS and _is_of_output(error):
         error = UserError(
             f"the output cannot be written ({error.strerror})", remedy="make room, or choose another place"
         )
-    drop(sys.stdout)
+    discard(sys.stdout)
     end = ending(error)
-    with contextlib.suppress(OSError, ValueError):  # nobody may be left who reads it
+    with contextlib.suppress(OSError, ValueError):  # the reader may have gone
         for line in end.lines:
             click.echo(line, err=True)
         return end.code
-    drop(sys.stderr)
+    discard(sys.stderr)
     return end.code
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Whether it was raised while something was printed: where, for it names no file."""
+    """True if an error was raised while something was printed. Such an error names no file, so the frame decides."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     printing = {"click", "rich"} & {frame.f_globals.get("__name__", "").partition(".")[0]}
     return error.filename is None and (bool(printing) or frame.f_code.co_filename in (__file__, runs.__file__))
@@ -80,7 +81,7 @@ def _is_of_output(error: OSError) -> bool:
 @click.version_option(package_name="sweepstack")
 def main() -> None:
     """Browse, export and use what `python train.py` recorded."""
-    sys.path.append(os.getcwd())  # where a user's own modules are, as for train.py
+    sys.path.append(os.getcwd())  # a user's own modules are there, as for train.py
 
 
 for command in (runs.register, runs.predict, runs.show, runs.repro):
@@ -90,11 +91,11 @@ for command in (runs.register, runs.predict, runs.show, runs.repro):
 @main.command()
 @click.option("--sweep", default="latest", show_default=True, metavar="NAME|latest|all", help="Which trials.")
 @click.option("--where", metavar="CONDITION", help="Only trials that fulfil it, such as 'params.lr > 0.01'.")
-@click.option("--metric", metavar="NAME", help="What is best, and what means are of.  [default: validation accuracy]")
+@click.option("--metric", metavar="NAME", help="Compare by this metric.  [default: validation accuracy]")
 @click.option("--by-seed", is_flag=True, help="Settings: mean over seeds, interval, what may be as good as the best.")
-@click.option("--group-by", metavar="KEY[,KEY]", help="Means over everything else than these params.")
+@click.option("--group-by", metavar="KEY[,KEY]", help="Means over all trials that are equal in these params.")
 @click.option("--pivot", nargs=2, metavar="ROW COLUMN", help="Means by two params, such as optimizer.lr batch_size.")
-@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the first so many rows.")
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the first N rows.")
 @click.option("--sort", metavar="COLUMN", help="Sort by this column.  [default: the metric, best first]")
 @click.option("--columns", metavar="A,B,...", help="Only these columns, in this order.")
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="text", show_default=True)
@@ -120,8 +121,8 @@ def table(
     """
     if form == "parquet" and output is None:
         raise UserError(
-            "parquet is no text, it must go to a file",
-            remedy="give one with -o FILE",
+            "parquet is not text, it must be written to a file",
+            remedy="name one with -o FILE",
         )
     shapes = {"--by-seed": by_seed, "--group-by": group_by, "--pivot": pivot}
     chosen = [name for name, value in shapes.items() if value not in (None, False)]
@@ -141,7 +142,7 @@ def table(
             "--sort and --metric both say what to sort trials by",
             remedy="leave out one of them",
         )
-    from sweepstack.results.selection.predictions import right
+    from sweepstack.results.selection.predictions import correct_predictions
     from sweepstack.results.tables import frame as frames
     from sweepstack.results.tables import grouping, rendering
     from sweepstack.tracking.store import Store
@@ -149,11 +150,11 @@ def table(
     target = Store(store)
     frame = frames.table(sweep, where=where, metric=metric, sort=None if chosen else sort, store=target)
     if by_seed:
-        frame = grouping.by_seed(frame, metric, right(target))
+        frame = grouping.by_seed(frame, metric, correct_predictions(target))
         if frame.attrs["caution"]:
             click.echo(printable(f"note: {frame.attrs['caution']}"), err=True)
     elif group_by is not None:
-        frame = grouping.grouped(frame, _words(group_by), metric)
+        frame = grouping.grouped(frame, _split(group_by), metric)
     elif pivot:
         frame = grouping.pivoted(frame, *pivot, metric)
     if chosen and sort is not None:
@@ -161,17 +162,19 @@ def table(
     if top is not None:
         frame = frame.head(top)
     if columns is not None:
-        frame = frames.only(frame, _words(columns))
+        frame = frames.only(frame, _split(columns))
     elif form in rendering.FOR_READERS:
         frame = rendering.short(frame)
-    _put(rendering.render(frame, form), output, f"{len(frame)} {'rows' if pivot else 'groups' if chosen else 'trials'}")
+    _write(
+        rendering.render(frame, form), output, f"{len(frame)} {'rows' if pivot else 'groups' if chosen else 'trials'}"
+    )
 
 
-def _words(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
 
 
-def _put(rendered: str | bytes, output: Path | None, what: str) -> None:
+def _write(rendered: str | bytes, output: Path | None, what: str) -> None:
     if output is None or str(output) == "-":
         if isinstance(rendered, str) and sys.stdout.isatty():
             rendered = "\n".join(map(printable, rendered.split("\n")))
@@ -192,7 +195,7 @@ def _put(rendered: str | bytes, output: Path | None, what: str) -> None:
 
 @main.command()
 @click.option("--sweep", default="latest", show_default=True, metavar="NAME|latest|all", help="Which trials.")
-@click.option("--metric", metavar="NAME", help="What selects.  [default: validation accuracy]")
+@click.option("--metric", metavar="NAME", help="Select by this metric.  [default: validation accuracy]")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True
 )
@@ -206,19 +209,19 @@ def report(sweep: str, metric: str | None, output: Path, record: bool, store: st
     from sweepstack.tracking.store import Store
     from sweepstack.tracking.summary import record_summary
 
-    if not output.parent.is_dir():  # better to know it before all the work
+    if not output.parent.is_dir():  # before all the work
         raise UserError(
             f"{output} cannot be written (there is no folder {output.parent})",
             remedy="choose another file with -o",
         )
     target = Store(store)
-    with Console(stderr=True).status("reading the store") as status:  # shows on terminals alone
-        made = make(sweep, store=target, metric=metric, tell=status.update)
-    _put(made.html, output, f"{made.trials} trials")
+    with Console(stderr=True).status("reading the store") as status:  # shown only in a terminal
+        made = make(sweep, store=target, metric=metric, on_progress=status.update)
+    _write(made.html, output, f"{made.trials} trials")
     if record:
         try:
             record_summary(target, made.sweep, made.experiment_id, made.files)
-        except StoreError as error:  # the file is there, and that is what was asked for
+        except StoreError as error:  # no failure: the file that was asked for is written
             click.echo(f"The report is not recorded in MLflow: {error}", err=True)
 
 
@@ -237,7 +240,7 @@ def ui(port: int, store: str | None) -> None:
 @click.option("--journal", metavar="DIR", help="The journal's folder, if tracking.journal names one.")
 @store_option
 def sync(journal: str | None, store: str | None) -> None:
-    """Deliver what is in the journal and not in the store yet, and mark what dead processes have left RUNNING."""
+    """Deliver records that wait in the journal, and end the runs of dead processes that are still RUNNING."""
     import logging
 
     from sweepstack.error_log import ErrorsLog
@@ -250,14 +253,14 @@ def sync(journal: str | None, store: str | None) -> None:
     target = Store(store)
     ledger = ledger_of(target, journal)
     delivered, refused = deliver_what_is_left(target, ledger)
-    ledger.tell(click.echo)
+    ledger.show_notes(click.echo)
     for error in refused:
         raise StoreError(not_delivered(0, target.uri, ledger.folder, one_line(error))) from error
     click.echo(f"{delivered} trials delivered to {target.uri}" if delivered else "Everything is delivered.")
     try:
         finish_leftovers(target)
     except Exception:  # the next command does it
-        logging.getLogger(__name__).exception("what killed commands have left could not be finished")
+        logging.getLogger(__name__).exception("the runs of killed commands could not be ended")
 
 
 @main.command()

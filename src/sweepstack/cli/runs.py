@@ -23,14 +23,14 @@ store_option = click.option(
     help="Tracking store. [default: MLFLOW_TRACKING_URI, else the project's mlruns/mlflow.db]",
 )
 NEXT_BEST = 2
-"""Classes that are shown beside the most probable one."""
+"""The number of classes that are shown after the most probable one."""
 
 
 @click.command()
 @click.argument("run", required=False)
 @click.option("--sweep", metavar="NAME|latest|all", help="Take the best run of this sweep.  [default: latest]")
-@click.option("--name", help="Of the registered model.  [default: the dataset's name]")
-@click.option("--alias", default="best", show_default=True, help="What the model is then known by.")
+@click.option("--name", help="Name of the registered model.  [default: the dataset's name]")
+@click.option("--alias", default="best", show_default=True, help="Alias of the registered model.")
 @store_option
 def register(run: str | None, sweep: str | None, name: str | None, alias: str, store: str | None) -> None:
     """Register a model in MLflow: the selected one of a sweep, or that of RUN."""
@@ -47,8 +47,8 @@ def register(run: str | None, sweep: str | None, name: str | None, alias: str, s
     target = Store(store)
     chosen, caution = register.selected(target, sweep or "latest") if run is None else (find_run(target, run), "")
     done = register.register(target, chosen, name, alias)
-    figures = "  ".join(f"{key} {value:.4f}" for key, value in sorted(chosen.row.metrics.items()) if "/acc" in key)
-    click.echo(printable(f"{chosen.row.name}  {figures}"))
+    metrics = "  ".join(f"{key} {value:.4f}" for key, value in sorted(chosen.row.metrics.items()) if "/acc" in key)
+    click.echo(printable(f"{chosen.row.name}  {metrics}"))
     if caution:
         click.echo(printable(f"Careful: {caution}"))
     click.echo(f"registered as {done.name}, version {done.version}: models:/{done.name}@{done.alias}")
@@ -56,29 +56,29 @@ def register(run: str | None, sweep: str | None, name: str | None, alias: str, s
         click.echo(printable(f"with its code: {', '.join(path.name for path in done.code)}"))
     own = own_options(store)
     is_default = done.alias == register.DEFAULT_ALIAS and done.only
-    word = "" if is_default else f"--model {shlex.quote(f'{done.name}@{done.alias}')} "
-    click.echo(f"Predict:  sweepstack predict {word}{shlex.join([*own, 'IMAGE.png'])}")
+    option = "" if is_default else f"--model {shlex.quote(f'{done.name}@{done.alias}')} "
+    click.echo(f"Predict:  sweepstack predict {option}{shlex.join([*own, 'IMAGE.png'])}")
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
 @click.option(
     "--model",
-    "word",
+    "model",
     default="best",
     show_default=True,
     metavar="ALIAS|NAME@ALIAS|RUN",
-    help="Which model classifies; MLflow's models:/... and runs:/... too.",
+    help="Which model classifies; MLflow's models:/... and runs:/... work, too.",
 )
 @click.option("--format", "form", type=click.Choice(["text", "csv", "json"]), default="text", show_default=True)
 @store_option
-def predict(images: tuple[Path, ...], word: str, form: str, store: str | None) -> None:
+def predict(images: tuple[Path, ...], model: str, form: str, store: str | None) -> None:
     """Classify PNG or JPEG pictures of handwritten digits."""
     from sweepstack.results import register
     from sweepstack.tracking.store import Store
 
     bad: list[str] = []
-    with register.load_classifier(Store(store), word) as (classifier, _):
+    with register.load_classifier(Store(store), model) as (classifier, _):
         _print(_classified(classifier, images, bad), form)
     for line in bad:
         click.echo(f"error: {line}", err=True)
@@ -87,13 +87,17 @@ def predict(images: tuple[Path, ...], word: str, form: str, store: str | None) -
 
 
 def _classified(classifier: Classifier, images: Iterable[Path], bad: list[str]) -> Iterator[tuple[str, list[float]]]:
-    """Each picture with the probabilities of its classes; `bad` takes a line for each that is none."""
+    """Yields the name of each picture with the probabilities of its classes.
+
+    Args:
+        bad: takes a line for each file that is not a picture.
+    """
     from sweepstack.inference.handwriting import PictureError
 
     for path in images:
         name = printable(click.format_filename(path))
         try:
-            (probabilities,) = classifier.of_pictures([path]).tolist()
+            (probabilities,) = classifier.predict_pictures([path]).tolist()
         except PictureError as error:
             bad.append(f"{name} {error}")
         else:
@@ -106,13 +110,13 @@ def _print(found: Iterable[tuple[str, list[float]]], form: str) -> None:
         click.echo(json.dumps(records, indent=2))
         return
     writer: Any = csv.writer(sys.stdout, lineterminator="\n")
-    for place, (name, each) in enumerate(found):
+    for index, (name, each) in enumerate(found):
         if form == "text":
             first, *others = sorted(range(len(each)), key=lambda one: -each[one])[: NEXT_BEST + 1]
             rest = ", ".join(f"{other} {each[other]:.1%}" for other in others)
             click.echo(f"{name}  {first}  {each[first]:.1%}  (then {rest})")
             continue
-        if place == 0:
+        if index == 0:
             writer.writerow(["file", "class", "probability", *(f"p{one}" for one in range(len(each)))])
         writer.writerow([name, *_best(each).values(), *each])
 
@@ -126,22 +130,22 @@ def _best(each: list[float]) -> dict[str, float]:
 @click.argument("run")
 @store_option
 def show(run: str, store: str | None) -> None:
-    """Show a RUN: how it ended, its figures, curves, params and config. RUN is an id, the beginning of one, or a name
+    """Show a RUN: how it ended, its metrics, curves, params and config. RUN is an id, the beginning of one, or a name
     in the newest sweep."""
-    from sweepstack.results.show import shown
+    from sweepstack.results.show import describe_run
     from sweepstack.tracking.runs import find_run
     from sweepstack.tracking.store import Store
 
     target = Store(store)
-    click.echo(shown(target, find_run(target, run)), nl=False)
+    click.echo(describe_run(target, find_run(target, run)), nl=False)
 
 
 @click.command()
 @click.argument("run")
-@click.option("--run", "train", is_flag=True, help="Run it, in a store of its own that is thrown away, and compare.")
+@click.option("--run", "train", is_flag=True, help="Run it in a temporary store, and compare the results.")
 @store_option
 def repro(run: str, train: bool, store: str | None) -> None:
-    """Print the command that trains a RUN again. With --run: exit code 0 when it ends the same, 1 when it does not."""
+    """Print the command that trains a RUN again. With --run: exit code 0 if it ends the same, 1 if it does not."""
     from sweepstack.results import reproduce
     from sweepstack.tracking.runs import find_run
     from sweepstack.tracking.store import Store
@@ -151,9 +155,9 @@ def repro(run: str, train: bool, store: str | None) -> None:
     words, left_out = reproduce.repro_command(target, found)
     click.echo(as_typed(words))
     if left_out:
-        click.echo(f"Left out, for its password is not recorded: {' '.join(left_out)}; give it by hand.", err=True)
+        click.echo(f"Left out, because passwords are not recorded: {' '.join(left_out)}; add it yourself.", err=True)
     if changes := reproduce.changes(target, found):
-        click.echo(f"Not all is as it was: {changes}.", err=True)
+        click.echo(f"Changed since the run: {changes}.", err=True)
     if not train:
         return
     comparison = reproduce.repeat(target, found)

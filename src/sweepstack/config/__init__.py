@@ -1,2 +1,2 @@
-"""What a user configures: `schema` has the keys, `parsing` checks what Hydra composed, `fingerprint` says which
-configs train the same."""
+"""What a user configures. `schema` has the keys, `parsing` checks what Hydra composed, `fingerprint` says which configs
+train the same."""

@@ -1,4 +1,4 @@
-"""Which code trains a config: a checksum that changes when the user's own modules do. No PyTorch is needed for it."""
+"""Which code trains a config: a checksum that changes when the user's own modules change. It needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ from typing import Any
 from sweepstack.config.schema import TrialConfig
 
 SEMANTICS = 1
-"""Of sweepstack's own training code; raised by whoever changes what a config trains."""
+"""Version of sweepstack's own training code. Raise it when you change what a config trains."""
 
 NOT_READ = {"sweepstack", "torch", "torchvision"}
-"""Packages that count for nothing: SEMANTICS stands for the first, and what a config means to the others is stable."""
+"""Packages whose code does not enter the checksum: SEMANTICS stands for the first, and a config keeps its meaning with
+new versions of the others."""
 
 
 def digest(config: TrialConfig) -> str:
-    """8 hex digits of SEMANTICS and of the user's own code: the modules of the targets of model and optimizer, and of
-    targets in their keywords. The dataset's code is covered by the data that it gives.
+    """Returns a checksum, 8 hex digits, of SEMANTICS and of the user's own code that trains a config.
 
-    The bytes of a module's source count, so that a changed comment is a change, and those of all that it imports, as
-    far as that is neither installed nor of Python. Where it lies does not count. Of a target in an installed package,
-    only the version counts.
+    The user's own code is the modules of the targets of model and optimizer, and of targets in their keywords. The code
+    of the dataset does not count, because the checksum of its data does.
 
-    Modules are found and read, not run. So an import that is known only while it runs (`importlib.import_module`) is
-    not followed, and a file that a module reads is not seen. What was read is remembered for as long as the process
-    lives.
+    Of each module the bytes of its source count, so that a changed comment is a change, and those of all modules that
+    it imports, except installed ones and Python's own. The path of a module does not count. Of a target in an installed
+    package, only the package's version counts.
+
+    Modules are found and read, not run. So it does not follow an import that is known only at run time
+    (`importlib.import_module`), and does not see a file that a module reads. What was read is cached until the process
+    ends.
     """
     keywords = [config.model.keywords, config.optimizer.keywords]
     return _digest_of(SEMANTICS, frozenset([config.model.target, config.optimizer.target, *_targets_in(keywords)]))
@@ -56,22 +59,24 @@ def _targets_in(value: Any) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=1024)
 def _digest_of(semantics: int, targets: frozenset[str]) -> str:
-    marks: dict[str, str] = {}  # of what counts, by the name of the module or package
+    counted: dict[str, str] = {}  # what counts of each module or package, by its name
     for name in _modules(targets):
         spec = _find(name)
         if spec is None or not spec.has_location:
-            marks[f"{name} has no source"] = ""
+            counted[f"{name} has no source"] = ""
         elif _is_installed(spec):
-            marks[_top(name)] = _distribution_versions(_top(name))
+            counted[_top(name)] = _distribution_versions(_top(name))
     for name, _, source in _own(targets):
-        marks[name] = hashlib.blake2b(source, digest_size=16).hexdigest()
-    text = repr((semantics, sorted(marks.items())))
+        counted[name] = hashlib.blake2b(source, digest_size=16).hexdigest()
+    text = repr((semantics, sorted(counted.items())))
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 def sources(config: TrialConfig) -> list[Path]:
-    """The user's own code that a model needs, to go along with it: files and folders of top-level modules and packages,
-    sorted. What is installed is not among them."""
+    """Returns the user's own code that a model needs: files and folders of top-level modules and packages, sorted.
+
+    Installed packages are not among them.
+    """
     targets = frozenset([config.model.target, *_targets_in(config.model.keywords)])
     found = set()
     for name, spec, _ in _own(targets):
@@ -89,7 +94,7 @@ def _modules(targets: Iterable[str]) -> list[str]:
 
 
 def _own(targets: Iterable[str]) -> Iterator[tuple[str, ModuleSpec, bytes]]:
-    """The user's own modules that targets are in, and all that those import: name, place and source."""
+    """Yields the user's own modules that targets are in, and all own modules that those import: name, spec, source."""
     unread = _modules(targets)
     seen: set[str] = set()
     while unread:
@@ -108,17 +113,20 @@ def _top(name: str) -> str:
 
 
 def _packages(name: str) -> list[str]:
-    """The packages that a module, or an object in one, is in: a, a.b for a.b.c. They are run before it."""
+    """Returns the packages that contain a module or an object: a and a.b for a.b.c. Python runs them before it."""
     return list(itertools.accumulate(name.split("."), "{}.{}".format))[:-1]
 
 
 def _module_of(target: str) -> str:
-    """The longest part of a dotted path that is a module."""
+    """Returns the longest part of a dotted path that is a module."""
     return next((name for name in reversed(_packages(target)) if _find(name)), target)
 
 
 def _find(name: str) -> ModuleSpec | None:
-    """Where a module is. `importlib.util.find_spec` would run the packages around it, and load PyTorch with them."""
+    """Finds a module; None if there is none.
+
+    `importlib.util.find_spec` would run the packages that contain the module, and load PyTorch with them.
+    """
     top, *parts = name.split(".")
     spec = None
     with contextlib.suppress(ImportError, ValueError):  # a ValueError for __main__
@@ -135,7 +143,7 @@ def _find(name: str) -> ModuleSpec | None:
 
 
 def _is_installed(spec: ModuleSpec) -> bool:
-    """Whether it comes with Python or was installed, rather than being a file of the user's or a folder of files."""
+    """True if a module comes with Python or was installed; False if it is a file or a folder of the user."""
     if spec.submodule_search_locations is not None and not spec.has_location:
         return False
     file = Path(os.path.realpath(spec.origin or ""))
@@ -153,25 +161,25 @@ def _library_folders() -> list[str]:
 
 
 def _distribution_versions(package: str) -> str:
-    """Names and versions of the distributions that a package comes from; empty for Python's own."""
+    """Returns names and versions of the distributions that a package comes from; empty for Python's own packages."""
     names = metadata.packages_distributions().get(package, [])
     return " ".join(sorted({f"{name}=={metadata.version(name)}" for name in names}))
 
 
 def _source(spec: ModuleSpec) -> bytes:
-    """The text of a module, whatever line ends it was checked out with; empty for a folder without `__init__.py`."""
+    """Reads a module with line ends as on Unix; empty for a folder without `__init__.py`."""
     with contextlib.suppress(OSError):
         return Path(spec.origin or "").read_bytes().replace(b"\r\n", b"\n")
     return b""
 
 
 def _imports(source: bytes, package: str | None) -> Iterator[str]:
-    """Whatever may be a module among the names that are imported anywhere in a source."""
+    """Yields all names in the import statements of a source that may be modules."""
     with warnings.catch_warnings(action="ignore"), contextlib.suppress(SyntaxError, ValueError):
-        for node in ast.walk(ast.parse(source)):  # a source with mistakes in it will tell when it is run
+        for node in ast.walk(ast.parse(source)):  # a source with a syntax error fails when it is run
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
-                with contextlib.suppress(ImportError):  # more dots than packages
+                with contextlib.suppress(ImportError):  # a relative import with more dots than packages
                     base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
                     yield from [base, *(f"{base}.{alias.name}" for alias in node.names)]

@@ -1,4 +1,4 @@
-"""Which configs train the same: a hash of all that can change the trained weights or the metrics."""
+"""The fingerprint of a trial: a hash of all that can change the trained weights or the metrics."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from sweepstack.config.schema import Mark, OptimizerConfig, TargetConfig, TrialC
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What determines the weights and metrics of a trial, as three hashes in lowercase hex digits.
+    """Identifies the weights and metrics that a trial ends with, by three hashes in lowercase hex digits.
 
     Raises:
-        ValueError: they are not 20, 16 and 8 such digits.
+        ValueError: the hashes do not have 20, 16 and 8 such digits.
     """
 
     config: str
-    """Of all in the config that counts."""
+    """Hash of the config values that count."""
     data: str
-    """Of images and labels."""
+    """Hash of the images and labels."""
     code: str
-    """Of what trains them: sweepstack's own meaning of a config, and the user's modules that the config names."""
+    """Hash of the code that trains: sweepstack's own meaning of a config, and the user's modules that it names."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{20}-[0-9a-f]{16}-[0-9a-f]{8}", str(self)):
@@ -41,13 +41,17 @@ class Fingerprint:
 
     @classmethod
     def parse(cls, text: str) -> Fingerprint:
-        """The fingerprint that `str` gave. Raises ValueError for any other text."""
+        """Reads a fingerprint that `str` has written.
+
+        Raises:
+            ValueError: the text is no fingerprint.
+        """
         config, _, rest = text.partition("-")
         data, _, code = rest.partition("-")
         return cls(config, data, code)
 
     def change_since(self, other: Fingerprint) -> str:
-        """In words, what makes this one another than `other`: "the data have changed"; empty when nothing does."""
+        """Says in words what differs from an older fingerprint, such as "the data have changed"; empty if nothing."""
         names = {"config": "the config", "data": "the data", "code": "the training code"}
         changed = [name for part, name in names.items() if getattr(self, part) != getattr(other, part)]
         if not changed:
@@ -58,24 +62,28 @@ class Fingerprint:
 
 
 def fingerprint(config: TrialConfig, data: str, code: str) -> Fingerprint:
-    """What a trial is known by: trials of one fingerprint end with the same weights and metrics, but for rounding.
+    """Computes the fingerprint of a trial. Trials of one fingerprint end with the same weights and metrics, but for
+    rounding.
 
-    It does not depend on the order of keys, on how a number is written (0.10 or 1e-1), on the process or the machine.
-    Of the dataset, `data` stands for target and keywords: a folder that was moved changes nothing.
+    It does not depend on the order of keys, on how a number is written (0.10 or 1e-1), on the process or on the
+    machine. For the dataset, `data` replaces target and keywords, so that a moved folder changes nothing.
 
     Args:
+        config: what is trained.
         data: checksum of images and labels, 16 hex digits.
         code: checksum of the training code, 8 hex digits.
     """
     counts = _hashed(config)
     counts["dataset"] = {key: value for key, value in _hashed(config.dataset).items() if key != "target"}
-    text = _as_json(_canonical(counts)).encode("utf-8", "surrogatepass")  # YAML can write half a surrogate pair
+    text = _as_json(_canonical(counts)).encode("utf-8", "surrogatepass")  # YAML allows half a surrogate pair
     return Fingerprint(hashlib.blake2b(text, digest_size=10).hexdigest(), data, code)
 
 
 def _hashed(section: BaseModel) -> dict[str, Any]:
-    """The values of a section that count. A key at its default is left out unless it is marked, so a key that is added
-    changes no fingerprint until somebody uses it."""
+    """Returns the values of a section that enter the hash.
+
+    A key at its default is left out unless it is marked. So a new key changes no fingerprint until somebody sets it.
+    """
     counts: dict[str, Any] = {}
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
@@ -90,8 +98,13 @@ def _as_json(canonical: Any) -> str:
 
 
 def _canonical(value: Any, as_floats: bool = False) -> Any:
-    """`value` as JSON knows it, such that equal texts mean equal values. Somebody's code may tell 1 from 1.0 or true,
-    so they differ, unless numbers are to be taken `as_floats`; nobody's tells 0.0 from -0.0, or a tuple from a list."""
+    """Converts a value to JSON values such that equal JSON means equal values.
+
+    A user's code may treat 1, 1.0 and true differently, so they differ. 0.0 equals -0.0, and a tuple equals a list.
+
+    Args:
+        as_floats: take whole numbers as floats.
+    """
     match value:
         case TargetConfig():
             of_torch = isinstance(value, OptimizerConfig) and value.target.startswith("torch.optim.")
@@ -99,7 +112,7 @@ def _canonical(value: Any, as_floats: bool = False) -> Any:
             return {"fields": _canonical(_hashed(value)), "keywords": keywords}
         case BaseModel():
             return _canonical(_hashed(value))
-        case Mapping():  # keys as texts of their own, for "1" is not 1
+        case Mapping():  # keys as JSON, because "1" is not 1
             return {_as_json(_canonical(key)): _canonical(part) for key, part in value.items()}
         case list() | tuple():
             return [_canonical(part, as_floats) for part in value]
@@ -110,6 +123,6 @@ def _canonical(value: Any, as_floats: bool = False) -> Any:
                 return float(value) if as_floats and float(value) == value else value
             return value
         case float():
-            return value + 0.0  # makes -0.0 to 0.0
-        case _:  # a path, bytes, ...; no key of a mapping is written so
+            return value + 0.0  # turns -0.0 into 0.0
+        case _:  # a path or bytes; no mapping is written as {"repr": ...}, because its keys are JSON
             return {"repr": f"{type(value).__qualname__} {value!r}"}

@@ -1,4 +1,4 @@
-"""Names that users give to sweeps and experiments: those that a folder, a tag and a filter of MLflow can carry."""
+"""Checks the names of sweeps and experiments, and turns any text into the name of a folder or a key of MLflow."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import re
 from urllib.parse import quote
 
 MAX_NAME_BYTES = 200
-"""Bytes. A file system takes 255 for a name, a key in MLflow is of 250, and either carries more than the name."""
+"""The longest name, in bytes. A file system allows 255 bytes, a key of MLflow 250, and both hold more than the name."""
 QUOTES = frozenset("\"'`\\")
+"""Characters that a filter of MLflow cannot hold."""
 RESERVED_NAMES = ("latest", "all")
-"""Words of `sweepstack table --sweep`."""
+"""Words with a meaning of their own in `sweepstack table --sweep`."""
 
 
 def check_sweep(name: str) -> str:
-    """Gives the name of a sweep back.
+    """Returns the name of a sweep.
 
     Raises:
-        ValueError: it cannot be the name of a folder, a tag and a filter; the text is the rule.
+        ValueError: a folder, a tag or a filter cannot have the name; the message is the rule.
     """
     if name in RESERVED_NAMES:
         raise ValueError(f"should be a name other than {' and '.join(RESERVED_NAMES)}")
@@ -28,10 +29,10 @@ def check_sweep(name: str) -> str:
 
 
 def check_experiment(name: str) -> str:
-    """Gives the name of an experiment back; it may hold slashes, as some servers want it.
+    """Returns the name of an experiment; it may hold slashes, which some servers need.
 
     Raises:
-        ValueError: as `check_sweep`.
+        ValueError: see `check_sweep`.
     """
     if set(name) & QUOTES:
         raise ValueError("should be a name without quotes and backslashes")
@@ -42,7 +43,7 @@ def check_experiment(name: str) -> str:
 
 
 def _check_plain(name: str) -> None:
-    if not name.isprintable():  # controls, ends of lines, halves of surrogate pairs, other blanks than the usual one
+    if not name.isprintable():  # control characters, line ends, halves of surrogate pairs, unusual blanks
         raise ValueError("should be a name of printable characters")
     if name != name.strip() or not name:
         raise ValueError("should be a name without blanks at its ends")
@@ -53,26 +54,26 @@ def _check_plain(name: str) -> None:
 
 
 def as_folder(name: str) -> str:
-    """A folder's name for any text, another one for every other text."""
+    """Returns a name for a folder, different for each text."""
     quoted = quote(name, safe="", errors="surrogatepass")
     return (
         quoted
         if quoted not in ("", ".", "..") and len(quoted) <= MAX_NAME_BYTES
-        else _marked(quoted[:MAX_NAME_BYTES], name)
+        else _with_hash(quoted[:MAX_NAME_BYTES], name)
     )
 
 
 def as_key(name: str) -> str:
-    """A part of a key that MLflow takes, for any text, another one for every other text."""
+    """Returns a part of a key that MLflow accepts, different for each text."""
     plain = re.sub(r"[^\w.\- ]", "_", name)[:MAX_NAME_BYTES]
     plain = "_" if plain in ("", ".", "..") else plain
-    return plain if plain == name else _marked(plain, name)
+    return plain if plain == name else _with_hash(plain, name)
 
 
 def as_value(text: str) -> str:
-    """A text that a database takes: the halves of surrogate pairs in it become escapes."""
+    """Returns a text that a database accepts: halves of surrogate pairs become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _marked(text: str, name: str) -> str:
+def _with_hash(text: str, name: str) -> str:
     return f"{text}-{hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=3).hexdigest()}"

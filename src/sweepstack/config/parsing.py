@@ -1,4 +1,4 @@
-"""What Hydra composed, checked and typed as a `Config`; or what is wrong with it, one line for each mistake."""
+"""Turns what Hydra composed into a typed `Config`, or says what is wrong with it, one line for each mistake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sweepstack.masking import hide_in
 
 
 def resolve_config(cfg: DictConfig) -> dict[str, Any]:
-    """What Hydra composed as plain values, its interpolations resolved, the secrets of addresses masked (see
+    """Converts what Hydra composed to plain values. It resolves interpolations and masks the secrets of addresses (see
     `masking`). `cfg` is not changed.
 
     Raises:
@@ -44,10 +44,11 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
 
 
 def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
-    """What Hydra composed, or what `resolve_config` gave, checked and typed. `cfg` is not changed.
+    """Checks what Hydra composed, or what `resolve_config` returned, and gives it types. `cfg` is not changed.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range. One line a mistake.
+        ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range. It has one line for
+            each mistake.
     """
     plain = resolve_config(cfg) if isinstance(cfg, DictConfig) else cfg
     try:
@@ -57,7 +58,7 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
 
 
 def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
-    """One mistake: rule, value, remedy."""
+    """Converts one mistake that pydantic found to an error with rule, value and remedy."""
     path = _key_path(detail["loc"])
     key = ".".join(path)
     value = detail["input"]
@@ -88,12 +89,12 @@ def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
 
 
 def _key_path(loc: tuple[int | str, ...]) -> list[str]:
-    """pydantic's location as the user's key: without the kind of schedule, and with an index for a list."""
+    """Converts pydantic's location to the user's key: without the kind of schedule, and with the index in a list."""
     path: list[str] = []
-    for place, part in enumerate(loc):
+    for depth, part in enumerate(loc):
         if isinstance(part, int):
             path[-1] += f"[{part}]"
-        elif place == 1 and loc[0] == "schedule" and part in _KINDS:
+        elif depth == 1 and loc[0] == "schedule" and part in _KINDS:
             continue
         else:
             path.append(part)

@@ -1,9 +1,9 @@
 """The keys of a config, as types: `TrialConfig` is what is trained, `RunConfig` how, where, and recorded where.
 
 A new key is one line in one of the two. The fingerprint, the plan, the names of jobs and the params of records follow
-from the model that it is in and from its marks (see `Mark`). `conf/config.yaml` shows it to users.
+from the model that has the key and from the marks of the key (see `Mark`). `conf/config.yaml` shows it to users.
 
-Nothing heavy is imported here: a mistake must be answered before PyTorch is loaded.
+This file imports nothing heavy, so that a mistake is reported before PyTorch is loaded.
 """
 
 from __future__ import annotations
@@ -16,51 +16,45 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from sweepstack.config.names import check_experiment, check_sweep
 
 MAX_SEED = 2**63 - 1
+"""The largest seed that PyTorch accepts."""
 GROUPS = ("dataset", "model", "optimizer", "schedule")
-"""Config groups: each choice brings a whole section of the config."""
+"""The config groups: each choice in a group brings a whole section of the config."""
 
 
 def _strict_number(value: Any) -> Any:
-    """Only what YAML calls a number: neither `true` nor the text "3"."""
+    """Refuses `true` and the text "3", which pydantic would take as numbers."""
     if isinstance(value, bool | str):
         raise ValueError("Input should be a number")
     return value
 
 
 def _epoch_or_count(value: Any) -> Any:
-    """Both branches of the union in one sentence; pydantic would give a line for each."""
+    """Checks both branches of the union with one message; pydantic would give one for each."""
     if value == "epoch" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
     raise ValueError("Input should be epoch or a number of iterations from 1")
 
 
 URI_PATTERN = r"^(sqlite|postgresql|mysql|mssql|https?|databricks)\b"
-
-
+"""Matches the addresses of tracking stores."""
 Int = Annotated[int, BeforeValidator(_strict_number)]
-
-
 Float = Annotated[float, BeforeValidator(_strict_number), Field(allow_inf_nan=False)]
-
-
-Part = Annotated[Float, Field(ge=0, le=1)]
-
-
+Fraction = Annotated[Float, Field(ge=0, le=1)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class Mark(enum.Enum):
-    """What is special about a key; it stands in the key's annotation."""
+    """A special property of a key; it is part of the key's annotation."""
 
     HASHED_AT_DEFAULT = enum.auto()
-    """The fingerprint holds the key at its default, too: so it was in version 0.1. Any later key enters the fingerprint
-    at other values only, or all trials that were trained before it came would be trained again."""
+    """The key enters the fingerprint even at its default, as it did in version 0.1. A later key must not have this
+    mark: it would change the fingerprints of all earlier trials, so that they would be trained again."""
     MEASURES = enum.auto()
-    """The key says when a training is measured. It changes no weights, and it is no param of the record."""
+    """The key says when a training is measured. It does not change the weights, and is not a param of the record."""
     PARSED = enum.auto()
     """`parse` checks the key completely: no check that needs PyTorch or the data depends on it."""
     PER_JOB = enum.auto()
-    """Jobs of one sweep may differ in this key of `RunConfig`, and their names tell it. Without the mark, a key of
+    """Jobs of one sweep may differ in this key of `RunConfig`, and their names then show it. Without the mark, a key of
     `RunConfig` has one value for the whole sweep."""
     PER_STACK = enum.auto()
     """Trials with different values of this key of `RunConfig` cannot be trained in one stack."""
@@ -69,18 +63,18 @@ class Mark(enum.Enum):
 
 
 def marked(model: type[BaseModel], mark: Mark) -> set[str]:
-    """The keys of a model that have the mark."""
+    """Returns the keys of a model that have a mark."""
     return {key for key, field in model.model_fields.items() if mark in field.metadata}
 
 
 class Section(BaseModel):
-    """A part of the config: unknown keys are refused, and it cannot be changed once it is parsed."""
+    """A part of the config. It refuses unknown keys, and cannot be changed after it was parsed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
 
 
 class TargetConfig(BaseModel):
-    """Something named by `_target_`, a dotted path to a callable; all other keys are its keyword arguments."""
+    """A callable that `_target_` names by a dotted path; all other keys are its keyword arguments."""
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
 
@@ -95,7 +89,7 @@ class TargetConfig(BaseModel):
 
 
 class DatasetConfig(TargetConfig):
-    """A dataset: `target(train=True, **keywords)` and `target(train=False, **keywords)` give its two parts."""
+    """A dataset: `target(train=True, **keywords)` and `target(train=False, **keywords)` return its two parts."""
 
     shape: Annotated[tuple[Annotated[Int, Field(ge=1)], ...], Field(min_length=1, examples=["[1,28,28]"])]
     classes: Annotated[Int, Field(ge=2, examples=[10])]
@@ -104,41 +98,52 @@ class DatasetConfig(TargetConfig):
 
 
 class ModelConfig(TargetConfig):
-    """A model: `target(**keywords)` gives an `nn.Module` from images [N, *shape] to logits [N, classes]."""
+    """A model: `target(**keywords)` returns an `nn.Module` from images [N, *shape] to logits [N, classes]."""
 
 
 class OptimizerConfig(TargetConfig):
-    """An optimizer: `target(parameters, lr=lr, **keywords)` gives a `torch.optim.Optimizer`."""
+    """An optimizer: `target(parameters, lr=lr, **keywords)` returns a `torch.optim.Optimizer`."""
 
     lr: Annotated[Float, Field(gt=0, examples=[0.01]), Mark.PARSED]
 
 
 class ConstantSchedule(Section):
+    """The learning rate stays as it is."""
+
     kind: Literal["constant"]
 
 
 class StepSchedule(Section):
+    """The learning rate is multiplied by `gamma` after each `every` epochs."""
+
     kind: Literal["step"]
     every: Annotated[Int, Field(ge=1, examples=[2])]
     gamma: Annotated[Float, Field(gt=0, le=1, examples=[0.5])]
 
 
 class CosineSchedule(Section):
+    """The learning rate falls along half a cosine to `final` times its size."""
+
     kind: Literal["cosine"]
-    final: Annotated[Part, Field(examples=[0.0]), Mark.HASHED_AT_DEFAULT] = 0.0
+    final: Annotated[Fraction, Field(examples=[0.0]), Mark.HASHED_AT_DEFAULT] = 0.0
 
 
 class OneCycleSchedule(Section):
+    """The learning rate rises from `start` times its size to its size in the first part `rise` of the steps, then falls
+    to `final` times its size."""
+
     kind: Literal["one_cycle"]
     rise: Annotated[Float, Field(gt=0, lt=1, examples=[0.3]), Mark.HASHED_AT_DEFAULT] = 0.3
-    start: Annotated[Part, Field(examples=[0.04]), Mark.HASHED_AT_DEFAULT] = 0.04
-    final: Annotated[Part, Field(examples=[4e-6]), Mark.HASHED_AT_DEFAULT] = 4e-6
+    start: Annotated[Fraction, Field(examples=[0.04]), Mark.HASHED_AT_DEFAULT] = 0.04
+    final: Annotated[Fraction, Field(examples=[4e-6]), Mark.HASHED_AT_DEFAULT] = 4e-6
 
 
 class WarmupSchedule(Section):
+    """The learning rate rises from `start` times its size to its size in the first `epochs` epochs, then stays."""
+
     kind: Literal["warmup"]
     epochs: Annotated[Float, Field(gt=0, examples=[1.0]), Mark.HASHED_AT_DEFAULT] = 1.0
-    start: Annotated[Part, Field(examples=[0.1]), Mark.HASHED_AT_DEFAULT] = 0.1
+    start: Annotated[Fraction, Field(examples=[0.1]), Mark.HASHED_AT_DEFAULT] = 0.1
 
 
 ScheduleConfig = Annotated[
@@ -148,7 +153,7 @@ ScheduleConfig = Annotated[
 
 
 class TrackingConfig(Section):
-    """Where trials are recorded; null leaves the choice to the environment and the project."""
+    """Where trials are recorded. With null, the environment or the project decides."""
 
     uri: Annotated[
         str | None,
@@ -165,7 +170,7 @@ class TrackingConfig(Section):
 
 
 class LaunchConfig(Section):
-    """How the trials of a sweep are executed; changes no result but for rounding."""
+    """How the trials of a sweep are executed. It changes results by rounding at most."""
 
     dry_run: Annotated[bool, Field(strict=True, examples=["true"])] = False
     stack: Annotated[bool, Field(strict=True, examples=["true"])] = True
@@ -173,17 +178,20 @@ class LaunchConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the state of a training is saved, so that it can be resumed: after an epoch, at most every so many
-    seconds."""
+    """When the state of a training is saved, so that it can be resumed: after an epoch, if `every` seconds have passed
+    since the last time. `keep` keeps the checkpoints of trials that have ended."""
 
     every: Annotated[Float, Field(ge=0, examples=[10.0])] = 10.0
     keep: Annotated[bool, Field(strict=True, examples=["true"])] = False
 
 
 class TrialConfig(Section):
-    """What is trained: all that can change the weights or the metrics. Units: `lr` is the step size before the
-    schedule's factor, `epochs` are passes over the training part, `validation_split` is a fraction of the training
-    data, `evaluate_every` counts iterations (optimizer updates) unless it is "epoch"."""
+    """What is trained: all that can change the weights or the metrics.
+
+    Units: `lr` is the step size before the schedule's factor, `epochs` are passes over the training part,
+    `validation_split` is a fraction of the training data, `evaluate_every` counts iterations (optimizer updates) unless
+    it is "epoch".
+    """
 
     dataset: Annotated[DatasetConfig, Field(examples=["mnist"])]
     model: Annotated[ModelConfig, Field(examples=["logistic"])]
@@ -205,12 +213,12 @@ class TrialConfig(Section):
 
     @property
     def objective(self) -> str:
-        """The metric that selects: on the held-out part, or on the test data when nothing is held out."""
+        """The metric that selects the best trial: on the held-out data, or on the test data if nothing is held out."""
         return "val/accuracy" if self.validation_split else "test/accuracy"
 
 
 class RunConfig(Section):
-    """How and where trials are trained, and where they are recorded: it changes no result but for rounding."""
+    """How and where trials are trained, and where they are recorded. It changes results by rounding at most."""
 
     device: Annotated[
         str,
@@ -228,17 +236,17 @@ class RunConfig(Section):
 
 
 class Config(NamedTuple):
-    """All that a user's config says of one trial."""
+    """The config of one trial."""
 
     trial: TrialConfig
     run: RunConfig
 
 
 class FlatConfig(RunConfig, TrialConfig):
-    """The keys of both side by side, as users write them and as journals store them."""
+    """The keys of both configs side by side, as users write them and as journals store them."""
 
     def split(self) -> Config:
-        """The two parts."""
+        """Returns the two configs."""
         return Config(self._part(TrialConfig), self._part(RunConfig))
 
     def _part(self, kind: type[Model]) -> Model:

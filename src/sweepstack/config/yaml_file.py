@@ -1,5 +1,7 @@
-"""One config file: its text, or what is wrong with it as a mistake with the file, the line and the remedy. Light, for
-Hydra reads files at every start."""
+"""Reads and checks one config file. A mistake is an error with the file, the line and the remedy.
+
+It imports nothing heavy, because Hydra reads files at every start.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,18 @@ import yaml
 
 from sweepstack.errors import ConfigError, one_line
 
-MAX_VALUES, MAX_DEPTH = 100_000, 100
-"""Values in a file once its anchors are written out, and levels of nesting: far more than a config has, and what can
-still be composed."""
+MAX_VALUES = 100_000
+"""The most values in a file, with its anchors written out: far more than a config has, and few enough to compose."""
+MAX_DEPTH = 100
+"""The most levels of nesting in a file."""
 
 
 def read_yaml(path: Path) -> str:
-    """The text of a YAML file with one mapping in it, or nothing.
+    """Returns the text of a YAML file that holds one mapping or nothing.
 
     Raises:
-        ConfigError: it cannot be read, is no text in UTF-8, begins with a byte-order mark (which would hide a first
-            line such as `# @package _global_`), or is not one mapping of reasonable size.
+        ConfigError: the file cannot be read, is not text in UTF-8, begins with a byte-order mark (which would hide a
+            first line such as `# @package _global_`), or is not one mapping of reasonable size.
     """
     try:
         content = path.read_bytes()
@@ -55,10 +58,10 @@ def _check(path: Path, text: str) -> None:
         mark = error.problem_mark or error.context_mark
         what = one_line(f"{error.context or ''} {error.problem or ''}")
         raise _wrong(path, mark.line + 1 if mark else 1, what, "correct it") from error
-    except yaml.YAMLError as error:  # a sign that YAML does not know
+    except yaml.YAMLError as error:  # a character that YAML does not allow
         position = getattr(error, "position", 0)
         what = one_line(str(error).splitlines()[0])
-        raise _wrong(path, text.count("\n", 0, position) + 1, what, "leave out that sign") from error
+        raise _wrong(path, text.count("\n", 0, position) + 1, what, "leave out that character") from error
     except RecursionError as error:
         raise _wrong(path, 1, f"it is nested deeper than {MAX_DEPTH} levels", "simplify it") from error
 
@@ -78,7 +81,7 @@ def _check_node(path: Path, root: Any) -> None:
 
 
 def _size(path: Path, node: Any, known: dict[int, int], above: tuple[int, ...]) -> int:
-    """Values below a node, those at an anchor as often as it is named."""
+    """Counts the values below a node. Those of an anchor count each time that it is named."""
     line = node.start_mark.line + 1
     if id(node) in above:
         raise _wrong(path, line, "an anchor must not contain itself", "write it out")
@@ -88,12 +91,12 @@ def _size(path: Path, node: Any, known: dict[int, int], above: tuple[int, ...]) 
         known[id(node)] = 1 + sum(_size(path, part, known, (*above, id(node))) for part in _children(node))
         if known[id(node)] > MAX_VALUES:
             rule = f"there must be no more than {MAX_VALUES} values in a file, anchors written out"
-            raise _wrong(path, line, rule, "leave out what repeats itself")
+            raise _wrong(path, line, rule, "leave out repeated values")
     return known[id(node)]
 
 
 def _check_values(path: Path, node: Any, loader: Any, seen: set[int]) -> None:
-    """Each key once, no tag that is not YAML's own, and values that can be made."""
+    """Checks that no key is there twice, that all tags are YAML's own, and that all values can be built."""
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -102,7 +105,9 @@ def _check_values(path: Path, node: Any, loader: Any, seen: set[int]) -> None:
         raise _wrong(
             path, line, f"the tag {node.tag} is not one of YAML's own", "leave it out; name classes by _target_"
         )
-    if isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:timestamp":  # which OmegaConf takes as text
+    if (
+        isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:timestamp"
+    ):  # OmegaConf takes a timestamp as text
         try:
             loader.construct_object(node, deep=True)
         except (ValueError, OverflowError) as error:

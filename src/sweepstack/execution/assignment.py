@@ -1,4 +1,4 @@
-"""What a worker is given and gives back: plain values, which can be sent to another process; and what it reports to."""
+"""What a worker takes and returns, as plain values that can be sent to another process; and what it reports to."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from sweepstack.trial import Verdict
 
 @dataclass(frozen=True)
 class Assignment:
-    """A stack to train."""
+    """A stack for a worker to train."""
 
     stack: Stack
     wanted: frozenset[str]
-    """Ids of the trials whose events count. The others have ended, or are trained for the sake of these."""
+    """Ids of the trials whose events the worker reports. The others have ended, or another session records them."""
     checkpoints: Path
     """The folder for the checkpoints of the stack."""
     keep: bool
-    """Whether the checkpoints stay, even when all that is wanted is settled."""
+    """True if the checkpoints stay even after all wanted trials are settled."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """How the trials of a stack go on that failed as a whole."""
+    """How a stack that failed as a whole is cut into parts, which are trained as stacks of their own."""
 
-    places: tuple[tuple[int, ...], ...]
-    """Of each part, the places of its trajectories in the stack. What is in no part has ended."""
+    indices: tuple[tuple[int, ...], ...]
+    """For each part, the indices of its trajectories in the stack. A trajectory that is in no part has ended."""
     note: str
     """Why the stack was cut."""
 
 
 class Reporter(Protocol):
-    """What a worker reports to."""
+    """Receives what a worker reports."""
 
     def emit(self, event: Event) -> Verdict:
         """Takes an event of a trial. The verdict says whether that trial continues."""
@@ -47,4 +47,4 @@ class Reporter(Protocol):
         """Returns when all events so far are on the disk. A checkpoint is never ahead of them."""
 
     def is_stopping(self) -> bool:
-        """Whether the training is to stop: its trials end KILLED."""
+        """True if the training is to stop; its trials then end KILLED."""

@@ -1,4 +1,4 @@
-"""For people: what a command does with its trials, and why some are not trained."""
+"""Describes in lines for people what a command does with its trials, and why it does not train some of them."""
 
 from __future__ import annotations
 
@@ -13,54 +13,57 @@ from sweepstack.trial import PICTURES, Trial, TrialState
 
 
 def describe_work(work: Work, every: bool = False) -> list[str]:
-    """For people: what is trained again, left out, waited for and resumed.
+    """Says which trials are trained again, skipped, waited for and resumed.
 
     Args:
-        every: name each trial that is left out.
+        work: what there is to do.
+        every: name each skipped trial.
     """
     lines = [
-        f"{count(number, 'trial')} trained before, but {words} since: trained again"
-        for words, number in Counter(work.changed.values()).items()
+        f"{count(number, 'trial')} trained before, but {change} since: trained again"
+        for change, number in Counter(work.changed.values()).items()
     ]
     if work.settled:
         failed = sum(outcome.state is TrialState.FAILED for _, outcome, _ in work.settled)
-        but = f", {failed} of which diverged" if failed else ""
-        lines.append(f"{count(len(work.settled), 'trial')} trained before{but}: not trained again (rerun=true does)")
-        lines += _left_out(work) if every else []
-        lines += _asked_for(work)
+        diverged = f", {failed} of which diverged" if failed else ""
+        lines.append(
+            f"{count(len(work.settled), 'trial')} trained before{diverged}: not trained again (rerun=true does)"
+        )
+        lines += _describe_skipped(work) if every else []
+        lines += _describe_requests(work)
     if work.held:
         lines.append(f"{count(len(work.held), 'trial')} being trained by another command: waited for at the end")
     if work.resumed:
-        lines.append(f"{count(len(work.resumed), 'stack')} left open before: resumed")
+        lines.append(f"{count(len(work.resumed), 'stack')} interrupted before: resumed")
     return lines
 
 
 def describe_duplicates(trials: Sequence[Trial]) -> list[str]:
-    """For people: which jobs are one trial, and why."""
+    """Says which jobs are the same trial, and why."""
     alike: dict[str, list[Trial]] = {}
     for trial in trials:
         alike.setdefault(trial.fingerprint, []).append(trial)
     groups: dict[tuple[str, ...], list[list[Trial]]] = {}
     for group in alike.values():
         if len(group) > 1:
-            groups.setdefault(tuple(_differs(group)), []).append(group)
+            groups.setdefault(tuple(_differing_keys(group)), []).append(group)
     lines = []
-    for keys, found in groups.items():
-        line = f"{count(sum(len(group) for group in found), 'job')} are {count(len(found), 'trial')}"
+    for keys, same in groups.items():
+        line = f"{count(sum(len(group) for group in same), 'job')} are {count(len(same), 'trial')}"
         if not keys:
-            lines.append(f"{line}: what has the same config is trained once")
+            lines.append(f"{line}: the same config is trained once")
             continue
-        with_ = {" ".join(f"{key}={_value(unique(group)[0], key)}" for key in keys) for group in found}
+        choices = {" ".join(f"{key}={_value(unique(group)[0], key)}" for key in keys) for group in same}
         verb = "change" if len(keys) > 1 else "changes"
         lines.append(
-            f"{line}: {' and '.join(keys)} {verb} no result but for rounding, so each is trained once, with "
-            f"{' or '.join(sorted(with_))}; rerun=true in a command of its own trains it with another value"
+            f"{line}: {' and '.join(keys)} {verb} results by rounding at most, so each is trained once, with "
+            f"{' or '.join(sorted(choices))}; rerun=true in a command of its own trains it with another value"
         )
     return lines
 
 
-def _differs(group: Sequence[Trial]) -> list[str]:
-    """Keys of the config in which trials of one fingerprint differ."""
+def _differing_keys(group: Sequence[Trial]) -> list[str]:
+    """Returns the keys of `RunConfig` in which trials of one fingerprint differ."""
     return [key for key in sorted(RunConfig.model_fields) if len({repr(getattr(one.run, key)) for one in group}) > 1]
 
 
@@ -69,8 +72,8 @@ def _value(trial: Trial, key: str) -> str:
     return "null" if value is None else str(value)
 
 
-def _asked_for(work: Work) -> list[str]:
-    """What is asked for of trials that are not trained: made where it needs no training."""
+def _describe_requests(work: Work) -> list[str]:
+    """Says what happens to files that the config asks for, of trials that are not trained again."""
     lines = []
     finished = [(trial, files) for trial, outcome, files in work.settled if outcome.state is TrialState.FINISHED]
     pictures = [trial for trial, files in finished if trial.run.pictures and not _has_pictures(files)]
@@ -89,11 +92,11 @@ def _has_pictures(files: Path | None) -> bool:
     return files is not None and (files / PICTURES).is_file()
 
 
-def _left_out(work: Work) -> list[str]:
-    """The trials that are not trained, line by line."""
+def _describe_skipped(work: Work) -> list[str]:
+    """Returns a line for each trial that is not trained again."""
     lines = []
     for trial, outcome, _ in work.settled:
         objective = outcome.metrics.get(trial.config.objective)
-        figure = outcome.reason if objective is None else f"{trial.config.objective} {objective:.4f}"
-        lines.append(f"    {trial.name}  {outcome.state}  {figure}")
+        result = outcome.reason if objective is None else f"{trial.config.objective} {objective:.4f}"
+        lines.append(f"    {trial.name}  {outcome.state}  {result}")
     return lines

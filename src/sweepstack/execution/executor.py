@@ -12,15 +12,15 @@ from sweepstack.trial import StackSettings, Trial
 
 
 class Executor(Protocol):
-    """Trains stacks, and says how trajectories are trained best where it trains them."""
+    """Trains stacks, and chooses the best settings for the machine where it trains them."""
 
     def choose_settings(self, trials: Sequence[Trial], wait_for_quiet: Callable[[], None] | None) -> StackSettings:
-        """How the trajectories of these trials are trained best.
+        """Chooses how the trajectories of some trials are trained best.
 
         Args:
-            trials: one of each trajectory; they could be one stack.
-            wait_for_quiet: called before anything is timed. None for a dry run: the time is estimated, too, and
-                nothing is written.
+            trials: one trial of each trajectory; they could be one stack.
+            wait_for_quiet: called before anything is timed. None for a dry run, which also estimates the time and
+                writes nothing.
         """
 
     def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:

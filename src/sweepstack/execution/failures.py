@@ -1,23 +1,28 @@
-"""What to do when a training fails: into which parts a stack is cut, and whether another try can end otherwise."""
+"""What to do when a training fails: into which parts to cut a stack, and whether another try can succeed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def smaller(error: Exception, left: Sequence[int]) -> tuple[tuple[tuple[int, ...], ...], str]:
-    """The parts that a stack which failed is cut into, and how in words.
+def cut_stack(error: Exception, unended: Sequence[int]) -> tuple[tuple[tuple[int, ...], ...], str]:
+    """Decides into which parts a stack that failed is cut.
 
     Args:
-        left: the places of the trajectories that have not ended.
+        error: why it failed.
+        unended: the indices of the trajectories that have not ended.
+
+    Returns:
+        The indices of the trajectories of each part, and how the stack was cut, in words.
     """
     if not is_out_of_memory(error):
-        return tuple((place,) for place in left), "one by one"
-    halves = (tuple(left[: len(left) // 2]), tuple(left[len(left) // 2 :]))
+        return tuple((index,) for index in unended), "one by one"
+    halves = (tuple(unended[: len(unended) // 2]), tuple(unended[len(unended) // 2 :]))
     return tuple(part for part in halves if part), "in halves"
 
 
 def is_out_of_memory(error: Exception) -> bool:
+    """True if an error says that the memory of the machine or of its accelerator is full."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -27,7 +32,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether another try can end otherwise: an error of the machine, not of a value."""
+    """True if another try can succeed: an error of the machine, not of a value."""
     return (
         isinstance(error, OSError)
         or is_out_of_memory(error)
@@ -36,6 +41,7 @@ def may_pass(error: Exception) -> bool:
 
 
 def free_memory() -> None:
+    """Frees the memory of the GPU that PyTorch keeps for later use."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Who hears of a sweep while it is trained: the terminal, the log of a job, the counts of a scheduler."""
+"""Receives the events of a sweep while it trains; the terminal and the log of a job are listeners."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ log = logging.getLogger(__name__)
 
 
 class Listener:
-    """Hears of events after they are in the journal. Override what matters.
+    """Receives events after they were written to the journal. A subclass overrides the methods that it needs.
 
-    A trial that is resumed from a checkpoint may pass steps a second time: `on_measured` hears of them again.
+    A trial that is resumed from a checkpoint may pass steps a second time: `on_measured` receives them again.
     """
 
     def on_message(self, line: str) -> None:
-        """Something that the user should read."""
+        """Receives a line that the user should read."""
 
     def on_planned(self, trials: Sequence[Trial]) -> None:
-        """These trials will be trained, too."""
+        """Receives further trials that will be trained."""
 
     def on_started(self, event: Started) -> None:
-        """A trial has begun."""
+        """Receives the start of a trial."""
 
     def on_measured(self, event: Measured) -> None:
-        """A trial has reported metrics."""
+        """Receives the metrics of a trial."""
 
     def on_ended(self, event: Ended) -> None:
-        """A trial that was trained is over."""
+        """Receives the end of a trial that was trained."""
 
     def on_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
-        """A trial is not trained by this command; `reason` says why not."""
+        """Receives the outcome of a trial that this command does not train; `reason` says why not."""
 
 
 class JobLog(Listener):

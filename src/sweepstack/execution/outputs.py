@@ -1,4 +1,4 @@
-"""The files that a trial leaves in its folder: weights, predictions, pictures; each is written whole or not at all."""
+"""Writes the files of a trial to its folder: weights, predictions, pictures. Each is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
-    """The event, after the trial's files have been written."""
+    """Writes the files of a trial that has ended, and returns the event.
+
+    Args:
+        trial: the trial.
+        outcome: how it ended. If a file cannot be written, the event has a FAILED outcome instead.
+        data: the data that it was trained on, for its pictures.
+    """
     import numpy as np
     import torch
 
@@ -37,13 +43,13 @@ def ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
             _write_output(files[-1], _held(lambda file: np.save(file, predictions, allow_pickle=False)))
         if trial.run.pictures and outcome.state is TrialState.FINISHED:
             files.append(draw(trial, data))
-    except Exception as error:  # a full disk costs this trial, no other one
+    except Exception as error:  # a full disk fails this trial only
         outcome, files = Outcome(TrialState.FAILED, reason=reason(error), traceback=traceback.format_exc()), []
     return Ended(trial, replace(outcome, weights=None, predictions=None), time.time(), tuple(files))
 
 
 def draw(trial: Trial, data: Data) -> Path:
-    """The first training images as the trial asks for them, in its folder."""
+    """Draws the first training images that a trial asks for; returns the file in the trial's folder."""
     from sweepstack.training.data.pictures import save_first
 
     trial.folder.mkdir(parents=True, exist_ok=True)
@@ -53,18 +59,18 @@ def draw(trial: Trial, data: Data) -> Path:
 
 
 def _held(write: Callable[[Any], None]) -> Callable[[Path], None]:
-    """Lets a library write to a file such that the error of a full disk is the disk's, and none of its own."""
+    """Wraps a library's writing function so that a full disk raises the disk's own error, not the library's."""
 
-    def to(path: Path) -> None:
+    def write_to(path: Path) -> None:
         with path.open("wb") as file:
             held = HoldingErrors(file, path)
             write(held)
             held.raise_error()
 
-    return to
+    return write_to
 
 
 def _write_output(path: Path, write: Callable[[Path], None]) -> None:
-    """A new file in place of an old one, never a half of one; whoever holds a link to the old one keeps it."""
-    with replacing(path) as aside:
-        write(aside)
+    """Replaces a file as a whole. A hard link to the old file keeps the old content."""
+    with replacing(path) as temporary:
+        write(temporary)

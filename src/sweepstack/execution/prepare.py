@@ -1,4 +1,4 @@
-"""Before anything trains: each trial is checked with its data and device at hand, and gets its fingerprint, once."""
+"""Checks each trial with its data and device, and computes its fingerprint; once, before anything trains."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ class Prepared:
     """The trials of one command, ready to be claimed, planned and trained."""
 
     trials: tuple[Trial, ...]
-    """With their fingerprints."""
+    """The trials, each with its fingerprint."""
     task: str
-    """Name of the Hydra task, and of the experiment unless the config names another."""
+    """The name of the Hydra task, and of the experiment unless the config names another one."""
     devices: Mapping[str, str]
-    """Kind of device (cpu, cuda or mps) by what the trials' configs say of it (such as auto)."""
+    """The kind of device (cpu, cuda or mps) for each value of the config key `device` (such as auto)."""
     isolation_reason: str = ""
-    """Why every trial must be trained on its own, if it must."""
+    """Why every trial must be trained on its own; empty if it need not."""
 
     @property
     def run(self) -> RunConfig:
-        """What is the same for all of them."""
+        """The run config of the first trial; most of its keys are the same for all trials."""
         return self.trials[0].run
 
     def device_of(self, stack: Stack) -> str:
-        """Kind of device that a stack trains on."""
+        """Returns the kind of device that a stack trains on."""
         return self.devices[stack.trials[0].run.device]
 
 
 def prepare(trials: Sequence[Trial], task: str, executor: InProcessExecutor) -> Prepared:
-    """Checks and identifies trials; their data are loaded for it, and stay in memory for the training.
+    """Checks trials and computes their fingerprints. It loads their data, which stay in memory for the training.
 
     Args:
-        trials: of one sweep.
-        task: name of the Hydra task.
-        executor: in its jobs the user's code is called.
+        trials: the trials of one sweep.
+        task: the name of the Hydra task.
+        executor: says in which context a user's code runs.
 
     Raises:
-        ConfigError, DataError: a trial has a mistake in it, or its data cannot be had. Of several trials: one error
-            with a line for each mistake.
+        ConfigError, DataError: a trial has a mistake, or its data cannot be obtained. If several trials have one, the
+            error has a line for each mistake.
     """
     seen: set[str] = set()
     digests: dict[str, str] = {}
@@ -71,11 +71,13 @@ def prepare(trials: Sequence[Trial], task: str, executor: InProcessExecutor) -> 
 
 
 def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InProcessExecutor) -> None:
-    """Checks what can only be checked with PyTorch and the data at hand, and loads the data.
+    """Loads the data of a trial, and checks what can only be checked with PyTorch and the data.
 
     Args:
-        seen: what has been checked already; trials that differ only in numbers which `parse` has checked need it once.
-        digests: takes the checksum of the data by the config of the dataset.
+        trial: the trial.
+        seen: keys of the checks that were done. Trials that differ only in numbers that `parse` has checked share one.
+        digests: receives the checksum of the data, by the config of the dataset.
+        executor: says in which context a user's code runs.
 
     Raises:
         ConfigError: see `check_trial` and `check_last_batch`.

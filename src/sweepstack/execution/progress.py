@@ -1,4 +1,4 @@
-"""What the terminal shows while trials train: one live line with a bar, or plain lines where there is no terminal."""
+"""Shows in the terminal how trials train: one live line with a bar, or plain lines if the output is no terminal."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Display(Listener):
     """Shows the events of trials in the terminal.
 
     Args:
-        console: where to; standard output unless told.
+        console: where it prints; standard output by default.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._count = 0
         self._begun = self._done = 0
-        self._epochs: dict[tuple[str, int], float] = {}  # of each trial, done
-        self._completed = 0.0  # their sum
-        self._killed: Counter[str] = Counter()  # by reason: a stack is stopped as a whole
+        self._epochs: dict[tuple[str, int], float] = {}  # epochs done, by trial
+        self._completed = 0.0  # the sum of these
+        self._killed: Counter[str] = Counter()  # by reason: one line for all trials of a stack
         self._best: tuple[float, str] | None = None
         self._bar = Progress(
             TextColumn("{task.fields[trials]}", style="bold", markup=False),
@@ -63,8 +63,8 @@ class Display(Listener):
         self._update(total=self._total, trials=f"trial {self._begun}/{self._count}")
 
     def on_message(self, line: str) -> None:
-        """Prints a line above the bar, whatever is in it: neither markup nor control characters have an effect."""
-        with contextlib.suppress(SystemExit):  # rich's answer to a reader that is gone: `| head`; training goes on
+        """Prints a line above the bar. Markup and control characters in it have no effect."""
+        with contextlib.suppress(SystemExit):  # rich raises it if the reader has gone (`| head`); training goes on
             self._console.print(printable(line), markup=False, emoji=False)
 
     def on_started(self, event: Started) -> None:
@@ -100,17 +100,13 @@ class Display(Listener):
         self._done += 1
         self._advance(event.trial, event.trial.config.epochs)
         metrics, objective = event.outcome.metrics, event.trial.config.objective
-        place = f"[{self._done}/{self._count}] {event.trial.name}"
+        title = f"[{self._done}/{self._count}] {event.trial.name}"
         if event.outcome.state is TrialState.FINISHED:
             self._best = max(self._best or (-1.0, ""), (metrics[objective], event.trial.name))
-            figures = {
-                objective: f"{metrics[objective]:.4f}",
-                "test/accuracy": f"{metrics['test/accuracy']:.4f}",
-            }
-            shown = "  ".join(f"{name} {figure}" for name, figure in figures.items())
-            self.on_message(f"{place}  {shown}  {metrics['train_seconds']:.1f} s")
+            texts = (f"{name} {metrics[name]:.4f}" for name in dict.fromkeys([objective, "test/accuracy"]))
+            self.on_message(f"{title}  {'  '.join(texts)}  {metrics['train_seconds']:.1f} s")
         else:
-            self.on_message(f"{place}  {event.outcome.state}: {event.outcome.reason}")
+            self.on_message(f"{title}  {event.outcome.state}: {event.outcome.reason}")
         self._update(completed=self._completed)
 
     def _advance(self, trial: Trial, epochs: float) -> None:
@@ -119,5 +115,5 @@ class Display(Listener):
         self._completed += epochs - known
 
     def _update(self, **changes: Any) -> None:
-        with contextlib.suppress(SystemExit):  # rich's answer to a reader that is gone: `| head`; training goes on
+        with contextlib.suppress(SystemExit):  # rich raises it if the reader has gone (`| head`); training goes on
             self._bar.update(self._task, **changes)

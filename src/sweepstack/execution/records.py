@@ -1,4 +1,4 @@
-"""Where the records of a command go: the store that it may use, its ledger, and what is not delivered yet."""
+"""Finds the store and the ledger that a command records to, and says what is not delivered yet."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
 
 LONGEST_WAIT = 5.0
-"""Seconds."""
+"""The longest time that a command waits until the writer's process has loaded MLflow, in seconds."""
 RECORDS_WAIT = "Records are kept in the journal; the next sweep delivers them, or type: "
+"""What a user reads about records that are not delivered; a command follows."""
 
 
 def ledger_of(store: Store, chosen: str | None) -> Ledger:
-    """The ledger that belongs to a store.
+    """Returns the ledger of a store.
+
+    Args:
+        store: the store.
+        chosen: the journal's folder, if the config names one.
 
     Raises:
-        StoreError: there is something in its place that is no regular file.
+        StoreError: something that is not a regular file is in its place.
     """
     ledger = Ledger(journal_folder(store.uri, chosen))
     remedy = "move it away, or choose another folder with tracking.journal=DIR"
@@ -32,19 +37,21 @@ def ledger_of(store: Store, chosen: str | None) -> Ledger:
 
 
 def usable_store(tracking: TrackingConfig, task: str) -> Store:
-    """The store that a config names. The process that writes to it begins to load MLflow, which takes about
-    as long as loading PyTorch.
+    """Returns the store that a config names, after checking it before anything heavy is loaded.
+
+    It starts the writer's process, which begins to load MLflow; that takes about as long as loading PyTorch.
 
     Args:
-        task: name of the Hydra task.
+        tracking: the section of the config.
+        task: the name of the Hydra task.
 
     Raises:
-        StoreError: it cannot be used, or its experiment cannot; better to know it before anything heavy begins.
+        StoreError: the store or its experiment cannot be used.
     """
     store = Store(tracking.uri)
-    trouble = store.check()
+    warning = store.check()
     check_not_deleted(experiment_name(tracking.experiment, task, store.database), store.database)
-    for line in (trouble, store.follow_move()):
+    for line in (warning, store.follow_move()):
         if line:
             print(line, file=sys.stderr)
     writer_process(store.uri)
@@ -52,44 +59,47 @@ def usable_store(tracking: TrackingConfig, task: str) -> Store:
 
 
 def wait_for_quiet(store: Store) -> None:
-    """Waits until the process beside has loaded MLflow: what is timed before that comes out wrong."""
+    """Waits until the writer's process has loaded MLflow, because that would disturb a measurement of time."""
     writer_process(store.uri).wait_loaded(LONGEST_WAIT)
 
 
 _closed: list[tuple[Ledger, int, str | None, str]] = []
-"""Sessions of this process that are over, and what was said of their records at the end."""
+"""The ended sessions of this process: ledger, number, why the records are not delivered, address of the store."""
 
 
 def note_closed(ledger: Ledger, session: int, complaint: str | None, uri: str) -> None:
-    """Notes that a session of this process is over.
+    """Notes that a session of this process has ended.
 
     Args:
-        complaint: why its records are not delivered, if they are not.
-        uri: of its store.
+        ledger: its ledger.
+        session: its number.
+        complaint: why its records are not delivered; None if they are.
+        uri: the address of its store.
     """
     _closed.append((ledger, session, complaint, uri))
 
 
 def undelivered(store: Store | None = None, journal: str | None = None) -> str | None:
-    """What this process has recorded and the store has not received: it waits in the journal. The ledger is asked, so
-    the answer is true at the moment of the call, however the delivery ended and whoever delivered.
+    """Says if records of this process wait in the journal because the store has not received them.
+
+    It asks the ledger, so the answer is right at the moment of the call, whichever process has delivered.
 
     Args:
-        store: ask for all sessions of this store, too, whatever process trained them, except those that live.
-        journal: folder of that store's journal, if the config names one.
+        store: include all sessions of this store that have ended or died, whichever process trained them.
+        journal: the folder of that store's journal, if the config names one.
 
     Returns:
-        A line for the user; None when everything is in the store.
+        A line for the user; None if everything is in the store.
     """
     for ledger, number, complaint, uri in reversed(_closed):
-        with contextlib.suppress(StoreError):  # a ledger that cannot be read is no proof of delivery
-            if not ledger.exists(number):
+        with contextlib.suppress(StoreError):  # a ledger that cannot be read does not prove the delivery
+            if not ledger.is_undelivered(number):
                 continue
         return complaint or f"{RECORDS_WAIT}{sweepstack_command('sync', uri, ledger.folder)}"
     if store is not None:
         try:
-            left = ledger_of(store, journal).waiting()
-            return f"{RECORDS_WAIT}{sweepstack_command('sync', store.uri, journal)}" if left else None
+            waiting = ledger_of(store, journal).undelivered_sessions()
+            return f"{RECORDS_WAIT}{sweepstack_command('sync', store.uri, journal)}" if waiting else None
         except StoreError as error:
             return str(error)
     return None

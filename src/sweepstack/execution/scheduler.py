@@ -1,4 +1,4 @@
-"""From trials to their outcomes: what is known already is not trained again, the rest is claimed, planned and run."""
+"""Finds the outcome of each trial: known outcomes are reused, all other trials are claimed, planned and trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sweepstack.execution.outputs import draw
 from sweepstack.execution.prepare import Prepared
 from sweepstack.execution.records import wait_for_quiet
 from sweepstack.execution.session import Session, open_session, peek
-from sweepstack.execution.signals import calm
+from sweepstack.execution.signals import deferred_signals
 from sweepstack.execution.work import Work
 from sweepstack.execution.worker import killed, load_data_of
 from sweepstack.files.replacing import replacing
@@ -26,17 +26,20 @@ from sweepstack.planning.plan import Plan, Stack, count, plan, summary, unique
 from sweepstack.tracking.store import Store
 from sweepstack.trial import PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
 
-POLL = 1.0
-"""Seconds between two looks at what another command trains."""
+POLL_SECONDS = 1.0
+"""Seconds between two queries of what another command trains."""
 
 
 def execute(
     prepared: Prepared, store: Store, executor: Executor, listeners: Sequence[Listener] = ()
 ) -> dict[str, Outcome]:
-    """Sees to it that every trial has an outcome. Trials of one fingerprint are trained once.
+    """Trains all trials that have no outcome yet. Trials of one fingerprint are trained once.
 
     Args:
-        listeners: hear of what happens to the trials, after the terminal has.
+        prepared: the trials.
+        store: where they are recorded.
+        executor: trains the stacks.
+        listeners: receive what happens to the trials, after the terminal does.
 
     Returns:
         The outcomes by fingerprint.
@@ -54,38 +57,38 @@ def execute(
             listener.on_skipped(trial, outcome, reason)
 
     with open_session(run, store, prepared.task, listeners) as session:
-        said: set[str] = set()
+        printed: set[str] = set()
         for line in describe_duplicates(trials):
             session.say(line)
         waiting = wanted
         while waiting and not session.is_stopping():
-            work = session.claim(waiting, run.rerun, partial(_lacking, say=session.say))
+            work = session.claim(waiting, run.rerun, partial(_missing_pictures, say=session.say))
             for trial, outcome, files in work.settled:
                 settled[trial.fingerprint] = outcome
                 if files is not None and not _keep_files(trial, files):
-                    later = session.artifacts(trial)  # what waited in the journal has been delivered meanwhile
+                    later = session.artifacts(trial)  # the journal was delivered meanwhile, which moves the files
                     _ = later is not None and _keep_files(trial, later)
                 skip(trial, outcome, "it was trained before")
             planned = _plan(work.fresh, prepared, executor, lambda: wait_for_quiet(store))
             stacks = [*work.resumed, *session.keep_plan(planned.stacks)]
             lines = [*describe_work(work), *([summary(planned)] if work.fresh else [])]
             for line in lines if len(trials) > 1 else describe_work(work):
-                if line not in said:
+                if line not in printed:
                     session.say(line)
-                    said.add(line)
+                    printed.add(line)
             session.announce_plan(stacks)
             for stack in stacks:
                 if not session.is_stopping():
                     _train(stack, session, prepared, executor)
             waiting = work.held
             if waiting and not session.is_stopping():
-                time.sleep(POLL)
+                time.sleep(POLL_SECONDS)
     outcomes = {**settled, **session.outcomes}
-    left = first.keys() - outcomes.keys()
-    why = f", for max_failures={run.max_failures} is reached" if session.is_stopping() else ""
+    untrained = first.keys() - outcomes.keys()
+    why = f", because max_failures={run.max_failures} is reached" if session.is_stopping() else ""
     reason = f"not trained{why}; the same command goes on from here"
-    if left:
-        print(f"{count(len(left), 'trial')} {reason}")
+    if untrained:
+        print(f"{count(len(untrained), 'trial')} {reason}")
     for trial in trials:
         known = outcomes.get(trial.fingerprint)
         if known is None:
@@ -97,7 +100,13 @@ def execute(
 
 
 def foresee(prepared: Prepared, store: Store, executor: Executor) -> tuple[Work, Plan]:
-    """What `execute` would find and train; nothing is written."""
+    """Returns what `execute` would find and train. Writes nothing.
+
+    Args:
+        prepared: the trials.
+        store: where they would be recorded.
+        executor: chooses the settings of the stacks.
+    """
     work = peek(unique(prepared.trials), store, prepared.run.rerun)
     return work, Plan((*work.resumed, *_plan(work.fresh, prepared, executor, None).stacks))
 
@@ -110,24 +119,29 @@ def _plan(
 
 
 def _train(stack: Stack, session: Session, prepared: Prepared, executor: Executor) -> None:
-    """Trains a stack; where it fails as a whole, its parts."""
+    """Trains a stack. If it fails as a whole, trains its parts."""
     device = prepared.device_of(stack)
     parts = executor.train(session.assign(stack, device), session)
     if parts is None:
         return
-    with calm():  # so that a signal finds the ledger with the old stack or the new ones
-        rest = session.split(stack, parts, device)
-    for number, part in enumerate(rest, 1):
+    with deferred_signals():  # a signal leaves the ledger with the old stack or with all of the new ones
+        pieces = session.split(stack, parts, device)
+    for number, piece in enumerate(pieces, 1):
         try:
-            _train(part, session, prepared, executor)
-        except KeyboardInterrupt as stop:  # the others have begun, too: in the stack that was cut
-            for trial in (trial for later in rest[number:] for trial in later.trials):
+            _train(piece, session, prepared, executor)
+        except KeyboardInterrupt as stop:  # the trials of the other pieces have begun, too, in the stack that was cut
+            for trial in (trial for later in pieces[number:] for trial in later.trials):
                 session.emit(killed(trial, stop))
             raise
 
 
-def _lacking(trial: Trial, outcome: Outcome, files: Path | None, say: Callable[[str], None]) -> list[Path]:
-    """The pictures that are asked for, unless the record of the trial has the same."""
+def _missing_pictures(trial: Trial, outcome: Outcome, files: Path | None, say: Callable[[str], None]) -> list[Path]:
+    """Draws the pictures that a settled trial asks for, unless its record has the same.
+
+    Args:
+        files: the folder of the record's files, if it is on this machine.
+        say: takes a line for the user.
+    """
     if not trial.run.pictures or outcome.state is not TrialState.FINISHED:
         return []
     try:
@@ -141,10 +155,10 @@ def _lacking(trial: Trial, outcome: Outcome, files: Path | None, say: Callable[[
 
 
 def _keep_files(trial: Trial, recorded: Path) -> bool:
-    """What a trial that was trained before has left, in the folder of its job, too, if there is room.
+    """Copies the recorded files of a trial that was trained before to the folder of its job, if there is room.
 
     Returns:
-        Whether its files were there.
+        False if the folder of the record is not there.
     """
     if not recorded.is_dir():
         return False
@@ -153,6 +167,6 @@ def _keep_files(trial: Trial, recorded: Path) -> bool:
             if not (recorded / name).is_file():
                 continue
             trial.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(trial.folder / name) as aside:
-                shutil.copy2(recorded / name, aside)
+            with replacing(trial.folder / name) as temporary:
+                shutil.copy2(recorded / name, temporary)
     return True

@@ -1,4 +1,4 @@
-"""Signals while a trial trains: the first one lets the step come to its end, a second one does not."""
+"""Handles signals while a trial trains: after the first one the current step is finished, a second one ends at once."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-GRACE = 1.5
-"""Seconds after a signal in which a step, or an evaluation, may come to its end; then it is broken off."""
+GRACE_SECONDS = 1.5
+"""Seconds after a signal in which a step or an evaluation may finish; then it is interrupted."""
 
 
 @dataclass
-class Calm:
+class StopRequest:
     """Whether a training is asked to stop."""
 
     signal: signal.Signals | None = None
-    """The signal that has come."""
+    """The signal that was received; None if there was none."""
 
 
 @contextlib.contextmanager
-def calm() -> Iterator[Calm]:
-    """Meanwhile a signal is only noted, for the step to be finished; it is taken at the end of the block, or after a
-    time of grace. A second one ends the process at once."""
-    asked = Calm()
-    if threading.current_thread() is not threading.main_thread():  # where there are none
+def deferred_signals() -> Iterator[StopRequest]:
+    """Defers a signal to the end of the block, so that the current step can finish, but at most for `GRACE_SECONDS`.
+
+    A second signal ends the process at once.
+    """
+    asked = StopRequest()
+    if threading.current_thread() is not threading.main_thread():  # other threads receive no signals
         yield asked
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -41,12 +43,12 @@ def calm() -> Iterator[Calm]:
         assert asked.signal is not None
         main = threading.main_thread().ident
         assert main is not None
-        if hasattr(signal, "pthread_kill"):  # which wakes a call that sleeps, too
+        if hasattr(signal, "pthread_kill"):  # it also wakes a call that sleeps
             signal.pthread_kill(main, asked.signal)
         else:
             _thread.interrupt_main(asked.signal)
 
-    timer = threading.Timer(GRACE, is_late)
+    timer = threading.Timer(GRACE_SECONDS, is_late)
     timer.daemon = True
 
     def take(number: int, frame: FrameType | None) -> None:
@@ -58,7 +60,7 @@ def calm() -> Iterator[Calm]:
             signal.signal(each, handler)
         if not late.is_set():
             if sys.stdout.isatty():
-                os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the cursor, which the bar hides
+                os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # shows the cursor again, which the bar hides
             os._exit(128 + number)
         late.clear()
         signal.raise_signal(number)

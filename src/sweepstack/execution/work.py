@@ -1,4 +1,4 @@
-"""What there is to do for some trials: the decision of `classify`, by what the ledger and the store know."""
+"""Finds what there is to do for some trials: asks the ledger and the store, and lets `classify` decide."""
 
 from __future__ import annotations
 
@@ -22,25 +22,29 @@ class Work:
     """What there is to do for some trials."""
 
     decisions: list[Decision]
+    """The decision for each trial, in their order."""
     fresh: list[Trial]
+    """Trials that are trained from their beginning."""
     resumed: list[Stack]
+    """Stacks that are resumed."""
     settled: list[tuple[Trial, Outcome, Path | None]]
-    """With the folder that holds their files, if that is on this machine."""
+    """Trials whose outcome is known, each with the folder of its files if that is on this machine."""
     held: list[Trial]
-    """Another session is training these."""
+    """Trials that another session trains."""
     changed: dict[str, str]
-    """Of those that are to be trained: what has changed since the same config was."""
+    """What has changed since the same config was trained, by the fingerprint of a trial that is trained again."""
 
 
 def work_for(
     trials: Sequence[Trial], known_trials: KnownTrials, ledger: Ledger, store: Store, session: int | None, rerun: bool
 ) -> Work:
-    """What there is to do for trials when the store, too, has been asked.
+    """Finds what there is to do for trials, and asks the store about those that the ledger does not settle.
 
     Args:
-        known_trials: what the ledger has told of them.
-        session: the one that has claimed them; None for a dry run.
-        rerun: train what is settled, too.
+        trials: no two have the same fingerprint.
+        known_trials: what the ledger knows of them.
+        session: the session that has claimed them; None for a dry run.
+        rerun: train settled trials, too.
     """
     claimed = classify(trials, known_trials, {}, session, rerun)
     asked = [one.trial.fingerprint for one in claimed if isinstance(one, Reuse if rerun else Reuse | Train)]
@@ -62,23 +66,28 @@ def work_for(
                 resumed[one.stack.id] = one
     wanted = {trial.fingerprint for trial in trials}
     for one in resumed.values():
-        mine = (entry.trial for entry in taken(one, session).values())
-        device = next((trial.run.device for trial in mine if trial.fingerprint in wanted), None)
+        claimed_trials = (entry.trial for entry in claimed_members(one, session).values())
+        device = next((trial.run.device for trial in claimed_trials if trial.fingerprint in wanted), None)
         work.resumed.append(_stack_of(one.stack, one.members, device))
     return work
 
 
-def taken(resume: Resume, session: int | None) -> dict[str, Entry]:
-    """The trials of a resumed stack that a session trains on, by id."""
+def claimed_members(resume: Resume, session: int | None) -> dict[str, Entry]:
+    """Returns the rows of the trials of a resumed stack that a session has claimed, by id."""
     members = resume.members.items()
     return {key: entry for key, entry in members if entry.state == CLAIMED and entry.session == session}
 
 
 def lookup_settled(ledger: Ledger, store: Store, fingerprints: Sequence[str]) -> StoreLookup:
-    """What the store knows; of a server that does not answer, what was delivered to it from here.
+    """Looks settled trials up in the store; if a server does not answer, in the ledger's list of what it has received.
+
+    Args:
+        ledger: the ledger of the store.
+        store: the store.
+        fingerprints: of the trials.
 
     Raises:
-        StoreError: its database cannot be read.
+        StoreError: the store's database cannot be read.
     """
     try:
         return lookup(store, fingerprints, lambda asked: writer_process(store.uri).look(asked))
@@ -88,15 +97,20 @@ def lookup_settled(ledger: Ledger, store: Store, fingerprints: Sequence[str]) ->
                 f"the tracking store must be readable, {store.uri} is not ({error})",
                 remedy="try again",
             ) from error
-        done = ledger.done(fingerprints)
+        done = ledger.recorded_outcomes(fingerprints)
         return StoreLookup({key: Finished(run_id, outcome, None) for key, (run_id, outcome) in done.items()}, {})
 
 
 def _stack_of(composition: Composition, entries: Mapping[str, Entry], device: str | None) -> Stack:
-    """A stack as it was planned, its trials as they are known now, all for one device."""
+    """Builds a stack from its stored composition.
 
-    def trial(one: str) -> Trial:
-        known = entries[one].trial
+    Args:
+        entries: the rows of its trials, by id.
+        device: the config's `device` for all of its trials; None leaves each as it is.
+    """
+
+    def trial(trial_id: str) -> Trial:
+        known = entries[trial_id].trial
         if device is None or known.run.device == device:
             return known
         return replace(known, run=known.run.model_copy(update={"device": device}))

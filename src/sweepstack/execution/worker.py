@@ -1,6 +1,6 @@
-"""Runs one stack: loads its data, trains it, keeps the weights, reports the events of its trials, and tries again.
+"""Runs one stack: loads its data, trains it, writes the weights, reports the events of its trials, and retries.
 
-It is given plain values and knows no session, no ledger and no store: it could run in another process.
+It takes plain values and knows no session, no ledger and no store, so it could run in another process.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from sweepstack.error_log import log_traceback
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.events import Ended, Event, Measured, Started
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
-from sweepstack.execution.failures import free_memory, may_pass, smaller
+from sweepstack.execution.failures import cut_stack, free_memory, may_pass
 from sweepstack.execution.outputs import ended
-from sweepstack.execution.signals import calm
+from sweepstack.execution.signals import deferred_signals
 from sweepstack.faults import Whose, contained, judge, reason
 from sweepstack.planning.plan import Stack, Trajectory
 from sweepstack.trial import Measurement, Outcome, StackSettings, Trial, TrialState, Verdict
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def load_data_of(trial: Trial) -> Data:
-    """The data of a trial on its device; those that were loaded last are kept.
+    """Returns the data of a trial on its device. The data that were loaded last stay in memory.
 
     Raises:
         DataError: see `load_data`.
@@ -43,11 +43,12 @@ def load_data_of(trial: Trial) -> Data:
 
 
 def choose_settings(trials: Sequence[Trial], wait_for_quiet: Callable[[], None] | None) -> StackSettings:
-    """How the trajectories of these trials are trained best on this machine; see `autotune.choose`.
+    """Chooses how the trajectories of some trials are trained best on this machine; see `autotune.choose`.
 
     Args:
-        trials: one of each trajectory.
-        wait_for_quiet: called before anything is timed. None: the time is estimated, too, and nothing is written.
+        trials: one trial of each trajectory.
+        wait_for_quiet: called before anything is timed. None for a dry run, which also estimates the time and writes
+            nothing.
     """
     from sweepstack.training.data import download
     from sweepstack.training.stacked import autotune
@@ -59,41 +60,45 @@ def choose_settings(trials: Sequence[Trial], wait_for_quiet: Callable[[], None] 
 
 
 def run_stack(assignment: Assignment, reporter: Reporter) -> Parts | None:
-    """Trains the trials of a stack, from its checkpoint if there is one, and keeps the weights of each in its folder.
+    """Trains the trials of a stack, from its checkpoint if there is one, and writes the weights of each to its folder.
 
-    Whatever goes wrong inside a training is an outcome, FAILED with the reason and the traceback. What goes wrong in a
-    stack of several trajectories may come of the company.
+    An error inside a training is an outcome: FAILED, with the reason and the traceback. But if a stack of several
+    trajectories fails, being stacked may be the cause; then its parts are tried.
+
+    Args:
+        assignment: the stack.
+        reporter: receives the events of its trials.
 
     Returns:
-        None when every trial that is wanted has ended. Else the parts that the stack is to be cut into, each of which
-        goes on as a stack of its own: in halves when memory ran out, else one by one.
+        None if every wanted trial has ended. Else the parts into which the stack is to be cut, each to be trained as a
+        stack of its own: halves if memory ran out, else single trajectories.
 
     Raises:
-        UserError: the data cannot be had, or the journal not written: no other trial could do better.
-        KeyboardInterrupt: after a signal; the trials that had not ended have been emitted as KILLED.
+        UserError: the data cannot be obtained, or the journal cannot be written; every other trial would fail, too.
+        KeyboardInterrupt: a signal has come; the trials that had not ended were reported as KILLED.
     """
     stack = assignment.stack
     data = load_data_of(stack.trajectories[0].longest)
     _check_fingerprints(stack, data)
-    with calm() as asked:
+    with deferred_signals() as asked:
         run = _StackRun(assignment, data, reporter, lambda: asked.signal is not None or reporter.is_stopping())
         try:
             for trial in stack.trials:
                 run.emit(Started(trial, time.time(), data.facts))
             return run.train()
-        except KeyboardInterrupt as stop:  # a second signal, or the first one long ago
+        except KeyboardInterrupt as stop:  # a second signal, or the time of grace after the first one is over
             for trial in stack.trials:
                 run.emit(killed(trial, stop))
             raise
 
 
 def killed(trial: Trial, stop: KeyboardInterrupt) -> Ended:
-    """The end of a trial that a signal has stopped."""
+    """Returns the end of a trial that a signal has stopped."""
     return Ended(trial, Outcome(TrialState.KILLED, reason=str(stop) or "interrupted"), time.time())
 
 
 def _check_fingerprints(stack: Stack, data: Data) -> None:
-    """That the data are those that the trials are known by: they may have been loaded again since."""
+    """Checks that the data are those of the fingerprints; they may have been loaded again since those were computed."""
     for trial in stack.trials:
         if trial.fingerprint and (known := Fingerprint.parse(trial.fingerprint).data) != data.facts.digest:
             raise DataError(
@@ -105,10 +110,10 @@ def _check_fingerprints(stack: Stack, data: Data) -> None:
 
 
 class _StackRun:
-    """A stack while it is trained: which of its trials have not ended yet, and where their events go.
+    """A stack while it trains: knows which of its trials have not ended, and reports their events.
 
     Args:
-        is_stopping: whether the training is to stop, its trials KILLED.
+        is_stopping: returns True if the training is to stop; its trials then end KILLED.
     """
 
     def __init__(self, assignment: Assignment, data: Data, reporter: Reporter, is_stopping: Callable[[], bool]) -> None:
@@ -116,10 +121,10 @@ class _StackRun:
         self._is_stopping = is_stopping
         self._open = set(assignment.wanted)
         self._is_settled = True
-        """Whether nothing is left to do for those that have ended."""
+        """True if all trials that have ended are settled."""
 
     def emit(self, event: Event) -> Verdict:
-        """Reports an event of a trial that is wanted and has not ended."""
+        """Reports an event, if its trial is wanted and has not ended."""
         if event.trial.id not in self._open:
             return Verdict.CONTINUE
         if isinstance(event, Ended):
@@ -132,39 +137,40 @@ class _StackRun:
             raise
 
     def train(self) -> Parts | None:
-        """Trains the stack, again as far as `retries` allow; gives the parts to go on with where it cannot."""
+        """Trains the stack, and retries as often as `retries` allows; returns the parts to train if that fails."""
         from sweepstack.training.checkpoint import CheckpointError, CheckpointManager
         from sweepstack.training.stacked.model import Unstackable
 
         run, say = self._stack.trajectories[0].longest.run, self._reporter.say
-        keeper = CheckpointManager(
+        checkpoints = CheckpointManager(
             self._assignment.checkpoints, run.checkpoint.every, self._is_stopping, self._reporter.sync, say
         )
-        begun = keeper.restore() is not None
+        begun = checkpoints.restore() is not None
         tries = 0
         while True:
             try:
                 with contained():
-                    self._train_once(keeper)
+                    self._train_once(checkpoints)
                 if self._is_stopping() or not begun or not self._open:
                     break
-                begun = False  # the checkpoint is past the end of a trial whose outcome could not be kept: once more
-                keeper.remove()
+                # The checkpoint is past the end of a trial whose outcome was not written: train once more without it.
+                begun = False
+                checkpoints.remove()
             except CheckpointError as error:
                 say(f"A checkpoint does not fit ({one_line(error)}); its trials begin again.")
-                keeper.remove()
-                keeper.state = None
+                checkpoints.remove()
+                checkpoints.state = None
             except UserError:
                 raise
             except Exception as error:
-                left = [place for place, one in enumerate(self._stack.trajectories) if self._is_open(one)]
+                unended = [index for index, one in enumerate(self._stack.trajectories) if self._is_open(one)]
                 if len(self._stack.trajectories) > 1:
                     if isinstance(error, Unstackable):
                         why = str(error)
                     else:
                         log_traceback(error)
                         why = reason(error)
-                    parts, how = smaller(error, left)
+                    parts, how = cut_stack(error, unended)
                     note = f"a stack of {len(self._stack.trajectories)} failed: {why}"
                     say(f"{note[0].upper()}{note[1:]}; its trials go on {how}.")
                     return Parts(parts, note)
@@ -175,17 +181,17 @@ class _StackRun:
                 name = self._stack.trials[-1].name
                 say(f"{name}: {reason(error)}; try {tries + 1} of {run.retries + 1}.")
             free_memory()
-            keeper.restore()
+            checkpoints.restore()
         if not self._assignment.keep and self._is_settled and not self._open and not self._is_stopping():
             self._reporter.sync()
-            keeper.remove()
+            checkpoints.remove()
         return None
 
     def _is_open(self, trajectory: Trajectory) -> bool:
         return any(trial.id in self._open for trial in trajectory.trials)
 
-    def _train_once(self, keeper: CheckpointManager) -> None:
-        """Trains trajectories together, or a single one by the plain trainer."""
+    def _train_once(self, checkpoints: CheckpointManager) -> None:
+        """Trains several trajectories together, or a single one with the plain trainer."""
         import torch
 
         from sweepstack.training import random_state
@@ -196,33 +202,33 @@ class _StackRun:
         from sweepstack.training.trainer import train
 
         stack, data = self._stack, self._data
-        readers = [[self._reader(trial) for trial in one.trials] for one in stack.trajectories]
+        listeners = [[self._listener(trial) for trial in one.trials] for one in stack.trajectories]
         configs, run = [trajectory.config for trajectory in stack.trajectories], stack.trajectories[0].longest.run
         torch.set_num_threads(stack.choice.threads or choose_threads(configs[0], run.threads))
         with random_state.apart():
-            if len(readers) > 1:
+            if len(listeners) > 1:
                 train_stack(
-                    readers,
+                    listeners,
                     data,
                     build.build_stacked_model(configs, data.images.shape[1:], data.device, data.some()),
-                    keeper,
+                    checkpoints,
                 )
-            elif len(readers[0]) > 1:
-                train_stack(readers, data, SingleModel(configs[0], data.device), keeper)
+            elif len(listeners[0]) > 1:
+                train_stack(listeners, data, SingleModel(configs[0], data.device), checkpoints)
             else:
-                (reader,) = readers[0]
-                reader.end(train(reader.config, data, reader.report, keeper))
+                (listener,) = listeners[0]
+                listener.end(train(listener.config, data, listener.report, checkpoints))
 
-    def _reader(self, trial: Trial) -> Listener:
+    def _listener(self, trial: Trial) -> Listener:
         from sweepstack.training.stacked.loop import Listener
 
         def report(measurement: Measurement) -> Verdict:
             return self.emit(Measured(trial, measurement, time.time()))
 
         def end(outcome: Outcome) -> None:
-            if trial.id in self._open:  # else it is in the stack for the others' sake
+            if trial.id in self._open:  # other trials are in the stack only because it is resumed as a whole
                 event = ended(trial, outcome, self._data)
-                self.emit(replace(event, trained=self._stack.way, recomposed=self._stack.note))
+                self.emit(replace(event, trained=self._stack.how_trained, recomposed=self._stack.note))
 
         return Listener(trial.config, report, end, key=trial.fingerprint)
 

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, that only their owner can read, and that do not outlive their use."""
+"""Writes files whole or not at all, makes files that only their owner can read, and removes temporary folders."""

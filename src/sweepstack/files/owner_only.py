@@ -8,31 +8,34 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-FILE, FOLDER = 0o600, 0o700
+FILE = 0o600
+"""Mode of a file that only its owner can read and write."""
+FOLDER = 0o700
+"""Mode of a folder that only its owner can use."""
 
 
 def make_folder(folder: Path) -> None:
-    """A folder for the owner alone, made with those above it where it is not there. One that is there keeps its mode,
-    which may be somebody's wish.
+    """Makes a folder that only its owner can use, and the folders above it. An existing folder keeps its mode.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be made.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=FOLDER, exist_ok=True)
 
 
 def make_file(file: Path) -> None:
-    """A file for the owner alone, empty where it is not there. One that others can read is closed to them, as far as it
-    is ours."""
+    """Makes an empty file that only its owner can read. An existing file is closed to others if it belongs to us."""
     with contextlib.suppress(OSError):
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE))
     close_to_others([file])
 
 
 def close_to_others(paths: Iterable[Path]) -> None:
-    """Takes from files and folders, of an earlier version for one, what others may do with them. Links, and what
-    belongs to another user, stay as they are."""
+    """Removes the permissions of other users, for example from files that an earlier version has made.
+
+    Links and files of other users stay as they are.
+    """
     for path in paths:
         with contextlib.suppress(OSError):
             mode = path.lstat().st_mode
@@ -41,5 +44,5 @@ def close_to_others(paths: Iterable[Path]) -> None:
 
 
 def opener(path: str, flags: int) -> int:
-    """For `open(..., opener=opener)`: what is made is the owner's alone."""
+    """Makes files that only their owner can read, with `open(..., opener=opener)`."""
     return os.open(path, flags, FILE)

@@ -1,5 +1,8 @@
-"""Files that the program makes or replaces: a file is written as a whole or not at all, and what is no regular file
-(a device, a named pipe, a socket, a folder, a link to one of them or to nothing) is never replaced."""
+"""Makes and replaces files: a file is written as a whole or not at all.
+
+Something that is not a regular file is never replaced: a device, a named pipe, a socket, a folder, a link to one of
+them, or a link to nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,29 +23,35 @@ FILE_KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
 }
+"""What a user reads about something that is not a regular file."""
 
 
 def irregular(path: Path) -> str:
-    """What is at a path, in words, if the program must not make or replace a file there; empty where nothing is, or a
-    regular file, or a link to one. What this user may not look at is taken for absent: it cannot be written either."""
+    """Says what is at a path, if the program must not make or replace a file there.
+
+    It returns an empty text if there is nothing, a regular file, or a link to one. It also does so if this user may not
+    look there, because then the user cannot write there either.
+    """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() else ""
+        return f"a link to {os.readlink(path)}, which does not exist" if path.is_symlink() else ""
     except OSError as error:
-        return "a link that leads back to itself" if error.errno == errno.ELOOP else ""
+        return "a link that leads to itself" if error.errno == errno.ELOOP else ""
     return "" if stat.S_ISREG(mode) else FILE_KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def check_replaceable(path: Path, what: str, remedy: str, error: type[UserError] = UserError) -> Path:
-    """The file that a path means, with its links resolved, if it may be made or replaced.
+    """Returns the path of the file to make or replace, with its links resolved.
 
     Args:
-        what: the file is for the user, such as "the tracking store".
-        error: the type that is raised.
+        path: where the file will be.
+        what: what the file is for the user, such as "the tracking store".
+        remedy: what the user can do if something else is there.
+        error: the type of the error that is raised.
 
     Raises:
-        UserError: there is something that is no regular file.
+        UserError: there is something that is not a regular file.
     """
     found = irregular(path)
     if found:
@@ -52,16 +61,17 @@ def check_replaceable(path: Path, what: str, remedy: str, error: type[UserError]
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a new, empty file beside `path` to write to; it takes the place of `path` at the end of the block, with the
-    mode of the file that is replaced. If the block fails, `path` stays as it is. Whoever has a hard link to the old
-    file keeps it.
+    """Yields a new, empty file beside `path` to write to; it replaces `path` at the end of the block.
+
+    The new file gets the mode of the old one. If the block fails, `path` stays as it is. A hard link to the old file
+    keeps the old content.
 
     Raises:
-        UserError: there is something at `path` that is no regular file.
+        UserError: there is something at `path` that is not a regular file.
         OSError: the folder cannot be written to.
     """
     target = check_replaceable(path, "what is written", "move it away, or choose another place")
-    temporary = target.with_name(f".{secrets.token_hex(4)}{target.suffix}")  # short: target may have the longest name
+    temporary = target.with_name(f".{secrets.token_hex(4)}{target.suffix}")  # short: the target's name may be long
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # follows no link
     try:
         yield temporary
@@ -74,8 +84,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """Writes what a user has asked for to the place that the user has named. A regular file is replaced as a whole, so
-    that a full disk does not cost the old one; a device, a named pipe or a link is written to.
+    """Writes output to the path that the user has named.
+
+    It replaces a regular file as a whole, so that a full disk does not cost the old content. It writes into a device, a
+    named pipe or the target of a link.
 
     Raises:
         OSError: it cannot be written.
@@ -86,27 +98,27 @@ def write_output(path: Path, content: bytes) -> None:
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(content)
-    except PermissionError:  # a file of this user in a folder of somebody else
+    except PermissionError:  # the file belongs to this user, its folder to another one
         path.write_bytes(content)
 
 
-def move_new(made: Path, target: Path) -> bool:
-    """Moves a file to a place where nothing is yet; False, and nothing is moved, if there is something by now."""
+def move_new(source: Path, target: Path) -> bool:
+    """Moves a file to a path where nothing is; returns False, and moves nothing, if there is something."""
     try:
-        os.link(made, target)
+        os.link(source, target)
     except FileExistsError:
         return False
     except OSError:  # a file system without hard links
         if os.path.lexists(target):
             return False
-        os.rename(made, target)
+        os.rename(source, target)
         return True
-    made.unlink()
+    source.unlink()
     return True
 
 
 def make_durable(folder: Path) -> None:
-    """The names of the files in a folder are on the disk; without them their content would be lost with the machine."""
+    """Returns when the names of a folder's files are on the disk; without them a power cut would lose the files."""
     with contextlib.suppress(OSError):  # not every system lets a folder be opened
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Temporary folders that do not outlive their use: what a killed process has left is removed by the next one."""
+"""Temporary folders. If a process is killed, the next one removes its folders."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SCRATCH_PREFIX = "sweepstack-scratch-"
+"""The names of all such folders begin with it."""
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A new, empty folder for as long as the block lasts. Its process holds a lock on it."""
+    """Yields a new, empty folder, and removes it at the end of the block. The process holds a lock on it."""
     remove_leftovers()
     with contextlib.ExitStack() as stack:
-        yield _made(stack)
+        yield _make_folder(stack)
 
 
-def _made(stack: contextlib.ExitStack) -> Path:
+def _make_folder(stack: contextlib.ExitStack) -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another process took it for a leftover
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another process has taken it for a leftover
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.enter_context(_locked(folder))
             folder.stat()
@@ -31,9 +32,9 @@ def _made(stack: contextlib.ExitStack) -> Path:
 
 
 def remove_leftovers() -> None:
-    """Removes the folders of this user's processes that were killed."""
+    """Removes the temporary folders of killed processes of this user."""
     for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
-        with contextlib.suppress(OSError):  # somebody holds it, or it is gone
+        with contextlib.suppress(OSError):  # another process holds it or has removed it
             if folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid():
                 with _locked(folder):
                     shutil.rmtree(folder, ignore_errors=True)
@@ -41,9 +42,10 @@ def remove_leftovers() -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """
+    """Holds the lock of a folder during the block.
+
     Raises:
-        OSError: another process holds it.
+        OSError: another process holds the lock.
     """
     import fcntl
 

@@ -1,4 +1,4 @@
-"""A trained model in use: weights and config -> probabilities of images. What `mlflow.pyfunc.load_model` loads."""
+"""A trained model in use: weights and config -> probabilities of images. `mlflow.pyfunc.load_model` loads it."""
 
 from __future__ import annotations
 
@@ -25,26 +25,28 @@ from sweepstack.training.trainer import autocast_of
 from sweepstack.trial import WEIGHTS
 
 METADATA_FILE = "classifier.json"
+"""The file beside the weights that describes the model."""
 CHUNK = 2000
-"""Images at once."""
+"""The number of images that are classified at once."""
 CPU = torch.device("cpu")
+"""The device of every classifier."""
 ANSWER_TOLERANCE = 1e-4
-"""How far two answers for one image may be apart, in probability: rounding."""
+"""The largest difference between two probabilities that rounding can cause."""
 
 
 class Classifier:
     """A trained model, on the CPU.
 
     Args:
-        config: what it was trained with.
-        weights: its `state_dict`, as `torch.save` wrote it; nothing but tensors is read from it.
-        high: what the brightest pixels of its dataset are, before the dataset's scaling.
-        dtype: of the dataset's images, "uint8" or "float32".
-        box: the longest side of what is drawn in most images of the dataset, in pixels.
-        centre: row and column of its centre of mass in most images of the dataset.
+        config: the config that it was trained with.
+        weights: its `state_dict`, as `torch.save` wrote it; only tensors are read from it.
+        high: the value of the brightest pixels of its dataset, before they are scaled.
+        dtype: the type of the dataset's images, "uint8" or "float32".
+        box: the longest side of the drawing in a typical image of the dataset, in pixels.
+        centre: row and column of the drawing's centre of mass in a typical image of the dataset.
 
     Raises:
-        UserError: the weights are not of this model, or its class cannot be had.
+        UserError: the weights do not belong to this model, or its class cannot be imported.
     """
 
     def __init__(
@@ -54,55 +56,58 @@ class Classifier:
         self.centre = (centre[0], centre[1])
         target = config.model.target
         try:
-            with torch.random.fork_rng(devices=[]):  # fresh weights draw from the global state
+            with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global random state
                 self._model = models.build_model(config.model).eval()
             self._model.load_state_dict(torch.load(io.BytesIO(weights), map_location=CPU, weights_only=True))
         except UserError:
             raise
         except Exception as error:  # a damaged file, and a user's class, can fail in any way
-            reason = _why_not_loaded(error)
+            reason = _describe_load_error(error)
             rule = f"the weights must be those of {target}, they are not ({reason})"
             raise UserError(rule, remedy="train the trial again with rerun=true") from error
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image."""
+        """The shape of one image."""
         return self.config.dataset.shape
 
     @torch.inference_mode()
     def predict(self, images: NDArray[Any], params: dict[str, Any] | None = None) -> NDArray[np.float32]:
-        """Images [n, *shape] as the dataset has them, of its dtype, to probabilities [n, classes].
+        """Computes the probabilities [n, classes] of images [n, *shape], which have the dataset's values and dtype.
 
-        They are scaled and standardised as in training. `params` is MLflow's, and changes nothing.
+        The images are scaled and standardised as in training.
+
+        Args:
+            params: MLflow passes it; it is ignored.
         """
-        found = []
+        chunks = []
         for part in torch.split(torch.from_numpy(np.ascontiguousarray(images)), CHUNK):
             ready = part.float().div_(255) if part.dtype == torch.uint8 else part.float()
             ready = (ready - self.config.dataset.mean) / self.config.dataset.std
             with autocast_of(self.config, CPU):
                 logits = self._model(ready.view(len(part), *self.shape)).float()
-            found.append(torch.softmax(logits, 1))
-        return torch.cat(found).numpy() if found else np.empty((0, self.config.dataset.classes), np.float32)
+            chunks.append(torch.softmax(logits, 1))
+        return torch.cat(chunks).numpy() if chunks else np.empty((0, self.config.dataset.classes), np.float32)
 
-    def check_twice(self, images: NDArray[Any]) -> None:
-        """That the model gives the same answer twice for images [n, *shape].
+    def check_deterministic(self, images: NDArray[Any]) -> None:
+        """Checks that the model gives the same answer twice for images [n, *shape].
 
         Raises:
-            UserError: it does not, as with dropout that is not switched off.
+            UserError: it does not, for example because its dropout is not switched off.
         """
         one, other = self.predict(images), self.predict(images)
         if not np.allclose(one, other, atol=ANSWER_TOLERANCE, equal_nan=True):
             raise UserError(
                 f"a model must give the same answer twice, {self.config.model.target} does not: "
-                f"{_difference(one, other)}",
+                f"{_describe_difference(one, other)}",
                 remedy="let its forward draw no random numbers, and change nothing, when it is not training",
             )
 
-    def of_pictures(self, paths: Sequence[Path]) -> NDArray[np.float32]:
-        """Probabilities [n, classes] of PNG or JPEG files of handwritten digits, prepared as in `handwriting`.
+    def predict_pictures(self, paths: Sequence[Path]) -> NDArray[np.float32]:
+        """Computes the probabilities [n, classes] of PNG or JPEG files of handwritten digits; see `handwriting`.
 
         Raises:
-            PictureError: a file is no picture of something.
+            PictureError: a file is not a picture, or shows nothing.
             UserError: the model takes no grey images, or does not give the same answer twice.
         """
         if len(self.shape) < 2 or math.prod(self.shape[:-2]) != 1:
@@ -112,15 +117,19 @@ class Classifier:
         scaled = prepared * self.high
         images = scaled.round().astype(np.uint8) if self.dtype == np.uint8 else scaled.astype(self.dtype)
         images = images.reshape(len(paths), *self.shape)
-        self.check_twice(images)
+        self.check_deterministic(images)
         return self.predict(images)
 
     def get_raw_model(self) -> Classifier:
-        """What MLflow's wrapper calls to give it back."""
+        """Returns itself; MLflow's wrapper calls this."""
         return self
 
     def save(self, folder: Path, weights: bytes) -> None:
-        """Writes what `load` reads."""
+        """Writes the model to a folder, as `load` reads it.
+
+        Args:
+            weights: its `state_dict`, as `torch.save` wrote it.
+        """
         config = self.config.model_dump(mode="json", by_alias=True)
         about = {"config": config, "high": self.high, "dtype": self.dtype.name, "box": self.box, "centre": self.centre}
         (folder / METADATA_FILE).write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
@@ -128,69 +137,72 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: Path) -> Classifier:
-        """What `save` wrote."""
+        """Reads a model that `save` has written."""
         about = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
         config = TrialConfig.model_validate(about.pop("config"))
         return cls(config, (folder / WEIGHTS).read_bytes(), **about)
 
 
 def classifier(config: TrialConfig, weights: bytes) -> Classifier:
-    """The model of a trial; its dataset must be at hand.
+    """Builds the classifier of a trial. Its dataset must be available.
+
+    Args:
+        config: the config of the trial.
+        weights: its `state_dict`, as `torch.save` wrote it.
 
     Raises:
         UserError: see `Classifier`.
-        DataError: the dataset cannot be had.
+        DataError: the dataset cannot be obtained.
     """
     images = datasets.load_data(config.dataset, 0.0, CPU).test_images
     high = 255.0 if images.dtype == torch.uint8 else float(images.max())
     dtype = str(images.dtype).removeprefix("torch.")
     pixels = images.numpy() / high
-    if pixels.ndim < 3:  # a row of numbers, no picture
+    if pixels.ndim < 3:  # each image is a row of numbers, not a picture
         return Classifier(config, weights, high, dtype, 1, (0.0, 0.0))
     return Classifier(config, weights, high, dtype, longest_side(pixels), centre_of_mass(pixels))
 
 
 def example(config: TrialConfig) -> NDArray[Any]:
-    """The first two test images, as the dataset has them."""
+    """Returns the first two test images, as the dataset has them."""
     return datasets.load_data(config.dataset, 0.0, CPU).test_images[:2].numpy()
 
 
-def predicted_of_test(trained: Classifier) -> tuple[str, NDArray[np.int64]]:
-    """The checksum of a model's dataset, and the classes that the model predicts for its test images, [n]."""
+def predict_test_images(trained: Classifier) -> tuple[str, NDArray[np.int64]]:
+    """Returns the checksum of a model's dataset, and the classes that the model predicts for its test images, [n]."""
     loaded = datasets.load_data(trained.config.dataset, 0.0, CPU)
     return loaded.facts.digest, trained.predict(loaded.test_images.numpy()).argmax(1)
 
 
-def labels_of_test(config: DatasetConfig) -> tuple[str, NDArray[np.int64]]:
-    """The checksum of a dataset, and the labels of its test images, [n].
+def load_test_labels(config: DatasetConfig) -> tuple[str, NDArray[np.int64]]:
+    """Returns the checksum of a dataset, and the labels of its test images, [n].
 
     Raises:
-        DataError: it cannot be had.
+        DataError: the dataset cannot be obtained.
     """
-    return _labels_of_test(config.model_dump_json(by_alias=True))
+    return _load_test_labels(config.model_dump_json(by_alias=True))
 
 
 @functools.lru_cache(maxsize=8)
-def _labels_of_test(config_json: str) -> tuple[str, NDArray[np.int64]]:
+def _load_test_labels(config_json: str) -> tuple[str, NDArray[np.int64]]:
     try:
         loaded = datasets.load_data(DatasetConfig.model_validate_json(config_json), 0.0, CPU)
-    except UserError as error:  # ConfigErrors of a user's target among them
+    except UserError as error:  # also a ConfigError about a user's target
         raise DataError(error.rule, error.value, error.remedy, where=error.where) from error
     return loaded.facts.digest, loaded.test_labels.numpy()
 
 
 class Distance(NamedTuple):
-    """How far the weights of two files are apart; infinite where they are of different models, or only one of them is a
-    number."""
+    """How much the weights of two files differ; infinite if the models differ, or if only one of them is finite."""
 
-    most: float
-    """The largest difference of two weights."""
+    largest: float
+    """The largest difference between two weights."""
     relative: float
     """The Euclidean norm of the differences, relative to that of the weights."""
 
 
 def distance(one: IO[bytes], other: IO[bytes]) -> Distance:
-    """How far the weights of two files are apart.
+    """Computes how much the weights in two files differ.
 
     Raises:
         UserError: a file does not hold weights.
@@ -198,50 +210,52 @@ def distance(one: IO[bytes], other: IO[bytes]) -> Distance:
     try:
         was, now = (torch.load(file, map_location=CPU, weights_only=True) for file in (one, other))
     except Exception as error:  # a damaged file can fail in any way
-        rule = f"both files must hold the weights of a model, one does not ({_why_not_loaded(error)})"
+        rule = f"both files must hold the weights of a model, one does not ({_describe_load_error(error)})"
         raise UserError(rule, remedy="train the trial again with rerun=true") from error
     if {name: value.shape for name, value in was.items()} != {name: value.shape for name, value in now.items()}:
         return Distance(math.inf, math.inf)
-    apart, size = torch.zeros(1).double(), 0.0
+    differences, size = torch.zeros(1).double(), 0.0
     for name, value in was.items():
-        if value.is_floating_point():  # else a counter, which would hide how small the weights are
+        if value.is_floating_point():  # not a counter, which would be larger than all weights
             size = math.hypot(size, float(value.double().norm()))
         if value.numel() and not torch.equal(value, now[name]):
-            apart = torch.cat([apart, (value.double() - now[name].double()).flatten()])
-    most, norm = float(apart.abs().max()), float(apart.norm())
-    if not math.isfinite(most):
+            differences = torch.cat([differences, (value.double() - now[name].double()).flatten()])
+    largest, norm = float(differences.abs().max()), float(differences.norm())
+    if not math.isfinite(largest):
         return Distance(math.inf, math.inf)
-    return Distance(most, norm / size if size else math.inf if norm else 0.0)
+    return Distance(largest, norm / size if size else math.inf if norm else 0.0)
 
 
 def has_kinks(config: TrialConfig) -> bool:
-    """Whether a model has a function such as ReLU or max pooling, where the smallest difference of what goes in decides
-    which way it goes on; False where the model cannot be had here."""
+    """True if a model has a function with kinks, such as ReLU or max pooling; False if the model cannot be built here.
+
+    At a kink, the smallest difference of the input changes the gradient.
+    """
     try:
         with torch.random.fork_rng(devices=[]):
             logits = models.answer_to_any(models.build_model(config.model).eval(), config.dataset.shape)
     except Exception:  # a user's class can fail in any way
         return False
-    unread = [] if logits is None else [logits.grad_fn]
+    unvisited = [] if logits is None else [logits.grad_fn]
     seen = set()
-    while unread:
-        if (node := unread.pop()) is not None and node not in seen:
+    while unvisited:
+        if (node := unvisited.pop()) is not None and node not in seen:
             seen.add(node)
-            unread += [before for before, _ in node.next_functions]
+            unvisited += [before for before, _ in node.next_functions]
     return any(re.match("(Leaky|P|R)?Relu|MaxPool|Hardtanh|Clamp", type(node).__name__) for node in seen)
 
 
-def _why_not_loaded(error: Exception) -> str:
-    """Why weights cannot be loaded. PyTorch's own text would advise to load them without its protection."""
+def _describe_load_error(error: Exception) -> str:
+    """Says why weights cannot be loaded. PyTorch's own message would advise to load them without its protection."""
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         return "the file holds something else than tensors: it is damaged, or was replaced"
     return f"{type(error).__name__}: {one_line(error)}"
 
 
-def _difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> str:
-    return f"a probability is {float(np.abs(one - other).max()):.2g} apart"
+def _describe_difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> str:
+    return f"a probability differs by {float(np.abs(one - other).max()):.2g}"
 
 
 def _load_pyfunc(path: str) -> Classifier:
-    """What MLflow calls to load a model of ours."""
+    """Loads a registered model; MLflow calls this."""
     return Classifier.load(Path(path))

@@ -1,2 +1,2 @@
-"""What is durable on this machine before MLflow knows it: the `log` of a session's events, and the `ledger` of who
+"""Durable state on this machine, written before MLflow sees it. `log` has the events of a session, `ledger` has who
 trains what."""

@@ -1,8 +1,8 @@
-"""Trials, outcomes and events as JSON, and back; and the lines that a journal is made of.
+"""Converts trials, outcomes and events to JSON and back, and encodes the lines of a journal.
 
-A stored record outlives the version that wrote it. Each line has the version of its form; in every form, a reader
-ignores keys that it does not know. A config that this version refuses is read as far as it goes: that is enough to
-record its trial, and not enough to train it (see `stored_trial`).
+A stored record outlives the version that wrote it. Each line holds the version of its format, and a reader ignores keys
+that it does not know. If this version refuses a stored config, it still reads the values that it knows: enough to
+record the trial, not enough to train it (see `stored_trial`).
 """
 
 from __future__ import annotations
@@ -24,35 +24,37 @@ from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
 
 FORMAT = 2
-"""Version of a line. In version 1, a line had no number."""
+"""Version of the format of a line. In version 1, a line had no number."""
 ITEMS = "<items>"
+"""The only key of a JSON object that stands for a mapping with keys that are not texts."""
 BEGIN = re.compile(rb'[0-9a-f]{8} \{"')
-"""How a line begins."""
+"""Matches the beginning of a line: its checksum and the first characters of its JSON."""
 
 
 class NewerRecordError(Exception):
-    """A record that a newer version has written, in a form that this one does not know."""
+    """A newer version has written the record, in a format that this version does not know."""
 
 
 class UnreadableError(Exception):
-    """A record that is damaged, or incomplete; says why."""
+    """The record is damaged or incomplete; the message says why."""
 
 
-def line(content: Mapping[str, Any], number: int) -> bytes:
-    """A line with the CRC-32 of its JSON.
+def encode_line(content: Mapping[str, Any], number: int) -> bytes:
+    """Encodes a line: the CRC-32 of its JSON, and the JSON.
 
     Args:
-        number: of the line in its journal, from 0; a reader finds by it what is missing.
+        number: the number of the line in its journal, from 0. A reader notices missing lines by it.
     """
-    text = json.dumps({"v": FORMAT, "n": number, **content}, separators=(",", ":")).encode()  # ASCII: what is typed
-    return b"%08x %b\n" % (zlib.crc32(text), text)  # need not be UTF-8
+    # json writes ASCII: what a user types need not be valid UTF-8.
+    text = json.dumps({"v": FORMAT, "n": number, **content}, separators=(",", ":")).encode()
+    return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
-def contents(text: bytes) -> Iterator[dict[str, Any] | None]:
-    """What stands in a line: one record; of a damaged line what can be saved of it, and None for the rest.
+def decode_line(text: bytes) -> Iterator[dict[str, Any] | None]:
+    """Decodes a line: yields its record. For a damaged line, yields None and then each record that is still readable.
 
     Raises:
-        NewerRecordError: a newer version has written it.
+        NewerRecordError: a newer version has written the line.
     """
     whole = _content(text.rstrip(b"\n"))
     if whole is not None:
@@ -65,7 +67,7 @@ def contents(text: bytes) -> Iterator[dict[str, Any] | None]:
 
 
 def _length(text: bytes, begin: int) -> int:
-    """How long the record is that begins there, where something else stands behind it."""
+    """Returns the length of the record that begins there, even if other bytes follow it."""
     try:
         _, end = json.JSONDecoder().raw_decode(text[begin + 9 :].decode("ascii", "replace"))
     except ValueError:
@@ -74,7 +76,7 @@ def _length(text: bytes, begin: int) -> int:
 
 
 def _content(text: bytes) -> dict[str, Any] | None:
-    """None for what is damaged."""
+    """Decodes one record; returns None if it is damaged."""
     checksum, _, record = text.partition(b" ")
     try:
         if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(record):
@@ -90,7 +92,7 @@ def _content(text: bytes) -> dict[str, Any] | None:
 
 
 def trial_as_json(trial: Trial) -> dict[str, Any]:
-    """A trial as plain values."""
+    """Converts a trial to plain values."""
     return {
         "config": {**_config_as_json(trial.config), **_config_as_json(trial.run)},
         "number": trial.number,
@@ -107,11 +109,13 @@ def trial_as_json(trial: Trial) -> dict[str, Any]:
 
 
 def stored_trial(content: Mapping[str, Any]) -> tuple[Trial, str]:
-    """The trial that `trial_as_json` was given, by this version or an older one; and why its config must not be
-    trained, which is empty where it may be.
+    """Reads a trial that this version or an older one has stored.
+
+    Returns:
+        The trial, and why its config must not be trained; that is empty if this version accepts the config.
 
     Raises:
-        UnreadableError: it is not whole.
+        UnreadableError: the record is damaged or incomplete.
     """
     with _whole("a trial"):
         (config, run), why = _config(_items_as_keys(content["config"]))
@@ -126,10 +130,10 @@ def stored_trial(content: Mapping[str, Any]) -> tuple[Trial, str]:
 
 
 def trial_from_json(content: Mapping[str, Any]) -> Trial:
-    """The same, for its record alone.
+    """Reads a stored trial that is only to be recorded, not to be trained.
 
     Raises:
-        UnreadableError: it is not whole.
+        UnreadableError: the record is damaged or incomplete.
     """
     return stored_trial(content)[0]
 
@@ -140,7 +144,7 @@ def _config_as_json(part: BaseModel) -> dict[str, Any]:
 
 
 def _config(plain: Any) -> tuple[Config, str]:
-    """A config, and what this version has against it."""
+    """Reads a config; the second value says why this version refuses it, and is empty if it does not."""
     try:
         return FlatConfig.model_validate(plain).split(), ""
     except ValidationError as error:
@@ -149,7 +153,7 @@ def _config(plain: Any) -> tuple[Config, str]:
 
 
 def _unchecked(kind: type[BaseModel], plain: Mapping[str, Any]) -> Any:
-    """A section with the values that are there, whatever they are; a key that is missing is None or its default."""
+    """Builds a section without checks, from the values that are there. A missing key is None or its default."""
     values: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
         missing = None if field.is_required() else field.get_default()
@@ -164,14 +168,19 @@ def _unchecked(kind: type[BaseModel], plain: Mapping[str, Any]) -> Any:
 
 
 def known_fields(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Of some values those which a dataclass takes."""
+    """Returns the values whose keys are fields of a dataclass.
+
+    Args:
+        kind: the dataclass.
+        content: values by key.
+    """
     names = {field.name for field in fields(kind)}
     return {key: value for key, value in content.items() if key in names}
 
 
 @contextlib.contextmanager
 def _whole(what: str) -> Iterator[None]:
-    """Whatever is missing or of the wrong type in the block makes the record unreadable."""
+    """Turns an error about a missing value or a wrong type inside the block into an `UnreadableError`."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -179,7 +188,7 @@ def _whole(what: str) -> Iterator[None]:
 
 
 def _keys_as_items(value: Any) -> Any:
-    """JSON has no keys but texts; a model's keywords may have others."""
+    """Writes a mapping as a list of items if a key is not a text: JSON allows only texts, keywords may have others."""
     if isinstance(value, Mapping):
         items = {key: _keys_as_items(part) for key, part in value.items()}
         return items if all(isinstance(key, str) for key in items) else {ITEMS: [list(item) for item in items.items()]}
@@ -194,7 +203,7 @@ def _items_as_keys(value: Any) -> Any:
 
 
 def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as plain values, without weights and traceback."""
+    """Converts an outcome to plain values, without weights and traceback."""
     return {
         "state": outcome.state,
         "metrics": dict(outcome.metrics),
@@ -204,10 +213,10 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_from_json(content: Mapping[str, Any]) -> Outcome:
-    """The outcome that `outcome_as_json` was given.
+    """Reads an outcome that `outcome_as_json` has written.
 
     Raises:
-        UnreadableError: it is not whole.
+        UnreadableError: the record is damaged or incomplete.
     """
     with _whole("an outcome"):
         state = TrialState(content["state"])
@@ -215,7 +224,11 @@ def outcome_from_json(content: Mapping[str, Any]) -> Outcome:
 
 
 def end_as_json(ended: Ended, started: Started | None) -> dict[str, Any]:
-    """How a trial ended and how it began, without the trial: all that its record needs beside its measurements."""
+    """Converts the end and the start of a trial to plain values: all that its record needs beside its measurements.
+
+    Args:
+        started: how the trial began; None if that is not known.
+    """
     content = {
         **outcome_as_json(ended.outcome),
         "at": ended.at,
@@ -227,41 +240,41 @@ def end_as_json(ended: Ended, started: Started | None) -> dict[str, Any]:
 
 
 def start_as_json(started: Started) -> dict[str, Any]:
-    """How a trial began, without the trial."""
-    return {"at": started.at, "dataset": vars(started.dataset), "again": started.again}
+    """Converts the start of a trial to plain values, without the trial itself."""
+    return {"at": started.at, "dataset": vars(started.dataset), "again": started.resumed}
 
 
 def start_from_json(trial: Trial, content: Mapping[str, Any]) -> Started:
-    """The event that `start_as_json` was given.
+    """Reads a start that `start_as_json` has written.
 
     Raises:
-        UnreadableError: it is not whole.
+        UnreadableError: the record is damaged or incomplete.
     """
-    with _whole("the begin of a trial"):
+    with _whole("the start of a trial"):
         facts = DatasetFacts(**known_fields(DatasetFacts, content["dataset"]))
         return Started(trial, content["at"], facts, content["again"])
 
 
 def end_from_json(trial: Trial, content: Mapping[str, Any], at: float = 0.0) -> Ended:
-    """The event that `end_as_json` was given; of an outcome that an earlier version has kept, what there is.
+    """Reads an end that `end_as_json` has written, or an outcome that an earlier version has stored.
 
     Args:
-        at: its time, where that is not told.
+        at: the time of the event, used if the record does not hold it.
 
     Raises:
-        UnreadableError: it is not whole.
+        UnreadableError: the record is damaged or incomplete.
     """
     with _whole("the end of a trial"):
         files = tuple(Path(file) for file in content.get("files", ()))
-        words = content.get("trained", ""), content.get("recomposed", "")
-        return Ended(trial, outcome_from_json(content), content.get("at", at), files, *words)
+        descriptions = content.get("trained", ""), content.get("recomposed", "")
+        return Ended(trial, outcome_from_json(content), content.get("at", at), files, *descriptions)
 
 
 def event_as_json(event: Event, started: Started | None) -> dict[str, Any]:
-    """An event as plain values.
+    """Converts an event to plain values.
 
     Args:
-        started: how the trial began; the end tells it once more, for the line of the begin may be damaged.
+        started: how the trial began. The line of `Ended` repeats it, because the line of `Started` may get damaged.
     """
     content: dict[str, Any] = {"event": type(event).__name__, "at": event.at, "id": event.trial.id}
     match event:
@@ -280,19 +293,19 @@ def event_as_json(event: Event, started: Started | None) -> dict[str, Any]:
 
 
 def event_from_json(content: Mapping[str, Any], trial_of: Callable[[str], Trial | None]) -> Event:
-    """The event that `event_as_json` was given.
+    """Reads an event that `event_as_json` has written.
 
     Args:
-        trial_of: gives the trial of an id, for events that do not tell it.
+        trial_of: returns the trial of an id, for events that hold only the id; None if the trial is not known.
 
     Raises:
-        UnreadableError: it is not whole, or nobody knows its trial.
+        UnreadableError: the record is damaged or incomplete, or its trial is not known.
     """
     with _whole("an event"):
         at, kind = content["at"], content["event"]
         trial = trial_from_json(content["trial"]) if "trial" in content else trial_of(content["id"])
         if trial is None:
-            raise UnreadableError(f"the begin of trial {content['id']} is damaged")
+            raise UnreadableError(f"the start of trial {content['id']} is damaged")
         match kind:
             case "Started":
                 return start_from_json(trial, content)

@@ -1,4 +1,4 @@
-"""The database of the ledger, a small sqlite file: made when it is needed; whatever is wrong with it is one line."""
+"""Opens the database of the ledger, a small sqlite file, and turns each of its errors into a one-line `StoreError`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sweepstack.files.owner_only import close_to_others, make_file, make_folder
 from sweepstack.journal.schema import SCHEMA_VERSION, prepare_connection, upgrade
 
 JOURNAL_FILES = ("ledger.db*", "[0-9]*.jsonl", "[0-9]*.lock")
-"""What lies in the folder of the journal."""
-OF_THE_MACHINE = {
+"""Patterns of the files in the folder of a journal."""
+MACHINE_ERRORS = {
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -27,12 +27,12 @@ OF_THE_MACHINE = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
 }
-"""Errors that say nothing of what is in the file; any other one, such as a missing table, tells that it is damaged."""
+"""Errors of sqlite that do not mean that the file is damaged. Any other error, such as a missing table, does."""
 
 
 @contextlib.contextmanager
 def transaction(file: Path) -> Iterator[sqlite3.Connection]:
-    """All that the block writes, or nothing of it; meanwhile nobody else writes.
+    """Runs the block as one transaction; no other process writes meanwhile. It makes the database if there is none.
 
     Raises:
         StoreError: the file cannot be used.
@@ -59,17 +59,17 @@ def transaction(file: Path) -> Iterator[sqlite3.Connection]:
 
 @functools.cache
 def _close_to_others(file: Path) -> None:
-    """Once in a process: a journal tells what was typed."""
+    """Closes the journal's files to other users, once in a process: they hold what the user has typed."""
     make_file(file)
     folder = file.parent
-    own = folder.parent.name == "journal"  # else the user has named it, and other things of the user's may be in it
+    own = folder.parent.name == "journal"  # else the user has chosen it, and it may hold other files
     close_to_others([folder, *(folder / name for name in ("checkpoints", "files", "damaged"))] if own else [])
     close_to_others(path for pattern in JOURNAL_FILES for path in folder.glob(pattern))
 
 
 @contextlib.contextmanager
 def reading(file: Path) -> Iterator[sqlite3.Connection]:
-    """A look at what is there.
+    """Opens the database for reading.
 
     Raises:
         StoreError: the file cannot be used.
@@ -81,7 +81,7 @@ def reading(file: Path) -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def scratch_copy(file: Path) -> Iterator[sqlite3.Connection]:
-    """What is there, if anything, in memory and of this version: what the block writes changes no file.
+    """Opens a copy of the database in memory, upgraded to this version. What the block writes changes no file.
 
     Raises:
         StoreError: the file cannot be used.
@@ -101,8 +101,8 @@ def _opened(file: Path) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as database:
             prepare_connection(database)
             yield database
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter of an error's own text
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in OF_THE_MACHINE:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter if sqlite's message is damaged
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in MACHINE_ERRORS:
             raise _unusable(file, error) from error
         raise damaged(file, str(error)) from error
     except (OSError, Timeout) as error:
@@ -110,18 +110,17 @@ def _opened(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 def damaged(file: Path, how: str) -> StoreError:
-    """The mistake that a ledger cannot be read."""
+    """Returns the error for a ledger that cannot be read."""
     return StoreError(
         f"the journal's ledger must be an sqlite file, {file} is damaged ({how})",
-        remedy="delete it and run again: what the journals beside it hold is recorded, what was interrupted begins "
-        "again",
+        remedy="delete it and run again: the journals beside it are recorded then, and interrupted trials begin again",
     )
 
 
 def _unusable(file: Path, error: Exception) -> StoreError:
     return StoreError(
         f"the journal's ledger must be usable, {file} is not ({error})",
-        remedy="make room or give leave to write there, or choose another folder with tracking.journal=DIR",
+        remedy="make room, correct its permissions, or choose another folder with tracking.journal=DIR",
     )
 
 

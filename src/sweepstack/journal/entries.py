@@ -1,4 +1,4 @@
-"""The rows of the ledger as values. A row that cannot be read blocks no other: it is left out, and can be set aside."""
+"""Reads and writes the rows of the ledger. A row that cannot be read is left out, and can be set aside."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from sweepstack.journal.schema import STATES_OF_VERSION_1, TABLES, is_whole
 from sweepstack.planning.known_trials import INTERRUPTED, SETTLED, Composition, Entry
 from sweepstack.trial import StackSettings, Trial
 
-AT_ONCE = 500
-"""Values in one question to sqlite."""
+MAX_SQL_VALUES = 500
+"""The most values in one sqlite statement."""
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,34 @@ class Unreadable:
     """A row of a trial that cannot be read."""
 
     number: int
-    """Of the row."""
+    """The rowid."""
     id: str
-    """What its trial was known by, unless that is damaged."""
+    """The id of its trial, which may be damaged."""
     run_id: str | None
     session: Any
-    """The number of the session that had it, unless that is damaged."""
+    """The number of its session, which may be damaged."""
     why: str
+    """Why it cannot be read."""
 
 
 def entries(database: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[Entry]:
-    """The trials that fulfil a condition in SQL, but for those whose rows cannot be read."""
+    """Returns the readable rows of trials that fulfil a condition in SQL.
+
+    Args:
+        condition: what follows `WHERE`, with `?` for each of the values.
+        values: the values of the condition.
+    """
     found = (_entry_of(row) for row in _rows(database, condition, values))
     return [entry for entry in found if isinstance(entry, Entry)]
 
 
 def set_aside(database: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[Unreadable]:
-    """Puts away the rows of trials that cannot be read, of those that fulfil a condition in SQL: they are kept, and the
-    trials can be trained again."""
+    """Moves rows of trials that cannot be read to the table `set_aside`; their trials can then be trained again.
+
+    Args:
+        condition: selects the rows that are checked; see `entries`.
+        values: the values of the condition.
+    """
     found = (_entry_of(row) for row in _rows(database, condition, values))
     unreadable = [one for one in found if isinstance(one, Unreadable)]
     columns = ", ".join(TABLES["trials"])
@@ -81,7 +91,7 @@ def _entry_of(row: tuple[Any, ...]) -> Entry | Unreadable:
 
 
 def composition_of(database: sqlite3.Connection, stack: str) -> Composition | None:
-    """How a stack is composed; None for one that is unknown, damaged, or of a version that composed otherwise."""
+    """Returns the composition of a stack; None if it is unknown, damaged, or stored in another format."""
     row = database.execute(
         f"SELECT content FROM stacks WHERE id = ? AND {is_whole(database, 'stacks')}", (stack,)
     ).fetchone()
@@ -99,14 +109,14 @@ def composition_of(database: sqlite3.Connection, stack: str) -> Composition | No
         return None
 
 
-def parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    """As many values at once as sqlite takes in one question."""
-    for begin in range(0, len(values), AT_ONCE):
-        yield values[begin : begin + AT_ONCE]
+def batches(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cuts values into batches that are small enough for one sqlite statement."""
+    for begin in range(0, len(values), MAX_SQL_VALUES):
+        yield values[begin : begin + MAX_SQL_VALUES]
 
 
 def note_taken_over(database: sqlite3.Connection, trial_id: str) -> None:
-    """Before a trial gets another session."""
+    """Notes which session a trial has had. Call it before the trial gets another one."""
     database.execute(
         "INSERT INTO taken_over (trial, session) SELECT id, session FROM trials WHERE id = ? AND session NOT NULL",
         (trial_id,),
@@ -114,12 +124,12 @@ def note_taken_over(database: sqlite3.Connection, trial_id: str) -> None:
 
 
 def note(database: sqlite3.Connection, line: str) -> None:
-    """Keeps a line until the user has been told it."""
+    """Stores a line until the user has seen it."""
     database.execute("INSERT INTO notes (line) VALUES (?)", (line,))
 
 
 def note_set_aside(database: sqlite3.Connection, rows: Sequence[Unreadable]) -> None:
-    """The user is to be told of rows that were set aside."""
+    """Stores a line for the user about rows that were set aside."""
     if rows:
         some = "a trial" if len(rows) == 1 else f"{len(rows)} trials"
         note(
@@ -130,16 +140,16 @@ def note_set_aside(database: sqlite3.Connection, rows: Sequence[Unreadable]) -> 
 
 
 def note_progress(
-    database: sqlite3.Connection, session: int, trial_id: str, progress: Progress, left: bool = False
+    database: sqlite3.Connection, session: int, trial_id: str, progress: Progress, interrupted: bool = False
 ) -> None:
-    """Keeps what is known of a trial, unless another session has taken it over.
+    """Stores the progress of a trial in its row, unless the row belongs to another session by now.
 
     Args:
-        left: nobody trains it now.
+        interrupted: nobody trains the trial now.
     """
     outcome, ended = progress.outcome, progress.ended
     content = None if ended is None else json.dumps(end_as_json(ended, progress.started))
-    state = SETTLED if outcome is not None and outcome.settled else INTERRUPTED if left else None
+    state = SETTLED if outcome is not None and outcome.settled else INTERRUPTED if interrupted else None
     database.execute(
         "UPDATE trials SET state = CASE state WHEN 'SETTLED' THEN state ELSE coalesce(?, state) END, "
         "at = max(at, ?), measured = max(measured, ?), outcome = coalesce(?, outcome) WHERE id = ? AND session = ?",
@@ -148,12 +158,19 @@ def note_progress(
 
 
 def trial_of(database: sqlite3.Connection, trial_id: str) -> Trial | None:
-    """The trial of an id; None where there is none, or where it cannot be read."""
+    """Returns the trial of an id; None if there is no row of it, or if the row cannot be read."""
     return next((entry.trial for entry in entries(database, "id = ?", (trial_id,))), None)
 
 
-def find_again(database: sqlite3.Connection, session: int, trial: Trial) -> None:
-    """A trial that a journal without a session tells of, unless a later one has it."""
+def recover_trial(database: sqlite3.Connection, session: int, trial: Trial) -> None:
+    """Inserts the row of a trial that was found in the journal of a lost session.
+
+    If a later session has the trial, its row stays with that session.
+
+    Args:
+        session: the number of the session, which was inserted again.
+        trial: the trial as its event `Started` holds it.
+    """
     if trial.run.tracking.experiment is not None:
         database.execute(
             "UPDATE sessions SET experiment = ? WHERE number = ?", (trial.run.tracking.experiment, session)

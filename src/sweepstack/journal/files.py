@@ -1,4 +1,4 @@
-"""What lies beside the ledger: in which folder, and files that are kept until they are delivered."""
+"""The folder of a ledger, and the files beside it that are kept until they are delivered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from sweepstack.masking import MASK, STARS, reveal
 
 
 def resolve_folder(database: Path | None, uri: str, root: Path, chosen: str | None) -> Path:
-    """Where the ledger of a store is: as chosen, else beside the store's database, else in the project's mlruns."""
+    """Returns the folder of a store's ledger.
+
+    Args:
+        database: the store's database file; None for a server.
+        uri: the store's address. For a server the folder's name is made of it.
+        root: the project's folder, for a server.
+        chosen: the folder that the config names, if it does.
+    """
     if chosen is not None:
         return Path(chosen).expanduser().absolute()
     if database is not None:
@@ -24,15 +31,18 @@ def resolve_folder(database: Path | None, uri: str, root: Path, chosen: str | No
 
 
 def _of_server(root: Path, uri: str) -> Path:
-    uri = STARS.sub(MASK, uri)  # whatever number the mask has in this process
+    uri = STARS.sub(MASK, uri)  # the number of stars in a mask differs between processes
     return root / "mlruns" / "journal" / hashlib.blake2b(uri.encode(), digest_size=6).hexdigest()
 
 
 def keep_file(folder: Path, file: Path) -> Path:
-    """A file as it is now, whatever is written in its place later; a link where the file system has them.
+    """Keeps a file as it is now, even if another one replaces it later; returns the path of the kept file.
+
+    It makes a hard link if the file system has them, else a copy.
 
     Args:
-        folder: for what is kept, see `Sessions.files`.
+        folder: the folder for kept files; see `Sessions.files`.
+        file: the file to keep.
     """
     kept = folder / file.name
     make_folder(folder.parent)
@@ -45,8 +55,8 @@ def keep_file(folder: Path, file: Path) -> Path:
     return kept
 
 
-def put_away(file: Path, folder: Path) -> Path:
-    """Keeps a damaged file in a folder, too, beside those of its name that are there; gives its new path."""
+def keep_damaged_file(file: Path, folder: Path) -> Path:
+    """Keeps a damaged file in a folder, under a name that is free there; returns the path of the kept file."""
     make_folder(folder)
     copies = (folder / f"{file.stem}-{number}{file.suffix}" for number in itertools.count(2))
     kept = next(path for path in itertools.chain([folder / file.name], copies) if not path.exists())
@@ -58,13 +68,13 @@ def put_away(file: Path, folder: Path) -> Path:
 
 
 def drop_files(folders: Iterable[Path]) -> None:
-    """What was kept and is delivered."""
+    """Deletes folders of kept files that are delivered."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds a lock that this process may only look at; where nobody can tell, nobody does."""
+    """True if another process holds a lock, found without changing the file; False if that cannot be found."""
     try:
         import fcntl
 

@@ -1,6 +1,6 @@
-"""The ledger: who trains what, what was interrupted, and in which stack.
+"""The ledger: which session trains which trial, which trials were interrupted, and in which stack.
 
-A trial's row stays until its whole stack is settled and recorded, for a stack that goes on needs all of its members.
+A trial's row stays until its whole stack is settled and recorded, because a stack needs all its members to be resumed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from sweepstack.errors import StoreError
 from sweepstack.journal.codec import UnreadableError, outcome_from_json, trial_as_json
 from sweepstack.journal.database import reading, scratch_copy, transaction
-from sweepstack.journal.entries import composition_of, entries, note_taken_over, parts
+from sweepstack.journal.entries import batches, composition_of, entries, note_taken_over
 from sweepstack.journal.log import LogReader
 from sweepstack.journal.replay import Replay
 from sweepstack.journal.schema import is_whole
@@ -26,31 +26,31 @@ from sweepstack.trial import Outcome, Trial
 
 
 class Ledger(Sessions):
-    """The sessions of a store, and what each of them trains."""
+    """The sessions of a store, and the trials that each of them trains."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._folds: dict[int, tuple[LogReader, Replay]] = {}
+        self._replays: dict[int, tuple[LogReader, Replay]] = {}
 
     def claim(self, session: int, trials: Sequence[Trial], rerun: bool = False) -> KnownTrials:
-        """Takes for a session what nobody else trains, see `classify`. Sessions that have died are seen to first.
+        """Claims for a session the trials that no other session trains; see `classify`. Ends dead sessions first.
 
         Args:
-            trials: of different fingerprints; with an id of their own, should they be new.
-            rerun: train what is settled, too.
+            trials: no two have the same fingerprint; each has an id, which is used if the ledger does not know it.
+            rerun: train settled trials, too.
 
         Returns:
-            What was known before.
+            What was known before the claim.
         """
         with transaction(self.file) as database:
             known = self._known_trials(database, trials, session)
             decisions = classify(trials, known, {}, session, rerun)
             for stack, members in {one.stack.id: one.members for one in decisions if isinstance(one, Resume)}.items():
-                for left in (entry.trial.id for entry in known.members[stack] if entry.state == INTERRUPTED):
-                    note_taken_over(database, left)
+                for trial_id in (entry.trial.id for entry in known.members[stack] if entry.state == INTERRUPTED):
+                    note_taken_over(database, trial_id)
                     database.execute(
                         "UPDATE trials SET session = ?, state = 'CLAIMED', trial = ?, outcome = NULL WHERE id = ?",
-                        (session, json.dumps(trial_as_json(members[left].trial)), left),
+                        (session, json.dumps(trial_as_json(members[trial_id].trial)), trial_id),
                     )
             fresh = [one.trial for one in decisions if isinstance(one, Train)]
             for trial in fresh:
@@ -64,13 +64,13 @@ class Ledger(Sessions):
         return known
 
     def peek(self, trials: Sequence[Trial]) -> KnownTrials:
-        """What a claim of a new session would find known; nothing is written."""
+        """Returns what a claim of a new session would know. Writes nothing."""
         with scratch_copy(self.file) as database:
             self._check(database)
             return self._known_trials(database, trials, None)
 
     def plan(self, session: int, compositions: Iterable[Composition]) -> None:
-        """Keeps how a session's trials are composed, so that they are resumed in the same stack."""
+        """Stores how a session's trials are composed into stacks, so that they are resumed in the same stacks."""
         with transaction(self.file) as database:
             for composition in compositions:
                 database.execute(
@@ -84,23 +84,26 @@ class Ledger(Sessions):
             self._forget(database)
 
     def recompose(self, composition: Composition) -> None:
-        """Keeps what has changed about a stack."""
+        """Stores a changed composition of a stack."""
         with transaction(self.file) as database:
             content = json.dumps({**vars(composition), "id": None})
             database.execute("UPDATE stacks SET content = ? WHERE id = ?", (content, composition.id))
 
-    def done(self, fingerprints: Sequence[str]) -> dict[str, tuple[str, Outcome]]:
-        """Settled trials that a server has recorded, for the time when it cannot be asked: runs and outcomes."""
+    def recorded_outcomes(self, fingerprints: Sequence[str]) -> dict[str, tuple[str, Outcome]]:
+        """Returns the runs and outcomes of settled trials that were delivered to a server, by fingerprint.
+
+        They are used while the server does not answer.
+        """
         if not self.file.exists():
             return {}
         found = {}
         with reading(self.file) as database:
-            for part in parts(fingerprints):
-                marks = ",".join("?" * len(part))
+            for batch in batches(fingerprints):
+                placeholders = ",".join("?" * len(batch))
                 rows = database.execute(
-                    f"SELECT fingerprint, run_id, outcome FROM done WHERE fingerprint IN ({marks}) "
+                    f"SELECT fingerprint, run_id, outcome FROM done WHERE fingerprint IN ({placeholders}) "
                     f"AND {is_whole(database, 'done')}",
-                    part,
+                    batch,
                 )
                 for key, run_id, text in rows:
                     with contextlib.suppress(UnreadableError, ValueError):  # it is trained again
@@ -108,49 +111,49 @@ class Ledger(Sessions):
         return found
 
     def release(self, session: int, trials: Iterable[Trial]) -> None:
-        """Gives back what was claimed and is not going to be trained; unless it has begun, nothing of it is kept."""
+        """Gives claimed trials back that will not be trained. The rows of trials that have not begun are deleted."""
         with transaction(self.file) as database:
             ids = [(trial.id, session) for trial in trials]
             database.executemany("DELETE FROM trials WHERE id = ? AND session = ? AND at = 0", ids)
             database.executemany("UPDATE trials SET state = 'INTERRUPTED' WHERE id = ? AND session = ?", ids)
 
     def _known_trials(self, database: sqlite3.Connection, trials: Sequence[Trial], session: int | None) -> KnownTrials:
-        """What is known of some trials when the sessions that have died are ended.
+        """Ends the sessions that have died; returns what is known of some trials then.
 
         Args:
-            session: the one that wants them.
+            session: the session that wants the trials.
         """
-        self._bury(database)
+        self._end_dead(database)
         asked = [
-            (f"fingerprint IN ({','.join('?' * len(part))})", part)
-            for part in parts([trial.fingerprint for trial in trials])
+            (f"fingerprint IN ({','.join('?' * len(batch))})", batch)
+            for batch in batches([trial.fingerprint for trial in trials])
         ]
-        for condition, part in asked:
-            self._set_aside(database, condition, part)
+        for condition, batch in asked:
+            self._set_aside(database, condition, batch)
         known = {
             entry.trial.fingerprint: entry
-            for condition, part in asked
-            for entry in entries(database, f"{condition} ORDER BY rowid", part)
+            for condition, batch in asked
+            for entry in entries(database, f"{condition} ORDER BY rowid", batch)
         }
         for key, entry in known.items():
             if entry.state == CLAIMED and entry.session != session:
-                known[key] = self._as_told(entry)
+                known[key] = self._with_progress(entry)
         mine = (entry for entry in known.values() if entry.state == INTERRUPTED or entry.session == session)
         stacks = dict.fromkeys(entry.stack for entry in mine if entry.stack is not None and entry.state != SETTLED)
         members = {stack: entries(database, "stack = ?", (stack,)) for stack in stacks}
         found = {stack: composition_of(database, stack) for stack in stacks}
         return KnownTrials(known, members, {key: one for key, one in found.items() if one is not None})
 
-    def _as_told(self, entry: Entry) -> Entry:
-        """A CLAIMED entry of another session that lives, as that one's journal tells by now."""
+    def _with_progress(self, entry: Entry) -> Entry:
+        """Updates a CLAIMED row of another living session with the events in that session's journal."""
         assert entry.session is not None
-        if entry.session not in self._folds:
-            self._folds[entry.session] = (LogReader(self.journal(entry.session)), Replay())
-        reader, fold = self._folds[entry.session]
-        with contextlib.suppress(StoreError):  # a newer version writes it
+        if entry.session not in self._replays:
+            self._replays[entry.session] = (LogReader(self.journal(entry.session)), Replay())
+        reader, replay = self._replays[entry.session]
+        with contextlib.suppress(StoreError):  # a newer version writes the journal
             for _, event in reader.events():
-                fold.take(event)
-        known = fold.progress.get(entry.trial.id)
+                replay.take(event)
+        known = replay.progress.get(entry.trial.id)
         if known is None:
             return entry
         outcome = known.outcome or entry.outcome

@@ -1,4 +1,4 @@
-"""The journal: the events of one session's trials, one line each, in an append-only file before MLflow sees them."""
+"""The journal: an append-only file with one line for each event of a session, written before MLflow sees the event."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Started
 from sweepstack.files.owner_only import FILE
 from sweepstack.files.replacing import make_durable
-from sweepstack.journal.codec import NewerRecordError, UnreadableError, contents, event_as_json, event_from_json, line
+from sweepstack.journal.codec import (
+    NewerRecordError,
+    UnreadableError,
+    decode_line,
+    encode_line,
+    event_as_json,
+    event_from_json,
+)
 from sweepstack.trial import Trial
 
 log = logging.getLogger(__name__)
 
 
 class Journal:
-    """The end of a journal file, for the one process that writes it.
+    """Appends events to a journal file. Only one process may write to a file.
 
     Raises:
-        StoreError: from every method, when the disk is full or the folder cannot be written to.
+        StoreError: every method raises it if the disk is full or the folder cannot be written to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,28 +40,30 @@ class Journal:
         self._last = 0.0
         self._started: dict[str, Started] = {}
         self.lines = 0
-        """So many have been put."""
+        """The number of lines in the file."""
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE)
             make_durable(path.parent)
             if os.fstat(self._file).st_size:
                 self.lines = path.read_bytes().count(b"\n")
         except OSError as error:
-            raise self._refused(error) from error
+            raise self._write_error(error) from error
 
     def put(self, event: Event) -> Event:
-        """Appends an event; gives it back as it was written. Its time is not before that of the last one, whatever the
-        clock of the machine does."""
+        """Appends an event; returns it as it was written.
+
+        Its time is never earlier than that of the last event, even if the machine's clock is set back.
+        """
         self._last = max(self._last, event.at)
         event = replace(event, at=self._last)
-        text = line(event_as_json(event, self._started.get(event.trial.id)), self.lines)
+        text = encode_line(event_as_json(event, self._started.get(event.trial.id)), self.lines)
         try:
             size = os.fstat(self._file).st_size
-            if (written := os.write(self._file, text)) < len(text):  # the disk got full meanwhile
+            if (written := os.write(self._file, text)) < len(text):  # the disk has become full
                 os.ftruncate(self._file, size)
                 raise OSError(28, f"only {written} of {len(text)} bytes fit")
         except OSError as error:
-            raise self._refused(error) from error
+            raise self._write_error(error) from error
         self.lines += 1
         if isinstance(event, Started):
             self._started[event.trial.id] = event
@@ -63,33 +72,35 @@ class Journal:
         return event
 
     def not_before(self, at: float) -> None:
-        """No event to come gets an earlier time than this."""
+        """Makes sure that no later event gets an earlier time than `at`."""
         self._last = max(self._last, at)
 
     def sync(self) -> None:
-        """What has been put is on the disk."""
+        """Returns when all events that were put are on the disk."""
         try:
             os.fsync(self._file)
         except OSError as error:
-            raise self._refused(error) from error
+            raise self._write_error(error) from error
 
     def close(self) -> None:
-        """Nothing more is put. What has been is on the disk."""
+        """Writes everything to the disk and closes the file."""
         try:
             self.sync()
         finally:
             os.close(self._file)
 
-    def _refused(self, error: OSError) -> StoreError:
+    def _write_error(self, error: OSError) -> StoreError:
         return StoreError(
             f"the journal must be writable, {self._path} is not ({error.strerror or error})",
-            remedy="make room, or choose another folder with tracking.journal=DIR, and run again: it goes on from here",
+            remedy="make room, or choose another folder with tracking.journal=DIR; the same command then resumes",
         )
 
 
 def is_journal(path: Path) -> bool:
-    """Whether a file is a journal, if a damaged one: it has the name of one, and in it a line that is whole. Somebody
-    else's file in the folder that `tracking.journal` names is none."""
+    """True if a file has the name of a journal, and at least one undamaged line.
+
+    Other people's files can be in the folder that `tracking.journal` names; they are not journals.
+    """
     if not re.fullmatch(r"[0-9]{6,18}\.jsonl", path.name) or not path.is_file():
         return False
     with contextlib.suppress(OSError), path.open("rb") as stream:
@@ -99,26 +110,26 @@ def is_journal(path: Path) -> bool:
 
 def _readable(text: bytes) -> Iterator[dict[str, Any] | None]:
     try:
-        yield from contents(text)
+        yield from decode_line(text)
     except NewerRecordError:
         yield {}
 
 
 class LogReader:
-    """Reads a journal file from its beginning, as far as it has got, again and again.
+    """Reads a journal file while another process writes it. Each call of `events` reads what is new.
 
     Args:
-        path: of the file, which need not be there yet.
-        trial_of: gives the trial of an id where the line that tells it is damaged.
+        path: the journal file; it need not exist yet.
+        trial_of: returns the trial of an id, for trials whose line of `Started` is damaged.
     """
 
     def __init__(self, path: Path, trial_of: Callable[[str], Trial | None] = lambda _: None) -> None:
         self._path = path
         self._trial_of = trial_of
         self.offset = 0
-        """Up to where it has been read, in bytes."""
+        """The number of bytes that were read."""
         self.damaged = False
-        """Whether the file is not as it was written."""
+        """True if the file is not as it was written."""
         self._trials: dict[str, Trial] = {}
         self._next = 0
         self._missing: set[int] = set()
@@ -127,14 +138,14 @@ class LogReader:
 
     @property
     def lost(self) -> int:
-        """Events that were written and cannot be read."""
+        """The number of events that were written and cannot be read."""
         return len(self._missing) + self._unreadable + (0 if self._next else self._unnumbered)
 
     def events(self) -> Iterator[tuple[int, Event]]:
-        """What is new, each event with the place where its line begins.
+        """Yields the new events, each with the byte at which its line begins.
 
         Raises:
-            StoreError: the line that comes next was written by a newer version.
+            StoreError: a newer version has written the next line.
         """
         try:
             stream = self._path.open("rb")
@@ -151,11 +162,11 @@ class LogReader:
                     yield begin, event
 
     def end(self, lines: int | None, at_least: int = 0) -> None:
-        """Nothing more comes: whatever is still missing is lost.
+        """Counts what is still missing as lost, because nothing more will be written.
 
         Args:
-            lines: so many were written, if that is known. If not, the writer died, and may have left half a line.
-            at_least: so many bytes there have been.
+            lines: the number of lines that were written; None if the writer died. Then the last line may be incomplete.
+            at_least: the number of bytes that the file is known to have had.
         """
         size = self._path.stat().st_size if self._path.exists() else 0
         self.damaged = self.damaged or size < at_least
@@ -165,13 +176,13 @@ class LogReader:
             self.damaged = self.damaged or bool(self._missing) or size > self.offset
 
     def sync(self) -> None:
-        """What has been read is on the disk."""
+        """Returns when everything that was read is on the disk."""
         with contextlib.suppress(FileNotFoundError), self._path.open("rb+") as stream:
             os.fsync(stream.fileno())
 
     def _events_of(self, text: bytes) -> Iterator[Event]:
         try:
-            found = list(contents(text))
+            found = list(decode_line(text))
         except NewerRecordError:
             raise StoreError(
                 f"the journal must be of this version of sweepstack or an older one, {self._path} is of a newer one",
@@ -181,7 +192,7 @@ class LogReader:
             if content is None:
                 log.error("%s is damaged at byte %d", self._path, self.offset)
                 self.damaged = True
-                self._unnumbered += 1  # counts in a file of version 1
+                self._unnumbered += 1  # only counts in a file of version 1
                 continue
             number = content.get("n")
             if isinstance(number, int) and not self._is_new(number):
@@ -200,7 +211,7 @@ class LogReader:
             yield event
 
     def _is_new(self, number: int) -> bool:
-        """Notes what is missing before that line; not new is one that has been read already."""
+        """False if the line with that number was read before. Notes which lines before it are missing."""
         if number >= self._next:
             self._missing.update(range(self._next, number))
             self.damaged = self.damaged or number > self._next

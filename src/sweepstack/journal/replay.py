@@ -1,4 +1,4 @@
-"""The state of each trial, as the events of a journal tell it."""
+"""The state of each trial, computed from the events of a journal."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sweepstack.trial import Outcome, Trial
 
 @dataclass
 class Progress:
-    """What the events of a trial amount to."""
+    """How far a trial has got, according to its events."""
 
     trial: Trial
     at: float
     """Time of the last event."""
     measured: int = 0
-    """The last step that was measured."""
+    """The last step that has metrics."""
     outcome: Outcome | None = None
     started: Started | None = field(default=None, compare=False)
     ended: Ended | None = field(default=None, compare=False)
@@ -24,14 +24,15 @@ class Progress:
 
 @dataclass
 class Replay:
-    """The trials of a journal, as far as its events tell."""
+    """The progress of all trials of a journal."""
 
     progress: dict[str, Progress] = field(default_factory=dict)
-    """By the trial's id."""
+    """Progress by the trial's id."""
     joined: dict[tuple[str, str | None], Joined] = field(default_factory=dict)
-    """By the trial's id and the sweep."""
+    """The `Joined` events by the trial's id and the sweep."""
 
     def take(self, event: Event) -> None:
+        """Updates the progress with an event."""
         trial = event.trial
         if isinstance(event, Joined):
             self.joined[trial.id, trial.sweep] = event
@@ -39,7 +40,7 @@ class Replay:
         if isinstance(event, Started):
             self.progress[trial.id] = Progress(trial, event.at, started=event)
             return
-        known = self.progress.setdefault(trial.id, Progress(trial, event.at))  # the begin may be damaged
+        known = self.progress.setdefault(trial.id, Progress(trial, event.at))  # the line of `Started` may be damaged
         known.at = event.at
         if isinstance(event, Measured):
             known.measured = max(known.measured, event.measurement.step)

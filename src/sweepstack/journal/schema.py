@@ -1,7 +1,7 @@
-"""The tables of the ledger, and how those of an older version become those of this one.
+"""The tables of the ledger, and how the tables of an older version are upgraded.
 
-Each row has a checksum of what stands in it, so that a value which a disk has changed is not taken for a true one:
-sqlite itself would notice a part of that only.
+Each row has a checksum of its values. It shows when a disk has changed a value; sqlite itself notices only some of
+these changes.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 SCHEMA_VERSION = 2
-"""In version 1, rows had no checksums, and the ledger did not know what a journal should hold."""
+"""Version of the tables. Version 1 had no checksums, and did not know how many lines a journal should hold."""
 TABLES = {
     "sessions": ("number", "experiment", "ended", "delivering", "delivered", "lines", "joined"),
     "stacks": ("id", "content"),
     "trials": ("id", "fingerprint", "session", "stack", "state", "trial", "run_id", "at", "measured", "outcome"),
     "done": ("fingerprint", "run_id", "outcome"),
 }
-"""Those with checksums, and the columns that count."""
+"""The tables with checksums, each with the columns that enter the checksum."""
 STATES_OF_VERSION_1 = {"OPEN": "CLAIMED", "LEFT": "INTERRUPTED"}
-"""What two states of a trial are called since."""
-_FIRST = """
+"""States of a trial that had another name in version 1, each with its name since then."""
+_VERSION_1 = """
 CREATE TABLE sessions (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     experiment TEXT NOT NULL,
@@ -55,7 +55,7 @@ CREATE INDEX by_session ON trials (session);
 
 
 def _with_checksums() -> Iterator[str]:
-    """A row that is damaged stays damaged when something else in it is changed."""
+    """Yields the statements that add checksums. A damaged row stays damaged when another value in it is changed."""
     for table, columns in TABLES.items():
         new, old = (_checksum(f"{which}.{one}" for one in columns) for which in ("new", "old"))
         yield f"ALTER TABLE {table} ADD COLUMN checksum INTEGER"
@@ -71,11 +71,13 @@ def _with_checksums() -> Iterator[str]:
 
 
 def _checksum(columns: Iterable[str]) -> str:
-    return f"row_checksum({', '.join(f'CAST({one} AS BLOB)' for one in columns)})"  # a damaged text is no text
+    return (
+        f"row_checksum({', '.join(f'CAST({one} AS BLOB)' for one in columns)})"  # a damaged text may not be valid text
+    )
 
 
 UPGRADES = (
-    _FIRST.strip().removesuffix(";").split(";\n"),
+    _VERSION_1.strip().removesuffix(";").split(";\n"),
     [
         # what the journal of a session that has ended should hold: lines, and trials that were trained before
         "ALTER TABLE sessions ADD COLUMN lines INTEGER",
@@ -88,14 +90,14 @@ UPGRADES = (
         *_with_checksums(),
     ],
 )
-"""What makes version 1 of nothing, version 2 of version 1, and so on."""
+"""The statements of each upgrade: the first makes version 1 of an empty database, the second makes version 2 of it."""
 
 
 def upgrade(database: sqlite3.Connection, version: int) -> None:
-    """Makes the tables of this version of those of an older one, inside a transaction.
+    """Upgrades the tables to this version. Call it inside a transaction.
 
     Args:
-        version: that the tables are of; 0: there are none.
+        version: the version of the tables now; 0 if there are none.
     """
     if version == SCHEMA_VERSION:
         return
@@ -105,7 +107,7 @@ def upgrade(database: sqlite3.Connection, version: int) -> None:
 
 
 def prepare_connection(database: sqlite3.Connection) -> None:
-    """What a connection needs before it can read or write rows."""
+    """Prepares a connection to read and write rows."""
     database.create_function("row_checksum", -1, _crc, deterministic=True)
     database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
 
@@ -115,6 +117,9 @@ def _crc(*values: bytes | None) -> int:
 
 
 def is_whole(database: sqlite3.Connection, table: str) -> str:
-    """The condition in SQL that a row is as it was written, which a ledger of version 1 cannot tell."""
+    """Returns a condition in SQL that holds for rows that are as they were written.
+
+    In a ledger of version 1, which has no checksums, it holds for all rows.
+    """
     (version,) = database.execute("PRAGMA user_version").fetchone()
     return f"checksum IS {_checksum(TABLES[table])}" if version >= 2 else "TRUE"

@@ -1,7 +1,7 @@
-"""Sessions: who lives, who has died, and how far each journal is delivered; and what lies beside the journals.
+"""Sessions: which ones live or have died, how far each journal is delivered, and which files belong to them.
 
-A *session* is one command that trains: it has a journal of its own, and holds a lock as long as it lives. What a dead
-session has left open is found by the next one.
+A *session* is one command that trains. It has a journal of its own, and holds a lock as long as it lives. When a
+session has died, the next one marks its unfinished trials as interrupted.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from sweepstack.events import Started
 from sweepstack.files.owner_only import FILE
 from sweepstack.journal.database import damaged, reading, transaction
 from sweepstack.journal.entries import (
+    batches,
     composition_of,
     entries,
-    find_again,
     note,
     note_progress,
     note_set_aside,
-    parts,
+    recover_trial,
     restore,
     set_aside,
     trial_of,
 )
-from sweepstack.journal.files import is_locked, put_away
+from sweepstack.journal.files import is_locked, keep_damaged_file
 from sweepstack.journal.log import LogReader, is_journal
 from sweepstack.journal.replay import Progress, Replay
 from sweepstack.journal.schema import is_whole
@@ -46,10 +46,10 @@ class Sessions:
     """The sessions of a store, and the files that belong to them.
 
     Args:
-        folder: of the ledger's database and all that belongs to it; made when something is to be kept.
+        folder: holds the ledger's database and all that belongs to it. It is made with the first session.
 
     Raises:
-        StoreError: from every method that reads or writes, when the database cannot be used.
+        StoreError: every method that reads or writes raises it if the database cannot be used.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,47 +57,51 @@ class Sessions:
         self.file = folder / "ledger.db"
 
     def journal(self, session: int) -> Path:
-        """The file with the events of a session."""
+        """Returns the path of a session's journal, the file with its events."""
         return self.folder / f"{session:06}.jsonl"
 
     def checkpoints(self, stack: str) -> Path:
-        """The folder for the checkpoints of a stack."""
+        """Returns the folder for the checkpoints of a stack."""
         return self.folder / "checkpoints" / stack
 
     def files(self, trial_id: str) -> Path:
-        """The folder for a trial's files until they are delivered."""
+        """Returns the folder that keeps a trial's files until they are delivered."""
         return self.folder / "files" / trial_id
 
     def lock(self, session: int) -> FileLock:
-        """What a session holds while it lives."""
+        """Returns the lock that a session holds while it lives."""
         return FileLock(self.folder / f"{session:06}.lock", mode=FILE)
 
     def delivery_lock(self, session: int) -> FileLock:
-        """What is held by whoever delivers a session's journal."""
+        """Returns the lock that a process holds while it delivers a session's journal."""
         return FileLock(self.folder / f"{session:06}.delivery.lock", mode=FILE)
 
     def open(self, experiment: str) -> tuple[int, FileLock]:
-        """A new session, alive from now on."""
+        """Opens a new session; returns its number and its lock, which is held."""
         with transaction(self.file) as database:
             self._check(database)
-            self._find_the_lost(database)
+            self._recover_sessions(database)
             number = database.execute("INSERT INTO sessions (experiment) VALUES (?)", (experiment,)).lastrowid
             assert number is not None
             lock = self.lock(number)
             lock.acquire(timeout=10)
         return number, lock
 
-    def end(self, session: int, fold: Replay, lines: int | None = None) -> None:
-        """A session is over; its rows tell what its journal, which is on the disk, holds.
+    def end(self, session: int, replay: Replay, lines: int | None = None) -> None:
+        """Ends a session: updates the rows of its trials with what its journal holds, which must be on the disk.
 
         Args:
-            lines: of the journal.
+            replay: the replay of the journal.
+            lines: the number of lines in the journal.
         """
         with transaction(self.file) as database:
-            self._end(database, session, fold, lines)
+            self._end(database, session, replay, lines)
 
-    def tell(self, say: Callable[[str], None]) -> None:
-        """Tells what the user has not been told yet of damages: each line once, unless this is killed meanwhile."""
+    def show_notes(self, say: Callable[[str], None]) -> None:
+        """Passes each note about damage that the user has not seen yet to `say`, then deletes it.
+
+        If the process is killed in between, the next one shows the notes again.
+        """
         if not self.file.exists():
             return
         with transaction(self.file) as database:
@@ -108,17 +112,21 @@ class Sessions:
             with transaction(self.file) as database:
                 database.executemany("DELETE FROM notes WHERE number = ?", ((number,) for number, _ in notes))
 
-    def see_to_the_dead(self) -> list[int]:
-        """Ends the sessions that have died; gives all that are ended and not delivered yet, the oldest first."""
+    def end_dead_sessions(self) -> list[int]:
+        """Ends the sessions that have died; returns all ended sessions that are not delivered yet, the oldest first."""
         if not self.file.exists() and not self._journals():
             return []
         with transaction(self.file) as database:
-            self._bury(database)
+            self._end_dead(database)
             return [row[0] for row in database.execute("SELECT number FROM sessions WHERE ended ORDER BY number")]
 
-    def delivery(self, session: int) -> tuple[str, bool, int] | None:
-        """The experiment of a session, whether its delivery has been begun before, and how far it got; None when
-        nothing of it is left. From now on it has been begun."""
+    def begin_delivery(self, session: int) -> tuple[str, bool, int] | None:
+        """Notes that the delivery of a session begins.
+
+        Returns:
+            The experiment of the session, whether its delivery has begun before, and how many bytes of its journal
+            were delivered; None if all of the session is delivered.
+        """
         with transaction(self.file) as database:
             row = database.execute(
                 "SELECT experiment, delivering, delivered FROM sessions WHERE number = ?", (session,)
@@ -126,13 +134,13 @@ class Sessions:
             database.execute("UPDATE sessions SET delivering = 1 WHERE number = ?", (session,))
         return None if row is None else (row[0], bool(row[1]), row[2])
 
-    def exists(self, session: int) -> bool:
-        """Whether anything of a session is still to be delivered."""
+    def is_undelivered(self, session: int) -> bool:
+        """True while anything of a session is not delivered."""
         with reading(self.file) as database:
             return database.execute("SELECT 1 FROM sessions WHERE number = ?", (session,)).fetchone() is not None
 
-    def waiting(self) -> list[int]:
-        """Sessions that do not live any more and whose journals are not delivered; nothing is written."""
+    def undelivered_sessions(self) -> list[int]:
+        """Returns the sessions that have ended or died and are not delivered. Writes nothing."""
         if not self.file.exists():
             return [int(path.stem) for path in self._journals()]
         with reading(self.file) as database:
@@ -140,30 +148,38 @@ class Sessions:
         return [number for number, ended in found if ended or self._is_dead(number)]
 
     def is_recorded(self, session: int) -> bool:
-        """Whether all of a session is in the store, and `retire` was only broken off."""
+        """True if all of a session is in the store, but `retire` was interrupted before it deleted the session."""
         with reading(self.file) as database:
             found = database.execute("SELECT 1 FROM sessions WHERE number = ? AND ended = 2", (session,))
             return found.fetchone() is not None
 
-    def waits(self, trial_id: str, session: int) -> bool:
-        """Whether an earlier session, from which a trial was taken over, is still to be delivered."""
+    def has_undelivered_predecessor(self, trial_id: str, session: int) -> bool:
+        """True while the session that ran this trial before has events that MLflow has not received.
+
+        Args:
+            session: the session that runs the trial now.
+        """
         with reading(self.file) as database:
-            question = "SELECT 1 FROM taken_over JOIN sessions ON number = session WHERE trial = ? AND number < ?"
-            return database.execute(question, (trial_id, session)).fetchone() is not None
+            query = "SELECT 1 FROM taken_over JOIN sessions ON number = session WHERE trial = ? AND number < ?"
+            return database.execute(query, (trial_id, session)).fetchone() is not None
 
     def is_pending(self, trial_id: str) -> bool:
-        """Whether a session has something of a trial to deliver."""
+        """True while a session has events of a trial that are not delivered."""
         with reading(self.file) as database:
             found = database.execute("SELECT 1 FROM trials WHERE id = ? AND session NOT NULL", (trial_id,))
             return found.fetchone() is not None
 
-    def delivered(
+    def note_delivered(
         self, session: int, offset: int, run_ids: Mapping[str, str], known: Mapping[str, Progress] | None = None
     ) -> None:
-        """So many bytes of a journal are in the store, and these trials have these runs.
+        """Notes what of a journal is in the store.
 
         Args:
-            known: what the store knows of trials by now. Should the journal be damaged, the ledger knows it still.
+            session: the session of the journal.
+            offset: the number of bytes that are in the store.
+            run_ids: runs of trials, by the trial's id.
+            known: the progress of trials that is in the store, by the trial's id. The ledger keeps it in case the
+                journal gets damaged.
         """
         with transaction(self.file) as database:
             database.execute("UPDATE sessions SET delivered = ? WHERE number = ?", (offset, session))
@@ -174,8 +190,12 @@ class Sessions:
                 note_progress(database, session, trial_id, progress)
 
     def expected(self, session: int) -> tuple[int | None, list[tuple[str, str, str, float, str | None]]]:
-        """What the journal of a session that has ended should hold: its number of lines, if that is known, and of each
-        trial that was trained before: id, name, sweep, when it joined that, and its run, if that is known."""
+        """Returns what the journal of an ended session should hold.
+
+        Returns:
+            The number of its lines, or None if that is not known; and for each `Joined` event the trial's id, name and
+            sweep, the time of the event, and the run if that is known.
+        """
         with reading(self.file) as database:
             if not _knows_lines(database):
                 return None, []
@@ -185,73 +205,77 @@ class Sessions:
         return row[0], [tuple(one) for one in json.loads(row[1] or "[]")]
 
     def trial(self, trial_id: str) -> Trial | None:
-        """The trial of an id, whoever trains it."""
+        """Returns the trial of an id, whichever session trains it."""
         with reading(self.file) as database:
             return trial_of(database, trial_id)
 
-    def ended_in(self, session: int, but: Iterable[str]) -> list[Entry]:
-        """Trials of a session that have ended, but for those with these ids."""
-        known = set(but)
+    def ended_in(self, session: int, excluded: Iterable[str]) -> list[Entry]:
+        """Returns the rows of the trials of a session that have ended.
+
+        Args:
+            excluded: ids of trials to leave out.
+        """
+        known = set(excluded)
         with reading(self.file) as database:
             rows = database.execute("SELECT id FROM trials WHERE session = ? AND outcome NOT NULL", (session,))
             ids = [trial_id for (trial_id,) in rows if trial_id not in known]
             return [
                 entry
-                for part in parts(ids)
-                for entry in entries(database, f"id IN ({','.join('?' * len(part))})", part)
+                for batch in batches(ids)
+                for entry in entries(database, f"id IN ({','.join('?' * len(batch))})", batch)
                 if entry.outcome is not None
             ]
 
-    def known(self, trials: Iterable[str]) -> set[str]:
-        """Those of some trials' ids that have a row which can be read."""
+    def readable_ids(self, trials: Iterable[str]) -> set[str]:
+        """Returns those of the ids whose rows exist and can be read."""
         with reading(self.file) as database:
             return {
                 entry.trial.id
-                for part in parts(list(trials))
-                for entry in entries(database, f"id IN ({','.join('?' * len(part))})", part)
+                for batch in batches(list(trials))
+                for entry in entries(database, f"id IN ({','.join('?' * len(batch))})", batch)
             }
 
     def unreadable(self, session: int) -> list[tuple[str, str | None]]:
-        """Ids and runs of the trials of a session whose rows cannot be read; the rows are set aside."""
+        """Sets the rows of a session aside that cannot be read; returns the ids and runs of all that were."""
         with transaction(self.file) as database:
             self._set_aside(database, "session = ?", (session,))
             rows = database.execute("SELECT id, run_id FROM set_aside WHERE session = ?", (session,))
             return rows.fetchall()
 
     def run_ids(self, trials: Iterable[str]) -> dict[str, str]:
-        """The runs of those trials, by id, that have one."""
+        """Returns the runs of those of the trials that have one, by the trial's id."""
         found: dict[str, str] = {}
         with reading(self.file) as database:
-            for part in parts(list(trials)):
-                marks = ",".join("?" * len(part))
+            for batch in batches(list(trials)):
+                marks = ",".join("?" * len(batch))
                 rows = database.execute(
-                    f"SELECT id, run_id FROM trials WHERE run_id IS NOT NULL AND id IN ({marks})", part
+                    f"SELECT id, run_id FROM trials WHERE run_id IS NOT NULL AND id IN ({marks})", batch
                 )
                 found.update(rows.fetchall())
         return found
 
-    def left_by(self, session: int) -> list[Entry]:
-        """Trials that a session has begun and that nobody has taken up since."""
+    def interrupted_in(self, session: int) -> list[Entry]:
+        """Returns the rows of the trials that a session has begun, and that were interrupted and not resumed since."""
         with reading(self.file) as database:
             return entries(
                 database, "session = ? AND state = 'INTERRUPTED' AND (at > 0 OR run_id NOT NULL)", (session,)
             )
 
     def retire(self, session: int, remember: bool = False, damage: str = "") -> None:
-        """An ended session is delivered as a whole; nothing of it is needed any more.
+        """Deletes an ended session of which everything is delivered.
 
         Args:
-            remember: the outcomes that are settled, for `done`.
-            damage: what is to be told of the journal, if it is damaged; then it is kept.
+            remember: keep its settled outcomes for `recorded_outcomes`.
+            damage: a line for the user if the journal is damaged; then a copy of the journal is kept.
         """
         journal = self.journal(session)
         with transaction(self.file) as database:
             database.execute("UPDATE sessions SET ended = 2 WHERE number = ?", (session,))
             if damage:
-                kept = put_away(journal, self.folder / "damaged") if journal.exists() else None
+                kept = keep_damaged_file(journal, self.folder / "damaged") if journal.exists() else None
                 note(database, damage + (f" The file is kept as {kept}." if kept else " The file is gone."))
         for path in (journal, self.folder / f"{session:06}.lock"):
-            path.unlink(missing_ok=True)  # now: a journal without a session is one that lost its ledger
+            path.unlink(missing_ok=True)  # before the session's row: a journal without one is taken for a lost session
         with transaction(self.file) as database:
             if remember:
                 database.execute(
@@ -266,10 +290,10 @@ class Sessions:
             self._forget(database)
 
     def _check(self, database: sqlite3.Connection) -> None:
-        """What a disk has changed in the ledger is taken for nothing that is true.
+        """Sets rows aside whose content the disk has changed.
 
         Raises:
-            StoreError: it is more than single rows.
+            StoreError: more than single rows is damaged.
         """
         (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
@@ -278,19 +302,21 @@ class Sessions:
         database.execute(f"DELETE FROM done WHERE NOT {is_whole(database, 'done')}")
 
     def _set_aside(self, database: sqlite3.Connection, condition: str, values: Sequence[Any]) -> None:
-        """Puts away the rows of trials that cannot be read, of those that fulfil a condition in SQL. What is not
-        delivered yet of these trials is taken from the journals, so that nobody trains it a second time."""
+        """Sets rows of trials aside that cannot be read, among those that fulfil a condition in SQL.
+
+        Rows of trials that are not delivered yet are restored from the journals, so that nobody trains them twice.
+        """
         unreadable = set_aside(database, condition, values)
         note_set_aside(database, unreadable)
         if not unreadable:
             return
         ended = dict(database.execute("SELECT number, ended FROM sessions ORDER BY number").fetchall())
-        told: dict[str, dict[int, Progress]] = {}
+        by_trial: dict[str, dict[int, Progress]] = {}
         for number in ended:
-            for trial_id, progress in self._fold(number).progress.items():
-                told.setdefault(trial_id, {})[number] = progress
+            for trial_id, progress in self._replay(number).progress.items():
+                by_trial.setdefault(trial_id, {})[number] = progress
         rows = {row.id: row for row in unreadable}
-        for trial_id, by_session in told.items():
+        for trial_id, by_session in by_trial.items():
             if database.execute("SELECT 1 FROM trials WHERE id = ?", (trial_id,)).fetchone():
                 continue
             row = rows.get(trial_id)
@@ -299,47 +325,49 @@ class Sessions:
             restore(database, session, by_session[max(by_session)].trial, row.number if row is not None else None)
             for number, progress in by_session.items():
                 known = progress if number == session else replace(progress, outcome=None, ended=None)
-                note_progress(database, session, trial_id, known, left=bool(ended[session]))
-                # delivered again from its beginning, which finds the run of the trial
+                note_progress(database, session, trial_id, known, interrupted=bool(ended[session]))
+                # The journal is delivered again from its beginning; that finds the run of the trial.
                 database.execute("UPDATE sessions SET delivered = 0, delivering = 1 WHERE number = ?", (number,))
 
-    def _bury(self, database: sqlite3.Connection) -> None:
-        self._find_the_lost(database)
+    def _end_dead(self, database: sqlite3.Connection) -> None:
+        self._recover_sessions(database)
         for (number,) in database.execute("SELECT number FROM sessions WHERE NOT ended").fetchall():
             if self._is_dead(number):
-                self._end(database, number, self._fold(number, lambda trial_id: trial_of(database, trial_id)), None)
+                self._end(database, number, self._replay(number, lambda trial_id: trial_of(database, trial_id)), None)
 
-    def _fold(self, session: int, trial_of: Callable[[str], Trial | None] = lambda _: None) -> Replay:
-        """What the journal of a session tells by now.
+    def _replay(self, session: int, trial_of: Callable[[str], Trial | None] = lambda _: None) -> Replay:
+        """Replays the journal of a session as far as it is written.
 
         Args:
-            trial_of: as `LogReader` takes it.
+            trial_of: see `LogReader`.
         """
-        fold = Replay()
-        with contextlib.suppress(StoreError):  # what a newer version has written is for that to deliver
+        replay = Replay()
+        with contextlib.suppress(StoreError):  # a newer version has written it, and will deliver it
             for _, event in LogReader(self.journal(session), trial_of).events():
-                fold.take(event)
-        return fold
+                replay.take(event)
+        return replay
 
     def _journals(self) -> list[Path]:
         return sorted(filter(is_journal, self.folder.glob("[0-9]*.jsonl")))
 
-    def _find_the_lost(self, database: sqlite3.Connection) -> None:
-        """Journals whose ledger was deleted, or whose row in it is damaged, get a session again; their trials begin
-        again unless they are settled."""
-        names = dict(database.execute("SELECT number, experiment FROM sessions").fetchall())
+    def _recover_sessions(self, database: sqlite3.Connection) -> None:
+        """Inserts sessions for journals whose ledger was deleted or whose row is damaged.
+
+        Their trials begin from scratch unless they are settled.
+        """
+        experiments = dict(database.execute("SELECT number, experiment FROM sessions").fetchall())
         database.execute(f"DELETE FROM sessions WHERE NOT {is_whole(database, 'sessions')}")
         known = {number for (number,) in database.execute("SELECT number FROM sessions")}
-        mentioned = database.execute("SELECT DISTINCT session FROM trials WHERE session NOT NULL").fetchall()
-        for number in sorted(({int(path.stem) for path in self._journals()} | {one for (one,) in mentioned}) - known):
+        in_trials = database.execute("SELECT DISTINCT session FROM trials WHERE session NOT NULL").fetchall()
+        for number in sorted(({int(path.stem) for path in self._journals()} | {one for (one,) in in_trials}) - known):
             database.execute(
                 "INSERT INTO sessions (number, experiment, delivering) VALUES (?, ?, 1)",
-                (number, names.get(number) or "train"),
+                (number, experiments.get(number) or "train"),
             )
             with contextlib.suppress(StoreError):
                 for _, event in LogReader(self.journal(number)).events():
                     if isinstance(event, Started):
-                        find_again(database, number, event.trial)
+                        recover_trial(database, number, event.trial)
 
     def _is_dead(self, session: int) -> bool:
         lock = self.lock(session)
@@ -353,12 +381,12 @@ class Sessions:
         lock.release()
         return True
 
-    def _end(self, database: sqlite3.Connection, session: int, fold: Replay, lines: int | None) -> None:
-        for trial_id, progress in fold.progress.items():
-            note_progress(database, session, trial_id, progress, left=True)
+    def _end(self, database: sqlite3.Connection, session: int, replay: Replay, lines: int | None) -> None:
+        for trial_id, progress in replay.progress.items():
+            note_progress(database, session, trial_id, progress, interrupted=True)
         joined = [
             (event.trial.id, event.trial.name, event.trial.sweep, event.at, event.run_id)
-            for event in fold.joined.values()
+            for event in replay.joined.values()
         ]
         database.execute("UPDATE trials SET state = 'INTERRUPTED' WHERE session = ? AND state = 'CLAIMED'", (session,))
         database.execute(
@@ -368,7 +396,7 @@ class Sessions:
         database.execute("DELETE FROM trials WHERE session = ? AND at = 0 AND stack IS NULL", (session,))
 
     def _forget(self, database: sqlite3.Connection) -> None:
-        """Drops what is settled and recorded, stack by stack, and what no trial belongs to."""
+        """Deletes stacks of which all trials are settled and recorded, and stacks that have no trials any more."""
         database.execute(
             "DELETE FROM trials WHERE state = 'SETTLED' AND session IS NULL AND (stack IS NULL OR NOT EXISTS "
             "(SELECT 1 FROM trials AS other WHERE other.stack = trials.stack "
@@ -383,6 +411,6 @@ class Sessions:
 
 
 def _knows_lines(database: sqlite3.Connection) -> bool:
-    """Not in a ledger of version 1, which nobody has written to since."""
+    """False for a ledger of version 1 that nobody has written to since."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     return bool(version >= 2)

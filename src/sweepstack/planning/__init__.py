@@ -1,1 +1,1 @@
-"""What happens to each trial, and which are trained together, as pure functions. Read `classify`, then `plan`."""
+"""Decides what happens to each trial, and which trials are trained together. Pure. Read `classify`, then `plan`."""

@@ -1,4 +1,4 @@
-"""What happens to each trial that is wanted: the one decision, which a claim carries out and a dry run prints. Pure."""
+"""Decides what happens to each wanted trial; a claim carries the decision out, a dry run prints it. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sweepstack.trial import Finished, Outcome, Trial
 
 @dataclass(frozen=True)
 class Train:
-    """It is trained from its beginning."""
+    """The trial is trained from its beginning."""
 
     entry: Entry
-    """As the ledger knows it from now on. One that has begun before keeps its id, but has lost its stack."""
+    """The trial's row in the ledger from now on. A trial that has begun before keeps its id, but loses its stack."""
 
     @property
     def trial(self) -> Trial:
@@ -23,30 +23,30 @@ class Train:
 
 @dataclass(frozen=True)
 class Resume:
-    """It is trained on, with its whole stack."""
+    """The trial is resumed, together with its whole stack."""
 
     trial: Trial
     stack: Composition
     members: Mapping[str, Entry]
-    """All trials of the stack by id, as the ledger knows them from now on."""
+    """The rows of all trials of the stack from now on, by the trial's id."""
 
 
 @dataclass(frozen=True)
 class Reuse:
-    """Its outcome is known."""
+    """The outcome of the trial is known, so it is not trained."""
 
     trial: Trial
-    """As it is wanted, but with the id that the ledger knows it by."""
+    """The wanted trial, with the id that it has in the ledger."""
     outcome: Outcome
     finished: Finished | None
-    """Its record in the store, if that has one."""
+    """The trial's record in the store, if there is one."""
     in_ledger: bool
-    """Whether the outcome is the ledger's; else it is the store's."""
+    """True if the outcome comes from the ledger, False if it comes from the store."""
 
 
 @dataclass(frozen=True)
 class WaitFor:
-    """Another session is training it."""
+    """Another session trains the trial."""
 
     trial: Trial
     session: int | None
@@ -65,11 +65,12 @@ def classify(
     """Decides what happens to each trial.
 
     Args:
-        trials: those that are wanted, of different fingerprints.
-        finished: settled trials in the store by fingerprint. A claim decides without them first, and asks the store
-            for what it has claimed then: so nobody trains what another session delivers meanwhile.
-        session: the one that wants the trials; None for a dry run.
-        rerun: train what is settled, too.
+        trials: the wanted trials. No two have the same fingerprint.
+        known: what the ledger knows of them.
+        finished: settled trials in the store, by fingerprint. A claim first decides without them, then asks the store
+            about the trials that it has claimed. So nobody trains a trial that another session delivers in between.
+        session: the session that wants the trials; None for a dry run.
+        rerun: train settled trials, too.
     """
     wanted = {trial.fingerprint: trial for trial in trials}
     resumed = {stack: _resumed(stack, known, wanted, session) for stack in known.members}
@@ -77,14 +78,16 @@ def classify(
     def decide(trial: Trial) -> Decision:
         entry, recorded = known.entries.get(trial.fingerprint), finished.get(trial.fingerprint)
         if entry is None or (rerun and entry.state == SETTLED):
-            entry = Entry(trial, session, None, CLAIMED)  # under an id of its own
+            entry = Entry(trial, session, None, CLAIMED)  # with an id of its own
         elif entry.state == CLAIMED and entry.session != session and entry.outcome is None:
             return WaitFor(trial, entry.session)
-        elif entry.outcome is not None and entry.state != INTERRUPTED:  # among them is what has just failed elsewhere
+        elif (
+            entry.outcome is not None and entry.state != INTERRUPTED
+        ):  # also a trial that has just failed in another session
             return Reuse(_renewed(trial, entry), entry.outcome, recorded, in_ledger=True)
         elif entry.stack is not None and (members := resumed.get(entry.stack)) is not None:
             return Resume(members[entry.trial.id].trial, known.compositions[entry.stack], members)
-        else:  # it was claimed and never planned, or its stack is not whole any more
+        else:  # the trial was claimed and never planned, or its stack has lost members
             entry = replace(entry, trial=_renewed(trial, entry), session=session, stack=None, state=CLAIMED)
         if recorded is not None and not rerun:
             return Reuse(entry.trial, recorded.outcome, recorded, in_ledger=False)
@@ -96,8 +99,11 @@ def classify(
 def _resumed(
     stack: str, known: KnownTrials, wanted: Mapping[str, Trial], session: int | None
 ) -> dict[str, Entry] | None:
-    """The trials of a stack by id, as they are once it is resumed. None where it cannot be: a member is missing, it has
-    not begun and is more than what is wanted, or this version must not train a member as it is kept."""
+    """Returns the rows of a stack's trials, by id, as they are once it is resumed; None if it cannot be resumed.
+
+    A stack cannot be resumed if a member is missing, if it has not begun and has members that are not wanted, or if
+    this version refuses the stored config of a member.
+    """
     composition, members = known.compositions.get(stack), known.members[stack]
     if composition is None or not {one for ids in composition.trajectories for one in ids} <= {
         entry.trial.id for entry in members
@@ -118,5 +124,5 @@ def _resumed(
 
 
 def _renewed(trial: Trial, entry: Entry) -> Trial:
-    """The trial as the sweep of now knows it, with the record that it has already."""
+    """Returns the wanted trial with the id that it already has in the ledger."""
     return replace(trial, id=entry.trial.id)

@@ -1,4 +1,4 @@
-"""What a config alone tells about stacking: which values may differ inside a stack. No PyTorch is needed for it."""
+"""Decides from the configs which trials can be stacked: which values may differ inside a stack. No PyTorch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ NUMBERS = {
     "torch.optim.Adam": {"lr", "betas", "eps", "weight_decay"},
     "torch.optim.AdamW": {"lr", "betas", "eps", "weight_decay"},
 }
-"""Optimizers that can be stacked, and their keywords that may differ inside a stack."""
+"""The optimizers that can be stacked, each with the keywords that may differ inside a stack."""
 FLAGS = {"torch.optim.SGD": {"nesterov"}, "torch.optim.Adam": {"amsgrad"}, "torch.optim.AdamW": {"amsgrad"}}
-"""Keywords that must be the same in a stack. With any other keyword a trial is not stacked."""
+"""Keywords that must be the same in a stack. A trial with any other keyword is not stacked."""
 
 PER_MEMBER = {"schedule", "seed", "epochs"}
-"""Keys that each member of a stack has for itself, beside the numbers of its optimizer."""
+"""Config keys that may differ inside a stack, beside the numbers of the optimizer."""
 
 
 def obstacle(config: TrialConfig) -> str | None:
-    """Why trials of this optimizer cannot be stacked; None when they can."""
+    """Says why trials with this optimizer cannot be stacked; None if they can."""
     target, keywords = config.optimizer.target, config.optimizer.keywords
     if target not in NUMBERS:
         return f"{target} has no stacked form (SGD, Adam and AdamW of torch.optim have)"
@@ -31,26 +31,30 @@ def obstacle(config: TrialConfig) -> str | None:
     for name in sorted(keywords.keys() & NUMBERS[target]):
         parts = keywords[name] if name == "betas" else [keywords[name]]
         if not all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts):
-            return f"optimizer.{name} is no number"
+            return f"optimizer.{name} is not a number"
     return None
 
 
 def trajectory_key(config: TrialConfig, run: RunConfig) -> str:
-    """Trials of one key are read from one training: they differ at most in `epochs`, and only where the schedule does
-    not look at the horizon."""
+    """Returns a key that is equal for trials that one training can serve.
+
+    Such trials differ at most in `epochs`, and only if the schedule does not depend on the total number of steps.
+    """
     shared = set() if looks_at_horizon(config.schedule) else {"epochs"}
     return _key(config, run, dict.fromkeys(shared, True))
 
 
 def stack_key(config: TrialConfig, run: RunConfig) -> str:
-    """Trajectories of one key may be trained as one stack: they differ in numbers of the optimizer, schedule, seed and
-    epochs only."""
+    """Returns a key that is equal for trajectories that can be trained as one stack.
+
+    Such trajectories differ only in the numbers of the optimizer, the schedule, the seed and the epochs.
+    """
     numbers = NUMBERS.get(config.optimizer.target, set())
     return _key(config, run, {**dict.fromkeys(PER_MEMBER, True), "optimizer": numbers})
 
 
 def _key(config: TrialConfig, run: RunConfig, without: dict[str, Any]) -> str:
-    """All that changes the weights and is not left out, and where they are trained."""
+    """Returns all config values that change the weights, but for those in `without`, and where the trial trains."""
     left_out = {**dict.fromkeys(marked(TrialConfig, Mark.MEASURES), True), **without}
     where = run.model_dump_json(include=marked(RunConfig, Mark.PER_STACK))
     return config.model_dump_json(exclude=left_out, by_alias=True) + where

@@ -12,6 +12,7 @@ from sweepstack.planning.compatibility import obstacle, stack_key, trajectory_ke
 from sweepstack.trial import StackSettings, Trial
 
 TRAINED_ALONE = "by the plain trainer"
+"""How a stack of one trajectory is trained, in words."""
 
 
 @dataclass(frozen=True)
@@ -19,55 +20,55 @@ class Trajectory:
     """One training that serves one or more trials, read at their epochs."""
 
     trials: tuple[Trial, ...]
-    """The longest last."""
+    """The trials in the order of their epochs; the longest is last."""
 
     @property
     def longest(self) -> Trial:
-        """The trial that is trained; the others are read on its way."""
+        """The trial with the most epochs. The metrics of the others are read while it trains."""
         return self.trials[-1]
 
     @property
     def config(self) -> TrialConfig:
-        """That of the training."""
+        """The config of the longest trial."""
         return self.longest.config
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Trajectories that are trained together as one batched model, or one that is trained on its own."""
+    """Trajectories that are trained together as one batched model, or a single one that is trained on its own."""
 
     trajectories: tuple[Trajectory, ...]
     choice: StackSettings
     id: str = ""
-    """What its checkpoint is known by; given when the plan is kept."""
+    """Names its checkpoints. It is empty until the session stores the plan."""
     keep: bool = False
-    """Whether its checkpoints stay when it is done."""
+    """True if its checkpoints stay after all of it is settled."""
     note: str = ""
-    """Why it is not the stack that its trials began in, if it is not."""
+    """Why its trials did not begin in this stack; empty if they did."""
     device: str = ""
-    """Kind of device that it begins on; empty where it is not known."""
+    """The kind of device that it begins on (cpu, cuda or mps); empty if it is not known."""
 
     @property
     def trials(self) -> list[Trial]:
-        """Of all its trajectories."""
+        """The trials of all its trajectories."""
         return [trial for trajectory in self.trajectories for trial in trajectory.trials]
 
     @property
-    def way(self) -> str:
-        """How it is trained, in words."""
+    def how_trained(self) -> str:
+        """How it is trained, in words: alone or stacked, with how many threads, and why."""
         width = len(self.trajectories)
         how = f"stacked, {count(width, 'trajectory')} wide" if width > 1 else TRAINED_ALONE
         return f"{how}, {count(self.choice.threads, 'thread')} ({self.choice.reason})"
 
     @property
     def epochs(self) -> int:
-        """Of its longest trajectory."""
+        """The epochs of its longest trajectory."""
         return max(trajectory.config.epochs for trajectory in self.trajectories)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will train."""
+    """The stacks that will be trained."""
 
     stacks: tuple[Stack, ...]
 
@@ -81,29 +82,32 @@ class Plan:
 
     @property
     def epochs_asked_for(self) -> int:
-        """Of all trials, had each been trained on its own."""
+        """The sum of the epochs of all trials: what would be trained if each trial was trained on its own."""
         return sum(trial.config.epochs for trial in self.trials)
 
     @property
     def epochs_to_train(self) -> int:
-        """Of all trajectories."""
+        """The sum of the epochs of all trajectories: what is trained."""
         return sum(trajectory.config.epochs for trajectory in self.trajectories)
 
     @property
     def seconds(self) -> float:
-        """Estimated time."""
+        """The estimated time to train all stacks, in seconds."""
         return sum(stack.epochs * stack.choice.epoch_seconds for stack in self.stacks)
 
 
-def plan(trials: Iterable[Trial], choose: Callable[[Sequence[Trial]], StackSettings], apart: str = "") -> Plan:
-    """Finds exact duplicates, shared trajectories, and what can be stacked.
+def plan(
+    trials: Iterable[Trial], choose: Callable[[Sequence[Trial]], StackSettings], isolation_reason: str = ""
+) -> Plan:
+    """Groups trials into shared trajectories, and trajectories into stacks.
 
     Args:
-        choose: says how trajectories that could be one stack are trained best; takes the longest trial of each.
-        apart: why every trial must be trained on its own, if it must.
+        choose: takes the longest trial of each of some trajectories that could be one stack, and returns the best way
+            to train them.
+        isolation_reason: why every trial must be trained on its own; empty if it need not.
     """
-    if apart:
-        return Plan(tuple(_alone(Trajectory((trial,)), choose, apart) for trial in trials))
+    if isolation_reason:
+        return Plan(tuple(_alone(Trajectory((trial,)), choose, isolation_reason) for trial in trials))
     groups: dict[str, list[Trajectory]] = {}
     for trajectory in _trajectories(trials):
         groups.setdefault(stack_key(trajectory.config, trajectory.longest.run), []).append(trajectory)
@@ -128,26 +132,26 @@ def _stack(trajectories: Sequence[Trajectory], choice: StackSettings) -> Stack:
 
 
 def _trajectories(trials: Iterable[Trial]) -> list[Trajectory]:
-    found: dict[str, list[Trial]] = {}
+    groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        found.setdefault(trajectory_key(trial.config, trial.run), []).append(trial)
-    return [Trajectory(tuple(sorted(read, key=lambda trial: trial.config.epochs))) for read in found.values()]
+        groups.setdefault(trajectory_key(trial.config, trial.run), []).append(trial)
+    return [Trajectory(tuple(sorted(group, key=lambda trial: trial.config.epochs))) for group in groups.values()]
 
 
 def _seed(trajectory: Trajectory) -> int:
-    """Those of one seed side by side, for they share their batches."""
+    """Sorts trajectories of one seed next to each other, because they share their batches."""
     return trajectory.config.seed
 
 
 def _even_parts(group: Sequence[Trajectory], width: int) -> list[Sequence[Trajectory]]:
-    """Parts of about the same size, none larger than `width`."""
+    """Cuts a group into parts of about the same size, none larger than `width`."""
     parts = math.ceil(len(group) / width)
     bounds = [round(part * len(group) / parts) for part in range(parts + 1)]
     return [group[begin:end] for begin, end in itertools.pairwise(bounds)]
 
 
 def unique(trials: Sequence[Trial]) -> list[Trial]:
-    """One trial of each fingerprint, in their order: the first, or the one that asks for the most pictures."""
+    """Returns one trial of each fingerprint, in the given order: the first that asks for the most pictures."""
     chosen: dict[str, Trial] = {}
     for trial in trials:
         known = chosen.get(trial.fingerprint)
@@ -157,7 +161,7 @@ def unique(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def summary(planned: Plan) -> str:
-    """The plan as one line."""
+    """Returns the plan as one line."""
     trials, trajectories = len(planned.trials), len(planned.trajectories)
     counts = f"{count(trials, 'trial')} -> {count(trajectories, 'trajectory')} -> {count(len(planned.stacks), 'stack')}"
     saved = f": {planned.epochs_to_train} of {planned.epochs_asked_for} run-epochs to train"
@@ -165,7 +169,7 @@ def summary(planned: Plan) -> str:
 
 
 def describe(planned: Plan) -> list[str]:
-    """The plan for people, line by line."""
+    """Returns the plan as lines for people."""
     lines = [
         summary(planned).split(":")[0],
         f"{planned.epochs_asked_for} run-epochs asked for, {planned.epochs_to_train} to train, "
@@ -176,7 +180,7 @@ def describe(planned: Plan) -> list[str]:
         batch = stack.trajectories[0].config.batch_size
         trials, epochs = count(len(stack.trials), "trial"), count(stack.epochs, "epoch")
         begun = ", to be resumed" if stack.id else ""
-        lines.append(f"stack {number}{begun}: {trials}, batch {batch}, {epochs}, {stack.way}")
+        lines.append(f"stack {number}{begun}: {trials}, batch {batch}, {epochs}, {stack.how_trained}")
         for trajectory in stack.trajectories:
             names = [trial.name for trial in trajectory.trials]
             lines.append(f"    {names[-1]}" + (f"  <- {', '.join(names[:-1])}" if len(names) > 1 else ""))
@@ -184,7 +188,7 @@ def describe(planned: Plan) -> list[str]:
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun, in the plural where it must be."""
+    """Returns a number with its noun, in the plural unless the number is 1."""
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
 

@@ -1,4 +1,4 @@
-"""Results of sweeps: `sweepstack.results.table(sweep)` gives them as a pandas DataFrame."""
+"""Results of sweeps: `sweepstack.results.table(sweep)` returns them as a pandas DataFrame."""
 
 from sweepstack.results.tables.frame import table
 

@@ -1,4 +1,4 @@
-"""The model to use: a run's weights as a registered model of MLflow, and back."""
+"""Registers a run's weights as a model in MLflow, and loads registered models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from sweepstack.config.code_digest import sources
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.files.scratch import scratch
-from sweepstack.inference.classifier import Classifier, classifier, example, predicted_of_test
+from sweepstack.inference.classifier import Classifier, classifier, example, predict_test_images
 from sweepstack.results.reproduce import code_change
-from sweepstack.results.selection.predictions import predicted_otherwise
+from sweepstack.results.selection.predictions import count_changed_predictions
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import table
 from sweepstack.tracking import models
@@ -24,28 +24,34 @@ from sweepstack.tracking.store import Store
 from sweepstack.trial import WEIGHTS, TrialState
 
 DEFAULT_ALIAS = "best"
-MODELS, RUNS = "models:/", "runs:/"
-"""How MLflow's addresses begin."""
+"""The alias of a registered model if none is given."""
+MODELS = "models:/"
+"""MLflow's addresses of registered models begin with it."""
+RUNS = "runs:/"
+"""MLflow's addresses of runs begin with it."""
 REQUIRED = ("sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow", "scipy")
-"""What a model needs to be loaded, pinned to the versions here."""
+"""Packages that a registered model needs; it records their installed versions."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """What `register` has done."""
+    """A registered model."""
 
     name: str
     version: int
     alias: str
     model_id: str
     code: tuple[Path, ...]
-    """The user's own code that went along."""
+    """The user's own code that was stored with it."""
     only: bool
-    """Whether no other model has this alias."""
+    """True if no other registered model has this alias."""
 
 
 def selected(store: Store, sweep: str) -> tuple[Record, str]:
-    """The trial to use of a sweep, see `selection.select`, and why its test figure is too good, if it is.
+    """Selects the trial of a sweep to use; see `selection.select`.
+
+    Returns:
+        The run, and why its test accuracy is too good; that is empty if validation data selected it.
 
     Raises:
         StoreError: there is no such sweep.
@@ -56,30 +62,36 @@ def selected(store: Store, sweep: str) -> tuple[Record, str]:
 
 
 def register(store: Store, run: Record, name: str | None = None, alias: str = DEFAULT_ALIAS) -> Registered:
-    """Logs the model of a finished run and registers it under a name, that of its dataset unless given, with an alias.
+    """Logs the model of a finished run, and registers it under a name and an alias.
+
+    Args:
+        store: the store with the run.
+        run: the run.
+        name: the name of the registered model; by default the name of the dataset.
+        alias: the alias of the new version.
 
     Raises:
-        UserError: the run has not finished, its weights or its dataset are gone, its code has changed, its model does
-            not predict any more what it did, or MLflow takes no such name.
-        StoreError: the store does not take it.
+        UserError: the run has not finished, its weights or its dataset are gone, its code has changed, its model now
+            predicts something else, or MLflow does not accept the name.
+        StoreError: the store does not accept the model.
     """
     name = str(from_text(run.row.params.get("dataset", "model"))) if name is None else name
     models.check_names(name, alias)
-    trained, weights = _of_run(store, run)
-    _check_predictions(store, run, trained)
-    config = trained.config
+    model, weights = _of_run(store, run)
+    _check_predictions(store, run, model)
+    config = model.config
     code = sources(config)
-    shown = example(config)
+    images = example(config)
     requirements = [f"{package}=={importlib.metadata.version(package)}" for package in REQUIRED]
-    with scratch() as aside:
-        folder = aside / "data"
+    with scratch() as temporary:
+        folder = temporary / "data"
         folder.mkdir()
-        trained.check_twice(shown)
-        trained.save(folder, weights)
-        answer = trained.predict(shown)
-        version, model_id = models.log_and_register(store, run, name, alias, folder, code, requirements, shown, answer)
-    having = {known for known, aliases in models.registered(store).items() if alias in aliases}
-    return Registered(name, version, alias, model_id, tuple(code), having == {name})
+        model.check_deterministic(images)
+        model.save(folder, weights)
+        answer = model.predict(images)
+        version, model_id = models.log_and_register(store, run, name, alias, folder, code, requirements, images, answer)
+    with_alias = {known for known, aliases in models.registered(store).items() if alias in aliases}
+    return Registered(name, version, alias, model_id, tuple(code), with_alias == {name})
 
 
 def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
@@ -95,18 +107,18 @@ def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
             f"run {row.name} ({row.run_id}) must have its {WEIGHTS}, it is gone",
             remedy="choose another run",
         )
-    trained = classifier(config_of(store, row.run_id), weights)
-    if change := code_change(run, trained.config):
+    model = classifier(config_of(store, row.run_id), weights)
+    if change := code_change(run, model.config):
         raise UserError(
             f"a model must have the code that it was trained with, of run {row.name} ({row.run_id}) {change}",
             remedy="restore that code, or train the run again with rerun=true",
         )
-    return trained, weights
+    return model, weights
 
 
-def _check_predictions(store: Store, run: Record, trained: Classifier) -> None:
-    """That the model still does what its run has recorded, whatever has changed that no checksum knows of."""
-    digest, now = predicted_of_test(trained)
+def _check_predictions(store: Store, run: Record, model: Classifier) -> None:
+    """Checks that the model still predicts what its run has recorded; no checksum covers everything that can change."""
+    digest, now = predict_test_images(model)
     known = place(store, run.row.run_id)
     if known is not None and known.data not in (None, digest):
         raise UserError(
@@ -114,73 +126,78 @@ def _check_predictions(store: Store, run: Record, trained: Classifier) -> None:
             f"({run.row.run_id}) have changed",
             remedy="restore them, or train the run again with rerun=true",
         )
-    if otherwise := predicted_otherwise(store, run.row.run_id, now):
+    if changed := count_changed_predictions(store, run.row.run_id, now):
         raise UserError(
             f"a model must predict what it did when it was trained, that of run {run.row.name} ({run.row.run_id}) "
-            f"predicts {otherwise} of {len(now)} test images otherwise",
+            f"predicts {changed} of {len(now)} test images differently",
             remedy="restore its code, or train the run again with rerun=true",
         )
 
 
 @contextlib.contextmanager
-def load_classifier(store: Store, word: str) -> Iterator[tuple[Classifier, str]]:
-    """The classifier that a word means, for as long as the block lasts, and what it is in words.
+def load_classifier(store: Store, reference: str) -> Iterator[tuple[Classifier, str]]:
+    """Yields the classifier that the user has named, and a description of it. Its files are deleted after the block.
 
     Args:
-        word: NAME@ALIAS, an alias that one registered model has, a run, see `runs.find_run`, or an address as MLflow
-            writes it: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID.
+        store: the store with the model.
+        reference: NAME@ALIAS, an alias that only one registered model has, a run (see `runs.find_run`), or an address
+            of MLflow: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID.
 
     Raises:
         UserError: there is no such model, or there are several.
-        StoreError: it cannot be had.
+        StoreError: the model cannot be read.
     """
-    found = _version_of(store, word)
+    found = _version_of(store, reference)
     if found is None:
-        run = find_run(store, _run_in(word))
+        run = find_run(store, _run_in(reference))
         yield _of_run(store, run)[0], f"run {run.row.name} ({run.row.run_id})"
         return
     with models.files(store, found) as folder:
         yield models.load_model(folder), f"{found.name}, version {found.version}"
 
 
-def _run_in(word: str) -> str:
-    """The run in an address such as "runs:/ID/model"."""
-    return word.removeprefix(RUNS).strip("/").partition("/")[0] if word.startswith(RUNS) else word
+def _run_in(reference: str) -> str:
+    """Returns the run in an address such as "runs:/ID/model"."""
+    return reference.removeprefix(RUNS).strip("/").partition("/")[0] if reference.startswith(RUNS) else reference
 
 
-def _version_of(store: Store, word: str) -> models.Version | None:
-    """The version of a registered model that a word means; None when it must be a run."""
-    if word.startswith(RUNS):
+def _version_of(store: Store, reference: str) -> models.Version | None:
+    """Returns the version of a registered model that the user has named; None if the user has named a run."""
+    if reference.startswith(RUNS):
         return None
-    address, word = word.startswith(MODELS), word.removeprefix(MODELS)
-    name, at, alias = word.rpartition("@")
+    address, reference = reference.startswith(MODELS), reference.removeprefix(MODELS)
+    name, at, alias = reference.rpartition("@")
     if at and name:
         return models.version(store, name, alias)
     if address:
-        name, slash, number = word.strip("/").rpartition("/")
+        name, slash, number = reference.strip("/").rpartition("/")
         if not slash:
             rule = "an address of a model must name its alias or version"
-            raise UserError(rule, f"{MODELS}{word}", f"for example {MODELS}{word}@{DEFAULT_ALIAS} or {MODELS}{word}/1")
+            raise UserError(
+                rule,
+                f"{MODELS}{reference}",
+                f"for example {MODELS}{reference}@{DEFAULT_ALIAS} or {MODELS}{reference}/1",
+            )
         return models.numbered(store, name, number)
     known = models.registered(store)
-    having = sorted(name for name, aliases in known.items() if word in aliases)
-    if len(having) > 1:
-        some = " or ".join(f"--model {name}@{word}" for name in having)
+    with_alias = sorted(name for name, aliases in known.items() if reference in aliases)
+    if len(with_alias) > 1:
+        options = " or ".join(f"--model {name}@{reference}" for name in with_alias)
         raise UserError(
-            f"{word!r} must mean one model, {len(having)} have this alias",
-            remedy=f"choose with {some}",
+            f"{reference!r} must mean one model, {len(with_alias)} have this alias",
+            remedy=f"choose with {options}",
         )
-    if having:
-        return models.version(store, having[0], word)
-    if word == DEFAULT_ALIAS and not known:
+    if with_alias:
+        return models.version(store, with_alias[0], reference)
+    if reference == DEFAULT_ALIAS and not known:
         raise UserError(
             f"there is no registered model in {store.uri}",
             remedy="register the best one: sweepstack register",
         )
-    if word == DEFAULT_ALIAS:
+    if reference == DEFAULT_ALIAS:
         aliases = sorted(f"{name}@{alias}" for name, aliases in known.items() for alias in aliases)
         raise UserError(
             f"no model has the alias {DEFAULT_ALIAS!r}",
-            remedy=f"choose with --model, {did_you_mean(word, aliases)}",
+            remedy=f"choose with --model, {did_you_mean(reference, aliases)}",
         )
     return None

@@ -1,4 +1,4 @@
-"""The command that trains a run again, and whether it ends the same."""
+"""Builds the command that trains a run again, and checks whether it ends the same."""
 
 from __future__ import annotations
 
@@ -33,48 +33,57 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.delivery import environment
 from sweepstack.trial import WEIGHTS, TrialState
 
-ROUNDING = 1e-5
-"""A smooth model that was trained in a stack has weights at most so far from those of the plain trainer."""
-IMAGES = 2
-"""Where a hidden unit is just at its kink, rounding decides: of a ReLU network so many test images, in 10,000, may be
-classified otherwise."""
+WEIGHTS_TOLERANCE = 1e-5
+"""The largest difference between the weights of a smooth model from a stack and from the plain trainer."""
+CHANGED_IMAGES = 2
+"""The number of test images in 10,000 that a ReLU network may classify differently. Where a hidden unit is just at its
+kink, rounding decides."""
 RELU_TOLERANCE = 1e-3
-"""Of their size: so far apart may the weights and the losses of such a network be. That nothing is classified otherwise
-says little of one that has diverged and calls everything a 0."""
+"""The largest difference of the weights and losses of such a network, relative to their size. Equal predictions alone
+say little: a network that has diverged may call every image a 0."""
 KINKS = (
-    "rounding decides where a network has kinks, as ReLU has: a stack rounds otherwise than the plain trainer, which "
-    "differs likewise with another number of threads"
+    "rounding decides at the kinks of a network, such as those of ReLU: a stack rounds differently from the plain "
+    "trainer, and so does the plain trainer with another number of threads"
 )
+"""What a user reads about differences of a network with kinks."""
 TRAINED_ALONE_PATTERN = re.compile(r"by the plain trainer, (\d+) threads? ")
-"""How `TRAINED_TAG` begins where no stack was used; see `plan.Stack.way`."""
-COMMIT, UNCOMMITTED = "mlflow.source.git.commit", "git.uncommitted_changes"
+"""How `TRAINED_TAG` begins if no stack was used; see `plan.Stack.how_trained`."""
+COMMIT = "mlflow.source.git.commit"
+"""Tag with the commit that a run was trained at."""
+UNCOMMITTED = "git.uncommitted_changes"
+"""Tag that is "true" if the code had uncommitted changes."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a run and its repetition have in common."""
+    """How the repetition of a run compares with the run."""
 
     equal: bool
     how: str
-    """In words: bit for bit, or within which tolerance."""
+    """Why they count as equal or not, in words, such as "bit for bit"."""
     differences: tuple[str, ...]
-    """A line for each figure that differs."""
+    """A line for each value that differs."""
 
 
 class Command(NamedTuple):
-    """What trains a run again."""
+    """The command that trains a run again."""
 
     words: list[str]
     left_out: list[str]
-    """Overrides that say where the record goes, with a password that was not recorded."""
+    """Overrides that say where the run is recorded, and hold a password that was not recorded."""
 
 
 def repro_command(store: Store, run: Record) -> Command:
-    """The words of the command that trains the run again, on its own; `rerun=true`, which changes no fingerprint, makes
-    it train although the store knows the trial.
+    """Builds the command that trains a run again, on its own.
+
+    `rerun=true` makes it train although the store knows the trial; it does not change the fingerprint.
+
+    Args:
+        store: the store with the run.
+        run: the run.
 
     Raises:
-        UserError: its overrides are gone, or one that is needed holds a password, which was not recorded.
+        UserError: the overrides are gone, or one that is needed holds a password, which was not recorded.
     """
     overrides = overrides_of(store, run.row.run_id)
     masked = [line for line in overrides if has_masks(line)]
@@ -97,8 +106,10 @@ def _program() -> str:
 
 
 def code_change(run: Record, config: TrialConfig) -> str:
-    """Whether the code that trains a run, the user's own with it, is another one than it was: in words, empty when it
-    is the same or was not recorded."""
+    """Says how the code that trains a run has changed, the user's own code included.
+
+    It returns an empty text if the code is the same, or was not recorded.
+    """
     try:
         was, now = Fingerprint.parse(run.tags.get(FINGERPRINT_TAG, "")).code, digest(config)
     except ValueError:
@@ -117,8 +128,10 @@ def _is_found(target: str) -> bool:
 
 
 def changes(store: Store, run: Record) -> str:
-    """One line on what is not as it was when the run was trained, of the user's and the project's code and of packages;
-    empty when all is the same, as far as it was recorded."""
+    """Says in one line what has changed since a run was trained: code of the user and the project, and packages.
+
+    It returns an empty text if nothing that was recorded has changed.
+    """
     now = environment()
     found = []
     with contextlib.suppress(UserError):  # the config is gone
@@ -139,7 +152,7 @@ def changes(store: Store, run: Record) -> str:
 
 
 def repeat(store: Store, run: Record) -> Comparison:
-    """Trains a run again, on its own, in a store and a folder that are thrown away, and compares.
+    """Trains a run again, on its own, in a temporary store and folder, and compares the results.
 
     Raises:
         UserError: the run has no outcome to compare with, or cannot be trained here.
@@ -150,54 +163,62 @@ def repeat(store: Store, run: Record) -> Comparison:
             remedy="choose another",
         )
     _, program, *overrides = repro_command(store, run).words
-    with scratch() as aside:
-        uri = sqlite_uri(Path(aside, "mlflow.db"))
-        here = [f"tracking.uri={uri}", f"tracking.journal={aside}/journal", f"hydra.run.dir={aside}/run"]
-        words = [sys.executable, program, *overrides, *_threads(run), *here]
+    with scratch() as temporary:
+        uri = sqlite_uri(Path(temporary, "mlflow.db"))
+        paths = [f"tracking.uri={uri}", f"tracking.journal={temporary}/journal", f"hydra.run.dir={temporary}/run"]
+        words = [sys.executable, program, *overrides, *_threads(run), *paths]
         environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         if done.returncode not in (0, 1):
-            said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
-            rule = f"the command cannot be run here: {one_line(said.removeprefix('error: '))}"
+            message = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
+            rule = f"the command cannot be run here: {one_line(message.removeprefix('error: '))}"
             raise UserError(rule, remedy="type it yourself to see more: sweepstack repro prints it")
-        again = Store(uri)
-        return compare(store, run, again, find_run(again, again.rows("all")[0].run_id))
+        repeated = Store(uri)
+        return compare(store, run, repeated, find_run(repeated, repeated.rows("all")[0].run_id))
 
 
 def _threads(run: Record) -> list[str]:
-    """Sums round differently with another number of threads, which the plan of a sweep may have chosen."""
+    """Returns the override for the number of threads of a run, because another number rounds sums differently."""
     alone = TRAINED_ALONE_PATTERN.match(run.tags.get(TRAINED_TAG, ""))
     return [f"threads={alone[1]}"] if alone else []
 
 
-def compare(store: Store, run: Record, again_store: Store, again: Record) -> Comparison:
-    """Whether the repetition of a run has ended as the run has: bit for bit where it was trained on its own, else
-    within the rounding of a stack. Seconds are not compared."""
-    differences = _of_identity(run, again)
+def compare(store: Store, run: Record, repeated_store: Store, repeated: Record) -> Comparison:
+    """Compares a run with its repetition: bit for bit if the run was trained on its own, else within rounding.
+
+    Seconds are not compared.
+
+    Args:
+        store: the store with the run.
+        run: the run.
+        repeated_store: the store with the repetition.
+        repeated: the repetition.
+    """
+    differences = _identity_differences(run, repeated)
     weights, images, count = None, None, 0
-    if run.row.state == again.row.state == TrialState.FINISHED:
-        weights = _distance_of_weights(store, run, again_store, again)
-        images, count = _otherwise(store, run, again_store, again)
-    figures = _figures(run.row.metrics, again.row.metrics)
-    exact = not figures and (weights is None or weights.most == 0) and images in (None, 0)
-    lines = [f"{key}: {was!r} before, {now!r} now" for key, (was, now) in figures.items()]
-    if weights and weights.most:
-        lines.append(f"weights: up to {weights.most:.2g} apart, {weights.relative:.2g} of their size")
+    if run.row.state == repeated.row.state == TrialState.FINISHED:
+        weights = _distance_of_weights(store, run, repeated_store, repeated)
+        images, count = _count_changed_predictions(store, run, repeated_store, repeated)
+    metrics = _differing_metrics(run.row.metrics, repeated.row.metrics)
+    exact = not metrics and (weights is None or weights.largest == 0) and images in (None, 0)
+    lines = [f"{key}: {was!r} before, {now!r} now" for key, (was, now) in metrics.items()]
+    if weights and weights.largest:
+        lines.append(f"weights: differ by up to {weights.largest:.2g}, by {weights.relative:.2g} of their size")
     if images:
-        lines.append(f"test predictions: {images} of {count} images otherwise")
+        lines.append(f"test predictions: {images} of {count} images differ")
     if differences:
-        return Comparison(False, _why_another(run, again), (*differences, *lines))
+        return Comparison(False, _describe_mismatch(run, repeated), (*differences, *lines))
     if exact:
         return Comparison(True, "bit for bit", ())
     note = run.tags.get(RECOMPOSED_TAG)
     if TRAINED_ALONE_PATTERN.match(run.tags.get(TRAINED_TAG, "")) and not note:
         return Comparison(False, "it was trained by the plain trainer, so every bit counts", tuple(lines))
-    why = f"it went on otherwise than it began ({note})" if note else "it was trained in a stack"
-    losses = _losses_apart(figures)
+    why = f"it did not end in the stack that it began in ({note})" if note else "it was trained in a stack"
+    losses = _loss_distance(metrics)
     if losses > RELU_TOLERANCE or run.row.state == TrialState.FAILED:
         equal, how = (
             losses <= RELU_TOLERANCE,
-            f"the losses are up to {losses:.2g} of their size apart ({RELU_TOLERANCE:g} is allowed)",
+            f"the losses differ by up to {losses:.2g} of their size ({RELU_TOLERANCE:g} is allowed)",
         )
     else:
         equal, how = _within_rounding(weights, images, count)
@@ -213,63 +234,67 @@ def _kinks(store: Store, run: Record) -> list[str]:
 
 
 def _within_rounding(weights: Distance | None, images: int | None, count: int) -> tuple[bool, str]:
-    """Whether rounding alone can be what parts the two, whose losses are close, and what tells."""
-    if weights is not None and weights.most <= ROUNDING:
-        return True, f"the weights are {weights.most:.2g} apart ({ROUNDING:g} is allowed)"
+    """Decides whether rounding alone can cause the differences of two runs with similar losses, and says why."""
+    if weights is not None and weights.largest <= WEIGHTS_TOLERANCE:
+        return True, f"the weights differ by {weights.largest:.2g} ({WEIGHTS_TOLERANCE:g} is allowed)"
     if weights is not None and weights.relative > RELU_TOLERANCE:
-        return False, f"the weights are {weights.relative:.2g} of their size apart ({RELU_TOLERANCE:g} is allowed)"
-    allowed = max(IMAGES, round(IMAGES * count / 10_000))
+        return False, f"the weights differ by {weights.relative:.2g} of their size ({RELU_TOLERANCE:g} is allowed)"
+    allowed = max(CHANGED_IMAGES, round(CHANGED_IMAGES * count / 10_000))
     some = "an unknown number" if images is None else images or "none"
     near = images is not None and images <= allowed
-    return near, f"{some} of {count} test images are classified otherwise ({allowed} allowed)"
+    return near, f"{some} of {count} test images are classified differently ({allowed} allowed)"
 
 
-def _losses_apart(figures: Mapping[str, tuple[float | None, float | None]]) -> float:
-    """The largest difference of two losses, relative to the larger one; infinite where only one is a number."""
-    apart = [0.0]
-    for was, now in (pair for key, pair in figures.items() if "loss" in key):
+def _loss_distance(metrics: Mapping[str, tuple[float | None, float | None]]) -> float:
+    """Returns the largest difference of two losses, relative to the larger one; infinite if only one is finite."""
+    distances = [0.0]
+    for was, now in (pair for key, pair in metrics.items() if "loss" in key):
         if was is None or now is None or not math.isfinite(was - now):
             return math.inf
-        apart.append(abs(was - now) / max(abs(was), abs(now)))
-    return max(apart)
+        distances.append(abs(was - now) / max(abs(was), abs(now)))
+    return max(distances)
 
 
-def _why_another(run: Record, again: Record) -> str:
-    was, now = run.tags.get(FINGERPRINT_TAG, ""), again.tags.get(FINGERPRINT_TAG, "")
+def _describe_mismatch(run: Record, repeated: Record) -> str:
+    was, now = run.tags.get(FINGERPRINT_TAG, ""), repeated.tags.get(FINGERPRINT_TAG, "")
     if was and was != now:
         return f"it is not the same trial any more: {Fingerprint.parse(now).change_since(Fingerprint.parse(was))}"
     return "it has not ended in the same way"
 
 
-def _of_identity(run: Record, again: Record) -> list[str]:
-    """Why the two cannot be the same: another fingerprint, another end."""
+def _identity_differences(run: Record, repeated: Record) -> list[str]:
+    """Says why two runs cannot be equal: their fingerprints, states or reasons differ."""
     lines = []
-    was, now = run.tags.get(FINGERPRINT_TAG, ""), again.tags.get(FINGERPRINT_TAG, "")
+    was, now = run.tags.get(FINGERPRINT_TAG, ""), repeated.tags.get(FINGERPRINT_TAG, "")
     if was and was != now:
         lines.append(f"fingerprint: {Fingerprint.parse(now).change_since(Fingerprint.parse(was))}")
-    if run.row.state != again.row.state:
-        lines.append(f"state: {run.row.state} before, {again.row.state} now {again.row.reason}".rstrip())
-    elif run.row.reason != again.row.reason:
-        lines.append(f"reason: {run.row.reason!r} before, {again.row.reason!r} now")
+    if run.row.state != repeated.row.state:
+        lines.append(f"state: {run.row.state} before, {repeated.row.state} now {repeated.row.reason}".rstrip())
+    elif run.row.reason != repeated.row.reason:
+        lines.append(f"reason: {run.row.reason!r} before, {repeated.row.reason!r} now")
     return lines
 
 
-def _figures(was: Mapping[str, float], now: Mapping[str, float]) -> dict[str, tuple[float | None, float | None]]:
-    """The figures that differ; NaN is like NaN."""
+def _differing_metrics(
+    was: Mapping[str, float], now: Mapping[str, float]
+) -> dict[str, tuple[float | None, float | None]]:
+    """Returns the metrics that differ, without times. NaN equals NaN."""
     keys = sorted(key for key in {*was, *now} if "seconds" not in key)
     pairs = {key: (was.get(key), now.get(key)) for key in keys}
     return {key: pair for key, pair in pairs.items() if repr(pair[0]) != repr(pair[1])}
 
 
-def _distance_of_weights(store: Store, run: Record, again_store: Store, again: Record) -> Distance | None:
-    """How far the weights are apart; None when there are none to compare."""
-    was, now = artifact(store, run.row.run_id, WEIGHTS), artifact(again_store, again.row.run_id, WEIGHTS)
+def _distance_of_weights(store: Store, run: Record, repeated_store: Store, repeated: Record) -> Distance | None:
+    """Computes how much the weights differ; None if there are none to compare."""
+    was, now = artifact(store, run.row.run_id, WEIGHTS), artifact(repeated_store, repeated.row.run_id, WEIGHTS)
     return None if was is None or now is None else distance(io.BytesIO(was), io.BytesIO(now))
 
 
-def _otherwise(store: Store, run: Record, again_store: Store, again: Record) -> tuple[int | None, int]:
-    """The test images that are classified otherwise, and how many there are."""
-    was, now = predictions(store, run.row.run_id), predictions(again_store, again.row.run_id)
+def _count_changed_predictions(
+    store: Store, run: Record, repeated_store: Store, repeated: Record
+) -> tuple[int | None, int]:
+    """Counts the test images that are classified differently (None if that is not known), and all test images."""
+    was, now = predictions(store, run.row.run_id), predictions(repeated_store, repeated.row.run_id)
     if was is None or now is None or was.shape != now.shape:
         return None, 0
     return int(np.count_nonzero(was != now)), len(now)

@@ -1,4 +1,4 @@
-"""One run as text: how it ended, its figures and learning curves, and what it was made of."""
+"""Shows one run as text: how it ended, its metrics and learning curves, its params and its config."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
 CURVES = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
+"""Metrics whose curves are shown."""
 BLOCKS = "▁▂▃▄▅▆▇█"
+"""The characters of a curve, from the lowest value to the highest."""
 CURVE_WIDTH = 60
-"""Blocks of a curve."""
+"""The most characters of a curve."""
 LAST_LINES = 15
-"""So much of a failed trial's log is shown."""
+"""The number of lines of a failed trial's log that are shown."""
 
 
-def shown(store: Store, run: Record) -> str:
-    """A run as several lines of text; the same store gives the same text."""
+def describe_run(store: Store, run: Record) -> str:
+    """Returns a run as several lines of text; the same store gives the same text."""
     row = run.row
     lines = [f"{printable(row.name)}  {row.state}"]
     if row.reason:
         lines.append(f"  reason       {printable(row.reason)}")
-    lines += [f"  {key:<11}  {printable(value)}" for key, value in _about(run).items() if value]
-    figures = {key: _format_number(key, value) for key, value in sorted(row.metrics.items())}
-    lines += ["", "figures", *_columns(figures), "", *_curves(store, run)]
+    lines += [f"  {key:<11}  {printable(value)}" for key, value in _facts(run).items() if value]
+    metrics = {key: _format_number(key, value) for key, value in sorted(row.metrics.items())}
+    lines += ["", "metrics", *_columns(metrics), "", *_curves(store, run)]
     lines += ["params", *_columns({key: printable(value) for key, value in sorted(row.params.items())})]
     config = artifact(store, row.run_id, CONFIG)
     text = config.decode(errors="replace").splitlines() if config is not None else ["gone"]
@@ -41,7 +43,7 @@ def shown(store: Store, run: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _about(run: Record) -> dict[str, str]:
+def _facts(run: Record) -> dict[str, str]:
     row = run.row
     began = datetime.fromtimestamp(row.started / 1000, UTC)
     took = "" if run.ended is None else f", {max(0, run.ended - row.started) / 1000:.1f} s from beginning to end"
@@ -58,7 +60,7 @@ def _about(run: Record) -> dict[str, str]:
 
 
 def _curves(store: Store, run: Record) -> list[str]:
-    """The metrics that were measured more than once."""
+    """Returns a line with a curve for each metric that has several steps."""
     found = {key: history(store, run.row.run_id, key) for key in CURVES if key in run.row.metrics}
     curves = {key: points for key, points in found.items() if len({step for step, _ in points}) > 1}
     if not curves:
@@ -76,7 +78,7 @@ def _curves(store: Store, run: Record) -> list[str]:
 
 
 def _unit(store: Store, run: Record) -> str:
-    """What the steps of a run's curves count."""
+    """Says what the steps of a run's curves count."""
     with contextlib.suppress(UserError):  # the config is gone, or of another version
         if config_of(store, run.row.run_id).evaluate_every != "epoch":
             return "iterations"
@@ -84,10 +86,12 @@ def _unit(store: Store, run: Record) -> str:
 
 
 def curve(values: Sequence[float]) -> str:
-    """A curve of block characters from the lowest to the highest value; `?` is no finite number. Where there are many
-    values, each block is the last of several."""
+    """Draws values as block characters from the lowest to the highest; `?` stands for a value that is not finite.
+
+    If there are many values, each character is the last of several.
+    """
     if len(values) > CURVE_WIDTH:
-        values = [values[(place + 1) * len(values) // CURVE_WIDTH - 1] for place in range(CURVE_WIDTH)]
+        values = [values[(index + 1) * len(values) // CURVE_WIDTH - 1] for index in range(CURVE_WIDTH)]
     finite = [value for value in values if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
     span = (high - low) or 1.0
@@ -97,7 +101,7 @@ def curve(values: Sequence[float]) -> str:
 
 
 def _log(path: str) -> list[str]:
-    """The end of the log, which holds the traceback of a failure, if it is on this machine."""
+    """Returns the end of the log, which holds the traceback of a failure; empty if it is not on this machine."""
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace").splitlines() if path else []
     except OSError:
@@ -111,5 +115,5 @@ def _columns(values: Mapping[str, str]) -> list[str]:
 
 
 def _format_number(key: str, value: float) -> str:
-    """As the table shows it."""
+    """Formats a metric as the table does."""
     return format(value, (".4f" if "/" in key else ".1f" if "seconds" in key else "g") if abs(value) < 1e6 else "g")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sweepstack.config.fingerprint import Fingerprint
-from sweepstack.journal.entries import parts
+from sweepstack.journal.entries import batches
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.private import tricks
 from sweepstack.tracking.rows import REASON_TAG, SETTLED_TAG, finite_or_not
@@ -93,7 +93,7 @@ def lookup_on_server(store: Store, fingerprints: Sequence[str]) -> StoreLookup:
 def _settled_runs(database: sqlite3.Connection, fingerprints: Sequence[str]) -> list[_Found]:
     """The settled runs with the configs of those fingerprints."""
     found: dict[str, _Found] = {}
-    for part in parts(sorted({Fingerprint.parse(text).config for text in fingerprints})):
+    for part in batches(sorted({Fingerprint.parse(text).config for text in fingerprints})):
         rows = database.execute(
             "SELECT tags.value, runs.run_uuid, runs.status, runs.artifact_uri, runs.start_time FROM tags "
             "JOIN runs USING (run_uuid) WHERE tags.key = ? AND runs.lifecycle_stage = 'active' "
@@ -106,7 +106,7 @@ def _settled_runs(database: sqlite3.Connection, fingerprints: Sequence[str]) -> 
             if fingerprint is not None:
                 one = _Found(fingerprint, *rest)
                 found[one.run_id] = one
-    for part in parts(list(found)):
+    for part in batches(list(found)):
         marks = ",".join("?" * len(part))
         metrics = database.execute(
             f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN ({marks})", part

@@ -263,7 +263,7 @@ class Store:
         rule = f"the tracking store {self.uri} holds no trials yet"
         waiting: Sequence[int] = ()
         with contextlib.suppress(StoreError, sqlite3.Error):
-            waiting = Sessions(journal_folder(self.uri, None)).waiting()
+            waiting = Sessions(journal_folder(self.uri, None)).undelivered_sessions()
         if waiting:
             what = "a command waits" if len(waiting) == 1 else f"{len(waiting)} commands wait"
             return StoreError(

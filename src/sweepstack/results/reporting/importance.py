@@ -1,6 +1,7 @@
-"""How much each knob matters: permutation importance (Breiman, Random Forests, 2001) on settings that were left out.
+"""How much each varied param matters: permutation importance (Breiman, Random Forests, 2001) on settings left out.
 
-It is about the ranks of trials, not their figures: a single setting that went wrong would be most of the variance."""
+It uses the ranks of trials instead of their metrics, because a single bad setting would make up most of the variance.
+"""
 
 from __future__ import annotations
 
@@ -18,52 +19,69 @@ from sweepstack.results.reporting.plots.style import BLUE, INK, figure, styled, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEWEST = 8
-"""Settings; fewer tell nothing about a knob."""
+MIN_SETTINGS = 8
+"""The fewest settings; fewer say nothing about a param."""
 MAX_TRIALS = 2000
-"""Trials that are looked at: more make it slower and not truer."""
-FOLDS, TREES, REPEATS = 5, 200, 10
+"""The most trials that are used; more make it slower and not better."""
+FOLDS = 5
+"""The number of parts in which the settings are left out in turn."""
+TREES = 200
+"""The number of trees in a forest."""
+REPEATS = 10
+"""The number of times that the values of a param are shuffled."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What a forest of trees, which predicts the rank of a trial from its knobs, loses without each of them."""
+    """How much worse a forest of trees predicts the rank of a trial when it does not know a param."""
 
-    knobs: list[str]
-    """The most important first."""
+    params: list[str]
+    """The params, the most important first."""
     lost: list[float]
-    """How much the mean squared error on left-out settings grows when the values of a knob are shuffled among them, in
-    parts of the variance; mean over shuffles."""
+    """How much the mean squared error on left-out settings grows when the values of a param are shuffled, as a part of
+    the variance; the mean over shuffles."""
     spread: list[float]
-    """Its standard deviation, over shuffles."""
+    """The standard deviation of `lost` over shuffles."""
     explained: float
-    """R² of the forest on the settings that it has not seen; 1 when it knows them all."""
+    """R² of the forest on the settings that it has not seen; 1 if it predicts all of them."""
 
 
-def importance(frame: pd.DataFrame, knobs: Sequence[str], objective: str) -> Importance | str:
-    """The importance of knobs, or a sentence on why it cannot be told. The same trials give the same figures."""
+def importance(frame: pd.DataFrame, varied: Sequence[str], objective: str) -> Importance | str:
+    """Computes the importance of params, or returns a sentence that says why it cannot.
+
+    The same trials give the same values.
+
+    Args:
+        frame: the table of trials.
+        varied: the params that vary.
+        objective: the metric that ranks the trials.
+    """
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
     from sklearn.metrics import r2_score
     from sklearn.model_selection import GroupKFold
 
     known = measured(frame, objective)
-    if len(knobs) < 2:
-        return "Importance compares knobs, and this sweep has varied one only." if knobs else "No knob was varied."
-    settings = known[list(knobs)].astype(str).agg("\0".join, axis=1)
-    if settings.nunique() < FEWEST:
+    if len(varied) < 2:
         return (
-            f"{settings.nunique()} settings with a result are too few to tell how much each knob matters; "
-            f"it takes {FEWEST} at least."
+            "Importance compares hyperparameters, and this sweep varies only one."
+            if varied
+            else "No hyperparameter was varied."
+        )
+    settings = known[list(varied)].astype(str).agg("\0".join, axis=1)
+    if settings.nunique() < MIN_SETTINGS:
+        return (
+            f"{settings.nunique()} settings with a result are too few to find how much each hyperparameter matters; "
+            f"at least {MIN_SETTINGS} are needed."
         )
     if len(known) > MAX_TRIALS:
         known = known.sample(MAX_TRIALS, random_state=0)
     known = known.sort_values("run_id")
     settings = settings[known.index]
-    inputs = np.nan_to_num(np.column_stack([_as_numbers(known[knob]) for knob in knobs]), nan=-1.0)
+    inputs = np.nan_to_num(np.column_stack([_as_numbers(known[param]) for param in varied]), nan=-1.0)
     values = known[objective].rank(pct=True).to_numpy(dtype=float)
     if values.std() == 0:
-        return f"All settings have the same {words(objective)}, so no knob matters."
+        return f"All settings have the same {words(objective)}, so no hyperparameter matters."
     lost: list[np.ndarray[Any, Any]] = []
     predicted = np.zeros(len(values))
     parts = GroupKFold(min(FOLDS, settings.nunique()))
@@ -74,29 +92,31 @@ def importance(frame: pd.DataFrame, knobs: Sequence[str], objective: str) -> Imp
             forest, inputs[test], values[test], scoring="neg_mean_squared_error", n_repeats=REPEATS, random_state=0
         )
         lost.append(found.importances * len(test) / len(values) / values.var())
-    together = np.sum(lost, axis=0)  # [knobs, repeats]
-    order = sorted(range(len(knobs)), key=lambda place: -together[place].mean())
+    together = np.sum(lost, axis=0)  # [params, repeats]
+    order = sorted(range(len(varied)), key=lambda index: -together[index].mean())
     return Importance(
-        [knobs[place] for place in order],
-        [float(together[place].mean()) for place in order],
-        [float(together[place].std(ddof=1)) for place in order],
+        [varied[index] for index in order],
+        [float(together[index].mean()) for index in order],
+        [float(together[index].std(ddof=1)) for index in order],
         float(r2_score(values, predicted)),
     )
 
 
 def importance_bars(found: Importance, objective: str) -> Figure:
-    """The importance of knobs, the most important on top."""
+    """Draws the importance of params, the most important on top."""
     with styled():
-        drawn = figure(8.0, 1.6 + 0.45 * len(found.knobs))
+        drawn = figure(8.0, 1.6 + 0.45 * len(found.params))
         axes = drawn.subplots()
-        places = range(len(found.knobs))
-        axes.barh(places, found.lost, xerr=found.spread, color=BLUE, height=0.6, error_kw={"ecolor": INK, "capsize": 3})
-        axes.set_yticks(places, [words(knob) for knob in found.knobs])
+        positions = range(len(found.params))
+        axes.barh(
+            positions, found.lost, xerr=found.spread, color=BLUE, height=0.6, error_kw={"ecolor": INK, "capsize": 3}
+        )
+        axes.set_yticks(positions, [words(param) for param in found.params])
         axes.invert_yaxis()
         axes.axvline(0, color=INK, lw=0.8)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("error added by shuffling the knob (mean square, in parts of the variance)")
-        drawn.suptitle(f"How much each knob matters for the {words(objective)}", x=0.01, ha="left")
+        axes.set_xlabel("error added by shuffling the values (mean square, as a part of the variance)")
+        drawn.suptitle(f"How much each hyperparameter matters for the {words(objective)}", x=0.01, ha="left")
     return drawn
 
 

@@ -1,4 +1,4 @@
-"""What the selected model gets wrong: its confusion matrix, and the test images that it is surest of and wrong."""
+"""What the selected model gets wrong: its confusion matrix, and its most confident mistakes on test images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sweepstack.errors import UserError, one_line
 from sweepstack.results.reporting.plots.style import INK, figure, styled
-from sweepstack.results.selection.predictions import predicted_otherwise
+from sweepstack.results.selection.predictions import count_changed_predictions
 from sweepstack.tracking.artifacts import artifact, config_of
 from sweepstack.tracking.store import Store
 from sweepstack.trial import WEIGHTS
@@ -19,28 +19,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_IMAGES = 12
-"""Images."""
-LETTERS = 20
-"""Classes, at most, whose counts are written into the matrix."""
+"""The most wrong images that are shown."""
+MAX_LABELLED_CLASSES = 20
+"""The most classes for which the matrix shows counts as numbers."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answers to the test images, in their order."""
+    """What a model predicts for the test images, in their order."""
 
     images: NDArray[Any]
-    """As the dataset has them, [n, *shape]."""
+    """The images as the dataset has them, [n, *shape]."""
     labels: NDArray[np.int64]
-    """[n]"""
+    """The true class of each image, [n]."""
     probabilities: NDArray[np.float32]
-    """[n, classes]"""
+    """The predicted probabilities, [n, classes]."""
 
 
 def answers_of(store: Store, run_id: str, digest: str) -> Answers | str:
-    """What a run's model answers to the test images, or a sentence on why that cannot be had here.
+    """Returns what a run's model predicts for the test images, or a sentence that says why it cannot.
 
     Args:
-        digest: checksum of the data that it was trained and tested on; empty where that is not known.
+        store: the store with the run.
+        run_id: the id of the run.
+        digest: checksum of the data that it was trained and tested on; empty if that is not known.
     """
     try:
         config, weights = config_of(store, run_id), artifact(store, run_id, WEIGHTS)
@@ -57,10 +59,10 @@ def answers_of(store: Store, run_id: str, digest: str) -> Answers | str:
             )
         images = loaded.test_images.numpy()
         probabilities = classifier.classifier(config, weights).predict(images)
-        if otherwise := predicted_otherwise(store, run_id, probabilities.argmax(1)):
+        if changed := count_changed_predictions(store, run_id, probabilities.argmax(1)):
             return (
-                "The mistakes of the trial to use cannot be shown here: with the code of now it predicts "
-                f"{otherwise} of {len(images)} test images otherwise than when it was trained."
+                "The mistakes of the trial to use cannot be shown here: with the present code it predicts "
+                f"{changed} of {len(images)} test images differently than when it was trained."
             )
     except UserError as error:
         return f"The mistakes of the trial to use cannot be shown here: {one_line(error)}."
@@ -68,21 +70,24 @@ def answers_of(store: Store, run_id: str, digest: str) -> Answers | str:
 
 
 def confusion(answers: Answers) -> NDArray[Any]:
-    """Test images by what they are (down) and what the model says (across); int64 [classes, classes]."""
+    """Counts test images by their true class (rows) and their predicted class (columns); int64 [classes, classes]."""
     classes = answers.probabilities.shape[1]
-    said = answers.probabilities.argmax(1)
-    return np.bincount(answers.labels * classes + said, minlength=classes**2).reshape(classes, classes)
+    predicted = answers.probabilities.argmax(1)
+    return np.bincount(answers.labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def surest_mistakes(answers: Answers) -> NDArray[Any]:
-    """Places of the wrongly classified test images, the one whose wrong class is the most probable first; int64 [n]."""
-    said = answers.probabilities.argmax(1)
-    wrong = np.flatnonzero(said != answers.labels)
-    return wrong[np.argsort(-answers.probabilities[wrong, said[wrong]], kind="stable")]
+    """Returns the indices of the wrongly classified test images, the most confident mistake first; int64 [n]."""
+    predicted = answers.probabilities.argmax(1)
+    wrong = np.flatnonzero(predicted != answers.labels)
+    return wrong[np.argsort(-answers.probabilities[wrong, predicted[wrong]], kind="stable")]
 
 
 def confusion_matrix(answers: Answers) -> Figure:
-    """The mistakes as a matrix: dark where many of a class are taken for one other. The right answers stay white."""
+    """Draws the mistakes as a matrix: a cell is darker the more images of its row are mistaken for its column's class.
+
+    Correct answers stay white.
+    """
     counts = confusion(answers)
     classes = len(counts)
     rates = np.where(np.eye(classes, dtype=bool), 0.0, counts) / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -92,10 +97,12 @@ def confusion_matrix(answers: Answers) -> Figure:
         drawn = figure(side, side * 0.92)
         axes = drawn.subplots()
         axes.imshow(rates, cmap="Blues", vmin=0, vmax=top * 1.15, interpolation="nearest")
-        if classes <= LETTERS:
-            for true, said in np.argwhere(counts):
-                ink = "white" if rates[true, said] > 0.6 * top else "#777777" if true == said else INK
-                axes.text(said, true, f"{counts[true, said]}", ha="center", va="center", color=ink, fontsize=9)
+        if classes <= MAX_LABELLED_CLASSES:
+            for true, predicted in np.argwhere(counts):
+                ink = "white" if rates[true, predicted] > 0.6 * top else "#777777" if true == predicted else INK
+                axes.text(
+                    predicted, true, f"{counts[true, predicted]}", ha="center", va="center", color=ink, fontsize=9
+                )
             axes.set_xticks(range(classes))
             axes.set_yticks(range(classes))
         axes.grid(False)
@@ -108,28 +115,30 @@ def confusion_matrix(answers: Answers) -> Figure:
 
 
 def wrong_images(answers: Answers) -> Figure:
-    """The test images that the model is surest of and wrong."""
-    places = surest_mistakes(answers)[:MAX_IMAGES]
+    """Draws the test images with the model's most confident mistakes."""
+    indices = surest_mistakes(answers)[:MAX_IMAGES]
     columns = 6
-    rows = -(-len(places) // columns)
+    rows = -(-len(indices) // columns)
     with styled():
         drawn = figure(8.0, 0.6 + 1.5 * rows)
         panels = drawn.subplots(rows, columns, squeeze=False).flatten()
         for axes in panels:
             axes.set_axis_off()
-        for axes, place in zip(panels, places, strict=False):
-            said = answers.probabilities[place].argmax()
-            axes.imshow(_picture(answers.images[place]), cmap="gray_r", interpolation="nearest")
-            sure = answers.probabilities[place, said]
+        for axes, index in zip(panels, indices, strict=False):
+            predicted = answers.probabilities[index].argmax()
+            axes.imshow(_picture(answers.images[index]), cmap="gray_r", interpolation="nearest")
+            sure = answers.probabilities[index, predicted]
             axes.set_title(
-                f"{answers.labels[place]}, taken for {said}\n({min(sure, 0.9999):.2%} sure)", fontsize=9, loc="center"
+                f"{answers.labels[index]}, taken for {predicted}\n({min(sure, 0.9999):.2%} sure)",
+                fontsize=9,
+                loc="center",
             )
-        drawn.suptitle("The mistakes that the model is surest of", x=0.01, ha="left")
+        drawn.suptitle("The most confident mistakes of the model", x=0.01, ha="left")
     return drawn
 
 
 def _picture(image: NDArray[Any]) -> NDArray[Any]:
-    """One image [*shape] as matplotlib draws it: [height, width], or with three colours from 0 to 1 behind."""
+    """Converts an image [*shape] for matplotlib: [height, width], or [height, width, 3] with colours from 0 to 1."""
     picture = np.atleast_2d(image)
     if picture.ndim > 2 and len(picture) < 3:
         picture = picture[0]

@@ -1,4 +1,4 @@
-"""Knobs: the params that a sweep varies, their values as text, and as axes of a plot."""
+"""The params that a sweep varies, their values as text, and as axes of a plot."""
 
 from __future__ import annotations
 
@@ -18,34 +18,39 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SEED = "seed"
+"""The param that distinguishes the trials of a setting."""
 MAX_LISTED_VALUES = 12
-"""Values of a knob that are shown as so many values; more are a range."""
+"""The most values of a param that are shown one by one; more are shown as a range."""
 NOT_SET = "not set"
+"""The text for a missing value."""
 
 
-def knobs(frame: pd.DataFrame) -> list[str]:
-    """The params that vary, without the seed and without what only follows from the choice of a group: where optimizers
-    are swept, Adam's betas are no knob. Groups come first, then learning rate, batch size and epochs."""
+def varied_params(frame: pd.DataFrame) -> list[str]:
+    """Returns the params that a sweep varies on purpose.
+
+    The seed is not among them, and neither are params that follow from the choice of a group: if optimizers are swept,
+    Adam's betas follow from the optimizer. Groups come first, then learning rate, batch size and epochs.
+    """
     vary = [str(name) for name in frame.columns[: frame.attrs["vary"]] if name != SEED]
     texts = {name: frame[name].map(value_text) for name in vary}
-    follow = {
+    dependent = {
         name
         for name in vary
         for group in vary
         if group in GROUPS and name not in GROUPS and bool((texts[name].groupby(texts[group]).nunique() <= 1).all())
     }
     order = [*GROUPS, "lr", "batch_size", "epochs"]
-    own = [name for name in vary if name not in follow]
-    return sorted(own, key=lambda name: order.index(name) if name in order else len(order))
+    independent = [name for name in vary if name not in dependent]
+    return sorted(independent, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def setting(row: pd.Series[Any], names: Sequence[str]) -> str:
-    """A trial's setting as it is typed: lr=0.1 batch_size=50; empty where nothing was varied but the seed."""
+    """Returns a trial's setting as it is typed: lr=0.1 batch_size=50; empty if only the seed was varied."""
     return " ".join(f"{name}={shortened(value_text(row[name]))}" for name in names)
 
 
 def value_text(value: Any) -> str:
-    """A param as it was typed, its control characters made visible; a number as short as it goes."""
+    """Returns a param as it was typed, with visible control characters; numbers are as short as possible."""
     if value is None or value is pd.NA or value != value:
         return NOT_SET
     return format(value, "g") if isinstance(value, float | np.floating) else printable(written(value))
@@ -53,18 +58,23 @@ def value_text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """One knob as an axis."""
+    """One param as an axis."""
 
     kind: str
-    """log, linear, or category: places 0, 1, ... for the values in their order."""
+    """log, linear, or category: positions 0, 1, ... for the values in their order."""
     at: np.ndarray[Any, Any]
-    """Where each trial is, float64 [trials]; NaN for one that has no such number."""
+    """The position of each trial, float64 [trials]; NaN for a trial without a number."""
     ticks: list[float]
-    """Where the values are; empty where they are too many."""
+    """The positions of the values; empty if there are too many."""
     labels: list[str]
+    """The text of each tick."""
 
-    def onto(self, axes: Axes, which: str) -> None:
-        """Sets up the x or y axis."""
+    def set_up(self, axes: Axes, which: str) -> None:
+        """Sets up the x or y axis of a plot.
+
+        Args:
+            which: "x" or "y".
+        """
         from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
         axis = axes.xaxis if which == "x" else axes.yaxis
@@ -85,15 +95,21 @@ class Scale:
             (axes.set_xlim if which == "x" else axes.set_ylim)(-margin, len(self.ticks) - 1 + margin)
 
     @property
-    def between(self) -> np.ndarray[Any, Any]:
-        """The places from 0 to 1, as an axis of this kind shows them."""
-        places = np.log10(self.at) if self.kind == "log" else self.at
-        return between(places)
+    def fractions(self) -> np.ndarray[Any, Any]:
+        """The positions as fractions of the axis, 0 to 1."""
+        return as_fractions(np.log10(self.at) if self.kind == "log" else self.at)
 
 
 def scale(name: str, column: pd.Series[Any]) -> Scale:
-    """The axis for a knob: logarithmic for learning rate and weight decay and for values over two decades, one place
-    for each value where these are no numbers."""
+    """Makes the axis for a param.
+
+    It is logarithmic for learning rate, weight decay, and values over two decades. Values that are not numbers have one
+    position each.
+
+    Args:
+        name: the name of the param.
+        column: its values.
+    """
     numbers = is_number(column)
     distinct = identity(column).nunique(dropna=False)
     wide = numbers and (name.split(".")[-1] in ("lr", "weight_decay") or _decades(column) >= 2)
@@ -102,14 +118,14 @@ def scale(name: str, column: pd.Series[Any]) -> Scale:
         tried = sorted({float(value) for value in at[np.isfinite(at)]})
         ticks = tried if len(tried) <= MAX_LISTED_VALUES - 4 else []
         return Scale("log" if wide and min(tried) > 0 else "linear", at, ticks, [format(tick, "g") for tick in ticks])
-    order = _ordered(column)
-    place = {label: number for number, label in enumerate(order)}
-    at = np.array([place[value_text(value)] for value in column], dtype=float)
-    return Scale("category", at, [float(number) for number in range(len(order))], order)
+    labels = _ordered(column)
+    position = {label: number for number, label in enumerate(labels)}
+    at = np.array([position[value_text(value)] for value in column], dtype=float)
+    return Scale("category", at, [float(number) for number in range(len(labels))], labels)
 
 
-def between(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Numbers as parts of their range, 0 to 1; one half where they are all the same."""
+def as_fractions(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Converts numbers to fractions of their range, 0 to 1; to one half if they are all equal."""
     finite = values[np.isfinite(values)]
     if not len(finite) or finite.min() == finite.max():
         return np.where(np.isfinite(values), 0.5, np.nan)

@@ -27,18 +27,18 @@ function light(part, x, y) {
       other.classList.add("lit");
       lit.push(other);
     }
-  tip.textContent = part.dataset.tip || told(trials);
+  tip.textContent = part.dataset.tip || describe(trials);
   const box = tip.getBoundingClientRect();
   tip.style.left = Math.max(4, Math.min(x + 14, innerWidth - box.width - 4)) + "px";
   tip.style.top = Math.max(4, y + 18 + box.height > innerHeight ? y - box.height - 10 : y + 18) + "px";
 }
 
-function told(trials) {
+function describe(trials) {
   const found = trials.map((trial) => rows.get(trial)).filter(Boolean);
   if (!found.length) return "";
   const heads = [...document.querySelectorAll("#trials thead th")].map((head) => head.textContent);
   const cells = [...found[0].cells].map((cell) => cell.textContent);
-  const lines = heads.map((head, place) => head + ": " + cells[place]);
+  const lines = heads.map((head, index) => head + ": " + cells[index]);
   return found.length === 1 ? lines.join("\n") : found.length + " trials, the best of them:\n" + lines.join("\n");
 }
 

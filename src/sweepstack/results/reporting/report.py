@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML file that holds all it shows, and its table and plots as files of their own."""
+"""Makes the report of a sweep: one self-contained HTML file, and its table and plots as separate files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ import pandas as pd
 from sweepstack.errors import printable
 from sweepstack.results.reporting import text
 from sweepstack.results.reporting.plots.style import SINGLE, png, svg
-from sweepstack.results.reporting.sections import About, OnProgress, Plate, about_sweep, mistakes_of, plates_of
-from sweepstack.results.reporting.tables import places_of, settings_grid, trials_grid, unfinished_grid
+from sweepstack.results.reporting.sections import (
+    About,
+    OnProgress,
+    ReportSection,
+    about_sweep,
+    make_mistake_sections,
+    make_sections,
+)
+from sweepstack.results.reporting.tables import row_numbers, settings_table, trials_table, unfinished_table
 from sweepstack.results.tables.columns import objective as objective_of
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.results.tables.rendering import render
@@ -23,8 +30,9 @@ from sweepstack.tracking.rows import OBJECTIVES
 from sweepstack.tracking.store import Store
 
 REMS = 6.6
-"""On the page, for an inch of a figure: all have letters of one size then."""
-HERE = Path(__file__).parent
+"""The width on the page for an inch of a figure, in rem; so the text of all figures has one size."""
+TEMPLATES = Path(__file__).parent
+"""The folder of the page's template, style sheet and script."""
 
 
 @dataclass(frozen=True)
@@ -36,49 +44,56 @@ class Report:
     trials: int
     html: str
     files: dict[str, bytes]
-    """By path: the page, the table as csv, and the plots as PNG."""
+    """The page, the table as csv, and the plots as PNG, by their paths."""
 
 
 def report(
-    sweep: str = "latest", *, store: Store | None = None, metric: str | None = None, tell: OnProgress = lambda _: None
+    sweep: str = "latest",
+    *,
+    store: Store | None = None,
+    metric: str | None = None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Report:
-    """The report of a sweep; the same store gives the same bytes.
+    """Makes the report of a sweep; the same store gives the same bytes.
 
     Args:
-        sweep: its name, "latest", or "all" for everything in the store.
-        store: where to read; the project's own unless given.
-        metric: what selects; by default accuracy on held-out data, or on test data where nothing was held out.
-        tell: is told what is being done.
+        sweep: the name of the sweep, "latest", or "all" for everything in the store.
+        store: the store to read; by default the project's own.
+        metric: the metric that selects; by default the accuracy on held-out data, or on test data if nothing was held
+            out.
+        on_progress: takes a text that says what is being done.
 
     Raises:
         StoreError: the store is empty, or there is no such sweep.
-        UserError: no trial has such a metric, or it is no result of training.
+        UserError: no trial has the metric, or it is not a result of training.
     """
     store = store or Store()
-    tell("reading the store")
+    on_progress("reading the store")
     rows = store.rows(sweep)
     name = "all" if sweep == "all" else str(rows[0].sweep)
     frame = as_frame(rows, metric=metric)
     about = about_sweep(store, frame, objective_of(frame, metric))
-    plates = [*plates_of(about, tell)]
-    wrong = [*mistakes_of(about, tell)]
-    tell("drawing")
-    pictures = {one.name: png(one.figure) for one in [*plates, *wrong] if one.figure is not None}
-    html = _page(name, about, plates, wrong, pictures)
+    sections = [*make_sections(about, on_progress)]
+    mistakes = [*make_mistake_sections(about, on_progress)]
+    on_progress("drawing")
+    pictures = {one.name: png(one.figure) for one in [*sections, *mistakes] if one.figure is not None}
+    html = _page(name, about, sections, mistakes, pictures)
     files = {"report.html": html.encode(), "table.csv": str(render(frame, "csv")).encode()}
     files |= {f"plots/{key}.png": content for key, content in pictures.items()}
     return Report(name, rows[0].experiment_id, len(rows), html, files)
 
 
-def _page(name: str, about: About, plates: list[Plate], wrong: list[Plate], pictures: dict[str, bytes]) -> str:
+def _page(
+    name: str, about: About, sections: list[ReportSection], mistakes: list[ReportSection], pictures: dict[str, bytes]
+) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     frame, selection = about.frame, about.selection
-    chosen = None if selection is None else places_of(frame)[str(selection.trial["run_id"])]
+    chosen = None if selection is None else row_numbers(frame)[str(selection.trial["run_id"])]
     interactive = len(frame) <= SINGLE
 
-    def shown(one: Plate) -> dict[str, Any]:
+    def shown(one: ReportSection) -> dict[str, Any]:
         if one.figure is None:
             return {"picture": "", "caption": one.caption}
         title = one.figure.get_suptitle()
@@ -92,9 +107,9 @@ def _page(name: str, about: About, plates: list[Plate], wrong: list[Plate], pict
         walk = interactive and "data-trials" in picture
         return {"picture": picture, "caption": one.caption, "title": title, "width": width, "walk": walk}
 
-    script = (HERE / "report.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         finalize=_visible,
         undefined=StrictUndefined,
@@ -102,22 +117,22 @@ def _page(name: str, about: About, plates: list[Plate], wrong: list[Plate], pict
         lstrip_blocks=True,
     )
     settings = 0 if selection is None else len(selection.groups)
-    answer = text.nothing(frame, about.why_none) if selection is None else text.answer(selection, about.knobs)
+    answer = text.no_answer(frame, about.why_none) if selection is None else text.answer(selection, about.varied)
     page = environment.get_template("report.html.j2").render(
         sweep=name,
         when=_when(frame),
-        question=text.question(settings, about.knobs, about.objective or OBJECTIVES[0]),
+        question=text.question(settings, about.varied, about.objective or OBJECTIVES[0]),
         answer=answer,
-        warnings=text.warnings(frame, about.knobs, selection, about.origin),
-        settings=settings_grid(frame, selection, about.knobs) if selection is not None and settings > 1 else None,
-        trials=trials_grid(frame, about.knobs, about.objective, chosen),
-        plates=[shown(one) for one in plates],
-        mistakes=[shown(one) for one in wrong],
+        warnings=text.warnings(frame, about.varied, selection, about.origin),
+        settings=settings_table(frame, selection, about.varied) if selection is not None and settings > 1 else None,
+        trials=trials_table(frame, about.varied, about.objective, chosen),
+        sections=[shown(one) for one in sections],
+        mistakes=[shown(one) for one in mistakes],
         interactive=interactive,
-        again=_again(about),
-        failures=unfinished_grid(frame),
-        reading=text.describe_figures(frame, selection, about.origin.counts.get("test") if about.origin else None),
-        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        reproduction=_reproduction(about),
+        failures=unfinished_table(frame),
+        reading=text.explain_values(frame, selection, about.origin.counts.get("test") if about.origin else None),
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     )
@@ -125,7 +140,7 @@ def _page(name: str, about: About, plates: list[Plate], wrong: list[Plate], pict
 
 
 def _visible(value: Any) -> Any:
-    """What the page shows: HTML has no control characters, and text may hold any. What is markup already stays."""
+    """Makes control characters in a text visible, because HTML has none. Markup stays as it is."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return "\n".join(map(printable, value.split("\n")))
@@ -137,8 +152,8 @@ def _when(frame: pd.DataFrame) -> str:
     return f"{trials}, begun {first} UTC" if first == last else f"{trials}, begun {first} to {last} UTC"
 
 
-def _again(about: About) -> dict[str, Any] | None:
-    """How to train the trial to use once more, and with what it was trained."""
+def _reproduction(about: About) -> dict[str, Any] | None:
+    """Returns the command that trains the trial to use again, and facts about its training; None if unknown."""
     if about.selection is None or about.origin is None:
         return None
     trial, known = about.selection.trial, about.origin

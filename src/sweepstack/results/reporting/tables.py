@@ -1,4 +1,4 @@
-"""The tables of a report: settings, trials, and what did not finish. Cells are plain text; the template escapes it."""
+"""Makes the tables of a report: settings, trials, and unfinished trials. Cells are text that the template escapes."""
 
 from __future__ import annotations
 
@@ -15,81 +15,99 @@ from sweepstack.results.reporting.plots.charts import measured
 from sweepstack.results.reporting.plots.pareto import time_metric
 from sweepstack.results.reporting.plots.style import listed, words
 from sweepstack.results.selection.comparison import BEST, NOT_TOLD_APART
-from sweepstack.results.selection.select import Selection, of_knobs, one_of_each
+from sweepstack.results.selection.select import Selection, one_row_per_seed, param_values
 from sweepstack.results.tables.columns import is_number
 
 MAX_ROWS = 1000
-"""Rows that a page shows."""
+"""The most rows of a table on the page."""
 MAIN = ("val/accuracy", "test/accuracy", "train_seconds")
+"""Metrics that the table of trials shows."""
 
 
 @dataclass(frozen=True)
 class Column:
+    """A column of a table."""
+
     title: str
     number: bool
+    """True if its cells are numbers."""
 
 
 @dataclass(frozen=True)
 class Cell:
+    """A cell of a table."""
+
     text: str
     value: str | None
-    """A number to sort by, with all its digits; empty where there is none; None to sort by the text."""
+    """A number to sort by, with all its digits; empty if there is none; None to sort by the text."""
     kind: str = ""
+    """Its class in the style sheet."""
 
 
 @dataclass(frozen=True)
 class TableRow:
+    """A row of a table."""
+
     cells: list[Cell]
     trials: str
-    """Places in the table of trials, with blanks between them."""
+    """Its rows in the table of trials, separated by blanks."""
     kind: str = ""
+    """Its class in the style sheet."""
 
 
 @dataclass(frozen=True)
-class Grid:
+class ReportTable:
+    """A table of the report."""
+
     title: str
     columns: list[Column]
     rows: list[TableRow]
     note: str = ""
 
 
-def places_of(frame: pd.DataFrame) -> dict[str, int]:
-    """Where each run is in the table."""
+def row_numbers(frame: pd.DataFrame) -> dict[str, int]:
+    """Returns the row of each run in the table, by the run's id."""
     return dict(zip(frame["run_id"], frame.index.tolist(), strict=True))
 
 
-def settings_grid(frame: pd.DataFrame, selection: Selection, knobs: Sequence[str]) -> Grid:
-    """The settings, the best first."""
+def settings_table(frame: pd.DataFrame, selection: Selection, varied: Sequence[str]) -> ReportTable:
+    """Makes the table of settings, the best first.
+
+    Args:
+        frame: the table of trials.
+        selection: what was selected in it.
+        varied: the params that vary.
+    """
     groups, objective = selection.groups, selection.objective
-    places = places_of(frame)
+    row_of = row_numbers(frame)
     shown = [name for name in ("test/accuracy", time_metric(frame)) if name in frame and name != objective]
     groups = groups.head(MAX_ROWS)
     others = [name for name in shown if name not in groups]
-    single = measured(one_of_each(frame, objective), objective).set_index("run_id")[others]
+    single = measured(one_row_per_seed(frame, objective), objective).set_index("run_id")[others]
     means = [single[single.index.isin(run_ids)].mean() for run_ids in groups["run_ids"]]
     groups = groups.assign(**{name: [mean[name] for mean in means] for name in others})
     spread = bool((groups["n"] > 1).any())
-    figures = ["mean", *(["sd", "low", "high"] if spread else [])]
+    statistics = ["mean", *(["sd", "low", "high"] if spread else [])]
     titles = {
         "mean": f"mean {words(objective)}" if spread else words(objective),
         "sd": "standard deviation",
         "low": "95 % from",
         "high": "to",
         "n": "trials",
-        "failed": "without a figure",
+        "failed": "without a value",
     }
     failed = ["failed"] if groups["failed"].any() else []
-    figured = ["n", *failed, *figures, *shown]
-    columns = [Column(words(knob), is_number(frame[knob])) for knob in knobs]
-    columns += [Column(titles.get(name, words(name)), number=True) for name in figured]
+    numeric = ["n", *failed, *statistics, *shown]
+    columns = [Column(words(param), is_number(frame[param])) for param in varied]
+    columns += [Column(titles.get(name, words(name)), number=True) for name in numeric]
     rows = []
     for _, group in groups.iterrows():
-        cells = [*map(_param_cell, of_knobs(group, knobs)), *(_figure(name, group[name]) for name in figured)]
+        cells = [*map(_param_cell, param_values(group, varied)), *(_metric_cell(name, group[name]) for name in numeric)]
         cells += [Cell(group["mark"] or "worse", None), Cell(group["why"], None, "text")]
         kind = {BEST: "best", NOT_TOLD_APART: "tied"}.get(group["mark"], "")
-        rows.append(TableRow(cells, " ".join(str(places[run_id]) for run_id in group["run_ids"]), kind))
-    title = f"Settings of {listed([words(knob) for knob in knobs])}, the best first" if knobs else "The setting"
-    return Grid(
+        rows.append(TableRow(cells, " ".join(str(row_of[run_id]) for run_id in group["run_ids"]), kind))
+    title = f"Settings of {listed([words(param) for param in varied])}, the best first" if varied else "The setting"
+    return ReportTable(
         title,
         [*columns, Column("mark", False), Column("how that was found", False)],
         rows,
@@ -97,37 +115,44 @@ def settings_grid(frame: pd.DataFrame, selection: Selection, knobs: Sequence[str
     )
 
 
-def trials_grid(frame: pd.DataFrame, knobs: Sequence[str], objective: str | None, best: int | None) -> Grid:
-    """All trials, in the order of the table."""
+def trials_table(frame: pd.DataFrame, varied: Sequence[str], objective: str | None, best: int | None) -> ReportTable:
+    """Makes the table of all trials, in the order of `frame`.
+
+    Args:
+        frame: the table of trials.
+        varied: the params that vary.
+        objective: the metric that selects.
+        best: the row of the trial to use.
+    """
     seed = [SEED] if SEED in frame.columns[: frame.attrs["vary"]] else []
     own = [objective] if objective is not None and objective not in MAIN else []
     metrics = [*own, *(time_metric(frame) if name == "train_seconds" else name for name in MAIN if name in frame)]
-    names = [*knobs, *seed, *metrics]
+    names = [*varied, *seed, *metrics]
     columns = [Column(words(name), is_number(frame[name])) for name in names]
     rows = []
-    for place, trial in frame.head(MAX_ROWS).iterrows():
-        cells = [_figure(name, trial[name]) if name in metrics else _param_cell(trial[name]) for name in names]
+    for index, trial in frame.head(MAX_ROWS).iterrows():
+        cells = [_metric_cell(name, trial[name]) if name in metrics else _param_cell(trial[name]) for name in names]
         cells += [Cell(str(trial["state"]), None), Cell(str(trial["name"]), None)]
-        rows.append(TableRow(cells, str(place), "best" if place == best else ""))
+        rows.append(TableRow(cells, str(index), "best" if index == best else ""))
     count = f"All {len(frame):,} trials" if len(frame) > 1 else "The trial"
     marked = ", the trial to use is marked" if best is not None and len(frame) > 1 else ""
-    return Grid(
+    return ReportTable(
         f"{count}{marked}", [*columns, Column("state", False), Column("run", False)], rows, _rows_left_out(len(frame))
     )
 
 
-def unfinished_grid(frame: pd.DataFrame) -> Grid | None:
-    """What did not finish, and why."""
-    left = frame[frame["state"] != "FINISHED"]
-    if left.empty:
+def unfinished_table(frame: pd.DataFrame) -> ReportTable | None:
+    """Makes the table of the trials that did not finish, with the reasons; None if all have finished."""
+    unfinished = frame[frame["state"] != "FINISHED"]
+    if unfinished.empty:
         return None
     rows = [
-        TableRow([Cell(str(trial[name]), None, "text") for name in ("name", "state", "reason", "log")], str(place))
-        for place, trial in left.head(MAX_ROWS).iterrows()
+        TableRow([Cell(str(trial[name]), None, "text") for name in ("name", "state", "reason", "log")], str(index))
+        for index, trial in unfinished.head(MAX_ROWS).iterrows()
     ]
     titles = ("run", "state", "reason", "log")
-    return Grid(
-        "Trials that did not finish", [Column(title, False) for title in titles], rows, _rows_left_out(len(left))
+    return ReportTable(
+        "Trials that did not finish", [Column(title, False) for title in titles], rows, _rows_left_out(len(unfinished))
     )
 
 
@@ -137,8 +162,8 @@ def _param_cell(value: Any) -> Cell:
     return Cell(value_text(value), None)
 
 
-def _figure(name: str, value: Any) -> Cell:
-    """A metric or a count: accuracies and losses with four digits, seconds with two."""
+def _metric_cell(name: str, value: Any) -> Cell:
+    """Formats a metric or a count: accuracies and losses with four digits, seconds with two."""
     number = float(value)
     if math.isnan(number):
         return Cell("–", "", "number")

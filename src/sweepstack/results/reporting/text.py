@@ -1,4 +1,4 @@
-"""What a report says in words: the question, the answer, and what to be careful with."""
+"""Writes the sentences of a report: the question, the answer, and the warnings."""
 
 from __future__ import annotations
 
@@ -9,35 +9,46 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.results.reporting.params import SEED, setting, value_text
-from sweepstack.results.reporting.plots.style import listed, more_is_better, shortened, words
+from sweepstack.results.reporting.plots.style import listed, shortened, words
 from sweepstack.results.selection.comparison import NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
-from sweepstack.results.selection.select import Selection, of_knobs
-from sweepstack.results.tables.columns import is_number
+from sweepstack.results.selection.select import Selection, param_values
+from sweepstack.results.tables.columns import is_number, larger_is_better
 from sweepstack.tracking.origin import Origin
 
 Sentence = list[tuple[str, bool]]
-"""Pieces of text, each with whether it is something that is typed."""
+"""Pieces of text, each with True if it is something that is typed."""
 
 
-def question(settings: int, knobs: Sequence[str], objective: str) -> str:
-    """What the sweep has asked."""
-    if settings < 2 or not knobs:
+def question(settings: int, varied: Sequence[str], objective: str) -> str:
+    """Returns the question that the sweep answers.
+
+    Args:
+        settings: the number of settings.
+        varied: the params that vary.
+        objective: the metric that selects.
+    """
+    if settings < 2 or not varied:
         return (
             f"How high is the {words(objective)}?"
-            if more_is_better(objective)
+            if larger_is_better(objective)
             else f"How low is the {words(objective)}?"
         )
-    extreme = "highest" if more_is_better(objective) else "lowest"
-    varied = listed([words(knob) for knob in knobs])
+    extreme = "highest" if larger_is_better(objective) else "lowest"
+    varied = listed([words(param) for param in varied])
     return f"Which of {settings:,} settings of {varied} has the {extreme} {words(objective)}?"
 
 
-def answer(selection: Selection, knobs: Sequence[str]) -> Sentence:
-    """The answer in one sentence: setting, objective, test accuracy, what else may be as good, and what has a better
-    mean that does not count."""
+def answer(selection: Selection, varied: Sequence[str]) -> Sentence:
+    """Returns the answer in one sentence: the best setting with its objective and test accuracy, the settings that may
+    be as good, and those with a better mean that does not count.
+
+    Args:
+        selection: what was selected.
+        varied: the params that vary.
+    """
     best, objective = selection.groups.iloc[0], selection.objective
     others = len(selection.groups) - 1
-    extreme = "highest" if more_is_better(objective) else "lowest"
+    extreme = "highest" if larger_is_better(objective) else "lowest"
     passed = _passed_over(selection)
     has = f" has the {extreme} {words(objective)}{_among(passed, best)}" if others else f" has a {words(objective)} of"
     figure = f" {best['mean']:.4f}"
@@ -45,15 +56,15 @@ def answer(selection: Selection, knobs: Sequence[str]) -> Sentence:
         figure += f" on average over {best['n']} seeds"
     if np.isfinite(best["low"]):
         figure += f" (95 % interval {best['low']:.4f} to {best['high']:.4f})"
-    sentence = [(setting(selection.trial, knobs), True) if knobs else ("This setting", False)]
+    sentence = [(setting(selection.trial, varied), True) if varied else ("This setting", False)]
     sentence.append((f"{has}{',' if others else ''}{figure}", False))
     sentence.append((_tested(selection, several=best["n"] > 1), False))
     sentence += [(f"; {part}", False) for part in _compared(selection)]
-    return [*sentence, *_why_passed_over(passed, best, knobs, objective), (".", False)]
+    return [*sentence, *_why_passed_over(passed, best, varied, objective), (".", False)]
 
 
 def _compared(selection: Selection) -> list[str]:
-    """How many of the other settings may be as good, could not be tested, and were not measured; in words."""
+    """Says how many of the other settings may be as good, could not be tested, and were not measured."""
     marks = selection.groups["mark"].iloc[1:]
     tied, worse, untested, unmeasured = (
         int((marks == mark).sum()) for mark in (NOT_TOLD_APART, WORSE, NOT_TESTED, NOT_MEASURED)
@@ -69,7 +80,7 @@ def _compared(selection: Selection) -> list[str]:
     if untested:
         parts.append(f"{_others(untested)} could not be tested against it")
     if unmeasured:
-        parts.append(f"{_others(unmeasured)} gave no figure")
+        parts.append(f"{_others(unmeasured)} gave no value")
     return parts
 
 
@@ -78,34 +89,34 @@ def _others(count: int) -> str:
 
 
 def _passed_over(selection: Selection) -> pd.DataFrame:
-    """Settings with a better mean than the selected one, the best first: their trials are too few to count."""
-    groups, up = selection.groups, more_is_better(selection.objective)
+    """Returns settings with a better mean than the selected one that have too few trials to count, the best first."""
+    groups, up = selection.groups, larger_is_better(selection.objective)
     ahead = groups["mean"] > groups["mean"].iloc[0] if up else groups["mean"] < groups["mean"].iloc[0]
     passed: pd.DataFrame = groups[ahead].sort_values("mean", ascending=not up, kind="stable")
     return passed
 
 
 def _among(passed: pd.DataFrame, best: pd.Series[Any]) -> str:
-    """Of which settings the selected one has the best mean, where it is not all of them; see `select`."""
+    """Says among which settings the selected one has the best mean; empty if it is all of them. See `select`."""
     kinds = []
     if (passed["failed"] > best["failed"]).any():
-        kinds.append("have the fewest trials without a figure" if best["failed"] else "have a figure of every trial")
+        kinds.append("have the fewest trials without a value" if best["failed"] else "have a value of every trial")
     if (passed["failed"] == best["failed"]).any():
         kinds.append("have several seeds")
     return f" of the settings that {' and '.join(kinds)}" if kinds else ""
 
 
-def _why_passed_over(passed: pd.DataFrame, best: pd.Series[Any], knobs: Sequence[str], objective: str) -> Sentence:
+def _why_passed_over(passed: pd.DataFrame, best: pd.Series[Any], varied: Sequence[str], objective: str) -> Sentence:
     if passed.empty:
         return []
     first, more = passed.iloc[0], len(passed) - 1
     lack = "it has a single seed"
     if first["failed"] > best["failed"]:
-        lack = f"{first['failed']} of its {len(first['run_ids'])} trials gave no figure"
+        lack = f"{first['failed']} of its {len(first['run_ids'])} trials gave no value"
     too = "" if not more else " (nor does that of 1 other)" if more == 1 else f" (nor do those of {more:,} others)"
-    better = "higher" if more_is_better(objective) else "lower"
-    told = f" has a {better} mean, {first['mean']:.4f}, which does not count, since {lack}"
-    return [("; ", False), (setting(of_knobs(first, knobs), knobs), True), (f"{told}{too}", False)]
+    better = "higher" if larger_is_better(objective) else "lower"
+    text = f" has a {better} mean, {first['mean']:.4f}, which does not count, since {lack}"
+    return [("; ", False), (setting(param_values(first, varied), varied), True), (f"{text}{too}", False)]
 
 
 def _tested(selection: Selection, several: bool) -> str:
@@ -117,21 +128,28 @@ def _tested(selection: Selection, several: bool) -> str:
     return f"; on test data {whose} an accuracy of {accuracy:.4f}{inside}"
 
 
-def nothing(frame: pd.DataFrame, why: str) -> Sentence:
-    """The answer where there is none."""
+def no_answer(frame: pd.DataFrame, why: str) -> Sentence:
+    """Returns the sentence that says why there is no answer."""
     states = ", ".join(f"{count:,} {state}" for state, count in frame["state"].value_counts().sort_index().items())
     return [(f"There is no answer: {why} ({len(frame):,} trials: {states}).", False)]
 
 
 def warnings(
-    frame: pd.DataFrame, knobs: Sequence[str], selection: Selection | None, origin: Origin | None
+    frame: pd.DataFrame, varied: Sequence[str], selection: Selection | None, origin: Origin | None
 ) -> list[str]:
-    """What makes the answer less than it seems."""
+    """Returns the reasons to doubt the answer.
+
+    Args:
+        frame: the table of trials.
+        varied: the params that vary.
+        selection: what was selected in it, if anything was.
+        origin: what the selected trial was trained with.
+    """
     lines = []
     if selection is not None:
         if selection.caution:
             lines.append(f"Careful: {selection.caution}.")
-        lines += at_the_edge(frame, knobs, selection.trial)
+        lines += at_the_edge(frame, varied, selection.trial)
         if selection.groups["n"].max() == 1 and len(selection.groups) > 1:
             lines.append("Each setting has one seed, so its spread is not known; sweep seed=0,1,2 as well to see it.")
     lines += _unfinished(frame)
@@ -146,48 +164,62 @@ def warnings(
     return lines
 
 
-def at_the_edge(frame: pd.DataFrame, knobs: Sequence[str], trial: pd.Series[Any]) -> list[str]:
-    """Knobs whose best value is the last one tried, so that a better one may lie outside."""
+def at_the_edge(frame: pd.DataFrame, varied: Sequence[str], trial: pd.Series[Any]) -> list[str]:
+    """Returns a line for each param whose best value is the smallest or largest tried, so that a better one may exist.
+
+    Args:
+        frame: the table of trials.
+        varied: the params that vary.
+        trial: the trial to use.
+    """
     lines = []
-    for knob in knobs:
-        column = frame[knob]
+    for param in varied:
+        column = frame[param]
         if not is_number(column) or column.nunique() < 3:
             continue
         for edge, word in ((column.min(), "smallest"), (column.max(), "largest")):
-            if trial[knob] == edge:
-                value = value_text(trial[knob])
+            if trial[param] == edge:
+                value = value_text(trial[param])
                 lines.append(
-                    f"The best setting has the {word} value of {words(knob)} that was tried, {value}: widen the grid."
+                    f"The best setting has the {word} value of {words(param)} that was tried, {value}: widen the grid."
                 )
     return lines
 
 
-def describe_figures(frame: pd.DataFrame, selection: Selection | None, images: int | None) -> list[str]:
-    """How the figures are made."""
+def explain_values(frame: pd.DataFrame, selection: Selection | None, images: int | None) -> list[str]:
+    """Explains how the values in the report are computed.
+
+    Args:
+        frame: the table of trials.
+        selection: what was selected in it, if anything was.
+        images: the number of test images, if it is known.
+    """
     lines = []
     if selection is not None:
         if selection.honest:
-            lines.append("Validation data select, test data are only read: the test figure is an honest one.")
+            lines.append("Validation data selected, test data were only read: the test accuracy is unbiased.")
         if SEED in frame.columns[: frame.attrs["vary"]]:
             lines.append(
                 "Trials that differ in their seed only are one setting; the interval of its mean is Student's. The "
-                "trial to use is the one of the best setting with the best figure."
+                "trial to use is the one of the best setting with the best value."
             )
         if selection.test is not None:
             count = f" on {images:,} images" if images else ""
-            lines.append(f"The interval of the test accuracy is Wilson's{count}: 95 of 100 such hold the true value.")
+            lines.append(
+                f"The interval of the test accuracy is Wilson's{count}: 95 of 100 such intervals hold the true value."
+            )
         lines += _marks(selection)
     if "train_seconds_share" in frame:
         lines.append(
-            "Trials that were trained together share the time it took; the time of a trial is its share, not how long "
-            "it would take on its own."
+            "Trials that were trained together share the training time; the time of a trial is its share, not the time "
+            "that it would take on its own."
         )
-    lines.append("Plots leave out trials that did not finish, other than learning curves.")
+    lines.append("Plots leave out trials that did not finish; learning curves show them.")
     return lines
 
 
 def _marks(selection: Selection) -> list[str]:
-    """What the marks mean that the settings have, and how many have been tested."""
+    """Explains the marks of the settings, and says how many settings were tested."""
     marks = selection.groups["mark"].iloc[1:]
     untested, unmeasured = (int((marks == mark).sum()) for mark in (NOT_TESTED, NOT_MEASURED))
     tested = len(marks) - untested - unmeasured
@@ -196,8 +228,8 @@ def _marks(selection: Selection) -> list[str]:
         lines.append(f"{tested:,} of {_others(len(marks))} {'was' if tested == 1 else 'were'} tested against the best.")
     if tested:
         lines.append(
-            "“Not told apart” means that the figures do not show the best setting to be better (5 %, corrected for the "
-            "number of settings); it does not mean that both are the same. Few seeds tell little: five tell far more "
+            "“Not told apart” means that the values do not show that the best setting is better (5 %, corrected for "
+            "the number of settings); it does not mean that both are equal. Few seeds say little: five say far more "
             "than three."
         )
     if untested:
@@ -206,7 +238,7 @@ def _marks(selection: Selection) -> list[str]:
             "table: whether the best setting is better than such a one is not known."
         )
     if unmeasured:
-        lines.append(f"“Not measured” ({_others(unmeasured)}) means that no trial of it has finished with a figure.")
+        lines.append(f"“Not measured” ({_others(unmeasured)}) means that no trial of it has finished with a value.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The settings of a sweep compared with the best one: which of them may be as good, and how that was found out."""
+"""Compares the settings of a sweep with the best one: which of them may be as good, and how that was tested."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepstack.results.selection.statistics import holm, holm_with_best, mcnemar, paired_t, welch_t
+from sweepstack.results.tables.columns import larger_is_better
 
-BEST, NOT_TOLD_APART, WORSE, NOT_TESTED, NOT_MEASURED = "best", "not told apart", "", "not tested", "not measured"
-"""The marks of a setting. An empty one says that the best is better than it; the last two, that there was nothing to
-test with, or not even a figure."""
-LEVEL = 0.05
-"""How often, at most, any setting of a table may be told apart from the best though it is as good."""
+BEST = "best"
+"""Mark of the best setting."""
+NOT_TOLD_APART = "not told apart"
+"""Mark of a setting that may be as good as the best one: the test found no significant difference."""
+WORSE = ""
+"""Mark of a setting that is significantly worse than the best one."""
+NOT_TESTED = "not tested"
+"""Mark of a setting that could not be tested against the best one."""
+NOT_MEASURED = "not measured"
+"""Mark of a setting of which no trial has a value of the metric."""
+SIGNIFICANCE_LEVEL = 0.05
+"""The probability, at most, that any setting of a table is marked as worse although it is as good as the best one."""
 
-NOTHING = float("nan")
+NAN = float("nan")
+"""Stands for a p-value or degrees of freedom that do not exist."""
 
 Predictions = Callable[[str], NDArray[np.bool_] | None]
-"""Gives by run id which test images were classified rightly, bool [n], or None if that was not kept."""
+"""Returns which test images the run of an id has classified correctly, bool [n]; None if that is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,27 +37,31 @@ class Group:
     """The trials of one setting."""
 
     setting: dict[str, Any]
-    figures: dict[Hashable, float]
-    """The objective by seed, of what finished."""
+    objectives: dict[Hashable, float]
+    """The objective of the finished trials, by seed."""
     failed: int
-    lack: str
-    """What those that failed did not do, in words."""
+    """The number of trials without a value of the objective."""
+    failure: str
+    """Why these have no value, in words that follow their number."""
     run_ids: tuple[str, ...]
     trained: str
-    """The first run that finished, whose test predictions stand for it where it has a single seed."""
+    """The id of the first run that finished. Its test predictions are compared if the setting has a single seed."""
     means: dict[str, float]
+    """Means of other metrics."""
 
     @property
     def values(self) -> list[float]:
-        return list(self.figures.values())
+        """The values of the objective."""
+        return list(self.objectives.values())
 
     @property
     def mean(self) -> float:
+        """The mean of the objective."""
         return float(np.mean(self.values))
 
 
 class Verdict(NamedTuple):
-    """What is said of a setting: its mark, the corrected p-value (NaN where nothing was tested) and why, in words."""
+    """The mark of a setting, the corrected p-value (NaN if nothing was tested), and the reason in words."""
 
     mark: str
     p: float
@@ -61,69 +74,70 @@ class _Test(NamedTuple):
     how: str
 
 
-def larger_is_better(metric: str) -> bool:
-    """Accuracies are better when they are larger; losses and times when they are smaller."""
-    return "accuracy" in metric
-
-
 def verdicts_of(groups: list[Group], key: str, same_data: bool, predictions: Predictions) -> list[Verdict]:
-    """A verdict for each setting.
+    """Decides on the mark of each setting.
 
     Args:
-        groups: the best first.
-        key: the metric that selected it.
-        same_data: whether test data did so; then they are no fresh ones for McNemar's test.
+        groups: the settings, the best first.
+        key: the metric that selected the best one.
+        same_data: True if test data selected it; then McNemar's test has no fresh data.
+        predictions: returns which test images a run has classified correctly.
     """
     best, *others = groups
-    single = len(best.figures) == 1
+    single = len(best.objectives) == 1
     right = predictions(best.trained) if single and others else None
     sign = 1 if larger_is_better(key) else -1
     tests = [_compare(best, other, sign, right, predictions) for other in others]
     p, df = np.array([test.p for test in tests]), np.array([test.df for test in tests])
     done = np.isfinite(p)
-    rivals = sum(bool(group.figures) for group in groups)
+    rivals = sum(bool(group.objectives) for group in groups)
     fresh = single and not same_data
     p[done] = holm(p[done]) if fresh else holm_with_best(p[done], df[done], rivals)
-    won = "best single trial" if single else f"best mean over {len(best.figures)} seeds"
-    verdicts = [Verdict(BEST, NOTHING, _story(best, best, won))]
+    won = "best single trial" if single else f"best mean over {len(best.objectives)} seeds"
+    verdicts = [Verdict(BEST, NAN, _explain(best, best, won))]
     for other, value, test in zip(others, p.tolist(), tests, strict=True):
-        verdicts.append(Verdict(_mark(other, value), value, _story(other, best, test.how)))
+        verdicts.append(Verdict(_mark(other, value), value, _explain(other, best, test.how)))
     return verdicts
 
 
 def _mark(other: Group, p: float) -> str:
-    if not other.figures:
+    if not other.objectives:
         return NOT_MEASURED
     if np.isnan(p):
         return NOT_TESTED
-    return WORSE if p <= LEVEL else NOT_TOLD_APART
+    return WORSE if p <= SIGNIFICANCE_LEVEL else NOT_TOLD_APART
 
 
 def _compare(best: Group, other: Group, sign: int, right: NDArray[np.bool_] | None, predictions: Predictions) -> _Test:
-    """The best against another. `right` are the predictions of the best, where it has a single seed."""
-    if not other.figures:
-        return _Test(NOTHING, NOTHING, "no trial gave a figure")
-    shared = [seed for seed in best.figures if seed in other.figures]
+    """Tests the best setting against another one.
+
+    Args:
+        sign: 1 if larger values are better, else -1.
+        right: which test images the best one has classified correctly, if it has a single seed.
+    """
+    if not other.objectives:
+        return _Test(NAN, NAN, "no trial gave a value")
+    shared = [seed for seed in best.objectives if seed in other.objectives]
     if len(shared) > 1:
-        one, two = [best.figures[seed] for seed in shared], [other.figures[seed] for seed in shared]
+        one, two = [best.objectives[seed] for seed in shared], [other.objectives[seed] for seed in shared]
         how = f"paired over {len(shared)} seeds"
         return _if_better(*paired_t(one, two), how, sign * float(np.mean(one) - np.mean(two)))
-    if len(best.figures) > 1 and len(other.figures) > 1:
-        how = f"Welch's t-test over {len(best.figures)} and {len(other.figures)} seeds that do not match"
+    if len(best.objectives) > 1 and len(other.objectives) > 1:
+        how = f"Welch's t-test over {len(best.objectives)} and {len(other.objectives)} seeds that do not match"
         return _if_better(*welch_t(best.values, other.values), how, sign * (best.mean - other.mean))
-    if len(best.figures) > 1 or sign < 0:  # right and wrong images speak of accuracies alone
-        return _Test(NOTHING, NOTHING, "a single seed, which tells no spread")
-    of_other = predictions(other.trained) if right is not None else None
-    if right is None or of_other is None:
-        return _Test(NOTHING, NOTHING, "no test predictions were kept")
-    if len(right) != len(of_other):
-        return _Test(NOTHING, NOTHING, "the test predictions are of other images")
+    if len(best.objectives) > 1 or sign < 0:  # correct predictions only tell about accuracies
+        return _Test(NAN, NAN, "a single seed, which tells no spread")
+    other_right = predictions(other.trained) if right is not None else None
+    if right is None or other_right is None:
+        return _Test(NAN, NAN, "no test predictions were kept")
+    if len(right) != len(other_right):
+        return _Test(NAN, NAN, "the test predictions are of other images")
     how = f"McNemar on {len(right)} test images"
-    return _if_better(mcnemar(right, of_other), np.inf, how, float(right.sum()) - float(of_other.sum()))
+    return _if_better(mcnemar(right, other_right), np.inf, how, float(right.sum()) - float(other_right.sum()))
 
 
 def _if_better(p: float, df: float, how: str, ahead: float) -> _Test:
-    """A difference the other way round does not speak for the best, however clear it is."""
+    """Returns a test with p = 1 if the other setting is ahead: that is no evidence that the best one is better."""
     if ahead < 0:
         return _Test(1.0, df, f"{how}, where it is ahead of the best")
     if np.isnan(p):
@@ -131,10 +145,10 @@ def _if_better(p: float, df: float, how: str, ahead: float) -> _Test:
     return _Test(p, df, how)
 
 
-def _story(group: Group, best: Group, how: str) -> str:
-    """Why a setting has its mark and its place, in words."""
+def _explain(group: Group, best: Group, how: str) -> str:
+    """Says in words why a setting has its mark and its rank."""
     if not group.failed:
         return how
-    lucky = group.failed > best.failed and group.figures
+    lucky = group.failed > best.failed and group.objectives
     but = ", so that its mean does not count for the first place" if lucky else ""
-    return f"{group.failed} of {len(group.run_ids)} trials {group.lack}{but}; {how}"
+    return f"{group.failed} of {len(group.run_ids)} trials {group.failure}{but}; {how}"

@@ -1,4 +1,4 @@
-"""Which test images a run has classified rightly."""
+"""Finds which test images a run has classified correctly."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from sweepstack.errors import UserError
 from sweepstack.tracking.artifacts import Place, config_of, place, places, predictions
 from sweepstack.tracking.store import Store
 
-HANDFUL = 5
-"""Test images, or so many of 1,000, may be classified otherwise than in training: another device and other instructions
-of the processor round differently."""
+ALLOWED_CHANGES = 5
+"""The number of test images, in 1,000 or fewer, that may be classified differently than in training: another device or
+processor rounds differently."""
 
 
-def right(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
-    """A function from a run's id to whether it has classified each test image rightly, bool [n] in the order of the
-    test set.
+def correct_predictions(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
+    """Returns a function from a run's id to whether the run has classified each test image correctly.
 
-    It gives None where that cannot be known: the run has kept no predictions, or its dataset cannot be had any more, or
-    is another one by now. Labels are loaded once for each dataset; nothing is read before the first call.
+    The function returns bool [n] in the order of the test set; or None if the run has kept no predictions, or its
+    dataset has changed or cannot be obtained any more. Labels are loaded once for each dataset. Nothing is read before
+    the first call.
     """
     known: dict[str, Place] | None = None
     labels_of: dict[str, NDArray[np.int64] | None] = {}
 
-    def right_of(run_id: str) -> NDArray[np.bool_] | None:
+    def correct_in(run_id: str) -> NDArray[np.bool_] | None:
         nonlocal known
         if known is None:
             known = places(store)
@@ -42,24 +42,31 @@ def right(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
         labels = labels_of[found.data]
         return predicted == labels if labels is not None and labels.shape == predicted.shape else None
 
-    return right_of
+    return correct_in
 
 
-def predicted_otherwise(store: Store, run_id: str, now: NDArray[Any]) -> int:
-    """How many test images are classified otherwise, [n] classes, than when the run was trained; 0 where that is not
-    known, or no more than rounding can do: see `HANDFUL`."""
+def count_changed_predictions(store: Store, run_id: str, now: NDArray[Any]) -> int:
+    """Counts the test images that are classified differently than when a run was trained.
+
+    It returns 0 if that is not known, or if rounding can be the cause; see `ALLOWED_CHANGES`.
+
+    Args:
+        store: the store with the run.
+        run_id: the id of the run.
+        now: the classes [n] that are predicted now.
+    """
     was = predictions(store, run_id)
     if was is None or was.shape != now.shape:
         return 0
-    otherwise = int(np.count_nonzero(was != now))
-    return otherwise if otherwise > max(HANDFUL, len(now) * HANDFUL // 1000) else 0
+    changed = int(np.count_nonzero(was != now))
+    return changed if changed > max(ALLOWED_CHANGES, len(now) * ALLOWED_CHANGES // 1000) else 0
 
 
 def _labels(store: Store, run_id: str, digest: str) -> NDArray[np.int64] | None:
-    from sweepstack.inference.classifier import labels_of_test  # loads PyTorch
+    from sweepstack.inference.classifier import load_test_labels  # loads PyTorch
 
     try:
-        found, labels = labels_of_test(config_of(store, run_id).dataset)
+        found, labels = load_test_labels(config_of(store, run_id).dataset)
     except UserError:
         return None
     return labels if found == digest else None

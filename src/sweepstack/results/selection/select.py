@@ -1,5 +1,7 @@
-"""Which setting of a sweep is the best, which others may be as good, and which trial to use: validation data selects,
-and test data are read for what was selected."""
+"""Selects the best setting of a sweep, the settings that may be as good, and the trial to use.
+
+Validation data select; test data are only read for what was selected.
+"""
 
 from __future__ import annotations
 
@@ -12,42 +14,43 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
-from sweepstack.results.selection.comparison import Group, Predictions, Verdict, larger_is_better, verdicts_of
+from sweepstack.results.selection.comparison import Group, Predictions, Verdict, verdicts_of
 from sweepstack.results.selection.statistics import Interval, mean_interval, wilson
-from sweepstack.results.tables.columns import identity
+from sweepstack.results.tables.columns import identity, larger_is_better
 from sweepstack.tracking.rows import OBJECTIVES
 
 SHOWN_METRICS = ("val/accuracy", "val/loss", "test/accuracy", "train_seconds")
-"""Metrics whose means are shown beside the objective, where the table has them."""
+"""Metrics whose means are shown beside the objective if the table has them."""
 NO_RESULTS = ("train/lr",)
-"""Metrics that a trial was told, and has not achieved."""
+"""Inputs that are logged as metrics; they are not results."""
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What `select` found."""
+    """The result of `select`."""
 
     objective: str
     """The metric that selected."""
     caution: str
-    """Why the test figure of what was selected is too good, in words; empty where validation data selected."""
+    """Why the selected test metric is too good, in words; empty if validation data selected."""
     groups: pd.DataFrame
-    """A row for each setting, that is, for all params that vary but the seed; the best first. Columns: those params
-    (`params.n` where one has a name that is used here), `n` (finished trials; those of one seed count once), `failed`
-    (trials without a figure: they failed, were stopped, still run, or gave no finite one), of the objective `mean`,
-    `sd` and `low` to `high` (95 % by t; of an accuracy, a part of 1, the part of it from 0 to 1), means of other
-    metrics, `p` (of the comparison with the best, two-sided and corrected, 1 where the best is behind; NaN where
-    nothing was tested), `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`, `NOT_TESTED`, `NOT_MEASURED`), `why` in words,
+    """A row for each setting, the best first. A setting is the values of all params that vary, without the seed.
+
+    Columns: the params (`params.n` if a param has the name of another column); `n`, the finished trials, those of one
+    seed counted once; `failed`, the trials without a value, because they failed, were stopped, still run, or have no
+    finite one; of the objective `mean`, `sd`, and `low` to `high` (95 % by t, and within 0 to 1 for an accuracy); means
+    of other metrics; `p` of the comparison with the best setting, two-sided and corrected (1 if the best is behind, NaN
+    if nothing was tested); `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`, `NOT_TESTED`, `NOT_MEASURED`); `why` in words;
     `run_ids` (a tuple)."""
     trial: pd.Series[Any]
-    """The trial to use: that row of the table, among the finished ones of the best setting, with the best objective. Of
-    equal ones the one with the smallest seed, then run id."""
+    """The trial to use: the row of the finished trial of the best setting with the best objective. Among equal ones,
+    the smallest seed decides, then the run id."""
     test: Interval | None
-    """Bounds of its test accuracy (95 %, Wilson); None where it or the number of test images is not known."""
+    """Bounds of its test accuracy (95 %, Wilson); None if that or the number of test images is not known."""
 
     @property
     def honest(self) -> bool:
-        """Whether test data had no say in it."""
+        """True if test data were not used to select."""
         return not self.caution
 
 
@@ -57,23 +60,23 @@ def select(
     objective: str | None = None,
     test_count: int | None = None,
 ) -> Selection:
-    """The best setting of a table, by its mean objective over seeds, and what cannot be told apart from it.
+    """Selects the best setting of a table by its mean objective over seeds, and the settings that may be as good.
 
-    A setting of which a trial failed or is not finished does not win by its lucky seeds: settings are ordered by how
-    many such trials they have, then by their mean. Where some have several seeds, those with a single one follow.
+    A setting with trials that failed or have not finished must not win by its lucky seeds: settings are ordered by the
+    number of such trials, then by their mean. If some settings have several seeds, those with a single one come last.
 
-    A setting is told apart when the best is better than it with p <= 0.05, corrected over the table: by a paired t-test
-    over the seeds that both have, two at least; by Welch's where several seeds do not match; by McNemar's on the test
-    predictions where all have a single seed and an accuracy selects. The best was chosen by looking at the same
-    figures, so the correction is `holm_with_best`. Only where validation data selected and McNemar's test looks at test
-    data, which are fresh, it is `holm`.
+    A setting is marked as worse if the best one is better with p <= 0.05, corrected over the table. The test is a
+    paired t-test over at least two seeds that both have; Welch's if several seeds do not match; McNemar's on the test
+    predictions if all have a single seed and an accuracy selects. The best setting was chosen by the same values, so
+    the correction is `holm_with_best`. It is `holm` only if validation data selected and McNemar's test uses test data,
+    which are fresh.
 
     Args:
-        frame: what `sweepstack.results.table` gives.
-        predictions: which test images a run classified rightly; see `Predictions`.
-        objective: the metric that selects, accuracies by being large and anything else by being small. By default
-            the accuracy on held-out data, or on test data where nothing was held out.
-        test_count: the number of test images, where no predictions tell it.
+        frame: what `sweepstack.results.table` returns.
+        predictions: returns which test images a run classified correctly; see `Predictions`.
+        objective: the metric that selects: the largest accuracy, or the smallest of anything else. By default the
+            accuracy on held-out data, or on test data if nothing was held out.
+        test_count: the number of test images, if no predictions show it.
 
     Raises:
         UserError: there is no such metric, it is no result of training, or no finished trial has it.
@@ -87,10 +90,16 @@ def select(
     return Selection(key, caution, _as_frame(groups, verdicts, key), trial, _test(trial, predictions, test_count))
 
 
-def one_of_each(frame: pd.DataFrame, key: str) -> pd.DataFrame:
-    """The finished trials of a table, one row for each setting and seed, as `select` counts them: of a trial that was
-    recorded several times, the first row with the means of what its records have measured; those without a finite
-    figure only where there is no other."""
+def one_row_per_seed(frame: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Returns the finished trials of a table, one row for each setting and seed, as `select` counts them.
+
+    A trial that was recorded several times becomes its first row, with the means of the metrics of all its records.
+    Records without a finite value count only if there is no other.
+
+    Args:
+        frame: what `sweepstack.results.table` returns.
+        key: the metric that must be finite.
+    """
     metrics = _metrics(frame)
     frame = frame[frame["state"] == "FINISHED"]
     if "seed" not in frame or frame.empty:
@@ -105,14 +114,14 @@ def one_of_each(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     return frame.assign(**frame[metrics].groupby(number).transform("mean"))[~number.duplicated()]
 
 
-def of_knobs(group: pd.Series[Any], knobs: Sequence[str]) -> pd.Series[Any]:
-    """The values of some knobs in a row of `Selection.groups`, by the names of these."""
-    found = group[[f"params.{knob}" if f"params.{knob}" in group else knob for knob in knobs]]
-    return found.set_axis(list(knobs))
+def param_values(group: pd.Series[Any], params: Sequence[str]) -> pd.Series[Any]:
+    """Returns the values of some params in a row of `Selection.groups`, by the names of the params."""
+    found = group[[f"params.{name}" if f"params.{name}" in group else name for name in params]]
+    return found.set_axis(list(params))
 
 
 def _settings(frame: pd.DataFrame) -> list[str]:
-    """The params that make a setting."""
+    """Returns the params that make up a setting."""
     return [column for column in frame.columns[: frame.attrs["vary"]] if column != "seed"]
 
 
@@ -125,20 +134,20 @@ def _usable(frame: pd.DataFrame, key: str) -> pd.Series[bool]:
 
 
 def refuse_no_result(key: str) -> None:
-    """Refuses a metric that nothing can be selected by.
+    """Refuses a metric that cannot select.
 
     Raises:
-        UserError: it is no result of training.
+        UserError: the metric is not a result of training.
     """
     if key in NO_RESULTS:
         raise UserError(
-            f"the objective must be a result of training, got {key}, which was set and not found",
+            f"the objective must be a result of training, got {key}, which is an input",
             remedy=f"choose {' or '.join(OBJECTIVES)}",
         )
 
 
 def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
-    """The metric that selects, and what is to be said against it."""
+    """Returns the metric that selects, and why the selected test metric is too good (empty if it is not)."""
     if frame.empty:
         raise UserError(
             "a selection needs trials, and this table has none",
@@ -147,7 +156,7 @@ def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]
     if not (frame["state"] == "FINISHED").any():
         raise UserError(
             f"a selection needs a trial that has finished, none of these {len(frame)} has",
-            remedy="sweepstack table says why",
+            remedy="sweepstack table shows why",
         )
     metrics = _metrics(frame)
     known = [metric for metric in metrics if _usable(frame, metric).any()]
@@ -167,24 +176,24 @@ def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]
     if not key.startswith("test/"):
         return key, ""
     if OBJECTIVES[0] in known:
-        return key, "test data selected, as was asked for: the figure is too good"
-    return key, "nothing was held out, so test data selected: the figure is too good"
+        return key, "test data selected, as was asked for: the test value is too good"
+    return key, "nothing was held out, so test data selected: the test value is too good"
 
 
 def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
-    """The settings of a table, the best first; equally good ones as they were begun."""
+    """Returns the settings of a table, the best first; equally good ones in the order in which they began."""
     settings = _settings(frame)
     frame = frame.sort_values(["started", "run_id"]).reset_index(drop=True)
     alike = frame[settings].apply(identity)
     every = alike.groupby(settings, dropna=False, sort=False) if settings else frame.groupby(lambda _: 0)
-    number = every.ngroup().rename("setting")  # as they appear first
+    number = every.ngroup().rename("setting")  # in the order of their first trials
     usable = _usable(frame, key)
     seeds = frame["seed" if "seed" in frame else "run_id"].rename("of seed")
     metrics = list(dict.fromkeys([key, *(metric for metric in SHOWN_METRICS if metric in frame)]))
     by_seed = frame.loc[usable, metrics].groupby([number[usable], seeds[usable]], dropna=False).mean()
-    figures: dict[int, dict[Hashable, float]] = defaultdict(dict)
-    for (place, seed), figure in zip(by_seed.index, by_seed[key], strict=True):
-        figures[place][seed] = float(figure)
+    objectives: dict[int, dict[Hashable, float]] = defaultdict(dict)
+    for (index, seed), value in zip(by_seed.index, by_seed[key], strict=True):
+        objectives[index][seed] = float(value)
     means = by_seed[metrics[1:]].groupby(level=0).mean().reindex(range(number.nunique()))
     failed, stopped = ((~good).groupby(number).sum() for good in (usable, frame["state"] == "FINISHED"))
     run_ids = frame.groupby(number)["run_id"].agg(tuple)
@@ -197,41 +206,41 @@ def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
     groups = [
         Group(
             setting=dict(zip(settings, setting, strict=True)),
-            figures=figures[place],
-            failed=int(failed[place]),
-            lack="did not finish" if stopped[place] == failed[place] else f"gave no {key}",
-            run_ids=run_ids[place],
-            trained=finished.get(place, ""),
+            objectives=objectives[index],
+            failed=int(failed[index]),
+            failure="did not finish" if stopped[index] == failed[index] else f"gave no {key}",
+            run_ids=run_ids[index],
+            trained=finished.get(index, ""),
             means=dict(zip(metrics[1:], others, strict=True)),
         )
-        for place, (setting, others) in enumerate(values)
+        for index, (setting, others) in enumerate(values)
     ]
-    several = any(len(group.figures) > 1 for group in groups)
+    several = any(len(group.objectives) > 1 for group in groups)
     sign = -1 if larger_is_better(key) else 1
 
     def rank(group: Group) -> tuple[bool, int, bool, float]:
-        alone = several and len(group.figures) == 1
-        return not group.figures, group.failed, alone, sign * group.mean if group.figures else 0.0
+        alone = several and len(group.objectives) == 1
+        return not group.objectives, group.failed, alone, sign * group.mean if group.objectives else 0.0
 
     return sorted(groups, key=rank)
 
 
 def _as_frame(groups: list[Group], verdicts: list[Verdict], key: str) -> pd.DataFrame:
     rows = []
-    parts = larger_is_better(key) and all(0 <= figure <= 1 for group in groups for figure in group.values)
+    parts = larger_is_better(key) and all(0 <= value <= 1 for group in groups for value in group.values)
     for group, (mark, p, why) in zip(groups, verdicts, strict=True):
         mean, sd, n, low, high = mean_interval(group.values)
         if parts:
             low, high = np.clip([low, high], 0, 1).tolist()
-        figures = {"n": n, "failed": group.failed, "mean": mean, "sd": sd, "low": low, "high": high, **group.means}
-        found = {**figures, "p": p, "mark": mark, "why": why, "run_ids": group.run_ids}
+        columns = {"n": n, "failed": group.failed, "mean": mean, "sd": sd, "low": low, "high": high, **group.means}
+        found = {**columns, "p": p, "mark": mark, "why": why, "run_ids": group.run_ids}
         setting = {f"params.{name}" if name in found else name: value for name, value in group.setting.items()}
         rows.append(setting | found)
     return pd.DataFrame(rows)
 
 
 def _test(trial: pd.Series[Any], predictions: Predictions | None, count: int | None) -> Interval | None:
-    """Bounds of a trial's test accuracy, from it and the number of test images."""
+    """Computes the bounds of a trial's test accuracy from that and the number of test images."""
     right = predictions(str(trial["run_id"])) if predictions and count is None else None
     count = len(right) if right is not None else count
     accuracy = float(trial.get("test/accuracy", float("nan")))

@@ -1,5 +1,4 @@
-"""What figures can tell: intervals, tests of two settings, and corrections for many of them. scipy does the
-mathematics."""
+"""Statistics of trials: intervals, tests of two settings, corrections for many tests. scipy does the mathematics."""
 
 from __future__ import annotations
 
@@ -12,22 +11,25 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 EQUAL_WITHIN = 1e-6
-"""Differences that are this near to each other, relative to the figures, are equal: rounding is no spread."""
-LEAST = 1e-100  # a difference below it would be 0 when it is squared
-MOST_DF = 1000.0  # from here on Student's t is the normal distribution, as far as corrections go
-LEAST_P = 1e-200  # scipy finds no quantiles for p-values near the smallest numbers that there are
+"""Differences that differ by less than this, relative to the values, are equal: rounding is not spread."""
+MIN_DIFFERENCE = 1e-100
+"""The smallest difference that counts; a smaller one is 0 when it is squared."""
+MAX_DF = 1000.0
+"""Degrees of freedom from which Student's t is close enough to the normal distribution."""
+MIN_P = 1e-200
+"""The smallest p-value whose quantile scipy finds."""
 
 
 class Interval(NamedTuple):
-    """Bounds that hold the true value in so many of hundred samples, 95 unless told."""
+    """Bounds that contain the true value in 95 of 100 samples, by default."""
 
     low: float
     high: float
 
 
 class Summary(NamedTuple):
-    """Figures of some trials in short: mean, standard deviation (of the sample, n - 1), their number, and bounds for
-    the mean that would be found with ever more of them. NaN where there are too few to tell."""
+    """Mean, standard deviation (of the sample, n - 1) and number of some values, and bounds for the true mean. NaN if
+    there are too few values."""
 
     mean: float
     sd: float
@@ -37,49 +39,60 @@ class Summary(NamedTuple):
 
 
 class TTest(NamedTuple):
-    """The two-sided p-value of a t-test and its degrees of freedom; NaN where the figures cannot tell."""
+    """The two-sided p-value of a t-test and its degrees of freedom; NaN if the values allow no test."""
 
     p: float
     df: float
 
 
 def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a share, such as an accuracy: unlike the usual one it stays in [0, 1] and is not empty
-    at 0 and 1 (Wilson 1927, Journal of the American Statistical Association 22).
+    """Computes Wilson's score interval of a share, such as an accuracy.
+
+    Unlike the usual interval, it stays in [0, 1] and is not empty at 0 and 1 (Wilson 1927, Journal of the American
+    Statistical Association 22).
+
+    Args:
+        hits: the number of cases that count.
+        count: the number of all cases.
+        confidence: the probability that the interval contains the true share.
 
     Raises:
-        ValueError: there is nothing to count (`count` of 0), or more hits than that.
+        ValueError: `count` is 0, or there are more hits than that.
     """
     if not 0 <= hits <= count or count == 0:
         raise ValueError(f"a share needs 0 <= hits <= count and a count from 1, got {hits} of {count}")
     found = stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
-    share = hits / count  # is inside but for rounding
+    share = hits / count  # inside the interval, except for rounding
     return Interval(min(float(found.low), share), max(float(found.high), share))
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Summary:
-    """Mean of some figures [n] with Student's interval, mean +- t(n - 1) sd / sqrt(n). One figure tells no spread: sd
-    and bounds are NaN. So is all but n where there are no figures, or a NaN is among them."""
-    figures = np.asarray(values, dtype=float)
-    n = len(figures)
-    mean = float(figures.mean()) if n else math.nan
-    if n < 2 or not np.isfinite(figures).all():
+    """Computes the mean of values [n] with Student's interval, mean +- t(n - 1) sd / sqrt(n).
+
+    A single value shows no spread: sd and bounds are NaN. Without values, or with a NaN among them, the mean is NaN,
+    too.
+    """
+    sample = np.asarray(values, dtype=float)
+    n = len(sample)
+    mean = float(sample.mean()) if n else math.nan
+    if n < 2 or not np.isfinite(sample).all():
         return Summary(mean, math.nan, n, math.nan, math.nan)
-    sd = float(figures.std(ddof=1))
-    reach = float(stats.t.isf((1 - confidence) / 2, n - 1)) * sd / math.sqrt(n)
-    return Summary(mean, sd, n, mean - reach, mean + reach)
+    sd = float(sample.std(ddof=1))
+    margin = float(stats.t.isf((1 - confidence) / 2, n - 1)) * sd / math.sqrt(n)
+    return Summary(mean, sd, n, mean - margin, mean + margin)
 
 
 def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> float:
-    """Exact two-sided p-value for two classifiers being equally good, from the same images (McNemar 1947, Psychometrika
-    12): only images which one of them alone gets right can tell, and such an image is as likely to be one's as the
-    other's. 1.0 where there is no such image.
+    """Computes the exact two-sided p-value that two classifiers are equally good, from the same images.
+
+    Only images that one of them alone classifies correctly count; if both are equally good, such an image is as likely
+    the one's as the other's (McNemar 1947, Psychometrika 12). Without such images the p-value is 1.
 
     Args:
-        first_right, second_right: whether each image was classified rightly, bool [n], in the same order.
+        first_right, second_right: whether each image was classified correctly, bool [n], in the same order.
 
     Raises:
-        ValueError: they are not of the same images.
+        ValueError: the two are not about the same images.
     """
     first, second = np.asarray(first_right, dtype=bool), np.asarray(second_right, dtype=bool)
     if first.shape != second.shape or first.ndim != 1:
@@ -89,34 +102,35 @@ def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> float:
 
 
 def paired_t(first: ArrayLike, second: ArrayLike) -> TTest:
-    """Student's t-test of the differences of matched figures [n], such as those of two settings with the same seeds:
-    what a seed does to both of them cancels. n - 1 degrees of freedom.
+    """Student's t-test of the differences of matched values [n], with n - 1 degrees of freedom.
 
-    Where all differences are the same, as happens with accuracies on few images, there is no spread to compare with:
-    p is 1 if they are zero, else NaN, and never 0."""
+    For two settings with the same seeds, what a seed does to both of them cancels. If all differences are equal, as
+    happens with accuracies on few images, there is no spread to compare with: p is 1 if they are zero, else NaN.
+    """
     one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     differences = one - other
     if len(differences) < 2 or not np.isfinite(differences).all():
         return TTest(math.nan, math.nan)
-    little = max(EQUAL_WITHIN * max(np.abs(one).max(), np.abs(other).max()), LEAST)
-    if np.ptp(differences) <= little:
-        return TTest(1.0 if np.abs(differences).max() <= little else math.nan, len(differences) - 1)
+    tolerance = max(EQUAL_WITHIN * max(np.abs(one).max(), np.abs(other).max()), MIN_DIFFERENCE)
+    if np.ptp(differences) <= tolerance:
+        return TTest(1.0 if np.abs(differences).max() <= tolerance else math.nan, len(differences) - 1)
     return TTest(float(stats.ttest_1samp(differences, 0.0).pvalue), len(differences) - 1)
 
 
 def welch_t(first: ArrayLike, second: ArrayLike) -> TTest:
-    """Welch's t-test of the means of figures [n] and [m] that do not match, with unequal variances (Welch 1947,
-    Biometrika 34). Where neither has any spread, the same as in `paired_t`.
+    """Welch's t-test of the means of values [n] and [m] that do not match, with unequal variances (Welch 1947,
+    Biometrika 34). If neither has any spread, it is like `paired_t`.
 
-    Where n and m differ, Welch's degrees of freedom are too many: with 2 and 10 equal figures he is wrong in 10 cases
-    of 100 at p = 0.05, by simulation. Then it is one less than the smaller of them, the bound for all variances
-    (Mickey and Brown 1966, Annals of Mathematical Statistics 37)."""
+    If n and m differ, Welch's degrees of freedom are too many: with 2 and 10 equally distributed values, 10 of 100
+    tests are wrong at p = 0.05, by simulation. Then the degrees of freedom are one less than the smaller of n and m,
+    the bound for all variances (Mickey and Brown 1966, Annals of Mathematical Statistics 37).
+    """
     one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if min(len(one), len(other)) < 2 or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return TTest(math.nan, math.nan)
-    little = max(EQUAL_WITHIN * max(np.abs(one).max(), np.abs(other).max()), LEAST)
-    if max(np.ptp(one), np.ptp(other)) <= little:
-        return TTest(1.0 if abs(one.mean() - other.mean()) <= little else math.nan, len(one) + len(other) - 2)
+    tolerance = max(EQUAL_WITHIN * max(np.abs(one).max(), np.abs(other).max()), MIN_DIFFERENCE)
+    if max(np.ptp(one), np.ptp(other)) <= tolerance:
+        return TTest(1.0 if abs(one.mean() - other.mean()) <= tolerance else math.nan, len(one) + len(other) - 2)
     variances = np.array([one.var(ddof=1) / len(one), other.var(ddof=1) / len(other)])
     df = float(min(len(one), len(other)) - 1)
     if len(one) == len(other):
@@ -126,9 +140,12 @@ def welch_t(first: ArrayLike, second: ArrayLike) -> TTest:
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """p-values [k] corrected for being k of them (Holm 1979, Scandinavian Journal of Statistics 6): the smallest times
-    k, the next times k - 1, and so on, none smaller than the one before and none above 1. Good for any dependence, as
-    long as the comparisons were fixed before the figures were seen; `holm_with_best` is for those that were not."""
+    """Corrects p-values [k] for being k of them (Holm 1979, Scandinavian Journal of Statistics 6).
+
+    The smallest is multiplied by k, the next by k - 1, and so on; none becomes smaller than the one before or larger
+    than 1. It is valid for dependent tests if the comparisons were fixed before the values were seen; otherwise use
+    `holm_with_best`.
+    """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
     corrected = np.empty_like(p)
@@ -137,44 +154,50 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 
 def holm_with_best(p_values: ArrayLike, df: ArrayLike, groups: int) -> NDArray[np.float64]:
-    """p-values [k] of t-tests of the best against others, corrected for being many and for the best having been chosen
-    by the same figures.
+    """Corrects p-values [k] of t-tests of the best group against others, for being many, and for having chosen the best
+    by the same values.
 
-    The winner of m equal groups was lucky, so its p-values are too small, and Holm's correction is not enough: of 27
-    equal settings with 3 seeds it sets one apart in 12 tables of 100, with 10 seeds in 21. Holm's correction over all
-    m (m - 1) / 2 pairs is safe whatever was chosen, and needs differences twice as large. Here the p-value in Holm's
-    sum over the comparisons that are left is replaced by the chance that the winner of m equal groups has such a
-    p-value against one of the others, m being the groups that are left; see `_chances_with_best`. With two groups that
-    is p.
-    The groups' means are taken as normal and equally exact. By simulation at most 5 tables of 100 are wrong, also where
-    standard deviations differ tenfold; a pooled standard deviation (Tukey) is wrong in 30 of those.
+    The winner of m equal groups was lucky, so its p-values are too small, and Holm's correction is not enough: among 27
+    equal settings with 3 seeds it finds a difference in 12 tables of 100, with 10 seeds in 21. Holm's correction over
+    all m (m - 1) / 2 pairs is safe for any choice, but needs differences twice as large. This correction replaces the
+    p-value in Holm's sum over the remaining comparisons by the probability that the winner of m equal groups has such a
+    p-value against one of the others, where m counts the remaining groups; see `_chances_with_best`. With two groups
+    that is p.
+
+    The means of the groups are taken as normal and equally exact. By simulation at most 5 tables of 100 are wrong, even
+    if standard deviations differ tenfold; a pooled standard deviation (Tukey) is wrong in 30 of those.
 
     Args:
+        p_values: the p-value of each test.
         df: degrees of freedom of each test [k]; infinity for a test by the normal distribution.
-        groups: how many competed for being the best, at least k + 1.
+        groups: the number of groups that the best was chosen from, at least k + 1.
     """
-    p, freedom = np.asarray(p_values, dtype=float), np.minimum(np.ceil(df), MOST_DF)  # ceil: Welch's are all different
+    p, freedom = (
+        np.asarray(p_values, dtype=float),
+        np.minimum(np.ceil(df), MAX_DF),
+    )  # ceil: else every test of Welch's has other ones
     order = np.argsort(p, kind="stable")
     corrected = np.ones_like(p)
     highest = 0.0
-    for step, place in enumerate(order):
+    for step, index in enumerate(order):
         kinds, counts = np.unique(freedom[order[step:]], return_counts=True)
-        highest = max(highest, float(counts @ _chances_with_best(float(p[place]), kinds, groups - step)))
+        highest = max(highest, float(counts @ _chances_with_best(float(p[index]), kinds, groups - step)))
         if highest >= 1.0:
             break
-        corrected[place] = highest
+        corrected[index] = highest
     return corrected
 
 
 def _chances_with_best(p: float, df: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
-    """The chances that the best of so many equal groups differs from a given other one with a p-value of at most `p`,
-    for tests with these degrees of freedom [k].
+    """Computes the probabilities that the best of `groups` equal groups differs from a given other one with a p-value
+    of at most `p`, for tests with `df` degrees of freedom [k].
 
     In units of the standard error of a mean let D be the distance of the best mean from another one, and s^2 ~
     chi^2(df) / df the estimated variance, which does not depend on the means. Then t = D / (sqrt(2) s) is at least c if
     chi^2(df) <= df D^2 / (2 c^2), and the density of D is m * integral of phi(x) Phi(x)^(m - 2) phi(x - D) dx. Both
-    integrals are sums over fixed grids, so that the same figures give the same digits."""
-    limit = np.maximum(stats.t.isf(max(p, LEAST_P) / 2, df), 1e-9)[:, None]
+    integrals are sums over fixed grids, so that the same values give the same digits.
+    """
+    limit = np.maximum(stats.t.isf(max(p, MIN_P) / 2, df), 1e-9)[:, None]
     distance, x, kernel = _grids()
     density = kernel @ (groups * np.exp((groups - 2) * special.log_ndtr(x)))
     chances: NDArray[np.float64] = (
@@ -185,7 +208,7 @@ def _chances_with_best(p: float, df: NDArray[np.float64], groups: int) -> NDArra
 
 @functools.cache
 def _grids() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Midpoints of distances [d] and of means [x], and phi(x) phi(x - distance) [d, x] times the widths of both."""
+    """Returns midpoints of distances [d] and of means [x], and phi(x) phi(x - distance) [d, x] times both widths."""
     wide, narrow = 14 / 1000, 18 / 360
     distance = wide * (np.arange(1000, dtype=np.float64) + 0.5)
     x = narrow * (np.arange(360, dtype=np.float64) + 0.5) - 9

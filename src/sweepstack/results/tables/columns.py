@@ -1,4 +1,4 @@
-"""Columns by the names that people give them: `lr`, `optimizer.lr`, `params.lr`, `metrics.val/accuracy`."""
+"""Finds columns by the names that people use: `lr`, `optimizer.lr`, `params.lr`, `metrics.val/accuracy`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from sweepstack.trial import TrialState
 
 Kind = Literal["column", "param", "metric"]
 SECTIONS: dict[str, Kind] = {"params": "param", "metrics": "metric"}
+"""Prefixes of names, each with the kind of column that it means."""
 ALIASES = {"bs": "batch_size"}
-"""As the names of runs write them."""
-LARGEST_WHOLE, LARGEST_EXACT_FLOAT = 2**63 - 1, 2**53
-"""Whole numbers up to these sizes fit into 64 bits, and are exact as floats."""
+"""Short names of params, as the names of runs have them."""
+MAX_INT64 = 2**63 - 1
+"""The largest whole number that fits into 64 bits."""
+MAX_EXACT_FLOAT = 2**53
+"""The largest whole number up to which all whole numbers are exact as floats."""
 
 
 def find_column(frame: pd.DataFrame, word: str, kind: Kind = "column") -> str:
-    """The column that a word means: its name; a name after `params.` or `metrics.`; a key of the config as the command
-    line writes it (`optimizer.lr` for `lr`); or the end of one that no other param shares (`units` for `model.units`).
+    """Returns the name of the column that the user means.
 
     Args:
         frame: the table, see `table`.
-        kind: what it must be.
+        word: the column's name; a name after `params.` or `metrics.`; a key of the config as the command line has it
+            (`optimizer.lr` for `lr`); or the end of a param's name that no other param has (`units` for `model.units`).
+        kind: the kind that the column must have.
 
     Raises:
         UserError: there is no such column.
@@ -51,8 +55,9 @@ def find_column(frame: pd.DataFrame, word: str, kind: Kind = "column") -> str:
 
 
 def objective(frame: pd.DataFrame, metric: str | None = None) -> str | None:
-    """The metric to compare trials by: the one that is named, else the held-out accuracy, else the test accuracy where
-    nothing was held out; None where no trial has any of them.
+    """Returns the metric that trials are compared by: `metric`, else the accuracy on held-out data, else on test data.
+
+    It returns None if no trial has any of them.
 
     Raises:
         UserError: there is no such metric.
@@ -63,20 +68,24 @@ def objective(frame: pd.DataFrame, metric: str | None = None) -> str | None:
 
 
 def comparable(frame: pd.DataFrame, metric: str) -> pd.Series[Any]:
-    """The values of a metric that trials are compared by: half a training, one that diverged, or a figure that is not
-    finite is never the best, and counts in no mean; it is NaN here."""
+    """Returns the values of a metric, with NaN for trials that did not finish and for values that are not finite.
+
+    Such a trial is never the best, and counts in no mean.
+    """
     values = frame[metric]
     return values.where((frame["state"] == TrialState.FINISHED) & np.isfinite(values))
 
 
-def upwards(column: str) -> bool:
-    """Whether the best is the smallest: accuracies are not, losses and times are."""
-    return "accuracy" not in column
+def larger_is_better(metric: str) -> bool:
+    """True for accuracies; False for losses and times."""
+    return "accuracy" in metric
 
 
 def written(value: object) -> str:
-    """A value of a param as it is typed, with all its digits and no more. A text that would be read as a number, a bool
-    or null stands in quotes."""
+    """Returns a value of a param as it is typed, with all its digits.
+
+    A text that would be read as a number, a bool or null is put in quotes.
+    """
     if value is None or value is pd.NA or value != value:
         return "None"
     if isinstance(value, float):
@@ -91,33 +100,38 @@ def _as_plain(value: Any) -> Any:
 
 
 def typed_column(values: Sequence[Any], index: pd.Index[Any], name: str) -> pd.Series[Any]:
-    """Values of a param as a column of the narrowest type that holds them as they are: bools, whole numbers and numbers
-    as such, anything else as objects, lists among them as tuples. None is missing."""
+    """Makes a column of the values of a param, of the narrowest type that holds them without change.
+
+    The types are bools, whole numbers, floats, and objects for anything else; lists become tuples. None is missing.
+
+    Args:
+        name: the name of the column.
+    """
     present = [value for value in values if value is not None]
     missing = len(present) < len(values)
     kinds = {type(value) for value in present}
     if kinds == {bool}:
         return pd.Series(list(values), index, "boolean" if missing else "bool", name)
-    if kinds == {int} and all(abs(value) <= LARGEST_WHOLE for value in present):
+    if kinds == {int} and all(abs(value) <= MAX_INT64 for value in present):
         return pd.Series(list(values), index, "Int64" if missing else "int64", name)
     if (
         kinds
         and kinds <= {int, float}
-        and all(abs(value) <= LARGEST_EXACT_FLOAT for value in present if type(value) is int)
+        and all(abs(value) <= MAX_EXACT_FLOAT for value in present if type(value) is int)
     ):
         return pd.Series(list(values), index, "float64", name)
     return pd.Series([_hashable(value) for value in values], index, "object", name)
 
 
 def _hashable(value: Any) -> Any:
-    """Lists as tuples, and dicts as their text, so that a table can be grouped by them."""
+    """Converts lists to tuples and dicts to text, so that a table can be grouped by them."""
     if isinstance(value, dict):
         return as_text(value)
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def kind(value: object) -> str:
-    """What a value may be compared with: "bool", "number", "text", "list" or, of a missing one, ""."""
+    """Returns the kind of a value: "bool", "number", "text" or "list"; "" if it is missing. Equal kinds compare."""
     value = _as_plain(value)
     if value is None or value is pd.NA:
         return ""
@@ -129,28 +143,28 @@ def kind(value: object) -> str:
 
 
 def is_number(column: pd.Series[Any]) -> bool:
-    """Whether a column holds numbers; to pandas, bools are such."""
+    """True if a column holds numbers. pandas also takes bools for numbers; this does not."""
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 def identity(column: pd.Series[Any]) -> pd.Series[Any]:
-    """A column to group by: equal where both the value and its type are. To Python, `True`, 1 and 1.0 are equal."""
+    """Returns a column to group by, where only values of equal types are equal. In Python, `True`, 1 and 1.0 are."""
     if column.dtype != "object":
         return column
     return column.map(lambda value: None if kind(value) == "" else f"{kind(value)} {as_text(value)}")
 
 
 def order(column: pd.Series[Any], natural: bool = False) -> pd.Series[Any]:
-    """A column to sort by, for `sort_values(key=order)`: bools, then numbers, texts and lists, each in their order.
+    """Returns a column to sort by, for `sort_values(key=order)`: bools, then numbers, texts and lists.
 
     Args:
-        natural: net8 comes before net64.
+        natural: sort numbers inside texts by their size, so that net8 comes before net64.
     """
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
         return column
     keys = [_order_key(value, natural) for value in column]
-    places = {key: place for place, key in enumerate(sorted(set(keys)))}
-    ranks = [places[key] if kind(value) else np.nan for key, value in zip(keys, column, strict=True)]
+    rank_of = {key: rank for rank, key in enumerate(sorted(set(keys)))}
+    ranks = [rank_of[key] if kind(value) else np.nan for key, value in zip(keys, column, strict=True)]
     return pd.Series(ranks, column.index, "float64", column.name)
 
 
@@ -161,4 +175,4 @@ def _order_key(value: Any, natural: bool) -> tuple[int, float, tuple[Any, ...]]:
         case "list":
             return 3, 0.0, tuple(_order_key(part, natural) for part in value)
     parts = re.split(r"([0-9]+)", str(value)) if natural else [str(value)]
-    return 2, 0.0, tuple(int(part) if place % 2 else part for place, part in enumerate(parts))
+    return 2, 0.0, tuple(int(part) if index % 2 else part for index, part in enumerate(parts))

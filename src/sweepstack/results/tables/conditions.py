@@ -1,4 +1,4 @@
-"""Conditions on trials, as `--where` takes them: a small part of Python's expressions, which is read, never executed.
+"""Evaluates conditions on trials for `--where`: a small part of Python's expressions, which is parsed, never executed.
 
     params.lr > 0.01 and state == "FINISHED"
     0.001 <= lr <= 0.1 and not model in ("mlp", "logistic")
@@ -6,8 +6,8 @@
     nesterov == true and model.hidden in ([64], [128, 64])
 
 Values have types, as in YAML: `true`, `null`, numbers, texts in quotes, lists; 1 is not `true`, and "1" is not 1.
-A name with more than letters may stand in backticks or brackets. A comparison with a value that is missing does not
-hold, but for `!=` and `not in`; `params.momentum == None` asks for it.
+A name with other characters than letters can be put in backticks or brackets. A comparison with a missing value is
+false, except for `!=` and `not in`; `params.momentum == None` finds missing values.
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ from sweepstack.results.tables.columns import kind as kind_of
 RULE = "a condition compares params, metrics, state or name with values, joined by and, or, not"
 EXAMPLE = """for example --where 'params.lr > 0.01 and metrics["val/accuracy"] > 0.9'"""
 COLUMN = "column"
+"""The name before brackets that stand for any column."""
 BACKTICKS = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?:\b(params|metrics)\s*\.\s*)?`([^`]+)`""")
+"""Matches a quoted text, or a name in backticks."""
 CONSTANTS = {"true": True, "false": False, "null": None}
-HOLDS = {
+"""Constants as YAML writes them."""
+KIND_NAMES = {
     "bool": "true and false",
     "number": "numbers",
     "text": "text, which is written in quotes",
     "list": "lists, such as [128, 64]",
 }
+"""What a user reads about the values of each kind."""
 COMPARISONS: dict[type[ast.cmpop], tuple[Callable[[Any, Any], Any], type[ast.cmpop]]] = {
     ast.Eq: (operator.eq, ast.Eq),
     ast.NotEq: (operator.ne, ast.NotEq),
@@ -45,21 +49,22 @@ COMPARISONS: dict[type[ast.cmpop], tuple[Callable[[Any, Any], Any], type[ast.cmp
     ast.Gt: (operator.gt, ast.Lt),
     ast.GtE: (operator.ge, ast.LtE),
 }
-"""What each sign does, and what it is when its sides are exchanged."""
+"""The function of each operator, and the operator to use when the sides are exchanged."""
 
-Truth = pd.Series  # of bools, one for each trial
+Truth = pd.Series
+"""A bool for each trial."""
 
 
 def fulfilled(frame: pd.DataFrame, text: str) -> Truth:
-    """Which trials of a table fulfil a condition.
+    """Finds which trials of a table fulfil a condition.
 
     Raises:
-        UserError: the condition cannot be read, names what is not there, or compares a number with a text.
+        UserError: the condition cannot be read, names an unknown column, or compares a number with a text.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of odd escapes in a user's strings
+        with warnings.catch_warnings(action="ignore"):  # about invalid escapes in a user's strings
             tree = ast.parse(BACKTICKS.sub(_in_brackets, text.strip()), mode="eval").body
-        return _Reader(frame, text).truth(tree)
+        return _Evaluator(frame, text).truth(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise UserError(RULE, text, EXAMPLE) from None
 
@@ -69,7 +74,9 @@ def _in_brackets(found: re.Match[str]) -> str:
     return quoted or f"{section or COLUMN}[{name!r}]"
 
 
-class _Reader:
+class _Evaluator:
+    """Evaluates the parsed condition on a table."""
+
     def __init__(self, frame: pd.DataFrame, text: str) -> None:
         self._frame = frame
         self._text = text
@@ -118,7 +125,7 @@ class _Reader:
         raise self._refusal(left, "in takes a list, such as lr in (0.01, 0.1), or a part of a text: 'lr=0.1' in name")
 
     def _side(self, node: ast.expr) -> Any:
-        """A column, a constant, or a list of constants as a tuple."""
+        """Returns a column, a constant, or a list of constants as a tuple."""
         match node:
             case ast.Constant(value=None | bool() | int() | float() | str()):
                 return node.value
@@ -134,7 +141,7 @@ class _Reader:
         return self._frame[find_column(self._frame, self._name(node))]
 
     def _name(self, node: ast.expr) -> str:
-        """Nothing can be divided here, so that a / is part of a name."""
+        """Returns a name. A / is part of a name, because a condition cannot divide."""
         match node:
             case ast.Name():
                 return node.id
@@ -145,27 +152,26 @@ class _Reader:
             case ast.Subscript(value=ast.Name(id=section), slice=ast.Constant(value=str() as name)):
                 if section in ("params", "metrics", COLUMN):
                     return name if section == COLUMN else f"{section}.{name}"
-        raise self._refusal(node, "it is no name and no value")
+        raise self._refusal(node, "it is neither a name nor a value")
 
     def _refuse_other_kinds(self, column: pd.Series[Any], value: Any, node: ast.expr) -> None:
-        """Refuses a value, or another column, of which nothing can be compared with the column: a number is never equal
-        to a text."""
+        """Refuses a value, or another column, that has no kind in common with the column, such as number and text."""
         if pd.api.types.is_datetime64_any_dtype(column):
             raise self._refusal(node, f"{column.name} holds times, which are not compared here")
         kinds = set(column.astype("object").map(kind_of)) - {""}
         others = set(value.astype("object").map(kind_of)) - {""} if isinstance(value, pd.Series) else {kind_of(value)}
         if kinds and others and not kinds & others:
-            raise self._refusal(node, f"{column.name} holds {' and '.join(HOLDS[kind] for kind in sorted(kinds))}")
+            raise self._refusal(node, f"{column.name} holds {' and '.join(KIND_NAMES[kind] for kind in sorted(kinds))}")
 
     def _refusal(self, node: ast.expr, why: str) -> UserError:
         return UserError(f"{RULE}; got {ast.unparse(node)} in {self._text!r}: {why}", remedy=EXAMPLE)
 
 
 def _holds(compare: Callable[[Any, Any], Any], one: Any, other: Any, unlike: bool) -> bool:
-    """Whether a comparison of two values holds; `unlike` where nothing can be compared."""
+    """Compares two values; returns `unlike` if they cannot be compared."""
     if kind_of(one) != kind_of(other) or kind_of(one) == "":
         return unlike
     try:
         return bool(compare(one, other))
-    except TypeError:  # lists of different things
+    except TypeError:  # lists with values of different kinds
         return unlike

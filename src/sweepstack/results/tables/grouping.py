@@ -1,4 +1,4 @@
-"""Means over trials: by groups, and as a table of two params."""
+"""Computes means over trials: by groups, and as a table of two params."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.results.tables.columns import comparable, find_column, identity, objective, order, upwards, written
+from sweepstack.results.tables.columns import (
+    comparable,
+    find_column,
+    identity,
+    larger_is_better,
+    objective,
+    order,
+    written,
+)
 
 
 def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None) -> pd.DataFrame:
-    """Means over all trials that are alike in some columns, best first.
+    """Computes means over all trials that are equal in some columns, the best first.
 
-    Columns: those, then `mean` and `sd` of the metric (with n - 1), `n` trials that they are of, and the number of
-    those that are `missing` in them, because they did not finish or have no finite value.
+    The table has these columns, then `mean` and `sd` of the metric (with n - 1), `n`, the number of trials in the mean,
+    and `missing`, the number of trials that did not finish or have no finite value.
 
     Args:
         frame: the table, see `table`.
-        keys: the columns; params, or what else is known of a run.
-        metric: by default the one that trials are compared by.
+        keys: the columns: params, or other columns of a run.
+        metric: the metric; by default the one that trials are compared by.
 
     Raises:
         UserError: there is no such column or metric, or a key is a metric.
@@ -28,11 +36,11 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
     metric = _metric(frame, metric)
     columns = [_column_of(frame, key) for key in dict.fromkeys(keys)]
     number = frame[columns].apply(identity).groupby(columns, dropna=False, sort=False).ngroup().rename("group")
-    figures = comparable(frame, metric).groupby(number).agg(mean="mean", sd="std", n="count", missing="size")
-    figures["missing"] -= figures["n"]
+    means = comparable(frame, metric).groupby(number).agg(mean="mean", sd="std", n="count", missing="size")
+    means["missing"] -= means["n"]
     alike = frame.loc[~number.duplicated(), columns].reset_index(drop=True)  # groups are numbered as they appear
-    groups = pd.concat([alike, figures.sort_index().reset_index(drop=True)], axis=1)
-    ascending = [upwards(metric), *([True] * len(columns))]
+    groups = pd.concat([alike, means.sort_index().reset_index(drop=True)], axis=1)
+    ascending = [not larger_is_better(metric), *([True] * len(columns))]
     groups = groups.sort_values(["mean", *columns], ascending=ascending, na_position="last", key=order)
     groups = groups.reset_index(drop=True)
     groups.attrs = {"shape": "groups", "metric": metric}
@@ -40,11 +48,19 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
 
 
 def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = None) -> pd.DataFrame:
-    """Means of a metric by two params: a row for each value of the one, a column for each of the other (`lr=0.1`), and
-    behind them as many columns with the numbers of trials (`n lr=0.1`). Both in the order of their values.
+    """Computes the means of a metric by two params.
+
+    The table has a row for each value of one param, a column for each value of the other (`lr=0.1`), then as many
+    columns with the numbers of trials (`n lr=0.1`), all in the order of the values.
+
+    Args:
+        frame: the table, see `table`.
+        row: the param of the rows.
+        column: the param of the columns.
+        metric: the metric; by default the one that trials are compared by.
 
     Raises:
-        UserError: see `grouped`; or both are the same.
+        UserError: see `grouped`; or both params are the same.
     """
     row, column = _column_of(frame, row), _column_of(frame, column)
     if row == column:
@@ -57,12 +73,12 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
     label = cells[column].map(lambda value: f"{column}={written(value)}")
     labels = list(dict.fromkeys(label))
     result = cells[~identity(cells[row]).duplicated()][[row]].sort_values(row, key=order).reset_index(drop=True)
-    places = {value: place for place, value in enumerate(identity(result[row]).map(written))}
-    at = identity(cells[row]).map(written).map(places)  # the row of the result that a cell is in
+    row_of = {value: index for index, value in enumerate(identity(result[row]).map(written))}
+    row_of_cell = identity(cells[row]).map(written).map(row_of)
     for name, part in {"": "mean", "n ": "n"}.items():
         for value in labels:
             of_label = cells[label == value]
-            result[f"{name}{value}"] = of_label[part].set_axis(at[of_label.index])
+            result[f"{name}{value}"] = of_label[part].set_axis(row_of_cell[of_label.index])
     counts = [f"n {value}" for value in labels]
     result[counts] = result[counts].fillna(0).astype(int)
     result.attrs = {**cells.attrs, "shape": "cells", "labels": labels}
@@ -72,8 +88,15 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
 def by_seed(
     frame: pd.DataFrame, metric: str | None = None, predictions: Callable[[str], Any] | None = None
 ) -> pd.DataFrame:
-    """Settings, that is trials alike but for the seed, with mean, interval, and a mark, which is empty where the best
-    is better; see `selection.select`. `attrs["caution"]` holds what is to be said against the choice.
+    """Returns the settings of a table with mean, interval and mark; see `selection.select`.
+
+    A setting is the trials that are equal in all params but the seed. `attrs["caution"]` says why the selected test
+    metric is too good, if it is.
+
+    Args:
+        frame: the table, see `table`.
+        metric: the metric that selects; by default the one that trials are compared by.
+        predictions: returns which test images a run classified correctly; see `comparison.Predictions`.
 
     Raises:
         UserError: there is no such metric.

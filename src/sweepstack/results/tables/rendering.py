@@ -1,4 +1,4 @@
-"""The table as people read and paste it: its short form, its failures, and its formats."""
+"""Renders the table as people read and paste it: its short form, its failures, and its formats."""
 
 from __future__ import annotations
 
@@ -18,26 +18,30 @@ from sweepstack.tracking.params import as_text
 FOR_READERS = ("text", "markdown", "latex", "html")
 """Formats which round, and show the short form of a table; the others keep every column and digit."""
 MAIN_METRICS = ("val/accuracy", "val/accuracy_best", "test/accuracy", "train_seconds")
+"""Metrics in the short form of a table."""
 SHARE = "train_seconds_share"
-"""Shown beside `train_seconds` where trials were trained together, so that nobody adds up the same seconds twice."""
-OF_METRIC = ("mean", "sd", "low", "high")
+"""Shown beside `train_seconds` if trials were trained together, so that nobody adds the same seconds twice."""
+IN_UNIT_OF_METRIC = ("mean", "sd", "low", "high")
 """Columns of groups that are in the unit of their metric."""
-WIDEST_CELL = 80  # characters, in a terminal
+WIDEST_CELL = 80
+"""The most characters of a cell in a terminal."""
 MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$]|(?<!\w)_|_(?!\w)")
+"""Matches characters that Markdown would take as markup."""
 LATEX = str.maketrans(
     {
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
-        "<": r"\textless{}",  # this and the next two are other signs in LaTeX's own font encoding
+        "<": r"\textless{}",  # this and the next two are other characters in LaTeX's own font encoding
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        "[": "{[}",  # at the beginning of a row, it would be an option of the end of the one before
+        "[": "{[}",  # at the beginning of a row, LaTeX would take it as an option of the row's end before it
         "]": "{]}",
-        "*": "{*}",  # there, too, it would be part of that end
+        "*": "{*}",  # there, LaTeX would take it as a part of that row's end
     }
 )
+"""Escapes characters that LaTeX would take as markup."""
 HTML = """\
 <table>
 <thead>
@@ -51,15 +55,18 @@ HTML = """\
 
 
 def short(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns that a reader wants first. Of trials: params that vary, main metrics, state, and reasons where there
-    are any. Of groups, those in which there is something, and the one with means says of which metric; of a pivot, each
-    mean with its number of trials."""
+    """Returns the columns that a reader wants first.
+
+    Of trials, these are the params that vary, the main metrics, the state, and the reasons if there are any. Of groups,
+    they are the columns that are not empty, and the column of means names its metric. Of a pivot, each mean is shown
+    with its number of trials.
+    """
     match frame.attrs.get("shape"):
         case "groups":
-            none = [name for name in ("missing", "failed") if name in frame and not frame[name].any()]
-            none += [name for name in ("sd", "low", "high", "p") if name in frame and frame[name].isna().all()]
-            shown = frame.drop(columns=["why", "run_ids", *none], errors="ignore")
-            return shown.rename(columns={"mean": f"mean {frame.attrs['metric']}", "failed": "without a figure"})
+            empty = [name for name in ("missing", "failed") if name in frame and not frame[name].any()]
+            empty += [name for name in ("sd", "low", "high", "p") if name in frame and frame[name].isna().all()]
+            shown = frame.drop(columns=["why", "run_ids", *empty], errors="ignore")
+            return shown.rename(columns={"mean": f"mean {frame.attrs['metric']}", "failed": "without a value"})
         case "cells":
             return _short_cells(frame)
     params = list(frame.columns[: frame.attrs["vary"]]) or ["name"]
@@ -74,21 +81,21 @@ def _short_cells(frame: pd.DataFrame) -> pd.DataFrame:
     labels = frame.attrs["labels"]
     counts = frame[[f"n {label}" for label in labels]].to_numpy()
     shown = frame[[frame.columns[0], *labels]].copy()
-    for place, label in enumerate(labels):
+    for index, label in enumerate(labels):
         means = [_rounded(value, frame.attrs["metric"]) for value in frame[label]]
         if counts.max() > 1:
-            means = [f"{mean} (n={n})" if n else mean for mean, n in zip(means, counts[:, place], strict=True)]
+            means = [f"{mean} (n={n})" if n else mean for mean, n in zip(means, counts[:, index], strict=True)]
         shown[label] = means
     return shown
 
 
 def to_text(frame: pd.DataFrame) -> str:
-    """A whole table as a terminal shows it: the short form of it."""
+    """Renders the short form of a table for a terminal."""
     return str(render(short(frame), "text"))
 
 
 def failures(frame: pd.DataFrame) -> str:
-    """The failed trials with their reasons and logs, which may hold a traceback; empty when none failed."""
+    """Renders the failed trials with their reasons and logs, which may hold a traceback; empty if none failed."""
     failed = frame[frame["state"] == "FAILED"][["name", "reason", "log"]].rename(columns={"name": "failed"})
     if failed.empty:
         return ""
@@ -96,11 +103,15 @@ def failures(frame: pd.DataFrame) -> str:
 
 
 def render(frame: pd.DataFrame, form: str) -> str | bytes:
-    """A table as text, csv, markdown, latex, html, json or parquet (bytes).
+    """Renders a table as text, csv, markdown, latex, html, json or parquet (bytes).
 
-    Those for readers round metrics, and show every character as a character: markup is escaped, what cannot be printed
-    is written as Python would. In csv, json and parquet the data are as they are in the store; json, which has no other
-    numbers than finite ones, has null for the rest.
+    The formats for readers round metrics and show every character as itself: they escape markup, and write unprintable
+    characters as Python does. csv, json and parquet have the data as they are in the store; json has null for numbers
+    that are not finite.
+
+    Args:
+        frame: the table.
+        form: the name of the format.
     """
     match form:
         case "csv":
@@ -134,7 +145,7 @@ def render(frame: pd.DataFrame, form: str) -> str | bytes:
 
 
 def _to_html(shown: pd.DataFrame) -> str:
-    """A table to paste into a page of any encoding."""
+    """Renders a table that can be pasted into a page of any encoding."""
     from jinja2 import Environment
 
     template = Environment(autoescape=True).from_string(HTML)
@@ -147,10 +158,10 @@ def _for_markdown(cell: str) -> str:
 
 
 def _for_readers(column: pd.Series[Any], metric: str | None) -> pd.Series[Any]:
-    """Metrics rounded; everything else with as many digits as tell its values apart."""
+    """Formats a column: rounds metrics, and gives everything else as many digits as distinguish its values."""
     name = str(column.name)
-    unit = metric if metric is not None and name in OF_METRIC else name
-    is_metric = "/" in unit or "seconds" in unit or name in (*OF_METRIC, "p")
+    unit = metric if metric is not None and name in IN_UNIT_OF_METRIC else name
+    is_metric = "/" in unit or "seconds" in unit or name in (*IN_UNIT_OF_METRIC, "p")
     if pd.api.types.is_float_dtype(column) and is_metric:
         return column.map(lambda value: _rounded(value, unit)).astype("object")
     one_kind = set(column.map(kind)) <= {"", "text"}
@@ -164,7 +175,7 @@ def _for_readers(column: pd.Series[Any], metric: str | None) -> pd.Series[Any]:
 
 
 def _rounded(value: float, name: str) -> str:
-    """Accuracies and losses with four digits, seconds with one, and small ones with as many as it takes."""
+    """Formats accuracies and losses with four digits, seconds with one, and small values with two significant ones."""
     if math.isnan(value):
         return "-"
     form, least = (".1f", 0.1) if "seconds" in name else (".4f", 0.001)
@@ -172,12 +183,12 @@ def _rounded(value: float, name: str) -> str:
 
 
 def _as_cell(value: Any) -> Any:
-    """For csv, which has no lists."""
+    """Converts a list to text for csv, which has no lists."""
     return as_text(value) if isinstance(value, tuple) else value
 
 
 def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
-    """For parquet, which has one type to a column: values that have no type in common become text."""
+    """Converts values without a common type to text for parquet, whose columns have one type."""
     import pyarrow
 
     try:

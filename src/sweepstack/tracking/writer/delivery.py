@@ -23,7 +23,7 @@ from sweepstack.config.names import as_value
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.journal.files import drop_files
 from sweepstack.journal.log import LogReader
-from sweepstack.journal.recovery import Restored, Seen, restored
+from sweepstack.journal.recovery import JournalSummary, Restored, restore_events
 from sweepstack.journal.replay import Replay
 from sweepstack.journal.sessions import Sessions
 from sweepstack.paths import project_root
@@ -93,11 +93,11 @@ class Delivery:
     def __init__(self, store: Store, sessions: Sessions, session: int) -> None:
         self._store, self._sessions, self._session = store, sessions, session
         self._reader = LogReader(sessions.journal(session), sessions.trial)
-        self._seen = Seen()
+        self._seen = JournalSummary()
         self._restored: Restored | None = None
         self._pending: dict[str, _Pending] = {}
         self._runs: dict[str, _Run] = {}
-        begun = sessions.delivery(session)
+        begun = sessions.begin_delivery(session)
         self._experiment, self._repeated, self._offset = begun or ("", False, 0)
         self._unsure = self._repeated
         """Whether there may be runs which nobody has noted."""
@@ -137,7 +137,7 @@ class Delivery:
             begins = [pending.begin for pending in self._pending.values()]
             self._offset = min([*begins, self._reader.offset])
             runs = {trial_id: run_id for trial_id, run_id in done.items() if run_id is not None}
-            self._sessions.delivered(self._session, self._offset, runs, fold.progress)
+            self._sessions.note_delivered(self._session, self._offset, runs, fold.progress)
         if refused:
             raise refused[0]
 
@@ -152,7 +152,7 @@ class Delivery:
         if self._pending:
             raise NotYetError("another sweep has not recorded them yet")
         self._close_what_is_open()
-        damage = "" if self._restored is None else self._restored.told(self._reader)
+        damage = "" if self._restored is None else self._restored.describe_damage(self._reader)
         self._sessions.retire(self._session, remember=self._store.database is None, damage=damage)
 
     def _restore(self) -> None:
@@ -166,7 +166,7 @@ class Delivery:
                 self._unsure = self._repeated = True
                 for begin, event in LogReader(self._sessions.journal(self._session), self._sessions.trial).events():
                     self._take(begin, event)
-            self._restored = restored(self._sessions, self._session, self._seen, joined, self._points)
+            self._restored = restore_events(self._sessions, self._session, self._seen, joined, self._points)
             for event in self._restored.events:
                 self._take(self._reader.offset, event)
             self._unsure = self._unsure or bool(self._restored.events)
@@ -181,11 +181,13 @@ class Delivery:
     def _close_what_is_open(self) -> None:
         """Nothing stays RUNNING that nobody trains."""
         broken = dict(self._sessions.unreadable(self._session))  # first: what the journal tells of them is left, too
-        left = {entry.trial.id: entry for entry in self._sessions.left_by(self._session) if entry.outcome is None}
+        left = {
+            entry.trial.id: entry for entry in self._sessions.interrupted_in(self._session) if entry.outcome is None
+        }
         runs = [(one.run_id or self._store.run_of(trial_id), one.at) for trial_id, one in left.items()]
         closing = [(run_id, "its process died", at) for run_id, at in runs if run_id is not None]
-        orphans = {*broken, *(one for one in self._seen.open if one not in left)}
-        for trial_id in orphans - self._sessions.known(orphans):
+        orphans = {*broken, *(one for one in self._seen.unended if one not in left)}
+        for trial_id in orphans - self._sessions.readable_ids(orphans):
             run_id = self._store.run_of(trial_id) or broken.get(trial_id)
             if run_id is not None:
                 closing.append((run_id, "its process died, and the ledger's row of it is damaged", time.time()))
@@ -259,8 +261,8 @@ class Delivery:
         trial = first.trial
         if trial.id in self._runs:
             return self._runs[trial.id], False
-        again = isinstance(first, Started) and first.again
-        if again and self._sessions.waits(trial.id, self._session):
+        again = isinstance(first, Started) and first.resumed
+        if again and self._sessions.has_undelivered_predecessor(trial.id, self._session):
             raise NotYetError("an earlier command has not been recorded yet, in which they began")
         if run_id is None and self._unsure:
             run_id = self._store.run_of(trial.id)
@@ -289,7 +291,7 @@ class Delivery:
         tags: list[RunTag] = []
         for event in events:
             match event:
-                case Started(again=again):
+                case Started(resumed=again):
                     if again and not made:  # as it is recorded already
                         client.update_run(run.run_id, "RUNNING", as_value(trial.name))
                         now = {**_of_sweep(event), LOG_TAG: as_value(str(event.trial.log))}
@@ -368,14 +370,14 @@ def deliver_what_is_left(store: Store, sessions: Sessions, but: int | None = Non
     """
     delivered = 0
     refused: list[Exception] = []
-    for session in sessions.see_to_the_dead():
+    for session in sessions.end_dead_sessions():
         refusals = sum(not isinstance(error, NotYetError | Timeout) for error in refused)
         if (but is not None and session >= but) or refusals == 2:
             break
         lock = sessions.delivery_lock(session)
         try:
             with lock.acquire(timeout=LOCK_TIMEOUT):  # the process that wrote for it may be at it still
-                if sessions.exists(session):
+                if sessions.is_undelivered(session):
                     delivery = Delivery(store, sessions, session)
                     delivery.finish()
                     delivered += delivery.delivered

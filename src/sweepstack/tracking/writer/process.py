@@ -101,7 +101,7 @@ class _Child:
                 try:
                     _, refused = deliver_what_is_left(store, sessions, but=session)
                     delivery = delivery or Delivery(store, sessions, session)
-                    if over and session in sessions.see_to_the_dead():
+                    if over and session in sessions.end_dead_sessions():
                         delivery.finish()
                         self._was_away = False
                         self._clear(store)

@@ -1,1 +1,1 @@
-"""The plots of a report: a table of trials in, a matplotlib figure out."""
+"""Draws the plots of a report: takes a table of trials, returns a matplotlib figure."""

@@ -1,5 +1,4 @@
-"""The plots of a sweep: a table of its trials in, a matplotlib figure out. Trials are known by their places in the
-table, its index; those of the selected setting are `best`."""
+"""Draws the plots of a sweep from a table of its trials. `best` are the rows of the trials of the selected setting."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sweepstack.results.reporting.params import Scale, between, scale
+from sweepstack.results.reporting.params import Scale, as_fractions, scale
 from sweepstack.results.reporting.plots.style import (
     BLUE,
     COLOURS,
@@ -20,24 +19,24 @@ from sweepstack.results.reporting.plots.style import (
     figure,
     gid,
     legend,
-    more_is_better,
     shortened,
     styled,
     title,
     words,
     wrapped,
 )
+from sweepstack.results.tables.columns import larger_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 RANGES = 6
-"""Parts that a range of values is cut into, each with as many trials, to show a mean for each."""
+"""The number of parts of a range of values that have a mean each; all parts have about as many trials."""
 
 
 def measured(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The trials that have a number for it."""
+    """Returns the trials with a finite value of a metric."""
     finite: pd.DataFrame = frame[np.isfinite(frame[metric].to_numpy(dtype=float, na_value=np.nan))]
     return finite
 
@@ -45,11 +44,14 @@ def measured(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 def learning_curves(
     frame: pd.DataFrame, history: pd.DataFrame, objective: str, best: Collection[int], label: str
 ) -> Figure:
-    """The objective as training goes on: all trials, the best in front.
+    """Draws how the objective changes during training: all trials, the best in front.
 
     Args:
-        history: columns run_id, step, value; a run's rows are beside each other, by step.
-        label: the best setting, as it is typed; empty where it is the only one.
+        frame: the table of trials.
+        history: columns run_id, step, value; the rows of a run are next to each other, in the order of their steps.
+        objective: the metric.
+        best: the rows of the trials of the best setting.
+        label: the best setting, as it is typed; empty if it is the only one.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -59,12 +61,12 @@ def learning_curves(
         codes, run_ids = pd.factorize(history["run_id"])
         points = history[["step", "value"]].to_numpy(dtype=float)
         curves = dict(zip(run_ids, np.split(points, np.flatnonzero(np.diff(codes)) + 1), strict=True))
-        paths = {place: curves[run_id] for place, run_id in frame["run_id"].items() if run_id in curves}
+        paths = {index: curves[run_id] for index, run_id in frame["run_id"].items() if run_id in curves}
         _lines(axes, paths, dict.fromkeys(paths, GREY), best, (0.8, 2.0))
-        for colour, places in ((GREY, [*paths]), (ORANGE, [place for place in paths if place in best])):
-            ends = np.array([paths[place][-1] for place in places]).reshape(-1, 2)
+        for colour, indices in ((GREY, [*paths]), (ORANGE, [index for index in paths if index in best])):
+            ends = np.array([paths[index][-1] for index in indices]).reshape(-1, 2)
             axes.plot(ends[:, 0], ends[:, 1], ".", color=colour, ms=4, zorder=2)
-        others = len(paths) - sum(place in paths for place in best)
+        others = len(paths) - sum(index in paths for index in best)
         axes.plot(
             [], [], color=ORANGE, lw=2, label=f"the best setting: {shortened(label, 60)}" if label else "this setting"
         )
@@ -82,67 +84,81 @@ def learning_curves(
     return drawn
 
 
-def by_knob(frame: pd.DataFrame, knobs: Sequence[str], objective: str, best: Collection[int]) -> Figure:
-    """The objective against each knob: every trial, and mean and standard deviation over all else."""
+def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: str, best: Collection[int]) -> Figure:
+    """Draws the objective against each param: every trial, and mean and standard deviation over all other params.
+
+    Args:
+        frame: the table of trials.
+        varied: the params that vary.
+        objective: the metric.
+        best: the rows of the trials of the best setting.
+    """
     frame = measured(frame, objective)
-    columns = min(len(knobs), 3)
-    rows = -(-len(knobs) // columns)
+    columns = min(len(varied), 3)
+    rows = -(-len(varied) // columns)
     with styled():
         drawn = figure(max(5.5, 3.4 * columns), 0.9 + 3.1 * rows)
         panels = drawn.subplots(rows, columns, sharey=True, squeeze=False).flatten()
         values = frame[objective].to_numpy(dtype=float)
-        for axes, knob in zip(panels, knobs, strict=False):
-            axis = scale(knob, frame[knob])
-            axis.onto(axes, "x")
+        for axes, param in zip(panels, varied, strict=False):
+            axis = scale(param, frame[param])
+            axis.set_up(axes, "x")
             axes.set_ylim(*window(values, objective))
-            marks(axes, axis.at, values, [[place] for place in frame.index], best)
+            draw_marks(axes, axis.at, values, [[index] for index in frame.index], best)
             at, mean, spread = _means_on_axis(axis, values)
             axes.errorbar(
                 at, mean, spread, color=BLUE, lw=1.8, marker="o", ms=5, capsize=4, zorder=4, label="_means",
                 ls="none" if axis.kind == "category" else "-",
             )  # fmt: skip
-            axes.set_xlabel(words(knob))
+            axes.set_xlabel(words(param))
             if axis.kind == "category" and max(map(len, axis.labels)) * len(axis.labels) > 40:
                 axes.tick_params(axis="x", rotation=30)
         for axes in panels[::columns]:
             axes.set_ylabel(wrapped(objective))
-        for axes in panels[len(knobs) :]:
+        for axes in panels[len(varied) :]:
             axes.set_visible(False)
         panels[0].errorbar(
-            [], [], [], color=BLUE, marker="o", capsize=4, label="mean and standard deviation over all else"
+            [], [], [], color=BLUE, marker="o", capsize=4, label="mean and standard deviation over everything else"
         )
         panels[0].plot([], [], "o", color=GREY, ms=4, mew=0, label="one trial")
         panels[0].plot([], [], "o", mfc="none", mec=ORANGE, mew=1.8, label="the best setting")
         legend(drawn, 3)
-        title(drawn, f"What each knob does to the {words(objective)}")
+        title(drawn, f"What each hyperparameter does to the {words(objective)}")
     return drawn
 
 
-def parallel_coordinates(frame: pd.DataFrame, knobs: Sequence[str], objective: str, best: Collection[int]) -> Figure:
-    """Each trial as a line through its values, coloured by the objective; good ones in front."""
+def parallel_coordinates(frame: pd.DataFrame, varied: Sequence[str], objective: str, best: Collection[int]) -> Figure:
+    """Draws each trial as a line through its values, coloured by the objective; good ones in front.
+
+    Args:
+        frame: the table of trials.
+        varied: the params that vary.
+        objective: the metric.
+        best: the rows of the trials of the best setting.
+    """
     from matplotlib import colormaps
 
-    frame = measured(frame, objective).sort_values(objective, ascending=more_is_better(objective), kind="stable")
+    frame = measured(frame, objective).sort_values(objective, ascending=larger_is_better(objective), kind="stable")
     values = frame[objective].to_numpy(dtype=float)
     low, high = window(values, objective, margin=0.0)
-    shades = np.clip(between(np.append(np.clip(values, low, high), [low, high]))[:-2], 0, 1)
-    axes_of = [scale(knob, frame[knob]) for knob in knobs]
-    heights = np.column_stack([*(axis.between for axis in axes_of), shades])
+    shades = np.clip(as_fractions(np.append(np.clip(values, low, high), [low, high]))[:-2], 0, 1)
+    axes_of = [scale(param, frame[param]) for param in varied]
+    heights = np.column_stack([*(axis.fractions for axis in axes_of), shades])
     with styled():
-        drawn = figure(max(6.0, 1.9 * (len(knobs) + 1)), 4.5)
+        drawn = figure(max(6.0, 1.9 * (len(varied) + 1)), 4.5)
         axes = drawn.subplots()
-        colours = colormaps[COLOURS](shades if more_is_better(objective) else 1 - shades)
-        across = np.arange(len(knobs) + 1.0)
-        paths = {place: np.column_stack([across, line]) for place, line in zip(frame.index, heights, strict=True)}
+        colours = colormaps[COLOURS](shades if larger_is_better(objective) else 1 - shades)
+        across = np.arange(len(varied) + 1.0)
+        paths = {index: np.column_stack([across, line]) for index, line in zip(frame.index, heights, strict=True)}
         _lines(axes, paths, dict(zip(frame.index, colours, strict=True)), best, (1.1, 2.6))
         for number, axis in enumerate([*axes_of, Scale("linear", values, [], [])]):
             axes.axvline(number, color=INK, lw=1, zorder=1)
-            for height, label in _ticks(axis, (low, high) if number == len(knobs) else None):
-                last = number == len(knobs)
+            for height, label in _ticks(axis, (low, high) if number == len(varied) else None):
+                last = number == len(varied)
                 at, side = (number + 0.04, "left") if last else (number - 0.04, "right")
-                axes.text(at, height, shortened(label, 16), ha=side, va="center", fontsize=9, zorder=5, bbox=_PAD)
-        axes.set_xticks(range(len(knobs) + 1), [wrapped(name, 20) for name in (*knobs, objective)])
-        axes.set(xlim=(-0.5, len(knobs) + 0.5), ylim=(-0.04, 1.04), yticks=[])
+                axes.text(at, height, shortened(label, 16), ha=side, va="center", fontsize=9, zorder=5, bbox=_TEXT_BOX)
+        axes.set_xticks(range(len(varied) + 1), [wrapped(name, 20) for name in (*varied, objective)])
+        axes.set(xlim=(-0.5, len(varied) + 0.5), ylim=(-0.04, 1.04), yticks=[])
         axes.spines[:].set_visible(False)
         axes.grid(False)
         axes.tick_params(axis="x", length=0)
@@ -154,31 +170,39 @@ def parallel_coordinates(frame: pd.DataFrame, knobs: Sequence[str], objective: s
     return drawn
 
 
-_PAD = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.0}
+_TEXT_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.0}
 
 
-def marks(
+def draw_marks(
     axes: Axes,
     x: np.ndarray[Any, Any],
     y: np.ndarray[Any, Any],
     trials: Sequence[Sequence[int]],
     best: Collection[int],
 ) -> None:
-    """A mark for each of the points [n]: rings for the best, triangles at the edge for what is outside of it."""
+    """Draws a mark for each of the points [n]: rings for the best, triangles at the edge for points outside the plot.
+
+    Args:
+        axes: the plot.
+        x: positions of the points.
+        y: heights of the points.
+        trials: the rows of the trials of each point.
+        best: the rows of the trials of the best setting.
+    """
     low, high = axes.get_ylim()
     chosen = np.array([not {*best}.isdisjoint(group) for group in trials], dtype=bool)
     single = len(y) <= SINGLE
     for kind, where in (("v", y < low), ("^", y > high), ("o", (y >= low) & (y <= high))):
-        places = np.flatnonzero(where & np.isfinite(x) & ~chosen).tolist()
-        for some in [[place] for place in places] if single else [places] if places else []:
+        indices = np.flatnonzero(where & np.isfinite(x) & ~chosen).tolist()
+        for some in [[index] for index in indices] if single else [indices] if indices else []:
             axes.plot(
                 x[some], np.clip(y[some], low, high), kind, color=GREY, mew=0, alpha=0.7, zorder=2,
                 ms=4 if len(y) > 40 and kind == "o" else 6, clip_on=kind == "o",
                 gid=gid(trials[some[0]]) if single else None,
             )  # fmt: skip
-    for place in np.flatnonzero(chosen & np.isfinite(x)).tolist():
-        height = np.clip(y[place], low, high)
-        axes.plot(x[place], height, "o", mfc="none", mec=ORANGE, mew=1.8, ms=9, zorder=5, gid=gid(trials[place]))
+    for index in np.flatnonzero(chosen & np.isfinite(x)).tolist():
+        height = np.clip(y[index], low, high)
+        axes.plot(x[index], height, "o", mfc="none", mec=ORANGE, mew=1.8, ms=9, zorder=5, gid=gid(trials[index]))
 
 
 def _lines(
@@ -188,23 +212,28 @@ def _lines(
     best: Collection[int],
     widths: tuple[float, float],
 ) -> None:
-    """A line for each trial, [points, 2] by its place: the best in front, and wider."""
+    """Draws a line for each trial, the best in front and wider.
+
+    Args:
+        paths: the points of each line, [points, 2], by the row of its trial.
+        widths: the widths of the other lines and of the best.
+    """
     from matplotlib.collections import LineCollection
 
     single = len(paths) <= SINGLE
     if not single:
-        lines = [paths[place] for place in paths if place not in best]
-        shades = [colours[place] for place in paths if place not in best]
+        lines = [paths[index] for index in paths if index not in best]
+        shades = [colours[index] for index in paths if index not in best]
         axes.add_collection(LineCollection(lines, colors=shades, linewidths=widths[0], alpha=0.2, zorder=2))
-    for place, path in paths.items():
-        if single or place in best:
-            colour, width, front = (ORANGE, widths[1], 3) if place in best else (colours[place], widths[0], 2)
-            name = gid([place]) if single else None
+    for index, path in paths.items():
+        if single or index in best:
+            colour, width, front = (ORANGE, widths[1], 3) if index in best else (colours[index], widths[0], 2)
+            name = gid([index]) if single else None
             axes.plot(path[:, 0], path[:, 1], color=colour, lw=width, zorder=front, gid=name)
 
 
 def _means_on_axis(axis: Scale, values: np.ndarray[Any, Any]) -> tuple[list[float], list[float], list[float]]:
-    """Places on the axis, means and standard deviations (0 for a single trial); of values, or of parts of a range."""
+    """Computes positions on the axis, means and standard deviations (0 for a single trial) for values or for ranges."""
     known = np.isfinite(axis.at)
     at, values = axis.at[known], values[known]
     if axis.ticks:
@@ -218,24 +247,30 @@ def _means_on_axis(axis: Scale, values: np.ndarray[Any, Any]) -> tuple[list[floa
 
 
 def window(values: np.ndarray[Any, Any], objective: str, margin: float = 0.06) -> tuple[float, float]:
-    """From where to where values are shown: all of them, but for those on the bad side that are so far out (three
-    quartile ranges, Tukey) that the others would be a line."""
+    """Returns the range of values that a plot shows.
+
+    It contains all values, except bad ones that are so far out (three quartile ranges, Tukey) that the others would
+    shrink to a line.
+
+    Args:
+        margin: the free space at both ends, as a part of the range.
+    """
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     if len(finite) >= 8:
         first, third = np.quantile(finite, [0.25, 0.75])
         far = 3 * float(third - first)
-        low, high = (max(low, first - far), high) if more_is_better(objective) else (low, min(high, third + far))
+        low, high = (max(low, first - far), high) if larger_is_better(objective) else (low, min(high, third + far))
     room = margin * (high - low) or (0.01 * abs(high) or 0.5) * (margin > 0)
     return float(low - room), float(high + room)
 
 
 def _ticks(axis: Scale, limits: tuple[float, float] | None) -> list[tuple[float, str]]:
-    """Heights from 0 to 1 with labels: of the values, or of a few points in the range."""
+    """Returns heights from 0 to 1 with labels: of the values, or of a few points in the range."""
     if limits is not None:
         return [(part, f"{limits[0] + part * (limits[1] - limits[0]):.3f}") for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
     if axis.ticks:
-        heights = Scale(axis.kind, np.array(axis.ticks), [], []).between
+        heights = Scale(axis.kind, np.array(axis.ticks), [], []).fractions
         return list(zip(map(float, heights), axis.labels, strict=True))
     finite = axis.at[np.isfinite(axis.at)]
     if not len(finite):

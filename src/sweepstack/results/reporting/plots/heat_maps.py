@@ -1,4 +1,4 @@
-"""Heat maps: what two knobs do together."""
+"""Draws heat maps: what two params do together."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from sweepstack.results.reporting.plots.style import (
     SINGLE,
     figure,
     gid,
-    more_is_better,
     shortened,
     styled,
     title,
     words,
     wrapped,
 )
-from sweepstack.results.tables.columns import identity
+from sweepstack.results.tables.columns import identity, larger_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,29 +30,33 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_PAIRS = 6
-"""Pairs in one figure."""
+"""The most heat maps in one figure."""
 FIRST = ("lr", "batch_size")
+"""Params whose heat maps come first."""
 
 
-def pairs(frame: pd.DataFrame, knobs: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of knobs with few values each, learning rate and batch size first; so many as fit in one figure."""
-    few = [knob for knob in knobs if 2 <= identity(frame[knob]).nunique(dropna=False) <= MAX_LISTED_VALUES]
-    few.sort(key=lambda knob: FIRST.index(knob) if knob in FIRST else len(FIRST))
+def pairs(frame: pd.DataFrame, varied: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns pairs of params with few values, learning rate and batch size first; as many as one figure holds."""
+    few = [param for param in varied if 2 <= identity(frame[param]).nunique(dropna=False) <= MAX_LISTED_VALUES]
+    few.sort(key=lambda param: FIRST.index(param) if param in FIRST else len(FIRST))
     return list(itertools.combinations(few, 2))[:MAX_PAIRS]
 
 
 def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective: str, best: Collection[int]) -> Figure:
-    """The mean objective for each pair of values, over all else. A cell without a trial that has finished is empty.
+    """Draws the mean objective for each pair of values, over everything else. A cell without a finished trial is empty.
 
     Args:
-        chosen: the pairs of knobs: the first one down, the second one across.
+        frame: the table of trials.
+        chosen: the pairs of params; the first one is on the y axis, the second one on the x axis.
+        objective: the metric.
+        best: the rows of the trials of the best setting.
     """
     from matplotlib import colors
 
     columns = min(len(chosen), 3)
     rows = -(-len(chosen) // columns)
     means = [_means_grid(frame, *pair, objective) for pair in chosen]
-    low, high = _limits(np.concatenate([mean.to_numpy().flatten() for mean in means]), more_is_better(objective))
+    low, high = _limits(np.concatenate([mean.to_numpy().flatten() for mean in means]), larger_is_better(objective))
     norm = colors.Normalize(low, high)
     sizes = (max(len(mean.columns) for mean in means), max(len(mean) for mean in means))
     with styled():
@@ -67,26 +70,27 @@ def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective:
             axes.set_visible(False)
         from matplotlib.cm import ScalarMappable
 
-        colours = ScalarMappable(norm, COLOURS if more_is_better(objective) else f"{COLOURS}_r")
+        colours = ScalarMappable(norm, COLOURS if larger_is_better(objective) else f"{COLOURS}_r")
         bar = drawn.colorbar(colours, ax=list(panels[: len(chosen)]), shrink=0.8, label=f"mean {wrapped(objective)}")
         bar.outline.set_visible(False)
-        title(drawn, f"Mean {words(objective)} of pairs of values, over all else")
+        title(drawn, f"Mean {words(objective)} of pairs of values, over everything else")
     return drawn
 
 
 def _means_grid(frame: pd.DataFrame, down: str, across: str, objective: str) -> pd.DataFrame:
-    """Means by the texts of the values, in the order of the values: the first one lowest."""
-    labels = {knob: frame[knob].map(value_text) for knob in (down, across)}
+    """Computes means by the texts of the values, in the order of the values."""
+    labels = {param: frame[param].map(value_text) for param in (down, across)}
     finite = frame[objective].where(np.isfinite(frame[objective].to_numpy(dtype=float)))
     mean = finite.groupby([labels[down], labels[across]]).mean().unstack()
     order = {
-        knob: [text for text, _ in sorted(_positions(frame, knob).items(), key=lambda item: item[1])] for knob in labels
+        param: [text for text, _ in sorted(_positions(frame, param).items(), key=lambda item: item[1])]
+        for param in labels
     }
     return mean.reindex(index=order[down], columns=order[across])
 
 
-def _positions(frame: pd.DataFrame, knob: str) -> dict[str, float]:
-    return dict(zip(frame[knob].map(value_text), scale(knob, frame[knob]).at.tolist(), strict=True))
+def _positions(frame: pd.DataFrame, param: str) -> dict[str, float]:
+    return dict(zip(frame[param].map(value_text), scale(param, frame[param]).at.tolist(), strict=True))
 
 
 def _map(
@@ -101,8 +105,8 @@ def _map(
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    colours = colormaps[COLOURS if more_is_better(objective) else f"{COLOURS}_r"]
-    texts = [frame[knob].map(value_text) for knob in pair]
+    colours = colormaps[COLOURS if larger_is_better(objective) else f"{COLOURS}_r"]
+    texts = [frame[param].map(value_text) for param in pair]
     cells = mean.to_numpy(dtype=float)
     for (row, down), (column, across) in itertools.product(enumerate(mean.index), enumerate(mean.columns)):
         value = float(cells[row, column])
@@ -130,7 +134,7 @@ def _map(
 
 
 def _limits(values: np.ndarray[tuple[int], np.dtype[np.float64]], up: bool) -> tuple[float, float]:
-    """Of the colours: one very bad cell must not make all others the same."""
+    """Returns the limits of the colours, so that one very bad cell does not make all others look equal."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return 0.0, 1.0

@@ -1,4 +1,4 @@
-"""What a better setting costs: training time against the objective, and the settings that are worth their time."""
+"""Draws what a better setting costs: training time against the objective, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -9,45 +9,50 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.results.reporting.params import setting
-from sweepstack.results.reporting.plots.charts import marks, measured, window
+from sweepstack.results.reporting.plots.charts import draw_marks, measured, window
 from sweepstack.results.reporting.plots.style import (
     BLUE,
     figure,
     legend,
-    more_is_better,
     shortened,
     styled,
     title,
     words,
     wrapped,
 )
+from sweepstack.results.tables.columns import larger_is_better
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TIMES = ("train_seconds_share", "train_seconds")
-"""Metrics that are what a trial has cost, the one to prefer first."""
+"""Metrics for the cost of a trial; the first one that exists is used."""
 LISTED = 8
-"""Settings of the Pareto front that are written out."""
+"""The most settings of the Pareto front that are written out."""
 
 
 def time_and_objective(
-    frame: pd.DataFrame, settings: Sequence[Sequence[int]], knobs: Sequence[str], objective: str, best: Collection[int]
+    frame: pd.DataFrame, settings: Sequence[Sequence[int]], varied: Sequence[str], objective: str, best: Collection[int]
 ) -> Figure:
-    """Training time against the objective, a mark for each setting (means over its trials), with the Pareto front:
-    settings than which no other is both faster and better.
+    """Draws training time against the objective, with a mark for each setting (means over its trials).
+
+    The Pareto front are the settings for which no other one is both faster and better.
 
     Args:
-        settings: the places of each one's trials.
+        frame: the table of trials.
+        settings: the rows of the trials of each setting.
+        varied: the params that vary.
+        objective: the metric.
+        best: the rows of the trials of the best setting.
     """
     metric = time_metric(frame)
     usable = set(measured(measured(frame, objective), metric).index)
-    groups = [kept for group in settings if (kept := [place for place in group if place in usable])]
+    groups = [kept for group in settings if (kept := [index for index in group if index in usable])]
     known = {name: frame[name].to_dict() for name in (metric, objective)}
-    seconds = np.array([np.mean([known[metric][place] for place in group]) for group in groups])
-    values = np.array([np.mean([known[objective][place] for place in group]) for group in groups])
-    front = [int(place) for place in np.flatnonzero(pareto(seconds, values, more_is_better(objective)))]
-    front.sort(key=lambda place: seconds[place])
+    seconds = np.array([np.mean([known[metric][index] for index in group]) for group in groups])
+    values = np.array([np.mean([known[objective][index] for index in group]) for group in groups])
+    front = [int(index) for index in np.flatnonzero(pareto(seconds, values, larger_is_better(objective)))]
+    front.sort(key=lambda index: seconds[index])
     with styled():
         shown = front[-LISTED:]
         drawn = figure(8.0, 4.5 + 0.2 * len(shown))
@@ -58,17 +63,17 @@ def time_and_objective(
             axes.xaxis.set_minor_formatter(lambda value, _: format(value, "g") if f"{value:e}"[0] in "25" else "")
         low, high = window(values, objective)
         axes.set_ylim(low, high + 0.05 * (high - low))  # room for the numbers
-        marks(axes, seconds, values, groups, best)
+        draw_marks(axes, seconds, values, groups, best)
         axes.plot(
             seconds[front], values[front], color=BLUE, lw=1.8, drawstyle="steps-post", marker="o", ms=5, label="_front"
         )
-        for number, place in enumerate(shown, start=1):
+        for number, index in enumerate(shown, start=1):
             axes.annotate(
-                str(number), (seconds[place], values[place]), (0, 6), textcoords="offset points", ha="center",
+                str(number), (seconds[index], values[index]), (0, 6), textcoords="offset points", ha="center",
                 va="bottom", color=BLUE, weight="bold", annotation_clip=True,
             )  # fmt: skip
-            told = shortened(setting(frame.loc[[groups[place][0]]].iloc[0], knobs) or "this setting", 70)
-            axes.plot([], [], " ", label=f"{number}   {told}: {values[place]:.4f} in {seconds[place]:.3g} s")
+            text = shortened(setting(frame.loc[[groups[index][0]]].iloc[0], varied) or "this setting", 70)
+            axes.plot([], [], " ", label=f"{number}   {text}: {values[index]:.4f} in {seconds[index]:.3g} s")
         axes.set(xlabel=words(metric), ylabel=wrapped(objective))
         legend(drawn, 1, handlelength=0, fontsize=9)
         title(drawn, f"What a better {words(objective)} costs")
@@ -76,17 +81,23 @@ def time_and_objective(
 
 
 def time_metric(frame: pd.DataFrame) -> str:
-    """The seconds that a trial has cost: its share, where trials were trained together."""
+    """Returns the metric for the seconds that a trial has cost: its share, if trials were trained together."""
     return next((name for name in TIMES if name in frame), TIMES[-1])
 
 
 def pareto(seconds: np.ndarray[Any, Any], values: np.ndarray[Any, Any], up: bool) -> np.ndarray[Any, Any]:
-    """Which of the points [n] no other is both faster and better than; bool [n]. Of equal ones, the first."""
+    """Finds the points [n] for which no other one is both faster and better; bool [n]. Of equal points, the first.
+
+    Args:
+        seconds: the times of the points.
+        values: the metric of the points.
+        up: True if larger values are better.
+    """
     worth = values if up else -values
     chosen = np.zeros(len(values), dtype=bool)
     ahead = -np.inf
-    for place in np.lexsort((-worth, seconds)):
-        if worth[place] > ahead:
-            chosen[place] = True
-            ahead = worth[place]
+    for index in np.lexsort((-worth, seconds)):
+        if worth[index] > ahead:
+            chosen[index] = True
+            ahead = worth[index]
     return chosen

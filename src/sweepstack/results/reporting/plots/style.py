@@ -1,4 +1,4 @@
-"""How all plots look: style, words for names, and pictures in bytes which depend on the data alone."""
+"""The style of all plots, words for names, and pictures as bytes that depend only on the data."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ import warnings
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweepstack.results.tables.columns import upwards
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"  # the first two of Okabe and Ito's palette
-COLOURS = "cividis"  # the same to all eyes, and in grey
+BLUE = "#0072B2"
+"""Colour of means and of the Pareto front; from Okabe and Ito's palette."""
+ORANGE = "#D55E00"
+"""Colour of the best setting; from Okabe and Ito's palette."""
+GREY = "#8C8C8C"
+"""Colour of all other trials."""
+INK = "#222222"
+"""Colour of text and lines."""
+COLOURS = "cividis"
+"""Colour map of values; it looks the same to colour-blind readers, and is readable in grey."""
 SINGLE = 500
-"""Marks that are drawn one by one, so that each can be pointed at; more than these are drawn as one."""
+"""The most marks that are drawn one by one, so that a reader can point at each; more are drawn as one."""
 LABELS = {
     "lr": "learning rate",
     "bs": "batch size",
@@ -28,6 +34,7 @@ LABELS = {
     "val/accuracy_best": "best validation accuracy",
     "val/loss": "validation loss",
 }
+"""Params and metrics in words, if the words do not follow from the name."""
 STYLE: Any = {
     "axes.edgecolor": "#666666",
     "axes.grid": True,
@@ -52,11 +59,16 @@ STYLE: Any = {
     "xtick.color": "#444444",
     "ytick.color": "#444444",
 }
+"""matplotlib's settings for all plots."""
 
 
 @contextlib.contextmanager
 def styled(salt: str = "sweepstack") -> Iterator[None]:
-    """Matplotlib with the style of the plots, whatever the user's own settings are."""
+    """Sets the style of the plots in matplotlib for the block, whatever the user's own settings are.
+
+    Args:
+        salt: makes the ids in an SVG file different from those of other files.
+    """
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -68,19 +80,19 @@ def styled(salt: str = "sweepstack") -> Iterator[None]:
 
 
 def figure(width: float = 8.0, height: float = 4.5) -> Figure:
-    """An empty figure, in inches; it knows nothing of screens and of other figures."""
+    """Makes an empty figure of a size in inches. It is independent of screens and of other figures."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def title(figure: Figure, text: str) -> None:
-    """Above a figure, on as many lines as it takes."""
+    """Puts a title above a figure, on as many lines as it needs."""
     figure.suptitle(text, x=0.01, ha="left", wrap=True)
 
 
 def legend(figure: Figure, columns: int, **options: Any) -> None:
-    """Below a figure, in so many columns at most: in fewer where it would be wider than the figure."""
+    """Puts a legend below a figure, with as many columns as fit, at most `columns`."""
     for fewer in range(columns, 0, -1):
         drawn = figure.legend(loc="outside lower left", ncols=fewer, **options)
         if fewer == 1 or drawn.get_window_extent().width <= figure.bbox.width:
@@ -89,7 +101,7 @@ def legend(figure: Figure, columns: int, **options: Any) -> None:
 
 
 def png(figure: Figure, dpi: int = 150) -> bytes:
-    """A figure as PNG; the same figure gives the same bytes."""
+    """Returns a figure as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     with styled():
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
@@ -97,10 +109,14 @@ def png(figure: Figure, dpi: int = 150) -> bytes:
 
 
 def svg(figure: Figure, name: str) -> str:
-    """A figure as an SVG element to be put into a page beside others.
+    """Returns a figure as an SVG element for a page with other figures.
 
-    What an artist with gid `trial-3-5` has drawn is of the class `mark` and says `data-trials="3 5"`; no other ids are
-    left but those which the drawing itself refers to, and these hold `name`.
+    What an artist with gid `trial-3-5` has drawn has the class `mark` and `data-trials="3 5"`. Other ids are removed,
+    except those that the drawing itself refers to; these begin with `name`.
+
+    Args:
+        figure: the figure.
+        name: a name that no other figure on the page has.
     """
     buffer = io.StringIO()
     with styled(salt=name):
@@ -112,24 +128,28 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def _inside_html(tag: str, name: str) -> str:
-    """One tag of SVG as HTML takes it, with ids that no other figure has; the page gives the size."""
+    """Converts one tag of SVG for HTML: gives its ids the prefix `name`, and removes its size, which the page sets."""
     tag = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", tag).replace("xlink:href=", "href=")
     if tag.startswith("<svg"):
         return re.sub(r' (width|height)="[^"]*"', "", tag)
     if found := re.match(r'<g id="trial-([\d-]+)"', tag):
-        places = found[1].replace("-", " ")
-        return f'<g class="mark" data-trials="{places}"{tag[found.end() :]}'
+        rows = found[1].replace("-", " ")
+        return f'<g class="mark" data-trials="{rows}"{tag[found.end() :]}'
     tag = re.sub(r'^<g id="[^"]*"', "<g", tag)
     return re.sub(r'( id="| href="#|url\(#)', rf"\g<1>{name}-", tag)
 
 
 def gid(trials: Iterable[Hashable]) -> str:
-    """What an artist is known by that shows these trials, by their places in the table."""
+    """Returns the gid of an artist that shows some trials.
+
+    Args:
+        trials: the rows of the trials in the table.
+    """
     return "trial-" + "-".join(map(str, trials))
 
 
 def words(name: str) -> str:
-    """A param or a metric as a reader says it: `val/loss` is the validation loss."""
+    """Returns a param or a metric in words: `val/loss` is the validation loss."""
     if name in LABELS:
         return LABELS[name]
     part, slash, rest = name.partition("/")
@@ -140,22 +160,17 @@ def words(name: str) -> str:
 
 
 def wrapped(name: str, width: int = 28) -> str:
-    """A param or a metric in words, on so many lines that it fits beside an axis."""
+    """Returns a param or a metric in words, on several lines so that it fits beside an axis."""
     return textwrap.fill(words(name), width)
 
 
 def listed(names: Sequence[str]) -> str:
-    """Words as people list them: a, b and c."""
+    """Joins words as people list them: a, b and c."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def shortened(text: Any, width: int = 30) -> str:
-    """One line of so many characters at most."""
+    """Shortens a text to one line of at most `width` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= width else f"{line[: width - 1]}…"
-
-
-def more_is_better(metric: str) -> bool:
-    """Whether the best is the largest: of accuracies it is, of losses and times the smallest."""
-    return not upwards(metric)
