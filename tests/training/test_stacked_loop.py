@@ -429,6 +429,15 @@ def test_the_shares_of_all_trials_make_up_the_time_of_the_stack(digits_config, m
 # Isolation
 
 
+def test_the_first_loss_that_is_not_finite_is_named_where_no_epoch_ends_with_a_measurement(digits_config):
+    config = digits_config({**MLP, "optimizer.lr": 1e30, "epochs": 3, "evaluate_every": 1000})
+    expected = train(config, data_of(config), lambda _: None)
+    assert expected.state is TrialState.FAILED
+    (alone,), _ = run([[config]], SingleModel(config, CPU))
+    stacked, _ = run([[config], [config.model_copy(update={"seed": 1})]])
+    assert alone.reason == stacked[0].reason == expected.reason
+
+
 @pytest.mark.parametrize("model", [MLP, own("Tied")], ids=["dense", "mapped"])
 @pytest.mark.parametrize("optimizer", [{"optimizer.momentum": 0.5}, adam(0.01)], ids=["sgd", "adam"])
 def test_a_member_that_diverges_costs_the_others_not_a_bit(digits_config, model, optimizer):
