@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import ChoiceSweep
 
 from sweepstack.hydra_adapter import private
 from sweepstack.hydra_adapter.composer import Composer
-from sweepstack.tracking.private import NO_TRICKS
+from sweepstack.tricks import NO_TRICKS
 
 
 def test_what_is_used_is_there_with_its_parameters() -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from sweepstack.tracking import private
 from sweepstack.tracking.histories import histories
+from sweepstack.tracking.private import client
 from sweepstack.tracking.store import Store
+from sweepstack.tricks import NO_TRICKS
 
 from ..terminal import new_store
 
@@ -21,9 +22,9 @@ def store(tmp_path, empty_database) -> Store:
 @pytest.fixture(params=[True, False], ids=["tricks", "the public way"])
 def use_tricks(request, monkeypatch) -> bool:
     if request.param:
-        monkeypatch.delenv(private.NO_TRICKS, raising=False)
+        monkeypatch.delenv(NO_TRICKS, raising=False)
     else:
-        monkeypatch.setenv(private.NO_TRICKS, "1")
+        monkeypatch.setenv(NO_TRICKS, "1")
     return request.param
 
 
@@ -95,7 +96,7 @@ def test_mlflow_is_set_to_a_store_meanwhile(store, use_tricks, uri, monkeypatch)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if uri is not None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with private.as_tracking_uri(store.uri):
+    with client.as_tracking_uri(store.uri):
         assert mlflow.get_tracking_uri() == store.uri
     assert os.environ.get("MLFLOW_TRACKING_URI") == uri
 
@@ -103,5 +104,5 @@ def test_mlflow_is_set_to_a_store_meanwhile(store, use_tricks, uri, monkeypatch)
 def test_a_folder_of_artifacts_is_deleted(store) -> None:
     run = store.client.create_run(store.experiment_id("train")).info.run_id
     store.client.log_text(run, "x", "plots/a.txt")
-    private.delete_artifacts(store.client, run, "plots")
+    client.delete_artifacts(store.client, run, "plots")
     assert store.client.list_artifacts(run) == []
