@@ -3,7 +3,7 @@
 import os
 
 NO_TRICKS = "SWEEPSTACK_NO_TRICKS"
-"""The environment variable with which the tests take the public way wherever there is one (`make public`)."""
+"""The environment variable with which the tests take the public way wherever there is one (`make test-public`)."""
 
 
 def tricks() -> bool:
