@@ -82,6 +82,7 @@ class SweepstackSweeper(sweeper.Sweeper):
         returns: list[Sequence[JobReturn]] = []
         first = 0
         size = len(jobs) if batch_size in (None, -1) else batch_size
+        assert size > 0
         for batch in (jobs[start : start + size] for start in range(0, len(jobs), size)):
             self.validate_batch_is_legal(batch)
             returns.append(self.launcher.launch(batch, initial_job_idx=first))

@@ -25,8 +25,7 @@ from omegaconf._utils import get_omega_conf_dumper
 from sweepstack.tricks import tricks
 
 FileSource = FileConfigSource
-"""Hydra's source of config files, to inherit from. The public way is to write it again. It has another name here, for
-Hydra takes each class that a module of plug-ins imports for one of its own."""
+"""Hydra's source of config files, to inherit from. The public way is to write it again."""
 
 
 def change_each_config(change: Callable[[DictConfig], None]) -> None:

@@ -64,9 +64,7 @@ def _experiment(database: Path | None, column: Literal["name", "experiment_id"],
         return None
     if tricks():
         return tables.experiment(database, column, value)  # if it cannot be read now, MLflow will tell
-    from mlflow.exceptions import MlflowException
-
-    with contextlib.suppress(MlflowException), connectable(sqlite_uri(database)) as address:
+    with contextlib.suppress(Exception), connectable(sqlite_uri(database)) as address:  # of MLflow, SQLAlchemy, sqlite
         client = import_client()(address)
         found = client.get_experiment_by_name(value) if column == "name" else client.get_experiment(value)
         return None if found is None else (found.name, found.lifecycle_stage)
