@@ -12,10 +12,10 @@ QUICK := tests/test_layers.py tests/test_public.py tests/test_errors.py tests/te
   tests/inference/test_classifier.py tests/hydra_adapter/test_sweeper.py \
   tests/test_cli.py::test_the_table_is_of_the_latest_sweep_best_first tests/test_cli.py::test_a_mistake_is_one_clear_line
 
-.PHONY: help sweep quick test check format ui bench chaos fuzz constraints clean
+.PHONY: help sweep quick test test-public check format ui bench chaos fuzz constraints clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 sweep: .venv/installed  ## train three learning rates on MNIST and print the table
 	$(BIN)/python train.py -m optimizer.lr=0.001,0.01,0.1
@@ -25,6 +25,9 @@ quick: .venv/installed  ## the tests that matter most, in under a minute on two 
 
 test: .venv/installed  ## all tests
 	$(BIN)/python -m pytest
+
+test-public: .venv/installed  ## all tests, without what relies on private parts of Hydra and MLflow; takes much longer
+	SWEEPSTACK_NO_TRICKS=1 $(BIN)/python -m pytest
 
 check: .venv/installed  ## format, lint and types of src, tests and benchmarks
 	$(BIN)/ruff format --check .

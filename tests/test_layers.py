@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
     "masking": 0,
     "paths": 0,
+    "tricks": 0,
     "errors": 1,
     "faults": 2,
     "files": 2,
@@ -48,18 +50,17 @@ GUESTS = {  # the number of threads; which errors are of memory; weights are sav
     ("app.py", "hydra"),
 }
 PRIVATE = {
-    "mlflow": (("sweepstack/tracking/private.py",), ("mlflow.store", "mlflow.utils"), ("_tracking_client",)),
-    "hydra": (
-        (
-            "sweepstack/hydra_adapter/private.py",
-            "hydra_plugins/sweepstack/sweeper.py",  # its base is Hydra's own sweeper
-            "hydra_plugins/sweepstack/sweeps.py",  # its base is Hydra's own source of files
-        ),
-        ("hydra._internal",),
-        (),
-    ),
+    "tracking": ("sweepstack/tracking/private/", r"mlflow\.(store|utils|server|legacy_databricks_cli)\b|mlflow\..*\._"),
+    "hydra_adapter": ("sweepstack/hydra_adapter/private.py", r"hydra\._internal\b|(hydra|omegaconf)\b.*\._"),
 }
-"""Libraries, each with the only files that touch private parts of it: by these imports, or by these words."""
+"""Folders that know a library, each with the only place that relies on private parts of it, and what these are called
+where they are imported."""
+OWN_SELF = {"self", "cls", "super"}
+TABLES = re.compile(
+    r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(?:runs|tags|params|metrics|latest_metrics|experiments|experiment_tags|inputs|"
+    r"input_tags|datasets|logged_model\w*|model_versions?|model_version_tags|registered_model\w*|alembic_version)\b"
+)
+"""MLflow's tables in SQL. (The ledger's own have other names.)"""
 PURE = {"os", "pathlib", "shutil", "sqlite3", "tempfile", "torch", "numpy"}
 """What planning does without: files, and tensors."""
 
@@ -138,16 +139,40 @@ def test_planning_reads_no_file_and_no_tensor() -> None:
             assert not PURE & {imported.split(".")[0] for imported, _ in imports(path)}, name
 
 
-@pytest.mark.parametrize("library", PRIVATE)
-def test_private_parts_of_a_library_are_touched_in_one_file(library: str) -> None:
-    home, parts, words = PRIVATE[library]
-    for path in SOURCE.rglob("*.py"):
-        if path.relative_to(SOURCE).as_posix() not in home:
-            found = {
-                name for name, _ in imports(path) if name.startswith(parts) or (f"{library}." in name and "._" in name)
-            }
-            assert not found, f"{path} imports {found}"
-            assert not any(word in path.read_text() for word in words), path
+def private_parts(path: Path) -> set[str]:
+    """The attributes that a file takes from objects that are not its own and whose authors have not meant it."""
+    tree = ast.parse(path.read_text())
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and re.match(r"_[^_]", node.attr)
+        and node.attr not in own | {"_exit", "_getframe", "_replace", "_asdict", "_fields"}  # Python's own
+        and not OWN_SELF & {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
+    }
+
+
+def test_private_parts_of_a_library_are_relied_on_in_one_place() -> None:
+    assert private_parts(SOURCE / PRIVATE["hydra_adapter"][0])
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = path.relative_to(SOURCE).as_posix()
+        for home, parts in PRIVATE.values():
+            if not name.startswith(home):
+                assert not {found for found, _ in imports(path) if re.match(parts, found)}, path
+        homes = tuple(home for home, _ in PRIVATE.values())
+        knows = name.startswith(("hydra_plugins/", *(f"sweepstack/{folder}/" for folder in PRIVATE)))
+        if knows and not name.startswith(homes):
+            assert not private_parts(path), path
+
+
+def test_the_tables_of_mlflow_are_named_in_one_place() -> None:
+    home = PRIVATE["tracking"][0]
+    assert TABLES.search((SOURCE / home / "tables.py").read_text())
+    for path in sorted(SOURCE.rglob("*.py")):
+        if not path.relative_to(SOURCE).as_posix().startswith(home):
+            assert not TABLES.search(path.read_text()), path
 
 
 def test_a_folder_holds_at_most_fifteen_files() -> None:

@@ -71,14 +71,14 @@ class Measurement:
 
 
 class Verdict(enum.Enum):
-    """Says whether a training goes on; the receiver of a measurement decides it."""
+    """Says whether a training continues; the receiver of a measurement decides it."""
 
     CONTINUE = enum.auto()
     STOP = enum.auto()
 
 
 OnMeasured = Callable[[Measurement], Verdict | None]
-"""Receives a measurement; None stands for CONTINUE."""
+"""Receives a measurement. None means the same as CONTINUE."""
 
 
 @dataclass(frozen=True)

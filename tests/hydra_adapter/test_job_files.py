@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from sweepstack.hydra_adapter import job_files
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.job_files import finish_job
+from sweepstack.tricks import NO_TRICKS
 
 from .conftest import nodes
 
@@ -132,6 +133,7 @@ def test_a_failure_to_log_is_a_failed_job(
 def test_hydra_does_it_only_for_unusual_configs(
     loader: ConfigLoader, master: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv(NO_TRICKS, raising=False)  # the public way is that Hydra always does it
     monkeypatch.chdir(tmp_path)
     handed_over: list[int] = []
 

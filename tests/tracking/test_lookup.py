@@ -14,9 +14,9 @@ from sweepstack.errors import StoreError
 from sweepstack.events import Measured
 from sweepstack.journal.ledger import Ledger
 from sweepstack.tracking.lookup import StoreLookup, lookup, lookup_on_server
-from sweepstack.tracking.private import NO_TRICKS
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Finished, Measurement, Outcome, TrialState
+from sweepstack.tricks import NO_TRICKS
 
 from ..stories import DIVERGED, DONE, ERROR, Command, MakeTrial, ask, content, deliver_all, fingerprint, rows
 

@@ -1,14 +1,20 @@
 """The tricks with MLflow still fit the MLflow that is installed, and the public way gives the same."""
 
+import contextlib
 import inspect
 import os
+import sqlite3
 from collections.abc import Callable
 
 import pytest
 
-from sweepstack.tracking import private
+from sweepstack.errors import StoreError
+from sweepstack.tracking.experiments import check_not_deleted, experiment_name
 from sweepstack.tracking.histories import histories
+from sweepstack.tracking.private import client, environment, relocation, tables
+from sweepstack.tracking.rows import FINGERPRINT_TAG
 from sweepstack.tracking.store import Store
+from sweepstack.tricks import NO_TRICKS
 
 from ..terminal import new_store
 
@@ -21,9 +27,9 @@ def store(tmp_path, empty_database) -> Store:
 @pytest.fixture(params=[True, False], ids=["tricks", "the public way"])
 def use_tricks(request, monkeypatch) -> bool:
     if request.param:
-        monkeypatch.delenv(private.NO_TRICKS, raising=False)
+        monkeypatch.delenv(NO_TRICKS, raising=False)
     else:
-        monkeypatch.setenv(private.NO_TRICKS, "1")
+        monkeypatch.setenv(NO_TRICKS, "1")
     return request.param
 
 
@@ -61,6 +67,62 @@ def test_what_is_replaced_is_there() -> None:
     assert callable(http_request_safe)
 
 
+def test_mlflow_knows_the_environment_variables_that_are_set() -> None:
+    from mlflow import environment_variables
+
+    assert [name for name in environment.CLIENT | environment.SERVER if not hasattr(environment_variables, name)] == []
+
+
+def test_the_columns_that_follow_a_moved_store_are_there(empty_database) -> None:
+    with contextlib.closing(sqlite3.connect(empty_database)) as opened:
+        for table, column in (*relocation.OF_FILES, ("experiments", "artifact_location")):
+            opened.execute(f"SELECT {column} FROM {table}")
+    assert relocation.moved_from(empty_database) is None
+
+
+def test_the_tables_tell_what_the_client_tells(store, monkeypatch) -> None:
+    """(What they tell of settled runs is in test_lookup.py.)"""
+    run = store.client.create_run(store.experiment_id("train"), tags={FINGERPRINT_TAG: "f"}).info
+    monkeypatch.delenv(NO_TRICKS, raising=False)  # or nothing is read
+    assert tables.artifact_uris(store.database) == [(run.run_id, run.artifact_uri, "f")]
+    assert tables.artifact_uris(store.database, run.run_id) == [(run.run_id, run.artifact_uri, "f")]
+    assert tables.artifact_uris(store.database, "another") == []
+    assert tables.settled_runs(store.database, ["c"]) == []
+    assert tables.experiment(store.database, "name", "train") == ("train", "active")
+    assert tables.experiment(store.database, "experiment_id", run.experiment_id) == ("train", "active")
+
+
+def test_the_schema_of_the_installed_mlflow_is_known_and_no_other(store, monkeypatch) -> None:
+    monkeypatch.delenv(NO_TRICKS, raising=False)  # or nothing is read
+    assert tables.newer_schema(store.database) is None
+    with contextlib.closing(sqlite3.connect(store.database)) as opened:
+        assert opened.execute("UPDATE alembic_version SET version_num = 'f'").rowcount == 1
+        opened.commit()
+    assert tables.newer_schema(store.database) == "f"
+
+
+def test_without_its_tables_a_store_is_asked_through_the_client(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv(NO_TRICKS, raising=False)  # it is what happens when the trick no longer fits
+    database = tmp_path / "other.db"
+    sqlite3.connect(database).close()
+    assert tables.settled_runs(database, ["c"]) is None
+    assert tables.artifact_uris(database) is None
+
+
+@pytest.mark.parametrize("name", ["train", "gone", "another"])
+def test_an_experiment_is_known_in_both_ways(store, use_tricks, name, monkeypatch) -> None:
+    store.experiment_id("train")
+    number = store.experiment_id("gone")
+    store.client.delete_experiment(number)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", number)
+    assert experiment_name(None, "task", store.database) == "gone"
+    if name == "gone":
+        with pytest.raises(StoreError, match="must not be deleted"):
+            check_not_deleted(name, store.database)
+    else:
+        check_not_deleted(name, store.database)
+
+
 def test_a_block_is_one_transaction_or_with_the_public_way_many(store, use_tricks) -> None:
     run = store.client.create_run(store.experiment_id("train")).info.run_id
 
@@ -95,7 +157,7 @@ def test_mlflow_is_set_to_a_store_meanwhile(store, use_tricks, uri, monkeypatch)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if uri is not None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with private.as_tracking_uri(store.uri):
+    with client.as_tracking_uri(store.uri):
         assert mlflow.get_tracking_uri() == store.uri
     assert os.environ.get("MLFLOW_TRACKING_URI") == uri
 
@@ -103,5 +165,5 @@ def test_mlflow_is_set_to_a_store_meanwhile(store, use_tricks, uri, monkeypatch)
 def test_a_folder_of_artifacts_is_deleted(store) -> None:
     run = store.client.create_run(store.experiment_id("train")).info.run_id
     store.client.log_text(run, "x", "plots/a.txt")
-    private.delete_artifacts(store.client, run, "plots")
+    client.delete_artifacts(store.client, run, "plots")
     assert store.client.list_artifacts(run) == []

@@ -9,7 +9,7 @@ import pytest
 
 from sweepstack.journal.ledger import Ledger
 from sweepstack.tracking.artifacts import artifact
-from sweepstack.tracking.relocation import moved_from
+from sweepstack.tracking.private.relocation import moved_from
 from sweepstack.tracking.store import Store
 
 from ..stories import Command, MakeTrial, content, deliver_all

@@ -22,6 +22,7 @@ from sweepstack.tracking.address import resolve_uri
 from sweepstack.tracking.histories import histories
 from sweepstack.tracking.rows import member_tag
 from sweepstack.tracking.store import Store
+from sweepstack.tricks import NO_TRICKS
 
 from ..stories import Command, MakeTrial, content, deliver_all, in_process, read_only
 from ..terminal import ROOT
@@ -78,7 +79,10 @@ def test_what_is_no_database_is_said_before_anything_trains(tmp_path: Path, what
     assert "\n" not in str(caught.value)
 
 
-def test_a_store_of_a_newer_mlflow_is_said_before_anything_trains_and_left_as_it_is(store: Store) -> None:
+def test_a_store_of_a_newer_mlflow_is_said_before_anything_trains_and_left_as_it_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(NO_TRICKS, raising=False)  # the public way is to hear it from MLflow, when all is trained
     assert store.database is not None
     with contextlib.closing(sqlite3.connect(store.database)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import time
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from torch.nn import functional
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models
 from sweepstack.training.data.datasets import Data, load_data
-from sweepstack.training.stacked import build
+from sweepstack.training.stacked import build, loop
 from sweepstack.training.stacked.dense_model import DenseModel
 from sweepstack.training.stacked.loop import Listener, train_stack
 from sweepstack.training.stacked.model import StackedModel, Unstackable
@@ -411,7 +413,9 @@ def test_a_member_that_is_done_does_not_bend_the_schedules_of_those_that_go_on(d
     )
 
 
-def test_the_shares_of_all_trials_make_up_the_time_of_the_stack(digits_config):
+def test_the_shares_of_all_trials_make_up_the_time_of_the_stack(digits_config, monkeypatch):
+    """By a clock of processor time: on a busy machine two looks at the other one are far apart."""
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=time.process_time))
     configs = [[digits_config({"optimizer.lr": lr, "epochs": epochs}) for epochs in (1, 2, 4)] for lr in (0.1, 0.2)]
     configs.append([digits_config({"optimizer.lr": 1e30, "epochs": 4})])
     outcomes, _ = run(configs)
@@ -423,6 +427,15 @@ def test_the_shares_of_all_trials_make_up_the_time_of_the_stack(digits_config):
 
 
 # Isolation
+
+
+def test_the_first_loss_that_is_not_finite_is_named_where_no_epoch_ends_with_a_measurement(digits_config):
+    config = digits_config({**MLP, "optimizer.lr": 1e30, "epochs": 3, "evaluate_every": 1000})
+    expected = train(config, data_of(config), lambda _: None)
+    assert expected.state is TrialState.FAILED
+    (alone,), _ = run([[config]], SingleModel(config, CPU))
+    stacked, _ = run([[config], [config.model_copy(update={"seed": 1})]])
+    assert alone.reason == stacked[0].reason == expected.reason
 
 
 @pytest.mark.parametrize("model", [MLP, own("Tied")], ids=["dense", "mapped"])

@@ -2,21 +2,47 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from hydra._internal.core_plugins import basic_sweeper  # a class imported by name would be listed as found here
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
+from hydra.plugins import sweeper  # a class imported by name would be listed as found here
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.sweepstack._registering import register
 from sweepstack.errors import ConfigError
 
 
-class SweepstackSweeper(basic_sweeper.BasicSweeper):
-    """Hydra's basic sweeper with grids of our own making: it joins those of several files, and expands ranges in the
-    decimals that were typed. The check of the jobs is left to a launcher that makes it anyway."""
+@dataclass
+class _Settings:
+    """What can be set below hydra.sweeper, as for Hydra's basic sweeper."""
+
+    _target_: str = "hydra_plugins.sweepstack.sweeper.SweepstackSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = field(default_factory=dict)
+
+
+class SweepstackSweeper(sweeper.Sweeper):
+    """Sweeps grids as Hydra's basic sweeper does, but joins the grids of several files, and expands ranges in the
+    decimals that were typed. The check of the jobs is left to a launcher that makes it anyway.
+
+    Args:
+        params: the grid of the config, which `jobs_of` reads there.
+    """
+
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None) -> None:
+        self.max_batch_size = max_batch_size
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> Any:
         from hydra_plugins.sweepstack.launcher import SweepstackLauncher
@@ -47,7 +73,7 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
         raise SystemExit(0)  # Hydra would tell callbacks that a sweep has ended
 
     def _launch(self, jobs: list[list[str]], batch_size: int | None) -> list[Sequence[JobReturn]]:
-        """What Hydra's class does with the jobs that it has made."""
+        """What Hydra's basic sweeper does with the jobs that it has made."""
         assert self.config is not None
         assert self.launcher is not None
         folder = Path(str(self.config.hydra.sweep.dir))
@@ -55,7 +81,9 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
         OmegaConf.save(self.config, folder / "multirun.yaml")
         returns: list[Sequence[JobReturn]] = []
         first = 0
-        for batch in self.split_overrides_to_chunks(jobs, batch_size):
+        size = len(jobs) if batch_size in (None, -1) else batch_size
+        assert size > 0
+        for batch in (jobs[start : start + size] for start in range(0, len(jobs), size)):
             self.validate_batch_is_legal(batch)
             returns.append(self.launcher.launch(batch, initial_job_idx=first))
             for done in returns[-1]:
@@ -80,7 +108,4 @@ class SweepstackSweeper(basic_sweeper.BasicSweeper):
             super().validate_batch_is_legal(batch)
 
 
-register(
-    "hydra/sweeper",
-    basic_sweeper.BasicSweeperConf(_target_="hydra_plugins.sweepstack.sweeper.SweepstackSweeper", params={}),
-)
+register("hydra/sweeper", _Settings)

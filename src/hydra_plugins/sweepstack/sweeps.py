@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from hydra._internal.core_plugins import file_config_source  # a class imported by name would be listed as found here
-from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
@@ -11,6 +9,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from sweepstack.hydra_adapter import private
 
 GROUP = "sweeps"
 
@@ -57,13 +57,13 @@ def _loaded(source: ConfigSource, file: Path) -> ConfigResult:
 
     text = read_yaml(file)
     try:
-        config, header = OmegaConf.create(text), source._get_header_dict(text)
+        config, header = OmegaConf.create(text), private.header(text)
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"config file {file} cannot be used: {one_line(error)}", remedy="correct it") from error
     return ConfigResult(source.provider, f"{source.scheme()}://{source.path}", config, header)
 
 
-class FileConfigSource(file_config_source.FileConfigSource):
+class FileConfigSource(private.FileSource):
     """Hydra's source of files, with `yaml_file.read_yaml` for its reader. Its name is that of Hydra's class, for Hydra
     takes a class of another name for a second one of the same scheme."""
 
@@ -76,7 +76,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
 
 class SweepsSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        SourcesRegistry.instance().types["file"] = FileConfigSource
+        private.use_source("file", FileConfigSource)
         for element in search_path.get_path():
             if element.provider == "main" and element.path is not None:
                 folder = Path(element.path.removeprefix("file://")).parent / GROUP

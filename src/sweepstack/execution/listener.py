@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 class Listener:
     """Receives events after they were written to the journal. A subclass overrides the methods that it needs.
 
-    A trial that is resumed from a checkpoint may repeat steps: `on_measured` then receives their metrics again.
+    A trial that is resumed from a checkpoint may pass steps a second time: `on_measured` receives them again.
     """
 
     def on_message(self, line: str) -> None:

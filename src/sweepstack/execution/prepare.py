@@ -45,7 +45,7 @@ def prepare(trials: Sequence[Trial], task: str, executor: InProcessExecutor) -> 
     Args:
         trials: the trials of one sweep.
         task: the name of the Hydra task.
-        executor: a user's code is called in its jobs.
+        executor: says in which context a user's code runs.
 
     Raises:
         ConfigError, DataError: a trial has a mistake, or its data cannot be obtained. If several trials have one, the
@@ -76,8 +76,8 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
     Args:
         trial: the trial.
         seen: keys of the checks that were done. Trials that differ only in numbers that `parse` has checked share one.
-        digests: takes the checksum of the data, by the config of the dataset.
-        executor: a user's code is called in its jobs.
+        digests: receives the checksum of the data, by the config of the dataset.
+        executor: says in which context a user's code runs.
 
     Raises:
         ConfigError: see `check_trial` and `check_last_batch`.

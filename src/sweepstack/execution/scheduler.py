@@ -124,7 +124,7 @@ def _train(stack: Stack, session: Session, prepared: Prepared, executor: Executo
     parts = executor.train(session.assign(stack, device), session)
     if parts is None:
         return
-    with deferred_signals():  # so that a signal finds the ledger with the old stack or the new ones
+    with deferred_signals():  # a signal leaves the ledger with the old stack or with all of the new ones
         pieces = session.split(stack, parts, device)
     for number, piece in enumerate(pieces, 1):
         try:

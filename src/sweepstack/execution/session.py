@@ -137,7 +137,7 @@ class Session:
     def split(self, stack: Stack, parts: Parts, device: str) -> list[Stack]:
         """Replaces a stack by several ones, which resume from its checkpoint.
 
-        A single trajectory begins from scratch, because the plain trainer cannot read that checkpoint.
+        A stack of a single trajectory begins from scratch, because the plain trainer cannot read that checkpoint.
 
         Args:
             device: the kind of device that they train on.

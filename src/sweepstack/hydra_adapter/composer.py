@@ -25,7 +25,7 @@ from omegaconf import Container, DictConfig, Node, OmegaConf, ValueNode, open_di
 
 from sweepstack.hydra_adapter import private
 from sweepstack.hydra_adapter.output_folders import Folders
-from sweepstack.tracking.private import tricks
+from sweepstack.tricks import tricks
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 
@@ -95,7 +95,7 @@ class Composer:
         try:
             return self._loader.load_sweep_config(self._master, list(overrides))
         except ConfigCompositionException:
-            if not hasattr(self._loader, "_ensure_sweep_config_controller_unchanged"):
+            if not private.refuses_words_on_the_sweep(self._loader):
                 raise
             of_sweep = cast("list[str]", OmegaConf.to_container(self._master.hydra.overrides.hydra))
             cfg = self._loader.load_configuration(
@@ -194,14 +194,15 @@ class _Base:
         replaces = override.type is OverrideType.CHANGE and plain
         node: Node | None = self.cfg
         for name in key.split("."):
-            if not isinstance(node, DictConfig) or node._is_interpolation():
+            if not isinstance(node, DictConfig) or private.is_interpolation(node):
                 raise NotQuicklyError(f"{key} leads elsewhere, or into a list or a value")
-            node = node._get_node(name, validate_access=False)
+            node = private.child(node, name)
             if node is None:
                 break
         if isinstance(node, Container) and not replaces and "${" in repr(node):
             raise NotQuicklyError(f"{key} holds interpolations")
-        if isinstance(node, ValueNode) and override.type is not OverrideType.CHANGE and node._is_interpolation():
+        added = override.type is not OverrideType.CHANGE
+        if isinstance(node, ValueNode) and added and private.is_interpolation(node):
             raise NotQuicklyError(f"{key} is an interpolation")
         self._checked.add((key, override.type, plain))
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from sweepstack.errors import LONGEST_VALUE, did_you_mean, one_line
+from sweepstack.hydra_adapter.private import is_empty
 
 
 def explain(error: BaseException) -> str:
@@ -35,7 +36,7 @@ def explain(error: BaseException) -> str:
         and cause.key is not None
     ):
         section = cause.parent_node
-        unknown = isinstance(section, DictConfig) and not section._is_none() and cause.key not in section
+        unknown = isinstance(section, DictConfig) and not is_empty(section) and cause.key not in section
         if unknown and not OmegaConf.is_missing(section, cause.key):
             known = [str(name) for name in section]
             key = str(cause.full_key or cause.key)

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.ignored_settings import check_obeyed, grid_of
+from sweepstack.hydra_adapter.private import child
 from sweepstack.hydra_adapter.sweep_values import FEWER, MOST_JOBS, expand, has_dict, parse_overrides
 
 
@@ -83,7 +84,8 @@ class _Grids:
             return params
         check_obeyed(cfg.hydra, self._master.hydra, " ".join(choice))
         with contextlib.suppress(OmegaConfBaseException, AttributeError):  # what is wrong with it is told by the job
-            self.names.add(str(cfg.tracking._get_node("sweep")))
+            if (name := child(cfg.tracking, "sweep")) is not None:
+                self.names.add(str(name))
         return grid_of(cfg.hydra)
 
 

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.errors import ConfigError
+from sweepstack.hydra_adapter.private import child, is_empty
 
 OF_THE_SWEEP = ("mode", "launcher", "sweeper", "callbacks", "hydra_logging")
 """Sections below hydra that are read from the config of the sweep, and from no job's."""
@@ -93,8 +94,8 @@ def _of_the_main_file(hydra: DictConfig) -> dict[str, str]:
 
 
 def _plain_section(hydra: DictConfig, section: str) -> Any:
-    value = OmegaConf.select(hydra, section) if section == "mode" else hydra._get_node(section)
-    if not isinstance(value, DictConfig) or value._is_none() or value._is_missing():
+    value = OmegaConf.select(hydra, section) if section == "mode" else child(hydra, section)
+    if not isinstance(value, DictConfig) or is_empty(value):
         return value
     plain = cast("dict[str, Any]", OmegaConf.to_container(value, resolve=False))
     return {key: part for key, part in plain.items() if (section, key) != ("sweeper", "params")}

@@ -14,6 +14,7 @@ from hydra.core.utils import env_override
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_write
 
 from sweepstack.hydra_adapter.mask_inputs import reveal_environment
+from sweepstack.hydra_adapter.private import set_parent
 
 
 @contextlib.contextmanager
@@ -30,7 +31,7 @@ def inside(cfg: DictConfig, noticed: Callable[[], None] | None = None) -> Iterat
     OmegaConf.set_readonly(hydra, True)
     try:
         shown.cfg = cast("Any", alone(hydra))
-        hydra._set_parent(cfg)  # its interpolations look for the user's keys there
+        set_parent(hydra, cfg)  # its interpolations look for the user's keys there
         folder = Path(str(OmegaConf.select(cfg, "hydra.sweep.dir")), str(OmegaConf.select(cfg, "hydra.sweep.subdir")))
         with read_write(hydra.runtime), open_dict(hydra.runtime):
             hydra.runtime.output_dir = os.path.abspath(folder)

@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf._utils import get_omega_conf_dumper
 
 from sweepstack.hydra_adapter.job_context import alone, inside
-from sweepstack.hydra_adapter.private import flush_loggers
+from sweepstack.hydra_adapter.private import flush_loggers, yaml_text
+from sweepstack.tricks import tricks
 
 
 def begin_job(context: HydraContext, cfg: DictConfig) -> None:
@@ -50,7 +49,8 @@ def finish_job(
         return value
 
     hydra = cfg.hydra
-    if hydra.job.chdir or hydra.job.env_set or getattr(context, "execution_whitelist", None) is not None:
+    by_hydra = hydra.job.chdir or hydra.job.env_set or getattr(context, "execution_whitelist", None) is not None
+    if by_hydra or not (begun or tricks()):
         return run_job(
             hydra_context=context,
             task_function=task,
@@ -96,9 +96,8 @@ def _split(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
     """Copies of the user's part and of Hydra's."""
     own = cast("DictConfig", pickle.loads(pickle.dumps(cfg, pickle.HIGHEST_PROTOCOL)))
     with read_write(own), open_dict(own):
-        hydra = own._get_node("hydra")
+        hydra = own.hydra
         del own["hydra"]
-    assert isinstance(hydra, DictConfig)
     return own, alone(hydra)
 
 
@@ -132,7 +131,4 @@ def _yaml_entry(pickled: bytes) -> str:
     entry, *keys = pickle.loads(pickled)
     for key in keys:
         entry = {key: entry}
-    text: str = yaml.dump(  # as to_yaml does
-        entry, Dumper=get_omega_conf_dumper(), default_flow_style=False, allow_unicode=True, sort_keys=False
-    )
-    return text.split("\n", maxsplit=len(keys) - 1)[-1]
+    return yaml_text(entry).split("\n", maxsplit=len(keys) - 1)[-1]

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import Container, ListConfig, Node
 
-from sweepstack.hydra_adapter.private import change_each_config
+from sweepstack.hydra_adapter.private import change_each_config, change_text, child, is_empty, is_interpolation
 from sweepstack.masking import MASK, hide, reveal
 
 
@@ -33,12 +33,9 @@ def hide_composed() -> None:
 
 def _hide_in(node: Node | None) -> None:
     """Masks the secrets in the texts of a config, as they are written there: no interpolation is resolved."""
-    if isinstance(node, Container) and not node._is_none() and not node._is_missing() and not node._is_interpolation():
+    if isinstance(node, Container) and not is_empty(node) and not is_interpolation(node):
         keys: Any = range(len(node)) if isinstance(node, ListConfig) else [*node.keys()]  # type: ignore[attr-defined]
         for key in keys:
-            child = node._get_node(key, throw_on_missing_value=False)
-            _hide_in(child if isinstance(child, Node) else None)
+            _hide_in(child(node, key))
     elif node is not None and not isinstance(node, Container):
-        value = node._value()
-        if isinstance(value, str) and "://" in value and (hidden := hide(value)) != value:
-            node.__dict__["_val"] = hidden  # whatever flags protect it from being set
+        change_text(node, lambda text: hide(text) if "://" in text else text)

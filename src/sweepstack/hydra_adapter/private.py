@@ -1,6 +1,7 @@
-"""What touches private modules of Hydra, in one place; two doors in `hydra_plugins` inherit from its classes besides.
+"""What relies on private parts of Hydra and OmegaConf.
 
-Each function says what it does, and which public way there is. All were tried with Hydra 1.3.8.
+Each function says what it does, and which public way there is; `tricks.tricks` tells whether to take that. All were
+tried with Hydra 1.3.8 and OmegaConf 2.3.1, and tests/hydra_adapter/test_private.py tells when one no longer fits.
 """
 
 from __future__ import annotations
@@ -10,11 +11,21 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import yaml
 from hydra._internal import config_loader_impl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.grammar import grammar_functions
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import _flush_loggers
-from omegaconf import DictConfig
+from hydra.plugins.config_source import ConfigSource
+from omegaconf import Container, DictConfig, Node, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
+
+from sweepstack.tricks import tricks
+
+FileSource = FileConfigSource
+"""Hydra's source of config files, to inherit from. The public way is to write it again."""
 
 
 def change_each_config(change: Callable[[DictConfig], None]) -> None:
@@ -86,3 +97,66 @@ def config_files(loader: Any, config_name: str, overrides: Sequence[str]) -> Any
 def flush_loggers() -> None:
     """Writes what handlers of `logging` hold back, as Hydra does at the end of a job. The public way is `run_job`."""
     _flush_loggers()
+
+
+def refuses_words_on_the_sweep(loader: Any) -> bool:
+    """Whether `load_sweep_config` refuses a job that changes what Hydra knows of the sweep, as since Hydra 1.4. The
+    public way is the number of Hydra's version, which says nothing about its development versions."""
+    return hasattr(loader, "_ensure_sweep_config_controller_unchanged")
+
+
+def use_source(scheme: str, source: type[ConfigSource]) -> None:
+    """From now on Hydra reads the configs of a scheme with this class. There is no public way: of two plug-ins for a
+    scheme Hydra takes its own."""
+    SourcesRegistry.instance().types[scheme] = source
+
+
+def header(text: str) -> dict[str, str | None]:
+    """The comments `# @package` and the like at the head of a config. Hydra means it for those who write a source of
+    configs."""
+    return ConfigSource._get_header_dict(text)
+
+
+def typed_value(override: Override) -> Any:
+    """The value of an override with its quotes. There is no public way: `Override.value` takes them off."""
+    return override._value
+
+
+def child(node: Container, key: Any) -> Node | None:
+    """What stands at a key, as it stands there. There is no public way: what a config gives for a key is resolved."""
+    found = node._get_node(key, validate_access=False)
+    return found if isinstance(found, Node) else None
+
+
+def is_interpolation(node: Node) -> bool:
+    """Whether a node stands for another. The public way, `OmegaConf.is_interpolation`, needs its parent and its key."""
+    return node._is_interpolation()
+
+
+def is_empty(node: Node) -> bool:
+    """Whether a node is null or `???`. There is no public way for a node whose parent is not known."""
+    return node._is_none() or node._is_missing()
+
+
+def change_text(node: Node, change: Callable[[str], str]) -> None:
+    """Changes the text of a node as it is written, whatever flags protect it from being set. There is no public way
+    without the flags of all nodes above."""
+    value = node._value()
+    if isinstance(value, str) and (changed := change(value)) != value:
+        node.__dict__["_val"] = changed
+
+
+def set_parent(node: DictConfig, parent: DictConfig) -> None:
+    """Lets interpolations inside of a node look for their keys in another config than the one that holds it. There is
+    no public way: a node that is put into a config has that for its parent."""
+    node._set_parent(parent)
+
+
+def yaml_text(content: Any) -> str:
+    """Plain values as `OmegaConf.to_yaml`, the public way, writes them; that makes a config of them first."""
+    if not tricks():
+        return OmegaConf.to_yaml(OmegaConf.create(content))
+    text: str = yaml.dump(
+        content, Dumper=get_omega_conf_dumper(), default_flow_style=False, allow_unicode=True, sort_keys=False
+    )
+    return text

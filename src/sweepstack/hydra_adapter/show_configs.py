@@ -90,13 +90,13 @@ def print_configs(jobs: Iterable[tuple[Sequence[str], DictConfig]], shown: Shown
 
 def _yaml_document(cfg: DictConfig, shown: Shown) -> str:
     with read_write(cfg), open_dict(cfg):
-        hydra = cfg._get_node("hydra")
+        hydra = cfg.hydra
         if shown.part == "job":
             del cfg["hydra"]
         else:
-            with read_write(hydra), open_dict(hydra):  # type: ignore[arg-type]
+            with read_write(hydra), open_dict(hydra):
                 for name in ("help", "hydra_help"):
-                    hydra.pop(name, None)  # type: ignore[union-attr]
+                    hydra.pop(name, None)
         if shown.part == "hydra":
             for key in [key for key in cfg if key != "hydra"]:
                 del cfg[key]

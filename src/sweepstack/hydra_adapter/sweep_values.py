@@ -51,7 +51,7 @@ def parse_overrides(lines: Sequence[str]) -> list[Override]:
 
 def has_dict(override: Override) -> bool:
     """Whether a value of the override is a dict, which Hydra merges into the config; every other value replaces."""
-    value = override._value
+    value = override.value()
     return any(isinstance(part, dict) for part in (value.list if isinstance(value, ChoiceSweep) else [value]))
 
 
@@ -64,7 +64,7 @@ def expand(override: Override, options: Callable[[str], Sequence[str]]) -> list[
     Raises:
         ConfigError: nothing or too much to sweep, or a sweep where none can be.
     """
-    key, value = override.get_key_element(), override._value
+    key, value = override.get_key_element(), private.typed_value(override)
     values: list[Any]
     if override.value_type is None:  # ~key
         return [key]
@@ -178,7 +178,7 @@ class _Quoted(QuotedString):
 @functools.lru_cache(maxsize=4096)
 def _read_back(text: str) -> Any:
     try:
-        return OverridesParser.create().parse_override(f"key={Transformer.str(text)}")._value
+        return private.typed_value(OverridesParser.create().parse_override(f"key={Transformer.str(text)}"))
     except Exception:  # it cannot be read without quotes
         return None
 

@@ -9,16 +9,15 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_omega_conf_dumper
 
 from sweepstack.config.parsing import parse, resolve_config
 from sweepstack.config.schema import GROUPS, Mark, RunConfig, TrialConfig, marked
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
+from sweepstack.hydra_adapter.private import yaml_text
 from sweepstack.hydra_adapter.sweep_values import parse_overrides
 from sweepstack.masking import hide
 from sweepstack.trial import Trial
@@ -96,14 +95,7 @@ def _is_of_sweep(key: str) -> bool:
 
 def _as_yaml(plain: Any) -> str:
     """Plain values as OmegaConf writes them."""
-    text: str = yaml.dump(
-        _without_enums(plain),
-        Dumper=get_omega_conf_dumper(),
-        default_flow_style=False,
-        allow_unicode=True,
-        sort_keys=False,
-    )
-    return text
+    return yaml_text(_without_enums(plain))
 
 
 def _without_enums(value: Any) -> Any:

@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import socket
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -20,6 +19,7 @@ from sweepstack.files.replacing import check_replaceable
 from sweepstack.journal.files import resolve_folder
 from sweepstack.masking import MASK, hide, lacks_secrets, reveal
 from sweepstack.paths import began_in, is_checkout, project_root
+from sweepstack.tracking.private.tables import newer_schema
 
 DRIVERS = {
     "postgresql+psycopg2": ("psycopg2", "psycopg2-binary"),
@@ -230,20 +230,11 @@ def _check_database(database: Path) -> None:
 
 def _check_mlflow_version(database: Path) -> None:
     """A database of a newer MLflow, which this one could only refuse when everything is trained."""
-    spec = importlib.util.find_spec("mlflow")
-    assert spec is not None
-    assert spec.origin is not None
-    steps = Path(spec.origin).parent / "store" / "db_migrations" / "versions"
-    try:
-        with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
-            found = connection.execute("SELECT version_num FROM alembic_version").fetchall()
-    except sqlite3.Error:  # no tables yet, or locked just now: MLflow will tell
-        return
-    known = {file.name.split("_")[0] for file in steps.glob("*.py")}
-    if known and not {version for (version,) in found} <= known:
+    schema = newer_schema(database)
+    if schema is not None:
         raise StoreError(
             f"the tracking store must be of MLflow {importlib.metadata.version('mlflow')} or an older one, "
-            f"{database} is of a newer one (schema {found[0][0]})",
+            f"{database} is of a newer one (schema {schema})",
             remedy="update mlflow, or choose another store with tracking.uri=sqlite:///FILE",
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -17,7 +16,7 @@ from sweepstack.config.parsing import parse
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import StoreError, UserError, one_line
 from sweepstack.files.scratch import scratch
-from sweepstack.tracking.private import tricks
+from sweepstack.tracking.private.tables import artifact_uris
 from sweepstack.tracking.rows import FINGERPRINT_TAG
 from sweepstack.tracking.store import Store
 from sweepstack.trial import PREDICTIONS
@@ -140,7 +139,8 @@ class Place(NamedTuple):
 def places(store: Store) -> dict[str, Place]:
     """Of all runs of an sqlite store, by their ids, in one query: one for each run takes most of the time that reading
     something small of it takes. Of other stores nothing; ask for each."""
-    return _query_artifacts(store, "", ()) or {}
+    found = artifact_uris(store.database) if store.database is not None else None
+    return {run_id: Place(uri, fingerprint) for run_id, uri, fingerprint in found or ()}
 
 
 def place(store: Store, run_id: str) -> Place | None:
@@ -149,9 +149,8 @@ def place(store: Store, run_id: str) -> Place | None:
     Raises:
         StoreError: the store does not answer.
     """
-    found = _query_artifacts(store, "WHERE run_uuid = ?", (run_id,))
-    if found is not None:
-        return found.get(run_id)
+    if store.database is not None and (found := artifact_uris(store.database, run_id)) is not None:
+        return next((Place(uri, fingerprint) for _, uri, fingerprint in found), None)
     from mlflow.exceptions import MlflowException
 
     try:
@@ -161,20 +160,3 @@ def place(store: Store, run_id: str) -> Place | None:
             return None
         raise StoreError(f"run {run_id} cannot be had from {store.uri}: {one_line(error)}", remedy=TRY_AGAIN) from error
     return Place(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))
-
-
-def _query_artifacts(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Place] | None:
-    """An sqlite store is asked directly, as in `lookup`; None where that cannot be done."""
-    if store.database is None or not tricks():
-        return None
-    with (
-        contextlib.suppress(sqlite3.Error),
-        contextlib.closing(sqlite3.connect(f"{store.database.as_uri()}?mode=rw", uri=True, timeout=30)) as database,
-    ):
-        rows = database.execute(
-            "SELECT run_uuid, artifact_uri, (SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ?) "
-            f"FROM runs {condition}",
-            (FINGERPRINT_TAG, *values),
-        )
-        return {run_id: Place(uri, fingerprint or "") for run_id, uri, fingerprint in rows}
-    return None

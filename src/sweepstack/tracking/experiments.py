@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 from pathlib import Path
+from typing import Literal
 
 from sweepstack.config.names import check_experiment
 from sweepstack.errors import ConfigError, StoreError
+from sweepstack.tracking.address import connectable, sqlite_uri
+from sweepstack.tracking.private import tables
+from sweepstack.tracking.store import import_client
+from sweepstack.tricks import tricks
 
 CHOOSE = "choose another with tracking.experiment=NAME or MLFLOW_EXPERIMENT_NAME"
 
@@ -28,7 +32,7 @@ def experiment_name(chosen: str | None, task: str, database: Path | None) -> str
     number = os.environ.get("MLFLOW_EXPERIMENT_ID")
     if name or not number:
         return _checked(name or task)
-    found = _query_experiment(database, "SELECT name, lifecycle_stage FROM experiments WHERE experiment_id = ?", number)
+    found = _experiment(database, "experiment_id", number)
     if found is None:
         rule = "MLFLOW_EXPERIMENT_ID must be the id of an experiment in an sqlite store"
         raise StoreError(rule, number, "name the experiment with MLFLOW_EXPERIMENT_NAME")
@@ -41,7 +45,7 @@ def check_not_deleted(name: str, database: Path | None) -> None:
     Raises:
         StoreError: it has, which keeps its name taken.
     """
-    found = _query_experiment(database, "SELECT name, lifecycle_stage FROM experiments WHERE name = ?", name)
+    found = _experiment(database, "name", name)
     if found is not None and found[1] != "active":
         rule = f"the experiment must not be deleted, {name!r} of {database} is"
         raise StoreError(rule, remedy=f"restore it with MLflow, or {CHOOSE}")
@@ -54,13 +58,14 @@ def _checked(name: str) -> str:
         raise ConfigError(f"the name of an experiment {error}", name, CHOOSE) from None
 
 
-def _query_experiment(database: Path | None, question: str, value: str) -> tuple[str, str] | None:
+def _experiment(database: Path | None, column: Literal["name", "experiment_id"], value: str) -> tuple[str, str] | None:
+    """Name and lifecycle stage of an experiment of an sqlite store, if it is there."""
     if database is None or not database.is_file():
         return None
-    with (
-        contextlib.suppress(sqlite3.Error),  # no tables yet, or locked just now: MLflow will tell
-        contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=30)) as connection,
-    ):
-        found: tuple[str, str] | None = connection.execute(question, (value,)).fetchone()
-        return found
+    if tricks():
+        return tables.experiment(database, column, value)  # if it cannot be read now, MLflow will tell
+    with contextlib.suppress(Exception), connectable(sqlite_uri(database)) as address:  # of MLflow, SQLAlchemy, sqlite
+        client = import_client()(address)
+        found = client.get_experiment_by_name(value) if column == "name" else client.get_experiment(value)
+        return None if found is None else (found.name, found.lifecycle_stage)
     return None

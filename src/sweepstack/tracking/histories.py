@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweepstack.tracking.private import metric_histories
+from sweepstack.tracking.private.client import metric_histories
 from sweepstack.tracking.rows import finite_or_not
 from sweepstack.tracking.store import Store
 

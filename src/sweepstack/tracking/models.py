@@ -18,7 +18,7 @@ from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.tracking.address import connectable
 from sweepstack.tracking.artifacts import local_folder
-from sweepstack.tracking.private import as_tracking_uri
+from sweepstack.tracking.private.client import as_tracking_uri
 from sweepstack.tracking.rows import VERSION_TAG
 from sweepstack.tracking.runs import Record
 from sweepstack.tracking.store import Store

@@ -31,8 +31,9 @@ from sweepstack.tracking.address import (
     sqlite_uri,
     sweepstack_command,
 )
-from sweepstack.tracking.private import import_sqlite_store, make_database, one_transaction
-from sweepstack.tracking.relocation import ARTIFACTS, follow_move, moved_from
+from sweepstack.tracking.private.client import import_sqlite_store, make_database, one_transaction
+from sweepstack.tracking.private.environment import CLIENT
+from sweepstack.tracking.private.relocation import ARTIFACTS, follow_move, moved_from
 from sweepstack.tracking.rows import ID_TAG, OWN_RUNS, SWEEP_TAG, Row, member_tag, newest, row_of, sweeps_of
 
 if TYPE_CHECKING:
@@ -41,14 +42,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 PAGE = 1000
-
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # 7 block for minutes when a server is gone; and who repeats must know it
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 
 
 class Store:
@@ -125,7 +118,7 @@ class Store:
         if self.database is None or has_content(self.database):
             _ = self.client
         else:
-            _import_client()
+            import_client()
             import_sqlite_store()
 
     @property
@@ -137,7 +130,7 @@ class Store:
         """
         if self._client is None:
             check_driver(self.uri)
-            make = _import_client()
+            make = import_client()
             self._make_database()
             self.follow_move()
             try:
@@ -177,7 +170,7 @@ class Store:
             aside.unlink()
 
     def follow_move(self) -> str:
-        """Lets a database that was moved or copied name the files beside it; see `relocation`.
+        """Lets a database that was moved or copied name the files beside it; see `private.relocation`.
 
         Returns:
             A line for the user if that was so; else empty. A database that cannot be written stays as it is.
@@ -329,9 +322,9 @@ def _without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _import_client() -> Callable[[str], MlflowClient]:
+def import_client() -> Callable[[str], MlflowClient]:
     """MLflow's client, which keeps to itself."""
-    for name, value in _QUIET.items():
+    for name, value in CLIENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 

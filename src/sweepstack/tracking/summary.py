@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from sweepstack.errors import StoreError, one_line
 from sweepstack.files.scratch import scratch
-from sweepstack.tracking.private import delete_artifacts
+from sweepstack.tracking.private.client import delete_artifacts
 from sweepstack.tracking.store import Store
 
 SUMMARY_TAG = "sweepstack.summary"

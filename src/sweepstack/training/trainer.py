@@ -153,6 +153,16 @@ def _resume(
         return int(state["step"]), float(state["seconds"])
 
 
+def descend(model: nn.Module, loss: Tensor, lr: float) -> None:
+    """An update without an optimizer, which would import `torch._dynamo`, a second: to time a model, or to try it."""
+    loss.backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=-lr)
+                parameter.grad = None
+
+
 def state_of(model: nn.Module, attributes: Attributes, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """All that an update changes: parameters, all buffers, plain attributes of the model, what the optimizer remembers.
     The tensors are not copied.

@@ -15,6 +15,7 @@ from http.client import HTTPException
 
 from sweepstack.errors import StoreError
 from sweepstack.tracking.address import connectable
+from sweepstack.tracking.private.environment import SERVER
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.ui.views import link
 
@@ -48,7 +49,6 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
     ]
     if store.artifacts is not None:
         command += ["--default-artifact-root", store.artifacts.as_uri()]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     for number in (signal.SIGINT, signal.SIGTERM):  # either ends the server with us, never leaves it behind
         signal.signal(number, signal.default_int_handler)
     say(f"Starting MLflow's UI on port {port} ...")
@@ -58,7 +58,7 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
             command,
             env={
                 **os.environ,
-                **quiet,
+                **SERVER,
                 "MLFLOW_BACKEND_STORE_URI": address,
             },  # everybody can read the words of a command
             stdout=subprocess.DEVNULL,

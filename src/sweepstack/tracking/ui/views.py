@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from sweepstack.masking import reveal
-from sweepstack.tracking.private import server_version
+from sweepstack.tracking.private.client import server_version
 from sweepstack.tracking.rows import OBJECTIVES, SWEEP_TAG, Row, member_tag
 from sweepstack.tracking.store import Store
 

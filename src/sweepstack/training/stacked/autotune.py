@@ -29,7 +29,7 @@ from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_bud
 from sweepstack.training.instantiate import import_target
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.model import EVALUATED, Batches, Unstackable
-from sweepstack.training.trainer import autocast_of, evaluate
+from sweepstack.training.trainer import autocast_of, descend, evaluate
 from sweepstack.trial import StackSettings
 
 WIDTHS = (256, 64, 16)
@@ -153,21 +153,14 @@ def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> 
 
 
 def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
-    """With a plain update in the optimizer's place: the real one would import `torch._dynamo`, a second."""
     torch.set_num_threads(threads)
     model = models.build_model(config.model).to(data.device)
     autocast = autocast_of(config, data.device)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def step(images: Tensor, labels: Tensor) -> None:
         with autocast:
             loss = cross_entropy(model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            for parameter in trained:
-                if parameter.grad is not None:
-                    parameter.add_(parameter.grad, alpha=-1e-6)
-                    parameter.grad = None
+        descend(model, loss, 1e-6)
 
     seconds = _seconds_per_step(step, data.batches(config.batch_size, 0, 1), data.device)
     return seconds * data.steps_per_epoch(config.batch_size) + _evaluation(

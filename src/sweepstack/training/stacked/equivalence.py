@@ -20,7 +20,7 @@ from sweepstack.training import models
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import of_others, seed_all
 from sweepstack.training.stacked.model import StackedModel, Unstackable
-from sweepstack.training.trainer import autocast_of
+from sweepstack.training.trainer import autocast_of, descend
 
 PROBE = OptimizerConfig.model_validate({"_target_": "torch.optim.SGD", "lr": 0.05})
 PROBED, UPDATES = 16, 2
@@ -248,13 +248,7 @@ class Probe:
     def _update(self, model: nn.Module) -> None:
         with self._autocast:
             loss = cross_entropy(model.train()(self._images.clone()), self._labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.grad is not None:
-                    if parameter.requires_grad:
-                        parameter.add_(parameter.grad, alpha=-PROBE.lr)
-                    parameter.grad = None
+        descend(model, loss, PROBE.lr)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -275,11 +275,11 @@ def _shrink(members: list[Member], model: StackedModel | SingleModel) -> list[Me
 
 
 def _stops(members: Sequence[Member], epoch: int, steps: int) -> set[int]:
-    """The updates of an epoch after which somebody is to be measured."""
+    """The updates of an epoch after which somebody is to be measured; after the last one, losses are looked at, too:
+    they are kept for one epoch only, and the first that is not finite is to be named."""
     begun, done = (epoch - 1) * steps, epoch * steps
-    readers = [reader for member in members for reader in member.readers]
-    stops = {done} if any(reader.is_due(done, steps) for reader in readers) else set()
-    for every in {reader.every(steps) for reader in readers}:
+    stops = {done}
+    for every in {reader.every(steps) for member in members for reader in member.readers}:
         stops.update(range(begun - begun % every + every, done + 1, every))
     return stops
 

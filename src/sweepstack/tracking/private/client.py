@@ -1,8 +1,4 @@
-"""What touches private parts of MLflow in Python, in one place. (`lookup`, `artifacts`, `experiments`, `address` and
-`relocation` read its tables in SQL; the first two fall back to its client.)
-
-Each function says what it does, why, and which public way it falls back to. All were tried with MLflow 3.17.2.
-"""
+"""What relies on private modules and attributes of MLflow in Python."""
 
 from __future__ import annotations
 
@@ -11,20 +7,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sweepstack.tricks import tricks
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
     from sqlalchemy import Connection
 
-NO_TRICKS = "SWEEPSTACK_NO_TRICKS"
-"""The environment variable with which the tests take the public way wherever there is one."""
 MOST_VALUES = 25_000
 """Values that MLflow gives in one answer about many runs, at most."""
-
-
-def tricks() -> bool:
-    """Whether private parts may be used where there is a public way, too."""
-    return not os.environ.get(NO_TRICKS)
 
 
 def import_sqlite_store() -> None:

@@ -2,6 +2,7 @@
 
 A copy would write into the original, and the artifacts of a moved store would not be found. So the addresses in its
 database follow it. Where a database was made is known from the address of MLflow's experiment 0, which no user chooses.
+There is no public way: MLflow's client changes no address.
 """
 
 from __future__ import annotations

@@ -1,0 +1,114 @@
+"""What is read from the tables of an sqlite store in SQL: that takes milliseconds, MLflow's import seconds.
+
+Each function returns None where that cannot be done: the database is locked, MLflow has changed its tables, or the
+public way is wanted. Then MLflow's client has to be asked. The tables of runs have been the same since MLflow 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sweepstack.journal.entries import batches
+from sweepstack.tracking.rows import FINGERPRINT_TAG, REASON_TAG, SETTLED_TAG
+from sweepstack.tricks import tricks
+
+
+@dataclass
+class SettledRun:
+    """A run whose trial has finished or failed."""
+
+    fingerprint: str
+    """As it stands in the tag, which somebody else may have written."""
+    run_id: str
+    status: str
+    artifact_uri: str
+    started: int
+    reason: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def settled_runs(database: Path, configs: Sequence[str]) -> list[SettledRun] | None:
+    """The settled runs of some configs. The public way is `MlflowClient.search_runs`, for all settled runs.
+
+    Args:
+        configs: the first parts of their fingerprints.
+    """
+    if not tricks():
+        return None
+    with contextlib.suppress(sqlite3.Error), _opened(database) as opened:
+        found: dict[str, SettledRun] = {}
+        for part in batches(sorted({*configs})):
+            rows = opened.execute(
+                "SELECT tags.value, runs.run_uuid, runs.status, runs.artifact_uri, runs.start_time FROM tags "
+                "JOIN runs USING (run_uuid) WHERE tags.key = ? AND runs.lifecycle_stage = 'active' "
+                "AND runs.status IN ('FINISHED', 'FAILED') "
+                f"AND substr(tags.value, 1, 20) IN ({','.join('?' * len(part))})",
+                (SETTLED_TAG, *part),
+            )
+            found |= {run.run_id: run for run in (SettledRun(*row) for row in rows)}
+        for part in batches(list(found)):
+            marks = ",".join("?" * len(part))
+            metrics = opened.execute(
+                f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN ({marks})", part
+            )
+            for run_id, key, value, is_nan in metrics:
+                found[run_id].metrics[key] = math.nan if is_nan else value
+            reasons = opened.execute(
+                f"SELECT run_uuid, value FROM tags WHERE key = ? AND run_uuid IN ({marks})", (REASON_TAG, *part)
+            )
+            for run_id, reason in reasons:
+                found[run_id].reason = reason
+        return list(found.values())
+    return None
+
+
+def artifact_uris(database: Path, run_id: str | None = None) -> list[tuple[str, str, str]] | None:
+    """Id, address of the artifacts and fingerprint of all runs, or of one. The public way is `MlflowClient.get_run`."""
+    if not tricks():
+        return None
+    with contextlib.suppress(sqlite3.Error), _opened(database) as opened:
+        rows = opened.execute(
+            "SELECT run_uuid, artifact_uri, (SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ?) "
+            f"FROM runs {'' if run_id is None else 'WHERE run_uuid = ?'}",
+            (FINGERPRINT_TAG,) if run_id is None else (FINGERPRINT_TAG, run_id),
+        )
+        return [(run, uri, fingerprint or "") for run, uri, fingerprint in rows]
+    return None
+
+
+def experiment(database: Path, column: Literal["name", "experiment_id"], value: str) -> tuple[str, str] | None:
+    """Name and lifecycle stage of an experiment; None if it is not there, too. The public ways are
+    `MlflowClient.get_experiment_by_name` and `get_experiment`; see `experiments`."""
+    with contextlib.suppress(sqlite3.Error), _opened(database) as opened:
+        found: tuple[str, str] | None = opened.execute(
+            f"SELECT name, lifecycle_stage FROM experiments WHERE {column} = ?", (value,)
+        ).fetchone()
+        return found
+    return None
+
+
+def newer_schema(database: Path) -> str | None:
+    """The version of a database's tables if the installed MLflow does not know it, since a newer one has made them.
+    The public way is to let MLflow refuse the database when records are delivered; the journal keeps them."""
+    spec = importlib.util.find_spec("mlflow")
+    if not tricks() or spec is None or spec.origin is None:
+        return None
+    steps = Path(spec.origin).parent / "store" / "db_migrations" / "versions"
+    known = {file.name.split("_")[0] for file in steps.glob("*.py")}
+    with contextlib.suppress(sqlite3.Error), _opened(database) as opened:
+        found: list[Any] = opened.execute("SELECT version_num FROM alembic_version").fetchall()
+        return next((version for (version,) in found if known and version not in known), None)
+    return None
+
+
+@contextlib.contextmanager
+def _opened(database: Path) -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=30)) as opened:
+        yield opened
