@@ -30,7 +30,7 @@ import torch
 from sweepstack.config.parsing import parse
 from sweepstack.errors import StoreError
 from sweepstack.journal.ledger import Ledger
-from sweepstack.tracking.lookup import lookup_on_server
+from sweepstack.tracking.known_fingerprints import lookup_on_server
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.delivery import Delivery, deliver_what_is_left
 from sweepstack.training.checkpoint import CheckpointManager

@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from sweepstack.cli import main
-from sweepstack.execution import records
+from sweepstack.execution import undelivered
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,7 +72,7 @@ def _as_before() -> Iterator[None]:
         with warnings.catch_warnings():
             yield
     finally:
-        records._closed.clear()
+        undelivered._closed.clear()
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = singleton
         for handler in {*root.handlers} - {*loggers}:

@@ -18,15 +18,15 @@ import pytest
 
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.journal.database import reading
-from sweepstack.journal.entries import composition_of, entries
 from sweepstack.journal.files import keep_file
 from sweepstack.journal.ledger import Ledger
+from sweepstack.journal.ledger_rows import composition_of, entries
 from sweepstack.journal.log import Journal
 from sweepstack.journal.replay import Replay
 from sweepstack.planning.classify import Resume, Reuse, Train, WaitFor, classify
 from sweepstack.planning.known_trials import Composition, Entry
-from sweepstack.tracking.rows import Row
 from sweepstack.tracking.store import Store
+from sweepstack.tracking.table_rows import Row
 from sweepstack.tracking.writer.client import WriterProcess
 from sweepstack.tracking.writer.delivery import deliver_what_is_left
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState

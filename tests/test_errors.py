@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sweepstack.errors import ConfigError, UserError, as_typed, one_line
-from sweepstack.streams import HoldingErrors
+from sweepstack.standard_streams import HoldingErrors
 
 from .terminal import ROOT
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweepstack.cli import main
-from sweepstack.streams import lenient_output
+from sweepstack.standard_streams import lenient_output
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
 

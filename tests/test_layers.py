@@ -13,9 +13,9 @@ FLOORS = {
     "paths": 0,
     "tricks": 0,
     "errors": 1,
-    "faults": 2,
+    "blame": 2,
     "files": 2,
-    "streams": 2,
+    "standard_streams": 2,
     "config": 3,
     "error_log": 3,
     "schedules": 4,
@@ -46,7 +46,7 @@ HOMES = {
 GUESTS = {  # the number of threads; which errors are of memory; weights are saved; the program itself
     ("execution/worker.py", "torch"),
     ("execution/failures.py", "torch"),
-    ("execution/outputs.py", "torch"),
+    ("execution/trial_files.py", "torch"),
     ("app.py", "hydra"),
 }
 PRIVATE = {
@@ -129,7 +129,7 @@ def test_a_worker_knows_no_session_no_ledger_and_no_store() -> None:
         reached |= found
     assert not {name for name in reached if name.startswith(("sweepstack.journal", "sweepstack.tracking"))}
     assert {name for name in reached if name.startswith("sweepstack.execution")} == {
-        f"sweepstack.execution.{name}" for name in ("assignment", "failures", "outputs", "signals", "worker")
+        f"sweepstack.execution.{name}" for name in ("assignment", "failures", "signals", "trial_files", "worker")
     }
 
 

@@ -24,12 +24,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from sweepstack.blame import Whose, is_signal, judge
 from sweepstack.errors import StoreError, as_typed, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, ending
-from sweepstack.faults import Whose, is_signal, judge
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
 from sweepstack.masking import MASK, has_masks, hide
-from sweepstack.streams import lenient_output, open_closed
+from sweepstack.standard_streams import lenient_output, open_closed
 from sweepstack.trial import TrialState
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
@@ -68,9 +68,10 @@ def _run(cfg: DictConfig) -> float:
     from sweepstack.errors import ConfigError
     from sweepstack.execution.executor import InProcessExecutor
     from sweepstack.execution.listener import JobLog
+    from sweepstack.execution.open_store import usable_store
     from sweepstack.execution.prepare import prepare
-    from sweepstack.execution.records import undelivered, usable_store
     from sweepstack.execution.scheduler import execute
+    from sweepstack.execution.undelivered import undelivered
     from sweepstack.hydra_adapter.ignored_settings import check_grid
     from sweepstack.hydra_adapter.trials import make_trial
     from sweepstack.paths import begin_in
@@ -159,7 +160,7 @@ class AfterSweep(Callback):
         return WAITING if self._undelivered(config) else OK
 
     def _undelivered(self, config: DictConfig) -> str | None:
-        from sweepstack.execution.records import undelivered
+        from sweepstack.execution.undelivered import undelivered
         from sweepstack.tracking.store import Store
 
         if self._objectives:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
+from sweepstack.blame import Fault, Whose, describe_error, judge
 from sweepstack.errors import UserError, full_disk, printable
-from sweepstack.faults import Fault, Whose, describe_error, judge
 
 OK = 0
 """Exit code: everything went well."""

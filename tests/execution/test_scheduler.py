@@ -22,9 +22,10 @@ from sweepstack.events import Ended
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.listener import Listener
+from sweepstack.execution.open_store import ledger_of
 from sweepstack.execution.prepare import Prepared, prepare
-from sweepstack.execution.records import ledger_of, undelivered
 from sweepstack.execution.scheduler import execute, foresee
+from sweepstack.execution.undelivered import undelivered
 from sweepstack.journal.ledger import Ledger
 from sweepstack.planning.known_trials import Composition
 from sweepstack.tracking.store import Store

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from sweepstack.cli.main import main
 from sweepstack.errors import DataError, StoreError, UserError
-from sweepstack.execution.records import ledger_of
+from sweepstack.execution.open_store import ledger_of
 from sweepstack.files.replacing import irregular, move_new, replacing, write_output
 from sweepstack.tracking.store import Store
 from sweepstack.training.checkpoint import CheckpointManager

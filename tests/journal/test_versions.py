@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from sweepstack.execution.executor import InProcessExecutor
+from sweepstack.execution.open_store import ledger_of
 from sweepstack.execution.prepare import prepare
-from sweepstack.execution.records import ledger_of
 from sweepstack.execution.scheduler import execute
-from sweepstack.journal.entries import entries
 from sweepstack.journal.ledger import Ledger
+from sweepstack.journal.ledger_rows import entries
 from sweepstack.planning.known_trials import SETTLED
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process

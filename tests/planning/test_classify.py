@@ -1,4 +1,4 @@
-"""What happens to each trial, by what is known of it. `tests/execution/test_work.py` has whole stories."""
+"""What happens to each trial, by what is known of it. `tests/execution/test_remaining_work.py` has whole stories."""
 
 from dataclasses import replace
 from typing import Any

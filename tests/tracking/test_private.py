@@ -12,8 +12,8 @@ from sweepstack.errors import StoreError
 from sweepstack.tracking.experiments import check_not_deleted, experiment_name
 from sweepstack.tracking.histories import histories
 from sweepstack.tracking.private import client, environment, relocation, tables
-from sweepstack.tracking.rows import FINGERPRINT_TAG
 from sweepstack.tracking.store import Store
+from sweepstack.tracking.table_rows import FINGERPRINT_TAG
 from sweepstack.tricks import NO_TRICKS
 
 from ..terminal import new_store
@@ -81,7 +81,7 @@ def test_the_columns_that_follow_a_moved_store_are_there(empty_database) -> None
 
 
 def test_the_tables_tell_what_the_client_tells(store, monkeypatch) -> None:
-    """(What they tell of settled runs is in test_lookup.py.)"""
+    """(What they tell of settled runs is in test_known_fingerprints.py.)"""
     run = store.client.create_run(store.experiment_id("train"), tags={FINGERPRINT_TAG: "f"}).info
     monkeypatch.delenv(NO_TRICKS, raising=False)  # or nothing is read
     assert tables.artifact_uris(store.database) == [(run.run_id, run.artifact_uri, "f")]

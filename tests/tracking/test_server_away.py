@@ -17,7 +17,7 @@ import pytest
 
 from sweepstack.errors import StoreError
 from sweepstack.journal.ledger import Ledger
-from sweepstack.tracking.lookup import lookup
+from sweepstack.tracking.known_fingerprints import lookup
 from sweepstack.tracking.store import Store
 
 from ..stories import (

@@ -20,8 +20,8 @@ from sweepstack.journal.ledger import Ledger
 from sweepstack.paths import project_root
 from sweepstack.tracking.address import resolve_uri
 from sweepstack.tracking.histories import histories
-from sweepstack.tracking.rows import member_tag
 from sweepstack.tracking.store import Store
+from sweepstack.tracking.table_rows import member_tag
 from sweepstack.tricks import NO_TRICKS
 
 from ..stories import Command, MakeTrial, content, deliver_all, in_process, read_only

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sweepstack.training.data.datasets import digits
-from sweepstack.training.data.pictures import COLUMNS, LABEL, SIDE, save_first
+from sweepstack.training.data.first_images import COLUMNS, LABEL, SIDE, save_first
 
 
 def saved(images, labels, path) -> np.ndarray:

@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
+from sweepstack.blame import Whose, is_signal, judge
 from sweepstack.cli import runs
 from sweepstack.cli.runs import store_option
 from sweepstack.errors import StoreError, UserError, one_line, printable
 from sweepstack.exits import EXIT_INTERRUPTED, ending
-from sweepstack.faults import Whose, is_signal, judge
-from sweepstack.streams import READER_GONE_ERRNOS, discard, open_closed
+from sweepstack.standard_streams import READER_GONE_ERRNOS, discard, open_closed
 
 TABLE_FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
 """The choices of `sweepstack table --format`."""
@@ -244,7 +244,7 @@ def sync(journal: str | None, store: str | None) -> None:
     import logging
 
     from sweepstack.error_log import ErrorsLog
-    from sweepstack.execution.records import ledger_of
+    from sweepstack.execution.open_store import ledger_of
     from sweepstack.tracking.leftovers import finish_leftovers
     from sweepstack.tracking.store import Store
     from sweepstack.tracking.writer.delivery import deliver_what_is_left, not_delivered

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweepstack.config.schema import RunConfig
-from sweepstack.execution.work import Work
+from sweepstack.execution.remaining_work import Work
 from sweepstack.planning.plan import count, unique
 from sweepstack.trial import PICTURES, Trial, TrialState
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sweepstack.blame import contained
 from sweepstack.config.fingerprint import fingerprint
 from sweepstack.config.schema import Mark, OptimizerConfig, RunConfig, TrialConfig, marked
 from sweepstack.errors import ConfigError, DataError, UserError
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.worker import load_data_of
-from sweepstack.faults import contained
 from sweepstack.planning.plan import Stack
 from sweepstack.trial import Trial
 

@@ -14,12 +14,12 @@ from sweepstack.errors import UserError, one_line
 from sweepstack.execution.describe import describe_duplicates, describe_work
 from sweepstack.execution.executor import Executor
 from sweepstack.execution.listener import Listener
-from sweepstack.execution.outputs import draw
+from sweepstack.execution.open_store import wait_for_quiet
 from sweepstack.execution.prepare import Prepared
-from sweepstack.execution.records import wait_for_quiet
+from sweepstack.execution.remaining_work import Work
 from sweepstack.execution.session import Session, open_session, peek
 from sweepstack.execution.signals import deferred_signals
-from sweepstack.execution.work import Work
+from sweepstack.execution.trial_files import draw
 from sweepstack.execution.worker import killed, load_data_of
 from sweepstack.files.replacing import replacing
 from sweepstack.planning.plan import Plan, Stack, count, plan, summary, unique

@@ -21,9 +21,10 @@ from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.execution.assignment import Assignment, Parts
 from sweepstack.execution.listener import Listener
+from sweepstack.execution.open_store import ledger_of
 from sweepstack.execution.progress import Display
-from sweepstack.execution.records import ledger_of, note_closed
-from sweepstack.execution.work import Work, claimed_members, lookup_settled, work_for
+from sweepstack.execution.remaining_work import Work, claimed_members, lookup_settled, work_for
+from sweepstack.execution.undelivered import note_closed
 from sweepstack.journal.files import keep_file
 from sweepstack.journal.ledger import Ledger
 from sweepstack.journal.log import Journal

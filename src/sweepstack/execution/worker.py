@@ -12,15 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweepstack.blame import Whose, contained, judge, reason
 from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.error_log import log_traceback
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.events import Ended, Event, Measured, Started
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
 from sweepstack.execution.failures import cut_stack, free_memory, may_pass
-from sweepstack.execution.outputs import ended
 from sweepstack.execution.signals import deferred_signals
-from sweepstack.faults import Whose, contained, judge, reason
+from sweepstack.execution.trial_files import ended
 from sweepstack.planning.plan import Stack, Trajectory
 from sweepstack.trial import Measurement, Outcome, StackSettings, Trial, TrialState, Verdict
 

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from sweepstack.config.schema import Section
 from sweepstack.errors import ConfigError, UserError, printable
 from sweepstack.execution.describe import describe_duplicates, describe_work
+from sweepstack.execution.open_store import usable_store
 from sweepstack.execution.prepare import prepare
-from sweepstack.execution.records import usable_store
 from sweepstack.execution.scheduler import execute, foresee
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.jobs import HydraJobs, of_job

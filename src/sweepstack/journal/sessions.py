@@ -22,7 +22,8 @@ from sweepstack.errors import StoreError
 from sweepstack.events import Started
 from sweepstack.files.owner_only import FILE
 from sweepstack.journal.database import damaged, reading, transaction
-from sweepstack.journal.entries import (
+from sweepstack.journal.files import is_locked, keep_damaged_file
+from sweepstack.journal.ledger_rows import (
     batches,
     composition_of,
     entries,
@@ -34,7 +35,6 @@ from sweepstack.journal.entries import (
     set_aside,
     trial_of,
 )
-from sweepstack.journal.files import is_locked, keep_damaged_file
 from sweepstack.journal.log import LogReader, is_journal
 from sweepstack.journal.replay import Progress, Replay
 from sweepstack.journal.schema import is_whole

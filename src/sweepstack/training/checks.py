@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from sweepstack.blame import contained, judge
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import ConfigError, UserError, one_line
-from sweepstack.faults import contained, judge
 from sweepstack.training import models, optimizers, random_state
 from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.hardware import choose_device

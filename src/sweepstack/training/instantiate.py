@@ -7,8 +7,8 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sweepstack.blame import Whose, contained, describe_error, judge
 from sweepstack.errors import ConfigError, did_you_mean, one_line
-from sweepstack.faults import Whose, contained, describe_error, judge
 from sweepstack.masking import reveal
 from sweepstack.training.random_state import seeded
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sweepstack.journal.entries import batches
-from sweepstack.tracking.rows import FINGERPRINT_TAG, REASON_TAG, SETTLED_TAG
+from sweepstack.journal.ledger_rows import batches
+from sweepstack.tracking.table_rows import FINGERPRINT_TAG, REASON_TAG, SETTLED_TAG
 from sweepstack.tricks import tricks
 
 

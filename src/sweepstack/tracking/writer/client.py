@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 from sweepstack.errors import StoreError
 from sweepstack.masking import reveal
 from sweepstack.tracking.address import sweepstack_command
-from sweepstack.tracking.lookup import StoreLookup
-from sweepstack.tracking.rows import Row
+from sweepstack.tracking.known_fingerprints import StoreLookup
+from sweepstack.tracking.table_rows import Row
 
 log = logging.getLogger(__name__)
 

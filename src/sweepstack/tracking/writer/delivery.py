@@ -21,16 +21,17 @@ from filelock import Timeout
 
 from sweepstack.config.names import as_value
 from sweepstack.events import Ended, Event, Joined, Measured, Started
+from sweepstack.journal.damage_repair import JournalSummary, Restored, restore_events
 from sweepstack.journal.files import drop_files
 from sweepstack.journal.log import LogReader
-from sweepstack.journal.recovery import JournalSummary, Restored, restore_events
 from sweepstack.journal.replay import Replay
 from sweepstack.journal.sessions import Sessions
 from sweepstack.paths import project_root
 from sweepstack.tracking.address import sweepstack_command
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.params import as_text
-from sweepstack.tracking.rows import (
+from sweepstack.tracking.store import Store
+from sweepstack.tracking.table_rows import (
     FINGERPRINT_TAG,
     ID_TAG,
     LOG_TAG,
@@ -42,7 +43,6 @@ from sweepstack.tracking.rows import (
     VERSION_TAG,
     member_tag,
 )
-from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
 if TYPE_CHECKING:

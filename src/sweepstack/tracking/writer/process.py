@@ -21,8 +21,8 @@ from sweepstack.error_log import ErrorsLog
 from sweepstack.errors import StoreError, one_line
 from sweepstack.journal.sessions import Sessions
 from sweepstack.tracking.address import sweepstack_command
+from sweepstack.tracking.known_fingerprints import StoreLookup, lookup_on_server
 from sweepstack.tracking.leftovers import finish_leftovers
-from sweepstack.tracking.lookup import StoreLookup, lookup_on_server
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.ui.views import link
 from sweepstack.tracking.writer.client import Answer, Close, Closed, Find, Found, Loaded, Look, Open, Refused, Said

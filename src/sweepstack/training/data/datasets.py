@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
-from sweepstack.training.data import download, reading
+from sweepstack.training.data import download, user_dataset
 from sweepstack.trial import DatasetFacts
 
 SPLIT_SEED = 0
@@ -150,8 +150,8 @@ def load_data(config: DatasetConfig, validation_split: float, device: torch.devi
 def _load(config_json: str, validation_split: float, device_name: str) -> Data:
     config = DatasetConfig.model_validate_json(config_json)
     device = torch.device(device_name)
-    images, labels = reading.part(config, train=True)
-    test_images, test_labels = reading.part(config, train=False)
+    images, labels = user_dataset.part(config, train=True)
+    test_images, test_labels = user_dataset.part(config, train=False)
     _check_parts(images, test_images, config)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
     held_out = round(len(images) * validation_split)

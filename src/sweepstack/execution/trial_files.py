@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweepstack.blame import reason
 from sweepstack.events import Ended
-from sweepstack.faults import reason
 from sweepstack.files.replacing import replacing
-from sweepstack.streams import HoldingErrors
+from sweepstack.standard_streams import HoldingErrors
 from sweepstack.trial import PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
 
 def draw(trial: Trial, data: Data) -> Path:
     """Draws the first training images that a trial asks for; returns the file in the trial's folder."""
-    from sweepstack.training.data.pictures import save_first
+    from sweepstack.training.data.first_images import save_first
 
     trial.folder.mkdir(parents=True, exist_ok=True)
     path, count = trial.folder / PICTURES, trial.run.pictures

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweepstack.execution.describe import describe_work
-from sweepstack.execution.records import ledger_of
+from sweepstack.execution.open_store import ledger_of
+from sweepstack.execution.remaining_work import Work
 from sweepstack.execution.session import Session, peek
-from sweepstack.execution.work import Work
 from sweepstack.planning.classify import Decision, Resume, Train
 from sweepstack.planning.known_trials import Entry
-from sweepstack.tracking.rows import SETTLED_TAG
 from sweepstack.tracking.store import Store
+from sweepstack.tracking.table_rows import SETTLED_TAG
 from sweepstack.trial import Outcome, Trial
 
 from ..stories import DIVERGED, DONE, ERROR, Command, MakeTrial, content, fingerprint
@@ -37,7 +37,7 @@ class House:
         self.ledger = ledger_of(self.store, None)
         self.alive: list[Command] = []
         self._names = iter(range(1000))
-        with self._database() as database:  # the tables that are asked; `test_lookup` holds that MLflow's are like them
+        with self._database() as database:  # the tables that are asked; `test_known_fingerprints` holds that MLflow's are like them
             database.execute("CREATE TABLE runs (run_uuid, status, artifact_uri, start_time, lifecycle_stage)")
             database.execute("CREATE TABLE tags (run_uuid, key, value)")
             database.execute("CREATE TABLE latest_metrics (run_uuid, key, value, is_nan)")

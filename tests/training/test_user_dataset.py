@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
-from sweepstack.training.data import datasets, reading
+from sweepstack.training.data import datasets, user_dataset
 from sweepstack.training.data.conversion import Given, Source, images_of
 from sweepstack.training.data.datasets import digits
 
@@ -39,7 +39,7 @@ def made(train):
 def part(make, shape=(1, 4, 4), classes=2, train=True):
     _making[0] = make if callable(make) else lambda train: make
     config = {"_target_": f"{__name__}.made", "shape": list(shape), "classes": classes}
-    return reading.part(DatasetConfig.model_validate(config), train=train)
+    return user_dataset.part(DatasetConfig.model_validate(config), train=train)
 
 
 def refused(make, **keywords) -> str:
@@ -370,7 +370,7 @@ DRAWS = {
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_random_items_are_the_same_at_every_load_and_told_of(draw, monkeypatch, capsys):
     monkeypatch.setattr(Noisy, "draw", staticmethod(draw))
-    monkeypatch.setattr(reading, "_already_said", set())
+    monkeypatch.setattr(user_dataset, "_already_said", set())
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
     first, _ = part(lambda train: Noisy())
     assert torch.equal(torch.get_rng_state(), states[0])
@@ -389,7 +389,7 @@ def test_random_items_are_the_same_at_every_load_and_told_of(draw, monkeypatch, 
 
 
 def test_a_split_that_is_drawn_while_a_dataset_is_made_parts_it_without_overlap(monkeypatch, capsys):
-    monkeypatch.setattr(reading, "_already_said", set())
+    monkeypatch.setattr(user_dataset, "_already_said", set())
 
     def split(train):
         order = torch.randperm(COUNT)
@@ -418,7 +418,7 @@ LABEL_TENSOR, COUNTED = torch.tensor(LABELS), torch.zeros(COUNT, 1, 4, 4)
 
 
 def test_what_draws_nothing_says_nothing(capsys, monkeypatch):
-    monkeypatch.setattr(reading, "_already_said", set())
+    monkeypatch.setattr(user_dataset, "_already_said", set())
     part(OddEven, shape=(1, 8, 8))
     assert capsys.readouterr().err == ""
 
@@ -443,7 +443,7 @@ def test_a_module_that_draws_while_it_is_imported_draws_the_same_in_every_proces
 
 
 def test_long_reading_shows_how_far_it_has_come(monkeypatch, capsys):
-    monkeypatch.setattr(reading, "PROGRESS_AFTER", -1.0)
+    monkeypatch.setattr(user_dataset, "PROGRESS_AFTER", -1.0)
     part([*zip(PIXELS, LABELS, strict=True)])
     assert capsys.readouterr().err == f"Reading the training part of {__name__}.made: 0 of {COUNT} items\n"
 
@@ -468,4 +468,4 @@ def counted_down(train: bool) -> TensorDataset:
 def test_data_that_are_changed_in_place_when_they_are_read_again_are_refused() -> None:
     own = {"_target_": f"{__name__}.counted_down", "shape": [1, 4, 4], "classes": 2}
     with pytest.raises(DataError, match="must give the same data whenever it is read"):
-        reading.part(DatasetConfig.model_validate(own), train=True)
+        user_dataset.part(DatasetConfig.model_validate(own), train=True)

@@ -11,7 +11,7 @@ from sweepstack.journal.ledger import Ledger
 from sweepstack.planning.classify import Decision, Resume, Reuse, Train, WaitFor, classify
 from sweepstack.planning.known_trials import CLAIMED, Composition, Entry, KnownTrials
 from sweepstack.planning.plan import Stack, Trajectory
-from sweepstack.tracking.lookup import StoreLookup, lookup
+from sweepstack.tracking.known_fingerprints import StoreLookup, lookup
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
 from sweepstack.trial import Finished, Outcome, StackSettings, Trial

@@ -13,7 +13,7 @@ import pytest
 from sweepstack.errors import StoreError
 from sweepstack.events import Measured
 from sweepstack.journal.ledger import Ledger
-from sweepstack.tracking.lookup import StoreLookup, lookup, lookup_on_server
+from sweepstack.tracking.known_fingerprints import StoreLookup, lookup, lookup_on_server
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Finished, Measurement, Outcome, TrialState
 from sweepstack.tricks import NO_TRICKS
