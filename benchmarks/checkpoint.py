@@ -25,7 +25,7 @@ from stack import RATES, TRAIN, configs, process, spread
 from sweepstack.training.checkpoint import CheckpointManager
 from sweepstack.training.data.datasets import load_data
 from sweepstack.training.stacked import build
-from sweepstack.training.stacked.loop import Listener, train_stack
+from sweepstack.training.stacked.loop import TrialReader, train_stack
 
 GOAL = 1.03
 WITHOUT, DEFAULT, ALWAYS = "checkpoint.every=1e9", "default", "checkpoint.every=0"
@@ -82,7 +82,9 @@ def share(model: str, optimizer: str, epochs: int, every: float) -> str:
         for one in base
     ]
     data = load_data(trials[0].dataset, 0.1, torch.device("cpu"))
-    readers = [[Listener(one, lambda measurement: None, lambda outcome: None, str(n))] for n, one in enumerate(trials)]
+    readers = [
+        [TrialReader(one, lambda measurement: None, lambda outcome: None, str(n))] for n, one in enumerate(trials)
+    ]
     with tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as folder:
         keeper = Timed(Path(folder, "kept"), every)
         stack = build.build_stacked_model(trials, data.images.shape[1:], data.device)

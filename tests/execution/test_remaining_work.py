@@ -37,7 +37,9 @@ class House:
         self.ledger = ledger_of(self.store, None)
         self.alive: list[Command] = []
         self._names = iter(range(1000))
-        with self._database() as database:  # the tables that are asked; `test_known_fingerprints` holds that MLflow's are like them
+        with (
+            self._database() as database
+        ):  # the tables that are asked; `test_known_fingerprints` holds that MLflow's are like them
             database.execute("CREATE TABLE runs (run_uuid, status, artifact_uri, start_time, lifecycle_stage)")
             database.execute("CREATE TABLE tags (run_uuid, key, value)")
             database.execute("CREATE TABLE latest_metrics (run_uuid, key, value, is_nan)")

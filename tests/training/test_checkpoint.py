@@ -20,7 +20,7 @@ from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointMan
 from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.random_state import random_state, set_random_state
 from sweepstack.training.stacked.dense_model import DenseModel
-from sweepstack.training.stacked.loop import Listener, train_stack
+from sweepstack.training.stacked.loop import TrialReader, train_stack
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel
@@ -242,9 +242,9 @@ class Trials:
         model = SingleModel(longest[0], CPU) if self.way is None else self.way(longest, CPU)
         train_stack(readers, data_of(longest[0]), model, keeper)
 
-    def _reader(self, config: TrialConfig, key: str) -> Listener:
+    def _reader(self, config: TrialConfig, key: str) -> TrialReader:
         reports = self.reports.setdefault(key, [])
-        return Listener(config, reports.append, lambda outcome: self.outcomes.__setitem__(key, outcome), key)
+        return TrialReader(config, reports.append, lambda outcome: self.outcomes.__setitem__(key, outcome), key)
 
     @property
     def killed(self) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sweepstack.training.checkpoint import CheckpointManager
 from sweepstack.training.module_state import Attributes, Unkept
-from sweepstack.training.stacked.loop import Listener, train_stack
+from sweepstack.training.stacked.loop import TrialReader, train_stack
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome, TrialState
@@ -110,7 +110,7 @@ def test_stopped_twice_a_module_with_a_memory_ends_bit_for_bit(digits_config, tm
         keeper = CheckpointManager(tmp_path / "read", SELDOM, after(steps))
         keeper.restore()
         train_stack(
-            [[Listener(config, lambda _: None, again.append)]], data_of(config), SingleModel(config, CPU), keeper
+            [[TrialReader(config, lambda _: None, again.append)]], data_of(config), SingleModel(config, CPU), keeper
         )
     assert again[0].state is TrialState.KILLED
     assert_same_bits(again[1], expected)

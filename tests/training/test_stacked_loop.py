@@ -19,7 +19,7 @@ from sweepstack.training import models
 from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.stacked import build, loop
 from sweepstack.training.stacked.dense_model import DenseModel
-from sweepstack.training.stacked.loop import Listener, train_stack
+from sweepstack.training.stacked.loop import TrialReader, train_stack
 from sweepstack.training.stacked.model import StackedModel, Unstackable
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel
@@ -164,9 +164,9 @@ def run(
     reports: list[list[Measurement]] = [[] for _ in flat]
     places = iter(range(len(flat)))
 
-    def reader(config: TrialConfig) -> Listener:
+    def reader(config: TrialConfig) -> TrialReader:
         place = next(places)
-        return Listener(config, reports[place].append, lambda outcome: outcomes.__setitem__(place, outcome))
+        return TrialReader(config, reports[place].append, lambda outcome: outcomes.__setitem__(place, outcome))
 
     readers = [[reader(config) for config in configs] for configs in trajectories]
     longest = [max(configs, key=lambda config: config.epochs) for configs in trajectories]
@@ -475,7 +475,7 @@ def test_what_is_interrupted_has_given_the_outcomes_that_it_had(digits_config):
             raise KeyboardInterrupt
 
     short, long = (digits_config({"epochs": epochs, "optimizer.lr": epochs / 10}) for epochs in (1, 5))
-    readers = [[Listener(short, lambda _: None, outcomes.append)], [Listener(long, stop, outcomes.append)]]
+    readers = [[TrialReader(short, lambda _: None, outcomes.append)], [TrialReader(long, stop, outcomes.append)]]
     with pytest.raises(KeyboardInterrupt):
         train_stack(readers, data_of(short), build.build_stacked_model([short, long], [1, 8, 8], CPU))
     assert [outcome.state for outcome in outcomes] == [TrialState.FINISHED]

@@ -370,7 +370,7 @@ DRAWS = {
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_random_items_are_the_same_at_every_load_and_told_of(draw, monkeypatch, capsys):
     monkeypatch.setattr(Noisy, "draw", staticmethod(draw))
-    monkeypatch.setattr(user_dataset, "_already_said", set())
+    monkeypatch.setattr(user_dataset, "_reported", set())
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
     first, _ = part(lambda train: Noisy())
     assert torch.equal(torch.get_rng_state(), states[0])
@@ -389,7 +389,7 @@ def test_random_items_are_the_same_at_every_load_and_told_of(draw, monkeypatch, 
 
 
 def test_a_split_that_is_drawn_while_a_dataset_is_made_parts_it_without_overlap(monkeypatch, capsys):
-    monkeypatch.setattr(user_dataset, "_already_said", set())
+    monkeypatch.setattr(user_dataset, "_reported", set())
 
     def split(train):
         order = torch.randperm(COUNT)
@@ -418,7 +418,7 @@ LABEL_TENSOR, COUNTED = torch.tensor(LABELS), torch.zeros(COUNT, 1, 4, 4)
 
 
 def test_what_draws_nothing_says_nothing(capsys, monkeypatch):
-    monkeypatch.setattr(user_dataset, "_already_said", set())
+    monkeypatch.setattr(user_dataset, "_reported", set())
     part(OddEven, shape=(1, 8, 8))
     assert capsys.readouterr().err == ""
 

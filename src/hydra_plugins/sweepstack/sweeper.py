@@ -61,14 +61,14 @@ class SweepstackSweeper(sweeper.Sweeper):
         jobs = jobs_of(composer, self.config, arguments)
         if not isinstance(self.launcher, SweepstackLauncher):  # that one looks for itself, whatever the sweeper
             for number, overrides in enumerate(jobs):
-                with inside(composer.compose(overrides, number)) as place:
-                    composer.folders.take(place, number)
+                with inside(composer.compose(overrides, number)) as folder:
+                    composer.folders.take(folder, number)
         if asked() is None and not self._shows_a_plan(arguments):
             return self._launch(jobs, self.max_batch_size)
         with tempfile.TemporaryDirectory() as folder:  # of a plan nothing is kept, and it is one plan for all batches
-            place = self.config.hydra.sweep
-            with read_write(place), open_dict(place):  # Hydra 1.4 locks each part
-                place.dir = folder
+            sweep = self.config.hydra.sweep
+            with read_write(sweep), open_dict(sweep):  # Hydra 1.4 locks each part
+                sweep.dir = folder
             self._launch(jobs, None)
         raise SystemExit(0)  # Hydra would tell callbacks that a sweep has ended
 

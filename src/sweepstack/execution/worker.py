@@ -27,7 +27,7 @@ from sweepstack.trial import Measurement, Outcome, StackSettings, Trial, TrialSt
 if TYPE_CHECKING:
     from sweepstack.training.checkpoint import CheckpointManager
     from sweepstack.training.data.datasets import Data
-    from sweepstack.training.stacked.loop import Listener
+    from sweepstack.training.stacked.loop import TrialReader
 
 
 def load_data_of(trial: Trial) -> Data:
@@ -202,10 +202,10 @@ class _StackRun:
         from sweepstack.training.trainer import train
 
         stack, data = self._stack, self._data
-        listeners = [[self._listener(trial) for trial in one.trials] for one in stack.trajectories]
+        listeners = [[self._reader(trial) for trial in one.trials] for one in stack.trajectories]
         configs, run = [trajectory.config for trajectory in stack.trajectories], stack.trajectories[0].longest.run
         torch.set_num_threads(stack.choice.threads or choose_threads(configs[0], run.threads))
-        with random_state.apart():
+        with random_state.preserved():
             if len(listeners) > 1:
                 train_stack(
                     listeners,
@@ -219,8 +219,8 @@ class _StackRun:
                 (listener,) = listeners[0]
                 listener.end(train(listener.config, data, listener.report, checkpoints))
 
-    def _listener(self, trial: Trial) -> Listener:
-        from sweepstack.training.stacked.loop import Listener
+    def _reader(self, trial: Trial) -> TrialReader:
+        from sweepstack.training.stacked.loop import TrialReader
 
         def report(measurement: Measurement) -> Verdict:
             return self.emit(Measured(trial, measurement, time.time()))
@@ -230,7 +230,7 @@ class _StackRun:
                 event = ended(trial, outcome, self._data)
                 self.emit(replace(event, trained=self._stack.how_trained, recomposed=self._stack.note))
 
-        return Listener(trial.config, report, end, key=trial.fingerprint)
+        return TrialReader(trial.config, report, end, key=trial.fingerprint)
 
     def _fail_all(self, error: Exception) -> None:
         if judge(error).whose is Whose.OURS:

@@ -102,16 +102,16 @@ def merged(params: Sequence[Override], typed: Sequence[Override]) -> list[Overri
     for override, is_param in [*((one, True) for one in params), *((one, False) for one in typed)]:
         key = override.get_key_element()
         twice = override.type in (OverrideType.ADD, OverrideType.DEL)
-        for place, (other, was_param) in enumerate(kept):
+        for index, (other, was_param) in enumerate(kept):
             if other.get_key_element() != key or has_dict(other) or has_dict(override):
                 continue
             if twice and is_param == was_param:
                 continue
-            if any(_meet(override, later) for later, _ in kept[place + 1 :]):
-                del kept[place]
+            if any(_meet(override, later) for later, _ in kept[index + 1 :]):
+                del kept[index]
                 kept.append((override, is_param))
             else:  # where Hydra has it: the first axes vary slowest
-                kept[place] = (override, is_param)
+                kept[index] = (override, is_param)
             break
         else:
             kept.append((override, is_param))

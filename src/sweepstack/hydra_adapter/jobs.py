@@ -95,7 +95,7 @@ class HydraJobs(InProcessExecutor, Listener):
             trial = make_trial(own, hydra, folder.absolute(), fixed, in_sweep=True)
             if (cache := OmegaConf.get_cache(own)) != known:
                 self._caches[number] = cache
-            return trial, _why_apart(cfg)
+            return trial, _isolation_reason(cfg)
 
     @contextlib.contextmanager
     def in_job(self, trial: Trial) -> Iterator[None]:
@@ -156,7 +156,7 @@ class HydraJobs(InProcessExecutor, Listener):
         if trial.number in self._begun or not any(_listens_to_starts(callback) for callback in callbacks):
             return
         self._begun.add(trial.number)
-        with _own_log_handlers(), _told_if_it_fails(trial):
+        with _own_log_handlers(), _reported_if_it_fails(trial):
             begin_job(self._context, self.compose(trial.number))
 
     def on_ended(self, event: Ended) -> None:
@@ -188,7 +188,7 @@ class HydraJobs(InProcessExecutor, Listener):
         job, value = self.compose(trial.number), outcome.objective(trial.config)
         begun = trial.number in self._begun
         with _own_log_handlers():
-            with _told_if_it_fails(trial):
+            with _reported_if_it_fails(trial):
                 self._keep(trial.number, finish_job(self._context, job, value, lines, begun))
                 return
             own, _ = split_job(job)
@@ -223,7 +223,7 @@ def _own_log_handlers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told_if_it_fails(trial: Trial) -> Iterator[None]:
+def _reported_if_it_fails(trial: Trial) -> Iterator[None]:
     """A folder that cannot be written costs no other trial of the stack."""
     try:
         yield
@@ -232,7 +232,7 @@ def _told_if_it_fails(trial: Trial) -> Iterator[None]:
         print(printable(line), file=sys.stderr)
 
 
-def _why_apart(job: DictConfig) -> str:
+def _isolation_reason(job: DictConfig) -> str:
     """What a job wants of its process, and can only have on its own."""
     for key in ("chdir", "env_set"):
         if job.hydra.job[key]:

@@ -117,7 +117,7 @@ def _range_values(sweep: RangeSweep, line: str) -> list[Any]:
     if count > MOST_JOBS:
         raise ConfigError("a range must not be too large", line, FEWER)
     kind = int if all(isinstance(bound, int) for bound in bounds) else float
-    numbers: list[Any] = [kind(start + place * step) for place in range(count)]
+    numbers: list[Any] = [kind(start + index * step) for index in range(count)]
     for cast in getattr(sweep, "transformers", ()):  # since Hydra 1.4
         numbers = [cast(number) for number in numbers]
     return numbers

@@ -83,8 +83,8 @@ def fixed_keys(hydra: DictConfig) -> set[str]:
 
 def _name(overrides: Sequence[str]) -> str:
     parts = [line.partition("=") for line in overrides]
-    told = [(key, value) for key, _, value in parts if not _is_of_sweep(key.lstrip("+~"))]
-    name = " ".join(f"{_short(key)}={value}" if value else key for key, value in told)
+    shown = [(key, value) for key, _, value in parts if not _is_of_sweep(key.lstrip("+~"))]
+    name = " ".join(f"{_short(key)}={value}" if value else key for key, value in shown)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
 
 

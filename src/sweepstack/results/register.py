@@ -17,7 +17,7 @@ from sweepstack.results.selection.predictions import count_changed_predictions
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import table
 from sweepstack.tracking import models
-from sweepstack.tracking.artifacts import artifact, config_of, place
+from sweepstack.tracking.artifacts import artifact, config_of, location
 from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs import Record, find_run, record
 from sweepstack.tracking.store import Store
@@ -119,7 +119,7 @@ def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
 def _check_predictions(store: Store, run: Record, model: Classifier) -> None:
     """Checks that the model still predicts what its run has recorded; no checksum covers everything that can change."""
     digest, now = predict_test_images(model)
-    known = place(store, run.row.run_id)
+    known = location(store, run.row.run_id)
     if known is not None and known.data not in (None, digest):
         raise UserError(
             f"a model must be registered with the data that it was trained on, those of run {run.row.name} "

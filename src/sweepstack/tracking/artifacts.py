@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 CONFIG, OVERRIDES = "config.yaml", "overrides.yaml"
-TRY_AGAIN = "try again when the store answers"
+RETRY = "try again when the store answers"
 
 
 def local_folder(artifact_uri: str) -> Path | None:
@@ -36,13 +36,13 @@ def local_folder(artifact_uri: str) -> Path | None:
     return Path(url2pathname(address.path)) if address.scheme == "file" and not address.netloc else None
 
 
-def artifact(store: Store, run_id: str, name: str, known: Place | None = None) -> bytes | None:
+def artifact(store: Store, run_id: str, name: str, known: Location | None = None) -> bytes | None:
     """A file of a run; None when the run or the file is not there. Its place is looked up unless it is known.
 
     Raises:
         StoreError: the store does not answer.
     """
-    known = known or place(store, run_id)
+    known = known or location(store, run_id)
     if known is None:
         return None
     folder = local_folder(known.artifact_uri)
@@ -53,14 +53,14 @@ def artifact(store: Store, run_id: str, name: str, known: Place | None = None) -
     try:
         if name not in {file.path for file in store.client.list_artifacts(run_id)}:
             return None
-        with scratch() as aside:
-            return Path(store.client.download_artifacts(run_id, name, str(aside))).read_bytes()
+        with scratch() as temporary:
+            return Path(store.client.download_artifacts(run_id, name, str(temporary))).read_bytes()
     except Exception as error:  # MLflow lets those of its many carriers through
         rule = f"{name} of run {run_id} cannot be had from {store.uri}: {one_line(error)}"
-        raise StoreError(rule, remedy=TRY_AGAIN) from error
+        raise StoreError(rule, remedy=RETRY) from error
 
 
-def predictions(store: Store, run_id: str, known: Place | None = None) -> NDArray[integer] | None:
+def predictions(store: Store, run_id: str, known: Location | None = None) -> NDArray[integer] | None:
     """The classes that a finished trial predicted for the test images, [n] in the order of the test set, uint8 or
     int32. None for a run that has none: it did not finish, is of an earlier version, or its file is gone or damaged.
 
@@ -120,7 +120,7 @@ def overrides_of(store: Store, run_id: str) -> list[str]:
     return [line.removeprefix("- ") for line in text.decode().splitlines()]
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Of a run, what never changes."""
 
     artifact_uri: str
@@ -136,21 +136,21 @@ class Place(NamedTuple):
             return None
 
 
-def places(store: Store) -> dict[str, Place]:
+def locations(store: Store) -> dict[str, Location]:
     """Of all runs of an sqlite store, by their ids, in one query: one for each run takes most of the time that reading
     something small of it takes. Of other stores nothing; ask for each."""
     found = artifact_uris(store.database) if store.database is not None else None
-    return {run_id: Place(uri, fingerprint) for run_id, uri, fingerprint in found or ()}
+    return {run_id: Location(uri, fingerprint) for run_id, uri, fingerprint in found or ()}
 
 
-def place(store: Store, run_id: str) -> Place | None:
+def location(store: Store, run_id: str) -> Location | None:
     """Of a run; None when it is not there.
 
     Raises:
         StoreError: the store does not answer.
     """
     if store.database is not None and (found := artifact_uris(store.database, run_id)) is not None:
-        return next((Place(uri, fingerprint) for _, uri, fingerprint in found), None)
+        return next((Location(uri, fingerprint) for _, uri, fingerprint in found), None)
     from mlflow.exceptions import MlflowException
 
     try:
@@ -158,5 +158,5 @@ def place(store: Store, run_id: str) -> Place | None:
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
-        raise StoreError(f"run {run_id} cannot be had from {store.uri}: {one_line(error)}", remedy=TRY_AGAIN) from error
-    return Place(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))
+        raise StoreError(f"run {run_id} cannot be had from {store.uri}: {one_line(error)}", remedy=RETRY) from error
+    return Location(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))

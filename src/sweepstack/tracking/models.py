@@ -110,7 +110,7 @@ def log_and_register(
     from mlflow.models import Model
 
     try:
-        with scratch() as aside:
+        with scratch() as temporary:
             with store.writing():
                 finish_models(store)
                 logged = client.create_logged_model(
@@ -124,7 +124,7 @@ def log_and_register(
             model = Model(
                 logged.artifact_location, run.row.run_id, model_uuid=logged.model_id, model_id=logged.model_id
             )
-            folder = aside / "model"
+            folder = temporary / "model"
             _save(model, folder, data, code, requirements, example, answer)
             client.log_model_artifacts(logged.model_id, str(folder))
             with store.writing():
@@ -183,8 +183,8 @@ def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -
     ):  # MLflow looks for a model's files in the store of the environment
         made = client.create_model_version(name, f"models:/{model_id}", run.row.run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, alias, made.version)
-    said = [{"name": name, "version": made.version}]
-    client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps(said)})
+    version_tag = [{"name": name, "version": made.version}]
+    client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps(version_tag)})
     client.delete_logged_model_tag(model_id, BY_TAG)
     return int(made.version)
 
@@ -213,8 +213,8 @@ def _finish_model(store: Store, model_id: str, artifacts: str) -> None:
     ]
     named = [version for version in made if client.get_model_version(version.name, version.version).aliases]
     if named:
-        said = [{"name": named[0].name, "version": int(named[0].version)}]
-        client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps(said)})
+        version_tag = [{"name": named[0].name, "version": int(named[0].version)}]
+        client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps(version_tag)})
         client.delete_logged_model_tag(model_id, BY_TAG)
         return
     for version in made:
@@ -307,7 +307,7 @@ def files(store: Store, found: Version) -> Iterator[Path]:
     """
     import mlflow.artifacts
 
-    with scratch() as aside:
+    with scratch() as temporary:
         try:
             where = store.client.get_model_version_download_uri(found.name, found.version)
             if where.startswith("models:/"):
@@ -315,7 +315,7 @@ def files(store: Store, found: Version) -> Iterator[Path]:
             folder = local_folder(where)
             if folder is None:
                 with connectable(store.uri) as address:
-                    got = mlflow.artifacts.download_artifacts(where, dst_path=str(aside), tracking_uri=address)
+                    got = mlflow.artifacts.download_artifacts(where, dst_path=str(temporary), tracking_uri=address)
                     folder = Path(got)
         except Exception as error:  # MLflow lets those of its many carriers through
             reason = one_line(error)

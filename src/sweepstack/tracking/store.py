@@ -153,21 +153,21 @@ class Store:
             if has_content(self.database):
                 return
             file = self._file
-            aside = file.with_name(f".{file.name}.new")
+            temporary = file.with_name(f".{file.name}.new")
             for end in ("", *BESIDE):
-                leftover = regular_database(aside.with_name(f"{aside.name}{end}"))
+                leftover = regular_database(temporary.with_name(f"{temporary.name}{end}"))
                 leftover.unlink(missing_ok=True)
-            with connectable(sqlite_uri(aside)) as address:
+            with connectable(sqlite_uri(temporary)) as address:
                 make_database(address, (file.parent / ARTIFACTS).as_uri())
-            if move_new(aside, file):
+            if move_new(temporary, file):
                 return
             if not has_content(file):
                 with (
-                    contextlib.closing(sqlite3.connect(aside)) as source,
+                    contextlib.closing(sqlite3.connect(temporary)) as source,
                     contextlib.closing(sqlite3.connect(file, timeout=30)) as target,
                 ):
                     source.backup(target)  # one transaction: as a whole or not at all
-            aside.unlink()
+            temporary.unlink()
 
     def follow_move(self) -> str:
         """Lets a database that was moved or copied name the files beside it; see `private.relocation`.

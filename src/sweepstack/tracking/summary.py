@@ -32,12 +32,12 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
     try:
         run_id = _run_of(store, sweep, experiment_id)
         delete_artifacts(store.client, run_id, PLOTS)
-        with scratch() as aside:
+        with scratch() as temporary:
             for name, content in files.items():
-                path = aside / name
+                path = temporary / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            store.client.log_artifacts(run_id, str(aside))
+            store.client.log_artifacts(run_id, str(temporary))
     except Exception as error:  # MLflow lets the errors of drivers, sockets and disks through
         rule = f"{store.uri} does not take the report ({one_line(error)})"
         raise StoreError(

@@ -169,16 +169,16 @@ NEVER = CheckpointManager(None)
 """Keeps nothing and never stops."""
 
 
-def rows(saved: Tensor, places: Sequence[int], like: Tensor) -> Tensor:
+def rows(saved: Tensor, indices: Sequence[int], like: Tensor) -> Tensor:
     """A copy of these rows of a saved tensor [K, ...], on the device of `like`.
 
     Raises:
         CheckpointError: they have another shape or dtype than `like`.
     """
-    if (len(places), *saved.shape[1:], saved.dtype) != (*like.shape, like.dtype):
+    if (len(indices), *saved.shape[1:], saved.dtype) != (*like.shape, like.dtype):
         expected, got = (f"{list(tensor.shape)} {tensor.dtype}" for tensor in (like, saved))
         raise CheckpointError(f"a tensor is {got}, {expected} is needed")
-    return saved.index_select(0, torch.tensor(places, device=saved.device)).to(like.device)
+    return saved.index_select(0, torch.tensor(indices, device=saved.device)).to(like.device)
 
 
 @contextlib.contextmanager

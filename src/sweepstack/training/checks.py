@@ -93,7 +93,7 @@ def check_last_batch(config: TrialConfig, data: Data) -> None:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """The global random states stay as they were."""
-    with torch.random.fork_rng(devices=[]), random_state.apart():
+    with torch.random.fork_rng(devices=[]), random_state.preserved():
         yield
 
 

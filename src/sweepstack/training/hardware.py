@@ -70,7 +70,7 @@ def _flops(model_json: str, shape: tuple[int, ...]) -> float:
         nonlocal count
         count = 0.0
 
-    with torch.random.fork_rng(devices=[]), random_state.apart(), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), random_state.preserved(), torch.no_grad():
         model = models.build_model(ModelConfig.model_validate_json(model_json)).eval()
         model.register_forward_pre_hook(begin)
         for module in model.modules():

@@ -79,5 +79,5 @@ def instantiate(value: Any, key: str = "target") -> Any:
         with contained():
             return import_target(key, target)(**built)
     if isinstance(value, list | tuple):
-        return [instantiate(part, f"{key}[{place}]") for place, part in enumerate(value)]
+        return [instantiate(part, f"{key}[{index}]") for index, part in enumerate(value)]
     return reveal(value) if isinstance(value, str) else value

@@ -58,7 +58,7 @@ def of_others() -> bytes:
 
 
 @contextlib.contextmanager
-def apart() -> Iterator[None]:
+def preserved() -> Iterator[None]:
     """What happens in this block leaves the global generators of NumPy and Python as they were: other code of this
     process draws from them, too."""
     before = random.getstate(), np.random.get_state()
@@ -78,7 +78,7 @@ def seeded(seed: int = 0) -> Iterator[Callable[[], bool]]:
         somebody's own, such as `numpy.random.default_rng()`, is not seen, and not seeded.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=devices), apart():
+    with torch.random.fork_rng(devices=devices), preserved():
         seed_all(seed)
         before = _states()
 

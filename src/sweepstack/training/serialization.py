@@ -48,7 +48,7 @@ class Encoder:
 
     def begin(self) -> None:
         """Forgets what has been encoded."""
-        self._places: dict[int, int] = {}
+        self._indices: dict[int, int] = {}
         self._alive: list[Any] = []  # what has a place, so that no other object gets its id
         self.opaque: list[str] = []
         """Of the objects that cannot be made again, but only be filled where they are: what tells one from another."""
@@ -59,17 +59,17 @@ class Encoder:
             return value
         if id(value) in self._modules:
             return ["module", self._modules[id(value)]]
-        if id(value) in self._places:
-            return ["seen", self._places[id(value)]]
-        place, opaque = len(self._alive), len(self.opaque)
-        self._places[id(value)] = place
+        if id(value) in self._indices:
+            return ["seen", self._indices[id(value)]]
+        index, opaque = len(self._alive), len(self.opaque)
+        self._indices[id(value)] = index
         self._alive.append(value)
         try:
             return self._encode(value)
         except Exception:  # somebody's class can fail in any way
-            for part in self._alive[place + 1 :]:
-                self._places.pop(id(part), None)
-            del self._alive[place + 1 :], self.opaque[opaque:]
+            for part in self._alive[index + 1 :]:
+                self._indices.pop(id(part), None)
+            del self._alive[index + 1 :], self.opaque[opaque:]
             return self._only_compared(value)
 
     def _encode(self, value: Any) -> Any:
@@ -178,14 +178,14 @@ def decode(encoded: Any, fresh: Any, model: nn.Module, seen: list[Any]) -> Any:
         return model.get_submodule(rest[0])
     if kind == "seen":
         return seen[rest[0]]
-    place = len(seen)
+    index = len(seen)
     seen.append(None)
-    found = _decode(kind, rest, fresh, model, seen, place)
-    seen[place] = found
+    found = _decode(kind, rest, fresh, model, seen, index)
+    seen[index] = found
     return found
 
 
-def _decode(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list[Any], place: int) -> Any:
+def _decode(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list[Any], index: int) -> Any:
     def parts(values: list[Any], olds: list[Any]) -> list[Any]:
         olds = olds + [Opaque] * (len(values) - len(olds))
         return [decode(value, old, model, seen) for value, old in zip(values, olds, strict=False)]
@@ -206,13 +206,13 @@ def _decode(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list
         made: Any = fresh if kind == "defaultdict" else CONTAINERS[kind](())
         olds = dict(fresh) if isinstance(fresh, dict) else {}
         made.clear()
-        seen[place] = made
+        seen[index] = made
         for key, value in rest[0]:
             known = decode(key, Opaque, model, seen)
             made[known] = decode(value, olds.get(known, Opaque), model, seen)
         return made
     if kind == "list":
-        seen[place] = new = []
+        seen[index] = new = []
         new += parts(rest[0], list(fresh) if isinstance(fresh, list) else [])
         return new
     if kind in ("set", "frozenset"):
@@ -224,7 +224,7 @@ def _decode(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list
         return type(fresh)._make(found) if hasattr(fresh, "_make") else type(fresh)(found)
     if kind == "deque":
         queue: collections.deque[Any] = collections.deque(maxlen=rest[1])
-        seen[place] = queue
+        seen[index] = queue
         queue.extend(parts(rest[0], list(fresh) if isinstance(fresh, collections.deque) else []))
         return queue
     if kind == "number":
@@ -235,10 +235,10 @@ def _decode(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list
         return {"bytes": bytes, "bytearray": bytearray}[kind](rest[0].encode("latin-1"))
     if kind == "complex":
         return complex(*rest)
-    return _fill(kind, rest, fresh, model, seen, place)
+    return _fill(kind, rest, fresh, model, seen, index)
 
 
-def _fill(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list[Any], place: int) -> Any:
+def _fill(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list[Any], index: int) -> Any:
     """An object that is there already, with its state of then."""
     if kind == "random":
         version, numbers, following = decode(rest[0], Opaque, model, seen)
@@ -247,7 +247,7 @@ def _fill(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list[A
         return made
     if fresh is Opaque:
         raise TypeError(f"there is no {kind} to be filled")
-    seen[place] = fresh
+    seen[index] = fresh
     if kind == "generator":
         fresh.set_state(rest[0].cpu())
     elif kind == "drawn":

@@ -26,7 +26,7 @@ from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState
 Autocast = torch.autocast | contextlib.nullcontext[None]
 
 
-def train(config: TrialConfig, data: Data, report: OnMeasured, keeper: CheckpointManager = NEVER) -> Outcome:
+def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: CheckpointManager = NEVER) -> Outcome:
     """Trains one trial and measures it: on the held-out part along the way, on the test data at the end.
 
     The result depends on `config` and `data` alone: initial weights on the seed, the order of batches and dropout on
@@ -35,8 +35,8 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, keeper: Checkpoin
     Args:
         report: called with a `Measurement` after every epoch, or every `config.evaluate_every` iterations, and at
             the end. `train/loss` is the mean over the epoch, or the loss of that iteration.
-        keeper: keeps the state after an epoch when that is due, and whenever the training is stopped. From its `state`
-            the training goes on, and ends bit for bit where an undisturbed one does. A state that no file can hold,
+        checkpoints: keeps the state after an epoch when that is due, and whenever the training is stopped. Training
+            resumes from its `state`, and ends bit for bit where an undisturbed one does. A state that no file can hold,
             see `Attributes`, is not kept.
 
     Returns:
@@ -58,20 +58,20 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, keeper: Checkpoin
     optimizer = optimizers.build_optimizer(config.optimizer, parameters)
     full_rates = [group["lr"] for group in optimizer.param_groups]
     autocast = autocast_of(config, data.device)
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
     step = 0
     began = time.perf_counter()
-    if keeper.state is not None:
-        step, seconds = _resume(keeper.state, config, data, model, attributes, optimizer, figures, losses)
+    if checkpoints.state is not None:
+        step, seconds = _resume(checkpoints.state, config, data, model, attributes, optimizer, metrics, losses)
         began -= seconds
 
     for epoch in range(step // steps + 1, config.epochs + 1):
         seed_all(stream(config.seed, "dropout", epoch))
         done = step % steps  # of this epoch; none but where a training goes on that was stopped in the middle of one
-        if done and keeper.state is not None:
+        if done and checkpoints.state is not None:
             with fitting():
-                set_random_state(keeper.state["random"], data.device)
+                set_random_state(checkpoints.state["random"], data.device)
         for images, labels in data.batches(config.batch_size, config.seed, epoch, skip=done):
             rate = factor(config.schedule, step, steps, config.epochs)
             for group, full in zip(optimizer.param_groups, full_rates, strict=True):
@@ -87,33 +87,33 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, keeper: Checkpoin
             if step % every == 0 or step == total:
                 recent = torch.stack(losses)
                 if not bool(recent.isfinite().all()):
-                    _set_seconds(figures, began)
-                    return diverged(config, recent, step, steps, figures)
-                figures["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
-                update_metrics(config, *evaluate(model, data.evaluation(), autocast), figures)
-                report(Measurement(epoch, step, total, {**figures, "train/lr": config.optimizer.lr * rate}))
+                    _set_seconds(metrics, began)
+                    return diverged(config, recent, step, steps, metrics)
+                metrics["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
+                update_metrics(config, *evaluate(model, data.evaluation(), autocast), metrics)
+                report(Measurement(epoch, step, total, {**metrics, "train/lr": config.optimizer.lr * rate}))
                 losses.clear()
 
-            if step < total and (keeper.stopping or (step % steps == 0 and keeper.due())):
+            if step < total and (checkpoints.stopping or (step % steps == 0 and checkpoints.due())):
                 position = {"steps": steps, "step": step, "seconds": time.perf_counter() - began}
                 random = random_state(data.device)
                 recent = torch.stack(losses).cpu() if losses else torch.empty(0)
                 try:
                     trained = state_of(model, attributes, optimizer)
                 except Unkept as what:
-                    keeper.cannot(str(what))
+                    checkpoints.cannot(str(what))
                 else:
-                    keeper.save({**position, **trained, "figures": figures, "losses": recent, "random": random})
-                if keeper.stopping:
+                    checkpoints.save({**position, **trained, "figures": metrics, "losses": recent, "random": random})
+                if checkpoints.stopping:
                     return killed(step, total)
 
-    _set_seconds(figures, began)
+    _set_seconds(metrics, began)
     predicted: list[Tensor] = []
-    figures["test/loss"], figures["test/accuracy"] = evaluate(model, data.test(), autocast, predicted)
-    if not math.isfinite(figures["test/loss"]):  # the very last updates can be the ones that diverge
-        return failed(config, figures["test/loss"], step, steps, figures)
+    metrics["test/loss"], metrics["test/accuracy"] = evaluate(model, data.test(), autocast, predicted)
+    if not math.isfinite(metrics["test/loss"]):  # the very last updates can be the ones that diverge
+        return failed(config, metrics["test/loss"], step, steps, metrics)
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    return Outcome(TrialState.FINISHED, figures, weights=weights, predictions=torch.cat(predicted).cpu().numpy())
+    return Outcome(TrialState.FINISHED, metrics, weights=weights, predictions=torch.cat(predicted).cpu().numpy())
 
 
 @functools.cache
@@ -133,7 +133,7 @@ def _resume(
     model: nn.Module,
     attributes: Attributes,
     optimizer: torch.optim.Optimizer,
-    figures: dict[str, float],
+    metrics: dict[str, float],
     losses: list[Tensor],
 ) -> tuple[int, float]:
     """Brings everything to where it was when the state was kept; gives back the steps that were done and the seconds
@@ -146,7 +146,7 @@ def _resume(
                 f"the training takes {steps * config.epochs} with {steps} an epoch"
             )
         restore(model, attributes, optimizer, state)
-        figures.update(state["figures"])
+        metrics.update(state["figures"])
         losses.extend(state["losses"].to(data.device).unbind())
         if state["step"] % steps and "cpu" not in state["random"]:
             raise CheckpointError("it has no random state")
@@ -203,9 +203,9 @@ def restore(
     optimizer.load_state_dict(remembered)
 
 
-def _set_seconds(figures: dict[str, float], began: float) -> None:
+def _set_seconds(metrics: dict[str, float], began: float) -> None:
     """A trial on its own has all of its time to itself; in a stack the two differ."""
-    figures["train_seconds"] = figures["train_seconds_share"] = time.perf_counter() - began
+    metrics["train_seconds"] = metrics["train_seconds_share"] = time.perf_counter() - began
 
 
 def autocast_of(config: TrialConfig, device: torch.device) -> Autocast:
@@ -247,18 +247,18 @@ def as_classes(indices: Tensor, classes: int) -> Tensor:
     return indices.to(torch.uint8 if classes <= 256 else torch.int32)
 
 
-def update_metrics(config: TrialConfig, loss: float, accuracy: float, figures: dict[str, float]) -> None:
-    """Updates `figures` with the loss and accuracy that select, and the best accuracy so far if it is an honest one."""
+def update_metrics(config: TrialConfig, loss: float, accuracy: float, metrics: dict[str, float]) -> None:
+    """Updates `metrics` with the loss and accuracy that select, and the best accuracy so far if it is an honest one."""
     part = config.objective.split("/")[0]
-    figures[f"{part}/loss"], figures[f"{part}/accuracy"] = loss, accuracy
+    metrics[f"{part}/loss"], metrics[f"{part}/accuracy"] = loss, accuracy
     if part == "val":
-        figures["val/accuracy_best"] = max(accuracy, figures.get("val/accuracy_best", 0.0))
+        metrics["val/accuracy_best"] = max(accuracy, metrics.get("val/accuracy_best", 0.0))
 
 
-def diverged(config: TrialConfig, losses: Tensor, step: int, steps: int, figures: dict[str, float]) -> Outcome:
+def diverged(config: TrialConfig, losses: Tensor, step: int, steps: int, metrics: dict[str, float]) -> Outcome:
     """FAILED at the first loss that is not finite; `step` is the one that `losses` ends with."""
     first = int((~losses.isfinite()).nonzero()[0])
-    return failed(config, float(losses[first]), step - len(losses) + first + 1, steps, figures)
+    return failed(config, float(losses[first]), step - len(losses) + first + 1, steps, metrics)
 
 
 def killed(step: int, total: int) -> Outcome:
@@ -266,8 +266,8 @@ def killed(step: int, total: int) -> Outcome:
     return Outcome(TrialState.KILLED, reason=f"stopped after step {step} of {total}")
 
 
-def failed(config: TrialConfig, loss: float, step: int, steps: int, figures: dict[str, float]) -> Outcome:
+def failed(config: TrialConfig, loss: float, step: int, steps: int, metrics: dict[str, float]) -> Outcome:
     """FAILED, for the loss was not finite at a step."""
     lr = config.optimizer.lr * factor(config.schedule, step - 1, steps, config.epochs)
     reason = f"the loss was {loss} at step {step} with learning rate {lr:g}; try a smaller optimizer.lr"
-    return Outcome(TrialState.FAILED, figures, reason, diverged=True)
+    return Outcome(TrialState.FAILED, metrics, reason, diverged=True)

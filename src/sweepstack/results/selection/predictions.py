@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepstack.errors import UserError
-from sweepstack.tracking.artifacts import Place, config_of, place, places, predictions
+from sweepstack.tracking.artifacts import Location, config_of, location, locations, predictions
 from sweepstack.tracking.store import Store
 
 ALLOWED_CHANGES = 5
@@ -24,14 +24,14 @@ def correct_predictions(store: Store) -> Callable[[str], NDArray[np.bool_] | Non
     dataset has changed or cannot be obtained any more. Labels are loaded once for each dataset. Nothing is read before
     the first call.
     """
-    known: dict[str, Place] | None = None
+    known: dict[str, Location] | None = None
     labels_of: dict[str, NDArray[np.int64] | None] = {}
 
     def correct_in(run_id: str) -> NDArray[np.bool_] | None:
         nonlocal known
         if known is None:
-            known = places(store)
-        found = known.get(run_id) or place(store, run_id)
+            known = locations(store)
+        found = known.get(run_id) or location(store, run_id)
         if found is None or found.data is None:
             return None
         predicted = predictions(store, run_id, found)

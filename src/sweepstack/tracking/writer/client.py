@@ -62,7 +62,7 @@ class Loaded(NamedTuple):
     """From the child: MLflow is imported."""
 
 
-class Said(NamedTuple):
+class Message(NamedTuple):
     line: str
 
 
@@ -122,7 +122,7 @@ class WriterProcess:
         self._is_closed.clear()
         self._say = say
         while self._unsaid:
-            self._tell(self._unsaid.pop(0))
+            self._show_line(self._unsaid.pop(0))
         self._order(Open(folder, session))
 
     def finish(self, seconds: float | None = None) -> str | None:
@@ -191,7 +191,7 @@ class WriterProcess:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for us; what has been measured is still to be recorded then
         )
-        self._tell_child(process, reveal(self._uri))
+        self._send(process, reveal(self._uri))
         return process
 
     def _order(self, order: Open | Close | Find | Look) -> None:
@@ -200,9 +200,9 @@ class WriterProcess:
             if self._dead:
                 self._give_up()
             else:
-                self._tell_child(self._process, order)
+                self._send(self._process, order)
 
-    def _tell_child(self, process: subprocess.Popen[bytes], message: Any) -> None:
+    def _send(self, process: subprocess.Popen[bytes], message: Any) -> None:
         assert process.stdin is not None
         with contextlib.suppress(OSError, ValueError):  # it has died, which `_listen` finds
             process.stdin.write(pickle.dumps(message))
@@ -241,11 +241,11 @@ class WriterProcess:
                     break
                 self._process = self._start()
                 for order in self._orders:
-                    self._tell_child(self._process, order)
+                    self._send(self._process, order)
         with self._talking:
             self._dead = True
             if not self._leaving:
-                self._tell(f"{self._trouble[0].upper()}{self._trouble[1:]} again and again; training goes on.")
+                self._show_line(f"{self._trouble[0].upper()}{self._trouble[1:]} again and again; training goes on.")
             self._give_up()
         self._loaded.set()
 
@@ -264,8 +264,8 @@ class WriterProcess:
             match message:
                 case Loaded():
                     self._loaded.set()
-                case Said(line):
-                    self._tell(line)
+                case Message(line):
+                    self._show_line(line)
                 case Closed():
                     self._answered(Open, Close)
                     self._closed_with = message
@@ -278,7 +278,7 @@ class WriterProcess:
         with self._talking:
             self._orders = [order for order in self._orders if not isinstance(order, kinds)]
 
-    def _tell(self, line: str) -> None:
+    def _show_line(self, line: str) -> None:
         with contextlib.suppress(Exception):  # a terminal that is gone must not end this thread, which is waited for
             if self._say is not None:
                 self._say(line)

@@ -124,9 +124,9 @@ class Delivery:
             together, waiting = waiting[:TRIALS_PER_TRANSACTION], waiting[TRIALS_PER_TRANSACTION:]
             done = self._deliver_together(together, refused)
             taken = {one: self._pending.pop(one).events for one in done}
-            fold = Replay()
+            replay = Replay()
             for event in (event for events in taken.values() for event in events):
-                fold.take(event)
+                replay.take(event)
             ended = [one for one, events in taken.items() if isinstance(events[-1], Ended)]
             for trial_id in ended:
                 self._runs.pop(trial_id, None)
@@ -137,7 +137,7 @@ class Delivery:
             begins = [pending.begin for pending in self._pending.values()]
             self._offset = min([*begins, self._reader.offset])
             runs = {trial_id: run_id for trial_id, run_id in done.items() if run_id is not None}
-            self._sessions.note_delivered(self._session, self._offset, runs, fold.progress)
+            self._sessions.note_delivered(self._session, self._offset, runs, replay.progress)
         if refused:
             raise refused[0]
 
@@ -261,8 +261,8 @@ class Delivery:
         trial = first.trial
         if trial.id in self._runs:
             return self._runs[trial.id], False
-        again = isinstance(first, Started) and first.resumed
-        if again and self._sessions.has_undelivered_predecessor(trial.id, self._session):
+        resumed = isinstance(first, Started) and first.resumed
+        if resumed and self._sessions.has_undelivered_predecessor(trial.id, self._session):
             raise NotYetError("an earlier command has not been recorded yet, in which they began")
         if run_id is None and self._unsure:
             run_id = self._store.run_of(trial.id)
@@ -291,8 +291,8 @@ class Delivery:
         tags: list[RunTag] = []
         for event in events:
             match event:
-                case Started(resumed=again):
-                    if again and not made:  # as it is recorded already
+                case Started(resumed=resumed):
+                    if resumed and not made:  # as it is recorded already
                         client.update_run(run.run_id, "RUNNING", as_value(trial.name))
                         now = {**_of_sweep(event), LOG_TAG: as_value(str(event.trial.log))}
                         tags += [RunTag(key, value) for key, value in now.items()]
@@ -303,8 +303,8 @@ class Delivery:
                     self._keep_text(run, "config.yaml", trial.config_text)
                     self._keep_text(run, "overrides.yaml", "".join(f"- {line}\n" for line in trial.overrides))
                 case Measured():
-                    figures = event.measurement.metrics.items()
-                    metrics += [Metric(key, value, _ms(event.at), _axis(event)) for key, value in figures]
+                    metrics_of_step = event.measurement.metrics.items()
+                    metrics += [Metric(key, value, _ms(event.at), _axis(event)) for key, value in metrics_of_step]
                 case Ended():
                     metrics += [Metric(key, value, _ms(event.at), 0) for key, value in _at_end(event)]
                     tags += _end_tags(event)
@@ -417,13 +417,13 @@ def _end_tags(event: Ended) -> list[RunTag]:
     from mlflow.entities import RunTag
 
     outcome, trial = event.outcome, event.trial
-    said = {
+    tags = {
         REASON_TAG: outcome.reason,
         TRAINED_TAG: event.trained,
         RECOMPOSED_TAG: event.recomposed,
         SETTLED_TAG: trial.fingerprint if outcome.settled else "",
     }
-    return [RunTag(key, as_value(text)) for key, text in said.items() if text or key == REASON_TAG]
+    return [RunTag(key, as_value(text)) for key, text in tags.items() if text or key == REASON_TAG]
 
 
 def _of_sweep(event: Event) -> dict[str, str]:

@@ -25,7 +25,7 @@ from sweepstack.tracking.known_fingerprints import StoreLookup, lookup_on_server
 from sweepstack.tracking.leftovers import finish_leftovers
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.ui.views import link
-from sweepstack.tracking.writer.client import Answer, Close, Closed, Find, Found, Loaded, Look, Open, Refused, Said
+from sweepstack.tracking.writer.client import Answer, Close, Closed, Find, Found, Loaded, Look, Message, Open, Refused
 from sweepstack.tracking.writer.delivery import (
     TRIALS_PER_TRANSACTION,
     Delivery,
@@ -143,7 +143,9 @@ class _Child:
             why = (
                 str(error) if isinstance(error, StoreError) else f"{store.uri} does not take records: {one_line(error)}"
             )
-            self._answer(Said(f"{why}. Training goes on; the journal keeps all records until they can be delivered."))
+            self._answer(
+                Message(f"{why}. Training goes on; the journal keeps all records until they can be delivered.")
+            )
 
     def _find(self, store: Store, sweep: str) -> Found | Refused:
         try:
@@ -190,7 +192,7 @@ class _Child:
             self._inbox.put(None)
         return order
 
-    def _answer(self, message: Loaded | Said | Closed | Answer) -> None:
+    def _answer(self, message: Loaded | Message | Closed | Answer) -> None:
         with contextlib.suppress(OSError):  # there may be nobody left to hear it
             self._answers.write(pickle.dumps(message))
             self._answers.flush()

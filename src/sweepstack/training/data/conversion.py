@@ -141,12 +141,12 @@ def _check_finite(images: Tensor, target: str, part: str) -> None:
     if all(bool(bound.isfinite()) for bound in torch.aminmax(images)):
         return
     bad = ~images.flatten(1).isfinite()
-    places = bad.any(1).nonzero().flatten()
-    value = float(images[places[0]].flatten()[bad[places[0]]][0])
+    indices = bad.any(1).nonzero().flatten()
+    value = float(images[indices[0]].flatten()[bad[indices[0]]][0])
     raise DataError(
         f"all numbers in the {part} images of {target} must be finite as float32",
         value,
-        f"correct or leave out {len(places):,} of {len(images):,} images, first number {int(places[0])} (from 0)",
+        f"correct or leave out {len(indices):,} of {len(images):,} images, first number {int(indices[0])} (from 0)",
     )
 
 
@@ -227,10 +227,10 @@ def labels_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
     if labels.dtype not in _WHOLE:
         whole = labels.isfinite() & (labels == labels.round())
         if not bool(whole.all()):
-            place = int((~whole).nonzero()[0])
+            index = int((~whole).nonzero()[0])
             raise DataError(
-                f"a label must be a class index (0, 1, 2, ...), {part} label {place} (from 0) of {target} is none",
-                float(labels[place]),
+                f"a label must be a class index (0, 1, 2, ...), {part} label {index} (from 0) of {target} is none",
+                float(labels[index]),
                 "numbers to predict (regression) cannot be trained; give each class an index",
             )
     low, high = (float(bound) if labels.dtype in _REAL else int(bound) for bound in _bounds(labels))

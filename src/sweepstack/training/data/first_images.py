@@ -15,8 +15,8 @@ def save_first(images: Tensor, labels: Tensor, path: Path) -> None:
     rows = -(-len(images) // COLUMNS)
     sheet = Image.new("RGB", (min(len(images), COLUMNS) * SIDE, rows * (SIDE + LABEL)), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        left, top = place % COLUMNS * SIDE, place // COLUMNS * (SIDE + LABEL)
+    for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        left, top = index % COLUMNS * SIDE, index // COLUMNS * (SIDE + LABEL)
         image = image.float()
         low, high = image.min(), image.max()
         pixels = ((image - low) / (high - low).clamp(min=1e-8) * 255).byte()

@@ -27,7 +27,7 @@ PROGRESS_AFTER = 2.0
 _AS_STORED = {"MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "CIFAR100"}
 """Classes of `torchvision.datasets` that give what their attributes `data` and `targets` hold, without a transform."""
 
-_already_said: set[str] = set()
+_reported: set[str] = set()
 
 
 def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
         with seeded():
             _check_same(given, _given(_build_dataset(config, name, train), config, name, TRIED), config, name)
     if of_making or of_items:
-        _tell(config, name, of_items)
+        _report_draws(config, name, of_items)
     return images, labels
 
 
@@ -128,10 +128,10 @@ def _items(dataset: Any, config: DatasetConfig, name: str, most: int | None) -> 
     count = count if most is None else min(count, most)
     images, source = torch.empty(0), Source.TENSOR
     labels: list[Any] = []
-    show = _progress(count, f"Reading the {name} part of {config.target}") if most is None else lambda place: None
-    for place in range(count):
-        with _theirs(config, f"at item {place} (from 0) of its {name} part"):
-            item = dataset[place]
+    show = _progress(count, f"Reading the {name} part of {config.target}") if most is None else lambda index: None
+    for index in range(count):
+        with _theirs(config, f"at item {index} (from 0) of its {name} part"):
+            item = dataset[index]
         try:
             image, label = _pair(item)
             tensor = tensor_of(image)
@@ -143,11 +143,11 @@ def _items(dataset: Any, config: DatasetConfig, name: str, most: int | None) -> 
                     _kind(tensor),
                     "give it a transform, such as torchvision.transforms.Resize, or convert them",
                 )
-            images[place] = tensor  # a copy: some datasets give the same tensor again with other values
+            images[index] = tensor  # a copy: some datasets give the same tensor again with other values
             labels.append(label if type(label) is int else _label(label))
         except DataError as error:
-            raise error.inside(f"dataset: item {place} (from 0) of the {name} part of {config.target}") from error
-        show(place)
+            raise error.inside(f"dataset: item {index} (from 0) of the {name} part of {config.target}") from error
+        show(index)
     show(count)
     try:
         return Given(
@@ -191,23 +191,23 @@ def _kind(image: Tensor) -> str:
 def _progress(count: int, what: str) -> Callable[[int], None]:
     """Tells on standard error how far reading has come, when it takes long: a line that is written over on a terminal,
     a single line elsewhere."""
-    began, told = time.monotonic(), 0.0
+    began, shown_at = time.monotonic(), 0.0
 
-    def show(place: int) -> None:
-        nonlocal told
+    def show(index: int) -> None:
+        nonlocal shown_at
         now, live = time.monotonic(), sys.stderr.isatty()
-        if now - began < PROGRESS_AFTER or (told and (not live or (now - told < 1.0 and place < count))):
+        if now - began < PROGRESS_AFTER or (shown_at and (not live or (now - shown_at < 1.0 and index < count))):
             return
-        told = now
-        end = "\n" if place == count or not live else ""
-        print(f"{chr(13) if live else ''}{what}: {place:,} of {count:,} items", end=end, file=sys.stderr, flush=True)
+        shown_at = now
+        end = "\n" if index == count or not live else ""
+        print(f"{chr(13) if live else ''}{what}: {index:,} of {count:,} items", end=end, file=sys.stderr, flush=True)
 
     return show
 
 
-def _check_same(given: Given, again: Given, config: DatasetConfig, name: str) -> None:
-    tried = min(len(again.images), len(again.labels), TRIED)
-    for first, second in ((given.images, again.images), (given.labels, again.labels)):
+def _check_same(given: Given, repeated: Given, config: DatasetConfig, name: str) -> None:
+    tried = min(len(repeated.images), len(repeated.labels), TRIED)
+    for first, second in ((given.images, repeated.images), (given.labels, repeated.labels)):
         was, now = first[:tried], second[:tried]
         if was.dtype != now.dtype or not torch.equal(was, now):
             raise DataError(
@@ -218,11 +218,11 @@ def _check_same(given: Given, again: Given, config: DatasetConfig, name: str) ->
             )
 
 
-def _tell(config: DatasetConfig, name: str, of_items: bool) -> None:
+def _report_draws(config: DatasetConfig, name: str, of_items: bool) -> None:
     """One line for each dataset in a process."""
-    if config.target in _already_said:
+    if config.target in _reported:
         return
-    _already_said.add(config.target)
+    _reported.add(config.target)
     line = f"Dataset {config.target} draws random numbers while it is made: they are seeded, so it is always the same."
     if of_items:
         line = (

@@ -80,7 +80,7 @@ def choose(
             return StackSettings(**known[key])
     wait_for_quiet()
     try:
-        with random_state.apart():
+        with random_state.preserved():
             choice = _time_all_ways(configs, run, data, threads)
     except Unstackable as why:
         choice = StackSettings(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
@@ -97,8 +97,8 @@ def _time_all_ways(configs: Sequence[TrialConfig], run: RunConfig, data: Data, p
     narrow = min(NARROW, count)
     seconds = min(_stacked_epoch(configs[:narrow], data, threads) for threads in _thread_counts(run, data))
     if run.launch.width is None and seconds > HOPELESS * narrow * alone:  # a wide one would take long to time
-        told = f"{seconds / narrow * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
-        return StackSettings(1, plain_threads, alone, told)
+        reason = f"{seconds / narrow * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
+        return StackSettings(1, plain_threads, alone, reason)
     fitting = _fitting_width(config, data)
     widest = min(count, fitting) if run.launch.width else min(count, fitting, MAX_WIDTH)
     wanted = [run.launch.width] if run.launch.width else [count, *WIDTHS]
@@ -115,11 +115,13 @@ def _time_all_ways(configs: Sequence[TrialConfig], run: RunConfig, data: Data, p
         return _total(choice, count) / (1.0 if wide else NARROWER_PAYS_BELOW) / (1.0 if single else THREADS_PAY_BELOW)
 
     best = min(tries, key=handicapped)
-    told = f"{_total(best, count) / count * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
+    reason = (
+        f"{_total(best, count) / count * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
+    )
     if run.launch.width is None and alone * count < _total(best, count):
-        return StackSettings(1, plain_threads, alone, told)
+        return StackSettings(1, plain_threads, alone, reason)
     narrow_why = f", {best.width} fit into memory" if best.width == _balanced(count, fitting) < count else ""
-    return StackSettings(best.width, best.threads, best.epoch_seconds, told + narrow_why)
+    return StackSettings(best.width, best.threads, best.epoch_seconds, reason + narrow_why)
 
 
 def _total(choice: StackSettings, count: int) -> float:
@@ -256,5 +258,5 @@ def _write_cache(file: Path | None, content: dict[str, dict[str, Any]]) -> None:
         return
     with contextlib.suppress(OSError, UserError):  # a folder that is not ours to write to
         file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as aside:
-            aside.write_text(json.dumps(content))
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(content))

@@ -129,10 +129,10 @@ class Probe:
             Unstackable: they do what no stack can do: change plain attributes, draw from generators other than
                 PyTorch's, answer for an image by the others beside it, or otherwise the second time.
         """
-        first, again = self._learn(self.configs[0]), self._learn(self.configs[0])
-        if not self._same(again, first):
+        first, repeated = self._learn(self.configs[0]), self._learn(self.configs[0])
+        if not self._same(repeated, first):
             raise Unstackable("it does not do the same twice, even alone and with the same seed")
-        return [first, again if self.configs[1].seed == first.config.seed else self._learn(self.configs[1])]
+        return [first, repeated if self.configs[1].seed == first.config.seed else self._learn(self.configs[1])]
 
     def compare(self, stack: StackedModel, expected: Sequence[Alone]) -> None:
         """That a stack of the two does what they do alone.

@@ -33,7 +33,7 @@ the width, and with it the last bits of the others; one that stays frozen costs 
 
 
 @dataclass(eq=False)
-class Listener:
+class TrialReader:
     """A trial that reads a trajectory up to its own end."""
 
     config: TrialConfig
@@ -42,7 +42,7 @@ class Listener:
     """Takes the trial's outcome as soon as it is known."""
     key: str = ""
     """What a checkpoint knows it by, such as the trial's fingerprint; unique in the stack."""
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     share: float = 0.0
     """Seconds of the stack that were this trial's part."""
 
@@ -64,7 +64,7 @@ class Member:
 
     config: TrialConfig
     """The one with the most epochs among those of its trials."""
-    readers: list[Listener]
+    readers: list[TrialReader]
     """Those that have not ended."""
     trajectory: int
     """Its place among those that the stack began, or went on, with."""
@@ -99,10 +99,10 @@ class Clock:
 
 
 def train_stack(
-    trajectories: Sequence[Sequence[Listener]],
+    trajectories: Sequence[Sequence[TrialReader]],
     data: Data,
     model: StackedModel | SingleModel,
-    keeper: CheckpointManager = NEVER,
+    checkpoints: CheckpointManager = NEVER,
 ) -> None:
     """Trains a stack until every reader has its outcome.
 
@@ -113,8 +113,8 @@ def train_stack(
     Args:
         trajectories: the readers of each; configs of one trajectory differ in `epochs` and `evaluate_every` only.
         model: its members, one a trajectory and in the same order.
-        keeper: keeps the state after an epoch when that is due, and whenever the training is stopped: then the readers
-            that have not ended end KILLED. From its `state` the training goes on, as `_resume_stack` tells.
+        checkpoints: keeps the state after an epoch when that is due, and whenever the training is stopped: then the
+            readers that have not ended end KILLED. Training resumes from its `state`, see `_resume_stack`.
 
     Raises:
         CheckpointError: the keeper's state does not fit. The model cannot be used any more; the readers can.
@@ -127,8 +127,8 @@ def train_stack(
     step, seed = 0, first.seed
     losses: list[Tensor] = []  # of this epoch; on the device, for looking at one would wait for it
     clock = Clock()
-    if keeper.state is not None:
-        members, step, seed, losses, clock = _resume_stack(keeper.state, members, model, steps, data.device)
+    if checkpoints.state is not None:
+        members, step, seed, losses, clock = _resume_stack(checkpoints.state, members, model, steps, data.device)
     while any(member.readers for member in members):
         epoch, done = step // steps + 1, step % steps  # some of an epoch is done where the stack was stopped in it
         if not done:
@@ -137,9 +137,9 @@ def train_stack(
         factors = epoch_factors([member.config for member in members], epoch, steps)
         model.set_factors(factors, done)
         seed_all(stream(seed, "dropout", epoch))
-        if done and keeper.state is not None:
+        if done and checkpoints.state is not None:
             with fitting():
-                set_random_state(keeper.state["random"], data.device)
+                set_random_state(checkpoints.state["random"], data.device)
         stops = _stops(members, epoch, steps)
         for images, labels in data.stacked_batches(first.batch_size, model.seeds, epoch, skip=done):
             losses.append(model.step(images, labels))
@@ -152,7 +152,7 @@ def train_stack(
                 _end_trials(members, model, data, step, clock, None if len(data.held_out) else measured, predicted)
                 if not any(member.readers for member in members):
                     break
-            if keeper.stopping or (step % steps == 0 and keeper.due()):
+            if checkpoints.stopping or (step % steps == 0 and checkpoints.due()):
                 clock.divide(members)
                 position = {"steps": steps, "step": step, "seed": seed, "seconds": clock.seconds()}
                 recent = torch.stack(losses)[: step % steps].cpu().clone()  # of an epoch that is done none is needed
@@ -160,16 +160,16 @@ def train_stack(
                 try:
                     trained = _state(trajectories, members, model)
                 except Unkept as what:
-                    keeper.cannot(str(what))
+                    checkpoints.cannot(str(what))
                 else:
-                    keeper.save({**position, **trained, "losses": recent, "random": random})
-                if keeper.stopping:
+                    checkpoints.save({**position, **trained, "losses": recent, "random": random})
+                if checkpoints.stopping:
                     _kill(members, step, steps, clock)
                     return
 
 
 def _state(
-    trajectories: Sequence[Sequence[Listener]], members: Sequence[Member], model: StackedModel | SingleModel
+    trajectories: Sequence[Sequence[TrialReader]], members: Sequence[Member], model: StackedModel | SingleModel
 ) -> dict[str, Any]:
     """Who is in the stack and how far, and the model; the tensors are not copied."""
     return {
@@ -177,7 +177,7 @@ def _state(
         "members": [
             {
                 "trajectory": member.trajectory,
-                "readers": [{"key": r.key, "figures": r.figures, "share": r.share} for r in member.readers],
+                "readers": [{"key": r.key, "figures": r.metrics, "share": r.share} for r in member.readers],
             }
             for member in members
         ],
@@ -215,16 +215,16 @@ def _resume_stack(
             raise CheckpointError(f"it has {len(losses)} losses at step {step} with {steps} an epoch")
         clock = Clock(float(state["seconds"]))
         for reader, saved in kept:  # at last, for the readers are as they were when something does not fit
-            reader.figures.update(saved["figures"])
+            reader.metrics.update(saved["figures"])
             reader.share = saved["share"]
         return members, step, int(state["seed"]), [*losses.unbind()], clock
 
 
 def _match(
     state: Mapping[str, Any], passed: Sequence[Member]
-) -> tuple[list[Member], list[int], list[tuple[Listener, Mapping[str, Any]]]]:
+) -> tuple[list[Member], list[int], list[tuple[TrialReader, Mapping[str, Any]]]]:
     """The members to go on with, their places in the state, and what the state has about each of their readers."""
-    places = {reader.key: place for place, member in enumerate(passed) for reader in member.readers}
+    indices = {reader.key: index for index, member in enumerate(passed) for reader in member.readers}
     readers = {reader.key: reader for member in passed for reader in member.readers}
     if len(readers) < sum(len(member.readers) for member in passed):
         raise CheckpointError("the keys of readers must be unique")
@@ -233,14 +233,14 @@ def _match(
         raise CheckpointError(f"it knows nothing of {', '.join(sorted(unknown))}")
     members: list[Member] = []
     numbers: list[int] = []
-    kept: list[tuple[Listener, Mapping[str, Any]]] = []
+    kept: list[tuple[TrialReader, Mapping[str, Any]]] = []
     for number, saved in enumerate(state["members"]):
-        found = {places[key] for key in state["trajectories"][saved["trajectory"]] if key in places}
+        found = {indices[key] for key in state["trajectories"][saved["trajectory"]] if key in indices}
         if len(found) > 1 or found & {member.trajectory for member in members}:
             raise CheckpointError("its trajectories are others")
-        for place in found:
+        for index in found:
             going_on = [(readers[about["key"]], about) for about in saved["readers"] if about["key"] in readers]
-            members.append(Member(passed[place].config, [reader for reader, _ in going_on], place))
+            members.append(Member(passed[index].config, [reader for reader, _ in going_on], index))
             numbers.append(number)
             kept += going_on
     return members, numbers, kept
@@ -266,10 +266,10 @@ def epoch_factors(configs: Sequence[TrialConfig], epoch: int, steps: int) -> Ten
 
 def _shrink(members: list[Member], model: StackedModel | SingleModel) -> list[Member]:
     """The members to go on with."""
-    training = [place for place, member in enumerate(members) if member.readers]
+    training = [index for index, member in enumerate(members) if member.readers]
     if len(training) > SHRINK * len(members):
         return members
-    kept = [members[place] for place in training]
+    kept = [members[index] for index in training]
     model.keep(training, [member.config.seed for member in kept])
     return kept
 
@@ -289,12 +289,12 @@ def _fail_members(
 ) -> None:
     """Freezes the members that have diverged. `losses` are those of this epoch, [updates, K]."""
     finite = losses.isfinite().all(0).tolist()
-    for place, member in enumerate(members):
-        if member.readers and not finite[place]:
+    for index, member in enumerate(members):
+        if member.readers and not finite[index]:
             clock.divide(members)
-            model.freeze(place)
+            model.freeze(index)
             for reader in _leave(member, member.readers):
-                _give(reader, diverged(reader.config, losses[:, place], step, steps, _timed(reader, clock)), clock)
+                _give(reader, diverged(reader.config, losses[:, index], step, steps, _timed(reader, clock)), clock)
 
 
 def _measure(
@@ -309,17 +309,17 @@ def _measure(
     """Reports to the readers that are due; gives back what all members were measured with, if any reader is due.
     `predicted` takes the classes that they predict where they are measured on the test data."""
     steps = data.steps_per_epoch(members[0].config.batch_size)
-    due = [(place, r) for place, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
+    due = [(index, r) for index, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
     if not due:
         return None
     values, accuracies = model.evaluate(data.evaluation, None if len(data.held_out) else predicted)
-    for place, reader in due:
-        config, figures = reader.config, reader.figures
+    for index, reader in due:
+        config, metrics = reader.config, reader.metrics
         by_epoch = config.evaluate_every == "epoch"
-        figures["train/loss"] = float(losses[:, place].mean() if by_epoch else losses[-1, place])
-        update_metrics(config, float(values[place]), float(accuracies[place]), figures)
-        metrics = {**figures, "train/lr": config.optimizer.lr * float(factors[place])}
-        reader.report(Measurement(-(-step // steps), step, steps * config.epochs, metrics))
+        metrics["train/loss"] = float(losses[:, index].mean() if by_epoch else losses[-1, index])
+        update_metrics(config, float(values[index]), float(accuracies[index]), metrics)
+        reported = {**metrics, "train/lr": config.optimizer.lr * float(factors[index])}
+        reader.report(Measurement(-(-step // steps), step, steps * config.epochs, reported))
     return values, accuracies
 
 
@@ -341,14 +341,14 @@ def _end_trials(
     with clock.stopped():
         values, accuracies = tested or model.evaluate(data.test, predicted)
         classes = torch.cat(predicted, 1).cpu().numpy()
-    for place, member in enumerate(members):
+    for index, member in enumerate(members):
         for reader in _leave(member, [r for r in member.readers if r.is_at_end(step, steps)]):
-            figures = _timed(reader, clock)
-            figures["test/loss"], figures["test/accuracy"] = float(values[place]), float(accuracies[place])
-            if not math.isfinite(figures["test/loss"]):  # the very last updates can be the ones that diverge
-                _give(reader, failed(reader.config, figures["test/loss"], step, steps, figures), clock)
+            metrics = _timed(reader, clock)
+            metrics["test/loss"], metrics["test/accuracy"] = float(values[index]), float(accuracies[index])
+            if not math.isfinite(metrics["test/loss"]):  # the very last updates can be the ones that diverge
+                _give(reader, failed(reader.config, metrics["test/loss"], step, steps, metrics), clock)
                 continue
-            outcome = Outcome(TrialState.FINISHED, figures, weights=model.weights(place), predictions=classes[place])
+            outcome = Outcome(TrialState.FINISHED, metrics, weights=model.weights(index), predictions=classes[index])
             _give(reader, outcome, clock)
 
 
@@ -359,18 +359,18 @@ def _kill(members: Sequence[Member], step: int, steps: int, clock: Clock) -> Non
             _give(reader, killed(step, steps * reader.config.epochs), clock)
 
 
-def _leave(member: Member, readers: Sequence[Listener]) -> list[Listener]:
+def _leave(member: Member, readers: Sequence[TrialReader]) -> list[TrialReader]:
     """Takes readers out of a member; gives them back."""
     leaving = list(readers)
     member.readers = [reader for reader in member.readers if reader not in leaving]
     return leaving
 
 
-def _timed(reader: Listener, clock: Clock) -> dict[str, float]:
-    reader.figures.update(train_seconds=clock.seconds(), train_seconds_share=reader.share)
-    return reader.figures
+def _timed(reader: TrialReader, clock: Clock) -> dict[str, float]:
+    reader.metrics.update(train_seconds=clock.seconds(), train_seconds_share=reader.share)
+    return reader.metrics
 
 
-def _give(reader: Listener, outcome: Outcome, clock: Clock) -> None:
+def _give(reader: TrialReader, outcome: Outcome, clock: Clock) -> None:
     with clock.stopped():
         reader.end(outcome)

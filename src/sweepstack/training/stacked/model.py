@@ -53,9 +53,9 @@ class StackedModel:
             raise Unstackable("it has nothing to train")
         _refuse_what_cannot_be_batched(self.template)
         self.optimizer = optimizers.build_stacked_optimizer([config.optimizer for config in configs], self.parameters)
-        self._place_seeds([config.seed for config in configs])
+        self._arrange_seeds([config.seed for config in configs])
 
-    def _place_seeds(self, seeds: Sequence[int]) -> None:
+    def _arrange_seeds(self, seeds: Sequence[int]) -> None:
         """Members of one seed take the same batches; where every seed has as many members, side by side, these share
         the images, else each member has its own copy."""
         order = list(dict.fromkeys(seeds))
@@ -134,7 +134,7 @@ class StackedModel:
         self.parameters = {name: value.index_select(0, index) for name, value in self.parameters.items()}
         self.rest = {name: value.index_select(0, index) for name, value in self.rest.items()}
         self.optimizer.keep(members, self.parameters)
-        self._place_seeds(seeds)
+        self._arrange_seeds(seeds)
 
     def state(self) -> dict[str, Any]:
         """What training changes, tensors [K, ...], and in what chunks it evaluates; nothing is copied."""

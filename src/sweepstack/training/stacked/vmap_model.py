@@ -66,8 +66,8 @@ class MappedModel(StackedModel):
         for value in self.parameters.values():
             value.requires_grad_()
 
-    def _place_seeds(self, seeds: Sequence[int]) -> None:
-        super()._place_seeds(seeds)
+    def _arrange_seeds(self, seeds: Sequence[int]) -> None:
+        super()._arrange_seeds(seeds)
         device = next(iter(self.parameters.values())).device
         self._seed_of = torch.tensor([self.seeds.index(seed) for seed in seeds], device=device)
 
