@@ -13,7 +13,7 @@ from sweepstack.errors import UserError
 from sweepstack.inference.classifier import CPU, Classifier, classifier, distance, example, has_kinks, load_test_labels
 from sweepstack.training.data import datasets
 from sweepstack.training.stacked import build
-from sweepstack.training.stacked.loop import Listener, train_stack
+from sweepstack.training.stacked.loop import TrialReader, train_stack
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome
@@ -45,7 +45,7 @@ def test_a_finished_trial_keeps_what_it_predicts(digits_config, way, validation_
     ]
     outcomes: dict[int, Outcome] = {}
     readers = [
-        Listener(config, lambda _: None, lambda outcome, place=place: outcomes.__setitem__(place, outcome), str(place))  # type: ignore[misc]
+        TrialReader(config, lambda _: None, lambda outcome, place=place: outcomes.__setitem__(place, outcome), str(place))  # type: ignore[misc]
         for place, config in enumerate(configs)
     ]
     here = loaded(configs[0])
