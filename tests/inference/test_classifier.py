@@ -1,5 +1,6 @@
 """What trials predict for the test images, by the plain trainer and in stacks, and trained models in use."""
 
+import functools
 import io
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_a_finished_trial_keeps_what_it_predicts(digits_config, way, validation_
     ]
     outcomes: dict[int, Outcome] = {}
     readers = [
-        TrialReader(config, lambda _: None, lambda outcome, place=place: outcomes.__setitem__(place, outcome), str(place))  # type: ignore[misc]
+        TrialReader(config, lambda _: None, functools.partial(outcomes.__setitem__, place), str(place))
         for place, config in enumerate(configs)
     ]
     here = loaded(configs[0])

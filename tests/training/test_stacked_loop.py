@@ -24,7 +24,7 @@ from sweepstack.training.stacked.model import StackedModel, Unstackable
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel
 from sweepstack.training.trainer import train
-from sweepstack.trial import Measurement, Outcome, TrialState
+from sweepstack.trial import Measurement, Outcome, TrialState, Verdict
 
 CPU = torch.device("cpu")
 MNIST = {
@@ -479,6 +479,35 @@ def test_what_is_interrupted_has_given_the_outcomes_that_it_had(digits_config):
     with pytest.raises(KeyboardInterrupt):
         train_stack(readers, data_of(short), build.build_stacked_model([short, long], [1, 8, 8], CPU))
     assert [outcome.state for outcome in outcomes] == [TrialState.FINISHED]
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_trial_ends_where_whoever_hears_of_it_says_stop(digits_config, width):
+    """Alone, in a stack, and beside another trial of its trajectory, which goes on to its end."""
+    outcomes: dict[int, Outcome] = {}
+    heard: dict[int, list[int]] = {3: [], 4: []}
+
+    def reader(epochs: int, lr: float, verdict: Verdict | None) -> TrialReader:
+        def report(measurement: Measurement) -> Verdict | None:
+            heard[epochs].append(measurement.epoch)
+            return verdict if measurement.epoch == 2 else Verdict.CONTINUE
+
+        config = digits_config({"epochs": epochs, "optimizer.lr": lr})
+        return TrialReader(config, report, lambda outcome: outcomes.__setitem__(epochs, outcome))
+
+    short, long = reader(3, 0.1, Verdict.STOP), reader(4, 0.1 * width, None)
+    readers = [[short, long]] if width == 1 else [[short], [long]]
+    configs = [short.config, long.config]
+    model = SingleModel(long.config, CPU) if width == 1 else build.build_stacked_model(configs, [1, 8, 8], CPU)
+    train_stack(readers, data_of(short.config), model)
+    assert (outcomes[3].state, outcomes[4].state) == (TrialState.KILLED, TrialState.FINISHED)
+    assert heard == {3: [1, 2], 4: [1, 2, 3, 4]}
+    alone = train(short.config, data_of(short.config), short.report)
+    assert alone == outcomes[3]
+    assert alone.reason == "stopped after step 26 of 39"
+    last = reader(4, 0.1, None).config.model_copy(update={"epochs": 2})
+    assert train(last, data_of(last), lambda _: Verdict.STOP).state is TrialState.KILLED
+    assert train(last, data_of(last), short.report).state is TrialState.FINISHED  # it is at its end
 
 
 def test_stacked_batches_are_those_of_each_seed(digits_config):

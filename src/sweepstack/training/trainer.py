@@ -21,7 +21,7 @@ from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointMan
 from sweepstack.training.data.datasets import Data, stream
 from sweepstack.training.module_state import Attributes, Unkept
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
-from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState
+from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState, Verdict
 
 Autocast = torch.autocast | contextlib.nullcontext[None]
 
@@ -41,10 +41,11 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
 
     Returns:
         FINISHED with the last, best and test figures and the weights (on the CPU); FAILED when a loss is not a finite
-        number; KILLED when it was stopped. `train_seconds` begins when the model and its optimizer are built.
+        number; KILLED when it was stopped, by `checkpoints` or by the verdict of `report`. `train_seconds` begins when
+        the model and its optimizer are built.
 
     Raises:
-        CheckpointError: the keeper's state does not fit.
+        CheckpointError: the state of `checkpoints` does not fit.
     """
     steps = data.steps_per_epoch(config.batch_size)
     total = steps * config.epochs
@@ -91,7 +92,9 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
                     return diverged(config, recent, step, steps, metrics)
                 metrics["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
                 update_metrics(config, *evaluate(model, data.evaluation(), autocast), metrics)
-                report(Measurement(epoch, step, total, {**metrics, "train/lr": config.optimizer.lr * rate}))
+                reported = {**metrics, "train/lr": config.optimizer.lr * rate}
+                if report(Measurement(epoch, step, total, reported)) is Verdict.STOP and step < total:
+                    return killed(step, total)
                 losses.clear()
 
             if step < total and (checkpoints.stopping or (step % steps == 0 and checkpoints.due())):

@@ -25,7 +25,7 @@ from sweepstack.training.random_state import random_state, seed_all, set_random_
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.trainer import diverged, failed, killed, update_metrics
-from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState
+from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState, Verdict
 
 SHRINK = 0.75
 """A stack goes on with the members that still train once these are at most so many of it. A member that leaves changes
@@ -78,7 +78,8 @@ class Clock:
         self._began = self._divided - seconds
 
     def seconds(self) -> float:
-        return time.perf_counter() - self._began
+        """Up to the last call of `divide`, so that they are the sum of all shares."""
+        return self._divided - self._began
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
@@ -148,7 +149,7 @@ def train_stack(
                 recent = torch.stack(losses).cpu()
                 _fail_members(members, model, recent, step, steps, clock)
                 predicted: list[Tensor] = []
-                measured = _measure(members, model, data, recent, factors[len(losses) - 1], step, predicted)
+                measured = _measure(members, model, data, recent, factors[len(losses) - 1], step, clock, predicted)
                 _end_trials(members, model, data, step, clock, None if len(data.held_out) else measured, predicted)
                 if not any(member.readers for member in members):
                     break
@@ -304,10 +305,19 @@ def _measure(
     losses: Tensor,
     factors: Tensor,
     step: int,
+    clock: Clock,
     predicted: list[Tensor],
 ) -> tuple[Tensor, Tensor] | None:
-    """Reports to the readers that are due; gives back what all members were measured with, if any reader is due.
-    `predicted` takes the classes that they predict where they are measured on the test data."""
+    """Measures the members and reports to the readers that are due; a reader that answers STOP leaves KILLED.
+
+    Args:
+        losses: of this epoch, [updates, K].
+        factors: of the schedules at this step, [K].
+        predicted: receives the classes that the members predict, if they are measured on the test data.
+
+    Returns:
+        Loss and accuracy of each member, [K]; None if no reader is due.
+    """
     steps = data.steps_per_epoch(members[0].config.batch_size)
     due = [(index, r) for index, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
     if not due:
@@ -319,7 +329,12 @@ def _measure(
         metrics["train/loss"] = float(losses[:, index].mean() if by_epoch else losses[-1, index])
         update_metrics(config, float(values[index]), float(accuracies[index]), metrics)
         reported = {**metrics, "train/lr": config.optimizer.lr * float(factors[index])}
-        reader.report(Measurement(-(-step // steps), step, steps * config.epochs, reported))
+        total = steps * config.epochs
+        verdict = reader.report(Measurement(-(-step // steps), step, total, reported))
+        if verdict is Verdict.STOP and step < total:
+            clock.divide(members)
+            for one in _leave(members[index], [reader]):
+                _give(one, killed(step, total), clock)
     return values, accuracies
 
 
