@@ -22,8 +22,7 @@ import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import (
+from sweepstack.tracking.runs_as_rows import (
     FINGERPRINT_TAG,
     ID_TAG,
     LOG_TAG,
@@ -34,6 +33,7 @@ from sweepstack.tracking.table_rows import (
     VERSION_TAG,
     member_tag,
 )
+from sweepstack.tracking.store import Store
 
 COMMAND = Path(sys.executable).with_name("sweepstack")
 SWEEP, BEGAN = "large", 1_780_000_000_000

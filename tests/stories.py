@@ -25,8 +25,8 @@ from sweepstack.journal.log import Journal
 from sweepstack.journal.replay import Replay
 from sweepstack.planning.classify import Resume, Reuse, Train, WaitFor, classify
 from sweepstack.planning.known_trials import Composition, Entry
+from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import Row
 from sweepstack.tracking.writer.client import WriterProcess
 from sweepstack.tracking.writer.delivery import deliver_what_is_left
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState

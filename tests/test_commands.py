@@ -27,9 +27,9 @@ from sweepstack.results.selection.predictions import correct_predictions
 from sweepstack.tracking.artifacts import artifact, predictions
 from sweepstack.tracking.models import files, load_model, registered, version
 from sweepstack.tracking.runs import Record, find_run
+from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import record_summary
-from sweepstack.tracking.table_rows import Row
 from sweepstack.training.data.datasets import digits
 
 from .terminal import Terminal, new_store

@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
     "masking": 0,
     "paths": 0,
-    "tricks": 0,
+    "private_api_switch": 0,
     "errors": 1,
     "blame": 2,
     "files": 2,

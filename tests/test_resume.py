@@ -27,8 +27,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sweepstack.cli.main import main
+from sweepstack.private_api_switch import NO_TRICKS
 from sweepstack.tracking.store import Store
-from sweepstack.tricks import NO_TRICKS
 
 from .terminal import Terminal, new_store
 

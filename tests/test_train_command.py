@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from sweepstack.tracking.table_rows import Row
+from sweepstack.tracking.runs_as_rows import Row
 
 from .terminal import ROOT, Terminal, new_store
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from sweepstack.cli.main import main
-from sweepstack.tracking.table_rows import Row
+from sweepstack.tracking.runs_as_rows import Row
 
 from ..terminal import Terminal, new_store
 

@@ -16,8 +16,8 @@ from sweepstack.execution.remaining_work import Work
 from sweepstack.execution.session import Session, peek
 from sweepstack.planning.classify import Decision, Resume, Train
 from sweepstack.planning.known_trials import Entry
+from sweepstack.tracking.runs_as_rows import SETTLED_TAG
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import SETTLED_TAG
 from sweepstack.trial import Outcome, Trial
 
 from ..stories import DIVERGED, DONE, ERROR, Command, MakeTrial, content, fingerprint

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from sweepstack.hydra_adapter import job_files
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.job_files import finish_job
-from sweepstack.tricks import NO_TRICKS
+from sweepstack.private_api_switch import NO_TRICKS
 
 from .conftest import nodes
 

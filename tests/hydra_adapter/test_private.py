@@ -12,7 +12,7 @@ from omegaconf import ListConfig, OmegaConf
 from sweepstack.hydra_adapter import private
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.sweep_values import parse_overrides
-from sweepstack.tricks import NO_TRICKS
+from sweepstack.private_api_switch import NO_TRICKS
 
 
 def test_what_is_used_is_there_with_its_parameters() -> None:

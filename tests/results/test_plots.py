@@ -18,7 +18,7 @@ from sweepstack.results.reporting.plots.heat_maps import heat_maps, pairs
 from sweepstack.results.reporting.plots.pareto import pareto, time_and_objective
 from sweepstack.results.reporting.plots.style import ORANGE, SINGLE, gid, png, svg, words
 from sweepstack.results.tables.frame import as_frame
-from sweepstack.tracking.table_rows import Row
+from sweepstack.tracking.runs_as_rows import Row
 
 LRS, SIZES = (0.001, 0.01, 0.1), (50, 100)
 

@@ -14,7 +14,7 @@ from sweepstack.results.selection.comparison import BEST, NOT_MEASURED, NOT_TEST
 from sweepstack.results.selection.select import one_row_per_seed, select
 from sweepstack.results.selection.statistics import mcnemar, paired_t, welch_t, wilson
 from sweepstack.results.tables.frame import as_frame
-from sweepstack.tracking.table_rows import Row
+from sweepstack.tracking.runs_as_rows import Row
 
 Figures = dict[str, float]
 

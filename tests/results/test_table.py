@@ -10,7 +10,7 @@ from sweepstack.errors import UserError
 from sweepstack.results.tables.columns import find_column
 from sweepstack.results.tables.frame import as_frame, only
 from sweepstack.results.tables.rendering import render, short
-from sweepstack.tracking.table_rows import Row
+from sweepstack.tracking.runs_as_rows import Row
 
 from .trials import row, trials
 

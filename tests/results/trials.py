@@ -6,7 +6,7 @@ import pandas as pd
 
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.tracking.params import as_text
-from sweepstack.tracking.table_rows import Row
+from sweepstack.tracking.runs_as_rows import Row
 
 HOSTILE = (
     "<script>alert(1)</script>",

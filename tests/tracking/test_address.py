@@ -15,8 +15,8 @@ from sweepstack.tracking.address import (
     sweepstack_command,
 )
 from sweepstack.tracking.experiments import check_not_deleted, experiment_name
+from sweepstack.tracking.runs_as_rows import newest
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import newest
 
 
 @pytest.fixture(autouse=True)

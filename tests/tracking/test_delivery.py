@@ -18,11 +18,11 @@ from sweepstack.config.schema import RunConfig, TrialConfig
 from sweepstack.errors import StoreError
 from sweepstack.events import Measured
 from sweepstack.journal.ledger import Ledger
+from sweepstack.private_api_switch import NO_TRICKS
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer import delivery as module
 from sweepstack.tracking.writer.delivery import Delivery, NotYetError
 from sweepstack.trial import Measurement, Outcome, TrialState
-from sweepstack.tricks import NO_TRICKS
 
 from ..stories import (
     DONE,

@@ -13,10 +13,10 @@ import pytest
 from sweepstack.errors import StoreError
 from sweepstack.events import Measured
 from sweepstack.journal.ledger import Ledger
+from sweepstack.private_api_switch import NO_TRICKS
 from sweepstack.tracking.known_fingerprints import StoreLookup, lookup, lookup_on_server
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Finished, Measurement, Outcome, TrialState
-from sweepstack.tricks import NO_TRICKS
 
 from ..stories import DIVERGED, DONE, ERROR, Command, MakeTrial, ask, content, deliver_all, fingerprint, rows
 

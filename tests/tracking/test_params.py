@@ -12,7 +12,7 @@ from sweepstack.results.tables.frame import as_frame
 from sweepstack.results.tables.grouping import grouped, pivoted
 from sweepstack.results.tables.rendering import FOR_READERS, render
 from sweepstack.tracking.params import as_text, from_text
-from sweepstack.tracking.table_rows import Row
+from sweepstack.tracking.runs_as_rows import Row
 
 LOOKALIKES = [
     "true",

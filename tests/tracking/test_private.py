@@ -9,12 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from sweepstack.errors import StoreError
+from sweepstack.private_api_switch import NO_TRICKS
 from sweepstack.tracking.experiments import check_not_deleted, experiment_name
 from sweepstack.tracking.histories import histories
 from sweepstack.tracking.private import client, environment, relocation, tables
+from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import FINGERPRINT_TAG
-from sweepstack.tricks import NO_TRICKS
 
 from ..terminal import new_store
 

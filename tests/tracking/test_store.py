@@ -18,11 +18,11 @@ import pytest
 from sweepstack.errors import StoreError
 from sweepstack.journal.ledger import Ledger
 from sweepstack.paths import project_root
+from sweepstack.private_api_switch import NO_TRICKS
 from sweepstack.tracking.address import resolve_uri
 from sweepstack.tracking.histories import histories
+from sweepstack.tracking.runs_as_rows import member_tag
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import member_tag
-from sweepstack.tricks import NO_TRICKS
 
 from ..stories import Command, MakeTrial, content, deliver_all, in_process, read_only
 from ..terminal import ROOT

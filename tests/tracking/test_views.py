@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import Row
 from sweepstack.tracking.ui.views import VIEW_TAG, link
 
 from .test_server_away import free_port

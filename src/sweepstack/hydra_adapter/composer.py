@@ -25,7 +25,7 @@ from omegaconf import Container, DictConfig, Node, OmegaConf, ValueNode, open_di
 
 from sweepstack.hydra_adapter import private
 from sweepstack.hydra_adapter.output_folders import Folders
-from sweepstack.tricks import tricks
+from sweepstack.private_api_switch import tricks
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 

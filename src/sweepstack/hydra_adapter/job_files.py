@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sweepstack.hydra_adapter.job_context import alone, inside
 from sweepstack.hydra_adapter.private import flush_loggers, yaml_text
-from sweepstack.tricks import tricks
+from sweepstack.private_api_switch import tricks
 
 
 def begin_job(context: HydraContext, cfg: DictConfig) -> None:

@@ -22,7 +22,7 @@ from hydra.plugins.config_source import ConfigSource
 from omegaconf import Container, DictConfig, Node, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
-from sweepstack.tricks import tricks
+from sweepstack.private_api_switch import tricks
 
 FileSource = FileConfigSource
 """Hydra's source of config files, to inherit from. The public way is to write it again."""

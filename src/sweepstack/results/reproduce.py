@@ -28,8 +28,8 @@ from sweepstack.paths import project_root
 from sweepstack.tracking.address import sqlite_uri
 from sweepstack.tracking.artifacts import artifact, config_of, overrides_of, predictions
 from sweepstack.tracking.runs import Record, find_run
+from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
 from sweepstack.tracking.writer.delivery import environment
 from sweepstack.trial import WEIGHTS, TrialState
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from sweepstack.errors import UserError, printable
 from sweepstack.tracking.artifacts import CONFIG, artifact, config_of
 from sweepstack.tracking.runs import Record, history
+from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG
 from sweepstack.trial import TrialState
 
 CURVES = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")

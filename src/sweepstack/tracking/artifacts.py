@@ -17,8 +17,8 @@ from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import StoreError, UserError, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.tracking.private.tables import artifact_uris
+from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import FINGERPRINT_TAG
 from sweepstack.trial import PREDICTIONS
 
 if TYPE_CHECKING:

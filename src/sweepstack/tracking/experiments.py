@@ -9,10 +9,10 @@ from typing import Literal
 
 from sweepstack.config.names import check_experiment
 from sweepstack.errors import ConfigError, StoreError
+from sweepstack.private_api_switch import tricks
 from sweepstack.tracking.address import connectable, sqlite_uri
 from sweepstack.tracking.private import tables
 from sweepstack.tracking.store import import_client
-from sweepstack.tricks import tricks
 
 CHOOSE = "choose another with tracking.experiment=NAME or MLFLOW_EXPERIMENT_NAME"
 

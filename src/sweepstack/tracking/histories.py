@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweepstack.tracking.private.client import metric_histories
+from sweepstack.tracking.runs_as_rows import finite_or_not
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import finite_or_not
 
 RUNS_PER_REQUEST = 100
 """Runs that MLflow's server takes in one request."""

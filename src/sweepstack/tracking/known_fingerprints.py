@@ -14,8 +14,8 @@ from typing import NamedTuple
 from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.private.tables import SettledRun, settled_runs
+from sweepstack.tracking.runs_as_rows import REASON_TAG, SETTLED_TAG, finite_or_not
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import REASON_TAG, SETTLED_TAG, finite_or_not
 from sweepstack.trial import Finished, Outcome, TrialState
 
 

@@ -20,8 +20,8 @@ from sweepstack.tracking.address import connectable
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.private.client import as_tracking_uri
 from sweepstack.tracking.runs import Record
+from sweepstack.tracking.runs_as_rows import VERSION_TAG
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import VERSION_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sweepstack.errors import UserError
 from sweepstack.masking import has_masks
 from sweepstack.tracking.artifacts import overrides_of
+from sweepstack.tracking.runs_as_rows import RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
 
 
 @dataclass(frozen=True)

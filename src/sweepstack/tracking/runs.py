@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from sweepstack.errors import StoreError, UserError, did_you_mean
 from sweepstack.tracking.params import as_text, from_text
+from sweepstack.tracking.runs_as_rows import VERSION_TAG, Row, row_of
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG, summary_run
-from sweepstack.tracking.table_rows import VERSION_TAG, Row, row_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

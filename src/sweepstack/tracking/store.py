@@ -34,7 +34,7 @@ from sweepstack.tracking.address import (
 from sweepstack.tracking.private.client import import_sqlite_store, make_database, one_transaction
 from sweepstack.tracking.private.environment import CLIENT
 from sweepstack.tracking.private.relocation import ARTIFACTS, follow_move, moved_from
-from sweepstack.tracking.table_rows import ID_TAG, OWN_RUNS, SWEEP_TAG, Row, member_tag, newest, row_of, sweeps_of
+from sweepstack.tracking.runs_as_rows import ID_TAG, OWN_RUNS, SWEEP_TAG, Row, member_tag, newest, row_of, sweeps_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

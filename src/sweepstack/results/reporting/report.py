@@ -26,8 +26,8 @@ from sweepstack.results.reporting.tables import row_numbers, settings_table, tri
 from sweepstack.results.tables.columns import objective as objective_of
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.results.tables.rendering import render
+from sweepstack.tracking.runs_as_rows import OBJECTIVES
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import OBJECTIVES
 
 REMS = 6.6
 """The width on the page for an inch of a figure, in rem; so the text of all figures has one size."""

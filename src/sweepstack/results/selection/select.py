@@ -17,7 +17,7 @@ from sweepstack.errors import UserError, did_you_mean
 from sweepstack.results.selection.comparison import Assessment, Group, Predictions, assess_settings
 from sweepstack.results.selection.statistics import Interval, mean_interval, wilson
 from sweepstack.results.tables.columns import identity, larger_is_better
-from sweepstack.tracking.table_rows import OBJECTIVES
+from sweepstack.tracking.runs_as_rows import OBJECTIVES
 
 SHOWN_METRICS = ("val/accuracy", "val/loss", "test/accuracy", "train_seconds")
 """Metrics whose means are shown beside the objective if the table has them."""

@@ -11,7 +11,7 @@ import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.tracking.params import as_text
-from sweepstack.tracking.table_rows import OBJECTIVES
+from sweepstack.tracking.runs_as_rows import OBJECTIVES
 from sweepstack.trial import TrialState
 
 Kind = Literal["column", "param", "metric"]

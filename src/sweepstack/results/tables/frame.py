@@ -19,8 +19,8 @@ from sweepstack.results.tables.columns import (
 )
 from sweepstack.results.tables.conditions import fulfilled
 from sweepstack.tracking.params import from_text
+from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import Row
 from sweepstack.trial import TrialState
 
 RUN_COLUMNS = ("state", "name", "run_id", "sweep", "experiment_id", "reason", "started", "log")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweepstack.tricks import tricks
+from sweepstack.private_api_switch import tricks
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

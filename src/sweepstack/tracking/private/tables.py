@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweepstack.journal.ledger_rows import batches
-from sweepstack.tracking.table_rows import FINGERPRINT_TAG, REASON_TAG, SETTLED_TAG
-from sweepstack.tricks import tricks
+from sweepstack.private_api_switch import tricks
+from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, REASON_TAG, SETTLED_TAG
 
 
 @dataclass

@@ -19,8 +19,8 @@ from urllib.parse import quote, urlencode
 
 from sweepstack.masking import reveal
 from sweepstack.tracking.private.client import server_version
+from sweepstack.tracking.runs_as_rows import OBJECTIVES, SWEEP_TAG, Row, member_tag
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import OBJECTIVES, SWEEP_TAG, Row, member_tag
 
 VIEW_TAG = "mlflow.sharedViewState."
 UNTOUCHED = "untouched"

@@ -27,7 +27,7 @@ from sweepstack.errors import StoreError
 from sweepstack.masking import reveal
 from sweepstack.tracking.address import sweepstack_command
 from sweepstack.tracking.known_fingerprints import StoreLookup
-from sweepstack.tracking.table_rows import Row
+from sweepstack.tracking.runs_as_rows import Row
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,7 @@ from sweepstack.paths import project_root
 from sweepstack.tracking.address import sweepstack_command
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.params import as_text
-from sweepstack.tracking.store import Store
-from sweepstack.tracking.table_rows import (
+from sweepstack.tracking.runs_as_rows import (
     FINGERPRINT_TAG,
     ID_TAG,
     LOG_TAG,
@@ -43,6 +42,7 @@ from sweepstack.tracking.table_rows import (
     VERSION_TAG,
     member_tag,
 )
+from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
 if TYPE_CHECKING:
