@@ -296,7 +296,7 @@ def test_stopped_it_is_gone_on_with_even_when_a_checkpoint_is_damaged(terminal: 
     process = terminal.start(*SWEEP)
     said = read_until(process, "optimizer=rms lr=0.001 epochs=10")
     assert "5 stacks interrupted before: resumed\n" in said
-    assert "is damaged (latest.pt does not match its checksum); training goes on from the one before" in said
+    assert "is damaged (latest.pt does not match its checksum); training resumes from the previous one" in said
     wait_for_another_checkpoint(terminal)
     process.send_signal(signal.SIGTERM)
     with watched(process):

@@ -476,7 +476,7 @@ def test_a_damaged_file_is_told_of_and_the_one_before_it_used(tmp_path, how, pla
     assert keeper.restore()["number"] == 1
     (line,) = lines
     assert line.startswith(f"checkpoint {folder} is damaged (latest.pt ")
-    assert line.endswith("training goes on from the one before")
+    assert line.endswith("training resumes from the previous one")
     assert not latest.exists()  # a kill between the renames of the next save must not leave it as the only one
     keeper.save({"number": 3})
     assert (CheckpointManager(folder).restore()["number"], torch.equal(keeper.state["tensor"], torch.ones(1000))) == (
@@ -488,7 +488,7 @@ def test_a_damaged_file_is_told_of_and_the_one_before_it_used(tmp_path, how, pla
     spoilt(previous, how, place)
     lines, keeper = told(folder)
     assert keeper.restore() is keeper.state is None
-    assert [line.rsplit("; ")[1] for line in lines] == ["training begins again"]
+    assert [line.rsplit("; ")[1] for line in lines] == ["training begins from scratch"]
     keeper.remove()
 
 
@@ -562,7 +562,7 @@ def test_a_full_disk_does_not_end_the_training(digits_config, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert_same_bits(outcome, expected)
-    assert lines == ["checkpoint cannot be written (File too large); training goes on from the last one kept"]
+    assert lines == ["checkpoint cannot be written (File too large); training goes on, and the last one saved stays"]
     assert sorted(os.listdir(tmp_path)) == ["latest.pt", "previous.pt"]
     assert keeper.restore()["number"] == 2
 
@@ -575,7 +575,9 @@ def test_a_state_is_not_kept_when_its_reports_are_not_durable(tmp_path):
     lines: list[str] = []
     CheckpointManager(tmp_path, before=full, say=lines.append).save({"number": 3})
     assert CheckpointManager(tmp_path).restore()["number"] == 2
-    assert lines == ["checkpoint cannot be written (No space left on device); training goes on from the last one kept"]
+    assert lines == [
+        "checkpoint cannot be written (No space left on device); training goes on, and the last one saved stays"
+    ]
 
 
 def test_saving_takes_a_small_part_of_the_time(tmp_path):

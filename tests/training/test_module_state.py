@@ -132,7 +132,7 @@ def test_a_memory_that_no_file_can_hold_is_told_of_once_and_the_trial_begins_aga
     keeper = CheckpointManager(tmp_path / "checkpoint", 0.0, after(20), say=said.append)
     assert train(config, data_of(config), lambda _: None, keeper).state is TrialState.KILLED
     (line,) = said
-    assert line.startswith(f"no checkpoint can be kept: the model changes {name}, ")
+    assert line.startswith(f"no checkpoint can be saved: the model changes {name}, ")
     assert CheckpointManager(tmp_path / "checkpoint").restore() is None
 
 

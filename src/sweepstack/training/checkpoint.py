@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training in files that survive a kill at any moment, and the wish to stop."""
+"""Checkpoints: files that hold the state of a training and survive a kill at any moment; and the request to stop."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ FORMAT_VERSION = 1
 TITLE = b"sweepstack checkpoint %d " % FORMAT_VERSION
 """How a file begins; the first line ends with the checksum of all that follows it."""
 SELDOM = 40
-"""The next save is not due before so many times the seconds that the last one took: at most 2.5 % of the time."""
+"""Duty cycle: after a save of t seconds, the next one is due SELDOM * t later. Saves take at most 2.5 % of the time."""
 
 
 class CheckpointError(Exception):
-    """A state does not fit what is to go on from it; says why. Nothing has been reported yet: begin again, with a model
-    built afresh."""
+    """A state does not fit the training that should resume from it; the message says why.
+
+    The training has reported nothing yet: it can begin from scratch, with a new model.
+    """
 
 
 class NewerCheckpointError(Exception):
@@ -40,18 +42,18 @@ class NewerCheckpointError(Exception):
 
 
 class CheckpointManager:
-    """Where a training keeps its state, and how it is asked to stop.
+    """Saves and restores the state of a training, and says when the training has to stop.
 
-    The folder holds `latest.pt` and `previous.pt`, each whole or not there. A state is made of tensors and plain values
-    only (dict, list, tuple, int, float, str, bool, None): nothing else would be loaded again.
+    The folder holds `latest.pt` and `previous.pt`; neither is ever incomplete. A state contains tensors and plain
+    values only (dict, list, tuple, int, float, str, bool, None), because nothing else can be loaded again.
 
     Args:
-        folder: of this training alone; made when it is needed. None: nothing is kept.
-        every: seconds from one save to the next, at least; 0: after every epoch, whatever it costs.
-        stopping: whether to stop; asked after every step, so it must cost next to nothing.
-        before: called at the beginning of a save, to make durable what has been reported up to this state. When it
-            raises OSError, nothing is saved: a state must not be ahead of its reports.
-        say: takes one line for the user.
+        folder: a folder for this training alone; the first save makes it. None: save nothing.
+        every: the least number of seconds between two saves; 0: save after every epoch, whatever it costs.
+        stopping: returns whether to stop. The training calls it after every step, so it must be fast.
+        before: a save calls it first, to make durable what was reported up to this state. If it raises OSError, nothing
+            is saved: a state must not be ahead of its reports.
+        say: receives one line for the user.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class CheckpointManager:
         say: Callable[[str], None] = log.warning,
     ) -> None:
         self.state: dict[str, Any] | None = None
-        """What is to be resumed from; None: begin again. It is copied from, never trained in."""
+        """The state to resume from; None: begin from scratch. A training copies it and does not change it."""
         self._folder = folder
         self._every = self._pause = every
         self._stopping, self._before, self._say = stopping, before, say
@@ -72,20 +74,21 @@ class CheckpointManager:
 
     @property
     def stopping(self) -> bool:
-        """Whether the training is to save its state and to end KILLED."""
+        """True when the training has to save its state and to end as KILLED."""
         return self._stopping()
 
     def due(self) -> bool:
-        """Whether the last save, or the beginning, is long enough ago."""
+        """Whether it is time to save: the last save, or the beginning, is long enough ago."""
         return self._folder is not None and time.monotonic() - self._last >= self._pause
 
     def restore(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """Loads the newest good state into `state` and returns it; None when there is none. A damaged file is told of
-        and removed.
+        """Loads the newest undamaged state into `state` and returns it; None when there is none.
+
+        Reports and removes a damaged file.
 
         Args:
-            device: where the tensors go. A training copies them to where it trains: in the host's memory they spare a
-                GPU a second copy.
+            device: the device for the tensors. A training copies them to its own device. The CPU saves a GPU the memory
+                of a second copy.
         """
         self.state = None
         if self._folder is None:
@@ -96,26 +99,29 @@ class CheckpointManager:
             try:
                 self.state = _read_state(path, device)
                 break
-            except FileNotFoundError:  # not saved yet, or killed between the two renames
+            except FileNotFoundError:  # nothing was saved yet, or a kill came between the two renames
                 continue
             except (torch.OutOfMemoryError, MemoryError):  # not the file's fault
                 raise
             except NewerCheckpointError:
                 kept = path.with_name(f"{path.stem}.newer.pt")
-                os.replace(path, kept)  # else the next saves would overwrite it
+                os.replace(path, kept)  # so that the next saves do not overwrite it
                 self._say(f"checkpoint {path} is of a newer version of sweepstack; it is kept as {kept.name}")
             except Exception as error:  # a damaged file can fail in any way
                 damaged.append(f"{path.name} {_reason(error)}")
-                _remove(path)  # else the next save would put it in the place of the good one
+                _remove(path)  # so that the next save does not replace the good file by it
         _remove(temporary)
         if damaged:
-            remedy = "training begins again" if self.state is None else "training goes on from the one before"
+            remedy = "training begins from scratch" if self.state is None else "training resumes from the previous one"
             self._say(f"checkpoint {self._folder} is damaged ({'; '.join(damaged)}); {remedy}")
         return self.state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Keeps a state in place of the last but one. When it cannot be written, as on a full disk, that is told once
-        and the older ones stay: it must not end the training."""
+        """Saves a state, and deletes the one before the previous.
+
+        If the state cannot be written, as on a full disk, the user gets one message, the older states stay, and the
+        training continues.
+        """
         if self._folder is None:
             return
         began = time.monotonic()
@@ -135,27 +141,29 @@ class CheckpointManager:
         except OSError as error:
             _remove(temporary)
             if not self._complained:
-                self._say(f"checkpoint cannot be written ({_reason(error)}); training goes on from the last one kept")
+                self._say(
+                    f"checkpoint cannot be written ({_reason(error)}); training goes on, and the last one saved stays"
+                )
             self._complained = True
         self._last = time.monotonic()
         self._pause = max(self._every, SELDOM * (self._last - began)) if self._every else 0.0
 
     def cannot(self, what: str) -> None:
-        """Says once that the state of this training cannot be kept. Older files stay.
+        """Tells the user once that the state of this training cannot be saved. Older files stay.
 
         Args:
-            what: the attributes of the model that no file can hold.
+            what: the names of the model's attributes that no file can hold.
         """
         if self._folder is not None and not self._refused:
             self._say(
-                f"no checkpoint can be kept: the model changes {what}, which no file can hold; if this training is "
-                "interrupted, it begins again. Keep it in a buffer"
+                f"no checkpoint can be saved: the model changes {what}, which no file can hold; after an interruption "
+                "this training begins from scratch. Keep it in a buffer"
             )
         self._refused = True
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """Deletes the folder and forgets the state: what comes next begins again."""
+        """Deletes the folder and forgets the state: the next training begins from scratch."""
         self.state = None
         if self._folder is not None:
             if not any(self._folder.glob("*.newer.pt")):
@@ -166,14 +174,19 @@ class CheckpointManager:
 
 
 NEVER = CheckpointManager(None)
-"""Keeps nothing and never stops."""
+"""The manager that saves nothing and never stops a training."""
 
 
 def rows(saved: Tensor, indices: Sequence[int], like: Tensor) -> Tensor:
-    """A copy of these rows of a saved tensor [K, ...], on the device of `like`.
+    """Copies rows of a saved tensor [K, ...] to the device of `like`.
+
+    Args:
+        saved: the tensor of a checkpoint, a row for each member of a stack.
+        indices: the rows to copy, in the order of the result.
+        like: a tensor with the shape, dtype and device that the result must have.
 
     Raises:
-        CheckpointError: they have another shape or dtype than `like`.
+        CheckpointError: the rows have another shape or dtype than `like`.
     """
     if (len(indices), *saved.shape[1:], saved.dtype) != (*like.shape, like.dtype):
         expected, got = (f"{list(tensor.shape)} {tensor.dtype}" for tensor in (like, saved))
@@ -183,23 +196,25 @@ def rows(saved: Tensor, indices: Sequence[int], like: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def fitting() -> Iterator[None]:
-    """Whatever a state that does not fit leads to in this block is a `CheckpointError`."""
+    """Turns the errors that a state of another model causes in this block into a `CheckpointError`."""
     try:
         yield
-    except torch.OutOfMemoryError:  # a RuntimeError, and not the state's fault
+    except torch.OutOfMemoryError:  # a RuntimeError that the state did not cause
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{type(error).__name__}: {one_line(error)}") from error
 
 
 def _files(folder: Path) -> tuple[Path, Path, Path]:
-    """The latest, the previous, and where the next one is written before it gets its name."""
+    """Returns the paths of the latest state, the previous state, and the temporary file for the next state."""
     return folder / "latest.pt", folder / "previous.pt", folder / "latest.pt.partial"
 
 
 class _Hashed:
-    """A file that is hashed while it is written to, so that a state needs no second copy in memory. An error is held
-    back until it is asked for: PyTorch's writer would make another one of it."""
+    """A file that computes its checksum during writing, so that a state needs no second copy in memory.
+
+    It keeps an OSError for `raise_error`, because PyTorch's writer would turn it into another error.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -216,7 +231,7 @@ class _Hashed:
         return len(data)
 
     def flush(self) -> None:
-        """PyTorch's writer calls it; the file itself is flushed when it is whole."""
+        """Does nothing. PyTorch's writer calls it; `_write_state` flushes the file once, at the end."""
 
     def raise_error(self) -> None:
         if self._error is not None:
@@ -229,7 +244,7 @@ def _new_hash() -> hashlib.blake2b:
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
     with open(path, "wb", opener=opener) as file:
-        file.write(_first_line(_new_hash().hexdigest()))  # as long as the right one, which is known at the end
+        file.write(_first_line(_new_hash().hexdigest()))  # has the length of the right line, which is written last
         hashed = _Hashed(file)
         torch.save(state, cast(IO[bytes], hashed))
         hashed.raise_error()
@@ -244,11 +259,11 @@ def _first_line(checksum: str) -> bytes:
 
 
 def _read_state(path: Path, device: torch.device | str) -> dict[str, Any]:
-    """The state in a file; nothing of it is interpreted before its checksum has matched.
+    """Reads the state in a file, after its checksum has matched.
 
     Raises:
-        CheckpointError: it is damaged, or holds something else.
-        OSError: it is not there, or cannot be read.
+        CheckpointError: the file is damaged, or holds something else.
+        OSError: the file does not exist, or cannot be read.
     """
     if found := irregular(path):
         raise CheckpointError(f"is {found}")
@@ -257,11 +272,11 @@ def _read_state(path: Path, device: torch.device | str) -> dict[str, Any]:
         if (title := re.match(rb"sweepstack checkpoint ([0-9]+) ", first)) and int(title[1]) > FORMAT_VERSION:
             raise NewerCheckpointError
         if first != _first_line(hashlib.file_digest(file, _new_hash).hexdigest()):
-            raise CheckpointError("does not match its checksum" if first.startswith(TITLE) else "is no checkpoint")
+            raise CheckpointError("does not match its checksum" if first.startswith(TITLE) else "is not a checkpoint")
         file.seek(len(first))
         try:
             state = torch.load(file, map_location=device, weights_only=True)
-        except pickle.UnpicklingError as error:  # whose text advises to load it nevertheless
+        except pickle.UnpicklingError as error:  # its text advises to load the file without the safety check
             raise CheckpointError("holds something else than tensors and plain values") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"holds a {type(state).__name__}")

@@ -1,4 +1,4 @@
-"""What can be known about a config only with PyTorch and the data at hand, checked before anything trains."""
+"""Checks of a config that need PyTorch and the data. They run before any training."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from sweepstack.training.instantiate import check_keywords
 from sweepstack.training.trainer import autocast_of
 
 PROBE_SIZES = (2, 16, 2000)
-"""Images that a model is tried with: where it does not take two of them, it may take more."""
+"""Numbers of images that a model is tried with, in turn: a model that fails on two images may accept more."""
 CPU = torch.device("cpu")
 
 
 def check_trial(config: TrialConfig, device: str) -> Data:
-    """Checks that the targets can be imported and called as the config says, and that the model takes the dataset's
-    images. It is not trained here: what fails in training alone is the outcome of a trial, and costs no other one.
+    """Checks that every target can be imported and called, and that the model accepts the dataset's images.
+
+    It trains nothing: an error that only training shows makes one trial fail, and no other.
 
     Args:
-        device: that of a config, such as auto.
+        device: the `device` of a config, such as auto.
 
     Returns:
-        The data. They are loaded after what can be checked without them, for loading may take long.
+        The data. They are loaded after the checks that do not need them, because loading may take long.
 
     Raises:
-        ConfigError: one of them does not hold.
-        DataError: the data cannot be had.
+        ConfigError: a check fails.
+        DataError: the data cannot be loaded.
     """
     choose_device(device)
     check_keywords("dataset", config.dataset.target, 0, {"train": True, **config.dataset.keywords})
@@ -61,10 +62,10 @@ def check_trial(config: TrialConfig, device: str) -> Data:
 
 
 def check_last_batch(config: TrialConfig, data: Data) -> None:
-    """Checks that the model can train on one image, where a batch of an epoch has one only.
+    """Checks that the model can train on one image, if an epoch has a batch of one image.
 
     Raises:
-        ConfigError: it cannot, as with BatchNorm.
+        ConfigError: the model cannot, for example because of BatchNorm.
     """
     size, count = config.batch_size, len(data.train)
     if size > 1 and count % size != 1:
@@ -73,7 +74,7 @@ def check_last_batch(config: TrialConfig, data: Data) -> None:
         try:
             model = models.build_model(config.model)
             _learn(config, model, data, 2)
-        except Exception:  # it is not for the last batch that it fails: the outcome of the trial tells
+        except Exception:  # the last batch is not the cause: the trial itself will report this error
             return
         try:
             _learn(config, model, data, 1)
@@ -92,7 +93,7 @@ def check_last_batch(config: TrialConfig, data: Data) -> None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """The global random states stay as they were."""
+    """Restores the global random states at the end of the block."""
     with torch.random.fork_rng(devices=[]), random_state.preserved():
         yield
 
@@ -133,7 +134,7 @@ def _check_evaluation(config: TrialConfig, model: nn.Module, data: Data) -> None
 
 
 def _learn(config: TrialConfig, model: nn.Module, data: Data, count: int) -> None:
-    """The gradient of the first so many images."""
+    """Computes the loss and the gradient of the first `count` images."""
     images, labels = data.some(count).cpu(), data.labels[data.train[:count]].cpu()
     with contained():
         with autocast_of(config, CPU):
@@ -152,7 +153,7 @@ def _check_logits(config: TrialConfig, logits: object, count: int) -> None:
 
 
 def _refuse_dtype(config: TrialConfig, model: nn.Module, error: Exception) -> None:
-    """A model of other numbers than those of the images fails somewhere inside PyTorch."""
+    """Raises a ConfigError if the dtype of the model's parameters explains an error from inside PyTorch."""
     own = torch.get_default_dtype()
     others = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {own}
     if others:
@@ -163,6 +164,6 @@ def _refuse_dtype(config: TrialConfig, model: nn.Module, error: Exception) -> No
 
 
 def _describe_error(error: Exception) -> str:
-    """What an exception says, and the place in the user's own code if it is there."""
+    """Returns the text of an exception, and the line of the user's own code that raised it, if one did."""
     where = judge(error).where
     return f"{one_line(error)} (in your {where})" if where else one_line(error)

@@ -1,4 +1,4 @@
-"""What of the machine a trial trains on: device and number of threads."""
+"""The device, the number of threads and the memory that a trial trains with."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from sweepstack.errors import ConfigError
 from sweepstack.training import models, random_state
 
 ALL_THREADS = torch.get_num_threads()
-"""PyTorch's own choice, before anything has changed it."""
+"""The number of threads that PyTorch chose at its start."""
 THREADS_PAY_FROM = 100e6
-"""Floating-point operations in the forward pass of a batch from which more threads than one pay. On two cores, two
-threads took 1.3 to 1.8 times as long as one at 41e6, and three quarters at 133e6: below, their meetings take the
-time."""
+"""Floating-point operations in the forward pass of a batch, from which several threads are faster than one. On two
+cores, two threads took 1.3 to 1.8 times as long as one thread at 41e6, and 0.75 times as long at 133e6. Below the limit
+their synchronisation costs more than it saves."""
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a config's `device`; auto is CUDA, else Apple's MPS, else the CPU.
+    """Returns the device for a config's `device`; auto is CUDA, else Apple's MPS, else the CPU.
 
     Raises:
-        ConfigError: this machine does not have it.
+        ConfigError: this machine does not have that device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, index = name.partition(":")  # by hand, for torch.device takes cuda:256 for cuda:0
+    kind, _, index = name.partition(":")  # not by torch.device, which reads cuda:256 as cuda:0
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}[kind]
     if int(index or 0) >= count:
         raise ConfigError(
@@ -40,9 +40,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_threads(config: TrialConfig, wanted: int | None) -> int:
-    """The number of threads: the wanted one, else one for a small model and PyTorch's own choice for a large one.
+    """Returns `wanted` if it is given; else 1 for a small model, and PyTorch's own choice for a large one.
 
-    It follows from the config alone, never from a stopwatch: sums round differently with another number of threads.
+    The number depends on the config alone and not on a measured time, because sums round differently with another
+    number of threads.
     """
     if wanted is not None:
         return wanted
@@ -52,9 +53,9 @@ def choose_threads(config: TrialConfig, wanted: int | None) -> int:
 
 @functools.lru_cache(maxsize=128)
 def _flops(model_json: str, shape: tuple[int, ...]) -> float:
-    """Floating-point operations with weight matrices and kernels in the forward pass of one image.
+    """Counts the floating-point operations with weight matrices and kernels in the forward pass of one image.
 
-    By hooks, for PyTorch's own counter imports `torch._dynamo`, which takes a second.
+    It uses hooks, because PyTorch's own counter imports `torch._dynamo`, which takes a second.
     """
     count = 0.0
 
@@ -81,13 +82,15 @@ def _flops(model_json: str, shape: tuple[int, ...]) -> float:
 
 
 def memory_budget(device: torch.device) -> int:
-    """Bytes that a stack may take: half of what a GPU has free, a quarter of the machine's memory, or of the limit that
-    its control group sets."""
+    """Returns the bytes that a stack may use.
+
+    On a GPU half of the free memory; elsewhere a quarter of the machine's memory, or of its control group's limit.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] / 2)
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # not everywhere
+    except (ValueError, OSError, AttributeError):  # some systems do not say it
         total = 8 * 2**30
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:

@@ -1,4 +1,4 @@
-"""Whatever a config names by `_target_`: import it, check its keywords, call it."""
+"""Imports, checks and calls what a config names by `_target_`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from sweepstack.training.random_state import seeded
 
 
 def import_target(key: str, target: str) -> Callable[..., Any]:
-    """The callable at a dotted path. `key` is where the config says it, for the error.
+    """Imports the callable at a dotted path.
+
+    Args:
+        key: the key of the config that holds the path, for the error.
+        target: the dotted path.
 
     Raises:
-        ConfigError: it cannot be imported, or is not callable.
+        ConfigError: the import fails, or finds something that is not callable.
     """
     try:
-        with seeded(), contained():  # what a module draws while it is imported is the same in every process
+        with seeded(), contained():  # a module that draws random numbers gets the same ones in every process
             found = pkgutil.resolve_name(target)
     except Exception as error:  # importing somebody's module can fail in any way
         rule = f"{key}._target_ should name something that can be imported ({describe_error(error)})"
@@ -45,14 +49,20 @@ def _target_remedy(target: str, error: Exception) -> str:
 
 
 def check_keywords(key: str, target: str, positional: int, keywords: Mapping[str, Any]) -> None:
-    """That `target(*positional, **keywords)` is a call which the target's signature takes.
+    """Checks that the signature of a target accepts a call.
+
+    Args:
+        key: the key of the config that holds the target, for the error.
+        target: the dotted path.
+        positional: the number of positional arguments.
+        keywords: the keyword arguments.
 
     Raises:
-        ConfigError: a keyword that it does not know, or one that it needs and does not get.
+        ConfigError: the target does not know a keyword, or needs one that is not given.
     """
     try:
         signature = inspect.signature(import_target(key, target))
-    except ValueError:  # some compiled callables have none; calling them will tell
+    except ValueError:  # some compiled callables have no signature; the call itself shows an error
         return
     kinds = inspect.Parameter
     known = [p for p in signature.parameters.values() if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
@@ -69,8 +79,10 @@ def check_keywords(key: str, target: str, positional: int, keywords: Mapping[str
 
 
 def instantiate(value: Any, key: str = "target") -> Any:
-    """`value` with every mapping that has a `_target_` called, the innermost first. What is called gets addresses with
-    their secrets."""
+    """Copies `value`, and replaces every mapping that has a `_target_` by what the target returns, innermost first.
+
+    Targets receive addresses with their secrets.
+    """
     if isinstance(value, Mapping):
         built = {name: instantiate(part, f"{key}.{name}") for name, part in value.items()}
         target = built.pop("_target_", None)

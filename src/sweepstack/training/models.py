@@ -18,7 +18,7 @@ class Logistic(nn.Module):
     """Multinomial logistic regression: one linear layer on the flattened image.
 
     Args:
-        shape: of one image, for example [1, 28, 28].
+        shape: the shape of one image, for example [1, 28, 28].
         classes: number of classes.
     """
 
@@ -36,13 +36,13 @@ class MLP(nn.Module):
     """Linear layers with ReLU and dropout between them.
 
     Args:
-        shape: of one image, for example [1, 28, 28].
+        shape: the shape of one image, for example [1, 28, 28].
         classes: number of classes.
-        hidden: width of each hidden layer, from 1; empty gives logistic regression.
+        hidden: width of each hidden layer, 1 or more; empty gives logistic regression.
         dropout: probability that a hidden unit is dropped in training.
 
     Raises:
-        ConfigError: a width is not from 1.
+        ConfigError: a width is below 1.
     """
 
     def __init__(self, shape: Sequence[int], classes: int, hidden: Sequence[int] = (64,), dropout: float = 0.0) -> None:
@@ -65,7 +65,7 @@ class MLP(nn.Module):
 
 
 def answer_to_any(model: nn.Module, shape: Sequence[int]) -> Tensor | None:
-    """Logits of two images that stand for any: zeros, else random numbers; None where a model takes neither of them."""
+    """Returns the logits of two artificial images: zeros or else random numbers; None if the model fails on both."""
     for images in (torch.zeros(2, *shape), torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))):
         with contextlib.suppress(Exception):  # somebody's module can fail in any way
             found: Tensor = model(images)
@@ -74,10 +74,10 @@ def answer_to_any(model: nn.Module, shape: Sequence[int]) -> Tensor | None:
 
 
 def build_model(config: ModelConfig) -> nn.Module:
-    """The model with fresh weights, drawn from PyTorch's global random state.
+    """Builds the model of a config; PyTorch's global random state determines its weights.
 
     Raises:
-        TypeError: what the target gives is no `nn.Module`.
+        TypeError: the target does not return an `nn.Module`.
     """
     model = build_target({"_target_": config.target, **config.keywords}, "model")
     if not isinstance(model, nn.Module):

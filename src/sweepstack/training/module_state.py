@@ -1,7 +1,7 @@
-"""What a module keeps outside of its parameters and buffers: counters, lists, tensors, generators in plain attributes.
+"""The state of a module outside of its parameters and buffers: counters, lists, tensors, generators in attributes.
 
-PyTorch's `state_dict` does not hold it, and a stack would have it once for all of its members. So a training asks
-whether it has changed, and a checkpoint holds it as far as it is made of tensors and plain values.
+PyTorch's `state_dict` does not contain it, and a stack has only one copy of it for all members. So a training checks
+whether it has changed, and a checkpoint contains it as far as it consists of tensors and plain values.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from torch import Tensor, nn
 from sweepstack.training.serialization import Encoder, Opaque, decode, feed
 
 OF_PYTORCH = {*vars(nn.Module()), "_is_full_backward_hook", "_forward_hooks_with_kwargs", "call_super_init"}
-"""What every module has: parameters, buffers, modules, the mode, hooks. Hooks are looked into, see `_HOOKS`."""
+"""The attributes of every module: parameters, buffers, modules, the mode, hooks. `_HOOKS` are compared nevertheless."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks")
 NOT_LOOKED_INTO = {"torch", "torchvision", "builtins", "sweepstack", "typing", "abc", "collections"}
-"""Packages whose classes and modules keep no state of a training."""
+"""Packages whose classes and modules hold no state of a training."""
 DATA = (
     *(bool, int, float, complex, str, bytes, list, dict, set, tuple, collections.deque, random.Random),
     *(Tensor, torch.Generator, np.ndarray, np.random.Generator, np.random.RandomState),
 )
-"""What is looked at among the attributes of classes and the globals of their modules."""
+"""The types that are compared among the attributes of classes and the globals of their modules."""
 
 
 class Unkept(Exception):  # noqa: N818 -- a finding, not a fault
-    """A module has changed what no checkpoint can hold; names it."""
+    """A module has changed attributes that no checkpoint can hold; the message names them."""
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """A digest of one attribute, and of what in it can only be compared: objects that cannot be made again."""
+    """A digest of one attribute, and descriptions of the objects in it that can only be compared, not made again."""
 
     all: bytes
     opaque: tuple[str, ...]
 
 
 class Attributes:
-    """The plain attributes of a module and of all modules in it, as they were when this was made.
+    """The plain attributes of a module and its submodules, compared with those at the beginning.
 
     Args:
-        model: fresh from its constructor.
+        model: a module that has computed nothing since its constructor.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,26 +57,26 @@ class Attributes:
 
     @property
     def marks(self) -> Mapping[str, object]:
-        """Of how they were, by name: equal where two modules have the same."""
+        """The marks of the attributes at the beginning, by name; equal marks mean equal attributes."""
         return self._begun
 
     def changed(self) -> list[str]:
-        """Names of those that are not what they were, such as "layer.0.steps", and of all iterators."""
+        """Returns the names of the attributes that have changed, such as "layer.0.steps", and of all iterators."""
         now = self._marks()
         unseen = [name for name, mark in now.items() if Encoder.UNSEEN in mark.opaque]
         return sorted({*unseen, *(name for name in {*now, *self._begun} if now.get(name) != self._begun.get(name))})
 
     def state(self) -> dict[str, Any]:
-        """Those that have changed, as tensors and plain values.
+        """Returns the attributes that have changed, as tensors and plain values.
 
         Raises:
-            Unkept: one of them holds something else.
+            Unkept: one of them contains something else.
         """
         changed = self.changed()
         if not changed:
             return {}
         now, values = self._marks(), dict(self._values())
-        unkept = [name for name in changed if "::" in name]  # it is there once for all trials of this process
+        unkept = [name for name in changed if "::" in name]  # all trials of this process share it
         mine = [name for name in changed if name in now and name not in unkept]
         unkept += [name for name in mine if not _can_be_kept(self._begun.get(name), now[name])]
         if unkept:
@@ -85,21 +85,21 @@ class Attributes:
         return {name: encoder.encode(values[name]) if name in values else ["gone"] for name in changed}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Sets the attributes to copies of what `state` gave. To be called before parameters and buffers are restored.
+        """Sets the attributes to copies of those in `state`. Call it before you restore parameters and buffers.
 
         Raises:
-            LookupError, TypeError, ValueError, AttributeError, RuntimeError: they are those of another module.
+            LookupError, TypeError, ValueError, AttributeError, RuntimeError: the state is that of another module.
         """
         seen: list[Any] = []
         for name, encoded in state.items():
             path, _, attribute = name.rpartition(".")
             owner = self._model.get_submodule(path).__dict__
             if encoded == ["gone"]:
-                if attribute in _HOOKS:  # the module itself needs the place where they were
+                if attribute in _HOOKS:  # the module needs the dictionary itself
                     owner[attribute].clear()
                 else:
                     owner.pop(attribute, None)
-            elif attribute in _HOOKS:  # they are known by other numbers in each module
+            elif attribute in _HOOKS:  # each module numbers its hooks differently
                 decode(encoded, list(owner[attribute].values()), self._model, seen)
             else:
                 owner[attribute] = decode(encoded, owner.get(attribute, Opaque), self._model, seen)
@@ -115,7 +115,7 @@ class Attributes:
         return marks
 
     def _values(self) -> Iterator[tuple[str, Any]]:
-        """Of each attribute its name and value; "class::name" and "module::name" for those of classes and globals."""
+        """Yields the name and the value of each attribute; those of classes and modules are named "owner::name"."""
         classes: dict[type, None] = {}
         for path, module in self._model.named_modules():
             classes.update(dict.fromkeys(type(module).__mro__))
@@ -134,7 +134,7 @@ class Attributes:
 
 
 def _can_be_kept(begun: _Mark | None, now: _Mark) -> bool:
-    """Whether what has changed is made of tensors and plain values, beside objects that were there at the beginning."""
+    """Whether a changed attribute consists of tensors, plain values and objects that existed at the beginning."""
     return Encoder.UNSEEN not in now.opaque and now.opaque == (begun.opaque if begun is not None else ())
 
 

@@ -1,4 +1,4 @@
-"""Optimizers: whatever the config names, over a model's parameters."""
+"""Builds and checks the optimizer that a config names."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sweepstack.training.instantiate import instantiate as build_target
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer at its full learning rate; the schedule's factor is applied by the trainer.
+    """Builds the optimizer with its full learning rate; the trainer applies the factor of the schedule.
 
     Raises:
         ValueError: the optimizer refuses a value, such as a negative momentum.
-        TypeError: what the target gives is no `torch.optim.Optimizer`.
+        TypeError: the target does not return a `torch.optim.Optimizer`.
     """
     keywords = build_target(config.keywords, "optimizer")
     optimizer = import_target("optimizer", config.target)(parameters, lr=config.lr, **keywords)
@@ -28,7 +28,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     for group in optimizer.param_groups:
         on_cpu = all(parameter.device.type == "cpu" for parameter in group["params"])
         if on_cpu and "foreach" in group and group["foreach"] is None and group.get("fused") is None:
-            group["foreach"] = False  # what PyTorch chooses on a CPU, without choosing again at every step
+            group["foreach"] = False  # PyTorch would choose the same on a CPU, but again at every step
     return optimizer
 
 
@@ -37,10 +37,11 @@ class _ValuesAccepted(Exception):  # noqa: N818 -- a signal, not a fault
 
 
 def check_values(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> None:
-    """That the optimizer takes its values; raises what `build_optimizer` raises.
+    """Checks that the optimizer accepts its values; raises what `build_optimizer` raises.
 
-    SGD, Adam and AdamW look at their values before they look at the parameters. So they are given none to take:
-    registering parameters would import `torch._dynamo`, more than a second that a stacked sweep never needs.
+    SGD, Adam and AdamW check their values before they read the parameters. So they get an iterator that raises an
+    exception: registering parameters would import `torch._dynamo`, which takes a second and which a stacked sweep does
+    not need.
     """
 
     def none_to_take() -> Iterator[nn.Parameter]:

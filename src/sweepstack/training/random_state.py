@@ -1,5 +1,7 @@
-"""The global random states that a user's code draws from: PyTorch's, NumPy's and Python's. Seeded, kept and restored
-together, for a model or a dataset may draw from any of them."""
+"""The global random states of PyTorch, NumPy and Python.
+
+They are seeded, saved and restored together, because a user's model or dataset may draw from any of them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ def seed_all(seed: int) -> None:
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Of the generators that a training on this device draws from: tensors on the CPU and plain values."""
+    """Returns the states of the generators that a training on this device uses, as CPU tensors and plain values."""
     states: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -33,10 +35,10 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(states: Mapping[str, Any], device: torch.device) -> None:
-    """Sets the generators to a state that `random_state` gave; one whose state is not among them stays as it is.
+    """Sets the generators to states of `random_state`. A generator without a state there stays as it is.
 
     Raises:
-        LookupError, TypeError, ValueError, RuntimeError: they are no such states.
+        LookupError, TypeError, ValueError, RuntimeError: `states` is something else.
     """
     torch.set_rng_state(states["cpu"].cpu())
     if device.type == "cuda" and "cuda" in states:
@@ -52,15 +54,14 @@ def set_random_state(states: Mapping[str, Any], device: torch.device) -> None:
 
 
 def of_others() -> bytes:
-    """The states of Python's and NumPy's generators, to be compared."""
+    """Returns the states of Python's and NumPy's generators as bytes that can be compared."""
     _, keys, *rest = np.random.get_state()
     return repr((random.getstate(), rest)).encode() + np.asarray(keys).tobytes()
 
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
-    """What happens in this block leaves the global generators of NumPy and Python as they were: other code of this
-    process draws from them, too."""
+    """Restores the global generators of NumPy and Python at the end of the block: other code uses them, too."""
     before = random.getstate(), np.random.get_state()
     try:
         yield
@@ -71,11 +72,11 @@ def preserved() -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(seed: int = 0) -> Iterator[Callable[[], bool]]:
-    """PyTorch, NumPy and Python's `random` draw from a seed on inside; afterwards they are as they were before.
+    """Seeds the generators of PyTorch, NumPy and Python for a block, and restores them at its end.
 
     Yields:
-        A function that tells whether one of them has drawn on the CPU since it was called last. A generator of
-        somebody's own, such as `numpy.random.default_rng()`, is not seen, and not seeded.
+        A function that returns whether one of them was used on the CPU since the last call. It neither sees nor seeds
+        other generators, such as `numpy.random.default_rng()`.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices), preserved():

@@ -1,4 +1,4 @@
-"""Objects as tensors and plain values and back, as far as a file that runs no code can hold them."""
+"""Encodes objects as tensors and plain values, which a file that runs no code can hold, and decodes them."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ MAPPINGS = ("dict", "OrderedDict", "Counter", "defaultdict")
 
 
 class Opaque:
-    """Stands for an object that is not there."""
+    """Stands for an object that does not exist."""
 
 
 class Encoder:
-    """Encodes the objects of one module; what is met again is encoded as a reference.
+    """Encodes the objects of one module. An object that occurs twice is encoded as a reference the second time.
 
     Args:
-        model: its parameters, buffers and modules are encoded as references, too.
+        model: the module. Its parameters, buffers and submodules are encoded as references, too.
     """
 
     UNSEEN = "its position cannot be seen"
-    """Among `opaque`: an iterator."""
+    """The entry of `opaque` for an iterator."""
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = {id(module): name for name, module in model.named_modules()}
         named = (*model.named_parameters(), *model.named_buffers())
         self._registered: dict[object, str] = {}
         for name, tensor in named:
-            with contextlib.suppress(Exception):  # a sparse one, or one of a lazy module, has no memory to know it by
+            with contextlib.suppress(Exception):  # a sparse tensor, or one of a lazy module, has no memory address
                 if tensor.numel():
                     self._registered[_memory(tensor)] = name
         self.begin()
 
     def begin(self) -> None:
-        """Forgets what has been encoded."""
+        """Forgets the objects that were encoded."""
         self._indices: dict[int, int] = {}
-        self._alive: list[Any] = []  # what has a place, so that no other object gets its id
+        self._alive: list[Any] = []  # holds the objects of `_indices`, so that no other object gets their ids
         self.opaque: list[str] = []
-        """Of the objects that cannot be made again, but only be filled where they are: what tells one from another."""
+        """Descriptions of the objects that `decode` cannot make, but only fill where they exist; for comparison."""
 
     def encode(self, value: Any) -> Any:
-        """A plain value as it is, anything else as a list that begins with its kind. Tensors are not copied."""
+        """Returns a plain value unchanged, and anything else as a list that begins with its kind; copies no tensor."""
         if type(value) in PLAIN:
             return value
         if id(value) in self._modules:
@@ -130,15 +130,15 @@ class Encoder:
 
     def _only_compared(self, value: Any) -> Any:
         try:
-            text = re.sub("0x[0-9a-fA-F]+", "", repr(value))  # addresses tell nothing
-        except Exception:  # for example a tensor of a torch.func.vmap that has ended
+            text = re.sub("0x[0-9a-fA-F]+", "", repr(value))  # addresses differ in every process
+        except Exception:  # for example for a tensor of a torch.func.vmap that has ended
             text = f"a {type(value).__qualname__} that has no text"
         self.opaque.append(text)
         return ["opaque", text]
 
 
 def _is_pythons(value: Any) -> bool:
-    """Whether its class is of Python's own library, such as a logger, a lock or a path: it leads anywhere."""
+    """Whether the class belongs to Python's library, as a logger or a lock: its attributes lead to any object."""
     return type(value).__module__.partition(".")[0] in sys.stdlib_module_names
 
 
@@ -147,7 +147,7 @@ def _memory(tensor: Tensor) -> object:
 
 
 def feed(update: Callable[[bytes], object], encoded: Any) -> None:
-    """Feeds a digest with what `Encoder.encode` gave."""
+    """Updates a digest with the result of `Encoder.encode`."""
     if isinstance(encoded, Tensor):
         update(repr((encoded.dtype, tuple(encoded.shape))).encode())
         update(encoded.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -160,13 +160,14 @@ def feed(update: Callable[[bytes], object], encoded: Any) -> None:
 
 
 def decode(encoded: Any, fresh: Any, model: nn.Module, seen: list[Any]) -> Any:
-    """A copy of what `Encoder.encode` was given.
+    """Makes a copy of the object that `Encoder.encode` encoded.
 
     Args:
-        fresh: what is in its place in a module fresh from its constructor; objects that cannot be made are filled
-            there. `Opaque`: nothing.
-        model: that module.
-        seen: takes what has been decoded, in the order in which it was encoded; one list for all that one encoder gave.
+        encoded: the result of `Encoder.encode`.
+        fresh: the object at the same position in a new module. An object that cannot be made is filled there. `Opaque`
+            if there is none.
+        model: the new module.
+        seen: receives the decoded objects, in the order of their encoding. Use one list for all results of one encoder.
 
     Raises:
         TypeError, LookupError, ValueError, AttributeError, RuntimeError: `fresh` is of another kind.
@@ -197,7 +198,7 @@ def _decode(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list
         tensor, device, requires_grad, is_parameter = rest
         tensor = (tensor.cpu() if device == "cpu" else tensor).clone().requires_grad_(requires_grad)
         if is_parameter:
-            if isinstance(fresh, nn.Parameter):  # which an optimizer of the module's own may hold
+            if isinstance(fresh, nn.Parameter):  # the module may have an optimizer that holds it
                 fresh.data = tensor.detach()
                 return fresh
             return nn.Parameter(tensor.detach(), requires_grad)
@@ -239,7 +240,7 @@ def _decode(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list
 
 
 def _fill(kind: str, rest: list[Any], fresh: Any, model: nn.Module, seen: list[Any], index: int) -> Any:
-    """An object that is there already, with its state of then."""
+    """Sets the encoded state of an object that exists already."""
     if kind == "random":
         version, numbers, following = decode(rest[0], Opaque, model, seen)
         made = fresh if isinstance(fresh, random.Random) else random.Random()

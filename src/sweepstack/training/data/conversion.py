@@ -1,4 +1,4 @@
-"""What a dataset gave, as tensors to train on. What is not understood is refused, with the remedy."""
+"""Converts what a dataset returns to tensors to train on. An error says what is not understood, and the remedy."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, one_line
 
 LARGEST_EXACT_FLOAT32 = 2**24
-"""From here on float32 does not hold every whole number."""
+"""The largest whole number up to which float32 holds every whole number."""
 DARK = 128
-"""8-bit pixels have a brighter one among them, all images of a training part together."""
+"""The images of a training part contain a number from here on, from 0 to 255, if the numbers are 8-bit pixels."""
 
 
 class Source(enum.Enum):
-    """What images were before they became tensors: it says in which order their axes are."""
+    """The type of images before they became tensors, which determines the order of their axes."""
 
     PICTURE = "PIL"
-    """Pixels for certain, colours last."""
+    """Certainly pixels; the colours are the last axis."""
     ARRAY = "NumPy"
     TENSOR = "PyTorch"
 
 
 @dataclass(frozen=True)
 class Given:
-    """One part of a dataset as it was read. Nothing is known of its values yet."""
+    """One part of a dataset as it was read; its values are not checked yet."""
 
     images: Tensor
-    """[n, ...], on the CPU, strided, of any dtype that `tensor_of` lets through."""
+    """[n, ...], on the CPU, strided, of any dtype that `tensor_of` accepts."""
     labels: Tensor
-    """The same."""
+    """[n, ...], with the same properties."""
     source: Source
 
 
@@ -60,18 +60,19 @@ _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def source_of(image: Any) -> Source:
-    """What an image is, before it becomes a tensor."""
+    """Returns the type of an image, before it becomes a tensor."""
     if isinstance(image, Image.Image):
         return Source.PICTURE
     return Source.TENSOR if isinstance(image, Tensor) else Source.ARRAY
 
 
 def tensor_of(value: Any) -> Tensor:
-    """A tensor, an array, a PIL image, a number or a list of numbers as a plain tensor on the CPU. Its dtype is kept;
-    it may share memory with `value`.
+    """Converts a tensor, an array, a PIL image, a number or a list of numbers to a plain tensor on the CPU.
+
+    The tensor has the same dtype, and may share memory with `value`.
 
     Raises:
-        DataError: it is none of these, or its kind of numbers is not one to learn from.
+        DataError: `value` is none of these, or has a dtype that no model can learn from.
     """
     if isinstance(value, Tensor):
         for is_so, name, remedy in _REFUSED:
@@ -90,10 +91,10 @@ def tensor_of(value: Any) -> Tensor:
         raise DataError("it must be a plain array, not a masked one", remedy="call its filled(...)")
     try:
         array = np.asarray(value)
-    except Exception as error:  # lists of unlike lengths, and objects of others, can fail in any way
+    except Exception as error:  # a list of lists of different lengths, or a user's object, can fail in any way
         raise DataError("it must be numbers", f"{type(value).__name__}: {one_line(error)}", "give a tensor") from error
     if array.dtype.kind == "c":
-        return tensor_of(torch.zeros(1, dtype=torch.complex64))  # refused as complex tensors are
+        return tensor_of(torch.zeros(1, dtype=torch.complex64))  # raises the error for complex tensors
     if array.dtype.kind not in "biuf":
         shown = value if array.ndim == 0 else f"an array of {array.dtype}"
         raise DataError("it must be numbers", shown, "give a tensor, an array of numbers or a PIL image")
@@ -103,13 +104,15 @@ def tensor_of(value: Any) -> Tensor:
 
 
 def images_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
-    """The images [n, *config.shape] of a part: uint8 pixels from 0 to 255, or float32.
+    """Returns the images [n, *config.shape] of a part: uint8 pixels from 0 to 255, or float32.
 
     Args:
+        given: the part as it was read.
+        config: says the shape of an image.
         part: "training" or "test".
 
     Raises:
-        DataError: they cannot be taken as images of that shape, or are not numbers that can be learned from.
+        DataError: the images do not have that shape, or are not numbers that a model can learn from.
     """
     images, target = given.images, config.target
     if not len(images):
@@ -151,7 +154,7 @@ def _check_finite(images: Tensor, target: str, part: str) -> None:
 
 
 def _check_pixels(given: Given, config: DatasetConfig, part: str) -> None:
-    """That uint8 means pixels, which are divided by 255."""
+    """Checks that uint8 numbers are pixels, because pixels are divided by 255."""
     if given.source is Source.PICTURE:
         return
     rule = f"uint8 numbers are taken as pixels from 0 to 255 and divided by 255, the {part} images of {config.target}"
@@ -164,19 +167,22 @@ def _check_pixels(given: Given, config: DatasetConfig, part: str) -> None:
 
 
 def _axes(shape: Sequence[int]) -> list[int]:
-    """A shape without its ones: what is alike here differs in nothing but how it is written."""
+    """Returns a shape without its ones: two shapes that are equal here hold the same numbers in the same order."""
     return [size for size in shape if size != 1]
 
 
 def _shaped(given: Given, config: DatasetConfig, part: str) -> Tensor:
-    """Images [n, *config.shape]. Axes of size 1 come and go; colours move to the front where the shape says so; a
-    picture in one colour may be flat or not. Nothing else is laid out another way."""
+    """Returns the images as [n, *config.shape].
+
+    It adds and removes axes of size 1, moves colours to the front if the shape has them there, and flattens or
+    unflattens pictures in one colour. It changes no other layout.
+    """
     images, shape, target = given.images, config.shape, config.target
     had = list(images.shape[1:])
     moved = images.movedim(-1, 1) if images.ndim == 4 else images
     as_is = _axes(had) == _axes(shape)
     as_moved = _axes(moved.shape[1:]) == _axes(shape)
-    one_order = images.ndim != 4 or had[0] == 1 or had[-1] == 1  # else images could be read in two ways
+    one_order = images.ndim != 4 or had[0] == 1 or had[-1] == 1  # if not, the axes have two possible meanings
     if as_is and as_moved and not one_order and given.source is Source.ARRAY and images.dtype == torch.uint8:
         raise DataError(
             f"it must be clear where the colours of the {part} images of {target} are",
@@ -202,10 +208,15 @@ def _shaped(given: Given, config: DatasetConfig, part: str) -> Tensor:
 
 
 def labels_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
-    """The labels of a part, int64 [n].
+    """Returns the labels of a part, int64 [n].
+
+    Args:
+        given: the part as it was read.
+        config: says the number of classes.
+        part: "training" or "test".
 
     Raises:
-        DataError: they are not one class index, from 0 to below `config.classes`, for each image.
+        DataError: an image does not have exactly one class index, from 0 to below `config.classes`.
     """
     labels, target = given.labels, config.target
     if len(labels) != len(given.images):

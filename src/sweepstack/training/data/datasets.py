@@ -1,4 +1,4 @@
-"""Datasets as tensors in memory, and epochs of batches as index selections."""
+"""Datasets as tensors in memory, and the batches of an epoch."""
 
 from __future__ import annotations
 
@@ -22,58 +22,61 @@ from sweepstack.training.data import download, user_dataset
 from sweepstack.trial import DatasetFacts
 
 SPLIT_SEED = 0
-"""The held-out part is the same for every trial, so that trials of different seeds are selected on the same data."""
+"""Seed of the split. Every trial holds out the same images, so that trials of different seeds can be compared."""
 
 AHEAD = 2000
-"""Images that are selected and scaled at once, in a thread beside the training: 12 % less time for a small model."""
+"""Images that a second thread selects and scales at once, during training: 12 % less time for a small model."""
 
 
 @dataclass(frozen=True)
 class Data:
     """A dataset, ready for training.
 
-    Images are kept as they came, uint8 pixels or float32, [n, *shape]; labels are int64 [n]. Batches are float32,
-    scaled to 0..1 and standardised: selecting pixels and scaling a batch costs no more than selecting floats, and
-    takes a quarter of the memory.
+    Images keep their dtype, uint8 pixels or float32, [n, *shape]; labels are int64 [n]. Batches are float32, scaled to
+    0..1 and standardised. Selecting pixels and scaling a batch takes as long as selecting floats, and pixels need a
+    quarter of the memory.
     """
 
     images: Tensor
-    """All training images, the held-out ones among them."""
+    """All training images, including the held-out ones."""
     labels: Tensor
     train: Tensor
-    """int64 indices into `images` to train on."""
+    """int64 indices of the `images` to train on."""
     held_out: Tensor
-    """int64 indices into `images` to select by; may be empty."""
+    """int64 indices of the `images` to select trials by; may be empty."""
     test_images: Tensor
     test_labels: Tensor
     device: torch.device
-    """Where training happens. The tensors are there too when they fit, else in the host's memory."""
+    """The device to train on. The tensors are on it if they fit, else in the host's memory."""
     mean: float
     std: float
 
     @functools.cached_property
     def facts(self) -> DatasetFacts:
-        """Counts, and a checksum of everything in it."""
+        """The numbers of images, and a checksum of all images and labels."""
         digest = hashlib.sha1(usedforsecurity=False)
         for tensor in (self.images, self.labels, self.test_images, self.test_labels):
             digest.update(tensor.cpu().contiguous().numpy().data)
         return DatasetFacts(digest.hexdigest()[:16], len(self.train), len(self.held_out), len(self.test_labels))
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Batches in an epoch, the last, short one included."""
+        """Returns the number of batches in an epoch, including the last, short one."""
         return -(-len(self.train) // batch_size)
 
     def batches(self, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch: images [batch, *shape] and labels [batch] on `device`, in an order of (seed, epoch) alone.
+        """Yields the batches of one epoch: images [batch, *shape] and labels [batch] on `device`.
 
         Args:
-            skip: so many batches are left out at the beginning. What is made ready at once is so as a whole or not at
-                all: where a batch begins in memory can decide how sums over it round.
+            batch_size: images in a batch; the last one may have fewer.
+            seed: determines the order of the images, together with `epoch` and nothing else.
+            epoch: the number of the epoch.
+            skip: the number of batches to leave out at the beginning. The other batches keep their position in memory,
+                because that position can change how sums over a batch round.
         """
         batches_ahead = max(1, AHEAD // batch_size)
         left_out, skip = divmod(skip, batches_ahead)
         indices = torch.split(self._order(seed, epoch), batch_size * batches_ahead)[left_out:]
-        with ThreadPoolExecutor(1, "sweepstack-batches") as beside:  # the next images are made ready meanwhile
+        with ThreadPoolExecutor(1, "sweepstack-batches") as beside:  # prepares the next images during training
             ready = None
             for index in (*indices, None):
                 following = None if index is None else beside.submit(self._select, index)
@@ -87,9 +90,17 @@ class Data:
     def stacked_batches(
         self, batch_size: int, seeds: Sequence[int], epoch: int, skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch for several seeds side by side: images [seeds, batch, *shape] and labels [seeds, batch], for each
-        seed those of `batches`, without the first `skip`. No thread beside: a second team of OpenMP threads on the same
-        cores made the steps of a stack 1.4 to 2.6 times as long."""
+        """Yields the batches of one epoch for several seeds: images [seeds, batch, *shape], labels [seeds, batch].
+
+        For each seed they equal those of `batches`. It uses no second thread: a second team of OpenMP threads on the
+        same cores made the steps of a stack take 1.4 to 2.6 times as long.
+
+        Args:
+            batch_size: images in a batch of one seed; the last one may have fewer.
+            seeds: each determines the order of its images, together with `epoch`.
+            epoch: the number of the epoch.
+            skip: the number of batches to leave out at the beginning.
+        """
         for index in torch.split(torch.stack([self._order(seed, epoch) for seed in seeds]), batch_size, 1)[skip:]:
             images, labels = self._select(index.flatten())
             yield images.view(*index.shape, *images.shape[1:]), labels.view(index.shape)
@@ -102,11 +113,11 @@ class Data:
         return self._ready(self.images.index_select(0, index), self.labels.index_select(0, index))
 
     def some(self, count: int = 16) -> Tensor:
-        """The first images to train on, as batches have them: float32 [count, *shape], on `device`."""
+        """Returns the first training images in the form of a batch: float32 [count, *shape], on `device`."""
         return self._select(self.train[:count])[0]
 
     def evaluation(self, chunk: int = 2000) -> Iterator[tuple[Tensor, Tensor]]:
-        """What to evaluate on while training: the held-out part, or the test data when nothing is held out."""
+        """Yields the held-out part, or the test data if nothing is held out, in batches of `chunk` images."""
         if not len(self.held_out):
             yield from self.test(chunk)
             return
@@ -114,7 +125,7 @@ class Data:
             yield self._select(index)
 
     def test(self, chunk: int = 2000) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test data."""
+        """Yields the test data in batches of `chunk` images."""
         for images, labels in zip(
             torch.split(self.test_images, chunk), torch.split(self.test_labels, chunk), strict=True
         ):
@@ -132,16 +143,21 @@ class Data:
 
 
 def stream(seed: int, purpose: str, epoch: int) -> int:
-    """A seed of its own for each purpose and epoch of a trial. 32 bits: PyTorch's CPU generator uses no more."""
+    """Returns a seed for one purpose and epoch of a trial. It has 32 bits: PyTorch's CPU generator uses no more."""
     text = f"{seed}/{purpose}/{epoch}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
 
 
 def load_data(config: DatasetConfig, validation_split: float, device: torch.device) -> Data:
-    """The dataset of a config. The last two are kept, so that the trials of a sweep share one copy.
+    """Loads the dataset of a config. It keeps the last two datasets, so that the trials of a sweep share one copy.
+
+    Args:
+        config: the dataset.
+        validation_split: the fraction of the training images to hold out.
+        device: the device to train on.
 
     Raises:
-        DataError: it cannot be had, or is not of the stated shape and classes.
+        DataError: the data cannot be loaded, or do not have the stated shape and classes.
     """
     return _load(config.model_dump_json(by_alias=True), validation_split, str(device))
 
@@ -180,7 +196,7 @@ def _fits(size: int, device: torch.device) -> bool:
 
 
 def _check_parts(images: Tensor, test_images: Tensor, config: DatasetConfig) -> None:
-    """That one scaling serves both parts."""
+    """Checks that the same scaling fits both parts."""
     kinds = [str(part.dtype).removeprefix("torch.") for part in (images, test_images)]
     if kinds[0] != kinds[1]:
         raise DataError(
@@ -202,7 +218,8 @@ def mnist(train: bool, folder: str | None = None) -> TensorDataset:
     """MNIST: uint8 images [n, 28, 28] and int64 labels [n]; 60,000 to train with, 10,000 to test with.
 
     Args:
-        folder: a torchvision-style root (files in MNIST/raw beneath it); None for the cache.
+        train: return the training part; else the test part.
+        folder: a root as torchvision has it, with the files in MNIST/raw; None for the cache.
 
     Raises:
         DataError: the files cannot be obtained, or one is corrupt.
@@ -211,19 +228,21 @@ def mnist(train: bool, folder: str | None = None) -> TensorDataset:
     root = Path(folder).expanduser().absolute() if folder else None
     images = download.read_file("mnist", f"{part}-images-idx3-ubyte", root)
     labels = download.read_file("mnist", f"{part}-labels-idx1-ubyte", root)
-    return TensorDataset(  # the checksum has vouched for the header
+    return TensorDataset(  # the header needs no check: the checksum covers it
         torch.frombuffer(images, dtype=torch.uint8, offset=16).view(count, 28, 28),
         torch.frombuffer(labels, dtype=torch.uint8, offset=8).long(),
     )
 
 
 def digits(train: bool) -> TensorDataset:
-    """scikit-learn's digits: float32 images [n, 8, 8] in 0..1 and int64 labels [n]; 1,437 to train with, 360 to test
-    with, parted once and for all by a fixed shuffle."""
+    """scikit-learn's digits: float32 images [n, 8, 8] in 0..1 and int64 labels [n].
+
+    A fixed shuffle splits them into 1,437 to train with and 360 to test with.
+    """
     package = importlib.util.find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
-    # The file that sklearn.datasets.load_digits reads, but without importing that: it takes a second, and this no time.
+    # This file is the one that sklearn.datasets.load_digits reads. Importing that function would take a second.
     table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     order = np.random.default_rng(0).permutation(len(table))
     index = order[360:] if train else order[:360]

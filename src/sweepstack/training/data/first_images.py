@@ -1,4 +1,4 @@
-"""Pictures of a dataset's images."""
+"""Draws the first images of a dataset into one picture."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-SIDE, LABEL, COLUMNS = 84, 20, 10  # pixels; images in a row
+SIDE = 84
+"""Pixels of the square of an image."""
+LABEL = 20
+"""Pixels of the height of a label."""
+COLUMNS = 10
+"""Images in a row."""
 
 
 def save_first(images: Tensor, labels: Tensor, path: Path) -> None:
-    """The images [n, channels, height, width] with their labels [n] above them, as one PNG file."""
+    """Saves images with their labels above them as one PNG file.
+
+    Args:
+        images: [n, channels, height, width].
+        labels: [n].
+        path: the file to write.
+    """
     rows = -(-len(images) // COLUMNS)
     sheet = Image.new("RGB", (min(len(images), COLUMNS) * SIDE, rows * (SIDE + LABEL)), "white")
     draw = ImageDraw.Draw(sheet)

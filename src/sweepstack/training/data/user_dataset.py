@@ -1,4 +1,4 @@
-"""A user's dataset is built and read: each item once, seeded, and tried a second time for being the same."""
+"""Builds a user's dataset with fixed seeds, reads each item, and checks that a second reading gives the same."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from sweepstack.training.instantiate import instantiate
 from sweepstack.training.random_state import seeded
 
 TRIED = 64
-"""Items that are read a second time, from a second dataset, and must be the same."""
+"""Items that are read again from a second instance of the dataset, and must be the same."""
 PROGRESS_AFTER = 2.0
 """Seconds of reading after which progress is shown."""
 
 _AS_STORED = {"MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "CIFAR100"}
-"""Classes of `torchvision.datasets` that give what their attributes `data` and `targets` hold, without a transform."""
+"""Classes of `torchvision.datasets` whose items, without a transform, are those of their attributes `data` and
+`targets`."""
 
 _reported: set[str] = set()
 
 
 def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
-    """Images [n, *config.shape], uint8 pixels or float32, and int64 labels [n] of one part of a dataset. They share no
-    memory with what the dataset keeps. They are what `dataset[i]` gives, for each i from 0 to below `len(dataset)`.
+    """Reads one part of a dataset: images [n, *config.shape], uint8 pixels or float32, and int64 labels [n].
 
-    Random numbers are drawn from the same fixed seed at every call, for both parts; a line on standard error tells of
-    it, once in a process.
+    They are the items `dataset[i]` for i from 0 to below `len(dataset)`, and share no memory with the dataset. The
+    global random generators have the same seed at every call, for both parts. If the dataset uses them, a line on
+    standard error says so, once in a process.
 
     Raises:
-        DataError: the dataset fails, gives what is not understood, or other data when it is read again.
+        DataError: the dataset fails, returns something that is not understood, or other data at the second reading.
     """
     name = "training" if train else "test"
     with seeded() as drawn:
@@ -47,10 +48,10 @@ def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
         given = _given(dataset, config, name)
         of_items = drawn()
     known = config.target.startswith("sweepstack.") or _is_as_stored(dataset)
-    del dataset  # a second one is made below, and there may not be room for two
+    del dataset  # a second instance is made below, and the memory may not hold two
     images, labels = images_of(given, config, name), labels_of(given, config, name)
     if not known:
-        if images.data_ptr() == given.images.data_ptr():  # before a second dataset can change them in place
+        if images.data_ptr() == given.images.data_ptr():  # a second instance could change them in place
             images = images.clone()
         if labels.data_ptr() == given.labels.data_ptr():
             labels = labels.clone()
@@ -69,7 +70,7 @@ def _build_dataset(config: DatasetConfig, name: str, train: bool) -> Any:
 
 @contextlib.contextmanager
 def _theirs(config: DatasetConfig, when: str) -> Iterator[None]:
-    """What is raised inside comes from the user's code, which can fail in any way, and be left by `sys.exit`."""
+    """Turns every error of the user's code in this block, `sys.exit` included, into a `DataError`."""
     try:
         yield
     except UserError:
@@ -80,8 +81,10 @@ def _theirs(config: DatasetConfig, when: str) -> Iterator[None]:
 
 
 def _given(dataset: Any, config: DatasetConfig, name: str, most: int | None = None) -> Given:
-    """All items of a dataset, or the first `most` or more of them. Those of the classes that are known to do nothing
-    else come as they are stored, for that is a hundred times as fast."""
+    """Reads all items of a dataset, or at least the first `most`.
+
+    It takes the stored tensors of the classes whose items equal them, which is a hundred times as fast.
+    """
     images: Any
     labels: Any
     if type(dataset) is TensorDataset:
@@ -143,7 +146,7 @@ def _items(dataset: Any, config: DatasetConfig, name: str, most: int | None) -> 
                     _kind(tensor),
                     "give it a transform, such as torchvision.transforms.Resize, or convert them",
                 )
-            images[index] = tensor  # a copy: some datasets give the same tensor again with other values
+            images[index] = tensor  # a copy: some datasets return the same tensor every time, with other values
             labels.append(label if type(label) is int else _label(label))
         except DataError as error:
             raise error.inside(f"dataset: item {index} (from 0) of the {name} part of {config.target}") from error
@@ -168,7 +171,7 @@ def _pair(item: Any) -> tuple[Any, Any]:
 
 
 def _label(label: Any) -> Any:
-    """A plain number, or a tensor with axes, which is refused when all are there."""
+    """Returns a label as a plain number, or as a tensor if it has axes; `labels_of` refuses the latter."""
     try:
         tensor = tensor_of(label).clone()
     except DataError as error:
@@ -189,8 +192,10 @@ def _kind(image: Tensor) -> str:
 
 
 def _progress(count: int, what: str) -> Callable[[int], None]:
-    """Tells on standard error how far reading has come, when it takes long: a line that is written over on a terminal,
-    a single line elsewhere."""
+    """Returns a function that shows on standard error how many items were read, if reading takes long.
+
+    It rewrites one line on a terminal, and writes a single line elsewhere.
+    """
     began, shown_at = time.monotonic(), 0.0
 
     def show(index: int) -> None:
@@ -219,7 +224,7 @@ def _check_same(given: Given, repeated: Given, config: DatasetConfig, name: str)
 
 
 def _report_draws(config: DatasetConfig, name: str, of_items: bool) -> None:
-    """One line for each dataset in a process."""
+    """Prints once in a process that a dataset uses random numbers."""
     if config.target in _reported:
         return
     _reported.add(config.target)

@@ -1,1 +1,1 @@
-"""Many trainings as one batched model. Read `loop` first; `build` makes the model, `equivalence` proves it."""
+"""Trains many trials as one batched model. Read `loop` first; `build` makes the model, `equivalence` checks it."""

@@ -1,4 +1,4 @@
-"""Which way of training is the fastest here: a few steps of each are timed, and what was found is remembered."""
+"""Finds the fastest way of training on this machine: times a few steps of each way and remembers the result."""
 
 from __future__ import annotations
 
@@ -33,17 +33,26 @@ from sweepstack.training.trainer import autocast_of, descend, evaluate
 from sweepstack.trial import StackSettings
 
 WIDTHS = (256, 64, 16)
-"""Widths that are tried besides the full one: narrower stacks stay in the processor's cache."""
+"""Widths that are tried besides the full one: a narrower stack fits into the processor's cache."""
 MAX_WIDTH = 1024
-"""No wider one is tried: it would save nothing more of a step, and take memory that grows with the sweep."""
-NARROW, HOPELESS = 4, 1.5
-"""The width that is tried first, and how much slower than alone it may be for wider ones to be tried."""
-TIMED_ROUNDS, WARM_UP_STEPS, TIMED_STEPS, BUDGET_SECONDS = 2, 2, 8, 0.15
-"""Rounds through all ways, so that a moment in which the machine was busy decides nothing; in each, steps that are not
-counted, steps that are, and the seconds after which three must do, or one that alone takes as long."""
-NARROWER_PAYS_BELOW, THREADS_PAY_BELOW = 0.95, 0.8
-"""A narrower stack, and more threads than one, must be so much faster to be preferred: a wide stack shares more, and
-two threads take twice as long as one while another process has a core."""
+"""The widest stack that is tried. A wider one would not be faster, and its memory would grow with the sweep."""
+NARROW = 4
+"""The width that is tried first."""
+HOPELESS = 1.5
+"""Ratio of a member's time in a stack of this width to its time alone, above which no wider stack is tried."""
+TIMED_ROUNDS = 2
+"""Rounds through all ways, so that a short load of the machine does not decide."""
+WARM_UP_STEPS = 2
+"""Steps at the beginning of a measurement that do not count."""
+TIMED_STEPS = 8
+"""Steps that count in a measurement."""
+BUDGET_SECONDS = 0.15
+"""Seconds after which three counted steps are enough. A single step that takes longer is enough by itself."""
+NARROWER_PAYS_BELOW = 0.95
+"""Ratio of times below which a narrower stack is preferred, because a wide stack shares more work."""
+THREADS_PAY_BELOW = 0.8
+"""Ratio of times below which several threads are preferred: two threads take twice as long as one while another process
+uses a core."""
 
 
 def choose(
@@ -54,29 +63,31 @@ def choose(
     wait_for_quiet: Callable[[], None] = lambda: None,
     estimate: bool = False,
 ) -> StackSettings:
-    """How trajectories of one `stack_key` are best trained on this machine.
+    """Chooses the fastest way to train trajectories of one `stack_key` on this machine.
 
     The choice changes how results round. It is remembered, so that the same sweep is trained in the same way again.
 
     Args:
         configs: one for each trajectory.
-        run: how they are run, all alike.
-        remembered: a file to look into first and to add to; None measures afresh and writes nothing.
-        wait_for_quiet: called before anything is timed.
-        estimate: measure even where there is nothing to choose, so that the time can be told.
+        run: how all of them are run.
+        data: what they train on.
+        remembered: the file of earlier choices, which is read first and gets the new one; None: measure and write
+            nothing.
+        wait_for_quiet: called before the first measurement.
+        estimate: measure even if there is only one way, to know the time of an epoch.
     """
     config = configs[0]
     threads = choose_threads(config, run.threads)
     if not run.launch.stack or len(configs) == 1:
         seconds = 0.0
         if estimate:
-            with contextlib.suppress(Exception):  # the trainer will say what is wrong, with its traceback
+            with contextlib.suppress(Exception):  # the trainer will report the error, with its traceback
                 seconds = _plain_epoch(config, data, threads)
         return StackSettings(1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")
     key = _cache_key(configs, run, data)
     known = _read_cache(remembered)
     if key in known:
-        with contextlib.suppress(TypeError):  # of another version
+        with contextlib.suppress(TypeError):  # another version of sweepstack wrote it
             return StackSettings(**known[key])
     wait_for_quiet()
     try:
@@ -84,7 +95,7 @@ def choose(
             choice = _time_all_ways(configs, run, data, threads)
     except Unstackable as why:
         choice = StackSettings(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
-    except Exception as error:  # nor does it train alone; the trainer will say so, with its traceback
+    except Exception as error:  # it does not train alone either; the trainer will report it, with its traceback
         return StackSettings(1, threads, 0.0, f"it cannot be timed: {one_line(error)}")
     _write_cache(remembered, {**known, key: asdict(choice)})
     return choice
@@ -125,12 +136,12 @@ def _time_all_ways(configs: Sequence[TrialConfig], run: RunConfig, data: Data, p
 
 
 def _total(choice: StackSettings, count: int) -> float:
-    """Seconds for an epoch of all."""
+    """Returns the seconds that one epoch of all members takes."""
     return math.ceil(count / choice.width) * choice.epoch_seconds
 
 
 def _balanced(count: int, width: int) -> int:
-    """The width of the widest stack when `count` are parted into stacks of about the same width, at most `width`."""
+    """Returns the largest width when `count` members are split evenly into stacks of at most `width`."""
     return math.ceil(count / math.ceil(count / max(width, 1)))
 
 
@@ -150,7 +161,7 @@ def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> 
         return step * data.steps_per_epoch(batch_size) + _evaluation(model.evaluate, data)
     except Unstackable:
         raise
-    except Exception as error:  # vmap has no rule for everything, least of all backwards
+    except Exception as error:  # vmap does not support every operation and every gradient
         raise Unstackable(f"torch.func.vmap cannot train it: {one_line(error)}") from error
 
 
@@ -171,7 +182,7 @@ def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
 
 
 def _evaluation(evaluate_on: Callable[[Batches], object], data: Data) -> float:
-    """Seconds of one evaluation, from its first chunk."""
+    """Estimates the seconds of one evaluation from its first chunk."""
     seen = 0
 
     def first(chunk: int) -> Iterable[tuple[Tensor, Tensor]]:
@@ -196,7 +207,7 @@ def _synchronise(device: torch.device) -> None:
 def _seconds_per_step(
     step: Callable[[Tensor, Tensor], object], batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
 ) -> float:
-    """Seconds of a step: of the shortest, for whatever else the machine does makes others longer."""
+    """Returns the seconds of the shortest step, because other work of the machine makes some steps longer."""
     times: list[float] = []
     began = time.perf_counter()
     for number, (images, labels) in enumerate(batches):
@@ -204,7 +215,7 @@ def _seconds_per_step(
         step(images, labels)
         _synchronise(device)
         after = time.perf_counter()
-        if number >= WARM_UP_STEPS or after - before > BUDGET_SECONDS:  # a step that long needs no warming up
+        if number >= WARM_UP_STEPS or after - before > BUDGET_SECONDS:  # a long step needs no warm-up
             times.append(after - before)
         if len(times) == TIMED_STEPS or (
             after - began > BUDGET_SECONDS and (len(times) >= 3 or after - before > BUDGET_SECONDS)
@@ -214,7 +225,7 @@ def _seconds_per_step(
 
 
 def _fitting_width(config: TrialConfig, data: Data) -> int:
-    """How many members the memory holds: parameters, gradients and state, and what the forward pass keeps."""
+    """Returns how many members fit into memory with parameters, gradients, optimizer state and saved activations."""
     model = models.build_model(config.model).to(data.device)
     kept = 0
 
@@ -231,14 +242,14 @@ def _fitting_width(config: TrialConfig, data: Data) -> int:
 
 
 def _cache_key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> str:
-    """What a choice depends on."""
+    """Returns a hash of everything that a choice depends on."""
     device = torch.cuda.get_device_name(data.device) if data.device.type == "cuda" else f"{ALL_THREADS} threads"
     config = configs[0]
     seeds = len({config.seed for config in configs})
     numbers = sorted({name for one in configs for name, value in one.optimizer.keywords.items() if value})
     try:
         source = inspect.getsource(import_target("model", config.model.target))
-    except (OSError, TypeError):  # there is none to be had
+    except (OSError, TypeError):  # the source is not available
         source = ""
     program = [importlib.metadata.version("sweepstack"), torch.__version__, source]
     parts = [stack_key(config, run), len(configs), seeds, numbers, run.launch.width, len(data.train), device, program]
@@ -248,7 +259,7 @@ def _cache_key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> st
 def _read_cache(file: Path | None) -> dict[str, dict[str, Any]]:
     try:
         content = json.loads(file.read_text()) if file is not None else {}
-    except (OSError, ValueError):  # not there yet, or damaged: it is only a memory
+    except (OSError, ValueError):  # the file does not exist yet, or is damaged; then everything is measured again
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -256,7 +267,7 @@ def _read_cache(file: Path | None) -> dict[str, dict[str, Any]]:
 def _write_cache(file: Path | None, content: dict[str, dict[str, Any]]) -> None:
     if file is None:
         return
-    with contextlib.suppress(OSError, UserError):  # a folder that is not ours to write to
+    with contextlib.suppress(OSError, UserError):  # the folder may be read-only
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
             temporary.write_text(json.dumps(content))

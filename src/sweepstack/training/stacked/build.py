@@ -1,4 +1,4 @@
-"""The batched model of a stack, in the faster way that its module admits, tried before it is trusted."""
+"""Builds the batched model of a stack in the fastest form that is possible, and tests that form before its use."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from sweepstack.training.stacked.vmap_model import MappedModel
 def build_stacked_model(
     configs: Sequence[TrialConfig], shape: Sequence[int], device: torch.device, images: Tensor | None = None
 ) -> StackedModel:
-    """The members of a stack, in the faster way that their module admits.
+    """Builds the batched model of a stack: a `DenseModel` if possible, else a `MappedModel`.
 
-    Before, a small stack of the same modules evaluates and learns with the same random numbers as the modules
-    themselves: what a module keeps outside its parameters and buffers, or does only when it is not mapped, shows there.
+    First a small stack of the same modules evaluates and learns with the same random numbers as the single modules. The
+    comparison shows state outside of parameters and buffers, and modules that behave differently under vmap.
 
     Args:
-        shape: of one image.
-        images: some of the data to try the modules with, float [n, *shape]; random ones where they are not given.
+        configs: one for each member, of one `stack_key`.
+        shape: the shape of one image.
+        device: the device to train on.
+        images: images to test the modules with, float [n, *shape]; random ones by default.
 
     Raises:
-        Unstackable: it admits none; says why.
+        Unstackable: the module has no batched form; the message says why.
     """
     probe = Probe(configs, shape, device, images)
     model = configs[0].model
@@ -54,7 +56,7 @@ def build_stacked_model(
 
 REMEMBERED = 100
 _chosen: dict[object, type[StackedModel] | str] = {}
-"""Which way models admit, or why none: a sweep asks many times for the same."""
+"""The form of each model, or the reason why it has none. A sweep asks many times for the same model."""
 
 
 def _way(probe: Probe, device: torch.device) -> type[StackedModel] | str:
@@ -66,6 +68,6 @@ def _way(probe: Probe, device: torch.device) -> type[StackedModel] | str:
         probe.compare(MappedModel(probe.configs, device), expected)
     except Unstackable as why:
         return str(why)
-    except Exception as error:  # whatever somebody's module does under vmap
+    except Exception as error:  # a user's module can fail in any way under vmap
         return f"torch.func.vmap cannot map it: {one_line(error)}"
     return MappedModel

@@ -1,4 +1,4 @@
-"""Stacks of linear layers with elementwise functions between them: forward and gradient written out."""
+"""Stacks of linear layers and elementwise functions, with explicit code for the forward pass and the gradients."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sweepstack.config.schema import TrialConfig
 from sweepstack.training.stacked.model import StackedModel, Unstackable
 
 EVALUATED_NUMBERS = 2**25
-"""Activations that may be held to evaluate, 128 MB."""
+"""Activations that an evaluation may hold in memory; 128 MB as float32."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer, by the names of its parameters."""
+    """The names of the parameters of a linear layer."""
 
     weight: str
     bias: str | None
@@ -26,7 +26,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """A function of each number, and its gradient from (gradient of the output, output)."""
+    """A function of each number, and the function that computes its gradient from (gradient of the output, output)."""
 
     forward: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor, Tensor], Tensor]
@@ -51,12 +51,12 @@ ELEMENTWISE: dict[type[nn.Module], Elementwise] = {
 class DenseModel(StackedModel):
     """A chain of linear layers, elementwise functions and dropout on flattened images.
 
-    Activations are [K, units, batch], the batch last: then every product is a plain one without a copy, the softmax
-    runs along contiguous numbers (at ten classes 20 times as fast as along the last axis), and the first layer's
-    weights of members with the same images are one matrix [K * units, pixels].
+    Activations are [K, units, batch]. With the batch last, no matrix product needs a copy, the softmax runs along
+    contiguous numbers (20 times as fast for ten classes as along the last axis), and members with the same images have
+    the weights of their first layers in one matrix [K * units, pixels].
 
     Raises:
-        Unstackable: the module is no such chain.
+        Unstackable: the module is not such a chain.
     """
 
     def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
@@ -75,7 +75,7 @@ class DenseModel(StackedModel):
         groups, batch = labels.shape
         images = images.flatten(2)
         flow = self._enter(images)
-        saved = []  # of each layer what its gradient needs
+        saved = []  # what the gradient of each layer needs
         for layer in self._layers:
             entering = flow
             match layer:
@@ -99,7 +99,7 @@ class DenseModel(StackedModel):
         for layer, kept in zip(reversed(self._layers), reversed(saved), strict=True):
             match layer:
                 case Linear():
-                    leaving = gradient  # and back through the weights as they were used, before their update
+                    leaving = gradient  # the product below must use the weights before their update
                     gradient = torch.bmm(self.parameters[layer.weight].transpose(1, 2), leaving)
                     self._update(layer, leaving, leaving, kept.transpose(1, 2))
                 case Elementwise():
@@ -110,14 +110,14 @@ class DenseModel(StackedModel):
         return losses
 
     def _mask(self, layer: Dropout, flow: Tensor) -> Tensor:
-        """1 for each unit that is kept, else 0; [K, units, batch]."""
+        """Draws the mask [K, units, batch]: 1 for each unit that is kept, else 0."""
         if not self.same_draws:
             return torch.empty_like(flow).bernoulli_(1 - layer.p)
         _, units, batch = flow.shape
         mask = flow.new_empty(batch, units)
         mask = (
             mask.bernoulli_(1 - layer.p) if layer.p < 1 else mask.zero_()
-        )  # alone, none is drawn where all are dropped
+        )  # nn.Dropout draws nothing if it drops everything
         return mask.t().expand_as(flow).contiguous()
 
     def logits(self, images: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class DenseModel(StackedModel):
         return flow
 
     def _enter(self, images: Tensor) -> Tensor:
-        """The first layer: images [S, batch, pixels] to activations [K, units, batch]."""
+        """Computes the first layer: images [S, batch, pixels] to activations [K, units, batch]."""
         weight = self.parameters[self._first.weight]
         products = torch.bmm(weight.view(len(images), -1, weight.shape[2]), images.transpose(1, 2))
         return self._add_bias(self._first, products.view(*weight.shape[:2], -1))
@@ -153,17 +153,17 @@ def _names(layer: Layer) -> list[str]:
 
 
 def _chain(model: nn.Module) -> tuple[Linear, *tuple[Layer, ...]]:
-    """The layers that images go through one after the other, as `torch.fx` sees them.
+    """Returns the chain of layers of a module, which `torch.fx` finds.
 
     Raises:
-        Unstackable: there is something else in the module.
+        Unstackable: the module contains anything else.
     """
     for module in model.modules():
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):  # which fx does not see
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):  # fx does not see them
             raise Unstackable("a module has hooks, or a forward of its own")
     try:
         nodes = list(fx.Tracer().trace(model).nodes)
-    except Exception as error:  # control flow that depends on data, and whatever else fx cannot follow
+    except Exception as error:  # fx cannot follow control flow that depends on data, among others
         raise Unstackable(f"torch.fx cannot trace it ({type(error).__name__})") from error
     layers: list[Layer] = []
     for before, node in itertools.pairwise(nodes):
@@ -180,14 +180,14 @@ def _chain(model: nn.Module) -> tuple[Linear, *tuple[Layer, ...]]:
 
 
 def _layer(model: nn.Module, node: fx.Node) -> Layer | None:
-    """One node of the trace; None for what changes nothing here."""
+    """Returns the layer for a node of the trace; None if the node changes nothing."""
     if node.op == "call_method" and (node.target, node.args[1:], node.kwargs) == ("flatten", (1,), {}):
         return None
     module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
     match module:
         case nn.Identity() | nn.Flatten(start_dim=1, end_dim=-1) if type(module) in (nn.Identity, nn.Flatten):
             return None
-        case nn.Linear() if type(module) is nn.Linear:  # a subclass may do anything in its forward
+        case nn.Linear() if type(module) is nn.Linear:  # a subclass may have another forward
             return Linear(f"{node.target}.weight", None if module.bias is None else f"{node.target}.bias")
         case nn.Dropout() if type(module) is nn.Dropout:
             return Dropout(module.p) if module.p else None

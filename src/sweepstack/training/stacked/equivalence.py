@@ -1,4 +1,4 @@
-"""What a module does alone, in two small updates, and whether a stack of it does the same with the same draws."""
+"""Checks that a stack of a module computes and learns the same as the single module, with the same random numbers."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ from sweepstack.training.stacked.model import StackedModel, Unstackable
 from sweepstack.training.trainer import autocast_of, descend
 
 PROBE = OptimizerConfig.model_validate({"_target_": "torch.optim.SGD", "lr": 0.05})
-PROBED, UPDATES = 16, 2
-"""Images that a module is tried with, and updates: the second one begins with what the first one left behind."""
+PROBED = 16
+"""Images that a module is tried with."""
+UPDATES = 2
+"""Updates in a try. The second one depends on the state that the first one left."""
 TOLERANCES = {"float32": (1e-3, 1e-4), "bfloat16": (0.05, 0.05)}
-"""How near the numbers of a stack must be to those of the module alone (relative, absolute)."""
+"""The largest difference between the numbers of a stack and those of the single module (relative, absolute)."""
 
 
 class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """In this block, random numbers depend on nothing but the operation, the shape, and how many of these were drawn
-    before: not on the layout in memory, in which a module under `torch.func.vmap` differs from one alone.
+    """Makes random numbers in a block depend only on the operation, the shape and the count of earlier draws.
+
+    So they do not depend on the memory layout, which differs between a module under `torch.func.vmap` and a single one.
 
     Args:
-        salt: with another one, the numbers are others.
+        salt: another salt gives other numbers.
     """
 
     def __init__(self, salt: int = 0) -> None:
@@ -49,7 +52,7 @@ class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """False: PyTorch would import `torch._dynamo`, seconds, to keep it from compiling the method below."""
+        """Returns False: else PyTorch would import `torch._dynamo`, which takes seconds, for the method below."""
         return False
 
     def __torch_dispatch__(
@@ -58,8 +61,8 @@ class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::").rstrip("_")
         if torch.Tag.nondeterministic_seeded not in func.tags or "dot_product" in name:
-            return func(*args, **kwargs)  # attention with dropout draws by an operation of its own
-        if name == "native_dropout":  # of a GPU
+            return func(*args, **kwargs)  # attention with dropout draws inside of one operation
+        if name == "native_dropout":  # dropout on a GPU
             images, p, train = args
             mask = self._draw(torch.ops.aten.bernoulli_.float, "bernoulli", torch.empty_like(images), 1 - p)
             return (images * mask / max(1 - p, 1e-30), mask.bool()) if train else (images, torch.ones_like(mask).bool())
@@ -73,7 +76,7 @@ class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if (isinstance(first, Tensor) and first.is_cuda) or "cuda" in str(kwargs.get("device")):
             torch.cuda.manual_seed_all(seed)
         self._drawn[key] += 1
-        if name == "bernoulli" and len(args) == 2 and isinstance(args[1], float):  # bernoulli, or in place of a tensor
+        if name == "bernoulli" and len(args) == 2 and isinstance(args[1], float):  # bernoulli or bernoulli_
             found = torch.empty(key[1], dtype=first.dtype, device=first.device).bernoulli_(args[1], **kwargs)
             return first.copy_(found) if func._schema.is_mutable else found
         if func._schema.is_mutable and isinstance(first, Tensor):
@@ -85,28 +88,26 @@ class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class Alone:
-    """What a module does alone.
-
-    Logits are [images, classes].
-    """
+    """The results of a single module. Logits are [images, classes]."""
 
     config: TrialConfig
     before: Tensor
-    """Logits before the updates, evaluated, and after them."""
+    """Logits in evaluation mode before the updates; `after` has those after them."""
     after: Tensor
     tensors: Mapping[str, Tensor]
     """Its parameters and buffers after the updates."""
     draws: bool
-    """Whether it draws random numbers."""
+    """Whether the module draws random numbers."""
 
 
 class Probe:
-    """A few images for members of two seeds.
+    """Tries two members of a stack, of two seeds if it has several, on a few images.
 
     Args:
-        configs: of the members of a stack.
-        shape: of one image.
-        images: of the data, float [n, *shape]; random ones where they are not given.
+        configs: those of the members of a stack.
+        shape: the shape of one image.
+        device: the device to train on.
+        images: images of the data, float [n, *shape]; random ones by default.
     """
 
     def __init__(
@@ -123,22 +124,26 @@ class Probe:
         self._labels = (torch.arange(len(self._images)) % configs[0].dataset.classes).to(device)
 
     def alone(self) -> list[Alone]:
-        """What the modules do.
+        """Returns the results of the single modules.
 
         Raises:
-            Unstackable: they do what no stack can do: change plain attributes, draw from generators other than
-                PyTorch's, answer for an image by the others beside it, or otherwise the second time.
+            Unstackable: no stack can do the same: a module changes plain attributes, draws from generators other than
+                PyTorch's, has logits that depend on other images in the batch, or does not repeat its results.
         """
         first, repeated = self._learn(self.configs[0]), self._learn(self.configs[0])
         if not self._same(repeated, first):
-            raise Unstackable("it does not do the same twice, even alone and with the same seed")
+            raise Unstackable("it does not repeat its results, even alone and with the same seed")
         return [first, repeated if self.configs[1].seed == first.config.seed else self._learn(self.configs[1])]
 
     def compare(self, stack: StackedModel, expected: Sequence[Alone]) -> None:
-        """That a stack of the two does what they do alone.
+        """Checks that a stack of the two modules has the results of the single ones.
+
+        Args:
+            stack: the stack of `self.configs`.
+            expected: the results of the single modules.
 
         Raises:
-            Unstackable: it does not.
+            Unstackable: a result differs.
         """
         groups, width = len(stack.seeds), len(expected)
         images = self._images.to(stack.dtype)
@@ -159,7 +164,7 @@ class Probe:
                     raise Unstackable(f"batched, {name} does not become what it becomes alone")
             if not self._near(after[member].T, alone.after):
                 raise Unstackable("batched, it does not learn what it learns alone")
-        if any(alone.draws for alone in expected):  # each member for itself: this may be what cannot be mapped
+        if any(alone.draws for alone in expected):  # vmap may fail if each member draws its own numbers
             stack.same_draws = False
             stack.step(images, labels)
 
@@ -193,7 +198,7 @@ class Probe:
                 after = self._logits(model)
         except Unstackable:
             raise
-        except Exception as error:  # whatever somebody's module does
+        except Exception as error:  # a user's module can fail in any way
             raise Unstackable(
                 f"it fails even alone, in a small trial: {type(error).__name__}: {one_line(error)}"
             ) from error
@@ -206,7 +211,7 @@ class Probe:
         return Alone(config, before, after, tensors, draws.drawn)
 
     def _check_seeding(self, model: nn.Module) -> None:
-        """Each member of a stack has its own draws; a module that seeds them itself would have the same every time."""
+        """Checks that the module does not seed its random numbers itself: members of a stack have different ones."""
         state = {name: value.clone() for name, value in _tensors(model).items()}
 
         def answer(draws: contextlib.AbstractContextManager[object]) -> Tensor:
@@ -217,7 +222,7 @@ class Probe:
                     return torch.cat([model.train()(self._images.clone()), self._logits(model)])
 
         if torch.equal(answer(SameDraws(1)), answer(SameDraws(2))):
-            return  # what it draws changes nothing
+            return  # its random numbers change nothing
         answers = []
         for seed in (1, 2):
             seed_all(seed)
@@ -226,7 +231,7 @@ class Probe:
             raise Unstackable("the random numbers that it draws do not depend on the seed of the trial")
 
     def _check_evaluation(self, model: nn.Module, attributes: Attributes, draws: SameDraws) -> None:
-        """A stack is evaluated on chunks of another size than a module alone."""
+        """Checks that evaluation changes nothing and does not depend on the size of the chunks."""
         kept = {name: value.clone() for name, value in _tensors(model).items()}
         half = len(self._images) // 2
         whole = self._logits(model)
@@ -238,7 +243,7 @@ class Probe:
         if not draws.drawn and not self._near(self._logits(model), whole):
             raise Unstackable("it does not answer the same twice, even alone")
         if not draws.drawn and not self._near(torch.cat(parts), whole):
-            raise Unstackable("evaluated, its answer for an image depends on the others beside it")
+            raise Unstackable("when it is evaluated, its answer for an image depends on the other images of the batch")
 
     def _logits(self, model: nn.Module, images: Tensor | None = None) -> Tensor:
         with torch.no_grad(), self._autocast:

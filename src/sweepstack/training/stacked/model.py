@@ -1,7 +1,7 @@
-"""A stack's members as one batched model: parameters [K, ...], member first; members with one seed share their batches.
+"""The members of a stack as one batched model, with parameters [K, ...]. Members of one seed share their batches.
 
-What both ways have in common: `vmap_model.MappedModel` takes any module, `dense_model.DenseModel` is the faster way
-for linear layers, `build.build_stacked_model` chooses.
+This is the base class. `vmap_model.MappedModel` accepts any module, `dense_model.DenseModel` is faster for linear
+layers, and `build.build_stacked_model` chooses between them.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from sweepstack.training.stacked import optimizers
 from sweepstack.training.trainer import as_classes, autocast_of
 
 EVALUATED = 2000
-"""Images that are evaluated at once, where the memory for training holds as many."""
+"""The largest number of images that are evaluated at once; fewer if the memory for training holds fewer."""
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
-"""Images and labels to evaluate on, in chunks of so many images."""
+"""A function that yields images and labels to evaluate on, in chunks of the given number of images."""
 
 
 class Unstackable(Exception):  # noqa: N818 -- a finding, not a fault
-    """This model has no stacked form; says why."""
+    """A model has no stacked form; the message says why."""
 
 
 class StackedModel:
-    """What both ways have in common: the members' tensors and their optimizer.
+    """The base of both stacked models: it has the members' tensors and their optimizer.
 
     Args:
         configs: one for each member, of one `stack_key`.
-        device: where to train.
+        device: the device to train on.
     """
 
     def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
         self.template, members = _build_members(configs, device)
         self.same_draws = False
-        """Whether all members draw the random numbers that one alone draws, to be compared with it."""
+        """Whether all members draw the random numbers of a single module, for a comparison with it."""
         self._autocast = autocast_of(configs[0], device)
         self._evaluated = configs[0].batch_size
         self._names = [name for name, value in self.template.named_parameters() if value.requires_grad]
         self.parameters = {name: members[name] for name in self._names}
         self.rest = {name: value for name, value in members.items() if name not in self.parameters}
-        """Buffers, and parameters that are not trained."""
+        """Buffers and untrained parameters."""
         if not self.parameters:
             raise Unstackable("it has nothing to train")
         _refuse_what_cannot_be_batched(self.template)
@@ -56,13 +56,15 @@ class StackedModel:
         self._arrange_seeds([config.seed for config in configs])
 
     def _arrange_seeds(self, seeds: Sequence[int]) -> None:
-        """Members of one seed take the same batches; where every seed has as many members, side by side, these share
-        the images, else each member has its own copy."""
+        """Sets `seeds`, the batches that `step` needs.
+
+        If every seed has the same number of members, in a row, they share one batch; else each member has its own copy.
+        """
         order = list(dict.fromkeys(seeds))
         each = len(seeds) // len(order)
         shared = list(seeds) == [seed for seed in order for _ in range(each)]
         self.seeds = order if shared else list(seeds)
-        """Whose batches `step` takes, in this order."""
+        """The seeds whose batches `step` needs, in this order."""
 
     @property
     def width(self) -> int:
@@ -71,18 +73,23 @@ class StackedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters."""
+        """The dtype of the parameters."""
         return next(iter(self.parameters.values())).dtype
 
     def set_factors(self, factors: Tensor, done: int = 0) -> None:
-        """Takes the schedules' factors of the steps to come, float64 [steps, K], of which `done` have been taken."""
+        """Sets the factors of the schedules.
+
+        Args:
+            factors: float64 [steps, K].
+            done: how many of these steps are done already.
+        """
         self.optimizer.set_factors(factors, done)
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One update of every member.
+        """Updates every member once.
 
         Args:
-            images: float32 [S, batch, ...], for each of `seeds`.
+            images: float32 [S, batch, ...], one batch for each of `seeds`.
             labels: int64 [S, batch].
 
         Returns:
@@ -91,22 +98,23 @@ class StackedModel:
         raise NotImplementedError
 
     def logits(self, images: Tensor) -> Tensor:
-        """Of images [n, ...], the same for all, without dropout and the like: [K, classes, n]."""
+        """Returns the logits [K, classes, n] of images [n, ...], the same for all members, in evaluation mode."""
         raise NotImplementedError
 
     @torch.no_grad()
     def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy (nats) and accuracy (0 to 1) of every member, [K] each, on the CPU.
+        """Returns the mean cross-entropy (nats) and the accuracy (0 to 1) of every member, [K] each, on the CPU.
 
         Args:
-            predicted: takes the predicted classes of each chunk, [K, images]; they stay on the device.
+            batches: what to evaluate on.
+            predicted: receives the predicted classes of each chunk, [K, images], on the device.
         """
         losses, hits, count = [], [], 0
         for images, labels in batches(min(EVALUATED, self._evaluated)):
             logits = self.logits(images).float()
             expected = labels.expand(self.width, -1)
             losses.append(cross_entropy(logits, expected, reduction="none").sum(1))
-            classes = logits.max(1).indices  # argmax, but 18 times as fast along this axis
+            classes = logits.max(1).indices  # 18 times as fast as argmax along this axis
             hits.append((classes == labels).sum(1))
             if predicted is not None:
                 predicted.append(as_classes(classes, logits.shape[1]))
@@ -114,7 +122,7 @@ class StackedModel:
         return torch.stack(losses).sum(0).cpu().double() / count, torch.stack(hits).sum(0).cpu().double() / count
 
     def weights(self, member: int) -> dict[str, Tensor]:
-        """The `state_dict` of one member, copied to the CPU."""
+        """Returns a copy of the `state_dict` of one member, on the CPU."""
         with torch.no_grad():
             for name, value in (*self.template.named_parameters(), *self.template.named_buffers()):
                 value.copy_((self.parameters if name in self.parameters else self.rest)[name][member])
@@ -122,14 +130,19 @@ class StackedModel:
 
     @torch.no_grad()
     def freeze(self, member: int) -> None:
-        """Takes a member out of the training without a change of width: the others go on bit for bit."""
+        """Stops a member without a change of width: the results of the others stay equal to the bit."""
         self.optimizer.freeze(member)
         for value in self.rest.values():
             value[member] = 0
 
     @torch.no_grad()
     def keep(self, members: Sequence[int], seeds: Sequence[int]) -> None:
-        """Goes on with these members only."""
+        """Removes all other members.
+
+        Args:
+            members: the indices of the members to keep.
+            seeds: their seeds.
+        """
         index = torch.tensor(members, device=next(iter(self.parameters.values())).device)
         self.parameters = {name: value.index_select(0, index) for name, value in self.parameters.items()}
         self.rest = {name: value.index_select(0, index) for name, value in self.rest.items()}
@@ -137,7 +150,7 @@ class StackedModel:
         self._arrange_seeds(seeds)
 
     def state(self) -> dict[str, Any]:
-        """What training changes, tensors [K, ...], and in what chunks it evaluates; nothing is copied."""
+        """Returns everything that training changes, as tensors [K, ...] without copies, and the evaluation chunk."""
         return {
             "parameters": {name: value.detach() for name, value in self.parameters.items()},
             "rest": self.rest,
@@ -147,11 +160,15 @@ class StackedModel:
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any], members: Sequence[int]) -> None:
-        """Takes over, for each own member, what `state` gave for the one at this place; factors are to be set next.
+        """Restores a saved state. Call `set_factors` next.
+
+        Args:
+            state: the result of `state`.
+            members: for each member of this model, the index of its row in the saved tensors.
 
         Raises:
             CheckpointError: a tensor does not fit.
-            LookupError, TypeError: it is no such state.
+            LookupError, TypeError: `state` is something else.
         """
         for own, saved in ((self.parameters, state["parameters"]), (self.rest, state["rest"])):
             if own.keys() != saved.keys():
@@ -163,8 +180,10 @@ class StackedModel:
 
 
 def _build_members(configs: Sequence[TrialConfig], device: torch.device) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A module to compute with, and the members' parameters and buffers side by side, drawn as the plain trainer draws
-    them."""
+    """Returns a module to compute with, and the stacked parameters and buffers of the members.
+
+    Each member has the initial weights that the plain trainer would give it.
+    """
     drawn: dict[int, dict[str, Tensor]] = {}
     marks: Mapping[str, object] | None = None
     for seed in dict.fromkeys(config.seed for config in configs):
@@ -173,7 +192,7 @@ def _build_members(configs: Sequence[TrialConfig], device: torch.device) -> tupl
         before, marks = marks, Attributes(template).marks
         other = next((name for name in marks if before is not None and marks[name] != before.get(name)), None)
         if other is not None:
-            raise Unstackable(f"its plain attribute {other} is another one for each seed; a buffer could be stacked")
+            raise Unstackable(f"its plain attribute {other} differs for each seed; a buffer could be stacked")
         named = (*template.named_parameters(), *template.named_buffers())
         drawn[seed] = {name: value.detach() for name, value in named}
     names = next(iter(drawn.values()))

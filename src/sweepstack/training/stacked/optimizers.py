@@ -1,7 +1,7 @@
-"""SGD, Adam and AdamW for a stack: what `torch.optim` computes, with a value of its own for every member.
+"""SGD, Adam and AdamW for a stack: every member has its own learning rate, weight decay and so on.
 
-Parameters and gradients are [K, ...]: member first. Each row ends where the optimizer of `torch.optim` with that row's
-values does; the tests compare them step by step.
+Parameters and gradients are [K, ...]. Each row has the results of the optimizer of `torch.optim` with that row's
+values; the tests compare them step by step.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from sweepstack.training.checkpoint import CheckpointError, rows
 
 
 class StackedOptimizer:
-    """What the kinds have in common: the values of the members, and the learning rates of the steps to come.
+    """The base of the stacked optimizers: it has the values of the members and the factors of the steps.
 
     Args:
         configs: one for each member; they may differ in numbers only.
-        parameters: by name, [K, ...]; they are updated in place.
+        parameters: the parameters [K, ...] by name; the optimizer updates them in place.
     """
 
     def __init__(self, configs: Sequence[OptimizerConfig], parameters: Mapping[str, Tensor]) -> None:
@@ -36,10 +36,10 @@ class StackedOptimizer:
         self._load()
 
     defaults: ClassVar[Mapping[str, Any]] = {}
-    """Of the keywords, as in `torch.optim`."""
+    """The default values of the keywords, as in `torch.optim`."""
 
     def _column(self, name: str | Callable[[dict[str, Any]], float]) -> Tensor:
-        """One value of every member: float64 [K], on the CPU."""
+        """Returns one value of every member: float64 [K], on the CPU."""
         read = name if callable(name) else lambda values: values[name]
         return torch.tensor([float(read(values)) for values in self._values], dtype=torch.float64)
 
@@ -47,14 +47,15 @@ class StackedOptimizer:
         return values.to(self._dtype).to(self._device, non_blocking=True)
 
     def _load(self) -> None:
-        """Brings the members' values to the device."""
+        """Copies the members' values to the device."""
 
     def set_factors(self, factors: Tensor, done: int = 0) -> None:
-        """Takes the schedules' factors of the steps to come, float64 [steps, K], so that no step waits for the host.
+        """Sets the factors of the schedules for all steps at once, so that no step waits for the host.
 
         Args:
-            done: the first so many of these steps have been taken. The tables are made of all of them nevertheless: the
-                last bit of a power can depend on its place in the table.
+            factors: float64 [steps, K].
+            done: how many of these steps are done already. The tables contain them nevertheless, because the last bit
+                of a power can depend on its position in the table.
         """
         rates = factors * self._column("lr") * self._awake
         self._first = first = self.step - done
@@ -64,36 +65,47 @@ class StackedOptimizer:
         raise NotImplementedError
 
     def begin_step(self) -> None:
-        """To be called before the updates of a step."""
+        """Begins a step. Call it before the updates of the step."""
         self.step += 1
 
     def _now(self, table: Tensor, parameter: Tensor) -> Tensor:
-        """The row of this step, shaped to multiply a parameter."""
+        """Returns the row of a table for this step, in a shape that can multiply a parameter."""
         return _beside(table[self.step - 1 - self._first], parameter)
 
     def update(self, name: str, gradient: Tensor) -> None:
-        """One step of one parameter. `gradient` is [K, ...] and may be overwritten."""
+        """Updates the parameter `name`. `gradient` is [K, ...]; the update may overwrite it."""
         raise NotImplementedError
 
     def update_by_product(self, name: str, left: Tensor, right: Tensor) -> None:
-        """The same for a gradient that is the product of left [S, K/S * out, batch] and right [S, batch, in], so that
-        a kind which only adds it need not write it out first."""
+        """Updates a parameter whose gradient is a matrix product, which some optimizers need not store.
+
+        Args:
+            name: the name of the parameter.
+            left: [S, K/S * out, batch].
+            right: [S, batch, in].
+        """
         parameter = self.parameters[name]
         self.update(name, torch.bmm(left, right).view_as(parameter))
 
     def freeze(self, member: int) -> None:
-        """Takes this member out: zeros now, and no step from the next factors on; until then it moves for nobody. The
-        others compute what they would have computed anyway."""
+        """Stops a member: sets its tensors to zero, and its learning rate from the next `set_factors` on.
+
+        The results of the other members do not change.
+        """
         self._awake[member] = 0.0
         for tensor in (*self.parameters.values(), *(part for state in self._state.values() for part in state.values())):
             tensor[member] = 0
 
     def state(self) -> dict[str, Any]:
-        """What it remembers of the steps that it took; the tensors, [K, ...], are not copied."""
+        """Returns the state of the optimizer; the tensors [K, ...] are not copied."""
         return {"step": self.step, "began": self._began, "awake": self._awake, "memory": self._state}
 
     def restore(self, state: Mapping[str, Any], members: Sequence[int]) -> None:
-        """Takes over, for each own member, what `state` gave for the one at this place; factors are to be set next.
+        """Restores a saved state. Call `set_factors` next.
+
+        Args:
+            state: the result of `state`.
+            members: for each member of this optimizer, the index of its row in the saved tensors.
 
         Raises:
             CheckpointError: a tensor does not fit.
@@ -108,7 +120,12 @@ class StackedOptimizer:
         }
 
     def keep(self, members: Sequence[int], parameters: Mapping[str, Tensor]) -> None:
-        """Goes on with these members only, whose parameters are given."""
+        """Removes all other members.
+
+        Args:
+            members: the indices of the members to keep.
+            parameters: their parameters, by name.
+        """
         index = torch.tensor(members, device=self._device)
         self.parameters = dict(parameters)
         self._values = [self._values[member] for member in members]
@@ -121,7 +138,7 @@ class StackedOptimizer:
 
 
 class StackedSGD(StackedOptimizer):
-    """`torch.optim.SGD`: momentum, Nesterov's kind of it, dampening and weight decay."""
+    """`torch.optim.SGD`: momentum, Nesterov momentum, dampening and weight decay."""
 
     defaults: ClassVar[Mapping[str, Any]] = {"momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
 
@@ -130,7 +147,7 @@ class StackedSGD(StackedOptimizer):
         self._nesterov = bool(self._values[0]["nesterov"])
         self._has_momentum, self._has_decay = bool(momentum.any()), bool(decay.any())
         self._momentum, self._decay = self._to_device(momentum), self._to_device(decay)
-        # without momentum SGD does not look at dampening
+        # without momentum, SGD ignores dampening
         kept = self._column(lambda values: 1 - values["dampening"] if values["momentum"] else 1.0)
         self._kept = self._to_device(kept)
 
@@ -156,7 +173,7 @@ class StackedSGD(StackedOptimizer):
         if self._has_momentum or self._has_decay:
             super().update_by_product(name, left, right)
             return
-        parameter = self.parameters[name]  # [K, out, in]: the product is added to it while it is made
+        parameter = self.parameters[name]  # [K, out, in]; baddbmm_ adds the product without storing it
         rates = self._now(self._minus_rates, parameter)
         scaled = left.view(len(parameter), -1, left.shape[2]) * rates
         parameter.view(len(left), -1, parameter.shape[2]).baddbmm_(scaled.view_as(left), right)
@@ -185,8 +202,10 @@ class StackedAdam(StackedOptimizer):
         self._shrink = self._to_device(1 - rates * self._column("weight_decay"))
 
     def _sizes(self, began: int) -> tuple[Tensor, Tensor]:
-        """Step sizes, negative, and roots of the correction of the squares, for parameters whose first gradient came
-        in step number `began`: torch.optim counts for each on its own."""
+        """Returns the negative step sizes, and the roots of the bias corrections of the squares.
+
+        `began` is the step of a parameter's first gradient, because torch.optim counts the steps of each parameter.
+        """
         if began not in self._tables:
             own = self._numbers - (began - 1)
             sizes, corrections = -self._rates / (1 - self._beta1**own), (1 - self._beta2**own).sqrt()
@@ -218,7 +237,7 @@ class StackedAdam(StackedOptimizer):
 
 
 class StackedAdamW(StackedAdam):
-    """`torch.optim.AdamW`: weight decay apart from the gradient (Loshchilov and Hutter, 2019)."""
+    """`torch.optim.AdamW`: weight decay that is not part of the gradient (Loshchilov and Hutter, 2019)."""
 
     defaults: ClassVar[Mapping[str, Any]] = {**StackedAdam.defaults, "weight_decay": 0.01}
     decoupled = True
@@ -232,10 +251,10 @@ STACKED_OPTIMIZERS: dict[str, type[StackedOptimizer]] = {
 
 
 def build_stacked_optimizer(configs: Sequence[OptimizerConfig], parameters: Mapping[str, Tensor]) -> StackedOptimizer:
-    """The stacked optimizer of configs of one kind."""
+    """Builds the stacked optimizer of configs with the same target."""
     return STACKED_OPTIMIZERS[configs[0].target](configs, parameters)
 
 
 def _beside(values: Tensor, parameter: Tensor) -> Tensor:
-    """[K] as [K, 1, ...], to stand beside a parameter [K, ...]."""
+    """Reshapes [K] to [K, 1, ...], which broadcasts to a parameter [K, ...]."""
     return values.view(-1, *[1] * (parameter.ndim - 1))

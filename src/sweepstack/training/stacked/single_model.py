@@ -1,4 +1,4 @@
-"""One model that is not batched, with the interface of a stack."""
+"""A model that is not batched, with the interface of a stack."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from sweepstack.training.trainer import autocast_of, evaluate, restore, state_of
 
 
 class SingleModel:
-    """One member that is not batched: the module and the optimizer as the plain trainer has them, for a trajectory that
-    several trials read but that no stack can take."""
+    """The module and the optimizer of the plain trainer, with the interface of a stack of one member.
+
+    It trains a trajectory that several trials read and that has no stacked form.
+    """
 
     width = 1
 
@@ -35,11 +37,11 @@ class SingleModel:
         self.seeds = [config.seed]
 
     def set_factors(self, factors: Tensor, done: int = 0) -> None:
-        """As for a stack; factors [steps, 1]."""
+        """See `StackedModel.set_factors`; factors are [steps, 1]."""
         self._factors = iter(factors[done:, 0].tolist())
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One update; images [1, batch, ...], losses [1]."""
+        """See `StackedModel.step`; images are [1, batch, ...], losses [1]."""
         factor = next(self._factors)
         for group, full in zip(self._optimizer.param_groups, self._full_rates, strict=True):
             group["lr"] = full * factor
@@ -51,7 +53,7 @@ class SingleModel:
         return loss.detach()[None]
 
     def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """As for a stack."""
+        """See `StackedModel.evaluate`."""
         classes: list[Tensor] = []
         loss, accuracy = evaluate(self._model, batches(EVALUATED), self._autocast, classes)
         if predicted is not None:
@@ -59,23 +61,23 @@ class SingleModel:
         return torch.tensor([loss], dtype=torch.float64), torch.tensor([accuracy], dtype=torch.float64)
 
     def weights(self, member: int) -> dict[str, Tensor]:
-        """As for a stack."""
+        """See `StackedModel.weights`."""
         return {name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()}
 
     def freeze(self, member: int) -> None:
-        """There is nobody to go on for."""
+        """Does nothing: no other member needs the model."""
 
     def keep(self, members: Sequence[int], seeds: Sequence[int]) -> None:
-        """The one member stays."""
+        """Does nothing: the only member stays."""
 
     def state(self) -> dict[str, Any]:
-        """As for a stack."""
+        """See `StackedModel.state`."""
         return state_of(self._model, self._attributes, self._optimizer)
 
     def restore(self, state: Mapping[str, Any], members: Sequence[int]) -> None:
-        """As for a stack.
+        """See `StackedModel.restore`.
 
         Raises:
-            LookupError, RuntimeError, ValueError: it is of another model or optimizer.
+            LookupError, RuntimeError, ValueError: the state is that of another model or optimizer.
         """
         restore(self._model, self._attributes, self._optimizer, state)

@@ -18,10 +18,10 @@ MODULE_PREFIX = "module."
 
 
 class Watched(nn.Module):
-    """A module, and which of its buffers its `forward` assigns: `functional_call` would forget them.
+    """Calls a module and returns the buffers that its `forward` assigns, which `functional_call` would lose.
 
     Args:
-        module: whose tensors are given by names that begin with `MODULE_PREFIX`.
+        module: the module. Its tensors have names that begin with `MODULE_PREFIX` here.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -30,10 +30,10 @@ class Watched(nn.Module):
         self._owners = [(f"{path}.".lstrip("."), part) for path, part in module.named_modules()]
 
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The module's logits, and the new values of the buffers that it has assigned, by their names in the module.
+        """Returns the module's logits, and the buffers that it has assigned, by their names in the module.
 
         Raises:
-            Unstackable: it has assigned a parameter, or made or removed a buffer.
+            Unstackable: the module has assigned a parameter, or made or removed a buffer.
         """
         before = [({**part._parameters}, {**part._buffers}) for _, part in self._owners]
         logits = self.module(images)
@@ -55,14 +55,17 @@ class Watched(nn.Module):
 
 
 class MappedModel(StackedModel):
-    """Any module which `torch.func.vmap` can map: BatchNorm with its buffers, buffers that `forward` assigns, dropout
-    with a mask for each member, tied weights. Dropout is drawn from one generator for the whole stack: the same
-    distribution as in the plain trainer, other masks."""
+    """A stack of any module that `torch.func.vmap` can map.
+
+    It supports BatchNorm with its buffers, buffers that `forward` assigns, dropout with a mask for each member, and
+    tied weights. One generator draws the dropout of the whole stack: the distribution is that of the plain trainer, the
+    masks are not.
+    """
 
     def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
         super().__init__(configs, device)
         self._attributes, self._watched = Attributes(self.template), Watched(self.template)
-        self._evaluated *= 4  # nothing is kept for a gradient
+        self._evaluated *= 4  # an evaluation stores nothing for gradients
         for value in self.parameters.values():
             value.requires_grad_()
 
@@ -91,7 +94,7 @@ class MappedModel(StackedModel):
         self.optimizer.begin_step()
         with torch.no_grad():
             for name, gradient in zip(self.parameters, _own_memory(gradients), strict=True):
-                if gradient is not None:  # torch.optim too passes over what the loss does not depend on
+                if gradient is not None:  # torch.optim too skips parameters without a gradient
                     self.optimizer.update(name, gradient)
             for name, value in assigned.items():
                 self.rest[name].copy_(value)
@@ -104,7 +107,7 @@ class MappedModel(StackedModel):
     def _call(
         self, parameters: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits of one member, and the buffers that its forward has assigned."""
+        """Returns the logits of one member, and the buffers that its forward has assigned."""
         tensors = {MODULE_PREFIX + name: value for part in (parameters, rest) for name, value in part.items()}
         found: tuple[Tensor, dict[str, Tensor]] = functional_call(self._watched, tensors, (images,))
         return found
@@ -122,10 +125,10 @@ class MappedModel(StackedModel):
             return vmap(logits_of, randomness=self._randomness)(self.parameters, self.rest).transpose(1, 2)
 
     def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """As for any stack.
+        """See `StackedModel.evaluate`.
 
         Raises:
-            Unstackable: the module has changed a plain attribute since the last time, which is there once for all.
+            Unstackable: the module has changed a plain attribute, which all members share.
         """
         if changed := self._attributes.changed():
             raise Unstackable(f"it changes its plain attribute {changed[0]}; a buffer could be stacked")
@@ -138,8 +141,11 @@ class MappedModel(StackedModel):
 
 
 def _own_memory(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The gradients as tensors that may be written to: both parts of a sum have one and the same, and that of a sum of
-    numbers is one number seen many times."""
+    """Returns the gradients as tensors that can be overwritten.
+
+    It copies those that share memory: both terms of a sum have the same gradient, and the gradient of `sum()` is one
+    number with many indices.
+    """
     memories: set[int] = set()
     own: list[Tensor | None] = []
     for gradient in gradients:
