@@ -107,6 +107,22 @@ class OptimizerConfig(TargetConfig):
     lr: Annotated[Float, Field(gt=0, examples=[0.01]), Mark.PARSED]
 
 
+class LossConfig(TargetConfig):
+    """A loss: `target(**keywords)` gives a callable.
+
+    It takes logits [n, classes] and labels int64 [n], and gives their mean loss, a tensor without axes that has a
+    gradient. A keyword `weight` or `pos_weight` that is a list of numbers becomes a tensor.
+    """
+
+
+class TaskConfig(Section):
+    """What is learned: the loss that a training minimizes. Without one it is the cross entropy."""
+
+    loss: Annotated[LossConfig | None, Field(examples=["{_target_:torch.nn.CrossEntropyLoss,label_smoothing:0.1}"])] = (
+        None
+    )
+
+
 class ConstantSchedule(Section):
     """The learning rate stays as it is."""
 
@@ -196,6 +212,7 @@ class TrialConfig(Section):
     dataset: Annotated[DatasetConfig, Field(examples=["mnist"])]
     model: Annotated[ModelConfig, Field(examples=["logistic"])]
     optimizer: Annotated[OptimizerConfig, Field(examples=["sgd"])]
+    task: TaskConfig = TaskConfig()
     schedule: Annotated[ScheduleConfig, Field(examples=["constant"]), Mark.PARSED]
     epochs: Annotated[Int, Field(ge=1, examples=[5]), Mark.PARSED]
     batch_size: Annotated[Int, Field(ge=1, examples=[100]), Mark.PARSED]

@@ -120,6 +120,9 @@ def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dic
         elif key in GROUPS:
             hidden = {"_target_", "kind", "shape", "classes", "folder"}
             params |= {f"{key}.{name}": part for name, part in value.items() if name not in hidden}
+        elif key == "task":
+            loss = {"_target_": None, **(value["loss"] or {})}
+            params |= {f"task.loss.{name}".removesuffix("._target_"): part for name, part in loss.items()}
         else:
             params[key] = value
     params |= run.model_dump(include=marked(RunConfig, Mark.RECORDED))

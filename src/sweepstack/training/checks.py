@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from sweepstack.blame import contained, judge
 from sweepstack.config.schema import TrialConfig
@@ -16,6 +15,7 @@ from sweepstack.training import models, optimizers, random_state
 from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.hardware import choose_device
 from sweepstack.training.instantiate import check_keywords
+from sweepstack.training.losses import build_loss, check_loss
 from sweepstack.training.trainer import autocast_of
 
 PROBE_SIZES = (2, 16, 2000)
@@ -42,6 +42,7 @@ def check_trial(config: TrialConfig, device: str) -> Data:
     check_keywords("dataset", config.dataset.target, 0, {"train": True, **config.dataset.keywords})
     check_keywords("model", config.model.target, 0, config.model.keywords)
     check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
+    check_loss(config)
     with _undisturbed():
         model = _build_model(config)
         data = load_data(config.dataset, config.validation_split, choose_device(device))
@@ -140,7 +141,7 @@ def _learn(config: TrialConfig, model: nn.Module, data: Data, count: int) -> Non
         with autocast_of(config, CPU):
             logits = model.train()(images)
             _check_logits(config, logits, len(images))
-            loss = cross_entropy(logits, labels)
+            loss = build_loss(config, CPU).mean(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.schedules import factor
 from sweepstack.training import models, optimizers
 from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager, fitting
 from sweepstack.training.data.datasets import Data, stream
+from sweepstack.training.losses import Loss, build_loss
 from sweepstack.training.module_state import Attributes, Unkept
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
 from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState, Verdict
@@ -58,7 +58,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
     parameters = list(model.parameters())
     optimizer = optimizers.build_optimizer(config.optimizer, parameters)
     full_rates = [group["lr"] for group in optimizer.param_groups]
-    autocast = autocast_of(config, data.device)
+    autocast, minimized = autocast_of(config, data.device), build_loss(config, data.device)
     metrics: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
     step = 0
@@ -78,7 +78,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
             for group, full in zip(optimizer.param_groups, full_rates, strict=True):
                 group["lr"] = full * rate
             with autocast:
-                loss = cross_entropy(model(images), labels)
+                loss = minimized.mean(model(images), labels)
             for parameter in parameters:  # optimizer.zero_grad() without its bookkeeping, a tenth of a small step
                 parameter.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
@@ -91,7 +91,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
                     _set_seconds(metrics, began)
                     return diverged(config, recent, step, steps, metrics)
                 metrics["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
-                update_metrics(config, *evaluate(model, data.evaluation(), autocast), metrics)
+                update_metrics(config, *evaluate(model, data.evaluation(), autocast, minimized), metrics)
                 reported = {**metrics, "train/lr": config.optimizer.lr * rate}
                 if report(Measurement(epoch, step, total, reported)) is Verdict.STOP and step < total:
                     return killed(step, total)
@@ -112,7 +112,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
 
     _set_seconds(metrics, began)
     predicted: list[Tensor] = []
-    metrics["test/loss"], metrics["test/accuracy"] = evaluate(model, data.test(), autocast, predicted)
+    metrics["test/loss"], metrics["test/accuracy"] = evaluate(model, data.test(), autocast, minimized, predicted)
     if not math.isfinite(metrics["test/loss"]):  # the very last updates can be the ones that diverge
         return failed(config, metrics["test/loss"], step, steps, metrics)
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
@@ -222,27 +222,34 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: Autocast,
+    loss: Loss,
     predicted: list[Tensor] | None = None,
 ) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) of a model over batches of images and labels.
+    """Mean loss (of the cross entropy: in nats) and accuracy (0 to 1) of a model over batches of images and labels.
 
     Args:
+        loss: that of the training.
         predicted: takes the predicted classes of each batch, see `as_classes`; they stay on the device.
     """
     training = model.training
     model.eval()
-    losses, hits, count = [], [], 0
+    sums: list[Tensor] = []
+    hits: list[Tensor] = []
+    parts: Tensor | int = 0
+    count = 0
     for images, labels in batches:
         with autocast:
             logits = model(images).float()
-        losses.append(cross_entropy(logits, labels, reduction="sum"))
+        total, part = loss.sums(logits, labels)
+        sums.append(total)
+        parts = parts + part
         classes = logits.argmax(1)
         hits.append((classes == labels).sum())
         if predicted is not None:
             predicted.append(as_classes(classes, logits.shape[1]))
         count += len(labels)
     model.train(training)
-    return float(torch.stack(losses).sum()) / count, float(torch.stack(hits).sum()) / count
+    return float(torch.stack(sums).sum()) / float(parts), float(torch.stack(hits).sum()) / count
 
 
 def as_classes(indices: Tensor, classes: int) -> Tensor:

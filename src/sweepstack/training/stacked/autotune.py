@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from sweepstack.config.schema import RunConfig, TrialConfig
 from sweepstack.errors import UserError, one_line
@@ -27,6 +26,7 @@ from sweepstack.training import models, random_state
 from sweepstack.training.data.datasets import Data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_budget
 from sweepstack.training.instantiate import import_target
+from sweepstack.training.losses import build_loss
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.model import EVALUATED, Batches, Unstackable
 from sweepstack.training.trainer import autocast_of, descend, evaluate
@@ -168,16 +168,16 @@ def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> 
 def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
     torch.set_num_threads(threads)
     model = models.build_model(config.model).to(data.device)
-    autocast = autocast_of(config, data.device)
+    autocast, minimized = autocast_of(config, data.device), build_loss(config, data.device)
 
     def step(images: Tensor, labels: Tensor) -> None:
         with autocast:
-            loss = cross_entropy(model(images), labels)
+            loss = minimized.mean(model(images), labels)
         descend(model, loss, 1e-6)
 
     seconds = _seconds_per_step(step, data.batches(config.batch_size, 0, 1), data.device)
     return seconds * data.steps_per_epoch(config.batch_size) + _evaluation(
-        lambda batches: evaluate(model, batches(EVALUATED), autocast), data
+        lambda batches: evaluate(model, batches(EVALUATED), autocast, minimized), data
     )
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sweepstack.config.schema import OptimizerConfig, TrialConfig
 from sweepstack.errors import one_line
 from sweepstack.training import models
+from sweepstack.training.losses import build_loss
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import of_others, seed_all
 from sweepstack.training.stacked.model import StackedModel, Unstackable
@@ -118,6 +118,7 @@ class Probe:
         self.configs = [configs[0].model_copy(update={"seed": seed, "optimizer": PROBE}) for seed in self.seeds]
         self._close = TOLERANCES[configs[0].precision]
         self._device, self._autocast = device, autocast_of(configs[0], device)
+        self._loss = build_loss(configs[0], device)
         if images is None:
             images = torch.rand(PROBED, *shape, generator=torch.Generator().manual_seed(0))
         self._images = images[:PROBED].to(device)
@@ -252,7 +253,7 @@ class Probe:
 
     def _update(self, model: nn.Module) -> None:
         with self._autocast:
-            loss = cross_entropy(model.train()(self._images.clone()), self._labels)
+            loss = self._loss.mean(model.train()(self._images.clone()), self._labels)
         descend(model, loss, PROBE.lr)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models
 from sweepstack.training.checkpoint import CheckpointError, rows
+from sweepstack.training.losses import build_loss
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import seed_all
 from sweepstack.training.stacked import optimizers
@@ -43,7 +43,7 @@ class StackedModel:
         self.template, members = _build_members(configs, device)
         self.same_draws = False
         """Whether all members draw the random numbers of a single module, for a comparison with it."""
-        self._autocast = autocast_of(configs[0], device)
+        self._autocast, self._loss = autocast_of(configs[0], device), build_loss(configs[0], device)
         self._evaluated = configs[0].batch_size
         self._names = [name for name, value in self.template.named_parameters() if value.requires_grad]
         self.parameters = {name: members[name] for name in self._names}
@@ -109,17 +109,21 @@ class StackedModel:
             batches: what to evaluate on.
             predicted: receives the predicted classes of each chunk, [K, images], on the device.
         """
-        losses, hits, count = [], [], 0
+        sums: list[Tensor] = []
+        hits: list[Tensor] = []
+        parts: Tensor | int = 0
+        count = 0
         for images, labels in batches(min(EVALUATED, self._evaluated)):
             logits = self.logits(images).float()
-            expected = labels.expand(self.width, -1)
-            losses.append(cross_entropy(logits, expected, reduction="none").sum(1))
+            total, part = self._loss.stacked_sums(logits, labels)
+            sums.append(total)
+            parts = parts + part
             classes = logits.max(1).indices  # 18 times as fast as argmax along this axis
             hits.append((classes == labels).sum(1))
             if predicted is not None:
                 predicted.append(as_classes(classes, logits.shape[1]))
             count += len(labels)
-        return torch.stack(losses).sum(0).cpu().double() / count, torch.stack(hits).sum(0).cpu().double() / count
+        return torch.stack(sums).sum(0).cpu().double() / float(parts), torch.stack(hits).sum(0).cpu().double() / count
 
     def weights(self, member: int) -> dict[str, Tensor]:
         """Returns a copy of the `state_dict` of one member, on the CPU."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models, optimizers
+from sweepstack.training.losses import build_loss
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import seed_all
 from sweepstack.training.stacked.model import EVALUATED, Batches
@@ -32,7 +32,7 @@ class SingleModel:
         self._attributes = Attributes(self._model)
         self._optimizer = optimizers.build_optimizer(config.optimizer, self._model.parameters())
         self._full_rates = [group["lr"] for group in self._optimizer.param_groups]
-        self._autocast = autocast_of(config, device)
+        self._autocast, self._loss = autocast_of(config, device), build_loss(config, device)
         self._factors: Iterator[float] = iter(())
         self.seeds = [config.seed]
 
@@ -46,7 +46,7 @@ class SingleModel:
         for group, full in zip(self._optimizer.param_groups, self._full_rates, strict=True):
             group["lr"] = full * factor
         with self._autocast:
-            loss = cross_entropy(self._model(images[0]), labels[0])
+            loss = self._loss.mean(self._model(images[0]), labels[0])
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
@@ -55,7 +55,7 @@ class SingleModel:
     def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """See `StackedModel.evaluate`."""
         classes: list[Tensor] = []
-        loss, accuracy = evaluate(self._model, batches(EVALUATED), self._autocast, classes)
+        loss, accuracy = evaluate(self._model, batches(EVALUATED), self._autocast, self._loss, classes)
         if predicted is not None:
             predicted += [part[None] for part in classes]
         return torch.tensor([loss], dtype=torch.float64), torch.tensor([accuracy], dtype=torch.float64)

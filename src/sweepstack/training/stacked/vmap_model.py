@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.functional import cross_entropy
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training.module_state import Attributes
@@ -85,7 +84,7 @@ class MappedModel(StackedModel):
             parameters: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor, labels: Tensor
         ) -> tuple[Tensor, dict[str, Tensor]]:
             logits, assigned = self._call(parameters, rest, images)
-            return cross_entropy(logits, labels), assigned
+            return self._loss.mean(logits, labels), assigned
 
         with self._autocast:
             mapped = vmap(loss_of, in_dims=(0, 0, *[None if shared else 0] * 2), randomness=self._randomness)
