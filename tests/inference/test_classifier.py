@@ -46,8 +46,11 @@ def test_a_finished_trial_keeps_what_it_predicts(digits_config, way, validation_
     outcomes: dict[int, Outcome] = {}
     readers = [
         TrialReader(
-            config, lambda _: None, lambda outcome, place=place: outcomes.__setitem__(place, outcome), str(place)
-        )  # type: ignore[misc]
+            config,
+            lambda _: None,
+            lambda outcome, place=place: outcomes.__setitem__(place, outcome),
+            str(place),  # type: ignore[misc]
+        )
         for place, config in enumerate(configs)
     ]
     here = loaded(configs[0])
