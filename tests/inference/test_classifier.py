@@ -48,8 +48,8 @@ def test_a_finished_trial_keeps_what_it_predicts(digits_config, way, validation_
         TrialReader(
             config,
             lambda _: None,
-            lambda outcome, place=place: outcomes.__setitem__(place, outcome),
-            str(place),  # type: ignore[misc]
+            lambda outcome, place=place: outcomes.__setitem__(place, outcome),  # type: ignore[misc]
+            str(place),
         )
         for place, config in enumerate(configs)
     ]
