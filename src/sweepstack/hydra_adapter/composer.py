@@ -28,6 +28,7 @@ from sweepstack.hydra_adapter.output_folders import Folders
 from sweepstack.tricks import tricks
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+"""Matches a key of names and dots, without brackets."""
 
 
 class NotQuicklyError(Exception):

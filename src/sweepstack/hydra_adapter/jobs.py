@@ -186,7 +186,7 @@ class HydraJobs(InProcessExecutor, Listener):
         self._finish(trial, outcome, lambda: log.info("%s: %s, %s", trial.name, outcome.state, reason))
 
     def finish_rest(self, outcomes: Mapping[str, Outcome]) -> None:
-        """Finishes the jobs of trials that were stopped early, for which a signal left no time before."""
+        """Finishes the jobs of trials that were stopped early. `on_ended` leaves them: a signal allows it no time."""
         for trial in self.trials.values():
             if trial.number not in self.returns:
                 outcome = outcomes[trial.fingerprint]

@@ -20,6 +20,7 @@ from sweepstack.hydra_adapter.job_context import inside
 from sweepstack.hydra_adapter.private import arguments_parser
 
 NOT_TOGETHER = ("run", "multirun", "cfg", "info", "shell_completion")
+"""Flags of Hydra that exclude each other, except --multirun with --cfg."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Shown:
 
 
 _asked: list[Shown] = []
+"""What the command line asks to print; at most one entry."""
 
 
 def asked() -> Shown | None:

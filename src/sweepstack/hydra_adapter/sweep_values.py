@@ -33,6 +33,7 @@ from sweepstack.hydra_adapter import private
 MOST_JOBS = 100_000
 """The most jobs of one sweep. Before the first one trains, all are in memory, at about 10 kB each."""
 FEWER = f"sweep fewer values: a sweep holds {MOST_JOBS:,} jobs at most"
+"""The remedy for a sweep that is too large."""
 PLAIN_TEXT = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE | re.ASCII)
 """Matches a text that Hydra reads as the same text without quotes."""
 INTERPOLATION = re.compile(r"\$\{[^{}'\"\\\s]*\}")

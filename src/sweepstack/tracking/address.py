@@ -33,6 +33,7 @@ DRIVERS = {
 }
 """For the scheme of an address, the module of its driver and the package that contains it."""
 SQLITE_HEADER = b"SQLite format 3\0"
+"""The first bytes of an sqlite database."""
 BESIDE = ("-journal", "-wal", "-shm")
 """What sqlite appends to the name of a database for the names of its other files."""
 

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from omegaconf import DictConfig
 
-CONFIG, OVERRIDES = "config.yaml", "overrides.yaml"
+CONFIG = "config.yaml"
+"""The file with the config of a run."""
+OVERRIDES = "overrides.yaml"
+"""The file with the typed overrides of a run."""
 RETRY = "try again when the store answers"
+"""The remedy for a store that does not answer."""
 
 
 def local_folder(artifact_uri: str) -> Path | None:

@@ -15,6 +15,7 @@ from sweepstack.tracking.store import import_client
 from sweepstack.tricks import tricks
 
 CHOOSE = "choose another with tracking.experiment=NAME or MLFLOW_EXPERIMENT_NAME"
+"""The remedy for an experiment that cannot be used."""
 
 
 def experiment_name(chosen: str | None, task: str, database: Path | None) -> str:

@@ -14,10 +14,13 @@ import re
 from typing import Any
 
 YAML_WORDS = {"null": None, "true": True, "false": False, "None": None, "True": True, "False": False}
+"""Words that are values, in YAML and in the form of earlier versions."""
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
-"""Matches a whole number. A text with a leading zero, such as 007, is a name."""
+"""Matches a whole number. A text with a leading zero, such as 007, is a name, so it does not match."""
 NUMBER = re.compile(r"-?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf)|nan")
+"""Matches a number; `LEADING_ZERO` and `WHOLE` are tested first."""
 LEADING_ZERO = re.compile(r"-?0[0-9]+")
+"""Matches digits that are a name because of their leading zero."""
 LONGEST_WHOLE = 4000
 """The most digits of a whole number. Python refuses to read much longer ones, which stay text."""
 

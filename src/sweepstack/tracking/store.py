@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 PAGE = 1000
+"""Runs in one request to MLflow."""
 
 
 class Store:

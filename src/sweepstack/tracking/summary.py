@@ -16,7 +16,9 @@ from sweepstack.tracking.store import Store
 SUMMARY_TAG = "sweepstack.summary"
 """The tag with the name of the sweep."""
 ABOUT_TAG = "mlflow.note.content"
+"""The tag that MLflow's UI shows as the description of a run."""
 PLOTS = "plots"
+"""The folder of pictures among the artifacts."""
 
 
 def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[str, bytes]) -> str:

@@ -37,6 +37,7 @@ OBJECTIVES = ("val/accuracy", "test/accuracy")
 CLOCKS = 60_000
 """The largest difference in milliseconds between the clocks of machines that share a store."""
 LARGEST_FLOAT = 1.7976931348623157e308
+"""The largest float that MLflow's databases can store."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def settled_runs(database: Path, configs: Sequence[str]) -> list[SettledRun] | N
 
 
 def artifact_uris(database: Path, run_id: str | None = None) -> list[tuple[str, str, str]] | None:
-    """Returns the id, artifact address and fingerprint of one run, or of all; publicly by `MlflowClient.get_run`."""
+    """Returns (id, artifact address, fingerprint) of one run or of all. The public way is `MlflowClient.get_run`."""
     if not tricks():
         return None
     with contextlib.suppress(sqlite3.Error), _opened(database) as opened:

@@ -20,6 +20,7 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.ui.views import link
 
 HOST = "127.0.0.1"
+"""The loopback address, which other machines cannot reach."""
 ALLOWED_HOSTS = ",".join((HOST, f"{HOST}:*", "localhost", "localhost:*"))
 """The hosts that a browser may send. It does not send port 80, and any other port may be forwarded to this server."""
 START_LIMIT = 120.0

@@ -23,9 +23,11 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.table_rows import OBJECTIVES, SWEEP_TAG, Row, member_tag
 
 VIEW_TAG = "mlflow.sharedViewState."
+"""The beginning of the tag with a saved view; the key of the view follows."""
 UNTOUCHED = "untouched"
 """The key of a view that no user has changed: the UI drops this key when it saves a view."""
 SECTION = "sweep"
+"""The id of the section with the charts of a sweep."""
 SINCE = (3, 15)
 """The first version of MLflow whose UI reads views of this format."""
 BEFORE = (4, 0)

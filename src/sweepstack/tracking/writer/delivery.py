@@ -352,7 +352,7 @@ class Delivery:
 
     def _keep_file(self, run: _Run, file: Path) -> None:
         if not file.exists() and self._repeated:
-            return  # an earlier delivery has moved it
+            return  # an earlier delivery has copied and removed it
         if run.folder is None:
             self._store.client.log_artifact(run.run_id, str(file))
             return

@@ -50,6 +50,7 @@ OTHERS = 30.0
 ALIVE = 1.0
 """Seconds between two checks that the parent lives: a fork of a dead parent can hold the pipe open."""
 NOTHING_YET: Any = object()
+"""Stands for the order if none has come yet."""
 
 
 class _Child:
@@ -169,7 +170,7 @@ class _Child:
     def _read(self) -> None:
         """Reads orders. It runs in a thread, so that the process notices the end of its parent during an import."""
         opened = False
-        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the parent is gone
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the parent has ended
             while True:
                 message = pickle.load(self._orders)
                 opened = opened or isinstance(message, Open)
