@@ -157,7 +157,13 @@ def _resume(
 
 
 def descend(model: nn.Module, loss: Tensor, lr: float) -> None:
-    """An update without an optimizer, which would import `torch._dynamo`, a second: to time a model, or to try it."""
+    """Updates a model without an optimizer, to time it or to try it. An optimizer would import `torch._dynamo`, which
+    takes a second.
+
+    Args:
+        loss: of a batch, with its graph.
+        lr: the learning rate.
+    """
     loss.backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in model.parameters():
