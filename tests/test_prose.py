@@ -16,15 +16,9 @@ RETIRED = {
 replay, checkpoints, param, missing, index, section, session, message, describe."""
 ALLOWED = {"FOLDS", "NOT_TOLD_APART", "set_aside", "_set_aside", "note_set_aside"}
 """Names with a retired word in a meaning of its own: parts of a cross-validation, a mark that users see, a table."""
-NOT_DONE_YET = ("sweepstack/training/", "sweepstack/tracking/", "sweepstack/hydra_adapter/", "hydra_plugins/")
-"""Folders that still have retired words and short docstrings. The list is to become empty."""
 RETIRED_PHRASES = ("anew", "gone on with", "is mended", "must be mended", "in company", "hear of", "hears of")
 """Phrases that no text in `src` contains any more."""
-FILES = sorted(
-    path
-    for path in SOURCE.rglob("*.py")
-    if path.name != "__init__.py" and not path.relative_to(SOURCE).as_posix().startswith(NOT_DONE_YET)
-)
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

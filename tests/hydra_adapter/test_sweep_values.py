@@ -129,7 +129,7 @@ def test_expressions(line: str, values: list[str]) -> None:
         ("key=range(nan,1)", "a range must end"),
         ("key=range(1,1e9)", "a range must not be too large"),
         ("key=range(1,1000000000000)", "a range must not be too large"),
-        ("key=glob(*)", "key is none"),
+        ("key=glob(*)", "key is not a group"),
         ("model=glob(x*)", "glob(...) must match an option of model"),
         ("key=interval(0,1)", "a grid has no intervals"),
         ("key=[choice(1,2),3]", "a sweep must be the whole value of its key"),

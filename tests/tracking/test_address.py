@@ -64,7 +64,7 @@ def test_a_command_names_the_store_unless_every_terminal_finds_it(
 
 def test_a_masked_address_works_where_the_environment_knows_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = "postgresql://somebody:***@127.0.0.1:1/db"
-    with pytest.raises(StoreError, match=r"must have its password, got .*; write it in the place of \*\*\*"):
+    with pytest.raises(StoreError, match=r"must have its password, got .*; write it instead of \*\*\*"):
         Store(printed)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", printed.replace("***", "hunter22"))
     assert Store(printed).uri == printed

@@ -265,7 +265,7 @@ def test_a_transaction_that_is_undone_is_written_again_as_a_whole(
     monkeypatch.setattr(Store, "_check_whole", undone_once)
     command.train(*map(trial, range(3)))
     delivery = Delivery(store, ledger, command.number)
-    with pytest.raises(StoreError, match="has undone what was being written, the disk may be full; make room"):
+    with pytest.raises(StoreError, match="has undone the last records, the disk may be full; make room"):
         delivery.deliver()
     assert ask(store, "SELECT * FROM runs") == []
     delivery.deliver()

@@ -149,7 +149,7 @@ def test_a_server_that_is_away_costs_one_line_and_gets_everything_when_it_is_bac
     assert run_names(store) == ["lr=1", "lr=2", "lr=3"]
     (complaint,) = told
     assert complaint is not None
-    assert complaint.startswith(f"Records of 2 trials are kept in the journal, for {away.uri} does not take them (")
+    assert complaint.startswith(f"Records of 2 trials are kept in the journal, because {away.uri} does not take them (")
     assert link.startswith(f"{away.uri}/#/experiments/")
     assert {row.name: row.state for row in found} == dict.fromkeys(("lr=1", "lr=2", "lr=3"), "FINISHED")
     assert set(told_by_mlflow.finished) == {fingerprint(number) for number in (1, 2, 3)}

@@ -227,11 +227,13 @@ def test_a_store_whose_trials_were_deleted_says_so(store: Store) -> None:
     experiment = store.experiment_id("gone")
     run = store.client.create_run(experiment, run_name="one", tags={"sweepstack.version": "1"})
     store.client.delete_run(run.info.run_id)
-    with pytest.raises(StoreError, match="holds no trials yet, for they have been deleted; restore what was deleted"):
+    with pytest.raises(
+        StoreError, match="holds no trials yet, because they have been deleted; restore what was deleted"
+    ):
         store.rows()
     store.client.restore_run(run.info.run_id)
     store.client.delete_experiment(experiment)
-    with pytest.raises(StoreError, match="for experiment 'gone' has been deleted"):
+    with pytest.raises(StoreError, match="because experiment 'gone' has been deleted"):
         store.rows()
 
 

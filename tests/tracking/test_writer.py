@@ -165,7 +165,9 @@ def test_a_refused_trial_is_told_once_costs_no_other_and_can_be_delivered_later(
     (complaint,) = told
     assert complaint is not None
     assert complaint.startswith("Records of 1 trial ")
-    assert f"kept in the journal, for {store.uri} does not take them ([Errno 2] No such file or directory" in complaint
+    assert (
+        f"kept in the journal, because {store.uri} does not take them ([Errno 2] No such file or directory" in complaint
+    )
     assert "); the next sweep delivers them, or type: sweepstack sync --store sqlite:///" in complaint
     assert "\n" not in complaint
     (line,) = said

@@ -1,4 +1,4 @@
-"""Entries in Hydra's store of configs. Hydra does not look for plug-ins in a file whose name begins so."""
+"""Registers configs in Hydra's store. Because of the underscore, Hydra does not search this file for plug-ins."""
 
 from typing import Any
 
@@ -9,8 +9,10 @@ NAME = "sweepstack"
 
 
 def register(group: str, node: Any) -> None:
-    """Stores a config as the option `sweepstack` of a group, once: a worker process gets the store of the process that
-    began it before it imports plug-ins, and Hydra 1.4 warns of an entry that is there already."""
+    """Stores a config as the option `sweepstack` of a group, unless it exists already.
+
+    A worker process has the entries of its parent before it imports plug-ins, and Hydra 1.4 warns of a second entry.
+    """
     store = ConfigStore.instance()
     if store.get_type(f"{group}/{NAME}.yaml") is ObjectType.NOT_FOUND:
         store.store(group=group, name=NAME, node=node, provider=NAME)

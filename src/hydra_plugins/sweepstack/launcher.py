@@ -1,4 +1,4 @@
-"""The door through which Hydra hands over the jobs of a multirun. Hydra imports this at every start: keep it light."""
+"""The launcher that Hydra gives the jobs of a multirun. Hydra imports this at every start, so it must import little."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class SweepstackLauncher(Launcher):
-    """Checks every job before the first one trains, plans, and trains them stacked in this process."""
+    """Checks every job before the first one trains, plans the jobs, and trains them in stacks in this process."""
 
     def __init__(self) -> None:
         self._context: HydraContext | None = None
         self._config: DictConfig | None = None
         self.composer: Composer | None = None
-        """That of the sweeper, if it has one."""
+        """The composer of the sweeper, if it has one."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context = hydra_context

@@ -1,4 +1,4 @@
-"""The door through which Hydra finds the named sweeps: the folder sweeps/ beside conf/ becomes the group `sweeps`."""
+"""Lets Hydra find the named sweeps: the folder sweeps/ beside conf/ becomes the group `sweeps`."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ GROUP = "sweeps"
 
 
 class SweepsSource(ConfigSource):
-    """Shows one folder of YAML files as one group, and nothing else of what lies beside it."""
+    """Makes one folder of YAML files a group, and ignores everything beside the folder."""
 
     @staticmethod
     def scheme() -> str:
@@ -51,7 +51,7 @@ class SweepsSource(ConfigSource):
 
 
 def _loaded(source: ConfigSource, file: Path) -> ConfigResult:
-    """The config in a file; what is wrong with it is told with its place."""
+    """Reads the config in a file; an error says the line of the mistake."""
     from sweepstack.config.yaml_file import read_yaml
     from sweepstack.errors import ConfigError, one_line
 
@@ -64,8 +64,10 @@ def _loaded(source: ConfigSource, file: Path) -> ConfigResult:
 
 
 class FileConfigSource(private.FileSource):
-    """Hydra's source of files, with `yaml_file.read_yaml` for its reader. Its name is that of Hydra's class, for Hydra
-    takes a class of another name for a second one of the same scheme."""
+    """Hydra's source of files, but with `yaml_file.read_yaml` as the reader.
+
+    It has the name of Hydra's class, because Hydra treats a class with another name as a second one of the same scheme.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
         file = Path(self.path, self._normalize_file_name(config_path))

@@ -1,4 +1,4 @@
-"""The door through which Hydra finds the sweeper of grids. Hydra imports this at every start: keep it light."""
+"""The sweeper of grids for Hydra. Hydra imports this at every start, so it must import little."""
 
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from sweepstack.errors import ConfigError
 
 @dataclass
 class _Settings:
-    """What can be set below hydra.sweeper, as for Hydra's basic sweeper."""
+    """The settings below hydra.sweeper, the same as those of Hydra's basic sweeper."""
 
     _target_: str = "hydra_plugins.sweepstack.sweeper.SweepstackSweeper"
     max_batch_size: int | None = None
@@ -27,11 +27,13 @@ class _Settings:
 
 
 class SweepstackSweeper(sweeper.Sweeper):
-    """Sweeps grids as Hydra's basic sweeper does, but joins the grids of several files, and expands ranges in the
-    decimals that were typed. The check of the jobs is left to a launcher that makes it anyway.
+    """Sweeps grids as Hydra's basic sweeper does, but joins the grids of several files, and expands ranges in decimals.
+
+    It leaves the check of the jobs to `SweepstackLauncher` if that is the launcher.
 
     Args:
-        params: the grid of the config, which `jobs_of` reads there.
+        max_batch_size: the most jobs of one launch; None for no limit.
+        params: the grid of the config. It is not used, because `jobs_of` reads it from the config.
     """
 
     def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None) -> None:
@@ -59,21 +61,21 @@ class SweepstackSweeper(sweeper.Sweeper):
         elif asked() is not None:
             raise ConfigError("--multirun --cfg shows jobs of hydra/launcher=sweepstack", remedy="choose that launcher")
         jobs = jobs_of(composer, self.config, arguments)
-        if not isinstance(self.launcher, SweepstackLauncher):  # that one looks for itself, whatever the sweeper
+        if not isinstance(self.launcher, SweepstackLauncher):  # that launcher checks the folders itself
             for number, overrides in enumerate(jobs):
                 with inside(composer.compose(overrides, number)) as folder:
                     composer.folders.take(folder, number)
         if asked() is None and not self._shows_a_plan(arguments):
             return self._launch(jobs, self.max_batch_size)
-        with tempfile.TemporaryDirectory() as folder:  # of a plan nothing is kept, and it is one plan for all batches
+        with tempfile.TemporaryDirectory() as folder:  # a dry run keeps no files and makes one plan for all jobs
             sweep = self.config.hydra.sweep
-            with read_write(sweep), open_dict(sweep):  # Hydra 1.4 locks each part
+            with read_write(sweep), open_dict(sweep):  # Hydra 1.4 makes each section read-only
                 sweep.dir = folder
             self._launch(jobs, None)
-        raise SystemExit(0)  # Hydra would tell callbacks that a sweep has ended
+        raise SystemExit(0)  # without it, Hydra would call callbacks for the end of a sweep
 
     def _launch(self, jobs: list[list[str]], batch_size: int | None) -> list[Sequence[JobReturn]]:
-        """What Hydra's basic sweeper does with the jobs that it has made."""
+        """Launches the jobs in batches, as Hydra's basic sweeper does."""
         assert self.config is not None
         assert self.launcher is not None
         folder = Path(str(self.config.hydra.sweep.dir))
@@ -87,7 +89,7 @@ class SweepstackSweeper(sweeper.Sweeper):
             self.validate_batch_is_legal(batch)
             returns.append(self.launcher.launch(batch, initial_job_idx=first))
             for done in returns[-1]:
-                _ = done.return_value  # raises what ended the job
+                _ = done.return_value  # raises the error of the job
             first += len(batch)
         return returns
 
@@ -104,7 +106,7 @@ class SweepstackSweeper(sweeper.Sweeper):
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         from hydra_plugins.sweepstack.launcher import SweepstackLauncher
 
-        if not isinstance(self.launcher, SweepstackLauncher):  # that one composes every job before the first one trains
+        if not isinstance(self.launcher, SweepstackLauncher):  # that launcher checks every job itself
             super().validate_batch_is_legal(batch)
 
 

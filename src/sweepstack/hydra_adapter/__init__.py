@@ -1,2 +1,4 @@
-"""All that knows Hydra, its private parts included. Read `launcher` first: from Hydra's jobs to trials, and back to
-Hydra's returns."""
+"""Everything that uses Hydra, including its private parts.
+
+Read `launcher` first: it turns Hydra's jobs into trials, and outcomes into Hydra's returns.
+"""

@@ -1,8 +1,8 @@
-"""Many jobs composed at the price of a few: Hydra composes each choice of groups once, and values are set in copies.
+"""Composes many jobs fast: Hydra composes each choice of groups once, and the values are set in copies.
 
-Hydra reads the YAML files and works out the defaults list again for every job, which takes 40 ms. Of all that, only
-choices of groups (`model=mlp`) can change the files that are read; every other override is applied to their result.
-So a job starts from a copy of what its choices give, and Hydra's own function applies the others to it: 2 ms.
+For every job, Hydra reads the YAML files and computes the defaults list again, which takes 40 ms. But only choices of
+groups (`model=mlp`) can change the files that are read; every other override is applied to their result. So a job
+starts from a copy of the result of its choices, and Hydra's own function applies the other overrides to it, in 2 ms.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from sweepstack.hydra_adapter.output_folders import Folders
 from sweepstack.private_api_switch import tricks
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+"""Matches a key of names and dots, without brackets."""
 
 
 class NotQuicklyError(Exception):
-    """The job is one for Hydra itself."""
+    """Hydra itself has to compose the job."""
 
 
 class Composer:
     """Composes the jobs of a multirun exactly as Hydra's `load_sweep_config` does, with the same errors.
 
     Args:
-        loader: Hydra's own.
-        master: the config of the multirun; its cache of resolved values goes to every job.
+        loader: Hydra's loader.
+        master: the config of the multirun; every job gets its cache of resolved values.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
@@ -49,16 +50,16 @@ class Composer:
         self._groups: dict[str, bool] = {}
         self._bases: dict[tuple[str, ...], _Base | None] = {}
         self.folders = Folders()
-        """Of the jobs of the sweep."""
+        """The output folders of the jobs of the sweep."""
 
     def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        """The config of a job, a new one at every call.
+        """Composes the config of a job; every call makes a new one.
 
         Raises:
-            HydraException: what Hydra raises for the mistakes in the overrides.
+            HydraException: Hydra's error for a mistake in the overrides.
         """
         cfg = None
-        with contextlib.suppress(Exception):  # Hydra composes what is not for this class, and words its own errors
+        with contextlib.suppress(Exception):  # Hydra composes everything else, and reports errors
             cfg = self._compose_quickly(overrides)
         if cfg is None:
             cfg = self._load(overrides)
@@ -90,8 +91,11 @@ class Composer:
         return cfg
 
     def _load(self, overrides: Sequence[str]) -> DictConfig:
-        """What Hydra composes; since Hydra 1.4 it refuses a job that says something of its own about the sweep, but
-        the grids of files are joined, and `check_obeyed` refuses the rest."""
+        """Lets Hydra compose a job.
+
+        Since version 1.4, Hydra refuses a job that changes settings of the sweep. Here the grids of files are joined,
+        and `check_obeyed` refuses the other changes.
+        """
         try:
             return self._loader.load_sweep_config(self._master, list(overrides))
         except ConfigCompositionException:
@@ -112,10 +116,10 @@ class Composer:
         return self._overrides[line]
 
     def base(self, choices: Sequence[str]) -> DictConfig:
-        """The config of a job with nothing but these choices. It is shared: do not change it.
+        """Returns the config of a job with these choices only. Do not change it: it is shared.
 
         Raises:
-            HydraException: they do not compose on their own.
+            HydraException: the choices cannot be composed without other overrides.
         """
         if not any(is_of_hydra(self._parse(line)) for line in choices):
             with contextlib.suppress(NotQuicklyError):
@@ -123,24 +127,23 @@ class Composer:
         return self._load(choices)
 
     def options(self, group: str) -> list[str]:
-        """The options of a group; none where there is no such group."""
+        """Returns the options of a group; an empty list if the group does not exist."""
         found: list[str] = self._files.get_group_options(group, ObjectType.CONFIG)
         return found
 
     def choices(self, overrides: Sequence[str]) -> tuple[str, ...]:
-        """Those of a job's overrides that can change what is composed below hydra."""
+        """Returns the overrides of a job that can change the config below hydra."""
         return tuple(line for line in overrides if self.is_choice(self._parse(line)))
 
     def is_choice(self, override: Override) -> bool:
-        """Whether it can change what is composed below hydra: it chooses a file to read, or is an override of Hydra's
-        own config."""
+        """Whether an override can change the config below hydra: it chooses a file or overrides Hydra's config."""
         try:
             return is_of_hydra(override) or self._is_choice(override)
         except NotQuicklyError:
             return False
 
     def _is_choice(self, override: Override) -> bool:
-        """Whether it chooses the files to read, rather than a value."""
+        """Whether an override chooses a file, and not a value."""
         key = override.key_or_group
         if is_of_hydra(override):
             raise NotQuicklyError("it could change anything below hydra, on which this class relies")
@@ -156,13 +159,13 @@ class Composer:
 
     @functools.cached_property
     def _files(self) -> Any:
-        """What Hydra asks whether a key is a group."""
+        """The repository of config files, which knows whether a key is a group."""
         overrides = cast("list[str]", OmegaConf.to_container(self._master.hydra.overrides.hydra))
         return private.config_files(self._loader, self._master.hydra.job.config_name, overrides)
 
     def _base(self, choices: tuple[str, ...]) -> _Base:
         if choices not in self._bases:
-            self._bases[choices] = None  # what failed once is not tried again
+            self._bases[choices] = None  # so that a failure is not tried again
             self._bases[choices] = _Base(self._load(choices))
         base = self._bases[choices]
         if base is None:
@@ -171,12 +174,12 @@ class Composer:
 
 
 class _Base:
-    """What some choices of groups give, before any value is set."""
+    """The config for some choices of groups, before any value is set."""
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
         self._pickled: bytes | None = None
-        with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError):  # of a local class
+        with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError):  # it may hold a local class
             self._pickled = pickle.dumps(cfg, pickle.HIGHEST_PROTOCOL)  # twice as fast as deepcopy
         self._checked: set[tuple[str, OverrideType, bool]] = set()
 
@@ -186,8 +189,10 @@ class _Base:
         return cfg
 
     def check(self, override: Override) -> None:
-        """Refuses an override which looks up an interpolation on its way to the node at its key or inside of it:
-        another override of the job, or Hydra's own entries, may have given that another meaning by then."""
+        """Refuses an override if there is an interpolation on the path to its key, or below its key.
+
+        Another override of the job, or one of Hydra's own entries, may change the result of the interpolation.
+        """
         key, plain = override.key_or_group, not isinstance(override.value(), list | dict)
         if (key, override.type, plain) in self._checked:
             return
@@ -208,12 +213,12 @@ class _Base:
 
 
 def is_of_hydra(override: Override) -> bool:
-    """Whether it is one of Hydra's own config: hydra.job.name=..., +hydra/launcher=..."""
+    """Whether an override changes Hydra's own config, as hydra.job.name=... and +hydra/launcher=... do."""
     return re.match(r"hydra\b", override.key_or_group) is not None
 
 
 def _check_independent(values: Sequence[Override]) -> None:
-    """Refuses overrides whose order matters, and forms that are not a value at a key."""
+    """Refuses overrides whose order matters, and overrides that do not set a value at a key."""
     keys = sorted(f"{override.key_or_group}." for override in values)
     for override in values:
         simple = override.value_type in (None, ValueType.ELEMENT) and override.package is None

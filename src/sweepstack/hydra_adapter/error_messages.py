@@ -1,4 +1,4 @@
-"""Hydra's own errors about overrides and config files, as one line: rule, value, remedy."""
+"""Rewrites Hydra's errors about overrides and config files as one line: rule, value, remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweepstack.hydra_adapter.private import is_empty
 
 
 def explain(error: BaseException) -> str:
-    """The line for an error that Hydra or OmegaConf raised while composing."""
+    """Returns the line for an error that Hydra or OmegaConf raised while composing."""
     if isinstance(error, MissingConfigException):
         return _missing_file(error)
     if isinstance(error, OverrideParseException):
@@ -40,7 +40,7 @@ def explain(error: BaseException) -> str:
         if unknown and not OmegaConf.is_missing(section, cause.key):
             known = [str(name) for name in section]
             key = str(cause.full_key or cause.key)
-            if key == cause.key:  # at the top Hydra's own section is no suggestion
+            if key == cause.key:  # do not suggest Hydra's own section at the top level
                 known = [name for name in known if name != "hydra"]
             if choices := _swept_choices(key):
                 rule = f"{key} is not a key of every config of the sweep"
@@ -61,8 +61,10 @@ def explain(error: BaseException) -> str:
 
 
 def _swept_choices(key: str) -> str:
-    """The choices of the group that a key is in, such as optimizer=adam,adamw, if they are swept: Hydra looks for a key
-    in the default choice first, whose keys are none to suggest then."""
+    """Returns the swept choices of a key's group, such as optimizer=adam,adamw; empty if the group is not swept.
+
+    In a sweep of choices Hydra looks for a key in the default choice first, so the keys of that are not suggestions.
+    """
     group = key.partition(".")[0]
     return next((word for word in sys.argv[1:] if word.startswith(f"{group}=") and "," in word), "")
 
@@ -85,7 +87,7 @@ def _override_remedy(error: BaseException) -> str:
 
 
 def _culprit(error: BaseException) -> str:
-    """The typed override that cannot be read: Hydra's parser lets some errors through without it."""
+    """Finds the typed override that cannot be read, because some errors of Hydra's parser do not name it."""
     for word in sys.argv[1:]:
         if "=" in word and not word.startswith("-"):
             try:

@@ -1,8 +1,8 @@
-"""The jobs of a sweep: the grid that was typed, joined with the grids that files hold below `hydra.sweeper.params`.
+"""Makes the jobs of a sweep: joins the typed grid with the grids of files, which are below `hydra.sweeper.params`.
 
-Hydra reads `hydra.sweeper.params` from the config of the whole sweep alone, in which no group that is swept has been
-chosen yet: of `sweeps=A,B` it would see neither grid. So each choice of groups is composed, and where one brings a grid
-of its own, that grid is crossed with what was typed, for the jobs of this choice.
+Hydra reads `hydra.sweeper.params` from the config of the whole sweep only, before any swept group is chosen: of
+`sweeps=A,B` it would see neither grid. So each choice of groups is composed here. If a choice has its own grid, the
+jobs of that choice get the product of this grid and the typed one.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from sweepstack.hydra_adapter.sweep_values import FEWER, MOST_JOBS, expand, has_
 
 
 def jobs_of(composer: Composer, master: DictConfig, arguments: Sequence[str]) -> list[list[str]]:
-    """The overrides of each job.
+    """Returns the overrides of each job.
 
     Args:
+        composer: composes the choices of groups.
         master: the config of the sweep.
-        arguments: the overrides that were typed.
+        arguments: the typed overrides.
 
     Raises:
         HydraException: an override cannot be read.
-        ConfigError: there is nothing to sweep, or too much, or a file says below hydra what nobody would obey.
+        ConfigError: there is nothing to sweep, or too much, or a file has a setting below hydra that has no effect.
     """
     grids = _Grids(composer, master)
     jobs = grids.cross(grid_of(master.hydra), parse_overrides(arguments))
@@ -49,13 +50,14 @@ class _Grids:
         self.joined = False
         """Whether there is more than one grid."""
         self.names: set[str] = set()
-        """Of the sweep, as the choices of files have it, unresolved."""
+        """The names of the sweep in the configs of the choices, not resolved."""
 
     def cross(self, params: Mapping[str, str], typed: Sequence[Override]) -> list[list[str]]:
-        """The jobs of what was typed, with the grid of each choice of files.
+        """Returns the jobs of the typed overrides, with the grid of each choice of files.
 
         Args:
-            params: the grid that the config has before these choices are made.
+            params: the grid of the config before these choices.
+            typed: the typed overrides.
         """
         overrides = merged(parse_overrides([f"{key}={value}" for key, value in params.items()]), typed)
         axes = [expand(override, self._composer.options) for override in overrides]
@@ -77,26 +79,27 @@ class _Grids:
         return jobs
 
     def _grid(self, choice: Sequence[str], params: Mapping[str, str]) -> Mapping[str, str]:
-        """What is to be swept where files are chosen so."""
+        """Returns the grid of the config with these choices of files."""
         try:
             cfg = self._composer.base(choice)
-        except HydraException:  # the mistake is told when the jobs are composed, with the number of the job
+        except HydraException:  # composing the jobs reports it, with the number of the job
             return params
         check_obeyed(cfg.hydra, self._master.hydra, " ".join(choice))
-        with contextlib.suppress(OmegaConfBaseException, AttributeError):  # what is wrong with it is told by the job
+        with contextlib.suppress(OmegaConfBaseException, AttributeError):  # parsing the job reports it
             if (name := child(cfg.tracking, "sweep")) is not None:
                 self.names.add(str(name))
         return grid_of(cfg.hydra)
 
 
 def merged(params: Sequence[Override], typed: Sequence[Override]) -> list[Override]:
-    """The overrides of a sweep in their order, without those that a later one of the same key replaces.
+    """Returns the overrides of a sweep in order, without those that a later one of the same key replaces.
 
-    A dict replaces nothing: Hydra merges it into the config, as in a single run. Nor does a second addition (`+key`) or
-    deletion (`~key`) that is typed: it is the mistake that it is in a single run.
+    A dict replaces nothing, because Hydra merges it into the config, as in a single run. A second typed addition
+    (`+key`) or deletion (`~key`) replaces nothing either: it is an error, as in a single run.
 
     Args:
-        params: of the grid in the config, which what was typed replaces.
+        params: the overrides of the grid in the config. Typed ones replace them.
+        typed: the typed overrides.
     """
     kept: list[tuple[Override, bool]] = []
     for override, is_param in [*((one, True) for one in params), *((one, False) for one in typed)]:
@@ -110,7 +113,7 @@ def merged(params: Sequence[Override], typed: Sequence[Override]) -> list[Overri
             if any(_meet(override, later) for later, _ in kept[index + 1 :]):
                 del kept[index]
                 kept.append((override, is_param))
-            else:  # where Hydra has it: the first axes vary slowest
+            else:  # in Hydra's position: the first axes vary slowest
                 kept[index] = (override, is_param)
             break
         else:
@@ -119,7 +122,7 @@ def merged(params: Sequence[Override], typed: Sequence[Override]) -> list[Overri
 
 
 def _meet(one: Override, other: Override) -> bool:
-    """Whether the order of the two matters: one key leads to or into the other."""
+    """Whether the order of two overrides matters: their keys are equal, or one is inside of the other."""
     keys = sorted((f"{one.key_or_group}.", f"{other.key_or_group}."))
     return keys[1].startswith(keys[0])
 

@@ -1,7 +1,7 @@
-"""What configs say below `hydra` about the whole sweep: refused where nobody would obey it, not lost in silence.
+"""Refuses settings below `hydra` that would have no effect, so that they are not ignored silently.
 
-Hydra reads the launcher, the sweeper with its grid, and a few other keys from the config of the sweep alone. Nobody
-obeys a file that only some jobs choose (`experiment=A,B`), or a grid without -m.
+Hydra reads the launcher, the sweeper with its grid, and a few other keys from the config of the sweep only. So these
+have no effect in a file that only some jobs choose (`experiment=A,B`), and a grid has none without -m.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter.private import child, is_empty
 
 OF_THE_SWEEP = ("mode", "launcher", "sweeper", "callbacks", "hydra_logging")
-"""Sections below hydra that are read from the config of the sweep, and from no job's."""
+"""The sections below hydra that Hydra reads from the config of the sweep and never from that of a job."""
 
 
 def grid_of(hydra: DictConfig) -> dict[str, str]:
-    """`hydra.sweeper.params`: keys of overrides and what they are swept over; empty where a sweeper knows none."""
+    """Returns `hydra.sweeper.params`: the values to sweep by the keys of overrides; empty if the sweeper has none."""
     params = OmegaConf.select(hydra, "sweeper.params", throw_on_missing=False)
     if not isinstance(params, DictConfig):
         return {}
@@ -30,20 +30,20 @@ def grid_of(hydra: DictConfig) -> dict[str, str]:
 
 
 def task_overrides(hydra: DictConfig) -> list[str]:
-    """The overrides of a job or a sweep as they were typed. (To iterate over the node resolves what is in them.)"""
+    """Returns the typed overrides of a job or a sweep. (Iterating over the node would resolve interpolations.)"""
     return [str(line) for line in cast("list[Any]", OmegaConf.to_container(hydra.overrides.task, resolve=False))]
 
 
 def check_obeyed(job: DictConfig, sweep: DictConfig, where: str = "") -> None:
-    """That a job says nothing else of the sweep than the config of the sweep does, but for the grid.
+    """Checks that a job has the same settings of the sweep as the config of the sweep, except the grid.
 
     Args:
-        job: its node hydra.
-        sweep: the sweep's node hydra.
-        where: what to call the job.
+        job: the node hydra of the job.
+        sweep: the node hydra of the sweep.
+        where: the name of the job in the error.
 
     Raises:
-        ConfigError: it does, and nobody would obey it.
+        ConfigError: a setting differs, and would have no effect.
     """
     for section in OF_THE_SWEEP:
         own, common = _plain_section(job, section), _plain_section(sweep, section)
@@ -62,14 +62,14 @@ def check_obeyed(job: DictConfig, sweep: DictConfig, where: str = "") -> None:
 
 
 def check_grid(hydra: DictConfig, where: str = "") -> None:
-    """That what a job's config says is to be swept has been swept: its overrides hold a value for each of these keys.
+    """Checks that the grid in a job's config was swept: the job's overrides have a value for each key of the grid.
 
     Args:
-        hydra: the job's node hydra.
-        where: what to call the job.
+        hydra: the node hydra of the job.
+        where: the name of the job in the error.
 
     Raises:
-        ConfigError: a grid in a file is obeyed by nobody.
+        ConfigError: a grid in a file has no effect.
     """
     had = {_bare_key(line.partition("=")[0]) for line in task_overrides(hydra)}
     lost = {key: value for key, value in grid_of(hydra).items() if _bare_key(key) not in had}
@@ -86,7 +86,7 @@ def check_grid(hydra: DictConfig, where: str = "") -> None:
 
 
 def _of_the_main_file(hydra: DictConfig) -> dict[str, str]:
-    """The grid that the config has whatever is typed: without -m nobody has asked for it."""
+    """Returns the grid of the config without any override. It is no mistake without -m: the user did not choose it."""
     with contextlib.suppress(Exception):
         loader = GlobalHydra.instance().config_loader()
         return grid_of(loader.load_configuration(hydra.job.config_name, [], run_mode=RunMode.RUN).hydra)

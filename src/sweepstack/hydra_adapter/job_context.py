@@ -1,4 +1,4 @@
-"""Inside of a Hydra job: what interpolations (`${hydra:job.num}`) and code (`HydraConfig.get()`) find there."""
+"""Makes interpolations (`${hydra:job.num}`) and code (`HydraConfig.get()`) see a Hydra job in a block."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sweepstack.hydra_adapter.private import set_parent
 
 @contextlib.contextmanager
 def inside(cfg: DictConfig, noticed: Callable[[], None] | None = None) -> Iterator[Path]:
-    """As in the job: `HydraConfig` shows it, and its environment is set. Gives the output folder, which is not made.
+    """Sets `HydraConfig` and the environment of a job for the block; yields its output folder without making it.
 
     Args:
-        cfg: the composed job with its node hydra, where the output folder is entered.
-        noticed: called whenever code asks `HydraConfig` for more than the folder that the command began in.
+        cfg: the composed job with its node hydra, which gets the output folder.
+        noticed: called when code asks `HydraConfig` for anything except the folder that the command began in.
     """
     shown = HydraConfig.instance()
     before = shown.cfg
@@ -31,7 +31,7 @@ def inside(cfg: DictConfig, noticed: Callable[[], None] | None = None) -> Iterat
     OmegaConf.set_readonly(hydra, True)
     try:
         shown.cfg = cast("Any", alone(hydra))
-        set_parent(hydra, cfg)  # its interpolations look for the user's keys there
+        set_parent(hydra, cfg)  # so that its interpolations find the user's keys
         folder = Path(str(OmegaConf.select(cfg, "hydra.sweep.dir")), str(OmegaConf.select(cfg, "hydra.sweep.subdir")))
         with read_write(hydra.runtime), open_dict(hydra.runtime):
             hydra.runtime.output_dir = os.path.abspath(folder)
@@ -45,7 +45,7 @@ def inside(cfg: DictConfig, noticed: Callable[[], None] | None = None) -> Iterat
 
 
 def alone(hydra: DictConfig) -> DictConfig:
-    """A config with nothing but the node hydra, which is not copied but moved."""
+    """Makes a config that contains only the node hydra, which is moved and not copied."""
     config = OmegaConf.create({})
     with flag_override(config, "no_deepcopy_set_nodes", True):
         config["hydra"] = hydra
@@ -53,7 +53,7 @@ def alone(hydra: DictConfig) -> DictConfig:
 
 
 class _Watched:
-    """Stands for the config that `HydraConfig` holds."""
+    """Replaces the config in `HydraConfig`, and reports each access."""
 
     def __init__(self, cfg: Any, noticed: Callable[[], None]) -> None:
         self._cfg, self._noticed = cfg, noticed
@@ -61,7 +61,7 @@ class _Watched:
     @property
     def hydra(self) -> Any:
         asks = sys._getframe(2).f_globals.get("__name__")
-        if asks != "hydra.utils":  # get_original_cwd and to_absolute_path, which give the same in all jobs
+        if asks != "hydra.utils":  # its get_original_cwd and to_absolute_path return the same in all jobs
             self._noticed()
         return self._cfg.hydra
 

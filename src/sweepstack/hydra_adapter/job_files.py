@@ -1,7 +1,7 @@
-"""The end of a job whose result is known already: the folder, the files and the return that Hydra would give it.
+"""Finishes a job whose result is known: makes the folder, the files and the return that Hydra would make.
 
-Hydra's `run_job` copies the config four times and writes it as YAML, which takes 15 ms, as much as a small trial. Here
-one copy is made, by pickle, and a part of the YAML that an earlier job had too is not written again.
+Hydra's `run_job` copies the config four times and writes it as YAML, which takes 15 ms, as long as a small trial. Here
+one copy is made, by pickle, and the YAML of entries that an earlier job had is reused.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from sweepstack.private_api_switch import tricks
 
 
 def begin_job(context: HydraContext, cfg: DictConfig) -> None:
-    """What `run_job` does until a job's task is called, for one that is trained together with others: its folder, its
-    files, and its start for Hydra's callbacks."""
+    """Does what `run_job` does before it calls a job's task: makes the folder and the files, and calls callbacks.
+
+    It is for a job that is trained together with others.
+    """
     with _in_folder(cfg):
         context.callbacks.on_job_start(config=cfg, task_function=lambda _: None)
         flush_loggers()
@@ -34,14 +36,14 @@ def begin_job(context: HydraContext, cfg: DictConfig) -> None:
 def finish_job(
     context: HydraContext, cfg: DictConfig, value: Any, log_lines: Callable[[], None], begun: bool = False
 ) -> JobReturn:
-    """Does all that `run_job` does around a task which calls `log_lines` and returns `value`.
+    """Does everything that `run_job` does with a task that calls `log_lines` and returns `value`.
 
     Args:
-        context: Hydra's; its callbacks hear of the job's start and end.
-        cfg: the composed job with its node hydra, where the output folder is entered.
-        value: what the job returns.
-        log_lines: logs what belongs in the job's own log file.
-        begun: whether `begin_job` was called for it.
+        context: Hydra's context; its callbacks are called at the start and at the end of the job.
+        cfg: the composed job with its node hydra, which gets the output folder.
+        value: the return value of the job.
+        log_lines: writes the lines of the job's own log file.
+        begun: whether `begin_job` was called for the job.
     """
 
     def task(_: Any) -> Any:
@@ -77,10 +79,13 @@ def finish_job(
 
 @contextlib.contextmanager
 def _in_folder(cfg: DictConfig, written: bool = False) -> Iterator[tuple[DictConfig, DictConfig]]:
-    """Inside of the job, with its folder, log and files; gives copies of the user's part of the config and of Hydra's.
+    """Makes the folder, log and files of a job, and sets its context for the block.
+
+    Yields copies of the user's part of the config and of Hydra's part.
 
     Args:
-        written: whether the files are there already.
+        cfg: the composed job with its node hydra.
+        written: whether the files exist already.
     """
     hydra = cfg.hydra
     with inside(cfg) as folder:
@@ -93,7 +98,7 @@ def _in_folder(cfg: DictConfig, written: bool = False) -> Iterator[tuple[DictCon
 
 
 def _split(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
-    """Copies of the user's part and of Hydra's."""
+    """Returns copies of the user's part of a config and of Hydra's part."""
     own = cast("DictConfig", pickle.loads(pickle.dumps(cfg, pickle.HIGHEST_PROTOCOL)))
     with read_write(own), open_dict(own):
         hydra = own.hydra
@@ -109,14 +114,14 @@ def _write_configs(folder: Path, own: DictConfig, hydra: DictConfig) -> None:
 
 
 def _yaml(cfg: DictConfig) -> str:
-    """The same text as from `to_yaml`; most entries have been written for an earlier job."""
+    """Returns the text of `to_yaml`; reuses the text of entries that an earlier job had."""
     content = cast("dict[str, Any]", OmegaConf.to_container(cfg, enum_to_str=True))
     if list(content) != ["hydra"]:
         return "".join(_yaml_entry(pickle.dumps((value, key))) for key, value in content.items()) or OmegaConf.to_yaml(
             cfg
         )
     lines = ["hydra:\n"]
-    for section, part in content["hydra"].items():  # large, and a few of its entries differ in every job
+    for section, part in content["hydra"].items():  # it is large, and only a few entries differ between jobs
         if isinstance(part, dict) and part:
             lines.append(f"  {section}:\n")
             lines += [_yaml_entry(pickle.dumps((value, key, section, "hydra"))) for key, value in part.items()]
@@ -127,7 +132,7 @@ def _yaml(cfg: DictConfig) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _yaml_entry(pickled: bytes) -> str:
-    """A value with its key, as they stand below the keys of the sections around; pickled, for it may hold lists."""
+    """Returns the YAML of a value and its key, indented for its sections; pickled, because it may contain lists."""
     entry, *keys = pickle.loads(pickled)
     for key in keys:
         entry = {key: entry}

@@ -1,4 +1,4 @@
-"""Hydra's jobs of a launch: composed, parsed, run, and each given its folder, files and return."""
+"""Hydra's jobs of a launch: composes, parses and runs them, and makes the folder, files and return of each."""
 
 from __future__ import annotations
 
@@ -33,13 +33,19 @@ log = logging.getLogger(__name__)
 
 
 class HydraJobs(InProcessExecutor, Listener):
-    """Hydra's jobs of a launch, each given its folder, files and return as soon as its outcome is known.
+    """The jobs of a launch. Each gets its folder, files and return as soon as the outcome of its trial is known.
 
-    As an executor, it trains a stack of one trial inside the job of that trial, with the log, folder and environment of
-    it. As a listener, it finishes the jobs of trials that end or are skipped.
+    As an executor, it trains a stack of one trial inside of the job of that trial, with its log, folder and
+    environment. As a listener, it finishes the jobs of trials that end or are skipped.
 
-    A composed job takes 0.4 MB. So it is composed once to be checked and again when its files are written, and what
-    Hydra gets back holds no config: that lies in the job's folder.
+    A composed job needs 0.4 MB. So a job is composed once for its check and again for its files, and its return has no
+    config: the job's folder has it.
+
+    Args:
+        context: Hydra's context.
+        composer: composes the jobs.
+        overrides: the overrides of each job.
+        first: the number of the first job.
     """
 
     def __init__(
@@ -47,42 +53,43 @@ class HydraJobs(InProcessExecutor, Listener):
     ) -> None:
         self._context, self._composer, self._overrides, self._first = context, composer, overrides, first
         self.trials: Mapping[int, Trial] = {}
-        """By the number of the job."""
+        """The trials by the numbers of their jobs."""
         self.returns: dict[int, JobReturn] = {}
         self.asked = False
-        """Whether code has asked Hydra which job it is in."""
+        """Whether the user's code has asked Hydra which job it is in."""
         self._inside: int | None = None
         self._value = math.nan
-        """What the trial that is trained inside of its job has ended with."""
+        """The objective of the trial that is trained inside of its job."""
         self._begun: set[int] = set()
         self._caches: dict[int, Any] = {}
         self._checked: set[tuple[str, ...]] = set()
 
     @property
     def numbers(self) -> range:
-        """Of all jobs."""
+        """The numbers of all jobs."""
         return range(self._first, self._first + len(self._overrides))
 
     def overrides(self, number: int) -> Sequence[str]:
-        """Those of a job."""
+        """Returns the overrides of a job."""
         return self._overrides[number - self._first]
 
     def compose(self, number: int) -> DictConfig:
-        """The config of a job, a new one at every call; what its resolvers gave when it was parsed, they give again."""
+        """Composes a new config of a job. Its cached resolvers return the same values as when the job was parsed."""
         cfg = self._composer.compose(self.overrides(number), number)
         if number in self._caches:
             OmegaConf.set_cache(cfg, self._caches[number])
         return cfg
 
     def parse(self, number: int, fixed: Collection[str], of_sweep: DictConfig) -> tuple[Trial, str]:
-        """The trial of a job, and why it must be trained on its own, if it must.
+        """Makes the trial of a job; also returns why the trial must be trained alone, or an empty text.
 
         Args:
+            number: the number of the job.
             fixed: see `make_trial`.
             of_sweep: the node hydra of the sweep's config.
 
         Raises:
-            ConfigError: a mistake in it.
+            ConfigError: the job has a mistake.
         """
         cfg = self.compose(number)
         if (choices := self._composer.choices(self.overrides(number))) not in self._checked:
@@ -99,9 +106,9 @@ class HydraJobs(InProcessExecutor, Listener):
 
     @contextlib.contextmanager
     def in_job(self, trial: Trial) -> Iterator[None]:
-        """Inside of the job of a trial, for code that is called to check or to time something; see `asked`.
+        """Sets the context of a trial's job for the block, which checks or times something; see `asked`.
 
-        A trial of an earlier sweep has no job here. A mistake that is found inside names its job.
+        An error inside of the block names the job. A trial of an earlier sweep has no job here, so nothing is set.
         """
         if not self._is_ours(trial):
             yield
@@ -116,7 +123,7 @@ class HydraJobs(InProcessExecutor, Listener):
         self.asked = True
 
     def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
-        """Trains a stack; see `run_stack`."""
+        """See `InProcessExecutor.train`; a stack of one trial is trained inside of its job."""
         stack = assignment.stack
         trials = [trial for trial in stack.trials if self._is_ours(trial)]
         if len(stack.trials) > 1 or not trials:
@@ -125,7 +132,7 @@ class HydraJobs(InProcessExecutor, Listener):
             return super().train(assignment, reporter)
         (trial,) = trials
         job = self.compose(trial.number)
-        if trial.number in self._begun:  # in a stack that was cut
+        if trial.number in self._begun:  # it began in a stack that was split
             with inside(job):
                 return super().train(assignment, reporter)
         train = super().train
@@ -146,12 +153,12 @@ class HydraJobs(InProcessExecutor, Listener):
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-        _ = done.return_value  # what is no outcome of a trial is raised here, and ends the sweep
+        _ = done.return_value  # raises an error that is not the outcome of a trial; it ends the sweep
         self._keep(trial.number, done)
         return None
 
     def _begin(self, trial: Trial) -> None:
-        """Lets callbacks hear of the start of a job before it trains, if one listens."""
+        """Calls Hydra's callbacks for the start of a job, before the training, if one of them wants that."""
         callbacks = self._context.callbacks.callbacks
         if trial.number in self._begun or not any(_listens_to_starts(callback) for callback in callbacks):
             return
@@ -166,21 +173,27 @@ class HydraJobs(InProcessExecutor, Listener):
             self._value = outcome.objective(trial.config)
             log_outcome(trial, outcome)
         elif self._is_ours(trial) and outcome.state is not TrialState.KILLED:
-            self._finish(trial, outcome, lambda: log_outcome(trial, outcome))  # else an earlier sweep has begun it
+            self._finish(trial, outcome, lambda: log_outcome(trial, outcome))  # not a job of an earlier sweep
 
     def on_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
-        """Finishes the job of a trial that needs no training."""
+        """Finishes the job of a trial that is not trained.
+
+        Args:
+            trial: the trial.
+            outcome: its outcome.
+            reason: why it is not trained, for the log of the job.
+        """
         self._finish(trial, outcome, lambda: log.info("%s: %s, %s", trial.name, outcome.state, reason))
 
     def finish_rest(self, outcomes: Mapping[str, Outcome]) -> None:
-        """The jobs of trials that were stopped early: when a signal does that, there is no time for their files."""
+        """Finishes the jobs of trials that were stopped early. `on_ended` leaves them: a signal allows it no time."""
         for trial in self.trials.values():
             if trial.number not in self.returns:
                 outcome = outcomes[trial.fingerprint]
                 self._finish(trial, outcome, functools.partial(log_outcome, trial, outcome))
 
     def _is_ours(self, trial: Trial) -> bool:
-        """Whether a trial is of this launch, and not of an earlier sweep that is resumed."""
+        """Whether a trial belongs to this launch, and not to an earlier sweep that is resumed."""
         own = self.trials.get(trial.number)
         return own is not None and own.fingerprint == trial.fingerprint and own.folder == trial.folder
 
@@ -202,7 +215,13 @@ class HydraJobs(InProcessExecutor, Listener):
 
 
 def of_job(number: int, overrides: Sequence[str], error: UserError) -> UserError:
-    """A mistake that tells the job it is in."""
+    """Adds the number and the overrides of a job to an error.
+
+    Args:
+        number: the number of the job.
+        overrides: the overrides of the job.
+        error: the error to add them to.
+    """
     return error.inside(f"job {number} ({' '.join(overrides)})")
 
 
@@ -212,7 +231,7 @@ def _listens_to_starts(callback: Any) -> bool:
 
 @contextlib.contextmanager
 def _own_log_handlers() -> Iterator[None]:
-    """Log handlers that a job adds end with the block: the next line is not one of this job."""
+    """Removes the log handlers that a job adds at the end of the block, so that later lines are not in its log."""
     root, mine = logging.getLogger(), logging.getLogger().handlers[:]
     try:
         yield
@@ -224,16 +243,16 @@ def _own_log_handlers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _reported_if_it_fails(trial: Trial) -> Iterator[None]:
-    """A folder that cannot be written costs no other trial of the stack."""
+    """Reports an error with the files of a job, so that it does not stop the other trials of the stack."""
     try:
         yield
     except Exception as error:
-        line = f"the files of job {trial.number} ({trial.name}) cannot be kept: {one_line(error)}"
+        line = f"the files of job {trial.number} ({trial.name}) cannot be written: {one_line(error)}"
         print(printable(line), file=sys.stderr)
 
 
 def _isolation_reason(job: DictConfig) -> str:
-    """What a job wants of its process, and can only have on its own."""
+    """Returns why a job must be trained alone: it changes its process. An empty text if it does not."""
     for key in ("chdir", "env_set"):
         if job.hydra.job[key]:
             return f"hydra.job.{key} is set"

@@ -1,4 +1,4 @@
-"""What stands behind Hydra's launcher: compose every job, check every job, plan, train, and give Hydra its returns."""
+"""The work of Hydra's launcher: composes and checks every job, plans, trains, and makes the returns for Hydra."""
 
 from __future__ import annotations
 
@@ -39,20 +39,23 @@ def launch(
     """Plans and trains the jobs of a multirun. A job's return value is its objective, NaN if it failed.
 
     Args:
-        composer: kept from launch to launch: an adaptive sweeper launches jobs one by one.
-        first: number of the first job.
+        context: Hydra's context.
+        config: the config of the multirun.
+        composer: composes the jobs; the same for all launches of an adaptive sweeper, which launches jobs one by one.
+        job_overrides: the overrides of each job.
+        first: the number of the first job.
 
     Raises:
-        ConfigError, DataError: a job has a mistake in it, or its data cannot be had; then none has trained. Of several
-            mistakes there is one error with a line for each.
+        ConfigError, DataError: a job has a mistake, or its data cannot be loaded; then no job has trained. Several
+            mistakes are one error with a line for each.
         StoreError: the store cannot be used.
-        SystemExit: with `launch.dry_run`, after the plan has been printed; nothing has been trained or written.
+        SystemExit: with `launch.dry_run`, after printing the plan; nothing was trained or written.
     """
     setup_globals()
     begin_in(Path(config.hydra.runtime.cwd))
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    with contextlib.suppress(OmegaConfBaseException):  # what is wrong is told with the first job
-        OmegaConf.to_container(config.tracking, resolve=True)  # once: all jobs get the name that the sweep has
+    with contextlib.suppress(OmegaConfBaseException):  # parsing the first job reports it
+        OmegaConf.to_container(config.tracking, resolve=True)  # once, so that all jobs get the same sweep name
     jobs = HydraJobs(context, composer, job_overrides, first)
     if (shown := asked()) is not None:
         if config.hydra.runtime.choices.get("hydra/sweeper") != "sweepstack":
@@ -86,11 +89,12 @@ def launch(
 
 
 def _parse_jobs(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tuple[list[Trial], str]:
-    """The trials of the jobs, and why each must be trained on its own, if it must.
+    """Makes the trials of the jobs; also returns why each must be trained alone, or an empty text.
 
     Args:
-        of_sweep: the node hydra of the whole sweep's config.
-        folders: of the jobs of earlier launches, too.
+        jobs: the jobs of this launch.
+        of_sweep: the node hydra of the sweep's config.
+        folders: the output folders of all jobs, including those of earlier launches.
     """
     fixed = fixed_keys(of_sweep)
     trials: list[Trial] = []

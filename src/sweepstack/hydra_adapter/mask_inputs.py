@@ -1,5 +1,4 @@
-"""Where addresses come in: secrets that were typed, or that stand in a config file, are masked before Hydra composes a
-config, writes it into a folder or hands it to anybody."""
+"""Masks secrets in typed arguments and in config files, before Hydra composes, writes or passes on a config."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from sweepstack.masking import MASK, hide, reveal
 
 
 def reveal_environment(names: Iterable[str]) -> None:
-    """Gives these environment variables, which a config sets for its job, their secrets back."""
+    """Replaces the masks in environment variables, which a config sets for its job, by the secrets."""
     for name in names:
         if MASK in os.environ.get(name, ""):
             os.environ[name] = reveal(os.environ[name])
@@ -27,12 +26,12 @@ def hide_typed() -> None:
 
 
 def hide_composed() -> None:
-    """From now on Hydra composes configs without secrets, in this process and for every launcher."""
+    """Makes Hydra mask the secrets in every config that it composes in this process, for any launcher."""
     change_each_config(_hide_in)
 
 
 def _hide_in(node: Node | None) -> None:
-    """Masks the secrets in the texts of a config, as they are written there: no interpolation is resolved."""
+    """Masks the secrets in the texts of a config, without resolving interpolations."""
     if isinstance(node, Container) and not is_empty(node) and not is_interpolation(node):
         keys: Any = range(len(node)) if isinstance(node, ListConfig) else [*node.keys()]  # type: ignore[attr-defined]
         for key in keys:

@@ -9,16 +9,16 @@ from sweepstack.errors import ConfigError
 
 
 class Folders:
-    """Which job has which folder, over all launches of a sweep."""
+    """Records which job has which folder, for all launches of a sweep."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, int] = {}
 
     def take(self, folder: Path, job: int) -> None:
-        """Notes the folder of a job, however it is spelt.
+        """Records the folder of a job; two paths to the same folder count as one.
 
         Raises:
-            ConfigError: another job has it.
+            ConfigError: another job has the folder.
         """
         other = self._jobs.setdefault(os.path.realpath(folder), job)
         if other != job:

@@ -1,7 +1,7 @@
-"""What relies on private parts of Hydra and OmegaConf.
+"""All code that uses private parts of Hydra and OmegaConf.
 
-Each function says what it does, and which public way there is; `tricks.tricks` tells whether to take that. All were
-tried with Hydra 1.3.8 and OmegaConf 2.3.1, and tests/hydra_adapter/test_private.py tells when one no longer fits.
+Each function says what it does, and which public way exists; `tricks.tricks` says whether to use that. All were tested
+with Hydra 1.3.8 and OmegaConf 2.3.1, and tests/hydra_adapter/test_private.py fails if one no longer fits.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from omegaconf._utils import get_omega_conf_dumper
 from sweepstack.private_api_switch import tricks
 
 FileSource = FileConfigSource
-"""Hydra's source of config files, to inherit from. The public way is to write it again."""
+"""Hydra's source of config files, as a base class. The public way is to write it again."""
 
 
 def change_each_config(change: Callable[[DictConfig], None]) -> None:
-    """From now on every config that Hydra composes in this process goes through `change` before anybody else sees it;
-    a second call changes nothing.
+    """Makes Hydra call `change` with every config that it composes in this process; only the first call has an effect.
 
-    There is no public way: callbacks hear of a config after Hydra has handed it to others.
+    There is no public way: Hydra passes a config to others before it calls callbacks.
     """
     loader = config_loader_impl.ConfigLoaderImpl
     load: Callable[..., DictConfig] = loader.load_configuration
@@ -50,25 +49,28 @@ def change_each_config(change: Callable[[DictConfig], None]) -> None:
 
 
 def arguments_parser() -> ArgumentParser:
-    """The parser of Hydra's command line. There is no public way but to repeat its flags."""
+    """Returns the parser of Hydra's command line. The public way is to repeat its flags."""
     from hydra._internal.utils import get_args_parser
 
     return get_args_parser()
 
 
 def sort(*arguments: Any, **named: Any) -> Any:
-    """Hydra's own `sort(...)` of an override. There is no public way: a parser made with `create_functions`
-    has it, too, but only under the name that is replaced."""
+    """Calls Hydra's function `sort(...)` for overrides.
+
+    There is no public way: `create_functions` has it, but only under the name that this package replaces.
+    """
     return grammar_functions.sort(*arguments, **named)
 
 
 def overrides_dirname(overrides: Sequence[Override], job: DictConfig) -> str | None:
-    """`hydra.job.override_dirname` of a job; None since Hydra 1.4, which has no such key.
+    """Returns `hydra.job.override_dirname` of a job; None since Hydra 1.4, which has no such key.
 
     The public way is to let Hydra compose the job, which takes 40 ms.
 
     Args:
-        job: its node hydra.job.
+        overrides: the overrides of the job.
+        job: the node hydra.job of the job.
     """
     dirname = getattr(config_loader_impl, "get_overrides_dirname", None)
     if dirname is None:
@@ -81,55 +83,68 @@ def apply_overrides(loader: Any, overrides: Sequence[Override], config: DictConf
     """Sets values in a composed config as Hydra does, in 2 ms.
 
     The public way is to let Hydra compose the job with `load_sweep_config`, which takes 80 ms.
+
+    Args:
+        loader: Hydra's loader.
+        overrides: the overrides to apply.
+        config: the config to change.
     """
     loader._apply_overrides_to_config(overrides, config)
 
 
 def config_files(loader: Any, config_name: str, overrides: Sequence[str]) -> Any:
-    """What Hydra asks whether a key is a group: the repository of all config files that a command can read.
+    """Returns Hydra's repository of all config files that a command can read, which knows the groups.
 
-    There is no public way: `ConfigLoader` lists the options of a group, but does not see the search path that
-    overrides add (`hydra.searchpath`).
+    There is no public way: `ConfigLoader` lists the options of a group, but ignores the search path that overrides add
+    (`hydra.searchpath`).
+
+    Args:
+        loader: Hydra's loader.
+        config_name: the name of the main config file.
+        overrides: the overrides of the command below hydra.
     """
     return loader._parse_overrides_and_create_caching_repo(config_name, list(overrides))[1]
 
 
 def flush_loggers() -> None:
-    """Writes what handlers of `logging` hold back, as Hydra does at the end of a job. The public way is `run_job`."""
+    """Flushes the handlers of `logging`, as Hydra does at the end of a job. The public way is `run_job`."""
     _flush_loggers()
 
 
 def refuses_words_on_the_sweep(loader: Any) -> bool:
-    """Whether `load_sweep_config` refuses a job that changes what Hydra knows of the sweep, as since Hydra 1.4. The
-    public way is the number of Hydra's version, which says nothing about its development versions."""
+    """Whether `load_sweep_config` refuses a job that changes settings of the sweep, as it does since Hydra 1.4.
+
+    The public way is Hydra's version number, which is not reliable for development versions.
+    """
     return hasattr(loader, "_ensure_sweep_config_controller_unchanged")
 
 
 def use_source(scheme: str, source: type[ConfigSource]) -> None:
-    """From now on Hydra reads the configs of a scheme with this class. There is no public way: of two plug-ins for a
-    scheme Hydra takes its own."""
+    """Makes Hydra read the configs of a scheme with a class.
+
+    There is no public way: if two plug-ins have the same scheme, Hydra uses its own.
+    """
     SourcesRegistry.instance().types[scheme] = source
 
 
 def header(text: str) -> dict[str, str | None]:
-    """The comments `# @package` and the like at the head of a config. Hydra means it for those who write a source of
-    configs."""
+    """Reads the comments at the head of a config, such as `# @package`. Hydra intends it for sources of configs."""
     return ConfigSource._get_header_dict(text)
 
 
 def typed_value(override: Override) -> Any:
-    """The value of an override with its quotes. There is no public way: `Override.value` takes them off."""
+    """Returns the value of an override with its quotes. There is no public way: `Override.value` removes them."""
     return override._value
 
 
 def child(node: Container, key: Any) -> Node | None:
-    """What stands at a key, as it stands there. There is no public way: what a config gives for a key is resolved."""
+    """Returns the unresolved node at a key. There is no public way: a config returns resolved values."""
     found = node._get_node(key, validate_access=False)
     return found if isinstance(found, Node) else None
 
 
 def is_interpolation(node: Node) -> bool:
-    """Whether a node stands for another. The public way, `OmegaConf.is_interpolation`, needs its parent and its key."""
+    """Whether a node is an interpolation. The public way, `OmegaConf.is_interpolation`, needs its parent and key."""
     return node._is_interpolation()
 
 
@@ -139,21 +154,25 @@ def is_empty(node: Node) -> bool:
 
 
 def change_text(node: Node, change: Callable[[str], str]) -> None:
-    """Changes the text of a node as it is written, whatever flags protect it from being set. There is no public way
-    without the flags of all nodes above."""
+    """Changes the unresolved text of a node, even if the node is read-only.
+
+    There is no public way, except to change the flags of all nodes above it.
+    """
     value = node._value()
     if isinstance(value, str) and (changed := change(value)) != value:
         node.__dict__["_val"] = changed
 
 
 def set_parent(node: DictConfig, parent: DictConfig) -> None:
-    """Lets interpolations inside of a node look for their keys in another config than the one that holds it. There is
-    no public way: a node that is put into a config has that for its parent."""
+    """Makes interpolations in a node find their keys in another config than the one that contains it.
+
+    There is no public way: the parent of a node is the config that it was put into.
+    """
     node._set_parent(parent)
 
 
 def yaml_text(content: Any) -> str:
-    """Plain values as `OmegaConf.to_yaml`, the public way, writes them; that makes a config of them first."""
+    """Returns the YAML of plain values. The public way, `OmegaConf.to_yaml`, has to convert them to a config first."""
     if not tricks():
         return OmegaConf.to_yaml(OmegaConf.create(content))
     text: str = yaml.dump(

@@ -1,7 +1,7 @@
-"""Hydra's flags that show something instead of training: `-m --cfg job` prints the config of each job of a sweep.
+"""Hydra's flags that print a config instead of training: `-m --cfg job` prints the config of each job of a sweep.
 
-Hydra itself takes --cfg without -m alone. So the command line goes on to it as that of a sweep, and what is to be shown
-is remembered here until the launcher has the jobs.
+Hydra itself accepts --cfg only without -m. So Hydra gets the command line of a sweep without --cfg, and this module
+stores what to print until the launcher has the jobs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from sweepstack.hydra_adapter.job_context import inside
 from sweepstack.hydra_adapter.private import arguments_parser
 
 NOT_TOGETHER = ("run", "multirun", "cfg", "info", "shell_completion")
+"""Flags of Hydra that exclude each other, except --multirun with --cfg."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What of each job's config is to be shown: `part` is job, hydra or all."""
+    """The part of each job's config to print: `part` is job, hydra or all."""
 
     part: str
     package: str | None
@@ -32,18 +33,19 @@ class Shown:
 
 
 _asked: list[Shown] = []
+"""What the command line asks to print; at most one entry."""
 
 
 def asked() -> Shown | None:
-    """What the command line asks to be shown of a sweep's jobs, if anything."""
+    """Returns what the command line asks to print of a sweep's jobs; None for nothing."""
     return _asked[-1] if _asked else None
 
 
 def understood(arguments: Sequence[str]) -> list[str]:
-    """The command line for Hydra.
+    """Returns the command line for Hydra, and stores what to print.
 
     Raises:
-        ConfigError: flags that cannot stand together.
+        ConfigError: the flags cannot be combined.
     """
     _asked.clear()
     known: Namespace = arguments_parser().parse_args(list(arguments))
@@ -65,7 +67,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
 
 
 def _location_flags(known: Namespace) -> list[str]:
-    """The flags that tell where configs are."""
+    """Returns the flags that say where the configs are."""
     names = ("config_path", "config_name", "config_dir", "experimental_rerun")
     return [
         f"--{name.replace('_', '-')}={value}" for name in names if (value := getattr(known, name, None)) is not None
@@ -73,13 +75,14 @@ def _location_flags(known: Namespace) -> list[str]:
 
 
 def print_configs(jobs: Iterable[tuple[Sequence[str], DictConfig]], shown: Shown) -> None:
-    """Prints configs of jobs as YAML documents, each below its overrides.
+    """Prints the configs of jobs as YAML documents, each below its overrides.
 
     Args:
-        jobs: overrides and composed config of each.
+        jobs: the overrides and the composed config of each job.
+        shown: the part to print.
 
     Raises:
-        ConfigError: what is to be shown is not there.
+        ConfigError: that part does not exist.
     """
     for overrides, cfg in jobs:
         number = cfg.hydra.job.num

@@ -1,7 +1,7 @@
-"""The values that one override of a sweep stands for, written out as overrides of jobs: `seed=range(3)` as three lines.
+"""Expands an override of a sweep to overrides of jobs: `seed=range(3)` to three.
 
-Hydra's own expansion is not used, for it adds up ranges in binary (0.1, 0.2, 0.30000000000000004), sorts ranges wrongly
-(`sort(range(3,8,2),reverse=true)` gives 6, 4, 2) and takes quotes away (`choice('1','2')` gives numbers).
+Hydra's own expansion is not used: it computes ranges in binary (0.1, 0.2, 0.30000000000000004), sorts ranges wrongly
+(`sort(range(3,8,2),reverse=true)` gives 6, 4, 2) and removes quotes (`choice('1','2')` gives numbers).
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.hydra_adapter import private
 
 MOST_JOBS = 100_000
-"""Of one sweep: the jobs are composed and planned in memory before the first one trains, at about 10 kB each."""
+"""The most jobs of one sweep. Before the first one trains, all are in memory, at about 10 kB each."""
 FEWER = f"sweep fewer values: a sweep holds {MOST_JOBS:,} jobs at most"
+"""The remedy for a sweep that is too large."""
 PLAIN_TEXT = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE | re.ASCII)
-"""Text that Hydra reads back as the same text without quotes."""
+"""Matches a text that Hydra reads as the same text without quotes."""
 INTERPOLATION = re.compile(r"\$\{[^{}'\"\\\s]*\}")
-"""One that Hydra reads back as it is; by itself it would escape it: $\\{hydra\\:job.num\\}."""
+"""Matches an interpolation that Hydra reads correctly as it is; Hydra itself would write $\\{hydra\\:job.num\\}."""
 
 
 def parse_overrides(lines: Sequence[str]) -> list[Override]:
-    """The overrides of a sweep, with ranges sorted rightly.
+    """Parses the overrides of a sweep, and sorts ranges correctly.
 
     Raises:
         HydraException: a line cannot be read.
@@ -50,19 +51,20 @@ def parse_overrides(lines: Sequence[str]) -> list[Override]:
 
 
 def has_dict(override: Override) -> bool:
-    """Whether a value of the override is a dict, which Hydra merges into the config; every other value replaces."""
+    """Whether a value of the override is a dict, which Hydra merges into the config instead of replacing a value."""
     value = override.value()
     return any(isinstance(part, dict) for part in (value.list if isinstance(value, ChoiceSweep) else [value]))
 
 
 def expand(override: Override, options: Callable[[str], Sequence[str]]) -> list[str]:
-    """The overrides that jobs get: one, or one for each value of a sweep.
+    """Returns the overrides of jobs: one for each value of a sweep, or the single one.
 
     Args:
-        options: gives the names of the options of a config group; none for what is no group.
+        override: the override to expand.
+        options: returns the names of the options of a config group; nothing for other keys.
 
     Raises:
-        ConfigError: nothing or too much to sweep, or a sweep where none can be.
+        ConfigError: there is nothing or too much to sweep, or a sweep at a position where none is possible.
     """
     key, value = override.get_key_element(), private.typed_value(override)
     values: list[Any]
@@ -99,11 +101,11 @@ def expand(override: Override, options: Callable[[str], Sequence[str]]) -> list[
 
 
 def _range_values(sweep: RangeSweep, line: str) -> list[Any]:
-    """Of a range, in the decimals that were typed: 0.1, 0.2, 0.3."""
+    """Returns the values of a range, computed in decimals as they were typed: 0.1, 0.2, 0.3."""
     bounds = (sweep.start, sweep.stop, sweep.step)
     if not all(isinstance(bound, int) or math.isfinite(bound or 0) for bound in bounds):
         raise ConfigError("a range must end", line, "give it finite numbers, such as range(1,10)")
-    # A number was typed as the shortest decimal that it is read from, or is equal to that.
+    # The text of a float is the shortest decimal that is read as this float: the typed one, or an equal one.
     start, stop, step = (Fraction(str(int(bound) if isinstance(bound, int) else bound)) for bound in bounds)
     if step == 0:
         raise ConfigError("the step of a range must not be 0", line, "leave it out for 1, or give another")
@@ -128,7 +130,7 @@ def _matching(override: Override, glob: Glob, options: Callable[[str], Sequence[
     found: list[str] = glob.filter(known)
     if not known:
         raise ConfigError(
-            f"glob(...) chooses among the options of a config group; {override.key_or_group} is none",
+            f"glob(...) chooses among the options of a config group; {override.key_or_group} is not a group",
             override.input_line,
             "list the values, such as a,b,c",
         )
@@ -150,7 +152,7 @@ def _holds_sweep(value: Any) -> bool:
 
 
 def _texts(values: Sequence[Any]) -> list[str]:
-    """Values in the form in which Hydra reads them."""
+    """Writes values in the syntax that Hydra reads."""
     return [
         value if isinstance(value, str) and INTERPOLATION.fullmatch(value) else str(Transformer.str(_quoted(value)))
         for value in values
@@ -158,7 +160,7 @@ def _texts(values: Sequence[Any]) -> list[str]:
 
 
 def _quoted(value: Any) -> Any:
-    """With quotes around text that Hydra would read as another value: "1", "true"."""
+    """Adds quotes to a text that Hydra would read as another value: "1", "true"."""
     if isinstance(value, dict):
         return {_quoted(key): _quoted(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -169,7 +171,7 @@ def _quoted(value: Any) -> Any:
 
 
 class _Quoted(QuotedString):
-    """That can be a key of a dict."""
+    """A quoted text that can be a key of a dict."""
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -184,7 +186,7 @@ def _read_back(text: str) -> Any:
 
 
 def _sort(*arguments: Any, **named: Any) -> Any:
-    """As Hydra's `sort` is documented."""
+    """Sorts as the documentation of Hydra's `sort` says."""
     sweep = named.get("sweep") or (arguments[0] if len(arguments) == 1 else None)
     if isinstance(sweep, RangeSweep):
         return _sorted_range(sweep, bool(named.get("reverse")))
@@ -195,11 +197,11 @@ def _sort(*arguments: Any, **named: Any) -> Any:
 
 
 def _sorted_range(sweep: RangeSweep, reverse: bool) -> Sweep:
-    """The same numbers, upwards or downwards."""
+    """Returns the numbers of a range in ascending or descending order."""
     try:
         return ChoiceSweep(list=[*sorted(_range_values(sweep, ""), reverse=reverse)], tags=sweep.tags)
     except ConfigError:
-        return sweep  # told when it is written out
+        return sweep  # `expand` raises the error
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""A Hydra job as a trial: its config, its name among the others, the params of its record."""
+"""Makes a trial from a Hydra job: its config, its name in the sweep, and its params."""
 
 from __future__ import annotations
 
@@ -23,31 +23,34 @@ from sweepstack.masking import hide
 from sweepstack.trial import Trial
 
 SHORT = {"batch_size": "bs"}
+"""Short forms of keys in the names of trials."""
 LONGEST_NAME = 120
+"""The most characters of a trial's name."""
 OF_SWEEP = [key for key in RunConfig.model_fields if key not in marked(RunConfig, Mark.PER_JOB)]
-"""Keys of a config that have one value for all jobs of a sweep."""
+"""Keys of a config that must have the same value in all jobs of a sweep."""
 
 
 def split_job(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
-    """A composed job as the trial's own config and Hydra's."""
+    """Splits a composed job into the trial's own config and Hydra's part."""
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    OmegaConf.copy_cache(from_config=cfg, to_config=own)  # what resolvers gave the sweep, they give its jobs
+    OmegaConf.copy_cache(from_config=cfg, to_config=own)  # so that cached resolvers return the values of the sweep
     return own, cfg.hydra
 
 
 def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collection[str], in_sweep: bool) -> Trial:
-    """The trial of a job.
+    """Makes the trial of a job.
 
     Args:
-        cfg: the job's own config, without Hydra's.
-        hydra: Hydra's part of it: choices, overrides, number.
+        cfg: the job's own config, without Hydra's part.
+        hydra: Hydra's part: choices, overrides, number.
         folder: the job's output folder.
-        fixed: keys of overrides which are the same in all jobs of the sweep; the others make the name.
+        fixed: keys of overrides that are the same in all jobs of the sweep; the name contains the others.
+        in_sweep: whether the job belongs to a sweep.
 
     Raises:
         ConfigError: see `parse`.
     """
-    resolved = resolve_config(cfg)  # once: a resolver that draws numbers gives others the next time
+    resolved = resolve_config(cfg)  # once, because a resolver may draw random numbers
     config, run = parse(resolved)
     overrides = tuple(hide(line, unescape=True) for line in task_overrides(hydra))
     choices = {group: str(hydra.runtime.choices.get(group, "own")) for group in GROUPS}
@@ -67,14 +70,14 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collecti
 
 
 def fixed_keys(hydra: DictConfig) -> set[str]:
-    """Keys of overrides which have one value in all jobs of a sweep, whatever its sweeper makes of the others.
+    """Returns the keys of overrides that have one value in all jobs of a sweep, for any sweeper.
 
     Args:
         hydra: the node hydra of the sweep's config.
     """
     params: list[Override] = []
     for key, value in grid_of(hydra).items():
-        with contextlib.suppress(HydraException):  # a sweeper's own words for a search
+        with contextlib.suppress(HydraException):  # the syntax of another sweeper
             params += parse_overrides([f"{key}={value}"])
     overrides = merged(params, parse_overrides(task_overrides(hydra)))
     swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
@@ -89,12 +92,12 @@ def _name(overrides: Sequence[str]) -> str:
 
 
 def _is_of_sweep(key: str) -> bool:
-    """Whether an override says how the sweep is run, and so nothing of one of its jobs."""
+    """Whether an override sets how the whole sweep is run, so that it does not describe a job."""
     return key.startswith("hydra") or key.partition(".")[0] in OF_SWEEP
 
 
 def _as_yaml(plain: Any) -> str:
-    """Plain values as OmegaConf writes them."""
+    """Returns the YAML of plain values, in OmegaConf's format."""
     return yaml_text(_without_enums(plain))
 
 
@@ -112,7 +115,7 @@ def _short(key: str) -> str:
 
 
 def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dict[str, Any]:
-    """Short names that do not depend on what is swept: `lr` for `optimizer.lr`, else the key as it is written."""
+    """Returns the params with names that do not depend on the sweep: `lr` for `optimizer.lr`, else the full key."""
     params: dict[str, Any] = dict(choices)
     for key, value in config.model_dump(exclude=marked(TrialConfig, Mark.MEASURES), by_alias=True).items():
         if key == "optimizer":

@@ -104,7 +104,7 @@ def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
     weights = artifact(store, row.run_id, WEIGHTS)
     if weights is None:
         raise UserError(
-            f"run {row.name} ({row.run_id}) must have its {WEIGHTS}, it is gone",
+            f"run {row.name} ({row.run_id}) must have its {WEIGHTS}, which is missing",
             remedy="choose another run",
         )
     model = classifier(config_of(store, row.run_id), weights)

@@ -1,1 +1,1 @@
-"""All that knows MLflow. Read `store` first."""
+"""Everything that uses MLflow. Read `store` first."""

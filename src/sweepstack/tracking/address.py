@@ -1,4 +1,4 @@
-"""Where a store is, and whether it can be had: known before MLflow is imported, which takes seconds."""
+"""The address of a store: reads and checks it without MLflow, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -31,37 +31,39 @@ DRIVERS = {
     **dict.fromkeys(("mssql", "mssql+pyodbc"), ("pyodbc", "pyodbc")),
     "mssql+pymssql": ("pymssql", "pymssql"),
 }
-"""By the scheme of an address: the module that it needs, and the package that brings it."""
+"""For the scheme of an address, the module of its driver and the package that contains it."""
 SQLITE_HEADER = b"SQLite format 3\0"
+"""The first bytes of an sqlite database."""
 BESIDE = ("-journal", "-wal", "-shm")
-"""What sqlite appends to the name of a database for its own files beside it."""
+"""What sqlite appends to the name of a database for the names of its other files."""
 
 
 def default_uri() -> str:
-    """The store of the project: its mlruns/mlflow.db."""
+    """Returns the address of the project's own store, mlruns/mlflow.db."""
     return sqlite_uri(project_root() / "mlruns" / "mlflow.db")
 
 
 def sqlite_uri(database: Path) -> str:
-    """The address of a database file; signs that mean something in an address are written as %23 and the like."""
+    """Returns the address of a database file; special characters of addresses are written as %23 and so on."""
     return f"sqlite:///{re.sub('[?#%]', lambda sign: quote(sign[0]), str(database))}"
 
 
 def resolve_uri(uri: str | None) -> str:
-    """The tracking URI, its secrets masked: as given, else MLFLOW_TRACKING_URI, else mlruns/mlflow.db of the project.
-    A relative sqlite path that is given leads from the current folder, as it does for MLflow.
+    """Returns the tracking URI with masked secrets: `uri`, else MLFLOW_TRACKING_URI, else the project's own store.
+
+    A relative sqlite path begins in the current folder, as for MLflow.
 
     Raises:
-        StoreError: it names a folder, which MLflow 3 refuses, or is not a whole address, or a secret in it is masked
-            and not known.
+        StoreError: the address is a folder, which MLflow 3 refuses, or is incomplete, or has a masked secret that is
+            not known.
     """
-    of_environment = hide(os.environ.get("MLFLOW_TRACKING_URI") or "")  # known from now on, if it is typed masked
+    of_environment = hide(os.environ.get("MLFLOW_TRACKING_URI") or "")  # always, so that its secrets are known
     uri = hide(uri) if uri else of_environment or default_uri()
     if lacks_secrets(uri):
         raise StoreError(
             "the address of a store must have its password",
             uri,
-            f"write it in the place of {MASK}, or set MLFLOW_TRACKING_URI to the whole address",
+            f"write it instead of {MASK}, or set MLFLOW_TRACKING_URI to the whole address",
         )
     remedy = "for example sqlite:///mlruns/mlflow.db or http://127.0.0.1:5000"
     address = urlsplit(uri)
@@ -77,7 +79,7 @@ def resolve_uri(uri: str | None) -> str:
         return sqlite_uri(began_in() / unquote(path))
     try:
         complete = address.scheme not in ("http", "https") or (bool(address.hostname) and address.port != 0)
-    except ValueError:  # the port is no number
+    except ValueError:  # the port is not a number
         complete = False
     if not complete:
         raise StoreError(
@@ -88,16 +90,16 @@ def resolve_uri(uri: str | None) -> str:
 
 
 def database_of(uri: str) -> Path | None:
-    """The file of an sqlite store; None for any other kind."""
+    """Returns the file of an sqlite store; None for any other kind."""
     return Path(unquote(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else None
 
 
 @contextlib.contextmanager
 def connectable(uri: str) -> Iterator[str]:
-    """The address as MLflow connects to it, with its secrets: for no record, no line and no log.
+    """Yields the address with its secrets, for MLflow to connect. Do not write it into any record, message or log.
 
-    MLflow makes the folder of a database before it reads %23 and the like in its path; what it makes so is removed
-    when the block ends.
+    MLflow creates the folder of a database before it decodes %23 and so on in its path. The end of the block removes
+    the wrong folders.
     """
     database = database_of(uri)
     if database is None:
@@ -106,7 +108,7 @@ def connectable(uri: str) -> Iterator[str]:
     if not set("?#%") & {*str(database)}:
         yield f"sqlite:///{database}"
         return
-    from sqlalchemy import URL  # whose versions differ in this
+    from sqlalchemy import URL  # its versions write such an address differently
 
     address = URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
     misread = Path(address.removeprefix("sqlite:///")).parent
@@ -120,12 +122,13 @@ def connectable(uri: str) -> Iterator[str]:
 
 
 def own_options(uri: str | None, journal: str | Path | None = None) -> list[str]:
-    """What a command of `sweepstack` must be given to use this store, wherever it is typed; nothing where that is the
-    project's own store, which every terminal finds.
+    """Returns the options that make a command of `sweepstack` use this store, from any folder.
+
+    The project's own store needs none.
 
     Args:
-        uri: as it was given, see `resolve_uri`.
-        journal: the journal's folder, if the command takes `--journal` and one was chosen.
+        uri: see `resolve_uri`.
+        journal: the folder of the journal, if the command has `--journal` and the user chose one.
     """
     store, default = resolve_uri(uri), default_uri()
     found = store == default == resolve_uri(None) and is_checkout(project_root())
@@ -136,48 +139,54 @@ def own_options(uri: str | None, journal: str | Path | None = None) -> list[str]
 
 
 def journal_folder(uri: str, chosen: str | None) -> Path:
-    """Where the journal of a store lies: as chosen, else beside the store's database, else in the project's mlruns."""
+    """Returns the folder of a store's journal: `chosen`, else beside its database, else in the project's mlruns."""
     return chosen_folder(chosen) if chosen else resolve_folder(database_of(uri), uri, project_root(), None)
 
 
 def chosen_folder(journal: str | Path) -> Path:
-    """The journal's folder that the user names; it leads from where the command was typed."""
+    """Returns the absolute path of the journal's folder that the user chose."""
     return Path(os.path.abspath(began_in() / Path(journal).expanduser()))
 
 
 def sweepstack_command(name: str, uri: str | None, journal: str | Path | None = None) -> str:
-    """A command of `sweepstack` as it can be typed anywhere, such as "sweepstack sync"."""
+    """Returns the text of a command of `sweepstack` that works in any folder, such as "sweepstack sync".
+
+    Args:
+        name: the name of the command.
+        uri: see `resolve_uri`.
+        journal: see `own_options`.
+    """
     return shlex.join(["sweepstack", name, *own_options(uri, journal)])
 
 
 def has_content(database: Path) -> bool:
-    """Whether there is a database, and not an empty file that something has left.
+    """Whether a database exists and is not an empty file.
 
     Raises:
-        StoreError: there is something that is no regular file.
+        StoreError: the path is not a regular file.
     """
     regular_database(database)
     return database.exists() and database.stat().st_size > 0
 
 
 def regular_database(database: Path) -> Path:
-    """The file of a database, with its links resolved; it may not be there yet.
+    """Returns the path of a database with resolved links; the file may not exist yet.
 
     Raises:
-        StoreError: there is something that is no regular file: it must neither be read nor replaced.
+        StoreError: the path is not a regular file, so it must not be read or replaced.
     """
     remedy = "choose another with tracking.uri=sqlite:///FILE"
     return check_replaceable(database, "the database of a tracking store", remedy, StoreError)
 
 
 def check_store(uri: str) -> str | None:
-    """That a store can be had, as far as a moment can tell: a folder can be written to, a host has an address.
+    """Checks quickly that a store can be used: a folder is writable, a host has an address.
 
     Returns:
-        A line for the user when a server does not answer now; it may later.
+        A line for the user if a server does not answer now, because it may answer later.
 
     Raises:
-        StoreError: it cannot be had.
+        StoreError: the store cannot be used.
     """
     database = database_of(uri)
     if database is None:
@@ -188,15 +197,15 @@ def check_store(uri: str) -> str | None:
 
 
 def check_driver(uri: str) -> None:
-    """That the driver of a database is installed, which SQLAlchemy imports only when it connects.
+    """Checks that the driver of a database is installed. SQLAlchemy imports it only when it connects.
 
     Raises:
-        StoreError: it is not.
+        StoreError: the driver is not installed.
     """
     scheme = urlsplit(uri).scheme
     if scheme == "postgresql":
         version = tuple(int(part) for part in importlib.metadata.version("sqlalchemy").split(".")[:2])
-        scheme = "postgresql+psycopg" if version >= (2, 1) else "postgresql+psycopg2"  # what SQLAlchemy takes it for
+        scheme = "postgresql+psycopg" if version >= (2, 1) else "postgresql+psycopg2"  # SQLAlchemy's default
     module, package = DRIVERS.get(scheme, ("", ""))
     if module and importlib.util.find_spec(module) is None:
         raise StoreError(
@@ -217,7 +226,7 @@ def _check_database(database: Path) -> None:
         with database.open("rb") as stream:
             if stream.read(len(SQLITE_HEADER)) != SQLITE_HEADER:
                 raise StoreError(
-                    f"{database} must be an sqlite database, it is none",
+                    f"{database} must be an sqlite database, which it is not",
                     remedy=choose,
                 )
         _check_mlflow_version(database)
@@ -229,7 +238,7 @@ def _check_database(database: Path) -> None:
 
 
 def _check_mlflow_version(database: Path) -> None:
-    """A database of a newer MLflow, which this one could only refuse when everything is trained."""
+    """Refuses a database of a newer MLflow, which MLflow itself would refuse only after the training."""
     schema = newer_schema(database)
     if schema is not None:
         raise StoreError(

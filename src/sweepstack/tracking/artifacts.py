@@ -1,4 +1,4 @@
-"""Files of runs: read where they lie, if that is on this machine, else through MLflow."""
+"""Reads the files of runs: directly if they are on this machine, else through MLflow."""
 
 from __future__ import annotations
 
@@ -26,18 +26,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from omegaconf import DictConfig
 
-CONFIG, OVERRIDES = "config.yaml", "overrides.yaml"
+CONFIG = "config.yaml"
+"""The file with the config of a run."""
+OVERRIDES = "overrides.yaml"
+"""The file with the typed overrides of a run."""
 RETRY = "try again when the store answers"
+"""The remedy for a store that does not answer."""
 
 
 def local_folder(artifact_uri: str) -> Path | None:
-    """The folder of a file:// address; None for any other: MLflow has to carry what lies there."""
+    """Returns the folder of a file:// address; None for any other address, which needs MLflow."""
     address = urlsplit(artifact_uri)
     return Path(url2pathname(address.path)) if address.scheme == "file" and not address.netloc else None
 
 
 def artifact(store: Store, run_id: str, name: str, known: Location | None = None) -> bytes | None:
-    """A file of a run; None when the run or the file is not there. Its place is looked up unless it is known.
+    """Reads a file of a run; returns None if the run or the file does not exist.
+
+    Args:
+        store: the store that has the run.
+        run_id: the id of the run.
+        name: the name of the file.
+        known: the location of the run, if the caller knows it.
 
     Raises:
         StoreError: the store does not answer.
@@ -55,14 +65,21 @@ def artifact(store: Store, run_id: str, name: str, known: Location | None = None
             return None
         with scratch() as temporary:
             return Path(store.client.download_artifacts(run_id, name, str(temporary))).read_bytes()
-    except Exception as error:  # MLflow lets those of its many carriers through
-        rule = f"{name} of run {run_id} cannot be had from {store.uri}: {one_line(error)}"
+    except Exception as error:  # MLflow does not convert the errors of the libraries that it downloads with
+        rule = f"{name} of run {run_id} cannot be read from {store.uri}: {one_line(error)}"
         raise StoreError(rule, remedy=RETRY) from error
 
 
 def predictions(store: Store, run_id: str, known: Location | None = None) -> NDArray[integer] | None:
-    """The classes that a finished trial predicted for the test images, [n] in the order of the test set, uint8 or
-    int32. None for a run that has none: it did not finish, is of an earlier version, or its file is gone or damaged.
+    """Reads the classes that a finished trial predicted for the test images: uint8 or int32 [n], in their order.
+
+    Returns None for a run without them: it did not finish, an earlier version recorded it, or its file is missing or
+    damaged.
+
+    Args:
+        store: the store that has the run.
+        run_id: the id of the run.
+        known: the location of the run, if the caller knows it.
 
     Raises:
         StoreError: the store does not answer.
@@ -80,10 +97,10 @@ def predictions(store: Store, run_id: str, known: Location | None = None) -> NDA
 
 
 def config_of(store: Store, run_id: str) -> TrialConfig:
-    """What a run was trained with.
+    """Reads the config of a run.
 
     Raises:
-        UserError: its config is gone, or of a version that knew other keys.
+        UserError: the config is missing, or another version wrote it with other keys.
         StoreError: the store does not answer.
     """
     from omegaconf import OmegaConf
@@ -91,7 +108,7 @@ def config_of(store: Store, run_id: str) -> TrialConfig:
     text = artifact(store, run_id, CONFIG)
     if text is None:
         raise UserError(
-            f"run {run_id} must have its {CONFIG}, it is gone",
+            f"run {run_id} must have its {CONFIG}, which is missing",
             remedy="choose another run",
         )
     try:
@@ -105,31 +122,31 @@ def config_of(store: Store, run_id: str) -> TrialConfig:
 
 
 def overrides_of(store: Store, run_id: str) -> list[str]:
-    """The overrides that a run was trained with, in order.
+    """Reads the overrides of a run, in order.
 
     Raises:
-        UserError: they are gone.
+        UserError: they are missing.
         StoreError: the store does not answer.
     """
     text = artifact(store, run_id, OVERRIDES)
     if text is None:
         raise UserError(
-            f"run {run_id} must have its {OVERRIDES}, it is gone",
+            f"run {run_id} must have its {OVERRIDES}, which is missing",
             remedy="choose another run",
         )
     return [line.removeprefix("- ") for line in text.decode().splitlines()]
 
 
 class Location(NamedTuple):
-    """Of a run, what never changes."""
+    """The facts about a run that never change."""
 
     artifact_uri: str
     fingerprint: str
-    """Empty where there is none, as in an earlier version."""
+    """Empty if there is none, as in runs of an earlier version."""
 
     @property
     def data(self) -> str | None:
-        """The checksum of the data that it was trained and tested on, where it has a fingerprint."""
+        """The checksum of the data for training and test; None without a fingerprint."""
         try:
             return Fingerprint.parse(self.fingerprint).data
         except ValueError:
@@ -137,14 +154,16 @@ class Location(NamedTuple):
 
 
 def locations(store: Store) -> dict[str, Location]:
-    """Of all runs of an sqlite store, by their ids, in one query: one for each run takes most of the time that reading
-    something small of it takes. Of other stores nothing; ask for each."""
+    """Returns the locations of all runs of an sqlite store, by their ids; an empty dict for other stores.
+
+    It needs one query. A query for each run would take longer than reading a small file of it.
+    """
     found = artifact_uris(store.database) if store.database is not None else None
     return {run_id: Location(uri, fingerprint) for run_id, uri, fingerprint in found or ()}
 
 
 def location(store: Store, run_id: str) -> Location | None:
-    """Of a run; None when it is not there.
+    """Returns the location of a run; None if the run does not exist.
 
     Raises:
         StoreError: the store does not answer.
@@ -158,5 +177,5 @@ def location(store: Store, run_id: str) -> Location | None:
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
-        raise StoreError(f"run {run_id} cannot be had from {store.uri}: {one_line(error)}", remedy=RETRY) from error
+        raise StoreError(f"run {run_id} cannot be read from {store.uri}: {one_line(error)}", remedy=RETRY) from error
     return Location(run.info.artifact_uri, run.data.tags.get(FINGERPRINT_TAG, ""))

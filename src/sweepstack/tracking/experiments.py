@@ -1,4 +1,4 @@
-"""In which experiment trials are recorded: known, and looked at, before anything trains."""
+"""Finds and checks the experiment of the trials before any training."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from sweepstack.tracking.private import tables
 from sweepstack.tracking.store import import_client
 
 CHOOSE = "choose another with tracking.experiment=NAME or MLFLOW_EXPERIMENT_NAME"
+"""The remedy for an experiment that cannot be used."""
 
 
 def experiment_name(chosen: str | None, task: str, database: Path | None) -> str:
-    """The experiment: as chosen, else as MLflow's environment variables name it, else of the name of the Hydra task.
+    """Returns the experiment's name: `chosen`, else that of MLflow's environment variables, else that of the task.
 
     Args:
-        chosen: tracking.experiment.
-        database: of an sqlite store, where an id can be looked up.
+        chosen: the value of tracking.experiment.
+        task: the name of the Hydra task.
+        database: the file of an sqlite store, to look up the id of an experiment; None for other stores.
 
     Raises:
-        StoreError: MLFLOW_EXPERIMENT_ID names one that is not there, or cannot be looked up.
+        StoreError: MLFLOW_EXPERIMENT_ID names an experiment that does not exist, or cannot be looked up.
         ConfigError: an experiment cannot have the name.
     """
     name = chosen or os.environ.get("MLFLOW_EXPERIMENT_NAME")
@@ -40,10 +42,10 @@ def experiment_name(chosen: str | None, task: str, database: Path | None) -> str
 
 
 def check_not_deleted(name: str, database: Path | None) -> None:
-    """That the experiment of an sqlite store has not been deleted; servers tell when records are delivered.
+    """Checks that nobody has deleted the experiment of an sqlite store. A server reports it during delivery.
 
     Raises:
-        StoreError: it has, which keeps its name taken.
+        StoreError: the experiment is deleted, and nothing else can have its name.
     """
     found = _experiment(database, "name", name)
     if found is not None and found[1] != "active":
@@ -59,12 +61,15 @@ def _checked(name: str) -> str:
 
 
 def _experiment(database: Path | None, column: Literal["name", "experiment_id"], value: str) -> tuple[str, str] | None:
-    """Name and lifecycle stage of an experiment of an sqlite store, if it is there."""
+    """Returns the name and the lifecycle stage of an experiment of an sqlite store; None if it does not exist."""
     if database is None or not database.is_file():
         return None
     if tricks():
-        return tables.experiment(database, column, value)  # if it cannot be read now, MLflow will tell
-    with contextlib.suppress(Exception), connectable(sqlite_uri(database)) as address:  # of MLflow, SQLAlchemy, sqlite
+        return tables.experiment(database, column, value)  # if this fails, MLflow will report it
+    with (
+        contextlib.suppress(Exception),
+        connectable(sqlite_uri(database)) as address,
+    ):  # errors of MLflow, SQLAlchemy, sqlite
         client = import_client()(address)
         found = client.get_experiment_by_name(value) if column == "name" else client.get_experiment(value)
         return None if found is None else (found.name, found.lifecycle_stage)

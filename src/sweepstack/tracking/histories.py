@@ -1,4 +1,4 @@
-"""Histories of metrics: of many runs at once."""
+"""Reads the history of a metric for many runs at once."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ from sweepstack.tracking.runs_as_rows import finite_or_not
 from sweepstack.tracking.store import Store
 
 RUNS_PER_REQUEST = 100
-"""Runs that MLflow's server takes in one request."""
+"""The largest number of runs in one request to MLflow's server."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A metric at one point of a training."""
+    """The value of a metric at one point of a training."""
 
     run_id: str
     step: int
-    """What the run was measured by: epochs, or optimizer updates."""
+    """The epoch, or the optimizer update if the run was measured by updates."""
     value: float
 
 
 def histories(store: Store, run_ids: Sequence[str], metric: str) -> list[Point]:
-    """All values of a metric, run by run in the order given, each from its first step to its last.
+    """Returns all values of a metric, in the order of the runs and then of the steps.
 
-    One query or request for a hundred runs: one for each run takes minutes for a sweep of thousands.
+    It needs one query or request for a hundred runs; one for each run would take minutes for a sweep of thousands.
+
+    Args:
+        store: the store that has the runs.
+        run_ids: the ids of the runs.
+        metric: the key of the metric.
     """
     points: dict[str, dict[int, float]] = {run_id: {} for run_id in run_ids}
     for begin in range(0, len(run_ids), RUNS_PER_REQUEST):

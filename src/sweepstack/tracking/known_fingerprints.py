@@ -1,7 +1,6 @@
-"""Which fingerprints a store knows the outcome of, so that nobody trains them again.
+"""Finds the fingerprints whose outcome a store knows, so that they are not trained again.
 
-An sqlite store is asked directly, in milliseconds; where that cannot be done, MLflow itself is asked, as it is about
-every other kind of store.
+It queries an sqlite database directly, in milliseconds. If that fails, or the store is of another kind, it asks MLflow.
 """
 
 from __future__ import annotations
@@ -20,17 +19,19 @@ from sweepstack.trial import Finished, Outcome, TrialState
 
 
 class StoreLookup(NamedTuple):
-    """What a store knows of some fingerprints."""
+    """What a store knows about some fingerprints."""
 
     finished: dict[str, Finished]
     changed: dict[str, str]
-    """Of those which it does not know: why not, in words, where it knows the same config with other data or code."""
+    """What has changed, in words, for fingerprints whose config the store knows with other data or code only."""
 
 
 def lookup(store: Store, fingerprints: Sequence[str], ask: Callable[[Sequence[str]], StoreLookup]) -> StoreLookup:
-    """What a store knows of fingerprints.
+    """Returns what a store knows about fingerprints.
 
     Args:
+        store: the store.
+        fingerprints: the fingerprints to look up.
         ask: asks MLflow, see `lookup_on_server`.
 
     Raises:
@@ -47,7 +48,7 @@ def lookup(store: Store, fingerprints: Sequence[str], ask: Callable[[Sequence[st
 
 
 def lookup_on_server(store: Store, fingerprints: Sequence[str]) -> StoreLookup:
-    """The same through MLflow.
+    """Returns what a store knows about fingerprints, through MLflow.
 
     Raises:
         Exception: whatever MLflow raises.
@@ -71,7 +72,7 @@ def lookup_on_server(store: Store, fingerprints: Sequence[str]) -> StoreLookup:
 def _sort_out(fingerprints: Iterable[str], found: Iterable[SettledRun]) -> StoreLookup:
     same_config: defaultdict[str, list[tuple[Fingerprint, SettledRun]]] = defaultdict(list)
     for run in sorted(found, key=lambda run: run.started):
-        with contextlib.suppress(ValueError):  # somebody else has written into the tag
+        with contextlib.suppress(ValueError):  # a user has changed the tag
             fingerprint = Fingerprint.parse(run.fingerprint)
             same_config[fingerprint.config].append((fingerprint, run))
     finished, changed = {}, {}

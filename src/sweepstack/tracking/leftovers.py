@@ -1,4 +1,4 @@
-"""What killed commands have left in the store and beside it, other than trials: it is finished, or removed."""
+"""Finishes or removes what killed commands have left in the store and beside it, except trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow's models: a trained one logged with its run, registered under a name with an alias, and loaded again."""
+"""Logs a trained model with its run in MLflow, registers it under a name with an alias, and loads it."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VERSIONS_TAG = "mlflow.modelVersions"
-"""By which MLflow's UI links a model to its registered versions."""
+"""The tag of a model that links it to its registered versions in MLflow's UI."""
 BY_TAG = "sweepstack.registering"
-"""On a model that is not registered yet: host and process of who is at it."""
+"""The tag of a model that is not registered yet: the host and the process that register it."""
 LOADER = "sweepstack.inference.classifier"
-"""The module with the function that MLflow loads a model of ours by; nothing is pickled."""
+"""The module with the function that loads our models for MLflow; nothing is pickled."""
 LOADER_OF_0_1 = "sweepstack.training.predicting"
-"""Where that function was in version 0.1, whose models name it."""
+"""The module of that function in version 0.1, whose models name it."""
 
 
 FORBIDDEN = "/:.%\"'@"
-"""In the names of models: the first six MLflow takes in none, the last one parts a name from its alias."""
+"""Characters that the name of a model must not have: MLflow refuses the first six, and @ is before an alias."""
 MAX_NAME_CHARACTERS = 255
-"""Characters of a name or an alias that MLflow's databases take."""
+"""The length of the longest name or alias that MLflow's databases accept."""
 MAX_QUOTED_CHARACTERS = 60
-"""Characters of one that is refused."""
+"""The length of the longest name or alias that an error message quotes in full."""
 
 
 class Version(NamedTuple):
-    """A registered model."""
+    """A version of a registered model."""
 
     name: str
     version: str
 
 
 def check_names(name: str, alias: str) -> None:
-    """That MLflow takes them: it would say so only when the model is logged already, and its version is there.
+    """Checks that MLflow accepts a name and an alias; MLflow itself would do so after it has logged the model.
 
     Raises:
-        UserError: it does not.
+        UserError: MLflow does not accept one of them.
     """
     if not name.strip() or set(name) & set(FORBIDDEN) or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS:
         raise UserError(
@@ -90,19 +90,24 @@ def log_and_register(
     example: NDArray[Any],
     answer: NDArray[Any],
 ) -> tuple[int, str]:
-    """Logs a model as one that the run has made, and gives it the next version of `name`, and the alias.
+    """Logs a model as an output of the run, and registers it as the next version of `name`, with the alias.
 
     Args:
-        data: the folder that is loaded again.
-        code: files and packages that go along.
-        requirements: for pip; nothing is inferred, which takes MLflow many seconds.
-        example: of what goes in; `answer` is what comes out for it. They are the signature, too.
+        store: the store that has the run.
+        run: the run that trained the model.
+        name: the name of the registered model.
+        alias: the alias of the new version.
+        data: the folder that the model is loaded from.
+        code: files and packages to store with the model.
+        requirements: requirements for pip. MLflow infers none, because that takes many seconds.
+        example: an example of the input; with `answer`, it gives the signature.
+        answer: the output for `example`.
 
     Returns:
         The version, and the model's id.
 
     Raises:
-        StoreError: the store does not take it.
+        StoreError: the store does not accept the model.
     """
     check_names(name, alias)
     client = store.client
@@ -133,7 +138,7 @@ def log_and_register(
                 version = _register(store, name, alias, run, logged.model_id)
     except UserError:
         raise
-    except Exception as error:  # MLflow lets the errors of drivers, sockets and disks through
+    except Exception as error:  # MLflow does not convert the errors of drivers, sockets and disks
         rule = f"{store.uri} does not take the model ({one_line(error)})"
         raise StoreError(rule, remedy="try again when the store can be written to") from error
     return version, str(logged.model_id)
@@ -180,7 +185,7 @@ def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -
     with (
         connectable(store.uri) as address,
         as_tracking_uri(address),
-    ):  # MLflow looks for a model's files in the store of the environment
+    ):  # MLflow reads a model's files from the store of the environment
         made = client.create_model_version(name, f"models:/{model_id}", run.row.run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, alias, made.version)
     version_tag = [{"name": name, "version": made.version}]
@@ -190,8 +195,10 @@ def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -
 
 
 def finish_models(store: Store) -> None:
-    """Removes the models that killed processes of this machine have not come to register, with the versions that have
-    no alias; what was registered as a whole is kept."""
+    """Removes the models that killed processes of this machine did not register completely.
+
+    It removes their versions without an alias, too. A model that has an alias is complete and stays.
+    """
     client = store.client
     experiments = [one.experiment_id for one in client.search_experiments()]
     token: str | None = ""
@@ -232,7 +239,7 @@ def _myself() -> str:
 
 
 def _is_dead(who: str) -> bool:
-    """Whether a process of this machine, see `_myself`, has ended."""
+    """Whether `who`, see `_myself`, is a process of this machine that has ended."""
     host, _, process = who.rpartition(" ")
     if host != socket.gethostname() or not process.isdecimal() or int(process) == os.getpid():
         return False
@@ -246,7 +253,7 @@ def _is_dead(who: str) -> bool:
 
 
 def registered(store: Store) -> dict[str, Mapping[str, str]]:
-    """Of all models of ours: their aliases, each with its version, by name."""
+    """Returns the aliases of all our models, each with its version, by the name of the model."""
     found: list[RegisteredModel] = []
     token: str | None = ""
     while token is not None:
@@ -261,10 +268,15 @@ def _is_ours(model: RegisteredModel) -> bool:
 
 
 def version(store: Store, name: str, alias: str) -> Version:
-    """The version of a model that has an alias.
+    """Returns the version of a model that has an alias.
+
+    Args:
+        store: the store that has the model.
+        name: the name of the model.
+        alias: the alias of the version.
 
     Raises:
-        UserError: there is none.
+        UserError: the model or the alias does not exist.
     """
     known = registered(store)
     if name not in known:
@@ -281,10 +293,15 @@ def version(store: Store, name: str, alias: str) -> Version:
 
 
 def numbered(store: Store, name: str, number: str) -> Version:
-    """The version of a model that has a number, or "latest".
+    """Returns the version of a model that has a number.
+
+    Args:
+        store: the store that has the model.
+        name: the name of the model.
+        number: the number of the version, or "latest".
 
     Raises:
-        UserError: there is none.
+        UserError: the model or the version does not exist.
     """
     known = registered(store)
     if name not in known:
@@ -300,10 +317,10 @@ def numbered(store: Store, name: str, number: str) -> Version:
 
 @contextmanager
 def files(store: Store, found: Version) -> Iterator[Path]:
-    """The folder of a model of ours, for as long as the block lasts.
+    """Yields the folder with the files of one of our models; it may exist only until the end of the block.
 
     Raises:
-        StoreError: it cannot be had.
+        StoreError: the files cannot be read.
     """
     import mlflow.artifacts
 
@@ -317,10 +334,10 @@ def files(store: Store, found: Version) -> Iterator[Path]:
                 with connectable(store.uri) as address:
                     got = mlflow.artifacts.download_artifacts(where, dst_path=str(temporary), tracking_uri=address)
                     folder = Path(got)
-        except Exception as error:  # MLflow lets those of its many carriers through
+        except Exception as error:  # MLflow does not convert the errors of the libraries that it downloads with
             reason = one_line(error)
             raise StoreError(
-                f"model {found.name} cannot be had from {store.uri} ({reason})",
+                f"model {found.name} cannot be read from {store.uri} ({reason})",
                 remedy="try again",
             ) from error
         if not (folder / "MLmodel").is_file():
@@ -332,10 +349,10 @@ def files(store: Store, found: Version) -> Iterator[Path]:
 
 
 def load_model(folder: Path) -> Any:
-    """The classifier in a model's folder, with the code that went along.
+    """Loads the classifier in a model's folder, with the code that is stored with it.
 
     Raises:
-        StoreError: it is of another version, or its code does not load here.
+        StoreError: another version wrote the model, or its code does not load here.
     """
     import mlflow.pyfunc
 
@@ -344,7 +361,7 @@ def load_model(folder: Path) -> Any:
         return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True).get_raw_model()
     except UserError:
         raise
-    except Exception as error:  # a user's own code, which went along, can fail in any way
+    except Exception as error:  # the user's code in the model can fail in any way
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise StoreError(
             f"the model in {folder} does not load here ({reason})",

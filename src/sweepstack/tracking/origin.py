@@ -1,4 +1,4 @@
-"""Where a run comes from: what was typed, the versions and the data that trained it."""
+"""The origin of a run: its overrides, the versions and the data that trained it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from sweepstack.tracking.store import Store
 
 @dataclass(frozen=True)
 class Origin:
-    """One run, as far as it takes to train it again and to know what it was trained with."""
+    """What is necessary to train a run again, and to know what trained it."""
 
     overrides: tuple[str, ...] | None
-    """As they were typed, but for what held a password; None when they are gone."""
+    """The overrides as the user typed them, without those that contain a secret; None if they are missing."""
     versions: dict[str, str]
-    """Of Python and of what the figures depend on, by package."""
+    """The versions of Python and of the packages that the metrics depend on, by name."""
     commit: str
-    """Of git; empty when there was none."""
+    """The git commit; empty if there was none."""
     uncommitted: bool
     trained: str
-    """In words: alone or in a stack; empty when that is not known."""
+    """Alone or in a stack, in words; empty if that is not known."""
     recomposed: str
-    """Why its figures may differ in the last digits; see `Ended`."""
+    """Why its metrics may differ in the last digits; see `Ended`."""
     dataset: str
     digest: str
     """Checksum of images and labels."""
     counts: dict[str, int]
-    """Images: train, held_out, test."""
+    """Numbers of images: train, held_out, test."""
 
 
 def origin(store: Store, run_id: str) -> Origin:
-    """What the store knows of a run; what an older version did not write, or somebody deleted, is empty."""
+    """Reads the origin of a run. What an older version did not write, or a user has deleted, is empty."""
     run = store.client.get_run(run_id)
     tags = run.data.tags
     known = {key.removeprefix("versions."): value for key, value in tags.items() if key.startswith("versions.")}
@@ -58,12 +58,12 @@ def origin(store: Store, run_id: str) -> Origin:
 def _overrides(store: Store, run_id: str) -> tuple[str, ...] | None:
     try:
         return tuple(line for line in overrides_of(store, run_id) if not has_masks(line))
-    except UserError:  # they are gone
+    except UserError:  # they are missing
         return None
 
 
 def _counts(profile: str | None) -> dict[str, int]:
     try:
         return {str(part): int(count) for part, count in json.loads(profile or "{}").items()}
-    except (ValueError, TypeError, AttributeError):  # of another tool
+    except (ValueError, TypeError, AttributeError):  # another tool wrote it
         return {}

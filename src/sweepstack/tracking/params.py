@@ -1,8 +1,7 @@
-"""Params as MLflow keeps them, which is text, and back: every type that YAML knows comes back as what it was.
+"""Converts params to text, because MLflow stores text, and back to values of every type of YAML.
 
-A value is written as YAML would write it on one line: `true`, `null`, `0.1`, `[128, 64]`. A text stays as it is, unless
-it would be read as something else: then it stands in quotes, `"true"`. What earlier versions wrote (`True`, `None`,
-`['a']`) is read, too.
+A value has the form that YAML has on one line: `true`, `null`, `0.1`, `[128, 64]`. A text has quotes only if it would
+be read as another value: `"true"`. The forms of earlier versions (`True`, `None`, `['a']`) can be read, too.
 """
 
 from __future__ import annotations
@@ -15,20 +14,23 @@ import re
 from typing import Any
 
 YAML_WORDS = {"null": None, "true": True, "false": False, "None": None, "True": True, "False": False}
+"""Words that are values, in YAML and in the form of earlier versions."""
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
-"""A number with a leading zero, such as 007, is a name."""
+"""Matches a whole number. A text with a leading zero, such as 007, is a name, so it does not match."""
 NUMBER = re.compile(r"-?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf)|nan")
+"""Matches a number; `LEADING_ZERO` and `WHOLE` are tested first."""
 LEADING_ZERO = re.compile(r"-?0[0-9]+")
+"""Matches digits that are a name because of their leading zero."""
 LONGEST_WHOLE = 4000
-"""Digits of a whole number that Python reads; it refuses much longer ones, which stay text."""
+"""The most digits of a whole number. Python refuses to read much longer ones, which stay text."""
 
 
 def as_text(value: Any) -> str:
-    """A value as MLflow is to keep it; `from_text` gives it back.
+    """Converts a value to the text that MLflow stores; `from_text` converts it back.
 
     Args:
         value: None, a bool, an int, a float, a text, or lists and dicts (with texts as keys) of them. Anything else
-            becomes the text that Python has for it.
+            becomes `str(value)`.
     """
     match value:
         case None:
@@ -48,8 +50,8 @@ def as_text(value: Any) -> str:
 
 
 def from_text(text: str) -> Any:
-    """The value that `as_text` wrote."""
-    return copy.deepcopy(_read_value(text))  # a list that is remembered must not be changed by its readers
+    """Converts a text of `as_text` to its value."""
+    return copy.deepcopy(_read_value(text))  # so that a caller cannot change the cached list
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -73,7 +75,7 @@ def _read_value(text: str) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON has the same value: keys of other types than text would become texts."""
+    """Whether JSON can store the value without a change: it would turn the keys of a dict to texts."""
     if isinstance(value, dict):
         return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
     if isinstance(value, list | tuple):
@@ -82,7 +84,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _of_python(text: str) -> Any:
-    """A list or dict as earlier versions wrote it."""
+    """Reads a list or dict in the form of earlier versions; returns None if the text is neither."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -1,4 +1,4 @@
-"""One run of the store, found by what a user types, with all that is known of it."""
+"""Finds a run of the store by what a user types, and reads its record."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 MAX_CANDIDATES = 5
-"""So many of those that a word can mean are named."""
+"""The largest number of runs that an error about an ambiguous word lists."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run, with what a row leaves out."""
+    """A run: its row, and what the row does not contain."""
 
     row: Row
     ended: int | None
@@ -32,12 +32,13 @@ class Record:
 
 
 def find_run(store: Store, word: str) -> Record:
-    """The run that a word means: an id, the beginning of one, or a name in the newest sweep; where there is no sweep,
-    or none of that name in it, a name among all runs.
+    """Finds the run that a word means: an id, the beginning of an id, or a name.
+
+    It looks for the name in the newest sweep first, and then among all runs.
 
     Raises:
         StoreError: the store is empty.
-        UserError: there is no such run, there are several, or it is a sweep's summary, which is no trial.
+        UserError: no run or several ones match, or the run is the summary of a sweep, which is not a trial.
     """
     by_id = f"attributes.run_id LIKE '{word}%'" if re.fullmatch(r"[0-9a-f]{1,32}", word) else ""
     of_id = store.runs(by_id) if by_id else []
@@ -72,12 +73,20 @@ def find_run(store: Store, word: str) -> Record:
 
 
 def record(store: Store, run_id: str) -> Record:
-    """Of a run that is there."""
+    """Returns the record of an existing run."""
     return _record(store.client.get_run(run_id))
 
 
 def history(store: Store, run_id: str, key: str) -> list[tuple[int, float]]:
-    """The values of a metric with their steps, in order: epochs, or iterations where those are measured by."""
+    """Returns the values of a metric with their steps, in order.
+
+    A step is an epoch, or an iteration if the run was measured by iterations.
+
+    Args:
+        store: the store that has the run.
+        run_id: the id of the run.
+        key: the key of the metric.
+    """
     points = store.client.get_metric_history(run_id, key)
     return sorted((int(point.step), float(point.value)) for point in points)
 
@@ -94,15 +103,17 @@ def _is_summary(word: str, sweep: str) -> UserError:
 
 
 def _runs_named(rows: Sequence[Row], word: str) -> list[str]:
-    """The ids of the runs of a name; where there is none, of a name that says the same: `nesterov=true` and
-    `nesterov=True`, or `lr=1e-2` and `lr=0.01`."""
+    """Returns the ids of the runs with a name; if there are none, of those with an equivalent name.
+
+    Equivalent are `nesterov=true` and `nesterov=True`, or `lr=1e-2` and `lr=0.01`.
+    """
     wanted = _as_values(word)
     exact = [row.run_id for row in rows if row.name == word]
     return exact or [row.run_id for row in rows if wanted and _as_values(row.name) == wanted]
 
 
 def _as_values(name: str) -> dict[str, str]:
-    """What a name such as `lr=0.01 nesterov=true` says; empty for any other."""
+    """Splits a name such as `lr=0.01 nesterov=true` into keys and values; returns an empty dict for other names."""
     pairs = [part.partition("=") for part in re.split(r" (?=[\w.@/+~-]+=)", name)]
     return {key: as_text(from_text(value)) for key, _, value in pairs} if all(sign for _, sign, _ in pairs) else {}
 
@@ -110,12 +121,12 @@ def _as_values(name: str) -> dict[str, str]:
 def _newest_sweep(store: Store) -> list[Row]:
     try:
         return store.rows("latest")
-    except StoreError:  # single runs only, or nothing at all
+    except StoreError:  # there are only single runs, or nothing
         return []
 
 
 def _run_remedy(word: str, rows: Sequence[Row]) -> str:
     near = did_you_mean(word, [row.name for row in rows])
-    if near.startswith("did"):  # else it would name them all
+    if near.startswith("did"):  # if not, `near` lists all names
         return near
     return f"give an id, the beginning of one, or a name in the newest sweep, such as {rows[-1].name!r}"

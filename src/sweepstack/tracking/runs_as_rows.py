@@ -1,4 +1,4 @@
-"""Runs as rows: what the tags of a run mean, and what is read from it."""
+"""Converts runs of MLflow to rows of a table, and defines the tags of a run."""
 
 from __future__ import annotations
 
@@ -12,19 +12,32 @@ from sweepstack.config.names import as_key
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-VERSION_TAG, SWEEP_TAG, REASON_TAG, TRAINED_TAG = "sweepstack.version", "sweep", "reason", "trained"
-FINGERPRINT_TAG, LOG_TAG, RECOMPOSED_TAG = "fingerprint", "log", "recomposed"
+VERSION_TAG = "sweepstack.version"
+"""The version of sweepstack that recorded the run."""
+SWEEP_TAG = "sweep"
+"""The sweep that trained the run."""
+REASON_TAG = "reason"
+"""Why the trial failed or was killed."""
+TRAINED_TAG = "trained"
+"""Alone or in a stack, and why."""
+FINGERPRINT_TAG = "fingerprint"
+"""The fingerprint of the trial."""
+LOG_TAG = "log"
+"""Path of the trial's log file."""
+RECOMPOSED_TAG = "recomposed"
+"""Why the metrics may differ in the last digits; see `Ended`."""
 ID_TAG = "sweepstack.trial"
-"""What a run is found by when it is not known whether it was made."""
+"""The id of the trial, which finds its run if the id of the run is not known."""
 SETTLED_TAG = "sweepstack.settled"
-"""Holds the fingerprint, once its outcome is settled."""
+"""The fingerprint of the trial, after its outcome is settled."""
 OWN_RUNS = f"tags.`{VERSION_TAG}` LIKE '%'"
-"""What a run of ours is known by, in MLflow's language."""
+"""The filter for the runs of sweepstack, in MLflow's language."""
 OBJECTIVES = ("val/accuracy", "test/accuracy")
-"""Metrics that select, the one to prefer first: test data selects only where nothing was held out."""
+"""Metrics that select trials, best first: test data selects only if nothing was held out."""
 CLOCKS = 60_000
-"""Milliseconds by which the clocks of two machines with one store may differ."""
+"""The largest difference in milliseconds between the clocks of machines that share a store."""
 LARGEST_FLOAT = 1.7976931348623157e308
+"""The largest float that MLflow's databases can store."""
 
 
 @dataclass(frozen=True)
@@ -47,38 +60,40 @@ class Row:
 
 
 def member_tag(sweep: str) -> str:
-    """The tag of all runs of a sweep, those among them which an earlier sweep has trained; its value tells since when,
-    in milliseconds since the epoch, and the sweep's name. MLflow does not take every name for a key."""
+    """Returns the tag that all runs of a sweep have, even those that an earlier sweep has trained.
+
+    Its value is the time at which the run joined the sweep, in milliseconds since the epoch, and the sweep's name. (The
+    tag itself cannot contain every name.)
+    """
     return f"{SWEEP_TAG}/{as_key(sweep)}"
 
 
 def sweeps_of(run: Run) -> dict[str, int]:
-    """The sweeps that a run is of, and since when, in milliseconds since the epoch."""
+    """Returns the sweeps of a run, and when it joined each of them, in milliseconds since the epoch."""
     tags = run.data.tags
     found = {}
     for key, value in tags.items():
         if key.startswith(f"{SWEEP_TAG}/"):
             at, _, name = value.partition(" ")
-            if at.isdecimal():  # a user may have made a tag of that kind
+            if at.isdecimal():  # a user may have made such a tag
                 found[name] = int(at)
-    if SWEEP_TAG in tags:  # all that a run of an earlier version has, whatever it has joined since
+    if SWEEP_TAG in tags:  # the only tag in runs of earlier versions
         found.setdefault(tags[SWEEP_TAG], run.info.start_time)
     return found
 
 
 def newest(begun: Mapping[str, int], now: float) -> str:
-    """The sweep begun last. One that began in the future did so while the clock was ahead: it is the newest only where
-    all are like that.
+    """Returns the sweep that began last. One that began in the future, because of a wrong clock, is the last choice.
 
     Args:
-        begun: by the name of the sweep, when it began, in milliseconds since the epoch.
-        now: the time, likewise.
+        begun: the beginning of each sweep in milliseconds since the epoch, by its name.
+        now: the current time in milliseconds since the epoch.
     """
     return max(begun, key=lambda name: (begun[name] <= now + CLOCKS, begun[name]))
 
 
 def row_of(run: Run, sweep: str | None = None) -> Row:
-    """A run as a row, of that sweep; of the one that trained it, when none is told."""
+    """Converts a run to a row of a sweep; by default of the sweep that trained it."""
     tags = run.data.tags
     return Row(
         run_id=run.info.run_id,
@@ -95,5 +110,5 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
 
 
 def finite_or_not(value: float) -> float:
-    """MLflow's databases keep infinity as the largest number that they have."""
+    """Returns infinity for the largest float, because MLflow's databases store infinity as that."""
     return math.copysign(math.inf, value) if abs(value) >= LARGEST_FLOAT else value

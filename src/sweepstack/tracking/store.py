@@ -1,4 +1,4 @@
-"""The MLflow store: its safe first use, its experiments and its runs."""
+"""The MLflow store: makes its database safely, and reads its experiments and runs."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 PAGE = 1000
+"""Runs in one request to MLflow."""
 
 
 class Store:
-    """A tracking store. Nothing is imported, created or asked before it is needed.
+    """A tracking store. It imports MLflow, creates the database and connects only when that is necessary.
 
     Args:
-        uri: an MLflow tracking URI; None for the project's own (see `resolve_uri`).
+        uri: an MLflow tracking URI; None for the default, see `resolve_uri`.
     """
 
     def __init__(self, uri: str | None = None) -> None:
@@ -67,21 +68,21 @@ class Store:
 
     @property
     def _file(self) -> Path:
-        """The file of an sqlite store, with its links resolved.
+        """The file of an sqlite store, with resolved links.
 
         Raises:
-            StoreError: it is no regular file.
+            StoreError: it is not a regular file.
         """
         assert self.database is not None
         return regular_database(self.database)
 
     def check(self) -> str | None:
-        """Whether it can be had, as far as a moment can tell; see `address.check_store`."""
+        """Checks quickly that the store can be used; see `address.check_store`."""
         return check_store(self.uri)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """One writer at a time on an sqlite file, whatever the number of processes; servers see to it themselves."""
+        """Holds the lock of an sqlite store, so that one process at a time writes. Servers need no lock."""
         if self.database is None:
             yield
             return
@@ -91,26 +92,32 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Writes all that the block writes through the client at once, or nothing of it; servers have no such thing and
-        take request by request. MLflow commits about twelve times for a trial, and each commit waits for the disk."""
+        """Writes everything that the block writes to an sqlite store in one transaction, or nothing.
+
+        MLflow itself commits about twelve times for a trial, and each commit waits for the disk. A server has no such
+        transactions and gets one request after the other.
+        """
         if self.database is None:
             yield
             return
-        client = self.client  # before the lock, which making the database takes too
+        client = self.client  # before the lock, because making the database needs the lock, too
         with self.writing(), one_transaction(client, self._check_whole):
             yield
 
     def _check_whole(self, connection: Connection) -> None:
-        """A full disk, for one, makes sqlite undo a transaction on its own; what follows would be written piecemeal."""
+        """Checks that the transaction exists: sqlite itself undoes it, for example if the disk is full.
+
+        Without the check, each later write would be a transaction of its own.
+        """
         sqlite: Any = connection.connection.driver_connection
         if not sqlite.in_transaction:
             raise StoreError(
-                f"{self.uri} has undone what was being written, the disk may be full",
+                f"{self.uri} has undone the last records, the disk may be full",
                 remedy="make room",
             )
 
     def load(self) -> None:
-        """Imports what the client needs, which takes seconds, and opens the database if there is one; creates nothing.
+        """Imports what the client needs, which takes seconds, and opens an existing database; creates nothing.
 
         Raises:
             StoreError: see `client`.
@@ -123,10 +130,10 @@ class Store:
 
     @property
     def client(self) -> MlflowClient:
-        """MLflow's client, with the database made if it is not there yet.
+        """MLflow's client. Its first use makes the database if it does not exist yet.
 
         Raises:
-            StoreError: the database is of another MLflow version, or cannot be opened.
+            StoreError: another MLflow version made the database, or it cannot be opened.
         """
         if self._client is None:
             check_driver(self.uri)
@@ -137,16 +144,18 @@ class Store:
                 with connectable(self.uri) as address:
                     client = make(address)
                     client.search_experiments(max_results=1)
-            except Exception as error:  # MLflow lets SQLAlchemy's and the drivers' own errors through
+            except Exception as error:  # MLflow does not convert the errors of SQLAlchemy and of drivers
                 rule = f"the tracking store {self.uri} cannot be used: {one_line(error)}"
                 raise StoreError(rule, remedy="choose another with tracking.uri or --store, or try again") from error
             self._client = client
         return self._client
 
     def _make_database(self) -> None:
-        """First use is a race which can leave a database that nobody can open: so it is made in a temporary file, under
-        a lock, and renamed when it is whole. Whatever a killed process left of that is thrown away. An empty file that
-        is there is filled, not replaced: it may have links, a mode of its own, or be mounted."""
+        """Makes the database under a lock, in a temporary file that is renamed when it is complete.
+
+        Two processes that make it at once could leave a database that nobody can open. What a killed process has left
+        is removed. An existing empty file is filled and not replaced: it may have links or a mode, or be mounted.
+        """
         if self.database is None or has_content(self.database):
             return
         with self.writing():
@@ -166,14 +175,14 @@ class Store:
                     contextlib.closing(sqlite3.connect(temporary)) as source,
                     contextlib.closing(sqlite3.connect(file, timeout=30)) as target,
                 ):
-                    source.backup(target)  # one transaction: as a whole or not at all
+                    source.backup(target)  # in one transaction
             temporary.unlink()
 
     def follow_move(self) -> str:
-        """Lets a database that was moved or copied name the files beside it; see `private.relocation`.
+        """Corrects the addresses in a database that was moved or copied; see `private.relocation`.
 
         Returns:
-            A line for the user if that was so; else empty. A database that cannot be written stays as it is.
+            A line for the user if anything was corrected; else an empty text, for example if the database is read-only.
         """
         if self.database is None or not has_content(self.database):
             return ""
@@ -185,15 +194,15 @@ class Store:
             follow_move(database)
             return (
                 f"The store was moved or copied from {before} to {database.parent}: its records now name the files "
-                "there, and what comes is written there."
+                "there, and new files are written there."
             )
         return ""
 
     def experiment_id(self, name: str) -> str:
-        """The id of an experiment, created if it is not there yet.
+        """Returns the id of an experiment; creates the experiment if it does not exist yet.
 
         Raises:
-            StoreError: an experiment of that name has been deleted, which keeps its name taken.
+            StoreError: the experiment is deleted, and nothing else can have its name.
         """
         from mlflow.exceptions import MlflowException
 
@@ -204,7 +213,7 @@ class Store:
                 artifacts = self.artifacts and (self.artifacts / as_folder(name)).as_uri()
                 try:
                     return str(client.create_experiment(name, artifact_location=artifacts))
-                except MlflowException:  # on a server somebody else may have been faster
+                except MlflowException:  # another user of the server may have been faster
                     found = client.get_experiment_by_name(name)
                     if found is None:
                         raise
@@ -216,16 +225,16 @@ class Store:
         return str(found.experiment_id)
 
     def rows(self, sweep: str = "latest") -> list[Row]:
-        """The runs that sweepstack recorded, oldest first.
+        """Returns the runs that sweepstack recorded, oldest first.
 
         Args:
-            sweep: the name of a sweep, "latest" for the one begun last, or "all" for every run.
+            sweep: the name of a sweep, "latest" for the sweep that began last, or "all" for every run.
 
         Raises:
-            StoreError: the store is empty, or holds no such sweep.
+            StoreError: the store is empty, or has no such sweep.
         """
         if sweep not in ("latest", "all"):
-            runs = self.runs(f"tags.`{member_tag(sweep)}` LIKE '%'")  # a store may have grown for years
+            runs = self.runs(f"tags.`{member_tag(sweep)}` LIKE '%'")  # fast in a store with many other runs
             if runs and not self._has_older(sweep):
                 return [row_of(run, sweep) for run in runs]
         runs = self.runs(OWN_RUNS)
@@ -252,7 +261,7 @@ class Store:
         return [row_of(run, sweep) for run in runs if sweep in sweeps_of(run)]
 
     def _without_trials(self) -> StoreError:
-        """Why there are none, and what helps: they may be in the journal, or have been deleted."""
+        """Makes the error for a store without trials: they may still be in the journal, or be deleted."""
         rule = f"the tracking store {self.uri} holds no trials yet"
         waiting: Sequence[int] = ()
         with contextlib.suppress(StoreError, sqlite3.Error):
@@ -264,32 +273,37 @@ class Store:
                 remedy=f"type: {sweepstack_command('sync', self.uri)}",
             )
         if self.database is None or has_content(self.database):
-            every = 3  # MLflow's ViewType.ALL: what is there and what has been deleted
+            every = 3  # MLflow's ViewType.ALL: active and deleted ones
             experiments = {one.experiment_id: one for one in self.client.search_experiments(view_type=every)}
             for run in self.client.search_runs([*experiments], OWN_RUNS, run_view_type=every, max_results=1):
                 experiment = experiments[run.info.experiment_id]
                 deleted = (
                     f"experiment {experiment.name!r} has" if experiment.lifecycle_stage != "active" else "they have"
                 )
-                rule += f", for {deleted} been deleted"
+                rule += f", because {deleted} been deleted"
                 return StoreError(rule, remedy="restore what was deleted with MLflow, or train others: python train.py")
         return StoreError(rule, remedy="train some: python train.py")
 
     def _has_older(self, sweep: str) -> bool:
-        """Whether a sweep has runs of an earlier version, which are not found by its tag: its first run tells."""
+        """Whether a sweep has runs of an earlier version, which lack the tag of the sweep: its first run shows it."""
         mark = "'" if "'" not in sweep else '"'
-        if mark in sweep:  # MLflow's language has no way to write that
+        if mark in sweep:  # MLflow's filters cannot quote both marks
             return True
         first = self.runs(f"tags.`{SWEEP_TAG}` = {mark}{sweep}{mark}", only=1)
         return bool(first) and member_tag(sweep) not in first[0].data.tags
 
     def run_of(self, trial_id: str) -> str | None:
-        """The run of a trial, if it was made."""
+        """Returns the id of a trial's run; None if there is no run."""
         runs = self.runs(f"tags.`{ID_TAG}` = '{trial_id}'")
         return runs[0].info.run_id if runs else None
 
     def runs(self, condition: str, only: int | None = None) -> list[Run]:
-        """Runs that fulfil a condition in MLflow's language, oldest first; the first page of so many, or all."""
+        """Returns the runs that match a filter, oldest first.
+
+        Args:
+            condition: a filter in MLflow's language.
+            only: the number of runs to return at most; None for all.
+        """
         if self.database is not None and not has_content(self.database):
             return []
         experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
@@ -311,8 +325,10 @@ class Store:
 
 @contextlib.contextmanager
 def _without_collections() -> Iterator[None]:
-    """Nothing that is read becomes garbage in cycles, and to look for some, again and again in all that has been read,
-    takes two thirds of the time for 10,000 runs."""
+    """Disables garbage collection in the block: it takes two thirds of the time to read 10,000 runs.
+
+    Reading creates no reference cycles, so it loses nothing.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -323,11 +339,11 @@ def _without_collections() -> Iterator[None]:
 
 
 def import_client() -> Callable[[str], MlflowClient]:
-    """MLflow's client, which keeps to itself."""
+    """Imports MLflow's client, and sets MLflow to log errors only and to send no telemetry."""
     for name, value in CLIENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    for name in ("mlflow", "alembic"):  # only now: the import sets MLflow's own level
+    for name in ("mlflow", "alembic"):  # after the import, which sets MLflow's own level
         logging.getLogger(name).setLevel(logging.ERROR)
     return lambda uri: MlflowClient(uri)

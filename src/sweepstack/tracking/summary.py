@@ -1,5 +1,7 @@
-"""A sweep's summary run: one for each sweep, which carries its report, table and plots. It is no trial, and must not
-look like one: neither tables nor the UI's link to a sweep find it."""
+"""The summary run of a sweep, which has the report, table and plots of the sweep as artifacts.
+
+It is not a trial: neither tables nor the UI's link to a sweep show it.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +14,29 @@ from sweepstack.tracking.private.client import delete_artifacts
 from sweepstack.tracking.store import Store
 
 SUMMARY_TAG = "sweepstack.summary"
-"""Holds the name of the sweep."""
+"""The tag with the name of the sweep."""
 ABOUT_TAG = "mlflow.note.content"
+"""The tag that MLflow's UI shows as the description of a run."""
 PLOTS = "plots"
+"""The folder of pictures among the artifacts."""
 
 
 def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[str, bytes]) -> str:
-    """Keeps files with the summary run of a sweep, which is made if it is not there yet; those of an earlier report go.
+    """Stores files with the summary run of a sweep, and removes those of an earlier report.
+
+    It makes the run if it does not exist yet.
 
     Args:
-        files: content by path; pictures are below `plots/`.
+        store: the store that has the sweep.
+        sweep: the name of the sweep.
+        experiment_id: the experiment of a new summary run.
+        files: the content of each file by its path; pictures are below `plots/`.
 
     Returns:
         The run's id.
 
     Raises:
-        StoreError: the store does not take them.
+        StoreError: the store does not accept the files.
     """
     try:
         run_id = _run_of(store, sweep, experiment_id)
@@ -38,7 +47,7 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             store.client.log_artifacts(run_id, str(temporary))
-    except Exception as error:  # MLflow lets the errors of drivers, sockets and disks through
+    except Exception as error:  # MLflow does not convert the errors of drivers, sockets and disks
         rule = f"{store.uri} does not take the report ({one_line(error)})"
         raise StoreError(
             rule, remedy="try again when the store can be written to, or leave it out with --no-record"
@@ -47,19 +56,19 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
 
 
 def summary_run(store: Store, sweep: str) -> str | None:
-    """The id of a sweep's summary run; None when there is none."""
-    found = store.runs(f"tags.`{SUMMARY_TAG}` LIKE '%'")  # names are compared here: some hold quotes
+    """Returns the id of a sweep's summary run; None if there is none."""
+    found = store.runs(f"tags.`{SUMMARY_TAG}` LIKE '%'")  # not by name: a filter cannot contain every name
     return next((str(run.info.run_id) for run in found if run.data.tags[SUMMARY_TAG] == sweep), None)
 
 
 def finish_summaries(store: Store) -> None:
-    """Ends the summary runs that killed reports have left RUNNING."""
+    """Ends the summary runs that killed commands have left as RUNNING."""
     for run in store.runs(f"tags.`{SUMMARY_TAG}` LIKE '%' AND attributes.status = 'RUNNING'"):
         store.client.set_terminated(run.info.run_id, "FINISHED", int(time.time() * 1000))
 
 
 def _run_of(store: Store, sweep: str, experiment_id: str) -> str:
-    client = store.client  # before the lock, which making the database takes too
+    client = store.client  # before the lock, because making the database needs the lock, too
     with store.writing():
         finish_summaries(store)
         run_id = summary_run(store, sweep)

@@ -24,10 +24,12 @@ from sweepstack.files.replacing import irregular, make_durable
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
+"""The version of the format of a file."""
 TITLE = b"sweepstack checkpoint %d " % FORMAT_VERSION
 """How a file begins; the first line ends with the checksum of all that follows it."""
 SELDOM = 40
-"""Duty cycle: after a save of t seconds, the next one is due SELDOM * t later. Saves take at most 2.5 % of the time."""
+"""Duty cycle: after a save of t seconds, the next one is due SELDOM * t later at the earliest, so that saves take at
+most 2.5 % of the time."""
 
 
 class CheckpointError(Exception):

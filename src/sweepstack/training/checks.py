@@ -21,6 +21,7 @@ from sweepstack.training.trainer import autocast_of
 PROBE_SIZES = (2, 16, 2000)
 """Numbers of images that a model is tried with, in turn: a model that fails on two images may accept more."""
 CPU = torch.device("cpu")
+"""The device of the checks."""
 
 
 def check_trial(config: TrialConfig, device: str) -> Data:

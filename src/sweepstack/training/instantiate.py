@@ -26,7 +26,7 @@ def import_target(key: str, target: str) -> Callable[..., Any]:
     try:
         with seeded(), contained():  # a module that draws random numbers gets the same ones in every process
             found = pkgutil.resolve_name(target)
-    except Exception as error:  # importing somebody's module can fail in any way
+    except Exception as error:  # importing a user's module can fail in any way
         rule = f"{key}._target_ should name something that can be imported ({describe_error(error)})"
         raise ConfigError(rule, target, _target_remedy(target, error)) from error
     if not callable(found):

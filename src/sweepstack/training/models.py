@@ -67,7 +67,7 @@ class MLP(nn.Module):
 def answer_to_any(model: nn.Module, shape: Sequence[int]) -> Tensor | None:
     """Returns the logits of two artificial images: zeros or else random numbers; None if the model fails on both."""
     for images in (torch.zeros(2, *shape), torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))):
-        with contextlib.suppress(Exception):  # somebody's module can fail in any way
+        with contextlib.suppress(Exception):  # a user's module can fail in any way
             found: Tensor = model(images)
             return found
     return None

@@ -23,6 +23,7 @@ from sweepstack.training.serialization import Encoder, Opaque, decode, feed
 OF_PYTORCH = {*vars(nn.Module()), "_is_full_backward_hook", "_forward_hooks_with_kwargs", "call_super_init"}
 """The attributes of every module: parameters, buffers, modules, the mode, hooks. `_HOOKS` are compared nevertheless."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks")
+"""The dictionaries of hooks, which may hold the state of a training."""
 NOT_LOOKED_INTO = {"torch", "torchvision", "builtins", "sweepstack", "typing", "abc", "collections"}
 """Packages whose classes and modules hold no state of a training."""
 DATA = (

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor, nn
 
 PLAIN = (type(None), bool, int, float, str)
+"""Types whose values are encoded as they are."""
 CONTAINERS: dict[str, Callable[[Any], Any]] = {
     kind.__name__: kind for kind in (list, tuple, set, frozenset, dict, collections.OrderedDict, collections.Counter)
 }
+"""Containers that `decode` can make, by their names."""
 MAPPINGS = ("dict", "OrderedDict", "Counter", "defaultdict")
+"""Names of the mappings that can be encoded."""
 
 
 class Opaque:
@@ -66,7 +69,7 @@ class Encoder:
         self._alive.append(value)
         try:
             return self._encode(value)
-        except Exception:  # somebody's class can fail in any way
+        except Exception:  # a user's class can fail in any way
             for part in self._alive[index + 1 :]:
                 self._indices.pop(id(part), None)
             del self._alive[index + 1 :], self.opaque[opaque:]

@@ -157,7 +157,13 @@ def _resume(
 
 
 def descend(model: nn.Module, loss: Tensor, lr: float) -> None:
-    """An update without an optimizer, which would import `torch._dynamo`, a second: to time a model, or to try it."""
+    """Updates a model without an optimizer, to time it or to try it. An optimizer would import `torch._dynamo`, which
+    takes a second.
+
+    Args:
+        loss: of a batch, with its graph.
+        lr: the learning rate.
+    """
     loss.backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in model.parameters():
@@ -190,6 +196,10 @@ def restore(
     model: nn.Module, attributes: Attributes, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> None:
     """Takes over copies of what `state_of` gave.
+
+    Args:
+        attributes: the plain attributes of the model.
+        state: what `state_of` gave.
 
     Raises:
         LookupError, TypeError, ValueError, AttributeError, RuntimeError: it is of another model or optimizer.
@@ -258,7 +268,10 @@ def as_classes(indices: Tensor, classes: int) -> Tensor:
 
 
 def update_metrics(config: TrialConfig, loss: float, accuracy: float, metrics: dict[str, float]) -> None:
-    """Updates `metrics` with the loss and accuracy that select, and the best accuracy so far if it is an honest one."""
+    """Updates `metrics` with loss and accuracy on the part of the data that `config` selects by.
+
+    The best accuracy so far is added if held-out data select.
+    """
     part = config.objective.split("/")[0]
     metrics[f"{part}/loss"], metrics[f"{part}/accuracy"] = loss, accuracy
     if part == "val":
@@ -266,18 +279,31 @@ def update_metrics(config: TrialConfig, loss: float, accuracy: float, metrics: d
 
 
 def diverged(config: TrialConfig, losses: Tensor, step: int, steps: int, metrics: dict[str, float]) -> Outcome:
-    """FAILED at the first loss that is not finite; `step` is the one that `losses` ends with."""
+    """Returns FAILED with the first loss that is not finite.
+
+    Args:
+        losses: those of the latest updates, float [updates]; one of them is not finite.
+        step: the update that `losses` ends with.
+        config, steps, metrics: see `failed`.
+    """
     first = int((~losses.isfinite()).nonzero()[0])
     return failed(config, float(losses[first]), step - len(losses) + first + 1, steps, metrics)
 
 
 def killed(step: int, total: int) -> Outcome:
-    """KILLED, for it was asked to stop."""
+    """Returns KILLED, because the training was asked to stop."""
     return Outcome(TrialState.KILLED, reason=f"stopped after step {step} of {total}")
 
 
 def failed(config: TrialConfig, loss: float, step: int, steps: int, metrics: dict[str, float]) -> Outcome:
-    """FAILED, for the loss was not finite at a step."""
+    """Returns FAILED, because the loss was not finite.
+
+    Args:
+        config: of the trial; its learning rate at that step is in the reason.
+        step: the update with that loss, counted from 1.
+        steps: updates in an epoch.
+        metrics: what was measured until then.
+    """
     lr = config.optimizer.lr * factor(config.schedule, step - 1, steps, config.epochs)
     reason = f"the loss was {loss} at step {step} with learning rate {lr:g}; try a smaller optimizer.lr"
     return Outcome(TrialState.FAILED, metrics, reason, diverged=True)

@@ -1,6 +1,6 @@
-"""What relies on private parts of MLflow: `client` on its modules, `tables` and `relocation` on the tables of its
-database, `environment` on what its environment variables do.
+"""All code that uses private parts of MLflow.
 
-Each function says what it does, why, and which public way there is; `tricks.tricks` tells whether to take that. All
-were tried with MLflow 3.17.2, and tests/tracking/test_private.py tells when one no longer fits.
+`client` uses its modules, `tables` and `relocation` the tables of its database, `environment` its environment
+variables. Each function says what it does, why, and which public way exists; `tricks.tricks` says whether to use that.
+All were tested with MLflow 3.17.2, and tests/tracking/test_private.py fails if one no longer fits.
 """

@@ -1,4 +1,4 @@
-"""What relies on private modules and attributes of MLflow in Python."""
+"""Code that uses private modules and attributes of MLflow in Python."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 MOST_VALUES = 25_000
-"""Values that MLflow gives in one answer about many runs, at most."""
+"""The largest number of values in one answer of MLflow about many runs."""
 
 
 def import_sqlite_store() -> None:
-    """Imports what the client of an sqlite store imports at its first use, so that the import runs beside other work.
-    Without it, that first use takes longer."""
+    """Imports what the client of an sqlite store imports at its first use.
+
+    So the import can run beside other work. Without this, the first use takes longer.
+    """
     if tricks():
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
@@ -28,11 +30,11 @@ def import_sqlite_store() -> None:
 def make_database(address: str, artifacts: str) -> None:
     """Makes the tables of a new sqlite store.
 
-    There is no public way: `MlflowClient` cannot be told where the artifacts of experiment 0 belong.
+    There is no public way: `MlflowClient` has no parameter for the artifacts' folder of experiment 0.
 
     Args:
-        address: of the database, as SQLAlchemy takes it.
-        artifacts: address of the folder of its artifacts.
+        address: the address of the database for SQLAlchemy.
+        artifacts: the address of the folder of its artifacts.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -41,14 +43,16 @@ def make_database(address: str, artifacts: str) -> None:
 
 @contextlib.contextmanager
 def one_transaction(client: MlflowClient, check: Callable[[Connection], None]) -> Iterator[None]:
-    """Writes all that the block writes through the client of an sqlite store in one transaction, or nothing of it.
+    """Writes everything that the block writes through the client of an sqlite store in one transaction, or nothing.
 
-    MLflow's store opens a session for each call, from `ManagedSessionMaker`; here that gives sessions inside of one
-    connection. The public way is a transaction for each call, twelve for a trial, each of which waits for the disk;
-    a delivery that is killed in between repeats them, which is harmless.
+    MLflow's store opens a session for each call, from `ManagedSessionMaker`. In the block, all these sessions use one
+    connection. The public way is a transaction for each call: twelve for a trial, each of which waits for the disk. A
+    delivery that is killed between two of them repeats them, which is harmless.
 
     Args:
-        check: called before each use of the connection and before the commit; raises when its transaction is gone.
+        client: the client of the store.
+        check: called before each use of the connection and before the commit. It raises an exception if the transaction
+            no longer exists.
     """
     if not tricks():
         yield
@@ -57,7 +61,7 @@ def one_transaction(client: MlflowClient, check: Callable[[Connection], None]) -
 
     store: Any = client._tracking_client.store
     with store.engine.connect() as connection:
-        # What MLflow sets for each session, and foreign keys not inside a transaction.
+        # MLflow's settings of each session. That of foreign keys has no effect inside a transaction.
         for setting in ("foreign_keys = ON", "busy_timeout = 20000", "case_sensitive_like = true"):
             connection.exec_driver_sql(f"PRAGMA {setting}")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -79,13 +83,15 @@ def one_transaction(client: MlflowClient, check: Callable[[Connection], None]) -
 
 
 def metric_histories(client: MlflowClient, run_ids: Sequence[str], metric: str) -> list[tuple[str, Metric]]:
-    """The values of a metric in many runs, each with its run, by one query or request.
+    """Returns the values of a metric in many runs, each with the id of its run, by one query or request.
 
-    The public way asks for run after run, which takes minutes for a sweep of thousands; it is taken where the bulk
-    answer is not there, or is cut off.
+    The public way is one request for each run, which takes minutes for a sweep of thousands. It is used if there is no
+    bulk request, or if its answer is incomplete.
 
     Args:
-        run_ids: at most 100, as many as a server takes at once.
+        client: the client of the store.
+        run_ids: at most 100 ids, the limit of a server.
+        metric: the key of the metric.
     """
     behind: Any = client._tracking_client.store
     found: list[tuple[str, Metric]] | None = None
@@ -115,12 +121,18 @@ def _by_request(credentials: Any, run_ids: Sequence[str], metric: str) -> list[t
 
 
 def delete_artifacts(client: MlflowClient, run_id: str, folder: str) -> None:
-    """Deletes a folder among a run's artifacts. There is no public way: MLflow's client only adds artifacts."""
+    """Deletes a folder of a run's artifacts. There is no public way: MLflow's client only adds artifacts.
+
+    Args:
+        client: the client of the store.
+        run_id: the id of the run.
+        folder: the path of the folder among the artifacts.
+    """
     client._tracking_client._get_artifact_repo(run_id).delete_artifacts(folder)
 
 
 def server_version(address: str) -> str:
-    """The version of MLflow on a server. There is no public way: no client asks for it."""
+    """Returns the version of MLflow on a server. There is no public way: no client asks for it."""
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
@@ -129,15 +141,15 @@ def server_version(address: str) -> str:
 
 @contextlib.contextmanager
 def as_tracking_uri(address: str) -> Iterator[None]:
-    """MLflow looks for a model's files in the store that the process is set to; so it is set to this one meanwhile.
+    """Sets the tracking URI of the process to `address` for the block, because MLflow reads a model's files from it.
 
-    The public way sets it and sets it back by name, after which a process that took its store from its environment
-    has that store set for good.
+    The public way sets it and then sets the old one. After that, a process that took its store from the environment no
+    longer follows the environment.
     """
     import mlflow
     from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 
-    of_environment = os.environ.get("MLFLOW_TRACKING_URI")  # which MLflow changes, too, or deletes
+    of_environment = os.environ.get("MLFLOW_TRACKING_URI")  # MLflow changes or deletes it
     try:
         if tricks():
             with _use_tracking_uri(address):

@@ -1,8 +1,8 @@
-"""A store that was moved or copied: MLflow keeps absolute addresses of files, which then name the old place.
+"""Corrects the addresses in a store that was moved or copied: MLflow stores absolute addresses of files.
 
-A copy would write into the original, and the artifacts of a moved store would not be found. So the addresses in its
-database follow it. Where a database was made is known from the address of MLflow's experiment 0, which no user chooses.
-There is no public way: MLflow's client changes no address.
+Without that, a copy would write into the original, and the artifacts of a moved store would be missing. The address of
+MLflow's experiment 0, which no user chooses, says where a database was made. There is no public way: MLflow's client
+changes no address.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 ARTIFACTS = "artifacts"
-"""The folder beside a database."""
+"""The name of the folder of artifacts beside a database."""
 OF_FILES = (
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-"""Columns that hold addresses of files which exist already."""
+"""The columns that contain addresses of existing files, as (table, column)."""
 
 
 def moved_from(database: Path) -> Path | None:
-    """The folder in which an sqlite store was made or used last, if it lies in another one now. A folder that is only
-    spelt otherwise, such as through a link, is the same."""
+    """Returns the folder in which an sqlite store was made or last used, if it is in another one now.
+
+    Another path to the same folder, for example through a link, does not count.
+    """
     with (
         contextlib.suppress(sqlite3.Error, OSError),
         contextlib.closing(sqlite3.connect(database, timeout=30)) as opened,
@@ -39,8 +41,9 @@ def moved_from(database: Path) -> Path | None:
 
 
 def follow_move(database: Path) -> None:
-    """Lets the addresses in a moved or copied database name the files beside it, in one transaction. An address of a
-    file that did not come along, and is still at the old place, stays. Call it with the lock of the store held.
+    """Changes the addresses in a moved or copied database to those of the files beside it, in one transaction.
+
+    The address of a file that exists only at its old path stays. The caller must hold the lock of the store.
 
     Raises:
         sqlite3.Error: the database cannot be written.
@@ -64,7 +67,7 @@ def follow_move(database: Path) -> None:
                 if _path_of(uri).exists() or not _path_of(home + uri[len(new) :]).exists()
             ]
             opened.executemany(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", came)
-        opened.execute(  # whatever came along: what is recorded from now on lies here
+        opened.execute(  # in any case: files of new runs are written here
             "UPDATE experiments SET artifact_location = ? || substr(artifact_location, ?) "
             "WHERE substr(artifact_location, 1, ?) = ?",
             (new, len(home) + 1, len(home) + 1, f"{home}/"),
@@ -73,7 +76,7 @@ def follow_move(database: Path) -> None:
 
 
 def _home(database: sqlite3.Connection) -> str | None:
-    """The address of the artifacts' folder that a database of ours was made with; None for any other database."""
+    """Returns the address of the artifacts' folder that sweepstack made a database with; None for other databases."""
     row = database.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0").fetchone()
     uri = str(row[0]) if row is not None else ""
     is_ours = uri.startswith("file:///") and uri.endswith(f"/{ARTIFACTS}/0")
@@ -86,7 +89,7 @@ def _is_beside(home: str, database: Path) -> bool:
     with contextlib.suppress(OSError):
         old = _path_of(home)
         if old.is_dir() and not (old.parent / database.name).exists():
-            return True  # somebody chose so: moved, the folder would be gone; copied, the database would be there
+            return True  # the user chose that folder: a move would have removed it, a copy would have left a database
         return os.path.samefile(old.parent, database.parent)
     return False
 

@@ -1,7 +1,7 @@
-"""What is read from the tables of an sqlite store in SQL: that takes milliseconds, MLflow's import seconds.
+"""Reads the tables of an sqlite store by SQL, in milliseconds. The import of MLflow would take seconds.
 
-Each function returns None where that cannot be done: the database is locked, MLflow has changed its tables, or the
-public way is wanted. Then MLflow's client has to be asked. The tables of runs have been the same since MLflow 1.
+Each function returns None if that fails: the database is locked, MLflow has changed its tables, or `tricks.tricks` asks
+for the public way. Then the caller asks MLflow's client. The tables of runs have been the same since MLflow 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SettledRun:
     """A run whose trial has finished or failed."""
 
     fingerprint: str
-    """As it stands in the tag, which somebody else may have written."""
+    """The text of the tag; a user may have changed it."""
     run_id: str
     status: str
     artifact_uri: str
@@ -35,10 +35,11 @@ class SettledRun:
 
 
 def settled_runs(database: Path, configs: Sequence[str]) -> list[SettledRun] | None:
-    """The settled runs of some configs. The public way is `MlflowClient.search_runs`, for all settled runs.
+    """Returns the settled runs of some configs. The public way is `MlflowClient.search_runs` for all settled runs.
 
     Args:
-        configs: the first parts of their fingerprints.
+        database: the file of the store.
+        configs: the digests of the configs, which are the first parts of the fingerprints.
     """
     if not tricks():
         return None
@@ -70,7 +71,7 @@ def settled_runs(database: Path, configs: Sequence[str]) -> list[SettledRun] | N
 
 
 def artifact_uris(database: Path, run_id: str | None = None) -> list[tuple[str, str, str]] | None:
-    """Id, address of the artifacts and fingerprint of all runs, or of one. The public way is `MlflowClient.get_run`."""
+    """Returns (id, artifact address, fingerprint) of one run or of all. The public way is `MlflowClient.get_run`."""
     if not tricks():
         return None
     with contextlib.suppress(sqlite3.Error), _opened(database) as opened:
@@ -84,8 +85,15 @@ def artifact_uris(database: Path, run_id: str | None = None) -> list[tuple[str, 
 
 
 def experiment(database: Path, column: Literal["name", "experiment_id"], value: str) -> tuple[str, str] | None:
-    """Name and lifecycle stage of an experiment; None if it is not there, too. The public ways are
-    `MlflowClient.get_experiment_by_name` and `get_experiment`; see `experiments`."""
+    """Returns the name and the lifecycle stage of an experiment; None if it does not exist, too.
+
+    The public ways are `MlflowClient.get_experiment_by_name` and `get_experiment`; see `experiments`.
+
+    Args:
+        database: the file of the store.
+        column: the column to search in.
+        value: the name or the id of the experiment.
+    """
     with contextlib.suppress(sqlite3.Error), _opened(database) as opened:
         found: tuple[str, str] | None = opened.execute(
             f"SELECT name, lifecycle_stage FROM experiments WHERE {column} = ?", (value,)
@@ -95,8 +103,10 @@ def experiment(database: Path, column: Literal["name", "experiment_id"], value: 
 
 
 def newer_schema(database: Path) -> str | None:
-    """The version of a database's tables if the installed MLflow does not know it, since a newer one has made them.
-    The public way is to let MLflow refuse the database when records are delivered; the journal keeps them."""
+    """Returns the version of a database's tables if the installed MLflow is too old to know it; else None.
+
+    The public way is to let MLflow refuse the database during delivery; then the journal keeps the records.
+    """
     spec = importlib.util.find_spec("mlflow")
     if not tricks() or spec is None or spec.origin is None:
         return None

@@ -1,1 +1,1 @@
-"""MLflow's UI: served, and how a sweep looks in it."""
+"""Serves MLflow's UI, and defines how it shows a sweep."""

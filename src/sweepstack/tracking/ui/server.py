@@ -1,4 +1,4 @@
-"""MLflow's UI, served on loopback with one worker."""
+"""Serves MLflow's UI on the loopback address, with one worker."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.ui.views import link
 
 HOST = "127.0.0.1"
+"""The loopback address, which other machines cannot reach."""
 ALLOWED_HOSTS = ",".join((HOST, f"{HOST}:*", "localhost", "localhost:*"))
-"""What a browser may call this server: it leaves out port 80, and another one may be forwarded to this one."""
-START_LIMIT = 120.0  # seconds
+"""The hosts that a browser may send. It does not send port 80, and any other port may be forwarded to this server."""
+START_LIMIT = 120.0
+"""Seconds until the server must answer."""
 
 
 def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
-    """Runs MLflow's server until it is interrupted; returns its exit code, 0 after Ctrl-C or SIGTERM.
+    """Runs MLflow's server until an interrupt; returns its exit code, 0 after Ctrl-C or SIGTERM.
 
     Args:
-        say: called with each line for the user; the deep link is one of them, once the server answers.
+        store: the store to show.
+        port: the port of the server.
+        say: receives each line for the user, among them the link to the newest sweep when the server answers.
 
     Raises:
         StoreError: the store is empty, the port is taken, or the server does not start.
     """
     try:
         newest = store.rows("latest")
-    except StoreError:  # single runs only
+    except StoreError:  # there are only single runs
         newest = store.rows("all")
     if store.uri.startswith("http"):
         say(f"The store is a server with a UI of its own: {link(store, newest)}")
@@ -49,7 +53,7 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
     ]
     if store.artifacts is not None:
         command += ["--default-artifact-root", store.artifacts.as_uri()]
-    for number in (signal.SIGINT, signal.SIGTERM):  # either ends the server with us, never leaves it behind
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end the server, too
         signal.signal(number, signal.default_int_handler)
     say(f"Starting MLflow's UI on port {port} ...")
     with (
@@ -60,7 +64,7 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
                 **os.environ,
                 **SERVER,
                 "MLFLOW_BACKEND_STORE_URI": address,
-            },  # everybody can read the words of a command
+            },  # not in the command, which every user can read
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -71,7 +75,7 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
             say(f"Browse:  {link(store, newest, f'http://{HOST}:{port}')}")
             say("Ctrl-C ends it.")
             assert server.stderr is not None
-            for _ in server.stderr:  # drained, not shown
+            for _ in server.stderr:  # read, so that the server does not block, but not shown
                 pass
             return server.wait()
         except KeyboardInterrupt:
@@ -89,7 +93,7 @@ def _check_free(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise StoreError(
-                f"port {port} must be free, it cannot be had ({error.strerror})",
+                f"port {port} must be free, it cannot be used ({error.strerror})",
                 remedy="choose another with --port",
             ) from error
 

@@ -1,8 +1,8 @@
-"""How a sweep looks in MLflow's UI: the address of its page, and the columns and charts that the page opens with.
+"""Makes the page of a sweep in MLflow's UI: its address, and the columns and charts that it shows.
 
-The UI keeps a saved view as a tag of the experiment, lists all of them, and opens the one that the address names. The
-forms are those which the UI itself writes: a view in `savedViewEnvelope.ts`, its state in `ExperimentPageUIState.tsx`,
-a chart in `runs-charts.types.ts`. tests/browser/test_ui.py looks at it.
+The UI stores a saved view as a tag of the experiment, and opens the view that the address names. The formats are those
+of the UI itself: a view in `savedViewEnvelope.ts`, its state in `ExperimentPageUIState.tsx`, a chart in
+`runs-charts.types.ts`. tests/browser/test_ui.py checks the page.
 """
 
 from __future__ import annotations
@@ -23,28 +23,37 @@ from sweepstack.tracking.runs_as_rows import OBJECTIVES, SWEEP_TAG, Row, member_
 from sweepstack.tracking.store import Store
 
 VIEW_TAG = "mlflow.sharedViewState."
+"""The beginning of the tag with a saved view; the key of the view follows."""
 UNTOUCHED = "untouched"
-"""Marks a view that nobody has saved again in the UI, which would drop it."""
+"""The key of a view that no user has changed: the UI drops this key when it saves a view."""
 SECTION = "sweep"
-SINCE, BEFORE = (3, 15), (4, 0)
-"""Versions of MLflow whose UI reads views of this form."""
+"""The id of the section with the charts of a sweep."""
+SINCE = (3, 15)
+"""The first version of MLflow whose UI reads views of this format."""
+BEFORE = (4, 0)
+"""The first version of MLflow that may have another format."""
 
 log = logging.getLogger(__name__)
 
 
 def link(store: Store, rows: Sequence[Row], host: str = "http://127.0.0.1:5000") -> str:
-    """The address of a sweep's page in MLflow's UI: charts that compare all its runs, the best first, and a table with
-    what was swept. Writes the view to the store, if the store takes it; else the page opens with MLflow's own charts.
+    """Returns the address of a sweep's page in MLflow's UI, and writes the view of that page to the store.
+
+    The view has charts that compare all runs, and a table of what was swept, with the best run first. If the store does
+    not accept it, the page shows MLflow's own charts.
 
     Args:
-        rows: of one sweep, or of no sweep at all.
-        host: where the UI is served, unless the store is a server.
+        store: the store that has the runs.
+        rows: the runs of one sweep, or runs without a sweep.
+        host: the address of the UI; not used if the store is a server.
     """
     page = {"compareRunsMode": "CHART", "workflowType": "machine_learning"}
     sweep = rows[0].sweep
     key = _view_key(sweep) if sweep is not None else ""
     query = {"viewStateShareKey": key} if key and _saved(store, key, rows) else _which(rows)
-    server = re.sub(r"(?<=://)[^/]*@", "", store.uri) if store.uri.startswith("http") else host  # browsers ask for it
+    server = (
+        re.sub(r"(?<=://)[^/]*@", "", store.uri) if store.uri.startswith("http") else host
+    )  # a browser asks for the password
     address = f"{server.rstrip('/')}/#/experiments/{rows[0].experiment_id}/runs"
     return f"{address}?{urlencode({**query, **page}, quote_via=quote)}"
 
@@ -54,7 +63,7 @@ def _view_key(sweep: str) -> str:
 
 
 def _saved(store: Store, key: str, rows: Sequence[Row]) -> bool:
-    """Whether the view is in the store now."""
+    """Writes the view to the store; returns whether the store has it now."""
     tag, experiment, text = VIEW_TAG + key, rows[0].experiment_id, _view(rows)
     try:
         if not SINCE <= _mlflow_version(store) < BEFORE:
@@ -63,14 +72,14 @@ def _saved(store: Store, key: str, rows: Sequence[Row]) -> bool:
         if there is None or (UNTOUCHED in there and there != text):
             with store.writing():
                 store.client.set_experiment_tag(experiment, tag, text)
-    except Exception:  # the user wants the table, and a link
+    except Exception:  # the view is not essential: the user gets the table and a link in any case
         log.debug("the view of a sweep was not written to %s", store.uri, exc_info=True)
         return False
     return True
 
 
 def _mlflow_version(store: Store) -> tuple[int, int]:
-    """Of the MLflow that serves the UI."""
+    """Returns the version of the MLflow that serves the UI."""
     text = importlib.metadata.version("mlflow")
     if store.uri.startswith("http"):
         text = server_version(reveal(store.uri))
@@ -85,7 +94,7 @@ def _view(rows: Sequence[Row]) -> str:
 
 
 def _which(rows: Sequence[Row]) -> dict[str, Any]:
-    """Which runs, and in what order."""
+    """Returns the filter and the order of the runs on the page."""
     sweep = rows[0].sweep
     return {
         "searchFilter": f"tags.`{member_tag(sweep)}` LIKE '%'" if sweep is not None else "",

@@ -1,1 +1,1 @@
-"""From the journal to MLflow, exactly once, in a process of its own. Read `delivery` first."""
+"""Delivers the journal to MLflow, exactly once, in a separate process. Read `delivery` first."""

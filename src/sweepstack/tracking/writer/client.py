@@ -1,8 +1,8 @@
-"""The process beside a training that takes its journal to MLflow, whose import would take a second from a training that
-shares the interpreter with it, and whose work for each trial a part of every second.
+"""Starts and controls the process that delivers the journal of a training to MLflow.
 
-Parent and child talk in pickles over the child's standard input and output; events go through the journal alone. So a
-child that dies is started again and goes on, and one whose parent dies delivers what there is and ends.
+It is a separate process because MLflow's import and its work for each trial would slow the training down. Parent and
+child exchange pickles over the child's standard input and output; events go through the journal only. So a new child
+can continue the work of one that died, and a child whose parent died delivers the rest and ends.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from sweepstack.tracking.runs_as_rows import Row
 log = logging.getLogger(__name__)
 
 RESTARTS = 3
-"""Times that a child which has died is started again."""
+"""How often a new child replaces one that has died."""
 
 
 class Open(NamedTuple):
-    """To the child: a session begins; its journal is to be delivered as it grows."""
+    """To the child: a session begins; deliver its journal while it grows."""
 
     folder: Path
     session: int
 
 
 class Close(NamedTuple):
-    """To the child: the session has ended. It answers with `Closed`."""
+    """To the child: the session has ended. The child answers with `Closed`."""
 
 
 class Find(NamedTuple):
-    """To the child: the runs of a sweep are wanted. It answers with `Found` or `Refused`."""
+    """To the child: read the runs of a sweep. The child answers with `Found` or `Refused`."""
 
     sweep: str
 
 
 class Look(NamedTuple):
-    """To the child: are these fingerprints settled in the store? It answers with `StoreLookup` or `Refused`."""
+    """To the child: look up fingerprints in the store. The child answers with `StoreLookup` or `Refused`."""
 
     fingerprints: tuple[str, ...]
 
@@ -63,20 +63,28 @@ class Loaded(NamedTuple):
 
 
 class Message(NamedTuple):
+    """From the child: a line for the user."""
+
     line: str
 
 
 class Closed(NamedTuple):
+    """From the child: the answer to `Close`."""
+
     complaint: str | None
-    """What is not delivered, if anything is not."""
+    """What is not delivered, in words; None if everything is."""
 
 
 class Found(NamedTuple):
+    """From the child: the runs of a sweep, and the address of its page in MLflow's UI."""
+
     rows: list[Row]
     link: str
 
 
 class Refused(NamedTuple):
+    """From the child: a question has no answer, and why."""
+
     complaint: str
 
 
@@ -84,26 +92,26 @@ Answer = Found | StoreLookup | Refused
 
 
 class WriterProcess:
-    """Delivers the journal of one session after the other to a store. See `writer_process` for the one to use.
+    """Delivers the journals of sessions to a store, one after the other. Get it from `writer_process`.
 
-    If the process dies it is started again; whatever happens to it, training goes on and the journal keeps all.
+    If the process dies, a new one continues. In any case training goes on, and the journal keeps all records.
     """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._folder: Path | None = None
-        """The journal's, of the last session."""
+        """The folder of the journal of the last session."""
         self._talking = threading.RLock()
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._orders: list[Open | Close | Find | Look] = []
-        """What has not been answered yet; a child that is started again is told again."""
+        """The orders without an answer; a new child gets them again."""
         self._closed_with: Closed | None = None
         self._is_closed = threading.Event()
         self._say: Callable[[str], None] | None = None
         self._unsaid: list[str] = []
         self._trouble = "unknown"
         self.complained = False
-        """Whether the user has been told that records are kept in the journal."""
+        """Whether the user knows that the journal still keeps records."""
         self._loaded = threading.Event()
         self._dead = False
         self._leaving = False
@@ -115,8 +123,9 @@ class WriterProcess:
         """Begins to deliver a session's journal.
 
         Args:
-            folder: the ledger's.
-            say: called with lines for the user, from another thread.
+            folder: the folder of the journal.
+            session: the number of the session.
+            say: receives lines for the user, in another thread.
         """
         self._closed_with, self._folder = None, folder
         self._is_closed.clear()
@@ -126,13 +135,13 @@ class WriterProcess:
         self._order(Open(folder, session))
 
     def finish(self, seconds: float | None = None) -> str | None:
-        """Waits until a session, which the ledger knows to be ended, is delivered.
+        """Waits until a session is delivered, which has ended according to the ledger.
 
         Args:
-            seconds: wait no longer than this; the process goes on by itself.
+            seconds: the longest time to wait; after it, the process continues by itself. None for no limit.
 
         Returns:
-            What is not delivered, in a line; None when all is, or may still be.
+            A line about what is not delivered; None if everything is, or still may be.
         """
         self._order(Close())
         deadline = None if seconds is None else time.monotonic() + seconds
@@ -148,20 +157,20 @@ class WriterProcess:
         )
 
     def find(self, sweep: str) -> Callable[[], tuple[list[Row], str]]:
-        """Asks for the runs of a sweep, and the address in MLflow's UI that compares them. What is returned waits for
-        the answer; there is time to import pandas meanwhile.
+        """Asks for the runs of a sweep, and for the address of its page in MLflow's UI.
 
-        Raises:
-            StoreError: when the answer is waited for; see `Store.rows`.
+        Returns:
+            A function that waits for the answer, so that the caller can import pandas before. It raises StoreError, see
+            `Store.rows`.
         """
         self._order(Find(sweep))
         return self._found
 
     def look(self, fingerprints: Sequence[str]) -> StoreLookup:
-        """What a server knows of fingerprints.
+        """Returns what a server knows about fingerprints.
 
         Raises:
-            StoreError: it does not answer.
+            StoreError: the server does not answer.
         """
         self._order(Look(tuple(fingerprints)))
         answer = self._answer()
@@ -170,11 +179,11 @@ class WriterProcess:
         raise StoreError(answer.complaint if isinstance(answer, Refused) else self._trouble)
 
     def wait_loaded(self, seconds: float) -> None:
-        """Waits until MLflow is imported, but not longer than so many seconds: it keeps a processor busy."""
+        """Waits until the process has imported MLflow, which keeps a processor busy, or until `seconds` have passed."""
         self._loaded.wait(seconds)
 
     def close(self) -> None:
-        """Lets the process end, which it does on its own when it has done what it was told."""
+        """Tells the process to end after it has done its orders."""
         atexit.unregister(self.close)
         with self._talking, contextlib.suppress(OSError):
             self._leaving = True
@@ -183,13 +192,13 @@ class WriterProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            # -P: a random.py of the user's is not the library's. Not -m: then the module would be there twice, and what
-            # is pickled would be of the other one's classes.
+            # -P, so that a user's random.py does not replace the library's. Not -m, which would import the module
+            # twice, and pickles would contain the classes of the other copy.
             [sys.executable, "-P", "-c", f"from {__package__}.process import main; main({os.getpid()})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for us; what has been measured is still to be recorded then
+            start_new_session=True,  # so that Ctrl-C does not end it before all is recorded
         )
         self._send(process, reveal(self._uri))
         return process
@@ -204,7 +213,7 @@ class WriterProcess:
 
     def _send(self, process: subprocess.Popen[bytes], message: Any) -> None:
         assert process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # it has died, which `_listen` finds
+        with contextlib.suppress(OSError, ValueError):  # it has died; `_listen` replaces it
             process.stdin.write(pickle.dumps(message))
             process.stdin.flush()
 
@@ -220,8 +229,8 @@ class WriterProcess:
         )
 
     def _answer(self) -> Answer | None:
-        """The next answer; None from a process that is dead for good, however often it is asked."""
-        answer = self._answers.get()  # not a thread's join(): that does not survive an interrupt in Python 3.11
+        """Waits for the next answer; returns None, at every call, if the process has died for the last time."""
+        answer = self._answers.get()  # a thread's join() does not survive an interrupt in Python 3.11
         if answer is None:
             self._answers.put(None)
         return answer
@@ -254,7 +263,7 @@ class WriterProcess:
         self._answers.put(None)
 
     def _hear(self) -> None:
-        """Until the child ends."""
+        """Handles the child's messages until the child ends."""
         assert self._process.stdout is not None
         while True:
             try:
@@ -279,7 +288,7 @@ class WriterProcess:
             self._orders = [order for order in self._orders if not isinstance(order, kinds)]
 
     def _show_line(self, line: str) -> None:
-        with contextlib.suppress(Exception):  # a terminal that is gone must not end this thread, which is waited for
+        with contextlib.suppress(Exception):  # a closed terminal must not end this thread
             if self._say is not None:
                 self._say(line)
             else:
@@ -287,7 +296,7 @@ class WriterProcess:
 
 
 def writer_process(uri: str) -> WriterProcess:
-    """The process that writes to a store: one for as long as the command lives, and its settings for MLflow stay."""
+    """Returns the process that writes to a store; starts it at the first call, or if MLflow's settings have changed."""
     settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("MLFLOW_")))
     return _started(uri, settings, os.getpid())
 

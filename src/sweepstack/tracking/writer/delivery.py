@@ -1,4 +1,4 @@
-"""Journals -> MLflow, exactly once: in batches, from where the last delivery ended, and harmless when repeated."""
+"""Delivers journals to MLflow, exactly once: in batches, from the end of the last delivery, and repeatable."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = 5.0
-"""Seconds to wait for another process that delivers the same."""
+"""Seconds to wait for another process that delivers the same session."""
 TRIALS_PER_TRANSACTION = 50
-"""Trials in one transaction: half a second's work, which is what a kill in its middle costs."""
+"""Trials in one transaction: half a second of work, which a kill in the middle loses."""
 
 
 @dataclass
 class _Pending:
-    """Events of one trial that are not in the store yet."""
+    """The events of one trial that are not in the store yet."""
 
     begin: int
-    """Where the first of them is in the journal."""
+    """The position of the first one in the journal, in bytes."""
     events: list[Event] = field(default_factory=list)
 
 
@@ -69,25 +69,25 @@ class _Pending:
 class _Run:
     run_id: str
     folder: Path | None
-    """Where its artifacts lie, on this machine; None where MLflow has to carry them."""
+    """The folder of its artifacts on this machine; None if MLflow has to upload them."""
 
 
 class NotYetError(Exception):
-    """Another session has not recorded the trial yet."""
+    """The trial needs records of another session that are not delivered yet."""
 
 
 class Delivery:
-    """Takes what is in a session's journal to the store.
+    """Delivers the journal of a session to the store.
 
-    Repeating is harmless: a run is found again by its trial's id, and MLflow collapses equal rows.
+    Repeating is harmless: the id of a trial finds its run, and MLflow stores equal rows once.
 
     Args:
-        store: where to.
-        sessions: of the store.
-        session: the number of the one to deliver.
+        store: the store to deliver to.
+        sessions: the sessions of that store.
+        session: the number of the session to deliver.
 
     Raises:
-        StoreError: from every method, when the ledger cannot be used.
+        StoreError: from every method, if the ledger cannot be used.
     """
 
     def __init__(self, store: Store, sessions: Sessions, session: int) -> None:
@@ -100,27 +100,27 @@ class Delivery:
         begun = sessions.begin_delivery(session)
         self._experiment, self._repeated, self._offset = begun or ("", False, 0)
         self._unsure = self._repeated
-        """Whether there may be runs which nobody has noted."""
+        """True if the store may have runs that the ledger does not know."""
         self.delivered = 0
-        """Trials that have been delivered to their end."""
+        """The number of trials that are delivered completely."""
 
     @property
     def waiting(self) -> int:
-        """Trials of which something is not delivered."""
+        """The number of trials that are not delivered completely."""
         return len(self._pending)
 
     def deliver(self) -> None:
-        """Takes what the journal holds by now, trial by trial, so that one which the store refuses holds up no other.
+        """Delivers the current content of the journal, trial by trial: the store may refuse one and accept the others.
 
         Raises:
-            Exception: whatever the store answered; what is left is taken the next time.
+            Exception: an error of the store. The next call delivers the rest.
         """
         self._read()
         refused: list[Exception] = []
         waiting = list(self._pending)
         if waiting:
             self._reader.sync()
-        while waiting and len(refused) < 2:  # two: then it is not the trial; whoever waits for a dead server waits once
+        while waiting and len(refused) < 2:  # two errors mean that the store fails, not the trials
             together, waiting = waiting[:TRIALS_PER_TRANSACTION], waiting[TRIALS_PER_TRANSACTION:]
             done = self._deliver_together(together, refused)
             taken = {one: self._pending.pop(one).events for one in done}
@@ -142,26 +142,28 @@ class Delivery:
             raise refused[0]
 
     def finish(self) -> None:
-        """Delivers an ended session: what is left of it, what a damaged journal has lost as far as the ledger knows it,
-        and KILLED for what it has left open; then drops it."""
+        """Delivers the rest of an ended session, and removes the session.
+
+        It restores what a damaged journal has lost from the ledger, and ends interrupted trials as KILLED.
+        """
         if self._sessions.is_recorded(self._session):
             self._sessions.retire(self._session)
             return
         self._restore()
         self.deliver()
         if self._pending:
-            raise NotYetError("another sweep has not recorded them yet")
+            raise NotYetError("another sweep has to deliver its records first")
         self._close_what_is_open()
         damage = "" if self._restored is None else self._restored.describe_damage(self._reader)
         self._sessions.retire(self._session, remember=self._store.database is None, damage=damage)
 
     def _restore(self) -> None:
-        """Once: takes from the ledger what should be in the journal and is not."""
+        """Takes from the ledger what is missing in the journal. The second call does nothing."""
         self._read()
         if self._restored is None:
             lines, joined = self._sessions.expected(self._session)
             self._reader.end(lines, self._offset)
-            if self._reader.damaged:  # then no place in the file is what it was: all of it once more, which is harmless
+            if self._reader.damaged:  # then positions in the file are not reliable; repeating everything is harmless
                 self._offset, self._pending = 0, {}
                 self._unsure = self._repeated = True
                 for begin, event in LogReader(self._sessions.journal(self._session), self._sessions.trial).events():
@@ -172,15 +174,15 @@ class Delivery:
             self._unsure = self._unsure or bool(self._restored.events)
 
     def _points(self, run_id: str) -> Mapping[str, float]:
-        """The last figures of a run."""
+        """Returns the last metrics of a run."""
         if self._info(run_id) is None:
             return {}
         metrics: Mapping[str, float] = self._store.client.get_run(run_id).data.metrics
         return metrics
 
     def _close_what_is_open(self) -> None:
-        """Nothing stays RUNNING that nobody trains."""
-        broken = dict(self._sessions.unreadable(self._session))  # first: what the journal tells of them is left, too
+        """Ends the runs that are RUNNING and that no process trains."""
+        broken = dict(self._sessions.unreadable(self._session))  # first: it sets these rows aside
         left = {
             entry.trial.id: entry for entry in self._sessions.interrupted_in(self._session) if entry.outcome is None
         }
@@ -206,13 +208,13 @@ class Delivery:
 
     def _take(self, begin: int, event: Event) -> None:
         events = self._pending.setdefault(event.trial.id, _Pending(begin)).events
-        if isinstance(event, Started):  # one that is known from elsewhere than its own line comes late
+        if isinstance(event, Started):  # a restored one comes after later events
             events.insert(0, event)
         else:
             events.append(event)
 
     def _deliver_together(self, together: Sequence[str], refused: list[Exception]) -> dict[str, str | None]:
-        """Those that were taken, each with its run."""
+        """Delivers some trials in one transaction; returns the id of the run of each trial that was delivered."""
         done: dict[str, str | None] = {}
         before = dict(self._runs)
         known = self._sessions.run_ids(together)
@@ -227,14 +229,14 @@ class Delivery:
                     except Exception as error:
                         run = self._runs.get(trial_id)
                         if run is not None and self._info(run.run_id) is None:
-                            done[trial_id] = None  # deleted while its trial trains: nobody wants to know
+                            done[trial_id] = None  # the user has deleted the run during the training
                             continue
                         log.exception("a trial could not be delivered to %s", self._store.uri)
-                        self._unsure = True  # a server may have made the run, and not been able to say so
+                        self._unsure = True  # a server may have made the run before the error
                         refused.append(error)
                         if len(refused) == 2:
                             break
-        except Exception:  # undone as a whole, with the runs that it made
+        except Exception:  # the transaction was undone, with the runs that it made
             self._runs = before
             self._unsure = True
             raise
@@ -245,7 +247,7 @@ class Delivery:
         return self._store.experiment_id(as_value(self._experiment))
 
     def _info(self, run_id: str) -> RunInfo | None:
-        """Of a run; None when a user has deleted it."""
+        """Returns MLflow's facts about a run; None if a user has deleted it."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -257,13 +259,13 @@ class Delivery:
         return info if info.lifecycle_stage == "active" else None
 
     def _run(self, experiment_id: str, run_id: str | None, first: Event) -> tuple[_Run, bool] | None:
-        """The run of a trial, and whether it has just been made; None when a user has deleted it since it began."""
+        """Returns the run of a trial, and whether it is new; None if a user has deleted it after it began."""
         trial = first.trial
         if trial.id in self._runs:
             return self._runs[trial.id], False
         resumed = isinstance(first, Started) and first.resumed
         if resumed and self._sessions.has_undelivered_predecessor(trial.id, self._session):
-            raise NotYetError("an earlier command has not been recorded yet, in which they began")
+            raise NotYetError("the records of the command that began them are not delivered yet")
         if run_id is None and self._unsure:
             run_id = self._store.run_of(trial.id)
         info = None if run_id is None else self._info(run_id)
@@ -276,7 +278,7 @@ class Delivery:
         return self._runs[trial.id], made
 
     def _deliver_trial(self, experiment_id: str, known: dict[str, str], events: Sequence[Event]) -> str | None:
-        """In as few requests as MLflow can do with: each of them is several transactions of its own."""
+        """Delivers the events of one trial in as few requests as possible; returns the id of its run."""
         from mlflow.entities import Metric, Param, RunTag
 
         trial, client = events[0].trial, self._store.client
@@ -292,7 +294,7 @@ class Delivery:
         for event in events:
             match event:
                 case Started(resumed=resumed):
-                    if resumed and not made:  # as it is recorded already
+                    if resumed and not made:  # its params are recorded already
                         client.update_run(run.run_id, "RUNNING", as_value(trial.name))
                         now = {**_of_sweep(event), LOG_TAG: as_value(str(event.trial.log))}
                         tags += [RunTag(key, value) for key, value in now.items()]
@@ -316,16 +318,16 @@ class Delivery:
         return run.run_id
 
     def _join(self, run_id: str | None, event: Joined) -> str | None:
-        """A settled trial becomes one of a further sweep."""
+        """Adds a settled trial to a further sweep."""
         found = event.run_id or run_id or self._store.run_of(event.trial.id)
         if found is None and self._sessions.is_pending(event.trial.id):
             raise NotYetError
         info = None if found is None else self._info(found)
         if found is None or info is None:
-            log.error("the record of trial %s (%s) is gone", event.trial.id, event.trial.name)
+            log.error("the run of trial %s (%s) does not exist any more", event.trial.id, event.trial.name)
             return None
         for key, value in _of_sweep(event).items():
-            if key != SWEEP_TAG:  # which tells where it was trained
+            if key != SWEEP_TAG:  # that is the sweep that trained it
                 self._store.client.set_tag(found, key, value)
         for file in event.files:
             self._keep_file(_Run(found, local_folder(info.artifact_uri)), self._kept(file.parent.name, file))
@@ -344,13 +346,13 @@ class Delivery:
         (run.folder / name).write_text(text, encoding="utf-8")
 
     def _kept(self, folder: str, file: Path) -> Path:
-        """Where a file of a trial is kept now: the journal may have been moved since, with what is kept beside it."""
+        """Returns the current path of a file of a trial: the journal's folder may have been moved with its files."""
         kept = self._sessions.files(folder) / file.name
         return kept if kept.exists() else file
 
     def _keep_file(self, run: _Run, file: Path) -> None:
         if not file.exists() and self._repeated:
-            return  # delivered, but for the note that it was
+            return  # an earlier delivery has copied and removed it
         if run.folder is None:
             self._store.client.log_artifact(run.run_id, str(file))
             return
@@ -359,14 +361,15 @@ class Delivery:
 
 
 def deliver_what_is_left(store: Store, sessions: Sessions, but: int | None = None) -> tuple[int, list[Exception]]:
-    """Delivers the sessions that are ended or have died, the oldest first. One that cannot be delivered holds up no
-    other; after two, the store is taken to be away.
+    """Delivers the sessions that have ended or died, oldest first. After two errors of the store it stops.
 
     Args:
-        but: a session that is left out, and what is newer.
+        store: the store to deliver to.
+        sessions: the sessions of that store.
+        but: a session to leave out, together with all newer ones.
 
     Returns:
-        The number of trials that were delivered to their end, and what the store answered to the rest.
+        The number of trials that are delivered completely, and the errors of the others.
     """
     delivered = 0
     refused: list[Exception] = []
@@ -376,7 +379,7 @@ def deliver_what_is_left(store: Store, sessions: Sessions, but: int | None = Non
             break
         lock = sessions.delivery_lock(session)
         try:
-            with lock.acquire(timeout=LOCK_TIMEOUT):  # the process that wrote for it may be at it still
+            with lock.acquire(timeout=LOCK_TIMEOUT):  # its own writer may still deliver it
                 if sessions.is_undelivered(session):
                     delivery = Delivery(store, sessions, session)
                     delivery.finish()
@@ -388,10 +391,17 @@ def deliver_what_is_left(store: Store, sessions: Sessions, but: int | None = Non
 
 
 def not_delivered(count: int, uri: str, journal: Path, why: str) -> str:
-    """The line about records that are in the journal alone; a count of 0 for an unknown number."""
+    """Makes the line about records that only the journal has.
+
+    Args:
+        count: the number of trials; 0 if it is not known.
+        uri: the address of the store.
+        journal: the folder of the journal.
+        why: the error of the store.
+    """
     some = "some trials" if not count else "1 trial" if count == 1 else f"{count} trials"
     return (
-        f"Records of {some} are kept in the journal, for {uri} does not take them ({why}); the next sweep delivers "
+        f"Records of {some} are kept in the journal, because {uri} does not take them ({why}); the next sweep delivers "
         f"them, or type: {sweepstack_command('sync', uri, journal)}"
     )
 
@@ -401,13 +411,13 @@ def _ms(seconds: float) -> int:
 
 
 def _axis(event: Measured) -> int:
-    """What MLflow draws metrics against: epochs, or iterations where those are what is measured by."""
+    """Returns the step of a metric in MLflow: the epoch, or the iteration if the trial is measured by iterations."""
     by_epoch = event.trial.config.evaluate_every == "epoch"
     return event.measurement.epoch if by_epoch else event.measurement.step
 
 
 def _at_end(event: Ended) -> list[tuple[str, float]]:
-    """The figures that no measurement has given: those of the test, and times."""
+    """Returns the metrics that no measurement contains: those of the test, and times."""
     selecting = event.trial.config.objective.split("/")[0]
     along_the_way = ("train/", f"{selecting}/")
     return [(key, value) for key, value in event.outcome.metrics.items() if not key.startswith(along_the_way)]
@@ -430,7 +440,7 @@ def _of_sweep(event: Event) -> dict[str, str]:
     sweep = event.trial.sweep
     if sweep is None:
         return {}
-    name = as_value(sweep)  # an earlier version took any text for a name
+    name = as_value(sweep)  # earlier versions accepted any text as a name
     return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}"}
 
 
@@ -449,7 +459,7 @@ def _tags(first: Event) -> dict[str, str]:
 
 @functools.cache
 def environment() -> dict[str, str]:
-    """Who and what trained: git commit, and the versions of what the figures depend on."""
+    """Returns the tags for the user, the git commit, and the versions that the metrics depend on."""
     tags = {
         VERSION_TAG: importlib.metadata.version("sweepstack"),
         "versions.python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""What the process beside a training does: it takes journals to MLflow, and answers questions about the store."""
+"""The process beside a training: it delivers journals to MLflow and answers questions about the store."""
 
 from __future__ import annotations
 
@@ -37,23 +37,24 @@ from sweepstack.tracking.writer.delivery import (
 log = logging.getLogger(__name__)
 
 INTERVAL = 1.0
-"""Seconds between deliveries: what trials have done by then goes in one batch."""
+"""Seconds between two deliveries; a delivery writes the events of this time in one batch."""
 REST = 10
-"""Times as long as a delivery took is waited for the next: the processors are for the training. Unless trials end
-faster than they can be delivered: then whoever waits for the table waits for the deliveries."""
+"""Duty cycle: after a delivery of t seconds, sleep REST * t, so that delivery uses at most 1/11 of a core. It does not
+sleep so long if trials end faster than they are delivered, because the table has to wait for the deliveries."""
 LONGEST_PAUSE = 15.0
-"""Seconds between two attempts while a store does not take anything."""
+"""The most seconds between two attempts if a store does not accept records."""
 ATTEMPTS = 3
-"""Of the last delivery, when training is over."""
+"""Attempts of the last delivery, after the training."""
 OTHERS = 30.0
-"""Seconds that the last delivery waits for what other processes are delivering."""
+"""Seconds that the last delivery waits for the deliveries of other processes."""
 ALIVE = 1.0
-"""Seconds between two looks at the parent; a fork of it can hold the pipe open when it is dead."""
+"""Seconds between two checks that the parent lives: a fork of a dead parent can hold the pipe open."""
 NOTHING_YET: Any = object()
+"""Stands for the order if none has come yet."""
 
 
 class _Child:
-    """What the process does: it keeps the records of one store until its input ends."""
+    """The work of the process: it executes the orders for one store until its input ends."""
 
     def __init__(self, orders: IO[bytes], answers: IO[bytes], parent: int) -> None:
         self._orders = orders
@@ -67,7 +68,7 @@ class _Child:
     def work(self) -> None:
         store = Store(self._next(None))
         try:
-            store.load()  # now, while the parent imports PyTorch
+            store.load()  # at the same time as the parent imports PyTorch
         except Exception as error:
             self._complain(store, error)
         self._answer(Loaded())
@@ -81,7 +82,7 @@ class _Child:
                     self._answer(self._look(store, fingerprints))
 
     def _keep_up(self, store: Store, sessions: Sessions, session: int) -> str | None:
-        """Delivers a session as it grows, and what earlier ones have left. Gives back what could not be delivered."""
+        """Delivers a session while it grows, and the rest of earlier ones; returns what could not be delivered."""
         delivery: Delivery | None = None
         order: Any = NOTHING_YET
         pause, attempts, deadline = INTERVAL, 0, math.inf
@@ -115,8 +116,8 @@ class _Child:
                         raise error
                     pause = INTERVAL if many else max(INTERVAL, REST * (time.monotonic() - began))
                     if over:
-                        break  # something holds the lock of the dead parent
-                except Exception as error:  # whatever a store may answer, training goes on
+                        break  # another process, such as a fork, holds the lock of the dead parent
+                except Exception as error:  # training goes on after every error of a store
                     others = isinstance(error, NotYetError | Timeout)
                     if not others:
                         log.exception("delivery to %s failed", store.uri)
@@ -134,7 +135,7 @@ class _Child:
     def _clear(self, store: Store) -> None:
         try:
             finish_leftovers(store)
-        except Exception:  # the next command does it
+        except Exception:  # the next command tries it again
             log.exception("what killed commands have left in %s could not be finished", store.uri)
 
     def _complain(self, store: Store, error: Exception) -> None:
@@ -167,9 +168,9 @@ class _Child:
             return Refused(one_line(error))
 
     def _read(self) -> None:
-        """In a thread, so that a parent's end is noticed in the middle of an import."""
+        """Reads orders. It runs in a thread, so that the process notices the end of its parent during an import."""
         opened = False
-        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the parent is gone
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the parent has ended
             while True:
                 message = pickle.load(self._orders)
                 opened = opened or isinstance(message, Open)
@@ -179,7 +180,7 @@ class _Child:
         self._inbox.put(None)
 
     def _next(self, seconds: float | None) -> Any:
-        """The next order, NOTHING_YET when none comes in time, None when there will be no more."""
+        """Returns the next order; NOTHING_YET if none comes within `seconds`; None if no more can come."""
         deadline = None if seconds is None else time.monotonic() + seconds
         order: Any = NOTHING_YET
         while order is NOTHING_YET and (deadline is None or time.monotonic() < deadline):
@@ -193,21 +194,21 @@ class _Child:
         return order
 
     def _answer(self, message: Loaded | Message | Closed | Answer) -> None:
-        with contextlib.suppress(OSError):  # there may be nobody left to hear it
+        with contextlib.suppress(OSError):  # the parent may have ended
             self._answers.write(pickle.dumps(message))
             self._answers.flush()
 
 
 def main(parent: int) -> None:
-    """The process, started by `WriterProcess` and by nobody else."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Slurm, for one, sends them to all processes
+    """Runs the process. Only `WriterProcess` starts it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Slurm and others send them to all processes
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(AttributeError, OSError):
-        os.nice(10)  # the processors are for the training; a record may come a little later
+        os.nice(10)  # the training is more urgent
     logging.basicConfig(level=logging.ERROR, handlers=[ErrorsLog()])
     orders, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # git, which we ask for the commit, has no business with the orders,
-    os.dup2(2, 1)  # nor what MLflow may print with the answers
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # so that a child, such as git, cannot read the orders,
+    os.dup2(2, 1)  # and MLflow cannot print into the answers
     try:
         _Child(orders, answers, parent).work()
     except BaseException:

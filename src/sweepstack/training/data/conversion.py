@@ -18,7 +18,7 @@ from sweepstack.errors import DataError, one_line
 LARGEST_EXACT_FLOAT32 = 2**24
 """The largest whole number up to which float32 holds every whole number."""
 DARK = 128
-"""The images of a training part contain a number from here on, from 0 to 255, if the numbers are 8-bit pixels."""
+"""8-bit numbers from 0 to 255 are taken as pixels only if one number of a training part is this bright or brighter."""
 
 
 class Source(enum.Enum):
@@ -52,11 +52,14 @@ _REFUSED: Sequence[tuple[Callable[[Tensor], bool], str, str]] = (
         "give real ones, such as abs(), or real and imaginary part as two channels",
     ),
 )  # fmt: skip
+"""Tensors that are refused: a test for each kind, its name, and the remedy."""
 _WHOLE = (
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.uint16, torch.uint32, torch.uint64),
 )
+"""The dtypes of whole numbers that are accepted."""
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The dtypes of real numbers that are accepted."""
 
 
 def source_of(image: Any) -> Source:

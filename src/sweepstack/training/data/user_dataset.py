@@ -29,6 +29,7 @@ _AS_STORED = {"MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "CIFAR100"
 `targets`."""
 
 _reported: set[str] = set()
+"""Targets of datasets whose random numbers this process has reported."""
 
 
 def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,7 @@ def build_stacked_model(
 
 
 REMEMBERED = 100
+"""The most models that `_chosen` holds."""
 _chosen: dict[object, type[StackedModel] | str] = {}
 """The form of each model, or the reason why it has none. A sweep asks many times for the same model."""
 

@@ -14,6 +14,7 @@ from sweepstack.training.module_state import Attributes
 from sweepstack.training.stacked.model import Batches, StackedModel, Unstackable
 
 MODULE_PREFIX = "module."
+"""The beginning of the names of a module's tensors inside of `Watched`."""
 
 
 class Watched(nn.Module):
