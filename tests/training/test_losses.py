@@ -19,6 +19,8 @@ from sweepstack.training.stacked.vmap_model import MappedModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome, TrialState
 
+from .. import here
+from ..terminal import new_store
 from .test_stacked_loop import CPU, data_of
 
 CLASSES = 10
@@ -152,3 +154,24 @@ def test_a_loss_that_does_not_fit_is_refused_in_one_line_before_anything_trains(
         check_trial(digits_config({"task": {"loss": loss}}), "cpu")
     assert str(refused.value).startswith(begins)
     assert "\n" not in str(refused.value)
+
+
+def test_a_sweep_over_losses_records_each_and_trains_what_a_stack_takes_together(tmp_path, empty_database, monkeypatch):
+    store = new_store(tmp_path, empty_database)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    smooth = f"{{_target_:{CE},label_smoothing:0.1}}"
+    words = ("-m", "dataset=digits", "epochs=1", "optimizer.lr=0.1,0.2", f"task.loss={smooth},null", "launch.width=2")
+    done = here.train(*words)
+    assert (done.code, done.err) == (0, "")
+    rows = {row.name: row.params for row in store.rows("all")}
+    assert len(rows) == 4
+    for name, params in rows.items():
+        with_it = "label_smoothing" in name
+        assert params["task.loss"] == (CE if with_it else "null")
+        assert params.get("task.loss.label_smoothing") == ("0.1" if with_it else None)
+    again = here.train(*words)
+    assert "4 trials trained before: not trained again" in again.out
+    done = here.sweepstack("table", "--by-seed")
+    assert (done.code, done.err) == (0, "")
+    assert "task.loss.label_smoothing" in done.out
