@@ -204,9 +204,9 @@ class CheckpointConfig(Section):
 class TrialConfig(Section):
     """What is trained: all that can change the weights or the metrics.
 
-    Units: `lr` is the step size before the schedule's factor, `epochs` are passes over the training part,
-    `validation_split` is a fraction of the training data, `evaluate_every` counts iterations (optimizer updates) unless
-    it is "epoch".
+    Units: `lr` is the step size before the schedule's factor, `epochs` are passes over the training part, `clip_norm`
+    bounds the norm of all gradients of an update together, `validation_split` is a fraction of the training data,
+    `evaluate_every` counts iterations (optimizer updates) unless it is "epoch".
     """
 
     dataset: Annotated[DatasetConfig, Field(examples=["mnist"])]
@@ -217,6 +217,7 @@ class TrialConfig(Section):
     epochs: Annotated[Int, Field(ge=1, examples=[5]), Mark.PARSED]
     batch_size: Annotated[Int, Field(ge=1, examples=[100]), Mark.PARSED]
     seed: Annotated[Int, Field(ge=0, le=MAX_SEED, examples=[0]), Mark.PARSED, Mark.HASHED_AT_DEFAULT] = 0
+    clip_norm: Annotated[Annotated[Float, Field(gt=0)] | None, Field(examples=[1.0])] = None
     validation_split: Annotated[Float, Field(ge=0, lt=1, examples=[0.1]), Mark.HASHED_AT_DEFAULT] = 0.1
     evaluate_every: Annotated[
         Literal["epoch"] | int,

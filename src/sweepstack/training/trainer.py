@@ -82,6 +82,8 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
             for parameter in parameters:  # optimizer.zero_grad() without its bookkeeping, a tenth of a small step
                 parameter.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
+            if config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, config.clip_norm)
             optimizer.step()
             losses.append(loss.detach())
             step += 1
@@ -156,15 +158,18 @@ def _resume(
         return int(state["step"]), float(state["seconds"])
 
 
-def descend(model: nn.Module, loss: Tensor, lr: float) -> None:
+def descend(model: nn.Module, loss: Tensor, lr: float, clip_norm: float | None) -> None:
     """Updates a model without an optimizer, to time it or to try it. An optimizer would import `torch._dynamo`, which
     takes a second.
 
     Args:
         loss: of a batch, with its graph.
         lr: the learning rate.
+        clip_norm: that of the config.
     """
     loss.backward()  # type: ignore[no-untyped-call]
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:

@@ -173,7 +173,7 @@ def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
     def step(images: Tensor, labels: Tensor) -> None:
         with autocast:
             loss = minimized.mean(model(images), labels)
-        descend(model, loss, 1e-6)
+        descend(model, loss, 1e-6, config.clip_norm)
 
     seconds = _seconds_per_step(step, data.batches(config.batch_size, 0, 1), data.device)
     return seconds * data.steps_per_epoch(config.batch_size) + _evaluation(

@@ -36,9 +36,12 @@ def build_stacked_model(
     """
     probe = Probe(configs, shape, device, images)
     model = configs[0].model
-    about = probe.configs[0].dataset, configs[0].precision, tuple(probe.seeds), tuple(shape), device
+    first = configs[0]
+    recipe = first.task.model_dump_json(), first.clip_norm, first.precision
+    about = first.dataset, recipe, tuple(probe.seeds), tuple(shape), device
     key = (
         import_target("model", model.target),
+        first.task.loss and import_target("task.loss", first.task.loss.target),
         model.model_dump_json(),
         about,
         torch.get_default_dtype(),

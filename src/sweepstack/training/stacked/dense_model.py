@@ -62,6 +62,8 @@ class DenseModel(StackedModel):
     def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
         if configs[0].precision != "float32":
             raise Unstackable("its precision is not float32")
+        if configs[0].clip_norm is not None:
+            raise Unstackable("clip_norm needs all gradients before the first update")
         if configs[0].task.loss is not None:
             raise Unstackable("its loss is not the plain cross entropy")
         super().__init__(configs, device)

@@ -254,7 +254,7 @@ class Probe:
     def _update(self, model: nn.Module) -> None:
         with self._autocast:
             loss = self._loss.mean(model.train()(self._images.clone()), self._labels)
-        descend(model, loss, PROBE.lr)
+        descend(model, loss, PROBE.lr, self.configs[0].clip_norm)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

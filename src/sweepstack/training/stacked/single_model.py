@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models, optimizers
@@ -34,6 +34,7 @@ class SingleModel:
         self._full_rates = [group["lr"] for group in self._optimizer.param_groups]
         self._autocast, self._loss = autocast_of(config, device), build_loss(config, device)
         self._factors: Iterator[float] = iter(())
+        self._clip_norm = config.clip_norm
         self.seeds = [config.seed]
 
     def set_factors(self, factors: Tensor, done: int = 0) -> None:
@@ -49,6 +50,8 @@ class SingleModel:
             loss = self._loss.mean(self._model(images[0]), labels[0])
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if self._clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
         self._optimizer.step()
         return loss.detach()[None]
 

@@ -65,6 +65,7 @@ class MappedModel(StackedModel):
     def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
         super().__init__(configs, device)
         self._attributes, self._watched = Attributes(self.template), Watched(self.template)
+        self._clip_norm = configs[0].clip_norm
         self._evaluated *= 4  # an evaluation stores nothing for gradients
         for value in self.parameters.values():
             value.requires_grad_()
@@ -93,7 +94,10 @@ class MappedModel(StackedModel):
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
         self.optimizer.begin_step()
         with torch.no_grad():
-            for name, gradient in zip(self.parameters, _own_memory(gradients), strict=True):
+            own = _own_memory(gradients)
+            if self._clip_norm is not None:
+                _clip([gradient for gradient in own if gradient is not None], self._clip_norm)
+            for name, gradient in zip(self.parameters, own, strict=True):
                 if gradient is not None:  # torch.optim too skips parameters without a gradient
                     self.optimizer.update(name, gradient)
             for name, value in assigned.items():
@@ -138,6 +142,14 @@ class MappedModel(StackedModel):
         super().keep(members, seeds)
         for value in self.parameters.values():
             value.requires_grad_()
+
+
+def _clip(gradients: Sequence[Tensor], clip_norm: float) -> None:
+    """Scales the gradients [K, ...] of each member in place, as `torch.nn.utils.clip_grad_norm_` does those of one."""
+    norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
+    factors = (clip_norm / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp_(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
 
 
 def _own_memory(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:

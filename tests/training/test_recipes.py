@@ -1,4 +1,4 @@
-"""The loss that a config names: the plain trainer against PyTorch written out, stacks against the plain trainer."""
+"""Losses that a config names, and clipping: the plain trainer against PyTorch written out, stacks against it."""
 
 import functools
 import math
@@ -11,6 +11,7 @@ from torch import nn
 from sweepstack.config.fingerprint import fingerprint
 from sweepstack.errors import ConfigError
 from sweepstack.training.checks import check_trial
+from sweepstack.training.models import build_model
 from sweepstack.training.random_state import seed_all
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.dense_model import DenseModel
@@ -25,6 +26,7 @@ from .test_stacked_loop import CPU, data_of
 
 CLASSES = 10
 UNEVEN = [1.0 + index / 3 for index in range(CLASSES)]
+MLP = {"model": {"_target_": "sweepstack.training.models.MLP", "shape": [1, 8, 8], "classes": 10, "hidden": [16]}}
 LOSSES: dict[str, dict[str, Any]] = {
     "label smoothing": {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.1},
     "class weights": {"_target_": "torch.nn.CrossEntropyLoss", "weight": UNEVEN},
@@ -119,6 +121,56 @@ def test_a_stack_ends_where_its_trials_end_alone(digits_config, name):
             torch.testing.assert_close(outcomes[number].weights[key], weights, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("clip_norm", [0.05, 0.5, 1e9])
+@pytest.mark.parametrize("model", ["logistic", "mlp"])
+def test_gradients_are_clipped_alone_and_in_a_stack_as_pytorch_does(digits_config, clip_norm, model):
+    """Clipping binds in every step, in some, in none."""
+    changes = {"clip_norm": clip_norm, "epochs": 2, **({} if model == "logistic" else MLP)}
+    configs = [digits_config({**changes, "optimizer.lr": lr, "seed": seed}) for lr in (0.1, 0.5) for seed in (1, 2)]
+    outcomes: dict[int, Outcome] = {}
+    stack = build.build_stacked_model(configs, [1, 8, 8], CPU, data_of(configs[0]).some())
+    assert isinstance(stack, MappedModel)
+    readers = [
+        [TrialReader(config, lambda _: None, functools.partial(outcomes.__setitem__, number))]
+        for number, config in enumerate(configs)
+    ]
+    train_stack(readers, data_of(configs[0]), stack)
+    for number, config in enumerate(configs):
+        alone = train(config, data_of(config), lambda _: None)
+        expected = clipped_by_hand(config)
+        for key, weights in alone.weights.items():
+            torch.testing.assert_close(weights, expected[key], rtol=0, atol=1e-6)
+            torch.testing.assert_close(outcomes[number].weights[key], weights, rtol=1e-4, atol=1e-5)
+    free = train(
+        digits_config({**changes, "clip_norm": None, "optimizer.lr": 0.1, "seed": 1}),
+        data_of(configs[0]),
+        lambda _: None,
+    )
+    same = all(torch.equal(free.weights[key], value) for key, value in train_quietly(configs[0]).weights.items())
+    assert same == (clip_norm == 1e9)
+
+
+def train_quietly(config) -> Outcome:
+    return train(config, data_of(config), lambda _: None)
+
+
+def clipped_by_hand(config) -> dict[str, torch.Tensor]:
+    """The same training in plain PyTorch, the norm taken over all gradients in one vector."""
+    data = data_of(config)
+    seed_all(config.seed)
+    model = build_model(config.model).train()
+    parameters = list(model.parameters())
+    for epoch in range(1, config.epochs + 1):
+        for images, labels in data.batches(config.batch_size, config.seed, epoch):
+            gradients = torch.autograd.grad(nn.functional.cross_entropy(model(images), labels), parameters)
+            norm = float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+            factor = min(1.0, config.clip_norm / (norm + 1e-6))
+            with torch.no_grad():
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter.sub_(config.optimizer.lr * factor * gradient)
+    return {key: value.detach() for key, value in model.state_dict().items()}
+
+
 def test_without_a_loss_the_fingerprint_and_the_fast_way_stay(digits_config):
     plain = digits_config()
     data, code = "0" * 16, "0" * 8
@@ -126,6 +178,9 @@ def test_without_a_loss_the_fingerprint_and_the_fast_way_stay(digits_config):
     smooth = digits_config({"task": {"loss": LOSSES["label smoothing"]}})
     assert fingerprint(smooth, data, code) != fingerprint(plain, data, code)
     assert isinstance(build.build_stacked_model([plain, plain], [1, 8, 8], CPU), DenseModel)
+    assert isinstance(build.build_stacked_model([smooth, smooth], [1, 8, 8], CPU), MappedModel)
+    assert isinstance(build.build_stacked_model([plain, plain], [1, 8, 8], CPU), DenseModel)
+    assert fingerprint(digits_config({"clip_norm": None}), data, code) == fingerprint(plain, data, code)
 
 
 CE = "torch.nn.CrossEntropyLoss"
