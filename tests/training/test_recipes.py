@@ -121,7 +121,7 @@ def test_a_stack_ends_where_its_trials_end_alone(digits_config, name):
             torch.testing.assert_close(outcomes[number].weights[key], weights, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("clip_norm", [0.05, 0.5, 1e9])
+@pytest.mark.parametrize("clip_norm", [0.05, 0.2, 1e9])
 @pytest.mark.parametrize("model", ["logistic", "mlp"])
 def test_gradients_are_clipped_alone_and_in_a_stack_as_pytorch_does(digits_config, clip_norm, model):
     """Clipping binds in every step, in some, in none."""
