@@ -154,7 +154,7 @@ def table(
         if frame.attrs["caution"]:
             click.echo(printable(f"note: {frame.attrs['caution']}"), err=True)
     elif group_by is not None:
-        frame = grouping.grouped(frame, _split(group_by), metric)
+        frame = grouping.grouped(frame, _split_list(group_by), metric)
     elif pivot:
         frame = grouping.pivoted(frame, *pivot, metric)
     if chosen and sort is not None:
@@ -162,7 +162,7 @@ def table(
     if top is not None:
         frame = frame.head(top)
     if columns is not None:
-        frame = frames.only(frame, _split(columns))
+        frame = frames.only(frame, _split_list(columns))
     elif form in rendering.FOR_READERS:
         frame = rendering.short(frame)
     _write(
@@ -170,7 +170,7 @@ def table(
     )
 
 
-def _split(text: str) -> list[str]:
+def _split_list(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
 
 

@@ -96,15 +96,15 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
     seen |= {key, last}  # a mistake too is told once
     with executor.in_job(trial), contained():
         data = load_data_of(trial) if known else check_trial(config, trial.run.device)
-        digests[_dataset(trial)] = data.facts.digest
+        digests[_dataset_key(trial)] = data.facts.digest
         check_last_batch(config, data)
 
 
 def _fingerprint(trial: Trial, digests: Mapping[str, str]) -> str:
     from sweepstack.config.code_digest import digest
 
-    return str(fingerprint(trial.config, digests[_dataset(trial)], digest(trial.config)))
+    return str(fingerprint(trial.config, digests[_dataset_key(trial)], digest(trial.config)))
 
 
-def _dataset(trial: Trial) -> str:
+def _dataset_key(trial: Trial) -> str:
     return trial.config.dataset.model_dump_json(by_alias=True)

@@ -20,7 +20,7 @@ from sweepstack.execution.remaining_work import Work
 from sweepstack.execution.session import Session, open_session, peek
 from sweepstack.execution.signals import deferred_signals
 from sweepstack.execution.trial_files import draw
-from sweepstack.execution.worker import killed, load_data_of
+from sweepstack.execution.worker import killed_event, load_data_of
 from sweepstack.files.replacing import replacing
 from sweepstack.planning.plan import Plan, Stack, count, plan, summary, unique
 from sweepstack.tracking.store import Store
@@ -131,7 +131,7 @@ def _train(stack: Stack, session: Session, prepared: Prepared, executor: Executo
             _train(piece, session, prepared, executor)
         except KeyboardInterrupt as stop:  # the trials of the other pieces have begun, too, in the stack that was cut
             for trial in (trial for later in pieces[number:] for trial in later.trials):
-                session.emit(killed(trial, stop))
+                session.emit(killed_event(trial, stop))
             raise
 
 

@@ -88,11 +88,11 @@ def run_stack(assignment: Assignment, reporter: Reporter) -> Parts | None:
             return run.train()
         except KeyboardInterrupt as stop:  # a second signal, or the time of grace after the first one is over
             for trial in stack.trials:
-                run.emit(killed(trial, stop))
+                run.emit(killed_event(trial, stop))
             raise
 
 
-def killed(trial: Trial, stop: KeyboardInterrupt) -> Ended:
+def killed_event(trial: Trial, stop: KeyboardInterrupt) -> Ended:
     """Returns the end of a trial that a signal has stopped."""
     return Ended(trial, Outcome(TrialState.KILLED, reason=str(stop) or "interrupted"), time.time())
 

@@ -185,7 +185,7 @@ def recover_trial(database: sqlite3.Connection, session: int, trial: Trial) -> N
     )
 
 
-def restore(database: sqlite3.Connection, session: int, trial: Trial, number: int | None) -> None:
+def restore_row(database: sqlite3.Connection, session: int, trial: Trial, number: int | None) -> None:
     """Inserts the row of a trial again after a damaged one was removed. The trial belongs to its planned stack again.
 
     Args:

@@ -31,7 +31,7 @@ from sweepstack.journal.ledger_rows import (
     note_progress,
     note_set_aside,
     recover_trial,
-    restore,
+    restore_row,
     set_aside,
     trial_of,
 )
@@ -322,7 +322,7 @@ class Sessions:
             row = rows.get(trial_id)
             claimed_by = row.session if row is not None and row.session in ended else 0
             session = max(claimed_by, *by_session)
-            restore(database, session, by_session[max(by_session)].trial, row.number if row is not None else None)
+            restore_row(database, session, by_session[max(by_session)].trial, row.number if row is not None else None)
             for number, progress in by_session.items():
                 known = progress if number == session else replace(progress, outcome=None, ended=None)
                 note_progress(database, session, trial_id, known, interrupted=bool(ended[session]))

@@ -94,9 +94,9 @@ def assess_settings(groups: list[Group], key: str, same_data: bool, predictions:
     fresh = single and not same_data
     p[done] = holm(p[done]) if fresh else holm_with_best(p[done], df[done], rivals)
     won = "best single trial" if single else f"best mean over {len(best.objectives)} seeds"
-    assessments = [Assessment(BEST, NAN, _explain(best, best, won))]
+    assessments = [Assessment(BEST, NAN, _reason_of(best, best, won))]
     for other, value, test in zip(others, p.tolist(), tests, strict=True):
-        assessments.append(Assessment(_mark(other, value), value, _explain(other, best, test.how)))
+        assessments.append(Assessment(_mark(other, value), value, _reason_of(other, best, test.how)))
     return assessments
 
 
@@ -145,7 +145,7 @@ def _if_better(p: float, df: float, how: str, ahead: float) -> _Test:
     return _Test(p, df, how)
 
 
-def _explain(group: Group, best: Group, how: str) -> str:
+def _reason_of(group: Group, best: Group, how: str) -> str:
     """Says in words why a setting has its mark and its rank."""
     if not group.failed:
         return how

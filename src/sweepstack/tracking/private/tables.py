@@ -43,7 +43,7 @@ def settled_runs(database: Path, configs: Sequence[str]) -> list[SettledRun] | N
     """
     if not tricks():
         return None
-    with contextlib.suppress(sqlite3.Error), _opened(database) as opened:
+    with contextlib.suppress(sqlite3.Error), _open_read_only(database) as opened:
         found: dict[str, SettledRun] = {}
         for part in batches(sorted({*configs})):
             rows = opened.execute(
@@ -74,7 +74,7 @@ def artifact_uris(database: Path, run_id: str | None = None) -> list[tuple[str, 
     """Returns (id, artifact address, fingerprint) of one run or of all. The public way is `MlflowClient.get_run`."""
     if not tricks():
         return None
-    with contextlib.suppress(sqlite3.Error), _opened(database) as opened:
+    with contextlib.suppress(sqlite3.Error), _open_read_only(database) as opened:
         rows = opened.execute(
             "SELECT run_uuid, artifact_uri, (SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ?) "
             f"FROM runs {'' if run_id is None else 'WHERE run_uuid = ?'}",
@@ -94,7 +94,7 @@ def experiment(database: Path, column: Literal["name", "experiment_id"], value: 
         column: the column to search in.
         value: the name or the id of the experiment.
     """
-    with contextlib.suppress(sqlite3.Error), _opened(database) as opened:
+    with contextlib.suppress(sqlite3.Error), _open_read_only(database) as opened:
         found: tuple[str, str] | None = opened.execute(
             f"SELECT name, lifecycle_stage FROM experiments WHERE {column} = ?", (value,)
         ).fetchone()
@@ -112,13 +112,13 @@ def newer_schema(database: Path) -> str | None:
         return None
     steps = Path(spec.origin).parent / "store" / "db_migrations" / "versions"
     known = {file.name.split("_")[0] for file in steps.glob("*.py")}
-    with contextlib.suppress(sqlite3.Error), _opened(database) as opened:
+    with contextlib.suppress(sqlite3.Error), _open_read_only(database) as opened:
         found: list[Any] = opened.execute("SELECT version_num FROM alembic_version").fetchall()
         return next((version for (version,) in found if known and version not in known), None)
     return None
 
 
 @contextlib.contextmanager
-def _opened(database: Path) -> Iterator[sqlite3.Connection]:
+def _open_read_only(database: Path) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=30)) as opened:
         yield opened
