@@ -117,15 +117,20 @@ def _short(key: str) -> str:
 def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dict[str, Any]:
     """Returns the params with names that do not depend on the sweep: `lr` for `optimizer.lr`, else the full key."""
     params: dict[str, Any] = dict(choices)
-    for key, value in config.model_dump(exclude=marked(TrialConfig, Mark.MEASURES), by_alias=True).items():
+    at_default = {
+        key
+        for key, field in TrialConfig.model_fields.items()
+        if not field.is_required() and getattr(config, key) == field.get_default(call_default_factory=True)
+    }
+    later = at_default - marked(TrialConfig, Mark.HASHED_AT_DEFAULT)  # as fingerprints, records name these once used
+    for key, value in config.model_dump(exclude=marked(TrialConfig, Mark.MEASURES) | later, by_alias=True).items():
         if key == "optimizer":
             params |= {name: part for name, part in value.items() if name != "_target_"}
         elif key in GROUPS:
             hidden = {"_target_", "kind", "shape", "classes", "folder"}
             params |= {f"{key}.{name}": part for name, part in value.items() if name not in hidden}
         elif key == "task":
-            loss = {"_target_": None, **(value["loss"] or {})}
-            params |= {f"task.loss.{name}".removesuffix("._target_"): part for name, part in loss.items()}
+            params |= {f"task.loss.{name}".removesuffix("._target_"): part for name, part in value["loss"].items()}
         else:
             params[key] = value
     params |= run.model_dump(include=marked(RunConfig, Mark.RECORDED))
