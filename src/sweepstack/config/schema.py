@@ -67,6 +67,17 @@ def marked(model: type[BaseModel], mark: Mark) -> set[str]:
     return {key for key, field in model.model_fields.items() if mark in field.metadata}
 
 
+def unused(config: BaseModel) -> set[str]:
+    """The keys of a config that version 0.1 did not have and that are at their defaults.
+
+    Fingerprints, records and journals name such a key only once it is used.
+    """
+    later = {key for key, field in type(config).model_fields.items() if not field.is_required()}
+    later -= marked(type(config), Mark.HASHED_AT_DEFAULT)
+    fields = type(config).model_fields
+    return {key for key in later if getattr(config, key) == fields[key].get_default(call_default_factory=True)}
+
+
 class Section(BaseModel):
     """A part of the config. It refuses unknown keys, and cannot be changed after it was parsed."""
 

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.config.parsing import parse, resolve_config
-from sweepstack.config.schema import GROUPS, Mark, RunConfig, TrialConfig, marked
+from sweepstack.config.schema import GROUPS, Mark, RunConfig, TrialConfig, marked, unused
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
 from sweepstack.hydra_adapter.private import yaml_text
@@ -117,13 +117,8 @@ def _short(key: str) -> str:
 def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dict[str, Any]:
     """Returns the params with names that do not depend on the sweep: `lr` for `optimizer.lr`, else the full key."""
     params: dict[str, Any] = dict(choices)
-    at_default = {
-        key
-        for key, field in TrialConfig.model_fields.items()
-        if not field.is_required() and getattr(config, key) == field.get_default(call_default_factory=True)
-    }
-    later = at_default - marked(TrialConfig, Mark.HASHED_AT_DEFAULT)  # as fingerprints, records name these once used
-    for key, value in config.model_dump(exclude=marked(TrialConfig, Mark.MEASURES) | later, by_alias=True).items():
+    left_out = marked(TrialConfig, Mark.MEASURES) | unused(config)
+    for key, value in config.model_dump(exclude=left_out, by_alias=True).items():
         if key == "optimizer":
             params |= {name: part for name, part in value.items() if name != "_target_"}
         elif key in GROUPS:

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sweepstack.config.schema import Config, FlatConfig
+from sweepstack.config.schema import Config, FlatConfig, TrialConfig, unused
 from sweepstack.errors import one_line
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
@@ -139,7 +139,8 @@ def trial_from_json(content: Mapping[str, Any]) -> Trial:
 
 
 def _config_as_json(part: BaseModel) -> dict[str, Any]:
-    plain: dict[str, Any] = _keys_as_items(part.model_dump(by_alias=True, warnings=False))
+    left_out = unused(part) if isinstance(part, TrialConfig) else set()
+    plain: dict[str, Any] = _keys_as_items(part.model_dump(exclude=left_out, by_alias=True, warnings=False))
     return plain
 
 
