@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import MAX_SEED, CheckpointConfig, Config, CosineSchedule
+from sweepstack.config.schema import MAX_SEED, CheckpointConfig, Config, CosineSchedule, TaskConfig
 from sweepstack.errors import ConfigError
 
 from ..terminal import ROOT
@@ -55,8 +55,10 @@ def test_the_defaults_are_those_that_the_yaml_file_shows(digits_config, digits_r
     shown: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "config.yaml"))
     shown["tracking"]["sweep"] = digits_run().tracking.sweep
     plain = {**digits_config().model_dump(), **digits_run().model_dump()}
-    given = {"dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "device"}
+    given = {"dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "device", "task"}
     assert {key: shown[key] for key in plain.keys() - given} == {key: plain[key] for key in plain.keys() - given}
+    task: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "task" / "classification.yaml"))
+    assert TaskConfig.model_validate(task) == TaskConfig()
 
 
 def test_validation_data_selects_unless_nothing_is_held_out(digits_config):

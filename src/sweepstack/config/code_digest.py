@@ -32,7 +32,8 @@ new versions of the others."""
 def digest(config: TrialConfig) -> str:
     """Returns a checksum, 8 hex digits, of SEMANTICS and of the user's own code that trains a config.
 
-    The user's own code is the modules of the targets of model, optimizer and loss, and of targets in their keywords.
+    The user's own code is the modules of all targets but that of the dataset, such as model, optimizer and loss, and of
+    targets in their keywords.
     The code of the dataset does not count, because the checksum of its data does.
 
     Of each module the bytes of its source count, so that a changed comment is a change, and those of all modules that
@@ -43,8 +44,7 @@ def digest(config: TrialConfig) -> str:
     (`importlib.import_module`), and does not see a file that a module reads. What was read is cached until the process
     ends.
     """
-    named = [config.model, config.optimizer, *([config.task.loss] if config.task.loss is not None else [])]
-    targets = [one.target for one in named] + [*_targets_in([one.keywords for one in named])]
+    targets = _targets_in(config.model_dump(exclude={"dataset"}, by_alias=True))
     return _digest_of(SEMANTICS, frozenset(targets))
 
 

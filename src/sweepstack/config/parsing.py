@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sweepstack.config.schema import (
+    METRIC_TAGS,
     Config,
     ConstantSchedule,
     CosineSchedule,
@@ -20,8 +21,10 @@ from sweepstack.config.schema import (
     StepSchedule,
     WarmupSchedule,
 )
+from sweepstack.config.task_rules import check_task
 from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.masking import hide_in
+from sweepstack.metrics import KNOWN
 
 
 def resolve_config(cfg: DictConfig) -> dict[str, Any]:
@@ -52,9 +55,11 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
     """
     plain = resolve_config(cfg) if isinstance(cfg, DictConfig) else cfg
     try:
-        return FlatConfig.model_validate(plain).split()
+        config = FlatConfig.model_validate(plain).split()
     except ValidationError as error:
         raise ConfigError.of_all([_explain(detail, plain) for detail in error.errors()]) from error
+    check_task(config.trial)
+    return config
 
 
 def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
@@ -72,6 +77,9 @@ def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
         case "missing":
             remedy = f"give it, for example {key}={_example(fields, path[-1])}"
             return ConfigError(f"{key} is required and missing", remedy=remedy)
+        case "unknown_metric":
+            rule = f"{key} must be a metric that sweepstack knows, or {{_target_: my.metric, mode: max}}"
+            return ConfigError(rule, value, did_you_mean(value, KNOWN))
         case "union_tag_invalid" | "union_tag_not_found":
             tag = value.get("kind") if isinstance(value, dict) else value
             return ConfigError(f"{key}.kind must be one of {', '.join(_KINDS)}", tag, f"choose one with {key}=NAME")
@@ -89,12 +97,12 @@ def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
 
 
 def _key_path(loc: tuple[int | str, ...]) -> list[str]:
-    """Converts pydantic's location to the user's key: without the kind of schedule, and with the index in a list."""
+    """Converts pydantic's location to the user's key: with the index in a list, and without the tags of unions."""
     path: list[str] = []
     for depth, part in enumerate(loc):
         if isinstance(part, int):
             path[-1] += f"[{part}]"
-        elif depth == 1 and loc[0] == "schedule" and part in _KINDS:
+        elif (depth == 1 and loc[0] == "schedule" and part in _KINDS) or (part in METRIC_TAGS and depth == 3):
             continue
         else:
             path.append(part)

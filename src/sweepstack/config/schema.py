@@ -11,9 +11,11 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 from sweepstack.config.names import check_experiment, check_sweep
+from sweepstack.metrics import CLASSIFICATION, KNOWN, OWN_METRIC, Mode, bare_name
 
 MAX_SEED = 2**63 - 1
 """The largest seed that PyTorch accepts."""
@@ -35,6 +37,15 @@ def _epoch_or_count(value: Any) -> Any:
     raise ValueError("Input should be epoch or a number of iterations from 1")
 
 
+def _known_metric(name: str) -> str:
+    """Checks that sweepstack knows a metric."""
+    if name not in KNOWN:
+        raise PydanticCustomError("unknown_metric", "is not a metric that sweepstack knows")
+    return name
+
+
+TARGET_PATTERN = r"^[^\W\d]\w*(\.[^\W\d]\w*)+$"
+"""Matches a dotted path."""
 URI_PATTERN = r"^(sqlite|postgresql|mysql|mssql|https?|databricks)\b"
 """Matches the addresses of tracking stores."""
 Int = Annotated[int, BeforeValidator(_strict_number)]
@@ -67,15 +78,22 @@ def marked(model: type[BaseModel], mark: Mark) -> set[str]:
     return {key for key, field in model.model_fields.items() if mark in field.metadata}
 
 
-def unused(config: BaseModel) -> set[str]:
-    """The keys of a config that version 0.1 did not have and that are at their defaults.
+def unused(config: BaseModel) -> dict[str, Any]:
+    """The keys of a config that version 0.1 did not have and that are at their defaults, in the form that pydantic's
+    `exclude` takes.
 
     Fingerprints, records and journals name such a key only once it is used.
     """
-    later = {key for key, field in type(config).model_fields.items() if not field.is_required()}
-    later -= marked(type(config), Mark.HASHED_AT_DEFAULT)
-    fields = type(config).model_fields
-    return {key for key in later if getattr(config, key) == fields[key].get_default(call_default_factory=True)}
+    found: dict[str, Any] = {}
+    always = marked(type(config), Mark.HASHED_AT_DEFAULT)
+    for key, field in type(config).model_fields.items():
+        value = getattr(config, key)
+        later = not field.is_required() and key not in always
+        if later and value == field.get_default(call_default_factory=True):
+            found[key] = True
+        elif isinstance(value, BaseModel) and (inside := unused(value)):
+            found[key] = inside
+    return found
 
 
 class Section(BaseModel):
@@ -89,9 +107,7 @@ class TargetConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
 
-    target: Annotated[
-        str, Field(alias="_target_", pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+$", examples=["package.module.name"])
-    ]
+    target: Annotated[str, Field(alias="_target_", pattern=TARGET_PATTERN, examples=["package.module.name"])]
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -103,7 +119,10 @@ class DatasetConfig(TargetConfig):
     """A dataset: `target(train=True, **keywords)` and `target(train=False, **keywords)` return its two parts."""
 
     shape: Annotated[tuple[Annotated[Int, Field(ge=1)], ...], Field(min_length=1, examples=["[1,28,28]"])]
-    classes: Annotated[Int, Field(ge=2, examples=[10])]
+    classes: Annotated[Annotated[Int, Field(ge=2)] | None, Field(examples=[10])] = None
+    """The number of classes, or of labels; of a regression None."""
+    outputs: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[1])] = None
+    """The number of numbers that a regression predicts; of classes None."""
     mean: Annotated[Float, Field(examples=[0.0]), Mark.HASHED_AT_DEFAULT] = 0.0
     std: Annotated[Float, Field(gt=0, examples=[1.0]), Mark.HASHED_AT_DEFAULT] = 1.0
 
@@ -126,12 +145,58 @@ class LossConfig(TargetConfig):
     """
 
 
-class TaskConfig(Section):
-    """What is learned: the loss that a training minimizes. Without one it is the cross entropy."""
+class MetricConfig(TargetConfig):
+    """A metric of one's own: `target(outputs, targets, **keywords)` gives one number for a whole part of the data.
 
+    `mode` says which values are better; `proportion` that they are from 0 to 1. By default its name is that of the
+    function.
+    """
+
+    name: Annotated[Annotated[str, Field(pattern=r"^[\w\-. ]+$")] | None, Field(examples=["top5"])] = None
+    mode: Annotated[Mode, Field(examples=["max"])]
+    proportion: Annotated[bool, Field(strict=True, examples=["true"])] = False
+
+    @property
+    def title(self) -> str:
+        """Its name in records, after the part of the data: `val/title`."""
+        return self.name or self.target.rpartition(".")[2]
+
+
+class ObjectiveConfig(Section):
+    """The metric that selects trials, with the part of the data that it is measured on, and which values are better."""
+
+    name: Annotated[str, Field(min_length=1, examples=["val/rmse"])]
+    mode: Annotated[Mode, Field(examples=["min"])]
+
+
+METRIC_TAGS = ("known", "own")
+MetricChoice = Annotated[
+    Annotated[str, AfterValidator(_known_metric), Tag("known")] | Annotated[MetricConfig, Tag("own")],
+    Discriminator(lambda value: "known" if isinstance(value, str) else "own"),
+]
+
+
+class TaskConfig(TargetConfig):
+    """What is learned: the loss that a training minimizes, what it is measured by, and what selects trials.
+
+    Without `loss` it is that of the task: the cross entropy, or the mean squared error. `metrics` are measured beside
+    the loss and the task's own metric. Without `objective`, the task's own metric selects.
+    """
+
+    target: Annotated[str, Field(alias="_target_", pattern=TARGET_PATTERN, examples=[CLASSIFICATION])] = CLASSIFICATION
     loss: Annotated[LossConfig | None, Field(examples=["{_target_:torch.nn.CrossEntropyLoss,label_smoothing:0.1}"])] = (
         None
     )
+    metrics: Annotated[tuple[MetricChoice, ...], Field(examples=["[f1_macro,auroc]"])] = ()
+    objective: Annotated[ObjectiveConfig | None, Field(examples=["{name:val/f1_macro,mode:max}"])] = None
+
+    def mode_of(self, metric: str) -> Mode | None:
+        """Returns whether small or large values of a metric are better; None if nothing says so."""
+        if self.objective is not None and bare_name(metric) == bare_name(self.objective.name):
+            return self.objective.mode
+        name = bare_name(metric)
+        own = {one.title: one.mode for one in self.metrics if isinstance(one, MetricConfig)}
+        return own.get(name) or (KNOWN[name].mode if name in KNOWN else None)
 
 
 class ConstantSchedule(Section):
@@ -243,7 +308,19 @@ class TrialConfig(Section):
     @property
     def objective(self) -> str:
         """The metric that selects the best trial: on the held-out data, or on the test data if nothing is held out."""
-        return "val/accuracy" if self.validation_split else "test/accuracy"
+        if self.task.objective is not None:
+            return self.task.objective.name
+        return f"{self.selecting_part}/{OWN_METRIC.get(self.task.target, 'loss')}"
+
+    @property
+    def mode(self) -> Mode:
+        """Whether the smallest or the largest value of the objective is the best."""
+        return self.task.mode_of(self.objective) or "min"
+
+    @property
+    def selecting_part(self) -> str:
+        """The part of the data that trials are measured on while they train: "val"; "test" if nothing is held out."""
+        return "val" if self.validation_split else "test"
 
 
 class RunConfig(Section):

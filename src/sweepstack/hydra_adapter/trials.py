@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.config.parsing import parse, resolve_config
-from sweepstack.config.schema import GROUPS, Mark, RunConfig, TrialConfig, marked, unused
+from sweepstack.config.schema import GROUPS, Mark, RunConfig, TaskConfig, TrialConfig, marked, unused
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
 from sweepstack.hydra_adapter.private import yaml_text
 from sweepstack.hydra_adapter.sweep_values import parse_overrides
 from sweepstack.masking import hide
+from sweepstack.metrics import OWN_METRIC
 from sweepstack.trial import Trial
 
 SHORT = {"batch_size": "bs"}
@@ -117,7 +118,7 @@ def _short(key: str) -> str:
 def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dict[str, Any]:
     """Returns the params with names that do not depend on the sweep: `lr` for `optimizer.lr`, else the full key."""
     params: dict[str, Any] = dict(choices)
-    left_out = marked(TrialConfig, Mark.MEASURES) | unused(config)
+    left_out = {**dict.fromkeys(marked(TrialConfig, Mark.MEASURES), True), **unused(config)}
     for key, value in config.model_dump(exclude=left_out, by_alias=True).items():
         if key == "optimizer":
             params |= {name: part for name, part in value.items() if name != "_target_"}
@@ -125,8 +126,27 @@ def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dic
             hidden = {"_target_", "kind", "shape", "classes", "folder"}
             params |= {f"{key}.{name}": part for name, part in value.items() if name not in hidden}
         elif key == "task":
-            params |= {f"task.loss.{name}".removesuffix("._target_"): part for name, part in value["loss"].items()}
+            params |= _task_params(config.task, value)
         else:
             params[key] = value
     params |= run.model_dump(include=marked(RunConfig, Mark.RECORDED))
     return {re.sub(r"[^\w\-. /]", "_", name): value for name, value in params.items()}
+
+
+def _task_params(task: TaskConfig, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the params of a task.
+
+    Args:
+        task: the task.
+        plain: its values, without those at their defaults.
+    """
+    params = {("task" if name == "_target_" else f"task.{name}"): part for name, part in plain.items()}
+    if loss := params.pop("task.loss", None):
+        params |= {f"task.loss.{name}".removesuffix("._target_"): part for name, part in loss.items()}
+    if task.metrics:
+        params["task.metrics"] = [one if isinstance(one, str) else one.title for one in task.metrics]
+    if task.objective is not None:
+        params["task.objective"] = task.objective.name
+    if "task" in params and task.target in OWN_METRIC:
+        params["task"] = task.target.rpartition(".")[2].lower()
+    return params

@@ -87,7 +87,7 @@ class Classifier:
             with autocast_of(self.config, CPU):
                 logits = self._model(ready.view(len(part), *self.shape)).float()
             chunks.append(torch.softmax(logits, 1))
-        return torch.cat(chunks).numpy() if chunks else np.empty((0, self.config.dataset.classes), np.float32)
+        return torch.cat(chunks).numpy() if chunks else np.empty((0, self.config.dataset.classes or 1), np.float32)
 
     def check_deterministic(self, images: NDArray[Any]) -> None:
         """Checks that the model gives the same answer twice for images [n, *shape].

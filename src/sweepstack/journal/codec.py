@@ -139,7 +139,7 @@ def trial_from_json(content: Mapping[str, Any]) -> Trial:
 
 
 def _config_as_json(part: BaseModel) -> dict[str, Any]:
-    left_out = unused(part) if isinstance(part, TrialConfig) else set()
+    left_out = unused(part) if isinstance(part, TrialConfig) else None
     plain: dict[str, Any] = _keys_as_items(part.model_dump(exclude=left_out, by_alias=True, warnings=False))
     return plain
 

@@ -103,7 +103,7 @@ def check_loss(config: TrialConfig) -> None:
     if named is None:
         return
     check_keywords("task.loss", named.target, 0, named.keywords)
-    loss, classes = build_loss(config, torch.device("cpu")), config.dataset.classes
+    loss, classes = build_loss(config, torch.device("cpu")), config.dataset.classes or 1
     logits = torch.zeros(2 * classes, classes, requires_grad=True)
     labels = torch.arange(classes).repeat(2)
     try:

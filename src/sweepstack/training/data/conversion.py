@@ -252,7 +252,7 @@ def labels_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
         raise DataError(
             f"a label must be a class index from 0, {part} labels of {target} begin below", int(low), "renumber them"
         )
-    if high >= config.classes:
+    if high >= (config.classes or 0):
         raise DataError(
             f"dataset.classes must be more than every label, {part} labels of {target} are {low:.0f} to {high:.0f}",
             config.classes,

@@ -122,7 +122,7 @@ class Probe:
         if images is None:
             images = torch.rand(PROBED, *shape, generator=torch.Generator().manual_seed(0))
         self._images = images[:PROBED].to(device)
-        self._labels = (torch.arange(len(self._images)) % configs[0].dataset.classes).to(device)
+        self._labels = (torch.arange(len(self._images)) % (configs[0].dataset.classes or 1)).to(device)
 
     def alone(self) -> list[Alone]:
         """Returns the results of the single modules.

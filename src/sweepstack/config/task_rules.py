@@ -1,0 +1,78 @@
+"""Rules between the keys of a task, its dataset and its objective. No PyTorch."""
+
+from __future__ import annotations
+
+from sweepstack.config.schema import MetricConfig, TrialConfig
+from sweepstack.errors import ConfigError, did_you_mean
+from sweepstack.metrics import BEST, KNOWN, OWN_METRIC, REGRESSION, bare_name
+
+
+def check_task(config: TrialConfig) -> None:
+    """Checks that the dataset, the metrics and the objective of a config suit its task.
+
+    A task of one's own may have metrics that are not known here, so its objective is checked once it is measured.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    titles = [metric.title if isinstance(metric, MetricConfig) else metric for metric in config.task.metrics]
+    for title in titles:
+        if titles.count(title) > 1:
+            raise ConfigError("task.metrics must have different names", title, "name one with name=NAME")
+    for metric in config.task.metrics:
+        if isinstance(metric, MetricConfig) and (metric.title in KNOWN or metric.title.endswith(BEST)):
+            rule = f"a metric of your own must not have the name of a known one, nor end in {BEST}"
+            raise ConfigError(rule, metric.title, "name it with name=NAME")
+    if config.task.target in OWN_METRIC:
+        _check_dataset(config)
+        for title in titles:
+            _check_suits(config, title)
+    _check_objective(config, titles)
+
+
+def _check_dataset(config: TrialConfig) -> None:
+    task = config.task.target.rpartition(".")[2].lower()
+    needed, other = ("outputs", "classes") if config.task.target == REGRESSION else ("classes", "outputs")
+    if getattr(config.dataset, needed) is None:
+        example = {"outputs": 1, "classes": 10}[needed]
+        also = f" dataset.{other}=null" if getattr(config.dataset, other) is not None else ""
+        rule = f"dataset.{needed} is required and missing" + (f" for {task}" if also or needed == "outputs" else "")
+        raise ConfigError(rule, remedy=f"give it, for example dataset.{needed}={example}{also}")
+    if getattr(config.dataset, other) is not None:
+        rule = f"dataset.{other} must not be given for {task}, which has dataset.{needed}"
+        raise ConfigError(rule, getattr(config.dataset, other), f"set dataset.{other}=null, or choose another task")
+
+
+def _check_suits(config: TrialConfig, metric: str) -> None:
+    if metric in KNOWN and config.task.target not in KNOWN[metric].tasks:
+        task = config.task.target.rpartition(".")[2].lower()
+        known = [name for name, one in KNOWN.items() if config.task.target in one.tasks and name != "loss"]
+        raise ConfigError(f"task.metrics must be metrics of a {task}", metric, f"known: {', '.join(known)}")
+
+
+def _check_objective(config: TrialConfig, titles: list[str]) -> None:
+    objective = config.task.objective
+    if objective is None:
+        return
+    name = bare_name(objective.name)
+    if name in KNOWN and objective.mode != KNOWN[name].mode:
+        rule = f"task.objective.mode must be {KNOWN[name].mode} for {name}"
+        raise ConfigError(rule, objective.mode, f"set task.objective.mode={KNOWN[name].mode}")
+    declared = {metric.title: metric.mode for metric in config.task.metrics if isinstance(metric, MetricConfig)}
+    if declared.get(name, objective.mode) != objective.mode:
+        rule = f"task.objective.mode must be that of the metric {name}, {declared[name]}"
+        raise ConfigError(rule, objective.mode, "let both say the same")
+    part = config.selecting_part
+    if objective.name != f"{part}/{name}":
+        held = f"validation_split={config.validation_split:g} " + ("holds data out" if part == "val" else "holds none")
+        raise ConfigError(
+            f"task.objective.name must be {part}/ and the name of a metric, because {held}",
+            objective.name,
+            f"set task.objective.name={part}/{name}" + ("" if part == "val" else ", or validation_split=0.1"),
+        )
+    if config.task.target in OWN_METRIC:
+        known = [*KNOWN, *titles]
+        if name not in known:
+            rule = "task.objective.name must be val/ or test/ and the name of a metric"
+            raise ConfigError(rule, objective.name, did_you_mean(name, known))
+        _check_suits(config, name)
