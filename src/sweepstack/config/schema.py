@@ -144,7 +144,8 @@ class LossConfig(TargetConfig):
     """A loss: `target(**keywords)` gives a callable.
 
     It takes the outputs of a batch and its targets (of classes logits [n, classes] and labels int64 [n]), and gives
-    their mean loss, a tensor without axes that has a gradient. A keyword `weight` or `pos_weight` that is a list of numbers becomes a tensor.
+    their mean loss, a tensor without axes that has a gradient. A keyword `weight` or `pos_weight` that is a list of
+    numbers becomes a tensor.
     """
 
 
