@@ -52,6 +52,8 @@ def _targets_in(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         if isinstance(value.get("_target_"), str):
             yield value["_target_"]
+            if value["_target_"].startswith("hydra.utils.get_") and isinstance(value.get("path"), str):
+                yield value["path"]  # get_class, get_method and get_object give what is there
         value = list(value.values())
     if isinstance(value, list | tuple):
         for part in value:

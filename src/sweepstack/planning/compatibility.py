@@ -15,6 +15,8 @@ NUMBERS = {
 """The optimizers that can be stacked, each with the keywords that may differ inside a stack."""
 FLAGS = {"torch.optim.SGD": {"nesterov"}, "torch.optim.Adam": {"amsgrad"}, "torch.optim.AdamW": {"amsgrad"}}
 """Keywords that must be the same in a stack. A trial with any other keyword is not stacked."""
+WITHOUT_EFFECT = {"_partial_", "_convert_", "_recursive_"}
+"""Hydra's words that change nothing for an optimizer that only takes numbers and flags."""
 
 PER_MEMBER = {"schedule", "seed", "epochs"}
 """Config keys that may differ inside a stack, beside the numbers of the optimizer."""
@@ -25,7 +27,7 @@ def obstacle(config: TrialConfig) -> str | None:
     target, keywords = config.optimizer.target, config.optimizer.keywords
     if target not in NUMBERS:
         return f"{target} has no stacked form (SGD, Adam and AdamW of torch.optim have)"
-    unknown = sorted(keywords.keys() - NUMBERS[target] - FLAGS[target])
+    unknown = sorted(keywords.keys() - NUMBERS[target] - FLAGS[target] - WITHOUT_EFFECT)
     if unknown:
         return f"{target} with {', '.join(unknown)} has no stacked form"
     for name in sorted(keywords.keys() & NUMBERS[target]):

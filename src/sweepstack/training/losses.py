@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sweepstack.config.schema import TrialConfig
-from sweepstack.errors import ConfigError, one_line
-from sweepstack.training.instantiate import check_keywords, import_target, instantiate
+from sweepstack.errors import ConfigError, UserError, one_line
+from sweepstack.training.instantiate import check_keywords, instantiate
 
 WEIGHTS = ("weight", "pos_weight")
 """Keywords of a loss that it takes as tensors; a config writes them as lists of numbers."""
@@ -73,12 +73,14 @@ def build_loss(config: TrialConfig, device: torch.device) -> Loss:
     named = config.task.loss
     if named is None:
         return Loss()
-    keywords = instantiate(named.keywords, "task.loss")
+    keywords = named.keywords
     try:
         for name in WEIGHTS:
             if isinstance(keywords.get(name), list):
                 keywords[name] = torch.tensor(keywords[name], dtype=torch.get_default_dtype(), device=device)
-        module = import_target("task.loss", named.target)(**keywords)
+        module = instantiate({"_target_": named.target, **keywords}, "task.loss")
+    except UserError:
+        raise
     except Exception as error:
         rule = f"task.loss: {named.target} refuses its values: {one_line(error)}"
         raise ConfigError(rule, remedy="change it") from error
