@@ -127,6 +127,8 @@ def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dic
             params |= {f"{key}.{name}": part for name, part in value.items() if name not in hidden}
         elif key == "task":
             params |= _task_params(config.task, value)
+        elif isinstance(value, dict):
+            params |= {f"{key}.{name}".removesuffix("._target_"): part for name, part in value.items()}
         else:
             params[key] = value
     params |= run.model_dump(include=marked(RunConfig, Mark.RECORDED))

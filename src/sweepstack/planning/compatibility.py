@@ -23,7 +23,9 @@ PER_MEMBER = {"schedule", "seed", "epochs"}
 
 
 def obstacle(config: TrialConfig) -> str | None:
-    """Says why trials with this optimizer cannot be stacked; None if they can."""
+    """Says why trials with this loop and optimizer cannot be stacked; None if they can."""
+    if config.trainer is not None:
+        return f"{config.trainer.target} is a loop of its own"
     target, keywords = config.optimizer.target, config.optimizer.keywords
     if target not in NUMBERS:
         return f"{target} has no stacked form (SGD, Adam and AdamW of torch.optim have)"
@@ -40,9 +42,10 @@ def obstacle(config: TrialConfig) -> str | None:
 def trajectory_key(config: TrialConfig, run: RunConfig) -> str:
     """Returns a key that is equal for trials that one training can serve.
 
-    Such trials differ at most in `epochs`, and only if the schedule does not depend on the total number of steps.
+    Such trials differ at most in `epochs`, and only if neither the schedule nor a loop of one's own may depend on the
+    total number of steps.
     """
-    shared = set() if looks_at_horizon(config.schedule) else {"epochs"}
+    shared = set() if looks_at_horizon(config.schedule) or config.trainer else {"epochs"}
     return _key(config, run, dict.fromkeys(shared, True))
 
 
