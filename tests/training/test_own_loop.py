@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import pytest
@@ -51,7 +51,11 @@ def plain(config: TrialConfig, context: Context, noise: float = 0.0) -> Any:
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        found = {"train/loss": torch.stack(losses).mean(), "val/accuracy": accuracy(model, context.data.evaluation())}
+        loss = torch.stack(losses).mean()
+        found: dict[str, SupportsFloat] = {
+            "train/loss": loss,
+            "val/accuracy": accuracy(model, context.data.evaluation()),
+        }
         verdict = context.report(found, epoch)
         context.checkpoint.save({"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
         if verdict is Verdict.STOP:
