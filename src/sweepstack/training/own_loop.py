@@ -172,7 +172,7 @@ class Context:
             try:
                 if isinstance(value, str):
                     raise TypeError("a text is no number")
-                found[name] = float(value)
+                found[name] = float(value.item() if isinstance(value, Tensor) else value)
             except (TypeError, ValueError, RuntimeError, OverflowError):
                 shown = one_line(repr(value))
                 raise BrokenRule(f"the loop must report numbers, it reported {name} = {shown} {when}") from None
@@ -261,7 +261,7 @@ def train(
         return Outcome(TrialState.FAILED, metrics, str(error), traceback=text, diverged=error.diverged)
 
 
-def _check_storable(value: Any, place: str) -> None:
+def _check_storable(value: Any, path: str) -> None:
     """Raises `BrokenRule` if a checkpoint could not be read again because of a value in it."""
     parts: Iterable[tuple[Any, Any]]
     if isinstance(value, Mapping) and type(value).__name__ in ("dict", "OrderedDict", "Counter"):
@@ -273,9 +273,8 @@ def _check_storable(value: Any, place: str) -> None:
     else:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise BrokenRule(
-            "checkpoint.save takes tensors and plain values in dicts, lists and tuples, "
-            f"{place} is a {kind}; convert it"
+            f"checkpoint.save takes tensors and plain values in dicts, lists and tuples, {path} is a {kind}; convert it"
         )
     for name, part in parts:
-        _check_storable(name, f"a key of {place}")
-        _check_storable(part, f"{place}[{name!r}]")
+        _check_storable(name, f"a key of {path}")
+        _check_storable(part, f"{path}[{name!r}]")
