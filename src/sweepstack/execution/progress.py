@@ -74,6 +74,9 @@ class Display(Listener):
 
     def on_measured(self, event: Measured) -> None:
         at, config, metrics = event.measurement, event.trial.config, event.measurement.metrics
+        if config.trainer is not None:
+            self._on_reported(event)
+            return
         accuracy = metrics[config.objective]
         if config.evaluate_every != "epoch":
             of = f"  ({event.trial.name})" if self._count > 1 else ""  # trials of a stack are measured in turn
@@ -93,6 +96,14 @@ class Display(Listener):
             best=printable(f"best {config.objective} {best[0]:.4f} ({best[1]})"),
         )
 
+    def _on_reported(self, event: Measured) -> None:
+        """Shows what a loop of the user's own has reported: whatever it likes."""
+        at, config = event.measurement, event.trial.config
+        if self._count == 1:
+            self.on_message(f"step {at.step}  {'  '.join(f'{name} {value:.4f}' for name, value in at.metrics.items())}")
+        self._advance(event.trial, config.epochs * at.step / at.steps)
+        self._update(completed=self._completed, epoch=f"{at.step}/{at.steps}")
+
     def on_ended(self, event: Ended) -> None:
         if event.outcome.state is TrialState.KILLED:
             self._killed[event.outcome.reason] += 1
@@ -103,7 +114,9 @@ class Display(Listener):
         title = f"[{self._done}/{self._count}] {event.trial.name}"
         if event.outcome.state is TrialState.FINISHED:
             self._best = max(self._best or (-1.0, ""), (metrics[objective], event.trial.name))
-            texts = (f"{name} {metrics[name]:.4f}" for name in dict.fromkeys([objective, "test/accuracy"]))
+            texts = (
+                f"{name} {metrics[name]:.4f}" for name in dict.fromkeys([objective, "test/accuracy"]) if name in metrics
+            )
             self.on_message(f"{title}  {'  '.join(texts)}  {metrics['train_seconds']:.1f} s")
         else:
             self.on_message(f"{title}  {event.outcome.state}: {event.outcome.reason}")
