@@ -77,4 +77,4 @@ def test_names_are_shown_as_they_are_and_move_no_cursor(
     assert f"[2/2] {printable(text)}1  val/accuracy" in found
     assert text.isprintable() or text not in found
     if terminal:
-        assert f"best val/accuracy 0.9000 ({printable(text)}1)" in found
+        assert f"best val/accuracy 0.9000 ({printable(text)}0)" in found

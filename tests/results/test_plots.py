@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
+from sweepstack.metrics import Metric
 from sweepstack.results.reporting.importance import Importance, importance, importance_bars
 from sweepstack.results.reporting.mistakes import Answers, confusion, confusion_matrix, surest_mistakes, wrong_images
 from sweepstack.results.reporting.params import scale, varied_params
@@ -19,6 +20,8 @@ from sweepstack.results.reporting.plots.pareto import pareto, time_and_objective
 from sweepstack.results.reporting.plots.style import ORANGE, SINGLE, gid, png, svg, words
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.tracking.runs_as_rows import Row
+
+from .trials import ACCURACY
 
 LRS, SIZES = (0.001, 0.01, 0.1), (50, 100)
 
@@ -52,7 +55,7 @@ def test_learning_curves_hold_every_history_and_the_best_is_in_front(frame: pd.D
         [(run_id, step, place / 100 + step / 10) for place, run_id in enumerate(frame["run_id"]) for step in (1, 2, 3)],
         columns=["run_id", "step", "value"],
     )
-    (axes,) = learning_curves(frame, history, "val/accuracy", [0, 1], "lr=0.1").axes
+    (axes,) = learning_curves(frame, history, ACCURACY, [0, 1], "lr=0.1").axes
     drawn = marks(axes)
     assert len(drawn) == len(frame)
     for place in frame.index:
@@ -67,7 +70,7 @@ def test_learning_curves_hold_every_history_and_the_best_is_in_front(frame: pd.D
 def test_each_knob_has_a_panel_with_every_trial_and_the_means(frame: pd.DataFrame) -> None:
     names = varied_params(frame)
     assert names == ["lr", "batch_size"]
-    rate, size = by_param(frame, names, "val/accuracy", [0]).axes
+    rate, size = by_param(frame, names, ACCURACY, [0]).axes
     assert (rate.get_xscale(), size.get_xscale()) == ("log", "linear")
     assert [label.get_text() for label in rate.get_xticklabels()] == ["0.001", "0.01", "0.1"]
     for place, line in ((place, marks(rate)[gid([place])]) for place in frame.index):
@@ -104,7 +107,7 @@ def test_what_follows_from_the_choice_of_a_group_is_no_knob() -> None:
 
 def test_a_far_out_trial_is_a_triangle_at_the_edge_and_does_not_flatten_the_others() -> None:
     frame = grid(lambda lr, size, seed: 0.1 if (lr, size, seed) == (0.1, 100, 1) else 0.9 + lr / 10 + seed / 1000)
-    rate, _ = by_param(frame, ["lr", "batch_size"], "val/accuracy", [0]).axes
+    rate, _ = by_param(frame, ["lr", "batch_size"], ACCURACY, [0]).axes
     low, _ = rate.get_ylim()
     assert low > 0.8
     (outside,) = [line for line in marks(rate).values() if line.get_marker() == "v"]
@@ -117,7 +120,7 @@ def test_heat_maps_show_means_and_leave_out_what_was_not_tried() -> None:
     frame = frame[(frame["lr"] != 0.1) | (frame["batch_size"] != 50)].reset_index(drop=True)
     frame.attrs["vary"] = 3
     assert pairs(frame, ["batch_size", "lr"]) == [("lr", "batch_size")]
-    axes, _ = heat_maps(frame, [("lr", "batch_size")], "val/accuracy", [0]).axes
+    axes, _ = heat_maps(frame, [("lr", "batch_size")], ACCURACY, [0]).axes
     texts = {text.get_position(): text.get_text() for text in axes.texts}
     assert texts == {
         (column, line): "–" if (lr, size) == (0.1, 50) else f"{lr + size / 1000 + 0.005:.3f}"
@@ -129,7 +132,7 @@ def test_heat_maps_show_means_and_leave_out_what_was_not_tried() -> None:
 
 
 def test_parallel_coordinates_put_each_trial_at_its_values(frame: pd.DataFrame) -> None:
-    (axes,) = parallel_coordinates(frame, ["lr", "batch_size"], "val/accuracy", [0]).axes
+    (axes,) = parallel_coordinates(frame, ["lr", "batch_size"], ACCURACY, [0]).axes
     drawn = marks(axes)
     best, worst = drawn[gid([0])].get_ydata(), drawn[gid([len(frame) - 1])].get_ydata()
     assert best.tolist() == pytest.approx([1, 1, 1])
@@ -149,7 +152,7 @@ def test_the_pareto_front_is_what_nothing_is_faster_and_better_than(points, up) 
 
 def test_time_is_drawn_for_settings_with_the_means_of_their_trials(frame: pd.DataFrame) -> None:
     groups = [list(places) for places in frame.groupby(["lr", "batch_size"]).groups.values()]
-    (axes,) = time_and_objective(frame, groups, ["lr", "batch_size"], "val/accuracy", [0, 1]).axes
+    (axes,) = time_and_objective(frame, groups, ["lr", "batch_size"], ACCURACY, [0, 1]).axes
     drawn = marks(axes)
     for group in groups:
         line = drawn[gid(group)]
@@ -205,7 +208,7 @@ def test_names_are_shown_as_they_are_and_pictures_depend_on_the_data_alone() -> 
         for number, note in enumerate(["<script>x</script>", "$\\alpha$", 'id="a" href="#b"', "naïve ☃"])
     ]
     frame = as_frame(rows)
-    drawn = [svg(by_param(frame, ["note"], "val/accuracy", [0]), "notes") for _ in range(2)]
+    drawn = [svg(by_param(frame, ["note"], ACCURACY, [0]), "notes") for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert "<script" not in drawn[0]
     assert "&lt;script&gt;x&lt;/s" in drawn[0]
@@ -213,13 +216,13 @@ def test_names_are_shown_as_they_are_and_pictures_depend_on_the_data_alone() -> 
     assert 'id="a" href="#b"' in drawn[0]
     assert "://" not in drawn[0]
     assert 'class="mark" data-trials="3"' in drawn[0]
-    once, again = (png(by_param(frame, ["note"], "val/accuracy", [0])) for _ in range(2))
+    once, again = (png(by_param(frame, ["note"], ACCURACY, [0])) for _ in range(2))
     assert once == again
 
 
 def test_more_trials_than_can_be_pointed_at_are_drawn_as_one() -> None:
     frame = as_frame([row(n, {"lr": (n + 1) / 1000}, {"val/accuracy": n / 1000}) for n in range(SINGLE + 1)])
-    (axes,) = by_param(frame, ["lr"], "val/accuracy", [0]).axes
+    (axes,) = by_param(frame, ["lr"], ACCURACY, [0]).axes
     dots = [line for line in axes.lines if line.get_marker() == "o" and line.get_markersize() < 9]
     assert max(len(line.get_xdata()) for line in dots) == SINGLE  # type: ignore[arg-type]
     assert not any((line.get_gid() or "").startswith("trial") for line in dots)
@@ -231,12 +234,12 @@ def test_metrics_and_params_have_names_in_words() -> None:
     ]  # fmt: skip
 
 
-LONG = "val/quite_a_long_name_of_an_accuracy_that_somebody_gave"
+LONG = Metric("val/quite_a_long_name_of_an_accuracy_that_somebody_gave", "max")
 
 
 @pytest.mark.parametrize("varied", [["lr"], ["lr", "batch_size"], ["lr", "batch_size", "epochs"]])
-@pytest.mark.parametrize("objective", ["val/accuracy", LONG])
-def test_titles_and_legends_are_inside_of_the_figure(varied: list[str], objective: str) -> None:
+@pytest.mark.parametrize("objective", [ACCURACY, LONG])
+def test_titles_and_legends_are_inside_of_the_figure(varied: list[str], objective: Metric) -> None:
     values = list(itertools.product(range(1, 3), repeat=len(varied)))
     rows = [
         row(n, dict(zip(varied, some, strict=True)), {objective: n / 10, "train_seconds": 1.0 + n})
@@ -266,5 +269,5 @@ def test_titles_and_legends_are_inside_of_the_figure(varied: list[str], objectiv
 def test_the_curves_of_a_sweep_of_seeds_alone_are_those_of_this_setting() -> None:
     frame = as_frame([row(seed, {"seed": seed}, {"val/accuracy": 0.5 + seed / 10}) for seed in range(2)])
     history = pd.DataFrame([(run_id, 1, 0.5) for run_id in frame["run_id"]], columns=["run_id", "step", "value"])
-    (legend,) = learning_curves(frame, history, "val/accuracy", [0, 1], "").legends
+    (legend,) = learning_curves(frame, history, ACCURACY, [0, 1], "").legends
     assert [text.get_text() for text in legend.get_texts()] == ["this setting"]

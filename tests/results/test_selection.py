@@ -155,7 +155,7 @@ def test_single_seeds_are_compared_on_the_test_images() -> None:
     for missing in (None, lambda run_id: None):
         groups = select(frame, missing).groups
         assert groups["mark"].tolist() == [BEST, *[NOT_TESTED] * 3]
-        assert groups["why"].tolist()[1:] == ["no test predictions were kept"] * 3
+        assert groups["why"].tolist()[1:] == ["there are no test predictions to compare"] * 3
         assert groups["p"].isna().all()
     by_loss = select(frame.rename(columns={"val/accuracy": "val/loss"}), kept.get, objective="val/loss").groups
     assert by_loss["why"].tolist()[1:] == ["a single seed, which tells no spread"] * 3

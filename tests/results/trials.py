@@ -4,10 +4,12 @@ from typing import Any
 
 import pandas as pd
 
+from sweepstack.metrics import Metric
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.tracking.params import as_text
 from sweepstack.tracking.runs_as_rows import Row
 
+ACCURACY = Metric("val/accuracy", "max", proportion=True)
 HOSTILE = (
     "<script>alert(1)</script>",
     "a&b",

@@ -47,8 +47,7 @@ def register(run: str | None, sweep: str | None, name: str | None, alias: str, s
     target = Store(store)
     chosen, caution = register.selected(target, sweep or "latest") if run is None else (find_run(target, run), "")
     done = register.register(target, chosen, name, alias)
-    metrics = "  ".join(f"{key} {value:.4f}" for key, value in sorted(chosen.row.metrics.items()) if "/acc" in key)
-    click.echo(printable(f"{chosen.row.name}  {metrics}"))
+    click.echo(printable(f"{chosen.row.name}  {register.describe_results(chosen.row)}"))
     if caution:
         click.echo(printable(f"Careful: {caution}"))
     click.echo(f"registered as {done.name}, version {done.version}: models:/{done.name}@{done.alias}")

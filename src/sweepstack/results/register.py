@@ -12,14 +12,17 @@ from sweepstack.config.code_digest import sources
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.files.scratch import scratch
 from sweepstack.inference.classifier import Classifier, classifier, example, predict_test_images
+from sweepstack.metrics import bare_name
 from sweepstack.results.reproduce import code_change
 from sweepstack.results.selection.predictions import count_changed_predictions
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import table
 from sweepstack.tracking import models
 from sweepstack.tracking.artifacts import artifact, config_of, location
+from sweepstack.tracking.objectives import objectives_of
 from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs import Record, find_run, record
+from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
 from sweepstack.trial import WEIGHTS, TrialState
 
@@ -59,6 +62,12 @@ def selected(store: Store, sweep: str) -> tuple[Record, str]:
     """
     selection = select(table(sweep, store=store))
     return record(store, str(selection.trial["run_id"])), selection.caution
+
+
+def describe_results(row: Row) -> str:
+    """Returns the values of a run's objective on all parts of the data, in words."""
+    selects = {bare_name(name) for name in objectives_of([(row.declared, row.metrics)])}
+    return "  ".join(f"{key} {value:.4f}" for key, value in sorted(row.metrics.items()) if bare_name(key) in selects)
 
 
 def register(store: Store, run: Record, name: str | None = None, alias: str = DEFAULT_ALIAS) -> Registered:
