@@ -61,7 +61,13 @@ def bare_name(metric: str) -> str:
 
 
 def is_better(value: float, than: float, mode: Mode) -> bool:
-    """True if a value of a metric is better than another one. NaN is never better; any number is better than NaN."""
+    """True if a value of a metric is better than another one. NaN is never better; any number is better than NaN.
+
+    Args:
+        value: the value.
+        than: the other one.
+        mode: whether the smallest or the largest value is the best.
+    """
     if than != than:
         return value == value
     return value > than if mode == "max" else value < than

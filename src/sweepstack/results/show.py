@@ -63,7 +63,7 @@ def _facts(run: Record) -> dict[str, str]:
 def _curves(store: Store, run: Record) -> list[str]:
     """Returns a line with a curve for each metric that has several steps."""
     keys = [key for key in run.row.metrics if "/" in key and key not in NO_RESULTS and not key.endswith(BEST)]
-    keys.sort(key=_place)
+    keys.sort(key=_order_key)
     found = {key: history(store, run.row.run_id, key) for key in keys}
     curves = {key: points for key, points in found.items() if len({step for step, _ in points}) > 1}
     if not curves:
@@ -80,7 +80,7 @@ def _curves(store: Store, run: Record) -> list[str]:
     return [*lines, ""]
 
 
-def _place(key: str) -> tuple[int, bool, str]:
+def _order_key(key: str) -> tuple[int, bool, str]:
     """Returns a key to sort metrics by: by the parts of the data, the loss of each part first."""
     part, _, name = key.partition("/")
     return PARTS.index(part) if part in PARTS else len(PARTS), name != "loss", name

@@ -55,13 +55,17 @@ def metric_of(frame: pd.DataFrame, name: str) -> Metric:
 
 
 def own_metrics(frame: pd.DataFrame) -> list[str]:
-    """Returns the bare names of the metrics that select the trials of a table; several if their tasks differ.
+    """Returns the bare names of the metrics that select the trials of a table; several if their tasks differ."""
+    return [*dict.fromkeys(map(bare_name, _selecting(frame)))]
+
+
+def _selecting(frame: pd.DataFrame) -> list[str]:
+    """Returns the metrics that select the trials of a table.
 
     Those that no trial of the table has are left out: a table that was filtered may have lost the trials of a task.
     """
-    names = frame.attrs["objectives"]
-    measured = [name for name in names if name in frame and frame[name].notna().any()]
-    return [*dict.fromkeys(map(bare_name, measured or names or OBJECTIVES))]
+    names: list[str] = frame.attrs["objectives"] or [*OBJECTIVES]
+    return [name for name in names if name in frame and frame[name].notna().any()] or names
 
 
 def objectives(frame: pd.DataFrame) -> list[Metric]:
@@ -70,9 +74,8 @@ def objectives(frame: pd.DataFrame) -> list[Metric]:
     Raises:
         UserError: the trials have different objectives.
     """
-    bare, *others = own_metrics(frame)
-    names = [name for name in frame.attrs["objectives"] or OBJECTIVES if bare_name(name) in (bare, *others)]
-    if others:
+    names = _selecting(frame)
+    if len(own_metrics(frame)) > 1:
         raise UserError(
             f"one metric must select, and these trials have the objectives {', '.join(names)}",
             remedy=f"choose one with --metric, for example --metric {names[0]}",
