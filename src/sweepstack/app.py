@@ -74,7 +74,7 @@ def _run(cfg: DictConfig) -> float:
     from sweepstack.execution.undelivered import undelivered
     from sweepstack.hydra_adapter.ignored_settings import check_grid
     from sweepstack.hydra_adapter.trials import make_trial
-    from sweepstack.metrics import bare_name
+    from sweepstack.metrics import bare_name, rounded
     from sweepstack.paths import begin_in
     from sweepstack.tracking.address import own_options
     from sweepstack.trial import Outcome, Trial, TrialState
@@ -99,7 +99,7 @@ def _run(cfg: DictConfig) -> float:
             if not in_sweep:
                 selects = bare_name(trial.config.objective)
                 metrics = sorted((key, value) for key, value in outcome.metrics.items() if bare_name(key) == selects)
-                shown = "  ".join(f"{key} {value:.4f}" for key, value in metrics)
+                shown = "  ".join(f"{key} {rounded(value)}" for key, value in metrics)
                 print(printable(f"{trial.name}  {shown or outcome.reason}"))
 
     executor = InProcessExecutor()

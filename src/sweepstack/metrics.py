@@ -60,6 +60,11 @@ def bare_name(metric: str) -> str:
     return metric.rpartition("/")[2].removesuffix(BEST)
 
 
+def rounded(value: float) -> str:
+    """Returns a value of a metric as people read it: four digits after the point, or two that count if it is small."""
+    return format(value, ".4f" if 0.001 <= abs(value) < 1e6 or value == 0 else ".2g" if abs(value) < 1 else "g")
+
+
 def is_better(value: float, than: float, mode: Mode) -> bool:
     """True if a value of a metric is better than another one. NaN is never better; any number is better than NaN.
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
 
 from sweepstack.metrics import Metric
 from sweepstack.results.reporting.importance import Importance, importance, importance_bars
@@ -18,6 +19,10 @@ from sweepstack.results.reporting.plots.charts import by_param, learning_curves,
 from sweepstack.results.reporting.plots.heat_maps import heat_maps, pairs
 from sweepstack.results.reporting.plots.pareto import pareto, time_and_objective
 from sweepstack.results.reporting.plots.style import ORANGE, SINGLE, gid, png, svg, words
+from sweepstack.results.reporting.predicted import Predicted
+from sweepstack.results.reporting.recall import recall_bars, recall_of_classes, recall_of_labels
+from sweepstack.results.reporting.residuals import largest_residuals, predicted_and_true, residual_bars
+from sweepstack.results.selection.statistics import wilson
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.tracking.runs_as_rows import Row
 
@@ -271,3 +276,73 @@ def test_the_curves_of_a_sweep_of_seeds_alone_are_those_of_this_setting() -> Non
     history = pd.DataFrame([(run_id, 1, 0.5) for run_id in frame["run_id"]], columns=["run_id", "step", "value"])
     (legend,) = learning_curves(frame, history, ACCURACY, [0, 1], "").legends
     assert [text.get_text() for text in legend.get_texts()] == ["this setting"]
+
+
+def predicted(outputs: int = 1) -> Predicted:
+    """Ten items of the value 0, 1, ...; item 3 is predicted 5 too high, item 7 is 2 too low, the others are right."""
+    targets = np.arange(10, dtype=np.float32)[:, None].repeat(outputs, 1)
+    values = targets.copy()
+    values[3, 0] += 5
+    values[7, -1] -= 2
+    return Predicted(targets, values)
+
+
+def test_the_residuals_of_a_regression_are_drawn_and_the_largest_are_listed() -> None:
+    assert largest_residuals(predicted())[:2].tolist() == [[3, 0], [7, 0]]
+    (axes,) = predicted_and_true(predicted()).axes
+    line, marks, rings = axes.lines
+    assert np.asarray(line.get_xdata()).tolist() == np.asarray(line.get_ydata()).tolist() == [0, 9]
+    assert np.asarray(marks.get_xdata()).tolist() == [*range(10)]
+    assert np.asarray(marks.get_ydata()).tolist() == [0, 1, 2, 8, 4, 5, 6, 5, 8, 9]
+    assert np.asarray(rings.get_xdata())[:2].tolist() == [3, 7]
+    (axes,) = residual_bars(predicted()).axes
+    assert [bar.get_width() for bar in axes.patches][:2] == [-5, 2]  # type: ignore[attr-defined]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[:2] == ["item 3: true 3, predicted 8", "item 7: true 7, predicted 5"]
+
+
+def test_residuals_of_several_outputs_are_compared_in_units_of_their_spread() -> None:
+    found = predicted(2)
+    found.targets[:, 1] /= 100
+    found.values[:, 1] /= 100
+    assert largest_residuals(found)[:2].tolist() == [[3, 0], [7, 1]]
+    found.values[7, 1] -= 0.08
+    assert largest_residuals(found)[:2].tolist() == [[7, 1], [3, 0]]
+    panels = predicted_and_true(found).axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["output 0", "output 1"]
+    labels = [label.get_text() for label in residual_bars(found).axes[0].get_yticklabels()]
+    assert labels[0] == "item 7, output 1: true 0.07, predicted -0.03"
+    constant = Predicted(np.zeros((4, 1), np.float32), np.array([[0], [2], [0], [1]], np.float32))
+    assert largest_residuals(constant)[:2].tolist() == [[1, 0], [3, 0]]
+
+
+def test_recall_is_drawn_for_each_class_that_has_test_items_the_lowest_first() -> None:
+    uneven = recall_of_classes(np.array([[40, 0, 0], [5, 5, 0], [0, 0, 0]]))
+    assert uneven.uneven
+    assert not recall_of_classes(np.array([[8, 2], [5, 5]])).uneven
+    (axes,) = recall_bars(uneven).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["class 1 (of 10)", "class 0 (of 40)"]
+    assert [bar.get_width() for bar in axes.patches] == [0.5, 1.0]  # type: ignore[attr-defined]
+    (bars,) = [one for one in axes.containers if isinstance(one, ErrorbarContainer)]
+    ends = bars.lines[2][0].get_segments()
+    for end, (hits, count) in zip(ends, ((5, 10), (40, 40)), strict=True):
+        assert end[:, 0] == pytest.approx(wilson(hits, count))
+
+
+def test_recall_of_labels_counts_the_items_that_have_the_label() -> None:
+    targets = np.array([[1, 0], [1, 1], [0, 1], [1, 0]], np.float32)
+    values = np.array([[1, 1], [0, 1], [1, 0], [1, 0]], np.uint8)
+    found = recall_of_labels(Predicted(targets, values))
+    assert (found.found.tolist(), found.counts.tolist()) == ([2, 1], [3, 2])
+    labels = [label.get_text() for label in recall_bars(found).axes[0].get_yticklabels()]
+    assert labels == ["label 1 (of 2)", "label 0 (of 3)"]
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 7])
+def test_pictures_of_residuals_depend_on_the_data_alone_and_stay_small(outputs: int) -> None:
+    rng = np.random.default_rng(0)
+    found = Predicted(*rng.standard_normal((2, 20_000, outputs)).astype(np.float32))
+    once, again = (svg(predicted_and_true(found), "predicted") for _ in range(2))
+    assert once == again
+    assert len(once) < 1_000_000
+    assert svg(residual_bars(found), "residuals") == svg(residual_bars(found), "residuals")

@@ -351,7 +351,7 @@ def test_weights_that_are_gone_cost_the_pictures_of_mistakes_alone(terminal: Ter
         without = report("first", store=terminal.store)
     finally:
         weights.rename(folder / "weights.pt")
-    said = "The weights of the trial to use are not in the store, so its mistakes cannot be shown."
+    said = "The mistakes of the trial to use cannot be shown here: its weights are not in the store."
     assert said in Page(without.html).texts["p"]
     assert "plots/confusion.png" not in without.files
     assert "plots/curves.png" in without.files

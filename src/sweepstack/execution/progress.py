@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from sweepstack.errors import printable
 from sweepstack.events import Ended, Measured, Started
 from sweepstack.execution.listener import Listener
-from sweepstack.metrics import bare_name, is_better
+from sweepstack.metrics import bare_name, is_better, rounded
 from sweepstack.planning.plan import count
 from sweepstack.trial import Trial, TrialState
 
@@ -83,7 +83,7 @@ class Display(Listener):
                 f"Iteration: {at.step}. {' '.join(_by_iteration(name, metrics[name]) for name in shown)}{of}"
             )
         elif self._count == 1:
-            texts = [f"{name} {metrics[name]:.4f}" for name in shown]
+            texts = [f"{name} {rounded(metrics[name])}" for name in shown]
             self.on_message("  ".join([f"epoch {at.epoch}/{config.epochs}", *texts]))
         self._advance(event.trial, config.epochs * at.step / at.steps)
         self._update(
@@ -100,7 +100,7 @@ class Display(Listener):
         title = f"[{self._done}/{self._count}] {event.trial.name}"
         if event.outcome.state is TrialState.FINISHED:
             names = dict.fromkeys([objective, f"test/{bare_name(objective)}"])
-            texts = [f"{name} {metrics[name]:.4f}" for name in names if name in metrics]
+            texts = [f"{name} {rounded(metrics[name])}" for name in names if name in metrics]
             self.on_message("  ".join([title, *texts, f"{metrics['train_seconds']:.1f} s"]))
             self._update(best=self._best_with(event.trial, metrics))
         else:
@@ -114,7 +114,7 @@ class Display(Listener):
         best, name = self._best.get(objective, (math.nan, ""))
         if is_better(value, best, trial.config.mode):
             best, name = self._best[objective] = value, trial.name
-        return printable(f"best {objective} {best:.4f} ({name})") if name else ""
+        return printable(f"best {objective} {rounded(best)} ({name})") if name else ""
 
     def _advance(self, trial: Trial, epochs: float) -> None:
         known = self._epochs.get((trial.id, trial.number), 0.0)
@@ -130,4 +130,4 @@ def _by_iteration(name: str, value: float) -> str:
     """Returns a metric as PyTorch's tutorials print it: accuracies in percent."""
     bare = bare_name(name)
     title = bare.capitalize() if bare in ("loss", "accuracy") else name
-    return f"{title}: {100 * value:.2f}" if bare == "accuracy" else f"{title}: {value:.4f}."
+    return f"{title}: {100 * value:.2f}" if bare == "accuracy" else f"{title}: {rounded(value)}."

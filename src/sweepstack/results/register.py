@@ -12,7 +12,7 @@ from sweepstack.config.code_digest import sources
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.files.scratch import scratch
 from sweepstack.inference.classifier import Classifier, classifier, example, predict_test_images
-from sweepstack.metrics import bare_name
+from sweepstack.metrics import bare_name, rounded
 from sweepstack.results.reproduce import code_change
 from sweepstack.results.selection.predictions import count_changed_predictions
 from sweepstack.results.selection.select import select
@@ -67,7 +67,9 @@ def selected(store: Store, sweep: str) -> tuple[Record, str]:
 def describe_results(row: Row) -> str:
     """Returns the values of a run's objective on all parts of the data, in words."""
     selects = {bare_name(name) for name in objectives_of([(row.declared, row.metrics)])}
-    return "  ".join(f"{key} {value:.4f}" for key, value in sorted(row.metrics.items()) if bare_name(key) in selects)
+    return "  ".join(
+        f"{key} {rounded(value)}" for key, value in sorted(row.metrics.items()) if bare_name(key) in selects
+    )
 
 
 def register(store: Store, run: Record, name: str | None = None, alias: str = DEFAULT_ALIAS) -> Registered:

@@ -13,16 +13,17 @@ import pandas as pd
 
 from sweepstack.errors import printable
 from sweepstack.results.reporting import text
+from sweepstack.results.reporting.mistake_sections import make_mistake_sections
 from sweepstack.results.reporting.plots.style import SINGLE, png, svg
 from sweepstack.results.reporting.sections import (
     About,
     OnProgress,
     ReportSection,
     about_sweep,
-    make_mistake_sections,
     make_sections,
 )
 from sweepstack.results.reporting.tables import row_numbers, settings_table, trials_table, unfinished_table
+from sweepstack.results.tables.columns import kind
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.results.tables.objective import metric_of, own_metrics
 from sweepstack.results.tables.objective import objective as objective_of
@@ -161,12 +162,13 @@ def _reproduction(about: About) -> dict[str, Any] | None:
     trial, known = about.selection.trial, about.origin
     command = None if known.overrides is None else shlex.join(["python", "train.py", *known.overrides])
     commit = f"{known.commit}{', with uncommitted changes' if known.uncommitted else ''}" if known.commit else ""
+    items = "items" if kind(trial.get("task")) else "images"
     counts = ", ".join(f"{count:,} {part.replace('_', ' ')}" for part, count in known.counts.items())
     facts = [
         ("run", str(trial["run_id"])),
         ("git commit", commit),
         ("versions", ", ".join(f"{package} {version}" for package, version in known.versions.items())),
-        ("dataset", f"{known.dataset}: {counts} images" if counts else known.dataset),
+        ("dataset", f"{known.dataset}: {counts} {items}" if counts else known.dataset),
         ("dataset checksum", known.digest),
         ("trained", known.trained),
         ("resumed", known.recomposed),

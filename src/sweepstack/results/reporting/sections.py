@@ -12,7 +12,6 @@ import pandas as pd
 
 from sweepstack.errors import UserError
 from sweepstack.metrics import Metric
-from sweepstack.results.reporting import mistakes
 from sweepstack.results.reporting.importance import importance, importance_bars
 from sweepstack.results.reporting.params import MAX_LISTED_VALUES, setting, varied_params
 from sweepstack.results.reporting.plots import charts, heat_maps, pareto
@@ -171,21 +170,3 @@ def _time_section(about: About) -> ReportSection:
         "other setting is both faster and better."
     )
     return ReportSection("time", caption, drawn)
-
-
-def make_mistake_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSection]:
-    """Draws the mistakes of the selected model on the test images."""
-    if about.selection is None or about.origin is None:
-        return
-    on_progress("testing the selected model")
-    found = mistakes.answers_of(about.store, str(about.selection.trial["run_id"]), about.origin.digest)
-    if isinstance(found, str):
-        yield ReportSection("confusion", found)
-        return
-    caption = "Numbers are test images. A darker cell is a larger part of its row; correct answers are white."
-    yield ReportSection("confusion", caption, mistakes.confusion_matrix(found))
-    if len(mistakes.surest_mistakes(found)):
-        caption = "Above each image are its true class and the class that the model predicts."
-        yield ReportSection("wrong", caption, mistakes.wrong_images(found))
-    else:
-        yield ReportSection("wrong", "The model classifies every test image correctly.")

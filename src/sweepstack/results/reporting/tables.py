@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from sweepstack.metrics import rounded
 from sweepstack.results.reporting.params import SEED, value_text
 from sweepstack.results.reporting.plots.charts import measured
 from sweepstack.results.reporting.plots.pareto import time_metric
@@ -164,12 +165,14 @@ def _param_cell(value: Any) -> Cell:
 
 
 def _metric_cell(name: str, value: Any) -> Cell:
-    """Formats a metric or a count: accuracies and losses with four digits, seconds with two."""
+    """Formats a metric or a count; seconds with two digits after the point."""
     number = float(value)
     if math.isnan(number):
         return Cell("–", "", "number")
-    form = ".2f" if "seconds" in name else "g" if name in ("n", "failed") else ".4f"
-    return Cell(format(number, form if abs(number) < 1e6 else "g"), repr(number), "number")
+    if name in ("n", "failed"):
+        return Cell(f"{number:g}", repr(number), "number")
+    short = f"{number:.2f}" if "seconds" in name and abs(number) < 1e6 else rounded(number)
+    return Cell(short, repr(number), "number")
 
 
 def _rows_left_out(count: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweepstack.metrics import Metric, bare_name
+from sweepstack.metrics import Metric, bare_name, rounded
 from sweepstack.results.reporting.params import SEED, setting, value_text
 from sweepstack.results.reporting.plots.style import listed, shortened, words
 from sweepstack.results.selection.comparison import NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
@@ -48,11 +48,11 @@ def answer(selection: Selection, varied: Sequence[str]) -> Sentence:
     extreme = "highest" if objective.larger_is_better else "lowest"
     passed = _passed_over(selection)
     has = f" has the {extreme} {words(objective)}{_among(passed, best)}" if others else f" has a {words(objective)} of"
-    figure = f" {best['mean']:.4f}"
+    figure = f" {rounded(best['mean'])}"
     if best["n"] > 1:
         figure += f" on average over {best['n']} seeds"
     if np.isfinite(best["low"]):
-        figure += f" (95 % interval {best['low']:.4f} to {best['high']:.4f})"
+        figure += f" (95 % interval {rounded(best['low'])} to {rounded(best['high'])})"
     sentence = [(setting(selection.trial, varied), True) if varied else ("This setting", False)]
     sentence.append((f"{has}{',' if others else ''}{figure}", False))
     sentence.append((_tested(selection, several=best["n"] > 1), False))
@@ -112,7 +112,7 @@ def _why_passed_over(passed: pd.DataFrame, best: pd.Series[Any], varied: Sequenc
         lack = f"{first['failed']} of its {len(first['run_ids'])} trials gave no value"
     too = "" if not more else " (nor does that of 1 other)" if more == 1 else f" (nor do those of {more:,} others)"
     better = "higher" if objective.larger_is_better else "lower"
-    text = f" has a {better} mean, {first['mean']:.4f}, which does not count, since {lack}"
+    text = f" has a {better} mean, {rounded(first['mean'])}, which does not count, since {lack}"
     return [("; ", False), (setting(param_values(first, varied), varied), True), (f"{text}{too}", False)]
 
 
@@ -124,7 +124,7 @@ def _tested(selection: Selection, several: bool) -> str:
     whose = (
         f"the {words(bare_name(metric))} of the best of its trials" if several else f"its {words(bare_name(metric))}"
     )
-    return f"; on test data {whose} is {selection.trial[metric]:.4f}{inside}"
+    return f"; on test data {whose} is {rounded(selection.trial[metric])}{inside}"
 
 
 def no_answer(frame: pd.DataFrame, why: str) -> Sentence:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import printable
-from sweepstack.metrics import BEST
+from sweepstack.metrics import BEST, rounded
 from sweepstack.results.tables.columns import is_number, kind, written
 from sweepstack.results.tables.objective import own_metrics
 from sweepstack.tracking.params import as_text
@@ -176,11 +176,12 @@ def _for_readers(column: pd.Series[Any], metric: str | None) -> pd.Series[Any]:
 
 
 def _rounded(value: float, name: str) -> str:
-    """Formats accuracies and losses with four digits, seconds with one, and small values with two significant ones."""
+    """Formats a metric; seconds with one digit after the point, or two that count."""
     if math.isnan(value):
         return "-"
-    form, least = (".1f", 0.1) if "seconds" in name else (".4f", 0.001)
-    return format(value, form if least <= abs(value) < 1e6 or value == 0 else ".2g" if abs(value) < 1 else "g")
+    if "seconds" not in name:
+        return rounded(value)
+    return format(value, ".1f" if 0.1 <= abs(value) < 1e6 or value == 0 else ".2g" if abs(value) < 1 else "g")
 
 
 def _as_cell(value: Any) -> Any:

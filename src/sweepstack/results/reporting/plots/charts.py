@@ -23,6 +23,7 @@ from sweepstack.results.reporting.plots.style import (
     sentence_case,
     shortened,
     styled,
+    tick_text,
     title,
     words,
     wrapped,
@@ -271,7 +272,7 @@ def window(values: np.ndarray[Any, Any], objective: Metric, margin: float = 0.06
 def _ticks(axis: Scale, limits: tuple[float, float] | None) -> list[tuple[float, str]]:
     """Returns heights from 0 to 1 with labels: of the values, or of a few points in the range."""
     if limits is not None:
-        return [(part, f"{limits[0] + part * (limits[1] - limits[0]):.3f}") for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        return [(part, tick_text(limits[0] + part * (limits[1] - limits[0]))) for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
     if axis.ticks:
         heights = Scale(axis.kind, np.array(axis.ticks), [], []).fractions
         return list(zip(map(float, heights), axis.labels, strict=True))

@@ -19,6 +19,7 @@ from sweepstack.results.reporting.plots.style import (
     gid,
     shortened,
     styled,
+    tick_text,
     title,
     words,
     wrapped,
@@ -119,7 +120,7 @@ def _map(
         name = gid(inside) if len(inside) and len(frame) <= SINGLE else None
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=colour, ec="white", lw=1.5, gid=name))
         dark = known and np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
-        label = f"{value:.3f}" if known else "–"
+        label = tick_text(value) if known else "–"
         axes.text(column, row, label, ha="center", va="center", color="white" if dark else "black", fontsize=9)
         if {*best} & {*inside}:
             axes.add_patch(

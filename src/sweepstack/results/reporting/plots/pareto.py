@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sweepstack.metrics import Metric
+from sweepstack.metrics import Metric, rounded
 from sweepstack.results.reporting.params import setting
 from sweepstack.results.reporting.plots.charts import draw_marks, measured, window
 from sweepstack.results.reporting.plots.style import (
@@ -77,7 +77,7 @@ def time_and_objective(
                 va="bottom", color=BLUE, weight="bold", annotation_clip=True,
             )  # fmt: skip
             text = shortened(setting(frame.loc[[groups[index][0]]].iloc[0], varied) or "this setting", 70)
-            axes.plot([], [], " ", label=f"{number}   {text}: {values[index]:.4f} in {seconds[index]:.3g} s")
+            axes.plot([], [], " ", label=f"{number}   {text}: {rounded(values[index])} in {seconds[index]:.3g} s")
         axes.set(xlabel=words(metric), ylabel=wrapped(objective))
         legend(drawn, 1, handlelength=0, fontsize=9)
         title(drawn, f"What a better {words(objective)} costs")

@@ -174,6 +174,11 @@ def words(name: str) -> str:
     return shortened(name.replace("_", " "), 60)
 
 
+def tick_text(value: float) -> str:
+    """Returns a value of a metric as it is written into a plot."""
+    return f"{value:.3f}" if 0.01 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
+
+
 def sentence_case(text: str) -> str:
     """Returns a text with a capital at its beginning; the rest, such as RMSE, stays."""
     return text[:1].upper() + text[1:]
