@@ -17,6 +17,7 @@ from sweepstack.results.reproduce import code_change
 from sweepstack.results.selection.predictions import count_changed_predictions
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import table
+from sweepstack.results.tables.objective import objective
 from sweepstack.tracking import models
 from sweepstack.tracking.artifacts import artifact, config_of, location
 from sweepstack.tracking.objectives import objectives_of
@@ -50,17 +51,23 @@ class Registered:
     """True if no other registered model has this alias."""
 
 
-def selected(store: Store, sweep: str) -> tuple[Record, str]:
+def selected(store: Store, sweep: str, metric: str | None = None) -> tuple[Record, str]:
     """Selects the trial of a sweep to use; see `selection.select`.
+
+    Args:
+        store: the store with the sweep.
+        sweep: the name of the sweep.
+        metric: the metric that selects; by default the objective of the task.
 
     Returns:
         The run, and why its test accuracy is too good; that is empty if validation data selected it.
 
     Raises:
         StoreError: there is no such sweep.
-        UserError: none of its trials has finished.
+        UserError: none of its trials has finished, there is no such metric, or the trials have different objectives.
     """
-    selection = select(table(sweep, store=store))
+    frame = table(sweep, metric=metric, store=store)
+    selection = select(frame, objective=objective(frame, metric) if metric is not None else None)
     return record(store, str(selection.trial["run_id"])), selection.caution
 
 

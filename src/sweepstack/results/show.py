@@ -62,7 +62,7 @@ def _facts(run: Record) -> dict[str, str]:
 
 def _curves(store: Store, run: Record) -> list[str]:
     """Returns a line with a curve for each metric that has several steps."""
-    keys = [key for key in run.row.metrics if "/" in key and key not in NO_RESULTS and not key.endswith(BEST)]
+    keys = [key for key in run.row.metrics if key not in NO_RESULTS and not key.endswith(BEST)]
     keys.sort(key=_order_key)
     found = {key: history(store, run.row.run_id, key) for key in keys}
     curves = {key: points for key, points in found.items() if len({step for step, _ in points}) > 1}

@@ -75,9 +75,10 @@ def objectives(frame: pd.DataFrame) -> list[Metric]:
         UserError: the trials have different objectives.
     """
     names = _selecting(frame)
-    if len(own_metrics(frame)) > 1:
+    different = {bare_name(name): name for name in reversed(names)}
+    if len(different) > 1:
         raise UserError(
-            f"one metric must select, and these trials have the objectives {', '.join(names)}",
+            f"one metric must select, and these trials have the objectives {', '.join(sorted(different.values()))}",
             remedy=f"choose one with --metric, for example --metric {names[0]}",
         )
     return [metric_of(frame, name) for name in names]
