@@ -39,7 +39,7 @@ def load_test_data(config: TrialConfig, digest: str) -> Data:
     from sweepstack.inference import classifier
     from sweepstack.training.data import datasets
 
-    loaded = datasets.load_data(config.dataset, 0.0, classifier.CPU)
+    loaded = datasets.load_data(config.dataset, 0.0, classifier.CPU, config.task)
     if digest and loaded.facts.digest != digest:
         raise UserError(f"the checksum of its dataset was {digest}, and is {loaded.facts.digest} now")
     return loaded

@@ -69,10 +69,10 @@ def count_changed_predictions(store: Store, run_id: str, now: NDArray[Any]) -> i
 
 
 def _targets(store: Store, run_id: str, digest: str) -> NDArray[Any] | None:
-    from sweepstack.inference.classifier import load_test_labels  # loads PyTorch
+    from sweepstack.inference.classifier import load_test_targets  # loads PyTorch
 
     try:
-        found, targets = load_test_labels(config_of(store, run_id).dataset)
+        found, targets = load_test_targets(config_of(store, run_id))
     except UserError:
         return None
     return targets if found == digest else None
