@@ -73,6 +73,19 @@ def test_what_is_slower_together_trains_alone(digits_config):
     assert "alone" in choice.reason
 
 
+def test_the_user_may_force_a_stack_that_is_slower(digits_config, digits_run, tmp_path: Path):
+    net = {"model": {"_target_": f"{__name__}.SlowTogether", "in_features": 64, "out_features": 10}}
+    assert choose(rates(digits_config, 2, net), tmp_path / "choices.json").width == 1
+    forced = digits_run({"launch.stack": "force"})
+    choice = choose(rates(digits_config, 2, net), tmp_path / "choices.json", forced)
+    assert choice.width == 2
+    assert choice.reason.startswith("launch.stack is force: ")
+    net["model"]["_target_"] = f"{__name__}.Branching"  # which cannot be stacked at all
+    choice = choose([digits_config({**net, "seed": seed}) for seed in (0, 1)], run=forced)
+    assert choice.width == 1
+    assert choice.reason.startswith("torch.func.vmap cannot map it")
+
+
 def test_what_vmap_cannot_train_is_found_by_training_it(digits_config):
     net = {"model": {"_target_": f"{__name__}.Branching", "in_features": 64, "out_features": 10}}
     choice = choose([digits_config({**net, "seed": seed}) for seed in (0, 1)])

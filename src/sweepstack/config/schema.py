@@ -37,6 +37,13 @@ def _epoch_or_count(value: Any) -> Any:
     raise ValueError("Input should be epoch or a number of iterations from 1")
 
 
+def _flag_or_force(value: Any) -> Any:
+    """Checks both branches of the union with one message; pydantic would give one for each."""
+    if isinstance(value, bool) or value == "force":
+        return value
+    raise ValueError("Input should be true, false or force")
+
+
 def _known_metric(name: str) -> str:
     """Checks that sweepstack knows a metric."""
     if name not in KNOWN:
@@ -278,7 +285,7 @@ class LaunchConfig(Section):
     """How the trials of a sweep are executed. It changes results by rounding at most."""
 
     dry_run: Annotated[bool, Field(strict=True, examples=["true"])] = False
-    stack: Annotated[bool, Field(strict=True, examples=["true"])] = True
+    stack: Annotated[bool | Literal["force"], BeforeValidator(_flag_or_force), Field(examples=["true"])] = True
     width: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[64])] = None
 
 

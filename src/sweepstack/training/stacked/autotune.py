@@ -103,11 +103,13 @@ def choose(
 
 def _time_all_ways(configs: Sequence[TrialConfig], run: RunConfig, data: Data, plain_threads: int) -> StackSettings:
     config, count = configs[0], len(configs)
+    forced = run.launch.stack == "force"
+    may_refuse = run.launch.width is None and not forced
     alone = _plain_epoch(config, data, plain_threads)
     per_step = 1e6 / data.steps_per_epoch(config.batch_size)
     narrow = min(NARROW, count)
     seconds = min(_stacked_epoch(configs[:narrow], data, threads) for threads in _thread_counts(run, data))
-    if run.launch.width is None and seconds > HOPELESS * narrow * alone:  # a wide one would take long to time
+    if may_refuse and seconds > HOPELESS * narrow * alone:  # a wide one would take long to time
         reason = f"{seconds / narrow * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
         return StackSettings(1, plain_threads, alone, reason)
     fitting = _fitting_width(config, data)
@@ -129,7 +131,8 @@ def _time_all_ways(configs: Sequence[TrialConfig], run: RunConfig, data: Data, p
     reason = (
         f"{_total(best, count) / count * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
     )
-    if run.launch.width is None and alone * count < _total(best, count):
+    reason = f"launch.stack is force: {reason}" if forced else reason
+    if may_refuse and alone * count < _total(best, count):
         return StackSettings(1, plain_threads, alone, reason)
     narrow_why = f", {best.width} fit into memory" if best.width == _balanced(count, fitting) < count else ""
     return StackSettings(best.width, best.threads, best.epoch_seconds, reason + narrow_why)
@@ -253,6 +256,7 @@ def _cache_key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> st
         source = ""
     program = [importlib.metadata.version("sweepstack"), torch.__version__, source]
     parts = [stack_key(config, run), len(configs), seeds, numbers, run.launch.width, len(data.train), device, program]
+    parts += ["force"] if run.launch.stack == "force" else []
     return hashlib.sha1(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()
 
 
