@@ -169,7 +169,7 @@ def test_fresh_weights_are_drawn_from_the_seed():
 
 def test_an_optimizer_gets_its_keywords():
     config = OptimizerConfig(target="torch.optim.Adam", lr=0.25, betas=[0.5, 0.75], amsgrad=True)
-    optimizer = optimizers.build_optimizer(config, nn.Linear(2, 2).parameters())
+    optimizer = optimizers.build_optimizer(config, nn.Linear(2, 2))
     (group,) = optimizer.param_groups
     assert isinstance(optimizer, torch.optim.Adam)
     assert (group["lr"], *group["betas"], group["amsgrad"]) == (0.25, 0.5, 0.75, True)

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.config.parsing import parse, resolve_config
-from sweepstack.config.schema import GROUPS, Mark, RunConfig, TaskConfig, TrialConfig, marked, unused
+from sweepstack.config.schema import GROUPS, Mark, OwnSchedule, RunConfig, TaskConfig, TrialConfig, marked, unused
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
 from sweepstack.hydra_adapter.private import yaml_text
@@ -127,8 +127,12 @@ def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dic
             params |= {f"{key}.{name}": part for name, part in value.items() if name not in hidden}
         elif key == "task":
             params |= _task_params(config.task, value)
+        elif isinstance(value, dict):
+            params |= {f"{key}.{name}": part for name, part in value.items()}
         else:
             params[key] = value
+    if isinstance(config.schedule, OwnSchedule) and choices["schedule"] == "own":
+        params["schedule"] = config.schedule.target
     params |= run.model_dump(include=marked(RunConfig, Mark.RECORDED))
     return {re.sub(r"[^\w\-. /]", "_", name): value for name, value in params.items()}
 

@@ -59,9 +59,14 @@ class Data:
             digest.update(tensor.cpu().contiguous().numpy().data)
         return DatasetFacts(digest.hexdigest()[:16], len(self.train), len(self.held_out), len(self.test_labels))
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Returns the number of batches in an epoch, including the last, short one."""
-        return -(-len(self.train) // batch_size)
+    def steps_per_epoch(self, batch_size: int, accumulate: int = 1) -> int:
+        """Returns the number of updates in an epoch, including the last, short one.
+
+        Args:
+            batch_size: images in a batch.
+            accumulate: batches for each update.
+        """
+        return -(-len(self.train) // (batch_size * accumulate))
 
     def batches(self, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the batches of one epoch: images [batch, *shape] and labels [batch] on `device`.
