@@ -21,6 +21,8 @@ from sweepstack.training.stacked.vmap_model import MappedModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Measurement, Outcome, TrialState
 
+from .. import here
+from ..terminal import new_store
 from .test_checkpoint import SELDOM, Trials, after, assert_same_bits, timeless
 from .test_stacked_loop import data_of, distance
 
@@ -263,3 +265,36 @@ def test_the_test_data_must_not_select(digits_config, changes, key):
         f"validation_split must hold data out for {key}, which would else select by the test data, got 0.0; "
         "for example validation_split=0.1"
     )
+
+
+# As it is recorded
+
+
+def test_a_record_has_the_figures_of_the_best_measurement_and_says_why_it_ended_early(
+    tmp_path, empty_database, monkeypatch
+):
+    store = new_store(tmp_path, empty_database)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    words = ("-m", "dataset=digits", "epochs=6", "optimizer.lr=3", "evaluate_every=5", "keep_best=true")
+    words += ("early_stopping={patience:3}", "schedule=constant,plateau,warmup_cosine", "seed=1,2")
+    words += ("optimizer.groups=[{params:[biases,norms],weight_decay:0}]",)
+    done = here.train(*words)
+    assert (done.code, done.err) == (0, "")
+    rows = store.rows("all")
+    assert len(rows) == 6
+    early = 0
+    for row in rows:
+        history = [point.value for point in store.client.get_metric_history(row.run_id, "val/accuracy")]
+        assert row.metrics["val/accuracy"] == row.metrics["val/accuracy_best"] == max(history)
+        assert row.state == "FINISHED"
+        assert row.params["early_stopping.patience"] == "3"
+        assert row.params["keep_best"] == "true"
+        assert "weight_decay" in row.params["groups"]
+        assert "ema" not in row.params
+        early += row.reason.startswith("stopped early after step ")
+    assert early
+    assert "6 trials trained before: not trained again" in here.train(*words).out
+    table = here.sweepstack("table")
+    assert (table.code, table.err) == (0, "")
+    assert "stopped early after step " in table.out
