@@ -177,7 +177,7 @@ def test_a_trial_stopped_anywhere_ends_where_an_undisturbed_one_does(digits_conf
 STACKS: dict[str, Callable[..., list[list[dict[str, Any]]]]] = {
     "epochs that share a training": lambda: [[{"epochs": 2}, {"epochs": 6}, {"epochs": 8, "evaluate_every": 4}]],
     "with and without": lambda: [
-        [{"epochs": 3}, {"epochs": 8}, {"epochs": 8, "early_stopping": None}, {"epochs": 8, "keep_best": False}]
+        [{"epochs": 3}, {"epochs": 8}, {"epochs": 8, "early_stopping": {}}, {"epochs": 8, "keep_best": False}]
     ],
     "a stack": lambda: [
         [{"epochs": 4, "seed": 1}, {"epochs": 8, "seed": 1}],
@@ -276,9 +276,9 @@ def test_a_record_has_the_figures_of_the_best_measurement_and_says_why_it_ended_
     store = new_store(tmp_path, empty_database)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-    words = ("-m", "dataset=digits", "epochs=6", "optimizer.lr=3", "evaluate_every=5", "keep_best=true")
-    words += ("early_stopping={patience:3}", "schedule=constant,plateau,warmup_cosine", "seed=1,2")
-    words += ("optimizer.groups=[{params:[biases,norms],weight_decay:0}]",)
+    words = ["-m", "dataset=digits", "epochs=6", "optimizer.lr=3", "evaluate_every=5", "keep_best=true"]
+    words += ["early_stopping.patience=3", "schedule=constant,plateau,warmup_cosine", "seed=1,2"]
+    words += ["optimizer.groups=[{params:[biases,norms],weight_decay:0}]"]
     done = here.train(*words)
     assert (done.code, done.err) == (0, "")
     rows = store.rows("all")

@@ -344,9 +344,9 @@ class CheckpointConfig(Section):
 
 class EarlyStoppingConfig(Section):
     """Ends a training at the measurement that is the `patience`-th in a row whose objective is not better than the best
-    before by more than `min_delta`. The trial is FINISHED."""
+    before by more than `min_delta`. The trial is FINISHED. Without `patience`, no training ends early."""
 
-    patience: Annotated[Int, Field(ge=1, examples=[3])]
+    patience: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[3])] = None
     min_delta: Annotated[Float, Field(ge=0, examples=[0.0])] = 0.0
 
 
@@ -374,7 +374,7 @@ class TrialConfig(Section):
     clip_norm: Annotated[Annotated[Float, Field(gt=0)] | None, Field(examples=[1.0])] = None
     accumulate: Annotated[Int, Field(ge=1, examples=[4]), Mark.PARSED] = 1
     ema: Annotated[Annotated[Float, Field(gt=0, lt=1)] | None, Field(examples=[0.999]), Mark.PARSED] = None
-    early_stopping: Annotated[EarlyStoppingConfig | None, Field(examples=["{patience:3}"]), Mark.PARSED] = None
+    early_stopping: Annotated[EarlyStoppingConfig, Mark.PARSED] = EarlyStoppingConfig()
     keep_best: Annotated[bool, Field(strict=True, examples=["true"]), Mark.PARSED] = False
     validation_split: Annotated[Float, Field(ge=0, lt=1, examples=[0.1]), Mark.HASHED_AT_DEFAULT] = 0.1
     evaluate_every: Annotated[

@@ -37,7 +37,7 @@ def check_selection(config: TrialConfig) -> None:
         ConfigError: the test data would decide, because nothing is held out.
     """
     uses = {
-        "early_stopping": config.early_stopping is not None,
+        "early_stopping": config.early_stopping.patience is not None,
         "keep_best": config.keep_best,
         "schedule=plateau": isinstance(config.schedule, PlateauSchedule),
     }

@@ -39,7 +39,9 @@ class ObjectiveTracker:
     def __init__(self, config: TrialConfig) -> None:
         self._config = config
         self._is_used = (
-            config.early_stopping is not None or config.keep_best or isinstance(config.schedule, PlateauSchedule)
+            config.early_stopping.patience is not None
+            or config.keep_best
+            or isinstance(config.schedule, PlateauSchedule)
         )
         self._counts = self._plateau, self._early, self._best = _Patience(), _Patience(), _Patience()
         self.factor = 1.0
@@ -57,7 +59,7 @@ class ObjectiveTracker:
         if isinstance(schedule, PlateauSchedule) and self._plateau.take(value, mode) > schedule.patience:
             self.factor = max(self.factor * schedule.factor, schedule.min_factor)
             self._plateau.waited = 0
-        if early is not None:
+        if early.patience is not None:
             self.ends_early = self._early.take(value, mode, early.min_delta) >= early.patience
         return config.keep_best and self._best.take(value, mode) == 0
 
