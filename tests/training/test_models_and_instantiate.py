@@ -309,7 +309,7 @@ def test_a_model_that_gives_no_tensor_is_named(digits_config, tmp_path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     config = digits_config({"model": {"_target_": "own_pair.Pair", "in_features": 64, "out_features": 10}})
     assert refusal(check_trial, config, "cpu").startswith(
-        "model must give one logit for each of the 10 classes, own_pair.Pair gives tuple; "
+        "model must give one tensor when it is evaluated, own_pair.Pair gives tuple; "
     )
 
 

@@ -170,6 +170,11 @@ class LossConfig(TargetConfig):
     """
 
 
+class StepConfig(TargetConfig):
+    """A training step: `target(model, (images, targets), loss, **keywords)` gives the loss of a batch, a tensor without
+    axes. `loss(outputs, targets)` is that of the task."""
+
+
 class MetricConfig(TargetConfig):
     """A metric of one's own: `target(outputs, targets, **keywords)` gives one number for a whole part of the data.
 
@@ -371,6 +376,7 @@ class TrialConfig(Section):
     epochs: Annotated[Int, Field(ge=1, examples=[5]), Mark.PARSED]
     batch_size: Annotated[Int, Field(ge=1, examples=[100]), Mark.PARSED]
     seed: Annotated[Int, Field(ge=0, le=MAX_SEED, examples=[0]), Mark.PARSED, Mark.HASHED_AT_DEFAULT] = 0
+    step: Annotated[StepConfig | None, Field(examples=["{_target_:my.step}"])] = None
     clip_norm: Annotated[Annotated[Float, Field(gt=0)] | None, Field(examples=[1.0])] = None
     accumulate: Annotated[Int, Field(ge=1, examples=[4]), Mark.PARSED] = 1
     ema: Annotated[Annotated[Float, Field(gt=0, lt=1)] | None, Field(examples=[0.999]), Mark.PARSED] = None

@@ -25,9 +25,9 @@ from sweepstack.training.objective import ObjectiveTracker
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
-from sweepstack.training.trainer import diverged, failed, killed, update_metrics
+from sweepstack.training.trainer import diverged, finished, killed, undefined_metric, unmeasurable, update_metrics
 from sweepstack.training.updates import in_groups
-from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState, Verdict
+from sweepstack.trial import Measurement, OnMeasured, Outcome, Verdict
 
 SHRINK = 0.75
 """A stack goes on with the members that still train once these are at most so many of it. A member that leaves changes
@@ -321,28 +321,35 @@ def _measure(
     step: int,
     clock: Clock,
     predicted: list[Tensor],
-) -> tuple[Tensor, Tensor] | None:
-    """Measures the members and reports to the readers that are due; a reader that answers STOP leaves KILLED.
+) -> list[dict[str, float]] | None:
+    """Measures the members and reports to the readers that are due; a reader that answers STOP leaves KILLED, and one
+    with a metric that is NaN leaves FAILED.
 
     Args:
         losses: of this epoch, [updates, K].
         factors: of the schedules at this step, [K].
-        predicted: receives the classes that the members predict, if they are measured on the test data.
+        predicted: receives the members' predictions, if they are measured on the test data.
 
     Returns:
-        Loss and accuracy of each member, [K]; None if no reader is due.
+        The loss and the metrics of each member; None if no reader is due.
     """
     steps = data.steps_per_epoch(members[0].config.batch_size, members[0].config.accumulate)
     due = [(index, r) for index, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
     if not due:
         return None
-    values, accuracies = model.evaluate(data.evaluation, None if len(data.held_out) else predicted)
+    measured = model.evaluate(data.evaluation, None if len(data.held_out) else predicted)
     best: list[tuple[int, TrialReader]] = []
     for index, reader in due:
         config, metrics = reader.config, reader.metrics
         by_epoch = config.evaluate_every == "epoch"
         metrics["train/loss"] = float(losses[:, index].mean() if by_epoch else losses[-1, index])
-        update_metrics(config, float(values[index]), float(accuracies[index]), metrics)
+        update_metrics(config, measured[index], metrics)
+        if (undefined := undefined_metric(measured[index])) is not None:
+            clock.divide(members)
+            for one in _leave(members[index], [reader]):
+                name = f"{config.selecting_part}/{undefined}"
+                _give(one, unmeasurable(name, step, _timed(one, clock)), clock)
+            continue
         if reader.tracker.is_best(metrics):
             best.append((index, reader))
         reported = {**metrics, "train/lr": config.optimizer.lr * float(factors[index])}
@@ -355,7 +362,7 @@ def _measure(
     if best:
         clock.divide(members)
         _keep(best, model, data, clock)
-    return values, accuracies
+    return measured
 
 
 def _keep(
@@ -363,23 +370,27 @@ def _keep(
     model: StackedModel | SingleModel,
     data: Data,
     clock: Clock,
-    tested: tuple[Tensor, Tensor] | None = None,
+    tested: Sequence[Mapping[str, float]] | None = None,
     predicted: list[Tensor] | None = None,
 ) -> None:
     """Sets `kept` of some readers to the weights and the metrics that their members have now.
 
     Args:
         chosen: the readers, each with the index of its member.
-        tested: loss and accuracy of each member on the test data, [K], if they are known; `predicted` has the classes.
+        tested: the loss and the metrics of each member on the test data if they are known; `predicted` has the
+            predictions then.
     """
     with clock.stopped():
         predicted = [] if tested is None or predicted is None else predicted
-        values, accuracies = tested or model.evaluate(data.test, predicted)
-        classes = torch.cat(predicted, 1).cpu()
+        measured = tested or model.evaluate(data.test, predicted)
+        predictions = torch.cat(predicted, 1).cpu()
         for index, reader in chosen:
-            on_test = {"test/loss": float(values[index]), "test/accuracy": float(accuracies[index])}
-            weights, predictions = model.weights(index), classes[index].clone()
-            reader.kept = {"figures": {**reader.metrics, **on_test}, "weights": weights, "predictions": predictions}
+            figures = {**reader.metrics, **{f"test/{name}": value for name, value in measured[index].items()}}
+            reader.kept = {
+                "figures": figures,
+                "weights": model.weights(index),
+                "predictions": predictions[index].clone(),
+            }
 
 
 def _end_trials(
@@ -388,7 +399,7 @@ def _end_trials(
     data: Data,
     step: int,
     clock: Clock,
-    tested: tuple[Tensor, Tensor] | None,
+    tested: list[dict[str, float]] | None,
     predicted: list[Tensor],
 ) -> None:
     """Lets the readers leave that are at their end; those that have kept no best measurement are tested, unless they
@@ -402,15 +413,9 @@ def _end_trials(
         _keep(untested, model, data, clock, tested, predicted)
     for index, reader in ending:
         _leave(members[index], [reader])
-        kept, metrics = reader.kept, _timed(reader, clock)
-        assert kept is not None
-        metrics.update(kept["figures"])
-        if not math.isfinite(metrics["test/loss"]):  # the very last updates can be the ones that diverge
-            _give(reader, failed(reader.config, metrics["test/loss"], step, steps, metrics), clock)
-            continue
-        why, predictions = reader.tracker.why_early(step, steps * reader.config.epochs), kept["predictions"].numpy()
-        outcome = Outcome(TrialState.FINISHED, metrics, why, weights=kept["weights"], predictions=predictions)
-        _give(reader, outcome, clock)
+        assert reader.kept is not None
+        metrics = _timed(reader, clock)
+        _give(reader, finished(reader.config, reader.kept, reader.tracker, step, steps, metrics), clock)
 
 
 def _kill(members: Sequence[Member], step: int, steps: int, clock: Clock) -> None:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models
-from sweepstack.training.losses import build_loss
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import seed_all
 from sweepstack.training.stacked.model import EVALUATED, Batches
+from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.trainer import autocast_of, evaluate, restore, state_of, warm_up
 from sweepstack.training.updates import Batch, Updater
 
@@ -31,7 +31,7 @@ class SingleModel:
         seed_all(config.seed)
         self._model = models.build_model(config.model).to(device).train()
         self._attributes = Attributes(self._model)
-        self._autocast, self._loss = autocast_of(config, device), build_loss(config, device)
+        self._autocast, self._task = autocast_of(config, device), BuiltTask(config, device)
         self._updater = Updater(config, self._model, self._loss_of)
         self._factors: Iterator[float] = iter(())
         self.seeds = [config.seed]
@@ -42,7 +42,7 @@ class SingleModel:
 
     def _loss_of(self, images: Tensor, labels: Tensor) -> Tensor:
         with self._autocast:
-            return self._loss.mean(self._model(images), labels)
+            return self._task.batch_loss(self._model, images, labels)
 
     def step(self, images: Tensor, labels: Tensor, *more: Batch) -> Tensor:
         """See `StackedModel.step`; images are [1, batch, ...], losses [1].
@@ -54,14 +54,14 @@ class SingleModel:
         batches = [(images[0], labels[0]) for images, labels in ((images, labels), *more)]
         return self._updater.update(batches, next(self._factors))[None]
 
-    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> list[dict[str, float]]:
         """See `StackedModel.evaluate`."""
-        classes: list[Tensor] = []
+        parts: list[Tensor] = []
         with self._updater.averaged():
-            loss, accuracy = evaluate(self._model, batches(EVALUATED), self._autocast, self._loss, classes)
+            measured = evaluate(self._model, batches(EVALUATED), self._autocast, self._task, parts)
         if predicted is not None:
-            predicted += [part[None] for part in classes]
-        return torch.tensor([loss], dtype=torch.float64), torch.tensor([accuracy], dtype=torch.float64)
+            predicted += [part[None] for part in parts]
+        return [measured]
 
     def weights(self, member: int) -> dict[str, Tensor]:
         """See `StackedModel.weights`."""
