@@ -19,7 +19,6 @@ from torch.utils.data import TensorDataset
 from sweepstack.config.schema import DatasetConfig, TaskConfig
 from sweepstack.errors import DataError
 from sweepstack.training.data import download, user_dataset
-from sweepstack.training.tasks.built import build_task
 from sweepstack.trial import DatasetFacts
 
 CLASSES = TaskConfig()
@@ -176,6 +175,8 @@ def load_data(config: DatasetConfig, validation_split: float, device: torch.devi
 
 @functools.lru_cache(maxsize=2)
 def _load(config_json: str, validation_split: float, device_name: str, task_json: str) -> Data:
+    from sweepstack.training.tasks.built import build_task  # tasks import `conversion`, which imports this file first
+
     config = DatasetConfig.model_validate_json(config_json)
     device = torch.device(device_name)
     check_targets = build_task(TaskConfig.model_validate_json(task_json)).check_targets
