@@ -128,7 +128,10 @@ class DatasetConfig(TargetConfig):
 
 
 class ModelConfig(TargetConfig):
-    """A model: `target(**keywords)` returns an `nn.Module` from images [N, *shape] to logits [N, classes]."""
+    """A model: `target(**keywords)` returns an `nn.Module` from images [N, *shape] to the outputs of the task.
+
+    The outputs of a classification are logits [N, classes].
+    """
 
 
 class GroupConfig(BaseModel):
@@ -165,8 +168,9 @@ class OptimizerConfig(TargetConfig):
 class LossConfig(TargetConfig):
     """A loss: `target(**keywords)` gives a callable.
 
-    It takes logits [n, classes] and labels int64 [n], and gives their mean loss, a tensor without axes that has a
-    gradient. A keyword `weight` or `pos_weight` that is a list of numbers becomes a tensor.
+    It takes the outputs of a batch and its targets (of classes logits [n, classes] and labels int64 [n]), and gives
+    their mean loss, a tensor without axes that has a gradient. A keyword `weight` or `pos_weight` that is a list of
+    numbers becomes a tensor.
     """
 
 
