@@ -21,8 +21,8 @@ from PIL import Image
 
 from sweepstack.cli.main import main
 from sweepstack.config import code_digest
-from sweepstack.inference.classifier import METADATA_FILE
-from sweepstack.results import reproduce
+from sweepstack.inference.predictor import METADATA_FILE
+from sweepstack.results import repetition
 from sweepstack.results.selection.predictions import compare_with_targets
 from sweepstack.tracking.artifacts import artifact, predictions
 from sweepstack.tracking.models import files, load_model, registered, version
@@ -194,7 +194,7 @@ def test_a_model_that_version_0_1_has_registered_is_loaded(terminal: Terminal, b
     model = terminal.store.client.get_logged_model(source.removeprefix("models:/"))
     shutil.copytree(model.artifact_location.removeprefix("file://"), tmp_path / "model")
     about = tmp_path / "model" / "MLmodel"
-    about.write_text(about.read_text().replace("sweepstack.inference.classifier", "sweepstack.training.predicting"))
+    about.write_text(about.read_text().replace("sweepstack.inference.predictor", "sweepstack.training.predicting"))
     assert "loader_module: sweepstack.training.predicting" in about.read_text()
     assert load_model(tmp_path / "model").config.dataset.classes == 10
 
@@ -297,7 +297,7 @@ def test_a_model_that_predicts_otherwise_is_not_registered(terminal: Terminal, r
     finally:
         file.write_bytes(before)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert f"({row.run_id}) predicts 6 of 360 test images differently; restore its code, or train" in done.stderr
+    assert f"({row.run_id}) predicts 6 of 360 test items differently; restore its code, or train" in done.stderr
 
 
 # predict
@@ -502,12 +502,12 @@ def test_what_was_trained_alone_is_equal_bit_for_bit(
 def test_what_does_not_end_the_same_is_told_with_its_figures(terminal: Terminal) -> None:
     store: Store = terminal.store
     one, other = (find_run(store, name) for name in ("lr=0.3", "lr=0.01"))
-    found = reproduce.compare(store, one, store, other)
+    found = repetition.compare(store, one, store, other)
     assert not found.equal
     assert found.how == "it is not the same trial any more: the config has changed"
-    assert any(re.match(r"test predictions: \d+ of 360 images differ", line) for line in found.differences)
+    assert any(re.match(r"test predictions: \d+ of 360 items differ", line) for line in found.differences)
     assert any(line.startswith("val/accuracy: ") for line in found.differences)
-    assert reproduce.compare(store, one, store, one) == reproduce.Comparison(True, "bit for bit", ())
+    assert repetition.compare(store, one, store, one) == repetition.Comparison(True, "bit for bit", ())
 
 
 def changed(run: Record, trained: str = "stacked, 2 trajectories wide, 1 thread (...)", **metrics: float) -> Record:
@@ -519,19 +519,19 @@ def changed(run: Record, trained: str = "stacked, 2 trajectories wide, 1 thread 
 def test_what_is_allowed_to_differ_depends_on_how_it_was_trained(terminal: Terminal, own: Row) -> None:
     store = terminal.store
     alone, loss = find_run(store, own.run_id), own.metrics["test/loss"]
-    found = reproduce.compare(store, alone, store, changed(alone, test_loss=loss * 1.000001))
+    found = repetition.compare(store, alone, store, changed(alone, test_loss=loss * 1.000001))
     assert (found.equal, found.how) == (False, "it was trained by the plain trainer, so every bit counts")
     other_company = replace(alone, tags={**alone.tags, "recomposed": "a stack of 2 failed"})
-    found = reproduce.compare(store, other_company, store, changed(alone, test_loss=loss * 1.000001))
+    found = repetition.compare(store, other_company, store, changed(alone, test_loss=loss * 1.000001))
     assert found.equal
     assert found.how.startswith(
         "within rounding: it did not end in the stack that it began in (a stack of 2 failed), and the"
     )
     stacked = changed(alone)
-    found = reproduce.compare(store, stacked, store, changed(alone, test_loss=loss * 1.000001))
+    found = repetition.compare(store, stacked, store, changed(alone, test_loss=loss * 1.000001))
     assert found.equal
     assert found.how.startswith("within rounding: it was trained in a stack, and the weights differ by 0 (")
-    found = reproduce.compare(store, stacked, store, changed(alone, test_loss=loss * 1.01))
+    found = repetition.compare(store, stacked, store, changed(alone, test_loss=loss * 1.01))
     assert not found.equal
     assert "the losses differ by up to 0.0099 of their size (0.001 is allowed)" in found.how
 
@@ -539,21 +539,21 @@ def test_what_is_allowed_to_differ_depends_on_how_it_was_trained(terminal: Termi
 def test_weights_far_apart_are_not_equal_though_the_figures_are(terminal: Terminal) -> None:
     store = terminal.store
     one, other = (changed(find_run(store, name)) for name in ("lr=0.3", "lr=0.01"))
-    found = reproduce.compare(
+    found = repetition.compare(
         store, one, store, replace(other, row=replace(other.row, metrics=one.row.metrics), tags=one.tags)
     )
     assert not found.equal
     assert re.fullmatch(r"it was trained in a stack, and the weights differ by [\d.]+ of their size .*", found.how)
-    assert reproduce.KINKS not in found.differences  # of logistic regression
+    assert repetition.KINKS not in found.differences  # of logistic regression
 
 
 def test_kinks_are_named_where_a_network_with_relu_is_not_equal(terminal: Terminal) -> None:
     store = terminal.store
     (row,) = [row for row in store.rows("all") if row.state == "FAILED"]
     run = find_run(store, row.run_id)
-    found = reproduce.compare(store, changed(run, train_loss=1.0), store, changed(run, train_loss=1.1))
+    found = repetition.compare(store, changed(run, train_loss=1.0), store, changed(run, train_loss=1.1))
     assert not found.equal
-    assert found.differences[-1] == reproduce.KINKS
+    assert found.differences[-1] == repetition.KINKS
 
 
 def test_models_of_others_are_left_alone(terminal: Terminal, best: Result) -> None:

@@ -127,9 +127,9 @@ def test_a_registered_model_comes_along(terminal: Terminal, tmp_path: Path) -> N
     assert (again.returncode, again.stderr.count(SAID)) == (0, 1)
     assert (new.folder / "again" / "0" / "weights.pt").exists()
     assert new.type("sweepstack", "register", "--alias", "second").returncode == 0
-    from sweepstack.results.register import load_classifier
+    from sweepstack.results.register import load_predictor
 
     for alias in ("best", "second"):
-        with load_classifier(new.store, alias) as (_, what):
+        with load_predictor(new.store, alias) as (_, what):
             assert what.startswith("digits, version ")
     assert not old.folder.exists()

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import ConfigError
-from sweepstack.inference.classifier import has_kinks
+from sweepstack.inference.weights import has_kinks
 from sweepstack.training.checks import check_last_batch, check_trial
 from sweepstack.training.data.datasets import load_data
 from sweepstack.training.hardware import choose_threads

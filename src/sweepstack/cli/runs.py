@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from sweepstack.errors import UserError, as_typed, printable
 
 if TYPE_CHECKING:
-    from sweepstack.inference.classifier import Classifier
+    from sweepstack.cli.answers import Answered
+    from sweepstack.inference.predictor import Predictor
 
 store_option = click.option(
     "--store",
     metavar="URI",
     help="Tracking store. [default: MLFLOW_TRACKING_URI, else the project's mlruns/mlflow.db]",
 )
-NEXT_BEST = 2
-"""The number of classes that are shown after the most probable one."""
 
 
 @click.command()
@@ -64,73 +61,58 @@ def register(
     own = own_options(store)
     is_default = done.alias == register.DEFAULT_ALIAS and done.only
     option = "" if is_default else f"--model {shlex.quote(f'{done.name}@{done.alias}')} "
-    click.echo(f"Predict:  sweepstack predict {option}{shlex.join([*own, 'IMAGE.png'])}")
+    click.echo(f"Predict:  sweepstack predict {option}{shlex.join([*own, done.file])}")
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option(
     "--model",
     "model",
     default="best",
     show_default=True,
     metavar="ALIAS|NAME@ALIAS|RUN",
-    help="Which model classifies; MLflow's models:/... and runs:/... work, too.",
+    help="Which model predicts; MLflow's models:/... and runs:/... work, too.",
 )
 @click.option("--format", "form", type=click.Choice(["text", "csv", "json"]), default="text", show_default=True)
 @store_option
-def predict(images: tuple[Path, ...], model: str, form: str, store: str | None) -> None:
-    """Classify PNG or JPEG pictures of handwritten digits."""
+def predict(files: tuple[Path, ...], model: str, form: str, store: str | None) -> None:
+    """Predict what is in each FILE: rows of numbers (.csv: a line for each item, in the order of the flattened
+    dataset.shape, with or without a header), tensors (.npy: one item, or several along the first axis), or else a PNG
+    or JPEG picture of a handwritten digit. Numbers are those that the dataset gives, before dataset.mean and
+    dataset.std are applied."""
+    from sweepstack.cli.answers import print_answers
     from sweepstack.results import register
     from sweepstack.tracking.store import Store
 
     bad: list[str] = []
-    with register.load_classifier(Store(store), model) as (classifier, _):
-        _print(_classified(classifier, images, bad), form)
+    with register.load_predictor(Store(store), model) as (predictor, _):
+        print_answers(_answered(predictor, files, bad), predictor.answer, form)
     for line in bad:
         click.echo(f"error: {line}", err=True)
     if bad:
         sys.exit(2)
 
 
-def _classified(classifier: Classifier, images: Iterable[Path], bad: list[str]) -> Iterator[tuple[str, list[float]]]:
-    """Yields the name of each picture with the probabilities of its classes.
+def _answered(predictor: Predictor, files: Iterable[Path], bad: list[str]) -> Iterator[Answered]:
+    """Yields what a model answers for each item of files.
 
     Args:
-        bad: takes a line for each file that is not a picture.
+        predictor: the model.
+        files: the files.
+        bad: takes a line for each file that cannot be read.
     """
-    from sweepstack.inference.handwriting import PictureError
+    from sweepstack.cli.answers import Answered
+    from sweepstack.inference.inputs import InputError, has_items
 
-    for path in images:
+    for path in files:
         name = printable(click.format_filename(path))
         try:
-            (probabilities,) = classifier.predict_pictures([path]).tolist()
-        except PictureError as error:
+            values = predictor.predict_file(path)
+        except InputError as error:
             bad.append(f"{name} {error}")
         else:
-            yield name, probabilities
-
-
-def _print(found: Iterable[tuple[str, list[float]]], form: str) -> None:
-    if form == "json":
-        records = [{"file": name, **_best(each), "probabilities": each} for name, each in found]
-        click.echo(json.dumps(records, indent=2))
-        return
-    writer: Any = csv.writer(sys.stdout, lineterminator="\n")
-    for index, (name, each) in enumerate(found):
-        if form == "text":
-            first, *others = sorted(range(len(each)), key=lambda one: -each[one])[: NEXT_BEST + 1]
-            rest = ", ".join(f"{other} {each[other]:.1%}" for other in others)
-            click.echo(f"{name}  {first}  {each[first]:.1%}  (then {rest})")
-            continue
-        if index == 0:
-            writer.writerow(["file", "class", "probability", *(f"p{one}" for one in range(len(each)))])
-        writer.writerow([name, *_best(each).values(), *each])
-
-
-def _best(each: list[float]) -> dict[str, float]:
-    best = max(range(len(each)), key=lambda one: each[one])
-    return {"class": best, "probability": each[best]}
+            yield from (Answered(name, row if has_items(path) else None, one) for row, one in enumerate(values))
 
 
 @click.command()

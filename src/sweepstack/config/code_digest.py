@@ -77,11 +77,12 @@ def _digest_of(semantics: int, targets: frozenset[str]) -> str:
 
 
 def sources(config: TrialConfig) -> list[Path]:
-    """Returns the user's own code that a model needs: files and folders of top-level modules and packages, sorted.
+    """Returns the user's own code that a model and its task need: files and folders, sorted.
 
-    Installed packages are not among them.
+    They are top-level modules and packages. Installed packages are not among them.
     """
-    targets = frozenset([config.model.target, *targets_in(config.model.keywords)])
+    parts = [{"_target_": part.target, **part.keywords} for part in (config.model, config.task)]
+    targets = frozenset(targets_in(parts))
     found = set()
     for name, spec, _ in _own(targets):
         top = spec if name == _top(name) else _find(_top(name))

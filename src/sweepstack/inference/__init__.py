@@ -1,1 +1,1 @@
-"""A trained model in use. Read `classifier` first."""
+"""A trained model in use. Read `predictor` first."""

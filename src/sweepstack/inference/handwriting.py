@@ -9,7 +9,6 @@ Burges: The MNIST database of handwritten digits, http://yann.lecun.com/exdb/mni
 from __future__ import annotations
 
 import math
-import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
-from sweepstack.errors import UserError, one_line
+from sweepstack.errors import one_line
+from sweepstack.inference.inputs import InputError, check_is_file
 
 IMAGE_FORMATS = ("PNG", "JPEG")
 """The formats of pictures that are read."""
@@ -43,8 +43,8 @@ Grey = NDArray[np.float32]
 """An image [height, width] of values from 0 to 1."""
 
 
-class PictureError(UserError):
-    """A file is not a picture that can be classified."""
+class PictureError(InputError):
+    """A file is not a picture that can be read."""
 
 
 def read_image(path: Path) -> Grey:
@@ -56,11 +56,7 @@ def read_image(path: Path) -> Grey:
         PictureError: the file cannot be read, or is not such a picture.
     """
     try:
-        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
-            raise PictureError(
-                "must be a file, it is a pipe, a socket or a device",
-                remedy="save the picture as a file",
-            )
+        check_is_file(path)
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=IMAGE_FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
@@ -70,7 +66,7 @@ def read_image(path: Path) -> Grey:
                 )
             picture.draft("L", (MAX_SIDE, MAX_SIDE))  # a JPEG can be decoded at a fraction of its size
             return _grey(ImageOps.exif_transpose(picture))
-    except PictureError:
+    except InputError:
         raise
     except UnidentifiedImageError as error:
         raise PictureError(

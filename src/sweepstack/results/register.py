@@ -11,7 +11,8 @@ from pathlib import Path
 from sweepstack.config.code_digest import sources
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.files.scratch import scratch
-from sweepstack.inference.classifier import Classifier, classifier, example, predict_test_images
+from sweepstack.inference.predictor import Answer, Predictor
+from sweepstack.inference.trial_data import build_predictor, example, predict_test_data
 from sweepstack.metrics import bare_name, rounded
 from sweepstack.results.reproduce import code_change
 from sweepstack.results.selection.predictions import count_changed_predictions
@@ -35,6 +36,8 @@ RUNS = "runs:/"
 """MLflow's addresses of runs begin with it."""
 REQUIRED = ("sweepstack", "torch", "numpy", "omegaconf", "pydantic", "pillow", "scipy")
 """Packages that a registered model needs; it records their installed versions."""
+KINDS = {Answer.CLASS: "classifier", Answer.LABELS: "classifier", Answer.NUMBERS: "regressor"}
+"""What MLflow shows as the type of a model."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Registered:
     """The user's own code that was stored with it."""
     only: bool
     """True if no other registered model has this alias."""
+    file: str
+    """The name of a file that it could predict."""
 
 
 def selected(store: Store, sweep: str, metric: str | None = None) -> tuple[Record, str]:
@@ -107,25 +112,28 @@ def register(store: Store, run: Record, name: str | None = None, alias: str = DE
         model.check_deterministic(images)
         model.save(folder, weights)
         answer = model.predict(images)
-        version, model_id = models.log_and_register(store, run, name, alias, folder, code, requirements, images, answer)
+        kind = KINDS.get(model.answer)
+        version, model_id = models.log_and_register(
+            store, run, name, alias, folder, code, requirements, images, answer, kind
+        )
     with_alias = {known for known, aliases in models.registered(store).items() if alias in aliases}
-    return Registered(name, version, alias, model_id, tuple(code), with_alias == {name})
+    return Registered(name, version, alias, model_id, tuple(code), with_alias == {name}, model.file)
 
 
-def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
+def _of_run(store: Store, run: Record) -> tuple[Predictor, bytes]:
     row = run.row
     if row.state != TrialState.FINISHED:
         raise UserError(
             f"a model must be of a FINISHED run, {row.name} ({row.run_id}) is {row.state}",
             remedy="choose another",
         )
-    weights = artifact(store, row.run_id, WEIGHTS)
+    config, weights = config_of(store, row.run_id), artifact(store, row.run_id, WEIGHTS)
     if weights is None:
-        raise UserError(
-            f"run {row.name} ({row.run_id}) must have its {WEIGHTS}, which is missing",
-            remedy="choose another run",
-        )
-    model = classifier(config_of(store, row.run_id), weights)
+        rule = f"run {row.name} ({row.run_id}) must have its {WEIGHTS}, which is missing"
+        if (loop := config.trainer) is not None:
+            rule = f"a model must have weights, the loop of run {row.name} ({row.run_id}), {loop.target}, returned none"
+        raise UserError(rule, remedy="choose another run" if loop is None else "let it return its model")
+    model = build_predictor(config, weights)
     if change := code_change(run, model.config):
         raise UserError(
             f"a model must have the code that it was trained with, of run {row.name} ({row.run_id}) {change}",
@@ -134,9 +142,9 @@ def _of_run(store: Store, run: Record) -> tuple[Classifier, bytes]:
     return model, weights
 
 
-def _check_predictions(store: Store, run: Record, model: Classifier) -> None:
+def _check_predictions(store: Store, run: Record, model: Predictor) -> None:
     """Checks that the model still predicts what its run has recorded; no checksum covers everything that can change."""
-    digest, now = predict_test_images(model)
+    digest, now = predict_test_data(model)
     known = location(store, run.row.run_id)
     if known is not None and known.data not in (None, digest):
         raise UserError(
@@ -147,14 +155,14 @@ def _check_predictions(store: Store, run: Record, model: Classifier) -> None:
     if changed := count_changed_predictions(store, run.row.run_id, now):
         raise UserError(
             f"a model must predict what it did when it was trained, that of run {run.row.name} ({run.row.run_id}) "
-            f"predicts {changed} of {len(now)} test images differently",
+            f"predicts {changed} of {len(now)} test items differently",
             remedy="restore its code, or train the run again with rerun=true",
         )
 
 
 @contextlib.contextmanager
-def load_classifier(store: Store, reference: str) -> Iterator[tuple[Classifier, str]]:
-    """Yields the classifier that the user has named, and a description of it. Its files are deleted after the block.
+def load_predictor(store: Store, reference: str) -> Iterator[tuple[Predictor, str]]:
+    """Yields the predictor that the user has named, and a description of it. Its files are deleted after the block.
 
     Args:
         store: the store with the model.

@@ -32,12 +32,10 @@ VERSIONS_TAG = "mlflow.modelVersions"
 """The tag of a model that links it to its registered versions in MLflow's UI."""
 BY_TAG = "sweepstack.registering"
 """The tag of a model that is not registered yet: the host and the process that register it."""
-LOADER = "sweepstack.inference.classifier"
+LOADER = "sweepstack.inference.predictor"
 """The module with the function that loads our models for MLflow; nothing is pickled."""
-LOADER_OF_0_1 = "sweepstack.training.predicting"
-"""The module of that function in version 0.1, whose models name it."""
-
-
+EARLIER_LOADERS = ("sweepstack.training.predicting", "sweepstack.inference.classifier")
+"""The modules of that function in earlier versions, whose models name them."""
 FORBIDDEN = "/:.%\"'@"
 """Characters that the name of a model must not have: MLflow refuses the first six, and @ is before an alias."""
 MAX_NAME_CHARACTERS = 255
@@ -89,6 +87,7 @@ def log_and_register(
     requirements: Sequence[str],
     example: NDArray[Any],
     answer: NDArray[Any],
+    kind: str | None = None,
 ) -> tuple[int, str]:
     """Logs a model as an output of the run, and registers it as the next version of `name`, with the alias.
 
@@ -102,6 +101,7 @@ def log_and_register(
         requirements: requirements for pip. MLflow infers none, because that takes many seconds.
         example: an example of the input; with `answer`, it gives the signature.
         answer: the output for `example`.
+        kind: what MLflow shows as the model's type, such as "classifier"; None for none.
 
     Returns:
         The version, and the model's id.
@@ -123,7 +123,7 @@ def log_and_register(
                     name,
                     run.row.run_id,
                     params=dict(run.row.params),
-                    model_type="classifier",
+                    model_type=kind,
                     tags={BY_TAG: _myself()},
                 )
             model = Model(
@@ -349,7 +349,7 @@ def files(store: Store, found: Version) -> Iterator[Path]:
 
 
 def load_model(folder: Path) -> Any:
-    """Loads the classifier in a model's folder, with the code that is stored with it.
+    """Loads the predictor in a model's folder, with the code that is stored with it.
 
     Raises:
         StoreError: another version wrote the model, or its code does not load here.
@@ -357,7 +357,8 @@ def load_model(folder: Path) -> Any:
     import mlflow.pyfunc
 
     try:
-        sys.modules.setdefault(LOADER_OF_0_1, importlib.import_module(LOADER))
+        for name in EARLIER_LOADERS:
+            sys.modules.setdefault(name, importlib.import_module(LOADER))
         return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True).get_raw_model()
     except UserError:
         raise

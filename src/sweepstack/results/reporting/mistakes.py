@@ -51,14 +51,14 @@ def answers_of(store: Store, run_id: str, config: TrialConfig, digest: str) -> A
         UserError: its weights are missing, its data cannot be obtained or are others now, or it predicts something else
             than when it was trained.
     """
-    from sweepstack.inference import classifier
+    from sweepstack.inference.trial_data import build_predictor
 
     weights = artifact(store, run_id, WEIGHTS)
     if weights is None:
         raise UserError("its weights are not in the store")
     loaded = load_test_data(config, digest)
     images = loaded.test_images.numpy()
-    probabilities = classifier.classifier(config, weights).predict(images)
+    probabilities = build_predictor(config, weights).predict(images)
     if changed := count_changed_predictions(store, run_id, probabilities.argmax(1)):
         raise UserError(
             f"with the present code it predicts {changed} of {len(images)} test images differently than when it was "

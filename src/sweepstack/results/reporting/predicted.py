@@ -36,10 +36,9 @@ def load_test_data(config: TrialConfig, digest: str) -> Data:
     Raises:
         UserError: the data cannot be obtained, or are others now.
     """
-    from sweepstack.inference import classifier
-    from sweepstack.training.data import datasets
+    from sweepstack.inference import trial_data
 
-    loaded = datasets.load_data(config.dataset, 0.0, classifier.CPU, config.task)
+    loaded = trial_data.load_test_data(config)
     if digest and loaded.facts.digest != digest:
         raise UserError(f"the checksum of its dataset was {digest}, and is {loaded.facts.digest} now")
     return loaded

@@ -13,8 +13,11 @@ from sweepstack.tracking.artifacts import Location, config_of, location, locatio
 from sweepstack.tracking.store import Store
 
 ALLOWED_CHANGES = 5
-"""The number of test images, in 1,000 or fewer, that may be classified differently than in training: another device or
+"""The number of test items, in 1,000 or fewer, that may be predicted differently than in training: another device or
 processor rounds differently."""
+ALLOWED_DISTANCE = 1e-2
+"""How far two predicted numbers may be from each other to count as the same, relative to the number and to the standard
+deviation of all items. It is about twice the rounding of bfloat16."""
 
 
 def compare_with_targets(store: Store) -> Callable[[str], NDArray[Any] | None]:
@@ -52,24 +55,40 @@ def compare_with_targets(store: Store) -> Callable[[str], NDArray[Any] | None]:
 
 
 def count_changed_predictions(store: Store, run_id: str, now: NDArray[Any]) -> int:
-    """Counts the test images that are classified differently than when a run was trained.
+    """Counts the test items that are predicted differently than when a run was trained.
 
     It returns 0 if that is not known, or if rounding can be the cause; see `ALLOWED_CHANGES`.
 
     Args:
         store: the store with the run.
         run_id: the id of the run.
-        now: the classes [n] that are predicted now.
+        now: what is predicted now, [n, ...], as it is stored.
     """
     was = predictions(store, run_id)
     if was is None or was.shape != now.shape:
         return 0
-    changed = int(np.count_nonzero(was != now))
+    changed = count_changes(was, now, ALLOWED_DISTANCE)
     return changed if changed > max(ALLOWED_CHANGES, len(now) * ALLOWED_CHANGES // 1000) else 0
 
 
+def count_changes(was: NDArray[Any], now: NDArray[Any], distance: float) -> int:
+    """Counts the items whose predictions have changed.
+
+    Args:
+        was: the predictions, [n, ...].
+        now: other predictions of the same shape.
+        distance: how far two numbers may be from each other to count as the same, relative to the number and to the
+            standard deviation of all items. Classes and labels must be equal.
+    """
+    if was.dtype.kind == "f":
+        same = np.isclose(now, was, rtol=distance, atol=distance * was.std(0), equal_nan=True)
+    else:
+        same = was == now
+    return int(np.count_nonzero(~same.reshape(len(same), -1).all(1)))
+
+
 def _targets(store: Store, run_id: str, digest: str) -> NDArray[Any] | None:
-    from sweepstack.inference.classifier import load_test_targets  # loads PyTorch
+    from sweepstack.inference.trial_data import load_test_targets  # loads PyTorch
 
     try:
         found, targets = load_test_targets(config_of(store, run_id))

@@ -11,7 +11,9 @@ from torch.utils.data import TensorDataset
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError
-from sweepstack.inference.classifier import CPU, Classifier, classifier, distance, example, has_kinks, load_test_targets
+from sweepstack.inference.predictor import CPU, Predictor
+from sweepstack.inference.trial_data import build_predictor, example, load_test_targets
+from sweepstack.inference.weights import distance, has_kinks
 from sweepstack.training.data import datasets
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.loop import TrialReader, train_stack
@@ -85,9 +87,9 @@ def trained(digits_config) -> tuple[TrialConfig, Outcome]:
 
 def test_a_model_in_use_predicts_what_it_did_in_training(trained, tmp_path):
     config, outcome = trained
-    first = classifier(config, weights_of(outcome))
+    first = build_predictor(config, weights_of(outcome))
     first.save(tmp_path, weights_of(outcome))
-    again = Classifier.load(tmp_path)
+    again = Predictor.load(tmp_path)
     images = loaded(config).test_images.numpy()
     probabilities = again.predict(images)
     assert probabilities.dtype == np.float32
@@ -103,18 +105,18 @@ def test_loading_a_model_leaves_the_random_state_alone(trained):
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    classifier(config, weights_of(outcome))
+    build_predictor(config, weights_of(outcome))
     assert torch.rand(1) == expected
 
 
 def test_pictures_of_digits_are_classified(trained, tmp_path):
     config, outcome = trained
-    model = classifier(config, weights_of(outcome))
+    model = build_predictor(config, weights_of(outcome))
     images, labels = loaded(config).test_images[:50, 0].numpy(), loaded(config).test_labels[:50].numpy()
     paths = [tmp_path / f"{place}.png" for place in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray((255 - image * 255).astype(np.uint8)).resize((160, 160), Image.Resampling.BICUBIC).save(path)
-    right = (model.predict_pictures(paths).argmax(1) == labels).mean()
+    right = (np.concatenate([model.predict_file(path) for path in paths]).argmax(1) == labels).mean()
     assert right >= (outcome.predictions[:50] == labels).mean() - 0.15
 
 
@@ -126,12 +128,12 @@ def coloured(train: bool) -> TensorDataset:
 def test_a_model_of_coloured_images_takes_no_pictures_of_digits(digits_config, tmp_path):
     own = {"dataset._target_": f"{__name__}.coloured", "dataset.shape": [4, 4, 4], "model.shape": [4, 4, 4]}
     config = digits_config(own)
-    model = classifier(config, weights_of(train(config, loaded(config), lambda _: None)))
+    model = build_predictor(config, weights_of(train(config, loaded(config), lambda _: None)))
     Image.new("L", (9, 9)).save(tmp_path / "x.png")
     with pytest.raises(
-        UserError, match=r"a model must take grey images to classify pictures, got \[4, 4, 4\]; choose another"
+        UserError, match=r"a model must take grey images to read pictures, got \[4, 4, 4\]; give rows of numbers"
     ):
-        model.predict_pictures([tmp_path / "x.png"])
+        model.predict_file(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("content", [b"no weights", b"", None], ids=["text", "nothing", "of another model"])
@@ -140,7 +142,7 @@ def test_weights_that_do_not_fit_are_one_line(digits_config, trained, content):
     with pytest.raises(
         UserError, match=r"the weights must be those of sweepstack\.training\.models\.Logistic"
     ) as error:
-        Classifier(digits_config(), weights, 1.0, "float32", 8, (3.5, 3.5))
+        Predictor(digits_config(), weights, 1.0, "float32", 8, (3.5, 3.5))
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -169,14 +171,14 @@ def test_an_answer_that_is_not_the_same_twice_is_not_given(digits_config, tmp_pa
     weights = io.BytesIO()
     torch.save(Undecided().state_dict(), weights)
     config = digits_config({"model": {"_target_": f"{__name__}.{kind}"}})
-    model = Classifier(config, weights.getvalue(), 1.0, "float32", 8, (3.5, 3.5))
+    model = Predictor(config, weights.getvalue(), 1.0, "float32", 8, (3.5, 3.5))
     pixels = np.zeros((30, 30), np.uint8)
     pixels[8:22, 12:18] = 255
     Image.fromarray(255 - pixels).save(tmp_path / "one.png")
     with pytest.raises(
         UserError, match=r"a model must give the same answer twice, .* does not: a probability differs by "
     ):
-        model.predict_pictures([tmp_path / "one.png"])
+        model.predict_file(tmp_path / "one.png")
 
 
 def test_nobody_is_told_to_switch_a_protection_off(digits_config):
@@ -187,7 +189,7 @@ def test_nobody_is_told_to_switch_a_protection_off(digits_config):
     torch.save({"linear.weight": io.BytesIO, "linear.bias": 1}, tampered)
     for weights in (tampered.getvalue(), pickle.dumps([1]), pickle.dumps({"a": io.BytesIO})):
         with pytest.raises(UserError) as refused:
-            Classifier(digits_config(), weights, 1.0, "float32", 8, (3.5, 3.5))
+            Predictor(digits_config(), weights, 1.0, "float32", 8, (3.5, 3.5))
         assert "weights_only" not in str(refused.value)
         assert str(refused.value).endswith("; train the trial again with rerun=true")
         with pytest.raises(UserError) as refused:
@@ -203,7 +205,7 @@ def test_a_pickle_is_not_run(digits_config):
             return (pytest.fail, ("it was run",))
 
     with pytest.raises(UserError, match="the weights must be"):
-        Classifier(digits_config(), pickle.dumps(Trap()), 1.0, "float32", 8, (3.5, 3.5))
+        Predictor(digits_config(), pickle.dumps(Trap()), 1.0, "float32", 8, (3.5, 3.5))
 
 
 def test_distances_of_weights():

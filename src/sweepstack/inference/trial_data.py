@@ -1,0 +1,76 @@
+"""The test data of a trial, and what its model predicts for them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from sweepstack.config.schema import DatasetConfig, TaskConfig, TrialConfig
+from sweepstack.errors import DataError, UserError
+from sweepstack.inference.handwriting import centre_of_mass, longest_side
+from sweepstack.inference.predictor import CPU, Predictor, is_grey_image
+from sweepstack.training.data import datasets
+from sweepstack.training.data.datasets import Data
+
+
+def load_test_data(config: TrialConfig) -> Data:
+    """Loads the data of a trial; of its parts only those for tests are of use.
+
+    Raises:
+        UserError: the data cannot be obtained, or are not those of the task.
+    """
+    return datasets.load_data(config.dataset, 0.0, CPU, config.task)
+
+
+def build_predictor(config: TrialConfig, weights: bytes) -> Predictor:
+    """Builds the predictor of a trial. Its dataset must be available.
+
+    Args:
+        config: the config of the trial.
+        weights: its `state_dict`, as `torch.save` wrote it.
+
+    Raises:
+        UserError: see `Predictor`.
+        DataError: the dataset cannot be obtained.
+    """
+    images = load_test_data(config).test_images
+    high = 255.0 if images.dtype == torch.uint8 else float(images.max())
+    dtype = str(images.dtype).removeprefix("torch.")
+    if not is_grey_image(config.dataset.shape) or high <= 0:  # an item is no picture, or has no ink
+        return Predictor(config, weights, high, dtype, 1, (0.0, 0.0))
+    pixels = images.numpy() / high
+    return Predictor(config, weights, high, dtype, longest_side(pixels), centre_of_mass(pixels))
+
+
+def example(config: TrialConfig) -> NDArray[Any]:
+    """Returns the first two test items, as the dataset has them."""
+    return load_test_data(config).test_images[:2].numpy()
+
+
+def predict_test_data(trained: Predictor) -> tuple[str, NDArray[Any]]:
+    """Returns the checksum of a model's dataset, and what the model predicts for its test items, as it is stored."""
+    loaded, task = load_test_data(trained.config), trained.task
+    outputs = task.aligned(trained.outputs(loaded.test_images.numpy()), loaded.test_labels)
+    return loaded.facts.digest, task.stored(task.predictions(outputs), outputs).numpy()
+
+
+def load_test_targets(config: TrialConfig) -> tuple[str, NDArray[Any]]:
+    """Returns the checksum of the dataset of a config, and the targets of its test items: of classes int64 [n].
+
+    Raises:
+        DataError: the dataset cannot be obtained.
+    """
+    return _load_test_targets(config.dataset.model_dump_json(by_alias=True), config.task.model_dump_json(by_alias=True))
+
+
+@functools.lru_cache(maxsize=8)
+def _load_test_targets(dataset_json: str, task_json: str) -> tuple[str, NDArray[Any]]:
+    dataset, task = DatasetConfig.model_validate_json(dataset_json), TaskConfig.model_validate_json(task_json)
+    try:
+        loaded = datasets.load_data(dataset, 0.0, CPU, task)
+    except UserError as error:  # also a ConfigError about a user's target
+        raise DataError(error.rule, error.value, error.remedy, where=error.where) from error
+    return loaded.facts.digest, loaded.test_labels.numpy()
