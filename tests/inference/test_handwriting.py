@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from sweepstack.inference.handwriting import PictureError, centre_of_mass, longest_side, prepare_image, read_image
+from sweepstack.inference.inputs import InputError
 from sweepstack.training.data.datasets import digits, mnist
 
 SHAPE, BOX, CENTRE = (1, 28, 28), 20, (14.0, 14.0)
@@ -163,5 +164,5 @@ def test_what_cannot_be_read_is_told(tmp_path):
         read_image(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")  # which nobody ever writes to
     for path in (tmp_path / "pipe.png", Path("/dev/null")):
-        with pytest.raises(PictureError, match="must be a file, it is a pipe, a socket or a device"):
+        with pytest.raises(InputError, match="must be a file, it is a pipe, a socket or a device"):
             read_image(path)
