@@ -25,7 +25,7 @@ from sweepstack.inference.predictor import METADATA_FILE
 from sweepstack.results import repetition
 from sweepstack.results.selection.predictions import compare_with_targets
 from sweepstack.tracking.artifacts import artifact, predictions
-from sweepstack.tracking.models import files, load_model, registered, version
+from sweepstack.tracking.models import EARLIER_LOADERS, files, load_model, registered, version
 from sweepstack.tracking.runs import Record, find_run
 from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
@@ -188,14 +188,19 @@ print(found.argmax(1).tolist())
     assert "'shape': (-1, 1, 8, 8)" in signature or "[-1, 1, 8, 8]" in signature
 
 
-def test_a_model_that_version_0_1_has_registered_is_loaded(terminal: Terminal, best: Result, tmp_path: Path) -> None:
-    """It names a module that has moved since."""
+@pytest.mark.parametrize("loader", EARLIER_LOADERS)
+def test_a_model_that_an_earlier_version_has_registered_is_loaded(
+    terminal: Terminal, best: Result, tmp_path: Path, loader: str
+) -> None:
+    """It names a module that has moved since, and has a file of another name."""
     source = terminal.store.client.get_model_version_by_alias("digits", "best").source
     model = terminal.store.client.get_logged_model(source.removeprefix("models:/"))
     shutil.copytree(model.artifact_location.removeprefix("file://"), tmp_path / "model")
     about = tmp_path / "model" / "MLmodel"
-    about.write_text(about.read_text().replace("sweepstack.inference.predictor", "sweepstack.training.predicting"))
-    assert "loader_module: sweepstack.training.predicting" in about.read_text()
+    about.write_text(about.read_text().replace("sweepstack.inference.predictor", loader))
+    assert f"loader_module: {loader}" in about.read_text()
+    (described,) = (tmp_path / "model").rglob(METADATA_FILE)
+    described.rename(described.with_name("classifier.json"))
     assert load_model(tmp_path / "model").config.dataset.classes == 10
 
 

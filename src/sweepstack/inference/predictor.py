@@ -149,7 +149,7 @@ class Predictor:
             what = "a probability" if self.answer in (Answer.CLASS, Answer.LABELS) else "a number"
             raise UserError(
                 f"a model must give the same answer twice, {self.config.model.target} does not: "
-                f"{what} differs by {float(np.abs(one - other).max()):.2g}",
+                f"{what} differs by {float(np.abs(one.astype(float) - other).max()):.2g}",
                 remedy="let its forward draw no random numbers, and change nothing, when it is not training",
             )
 
