@@ -128,7 +128,7 @@ def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dic
         elif key == "task":
             params |= _task_params(config.task, value)
         elif isinstance(value, dict):
-            params |= {f"{key}.{name}": part for name, part in value.items()}
+            params |= {f"{key}.{name}".removesuffix("._target_"): part for name, part in value.items()}
         else:
             params[key] = value
     if isinstance(config.schedule, OwnSchedule) and choices["schedule"] == "own":

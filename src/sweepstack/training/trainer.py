@@ -43,7 +43,8 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
             see `Attributes`, is not kept.
 
     Returns:
-        FINISHED with the last, best and test measured and the weights (on the CPU); FAILED when a loss is not a finite
+        FINISHED with the metrics, those of the test among them, and the weights (on the CPU), at the end or where
+        `early_stopping` ended it; with `keep_best` those of the best measurement. FAILED when a loss is not a finite
         number; KILLED when it was stopped, by `checkpoints` or by the verdict of `report`. `train_seconds` begins when
         the model and its optimizer are built.
 
