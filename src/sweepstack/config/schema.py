@@ -233,6 +233,10 @@ class TaskConfig(TargetConfig):
         return own.get(name) or (KNOWN[name].mode if name in KNOWN else None)
 
 
+class TrainerConfig(TargetConfig):
+    """A loop of one's own: `target(config, context, **keywords)` trains a trial; see `training/own_loop.py`."""
+
+
 class ConstantSchedule(Section):
     """The learning rate stays as it is."""
 
@@ -376,6 +380,7 @@ class TrialConfig(Section):
     model: Annotated[ModelConfig, Field(examples=["logistic"])]
     optimizer: Annotated[OptimizerConfig, Field(examples=["sgd"])]
     task: TaskConfig = TaskConfig()
+    trainer: Annotated[TrainerConfig | None, Field(examples=["{_target_:my_module.train}"])] = None
     schedule: Annotated[ScheduleConfig, Field(examples=["constant"]), Mark.PARSED]
     epochs: Annotated[Int, Field(ge=1, examples=[5]), Mark.PARSED]
     batch_size: Annotated[Int, Field(ge=1, examples=[100]), Mark.PARSED]

@@ -15,6 +15,8 @@ NUMBERS = {
 """The optimizers that can be stacked, each with the keywords that may differ inside a stack."""
 FLAGS = {"torch.optim.SGD": {"nesterov"}, "torch.optim.Adam": {"amsgrad"}, "torch.optim.AdamW": {"amsgrad"}}
 """Keywords that must be the same in a stack. A trial with any other keyword is not stacked."""
+WITHOUT_EFFECT = {"_partial_", "_convert_", "_recursive_"}
+"""Hydra's words that change nothing for an optimizer that only takes numbers and flags."""
 
 PER_TRIAL = {"early_stopping", "keep_best"}
 """Config keys that may differ even between trials that one training serves: they do not change how it goes on."""
@@ -23,7 +25,9 @@ PER_MEMBER = {"schedule", "seed", "epochs", *PER_TRIAL}
 
 
 def obstacle(config: TrialConfig) -> str | None:
-    """Says why trials with this optimizer and this recipe cannot be stacked; None if they can."""
+    """Says why trials with this loop, recipe and optimizer cannot be stacked; None if they can."""
+    if config.trainer is not None:
+        return f"{config.trainer.target} is a loop of its own"
     target, keywords = config.optimizer.target, config.optimizer.keywords
     if isinstance(config.schedule, PlateauSchedule):
         return "schedule=plateau waits for the measurements of its trial, a stack knows the factors of an epoch before"
@@ -35,7 +39,7 @@ def obstacle(config: TrialConfig) -> str | None:
         return "optimizer.groups have no stacked form"
     if target not in NUMBERS:
         return f"{target} has no stacked form (SGD, Adam and AdamW of torch.optim have)"
-    unknown = sorted(keywords.keys() - NUMBERS[target] - FLAGS[target])
+    unknown = sorted(keywords.keys() - NUMBERS[target] - FLAGS[target] - WITHOUT_EFFECT)
     if unknown:
         return f"{target} with {', '.join(unknown)} has no stacked form"
     for name in sorted(keywords.keys() & NUMBERS[target]):
@@ -48,10 +52,11 @@ def obstacle(config: TrialConfig) -> str | None:
 def trajectory_key(config: TrialConfig, run: RunConfig) -> str:
     """Returns a key that is equal for trials that one training can serve.
 
-    Such trials differ at most in `epochs`, and only if the schedule does not depend on the total number of steps, and
-    in when they are measured and stop. If the schedule depends on measurements, they do not differ at all.
+    Such trials differ at most in `epochs`, and only if neither the schedule nor a loop of one's own may depend on the
+    total number of steps, and in when they are measured and stop. If what is trained depends on measurements, they do
+    not differ at all.
     """
-    if isinstance(config.schedule, PlateauSchedule):
+    if isinstance(config.schedule, PlateauSchedule) or config.trainer is not None:
         return _key(config, run, {})
     shared = PER_TRIAL | marked(TrialConfig, Mark.MEASURES)
     return _key(config, run, dict.fromkeys(shared if looks_at_horizon(config.schedule) else {*shared, "epochs"}, True))

@@ -14,8 +14,7 @@ from torch.optim import Optimizer
 from sweepstack.config.schema import OptimizerConfig
 from sweepstack.errors import did_you_mean
 from sweepstack.planning.compatibility import NUMBERS
-from sweepstack.training.instantiate import import_target
-from sweepstack.training.instantiate import instantiate as build_target
+from sweepstack.training.instantiate import bound, instantiate
 
 WORDS = ("biases", "norms")
 """What a group of parameters can name beside patterns of names: the biases, and the parameters of normalization layers,
@@ -41,8 +40,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
 
 
 def _build(config: OptimizerConfig, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]) -> Optimizer:
-    keywords = build_target(config.keywords, "optimizer")
-    optimizer = import_target("optimizer", config.target)(parameters, lr=config.lr, **keywords)
+    optimizer = bound(config, "optimizer")(parameters, lr=config.lr)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{config.target} should give a torch.optim.Optimizer, got {type(optimizer).__name__}")
     for group in optimizer.param_groups:
@@ -74,7 +72,7 @@ def _groups(config: OptimizerConfig, model: nn.Module) -> list[dict[str, Any]]:
         mine = [name for name in left if any(name in known[pattern] for pattern in group.params)]
         parameters = [left.pop(name) for name in mine]
         if parameters:
-            groups.append({**build_target(group.keywords, "optimizer.groups"), "params": parameters})
+            groups.append({**instantiate(group.keywords, "optimizer.groups"), "params": parameters})
     return [{"params": list(left.values())}, *groups] if left else groups
 
 

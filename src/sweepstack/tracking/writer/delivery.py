@@ -29,6 +29,7 @@ from sweepstack.journal.sessions import Sessions
 from sweepstack.paths import project_root
 from sweepstack.tracking.address import sweepstack_command
 from sweepstack.tracking.artifacts import local_folder
+from sweepstack.tracking.objectives import tags_of_task
 from sweepstack.tracking.params import as_text
 from sweepstack.tracking.runs_as_rows import (
     FINGERPRINT_TAG,
@@ -473,6 +474,7 @@ def _tags(first: Event) -> dict[str, str]:
         ID_TAG: trial.id,
         FINGERPRINT_TAG: trial.fingerprint,
         LOG_TAG: as_value(str(trial.log)),
+        **{key: as_value(text) for key, text in tags_of_task(trial.config).items()},
         **_of_sweep(first),
     }
 
