@@ -58,7 +58,13 @@ def bare_name(metric: str) -> str:
 
 
 def is_better(value: float, than: float, mode: Mode) -> bool:
-    """True if a value of a metric is better than another one. NaN is never better; any number is better than NaN."""
+    """True if a value of a metric is better than another one. NaN is never better; any number is better than NaN.
+
+    Args:
+        value: the value.
+        than: the other value.
+        mode: whether small or large values are better.
+    """
     if than != than:
         return value == value
     return value > than if mode == "max" else value < than

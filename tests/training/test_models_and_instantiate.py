@@ -17,7 +17,7 @@ from sweepstack.training import models, optimizers
 from sweepstack.training.checks import check_trial
 from sweepstack.training.hardware import choose_device
 from sweepstack.training.instantiate import check_keywords, import_target, instantiate
-from sweepstack.training.losses import build_loss
+from sweepstack.training.tasks.built import BuiltTask
 
 
 def refusal(call, *arguments) -> str:
@@ -197,7 +197,7 @@ def test_sections_understand_the_words(digits_config):
     (group,) = optimizers.build_optimizer(config.optimizer, model.parameters()).param_groups
     assert (group["lr"], group["momentum"]) == (0.1, 0.5)
     assert obstacle(config) is None
-    smooth = build_loss(config, torch.device("cpu")).mean(torch.eye(10), torch.arange(10))
+    smooth = BuiltTask(config, torch.device("cpu")).loss(torch.eye(10), torch.arange(10))
     torch.testing.assert_close(smooth, nn.CrossEntropyLoss(label_smoothing=0.1)(torch.eye(10), torch.arange(10)))
 
 
@@ -391,7 +391,7 @@ def test_a_model_that_gives_no_tensor_is_named(digits_config, tmp_path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     config = digits_config({"model": {"_target_": "own_pair.Pair", "in_features": 64, "out_features": 10}})
     assert refusal(check_trial, config, "cpu").startswith(
-        "model must give one logit for each of the 10 classes, own_pair.Pair gives tuple; "
+        "model must give one tensor when it is evaluated, own_pair.Pair gives tuple; "
     )
 
 

@@ -191,10 +191,13 @@ CE = "torch.nn.CrossEntropyLoss"
     [
         ({"_target_": CE, "label_smoothin": 0.1}, f"task.loss.label_smoothin is not a keyword of {CE}; did you mean"),
         ({"_target_": f"{CE}s"}, "task.loss._target_ should name something that can be imported"),
-        ({"_target_": CE, "weight": [1.0, 2.0]}, f"task.loss: {CE} does not take logits [n, 10] and labels [n]: "),
+        (
+            {"_target_": CE, "weight": [1.0, 2.0]},
+            f"task.loss: {CE} does not take outputs float32 [n, 10] and targets int64 [n]: ",
+        ),
         (
             {"_target_": CE, "reduction": "none"},
-            f"task.loss must give one number that has a gradient, {CE} gives a tensor of shape [20]; use its mean",
+            f"task.loss must give one number that has a gradient, {CE} gives a tensor of shape [2]; use the mean",
         ),
         (
             {"_target_": f"{__name__}.Learned"},

@@ -22,6 +22,7 @@ from sweepstack.errors import DataError
 from sweepstack.training.data import datasets, user_dataset
 from sweepstack.training.data.conversion import Given, Source, images_of
 from sweepstack.training.data.datasets import digits
+from sweepstack.training.tasks import Classification
 
 CPU = torch.device("cpu")
 COUNT = 20
@@ -39,7 +40,7 @@ def made(train):
 def part(make, shape=(1, 4, 4), classes=2, train=True):
     _making[0] = make if callable(make) else lambda train: make
     config = {"_target_": f"{__name__}.made", "shape": list(shape), "classes": classes}
-    return user_dataset.part(DatasetConfig.model_validate(config), train=train)
+    return user_dataset.part(DatasetConfig.model_validate(config), Classification().check_targets, train=train)
 
 
 def refused(make, **keywords) -> str:
@@ -263,13 +264,13 @@ def test_single_images_that_are_not_understood_are_refused(image, message):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.rand(COUNT, generator=torch.Generator().manual_seed(0)), "numbers to predict (regression)"),
+        (torch.rand(COUNT, generator=torch.Generator().manual_seed(0)), "for numbers to predict use task=regression"),
         (torch.tensor([0, 1.5] * 10), "training label 1 (from 0)"),
         (torch.full((COUNT,), torch.nan), "got nan"),
         (torch.full((COUNT,), torch.inf), "got inf"),
         (torch.tensor(LABELS)[:, None], "got 'shape [1]'; give the number inside it: labels.flatten(), or int(label)"),
         (torch.eye(2)[LABELS], "got 'shape [2]'; for one-hot labels give labels.argmax(1), or label.argmax()"),
-        (torch.zeros(COUNT, 3, 3), "several answers for one image cannot be trained"),
+        (torch.zeros(COUNT, 3, 3), "for several labels of one image use task=multilabel"),
         (torch.tensor(LABELS) - 1, "begin below, got -1; renumber them"),
         (torch.tensor(LABELS) + 1, "got 2; set dataset.classes=3, or number the classes from 0"),
         (torch.tensor(LABELS) * 1j, "not complex numbers"),
@@ -468,4 +469,4 @@ def counted_down(train: bool) -> TensorDataset:
 def test_data_that_are_changed_in_place_when_they_are_read_again_are_refused() -> None:
     own = {"_target_": f"{__name__}.counted_down", "shape": [1, 4, 4], "classes": 2}
     with pytest.raises(DataError, match="must give the same data whenever it is read"):
-        user_dataset.part(DatasetConfig.model_validate(own), train=True)
+        user_dataset.part(DatasetConfig.model_validate(own), Classification().check_targets, train=True)

@@ -128,7 +128,10 @@ class DatasetConfig(TargetConfig):
 
 
 class ModelConfig(TargetConfig):
-    """A model: `target(**keywords)` returns an `nn.Module` from images [N, *shape] to logits [N, classes]."""
+    """A model: `target(**keywords)` returns an `nn.Module` from images [N, *shape] to the outputs of the task.
+
+    The outputs of a classification are logits [N, classes].
+    """
 
 
 class OptimizerConfig(TargetConfig):
@@ -140,9 +143,15 @@ class OptimizerConfig(TargetConfig):
 class LossConfig(TargetConfig):
     """A loss: `target(**keywords)` gives a callable.
 
-    It takes logits [n, classes] and labels int64 [n], and gives their mean loss, a tensor without axes that has a
-    gradient. A keyword `weight` or `pos_weight` that is a list of numbers becomes a tensor.
+    It takes the outputs of a batch and its targets (of classes logits [n, classes] and labels int64 [n]), and gives
+    their mean loss, a tensor without axes that has a gradient. A keyword `weight` or `pos_weight` that is a list of
+    numbers becomes a tensor.
     """
+
+
+class StepConfig(TargetConfig):
+    """A training step: `target(model, (images, targets), loss, **keywords)` gives the loss of a batch, a tensor without
+    axes. `loss(outputs, targets)` is that of the task."""
 
 
 class MetricConfig(TargetConfig):
@@ -298,6 +307,7 @@ class TrialConfig(Section):
     epochs: Annotated[Int, Field(ge=1, examples=[5]), Mark.PARSED]
     batch_size: Annotated[Int, Field(ge=1, examples=[100]), Mark.PARSED]
     seed: Annotated[Int, Field(ge=0, le=MAX_SEED, examples=[0]), Mark.PARSED, Mark.HASHED_AT_DEFAULT] = 0
+    step: Annotated[StepConfig | None, Field(examples=["{_target_:my.step}"])] = None
     clip_norm: Annotated[Annotated[Float, Field(gt=0)] | None, Field(examples=[1.0])] = None
     validation_split: Annotated[Float, Field(ge=0, lt=1, examples=[0.1]), Mark.HASHED_AT_DEFAULT] = 0.1
     evaluate_every: Annotated[

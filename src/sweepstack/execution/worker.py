@@ -39,7 +39,8 @@ def load_data_of(trial: Trial) -> Data:
     from sweepstack.training.data.datasets import load_data
     from sweepstack.training.hardware import choose_device
 
-    return load_data(trial.config.dataset, trial.config.validation_split, choose_device(trial.run.device))
+    config, device = trial.config, choose_device(trial.run.device)
+    return load_data(config.dataset, config.validation_split, device, config.task)
 
 
 def choose_settings(trials: Sequence[Trial], wait_for_quiet: Callable[[], None] | None) -> StackSettings:

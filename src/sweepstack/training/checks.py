@@ -15,7 +15,9 @@ from sweepstack.training import models, optimizers, random_state
 from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.hardware import choose_device
 from sweepstack.training.instantiate import check_keywords
-from sweepstack.training.losses import build_loss, check_loss
+from sweepstack.training.tasks.built import BuiltTask
+from sweepstack.training.tasks.losses import check_loss, check_value
+from sweepstack.training.tasks.task import check_rows
 from sweepstack.training.trainer import autocast_of
 
 PROBE_SIZES = (2, 16, 2000)
@@ -47,12 +49,17 @@ def check_trial(config: TrialConfig, device: str) -> Data:
     check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
     if config.trainer is not None:
         check_keywords("trainer", config.trainer.target, 2, config.trainer.keywords)
-        return load_data(config.dataset, config.validation_split, choose_device(device))
-    check_loss(config)
+        return load_data(config.dataset, config.validation_split, choose_device(device), config.task)
+    if config.task.loss is not None:
+        check_keywords("task.loss", config.task.loss.target, 0, config.task.loss.keywords)
+    if config.step is not None:
+        check_keywords("step", config.step.target, 3, config.step.keywords)
     with _undisturbed():
+        task = BuiltTask(config, CPU)
         model = _build_model(config)
-        data = load_data(config.dataset, config.validation_split, choose_device(device))
-        _check_evaluation(config, model, data)
+        data = load_data(config.dataset, config.validation_split, choose_device(device), config.task)
+        _check_evaluation(config, task, model, data)
+        _check_training(config, task, model, data)
         parameters = list(model.parameters())
         if not parameters:
             rule = f"model must have parameters to train, {config.model.target} has none"
@@ -115,16 +122,16 @@ def _build_model(config: TrialConfig) -> nn.Module:
         raise ConfigError(rule, remedy="change it") from error
 
 
-def _check_evaluation(config: TrialConfig, model: nn.Module, data: Data) -> None:
-    def evaluate(count: int) -> tuple[object, int]:
-        images = data.some(count).cpu()
+def _check_evaluation(config: TrialConfig, task: BuiltTask, model: nn.Module, data: Data) -> None:
+    def evaluate(count: int) -> tuple[object, Tensor]:
+        images, targets = (part.cpu() for part in data.some(count))
         with torch.no_grad(), autocast_of(config, CPU), contained():
-            return model.eval()(images), len(images)
+            return model.eval()(images), targets
 
     first: Exception | None = None
     for count in sorted({min(count, len(data.train)) for count in PROBE_SIZES}):
         try:
-            logits, found = evaluate(count)
+            found, targets = evaluate(count)
             break
         except Exception as error:
             first = first or error
@@ -137,26 +144,47 @@ def _check_evaluation(config: TrialConfig, model: nn.Module, data: Data) -> None
         )
         remedy = "let it use ${dataset.shape}, or choose another model or dataset"
         raise ConfigError(rule, remedy=remedy) from first
-    _check_logits(config, logits, found)
+    outputs = check_rows(found, len(targets), config)
+    task.task.check_outputs(outputs, targets, config)
+    name = (
+        f"task: the loss of {config.task.target}"
+        if config.task.loss is None
+        else f"task.loss: {config.task.loss.target}"
+    )
+    check_loss(name, task.loss, task.named_loss, outputs, targets)
+
+
+def _check_training(config: TrialConfig, task: BuiltTask, model: nn.Module, data: Data) -> None:
+    """Checks what the model gives in training mode, or what a step of the user's own gives."""
+    images, targets = (part.cpu() for part in data.some())
+    step, target = config.step, config.model.target
+    with autocast_of(config, CPU):
+        if step is None:
+            try:
+                with contained(), torch.no_grad():
+                    outputs = model.train()(images)
+            except Exception:  # the trial itself will report this error
+                return
+            if not isinstance(outputs, Tensor):
+                rule = f"model must give one tensor when it is trained, {target} gives {type(outputs).__name__}"
+                raise ConfigError(rule, remedy="write a step that takes it, step={_target_: my.step}")
+            return
+        try:
+            with contained():
+                value = task.batch_loss(model.train(), images, targets)
+        except Exception as error:
+            rule = f"step: {step.target} fails on {target} and a batch of {len(images)}: {_describe_error(error)}"
+            raise ConfigError(rule, remedy="correct it") from error
+    check_value("step", step.target, value)
 
 
 def _learn(config: TrialConfig, model: nn.Module, data: Data, count: int) -> None:
     """Computes the loss and the gradient of the first `count` images."""
-    images, labels = data.some(count).cpu(), data.labels[data.train[:count]].cpu()
+    images, targets = (part.cpu() for part in data.some(count))
     with contained():
         with autocast_of(config, CPU):
-            logits = model.train()(images)
-            _check_logits(config, logits, len(images))
-            loss = build_loss(config, CPU).mean(logits, labels)
+            loss = BuiltTask(config, CPU).batch_loss(model.train(), images, targets)
         loss.backward()  # type: ignore[no-untyped-call]
-
-
-def _check_logits(config: TrialConfig, logits: object, count: int) -> None:
-    classes = config.dataset.classes
-    if getattr(logits, "shape", None) != (count, classes):
-        got = list(logits.shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
-        rule = f"model must give one logit for each of the {classes} classes, {config.model.target} gives {got}"
-        raise ConfigError(rule, remedy="let it use ${dataset.classes}")
 
 
 def _refuse_dtype(config: TrialConfig, model: nn.Module, error: Exception) -> None:

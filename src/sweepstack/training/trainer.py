@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from sweepstack.config.schema import TrialConfig
+from sweepstack.metrics import BEST, is_better
 from sweepstack.schedules import factor
 from sweepstack.training import models, optimizers
 from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager, fitting
 from sweepstack.training.data.datasets import Data, stream
-from sweepstack.training.losses import Loss, build_loss
 from sweepstack.training.module_state import Attributes, Unkept
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
+from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState, Verdict
 
 Autocast = torch.autocast | contextlib.nullcontext[None]
@@ -40,7 +41,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
             see `Attributes`, is not kept.
 
     Returns:
-        FINISHED with the last, best and test figures and the weights (on the CPU); FAILED when a loss is not a finite
+        FINISHED with the last, best and test measured and the weights (on the CPU); FAILED when a loss is not a finite
         number; KILLED when it was stopped, by `checkpoints` or by the verdict of `report`. `train_seconds` begins when
         the model and its optimizer are built.
 
@@ -58,7 +59,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
     parameters = list(model.parameters())
     optimizer = optimizers.build_optimizer(config.optimizer, parameters)
     full_rates = [group["lr"] for group in optimizer.param_groups]
-    autocast, minimized = autocast_of(config, data.device), build_loss(config, data.device)
+    autocast, task = autocast_of(config, data.device), BuiltTask(config, data.device)
     metrics: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
     step = 0
@@ -78,7 +79,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
             for group, full in zip(optimizer.param_groups, full_rates, strict=True):
                 group["lr"] = full * rate
             with autocast:
-                loss = minimized.mean(model(images), labels)
+                loss = task.batch_loss(model, images, labels)
             for parameter in parameters:  # optimizer.zero_grad() without its bookkeeping, a tenth of a small step
                 parameter.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
@@ -93,7 +94,11 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
                     _set_seconds(metrics, began)
                     return diverged(config, recent, step, steps, metrics)
                 metrics["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
-                update_metrics(config, *evaluate(model, data.evaluation(), autocast, minimized), metrics)
+                measured = evaluate(model, data.evaluation(), autocast, task)
+                update_metrics(config, measured, metrics)
+                if (undefined := undefined_metric(measured)) is not None:
+                    _set_seconds(metrics, began)
+                    return unmeasurable(f"{config.selecting_part}/{undefined}", step, metrics)
                 reported = {**metrics, "train/lr": config.optimizer.lr * rate}
                 if report(Measurement(epoch, step, total, reported)) is Verdict.STOP and step < total:
                     return killed(step, total)
@@ -114,9 +119,12 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
 
     _set_seconds(metrics, began)
     predicted: list[Tensor] = []
-    metrics["test/loss"], metrics["test/accuracy"] = evaluate(model, data.test(), autocast, minimized, predicted)
+    measured = evaluate(model, data.test(), autocast, task, predicted)
+    metrics.update({f"test/{name}": value for name, value in measured.items()})
     if not math.isfinite(metrics["test/loss"]):  # the very last updates can be the ones that diverge
         return failed(config, metrics["test/loss"], step, steps, metrics)
+    if (undefined := undefined_metric(measured)) is not None:
+        return unmeasurable(f"test/{undefined}", step, metrics)
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     return Outcome(TrialState.FINISHED, metrics, weights=weights, predictions=torch.cat(predicted).cpu().numpy())
 
@@ -237,50 +245,65 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: Autocast,
-    loss: Loss,
+    task: BuiltTask,
     predicted: list[Tensor] | None = None,
-) -> tuple[float, float]:
-    """Mean loss (of the cross entropy: in nats) and accuracy (0 to 1) of a model over batches of images and labels.
+) -> dict[str, float]:
+    """Returns the mean loss and the metrics of a model over batches of images and targets, by name.
 
     Args:
-        loss: that of the training.
-        predicted: takes the predicted classes of each batch, see `as_classes`; they stay on the device.
+        model: the model.
+        batches: what to evaluate on.
+        autocast: what the forward pass runs under.
+        task: the task of the config.
+        predicted: receives the predictions of each batch, as they are stored; they stay on the device.
     """
     training = model.training
     model.eval()
-    sums: list[Tensor] = []
-    hits: list[Tensor] = []
-    parts: Tensor | int = 0
-    count = 0
-    for images, labels in batches:
+    totals = task.totals()
+    for images, targets in batches:
         with autocast:
-            logits = model(images).float()
-        total, part = loss.sums(logits, labels)
-        sums.append(total)
-        parts = parts + part
-        classes = logits.argmax(1)
-        hits.append((classes == labels).sum())
+            outputs = model(images).float()
+        predictions = task.add(totals, outputs, targets)
         if predicted is not None:
-            predicted.append(as_classes(classes, logits.shape[1]))
-        count += len(labels)
+            predicted.append(predictions)
     model.train(training)
-    return float(torch.stack(sums).sum()) / float(parts), float(torch.stack(hits).sum()) / count
+    return totals.metrics()[0]
 
 
-def as_classes(indices: Tensor, classes: int) -> Tensor:
-    """Predicted classes as they are kept: uint8, or int32 where there are more than 256 classes."""
-    return indices.to(torch.uint8 if classes <= 256 else torch.int32)
+def update_metrics(config: TrialConfig, measured: Mapping[str, float], metrics: dict[str, float]) -> None:
+    """Updates `metrics` with what was measured on the part of the data that `config` selects by.
 
+    The best value of the objective so far is added if held-out data select.
 
-def update_metrics(config: TrialConfig, loss: float, accuracy: float, metrics: dict[str, float]) -> None:
-    """Updates `metrics` with loss and accuracy on the part of the data that `config` selects by.
-
-    The best accuracy so far is added if held-out data select.
+    Args:
+        config: the config of the trial.
+        measured: the loss and the metrics, by name.
+        metrics: all metrics of the trial.
     """
-    part = config.objective.split("/")[0]
-    metrics[f"{part}/loss"], metrics[f"{part}/accuracy"] = loss, accuracy
-    if part == "val":
-        metrics["val/accuracy_best"] = max(accuracy, metrics.get("val/accuracy_best", 0.0))
+    metrics.update({f"{config.selecting_part}/{name}": value for name, value in measured.items()})
+    name, best = config.objective, f"{config.objective}{BEST}"
+    if config.selecting_part == "val" and (best not in metrics or is_better(metrics[name], metrics[best], config.mode)):
+        metrics[best] = metrics[name]
+
+
+def undefined_metric(measured: Mapping[str, float]) -> str | None:
+    """Returns the first metric that is NaN although the loss is a finite number; None if there is none."""
+    if not math.isfinite(measured["loss"]):  # then the training has diverged, which is reported as such
+        return None
+    return next((name for name, value in measured.items() if math.isnan(value)), None)
+
+
+def unmeasurable(name: str, step: int, metrics: dict[str, float]) -> Outcome:
+    """Returns FAILED, because a metric was NaN.
+
+    Args:
+        name: the metric, with its part of the data.
+        step: the number of updates after which it was measured.
+        metrics: what was measured until then.
+    """
+    remedy = "leave it out of task.metrics, or measure it on more data"
+    reason = f"{name} must be a number, it was nan after step {step}; {remedy}"
+    return Outcome(TrialState.FAILED, metrics, reason, diverged=True)
 
 
 def diverged(config: TrialConfig, losses: Tensor, step: int, steps: int, metrics: dict[str, float]) -> Outcome:

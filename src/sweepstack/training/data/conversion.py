@@ -53,12 +53,12 @@ _REFUSED: Sequence[tuple[Callable[[Tensor], bool], str, str]] = (
     ),
 )  # fmt: skip
 """Tensors that are refused: a test for each kind, its name, and the remedy."""
-_WHOLE = (
+WHOLE = (
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.uint16, torch.uint32, torch.uint64),
 )
 """The dtypes of whole numbers that are accepted."""
-_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """The dtypes of real numbers that are accepted."""
 
 
@@ -81,7 +81,7 @@ def tensor_of(value: Any) -> Tensor:
         for is_so, name, remedy in _REFUSED:
             if is_so(value):
                 raise DataError(f"it must be a plain tensor of numbers, not {name}", remedy=remedy)
-        if value.dtype not in _WHOLE + _REAL:
+        if value.dtype not in WHOLE + REAL:
             raise DataError("it must hold float32 numbers or integers", value.dtype, "call its float()")
         return value.detach().as_subclass(Tensor).cpu().resolve_neg()
     if isinstance(value, Image.Image) and value.mode in ("P", "PA"):
@@ -127,7 +127,7 @@ def images_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
     if shaped.dtype == torch.uint8:
         _check_pixels(given, config, part)
         return shaped
-    if shaped.dtype in _WHOLE:
+    if shaped.dtype in WHOLE:
         numbers = shaped.numpy()
         worst = max(int(numbers.max()), -int(numbers.min()))
         if worst > LARGEST_EXACT_FLOAT32:
@@ -210,57 +210,21 @@ def _shaped(given: Given, config: DatasetConfig, part: str) -> Tensor:
     return images.reshape(len(images), *shape)
 
 
-def labels_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
-    """Returns the labels of a part, int64 [n].
+def targets_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
+    """Returns the targets of a part as they were given, one for each image; a task checks what they are.
 
     Args:
         given: the part as it was read.
-        config: says the number of classes.
+        config: the dataset.
         part: "training" or "test".
 
     Raises:
-        DataError: an image does not have exactly one class index, from 0 to below `config.classes`.
+        DataError: there are more or fewer of them than images.
     """
-    labels, target = given.labels, config.target
-    if len(labels) != len(given.images):
+    if len(given.labels) != len(given.images):
         raise DataError(
-            f"dataset must give as many labels as images, {target} gives {len(given.images):,} {part} images",
-            f"{len(labels):,} labels",
+            f"dataset must give as many labels as images, {config.target} gives {len(given.images):,} {part} images",
+            f"{len(given.labels):,} labels",
             "correct it",
         )
-    if labels.ndim != 1:
-        shape = list(labels.shape[1:])
-        if labels[0].numel() == 1:
-            remedy = "give the number inside it: labels.flatten(), or int(label)"
-        elif shape == [config.classes]:
-            remedy = "for one-hot labels give labels.argmax(1), or label.argmax()"
-        else:
-            remedy = "give the class as an integer; several answers for one image cannot be trained"
-        rule = f"a label must be one class index, a {part} label of {target} has several numbers or axes"
-        raise DataError(rule, f"shape {shape}", remedy)
-    if labels.dtype not in _WHOLE:
-        whole = labels.isfinite() & (labels == labels.round())
-        if not bool(whole.all()):
-            index = int((~whole).nonzero()[0])
-            raise DataError(
-                f"a label must be a class index (0, 1, 2, ...), {part} label {index} (from 0) of {target} is none",
-                float(labels[index]),
-                "numbers to predict (regression) cannot be trained; give each class an index",
-            )
-    low, high = (float(bound) if labels.dtype in _REAL else int(bound) for bound in _bounds(labels))
-    if low < 0:
-        raise DataError(
-            f"a label must be a class index from 0, {part} labels of {target} begin below", int(low), "renumber them"
-        )
-    if high >= (config.classes or 0):
-        raise DataError(
-            f"dataset.classes must be more than every label, {part} labels of {target} are {low:.0f} to {high:.0f}",
-            config.classes,
-            f"set dataset.classes={high + 1:.0f}, or number the classes from 0",
-        )
-    return labels.long()
-
-
-def _bounds(labels: Tensor) -> tuple[Any, Any]:
-    numbers = labels.numpy() if labels.dtype in _WHOLE else labels.double().numpy()
-    return numbers.min(), numbers.max()
+    return given.labels

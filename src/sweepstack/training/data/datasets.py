@@ -10,16 +10,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from sweepstack.config.schema import DatasetConfig
+from sweepstack.config.schema import DatasetConfig, TaskConfig
 from sweepstack.errors import DataError
 from sweepstack.training.data import download, user_dataset
+from sweepstack.training.tasks.built import build_task
 from sweepstack.trial import DatasetFacts
+
+CLASSES = TaskConfig()
+"""The default task: classification."""
 
 SPLIT_SEED = 0
 """Seed of the split. Every trial holds out the same images, so that trials of different seeds can be compared."""
@@ -32,7 +37,8 @@ AHEAD = 2000
 class Data:
     """A dataset, ready for training.
 
-    Images keep their dtype, uint8 pixels or float32, [n, *shape]; labels are int64 [n]. Batches are float32, scaled to
+    Images keep their dtype, uint8 pixels or float32, [n, *shape]; labels are what the task learns, int64 [n] of
+    classes. Batches are float32, scaled to
     0..1 and standardised. Selecting pixels and scaling a batch takes as long as selecting floats, and pixels need a
     quarter of the memory.
     """
@@ -90,7 +96,7 @@ class Data:
     def stacked_batches(
         self, batch_size: int, seeds: Sequence[int], epoch: int, skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the batches of one epoch for several seeds: images [seeds, batch, *shape], labels [seeds, batch].
+        """Yields the batches of one epoch for several seeds: images [seeds, batch, *shape], labels [seeds, batch, ...].
 
         For each seed they equal those of `batches`. It uses no second thread: a second team of OpenMP threads on the
         same cores made the steps of a stack take 1.4 to 2.6 times as long.
@@ -103,7 +109,7 @@ class Data:
         """
         for index in torch.split(torch.stack([self._order(seed, epoch) for seed in seeds]), batch_size, 1)[skip:]:
             images, labels = self._select(index.flatten())
-            yield images.view(*index.shape, *images.shape[1:]), labels.view(index.shape)
+            yield images.view(*index.shape, *images.shape[1:]), labels.view(*index.shape, *labels.shape[1:])
 
     def _order(self, seed: int, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(stream(seed, "order", epoch))
@@ -112,9 +118,9 @@ class Data:
     def _select(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return self._ready(self.images.index_select(0, index), self.labels.index_select(0, index))
 
-    def some(self, count: int = 16) -> Tensor:
-        """Returns the first training images in the form of a batch: float32 [count, *shape], on `device`."""
-        return self._select(self.train[:count])[0]
+    def some(self, count: int = 16) -> tuple[Tensor, Tensor]:
+        """Returns the first training images and their labels in the form of a batch, on `device`."""
+        return self._select(self.train[:count])
 
     def evaluation(self, chunk: int = 2000) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the held-out part, or the test data if nothing is held out, in batches of `chunk` images."""
@@ -148,26 +154,29 @@ def stream(seed: int, purpose: str, epoch: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
 
 
-def load_data(config: DatasetConfig, validation_split: float, device: torch.device) -> Data:
+def load_data(config: DatasetConfig, validation_split: float, device: torch.device, task: TaskConfig = CLASSES) -> Data:
     """Loads the dataset of a config. It keeps the last two datasets, so that the trials of a sweep share one copy.
 
     Args:
         config: the dataset.
         validation_split: the fraction of the training images to hold out.
         device: the device to train on.
+        task: the task whose targets the labels are.
 
     Raises:
-        DataError: the data cannot be loaded, or do not have the stated shape and classes.
+        DataError: the data cannot be loaded, or are not what config and task say.
     """
-    return _load(config.model_dump_json(by_alias=True), validation_split, str(device))
+    learned = task.model_dump_json(by_alias=True, exclude={"loss", "metrics", "objective"})
+    return _load(config.model_dump_json(by_alias=True), validation_split, str(device), learned)
 
 
 @functools.lru_cache(maxsize=2)
-def _load(config_json: str, validation_split: float, device_name: str) -> Data:
+def _load(config_json: str, validation_split: float, device_name: str, task_json: str) -> Data:
     config = DatasetConfig.model_validate_json(config_json)
     device = torch.device(device_name)
-    images, labels = user_dataset.part(config, train=True)
-    test_images, test_labels = user_dataset.part(config, train=False)
+    check_targets = build_task(TaskConfig.model_validate_json(task_json)).check_targets
+    images, labels = user_dataset.part(config, check_targets, train=True)
+    test_images, test_labels = user_dataset.part(config, check_targets, train=False)
     _check_parts(images, test_images, config)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
     held_out = round(len(images) * validation_split)
@@ -239,12 +248,34 @@ def digits(train: bool) -> TensorDataset:
 
     A fixed shuffle splits them into 1,437 to train with and 360 to test with.
     """
+    table = _of_scikit_learn("digits.csv.gz", ",")
+    index = _shuffled_part(len(table), 360, train)
+    images = table[index, :-1].reshape(-1, 8, 8).astype(np.float32) / 16
+    return TensorDataset(torch.from_numpy(images), torch.from_numpy(table[index, -1].astype(np.int64)))
+
+
+def diabetes(train: bool) -> TensorDataset:
+    """scikit-learn's diabetes: float32 rows [n, 10] and float32 targets [n, 1] (Efron et al., 2004).
+
+    A fixed shuffle splits them into 354 to train with and 88 to test with. Each column is standardized by mean and
+    standard deviation of the training part. The target is a measure of how the disease progressed, from 25 to 346.
+    """
+    table, target = _of_scikit_learn("diabetes_data_raw.csv.gz", " "), _of_scikit_learn("diabetes_target.csv.gz", " ")
+    training = table[_shuffled_part(len(table), 88, True)]
+    index = _shuffled_part(len(table), 88, train)
+    rows = (table[index] - training.mean(0)) / training.std(0)
+    return TensorDataset(torch.from_numpy(rows).float(), torch.from_numpy(target[index, None]).float())
+
+
+def _of_scikit_learn(name: str, delimiter: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Reads a file that scikit-learn brings. Its own function reads the same one; importing that takes a second."""
     package = importlib.util.find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
-    # This file is the one that sklearn.datasets.load_digits reads. Importing that function would take a second.
-    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    order = np.random.default_rng(0).permutation(len(table))
-    index = order[360:] if train else order[:360]
-    images = table[index, :-1].reshape(-1, 8, 8).astype(np.float32) / 16
-    return TensorDataset(torch.from_numpy(images), torch.from_numpy(table[index, -1].astype(np.int64)))
+    return np.loadtxt(Path(package.origin).parent / "datasets" / "data" / name, delimiter=delimiter)
+
+
+def _shuffled_part(count: int, tested: int, train: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Returns the indices of one part of a table: the first `tested` of a fixed shuffle are the test part."""
+    order = np.random.default_rng(0).permutation(count)
+    return order[tested:] if train else order[:tested]

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
-from sweepstack.training.data.conversion import Given, Source, images_of, labels_of, source_of, tensor_of
+from sweepstack.training.data.conversion import Given, Source, images_of, source_of, targets_of, tensor_of
 from sweepstack.training.instantiate import bound
 from sweepstack.training.random_state import seeded
 
@@ -28,16 +28,24 @@ _AS_STORED = {"MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "CIFAR100"
 """Classes of `torchvision.datasets` whose items, without a transform, are those of their attributes `data` and
 `targets`."""
 
+CheckTargets = Callable[[Tensor, DatasetConfig, str], Tensor]
+"""Checks the targets of a part, "training" or "test", and returns them as they are trained on; see `Task`."""
+
 _reported: set[str] = set()
 """Targets of datasets whose random numbers this process has reported."""
 
 
-def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
-    """Reads one part of a dataset: images [n, *config.shape], uint8 pixels or float32, and int64 labels [n].
+def part(config: DatasetConfig, check_targets: CheckTargets, *, train: bool) -> tuple[Tensor, Tensor]:
+    """Reads one part of a dataset: images [n, *config.shape], uint8 pixels or float32, and targets [n, ...].
 
     They are the items `dataset[i]` for i from 0 to below `len(dataset)`, and share no memory with the dataset. The
     global random generators have the same seed at every call, for both parts. If the dataset uses them, a line on
     standard error says so, once in a process.
+
+    Args:
+        config: the dataset.
+        check_targets: that of the task.
+        train: read the training part; else the test part.
 
     Raises:
         DataError: the dataset fails, returns something that is not understood, or other data at the second reading.
@@ -50,7 +58,8 @@ def part(config: DatasetConfig, *, train: bool) -> tuple[Tensor, Tensor]:
         of_items = drawn()
     known = config.target.startswith("sweepstack.") or _is_as_stored(dataset)
     del dataset  # a second instance is made below, and the memory may not hold two
-    images, labels = images_of(given, config, name), labels_of(given, config, name)
+    images = images_of(given, config, name)
+    labels = check_targets(targets_of(given, config, name), config, name)
     if not known:
         if images.data_ptr() == given.images.data_ptr():  # a second instance could change them in place
             images = images.clone()
@@ -172,7 +181,7 @@ def _pair(item: Any) -> tuple[Any, Any]:
 
 
 def _label(label: Any) -> Any:
-    """Returns a label as a plain number, or as a tensor if it has axes; `labels_of` refuses the latter."""
+    """Returns a label as a plain number, or as a tensor if it has axes."""
     try:
         tensor = tensor_of(label).clone()
     except DataError as error:

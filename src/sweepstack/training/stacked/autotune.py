@@ -26,9 +26,9 @@ from sweepstack.training import models, random_state
 from sweepstack.training.data.datasets import Data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_budget
 from sweepstack.training.instantiate import import_target
-from sweepstack.training.losses import build_loss
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.model import EVALUATED, Batches, Unstackable
+from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.trainer import autocast_of, descend, evaluate
 from sweepstack.trial import StackSettings
 
@@ -168,16 +168,16 @@ def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> 
 def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
     torch.set_num_threads(threads)
     model = models.build_model(config.model).to(data.device)
-    autocast, minimized = autocast_of(config, data.device), build_loss(config, data.device)
+    autocast, task = autocast_of(config, data.device), BuiltTask(config, data.device)
 
     def step(images: Tensor, labels: Tensor) -> None:
         with autocast:
-            loss = minimized.mean(model(images), labels)
+            loss = task.batch_loss(model, images, labels)
         descend(model, loss, 1e-6, config.clip_norm)
 
     seconds = _seconds_per_step(step, data.batches(config.batch_size, 0, 1), data.device)
     return seconds * data.steps_per_epoch(config.batch_size) + _evaluation(
-        lambda batches: evaluate(model, batches(EVALUATED), autocast, minimized), data
+        lambda batches: evaluate(model, batches(EVALUATED), autocast, task), data
     )
 
 
@@ -234,7 +234,7 @@ def _fitting_width(config: TrialConfig, data: Data) -> int:
         kept += tensor.nbytes
         return tensor
 
-    images = data.some(config.batch_size)
+    images, _ = data.some(config.batch_size)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         model(images)
     own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))

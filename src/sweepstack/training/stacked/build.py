@@ -18,7 +18,10 @@ from sweepstack.training.stacked.vmap_model import MappedModel
 
 
 def build_stacked_model(
-    configs: Sequence[TrialConfig], shape: Sequence[int], device: torch.device, images: Tensor | None = None
+    configs: Sequence[TrialConfig],
+    shape: Sequence[int],
+    device: torch.device,
+    batch: tuple[Tensor, Tensor] | None = None,
 ) -> StackedModel:
     """Builds the batched model of a stack: a `DenseModel` if possible, else a `MappedModel`.
 
@@ -29,23 +32,23 @@ def build_stacked_model(
         configs: one for each member, of one `stack_key`.
         shape: the shape of one image.
         device: the device to train on.
-        images: images to test the modules with, float [n, *shape]; random ones by default.
+        batch: images to test the modules with, float [n, *shape], and their targets; artificial ones by default.
 
     Raises:
         Unstackable: the module has no batched form; the message says why.
     """
-    probe = Probe(configs, shape, device, images)
+    probe = Probe(configs, shape, device, batch)
     model = configs[0].model
     first = configs[0]
-    recipe = first.task.model_dump_json(), first.clip_norm, first.precision
+    recipe = first.task.model_dump_json(), first.step and first.step.model_dump_json(), first.clip_norm, first.precision
     about = first.dataset, recipe, tuple(probe.seeds), tuple(shape), device
     key = (
         import_target("model", model.target),
-        first.task.loss and import_target("task.loss", first.task.loss.target),
+        *(import_target("target", one.target) for one in (first.task, first.task.loss, first.step) if one is not None),
         model.model_dump_json(),
         about,
         torch.get_default_dtype(),
-        images is None,
+        batch is None,
     )
     if key not in _chosen:
         if len(_chosen) >= REMEMBERED:

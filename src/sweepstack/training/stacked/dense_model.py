@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sweepstack.config.schema import TrialConfig
+from sweepstack.metrics import CLASSIFICATION, REGRESSION
 from sweepstack.training.stacked.model import StackedModel, Unstackable
 
 EVALUATED_NUMBERS = 2**25
@@ -48,6 +49,35 @@ ELEMENTWISE: dict[type[nn.Module], Elementwise] = {
 }
 
 
+def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the mean cross entropy of each member [K], and its gradient [K, classes, batch].
+
+    Args:
+        logits: [K, classes, batch].
+        labels: int64 [K, 1, batch].
+    """
+    logs = torch.log_softmax(logits, 1)
+    losses = -logs.gather(1, labels).mean((1, 2))
+    gradient = logs.exp_().scatter_add_(1, labels, logs.new_full((1, 1, 1), -1.0).expand_as(labels))
+    return losses, gradient.mul_(1 / labels.shape[2])
+
+
+def _squared_error(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the mean squared error of each member [K], and its gradient [K, outputs, batch].
+
+    Args:
+        outputs: [K, outputs, batch].
+        targets: of the same shape.
+    """
+    errors = outputs - targets
+    losses = errors.square().mean((1, 2))
+    return losses, errors.mul_(2 / (errors.shape[1] * errors.shape[2]))
+
+
+GRADIENTS = {CLASSIFICATION: _cross_entropy, REGRESSION: _squared_error}
+"""The tasks whose own loss is written out."""
+
+
 class DenseModel(StackedModel):
     """A chain of linear layers, elementwise functions and dropout on flattened images.
 
@@ -64,8 +94,11 @@ class DenseModel(StackedModel):
             raise Unstackable("its precision is not float32")
         if configs[0].clip_norm is not None:
             raise Unstackable("clip_norm needs all gradients before the first update")
-        if configs[0].task.loss is not None:
-            raise Unstackable("its loss is not the plain cross entropy")
+        if configs[0].step is not None:
+            raise Unstackable("it has a step of its own")
+        if configs[0].task.loss is not None or configs[0].task.target not in GRADIENTS:
+            raise Unstackable("its loss is neither the plain cross entropy nor the mean squared error")
+        self._gradient = GRADIENTS[configs[0].task.target]
         super().__init__(configs, device)
         self._first, *self._layers = _chain(self.template)
         units = sum(len(value[0]) for name, value in self.parameters.items() if name.endswith("weight"))
@@ -76,7 +109,7 @@ class DenseModel(StackedModel):
 
     @torch.no_grad()
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        groups, batch = labels.shape
+        groups, batch = labels.shape[:2]
         images = images.flatten(2)
         flow = self._enter(images)
         saved = []  # what the gradient of each layer needs
@@ -92,12 +125,8 @@ class DenseModel(StackedModel):
                 case Dropout():
                     saved.append(self._mask(layer, flow).div_(max(1 - layer.p, 1e-30)))
                     flow = flow * saved[-1]
-        logs = torch.log_softmax(flow, 1)
-        labels = labels.view(groups, 1, 1, batch).expand(-1, self.width // groups, -1, -1)
-        labels = labels.reshape(self.width, 1, batch)
-        losses = -logs.gather(1, labels).mean((1, 2))
-        gradient = logs.exp_().scatter_add_(1, labels, logs.new_full((1, 1, 1), -1.0).expand_as(labels))
-        gradient.mul_(1 / batch)
+        labels = labels.view(groups, 1, batch, -1).expand(-1, self.width // groups, -1, -1)
+        losses, gradient = self._gradient(flow, labels.reshape(self.width, batch, -1).transpose(1, 2))
 
         self.optimizer.begin_step()
         for layer, kept in zip(reversed(self._layers), reversed(saved), strict=True):
@@ -124,7 +153,7 @@ class DenseModel(StackedModel):
         )  # nn.Dropout draws nothing if it drops everything
         return mask.t().expand_as(flow).contiguous()
 
-    def logits(self, images: Tensor) -> Tensor:
+    def outputs(self, images: Tensor) -> Tensor:
         flow = self._enter(images.flatten(1)[None])
         for layer in self._layers:
             match layer:
@@ -132,7 +161,7 @@ class DenseModel(StackedModel):
                     flow = self._linear(layer, flow)
                 case Elementwise():
                     flow = layer.forward(flow)
-        return flow
+        return flow.transpose(1, 2)
 
     def _enter(self, images: Tensor) -> Tensor:
         """Computes the first layer: images [S, batch, pixels] to activations [K, units, batch]."""

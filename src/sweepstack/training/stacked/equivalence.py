@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sweepstack.config.schema import OptimizerConfig, TrialConfig
 from sweepstack.errors import one_line
 from sweepstack.training import models
-from sweepstack.training.losses import build_loss
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import of_others, seed_all
 from sweepstack.training.stacked.model import StackedModel, Unstackable
+from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.trainer import autocast_of, descend
 
 PROBE = OptimizerConfig.model_validate({"_target_": "torch.optim.SGD", "lr": 0.05})
@@ -88,11 +88,11 @@ class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class Alone:
-    """The results of a single module. Logits are [images, classes]."""
+    """The results of a single module. Outputs are [images, ...]."""
 
     config: TrialConfig
     before: Tensor
-    """Logits in evaluation mode before the updates; `after` has those after them."""
+    """Outputs in evaluation mode before the updates; `after` has those after them."""
     after: Tensor
     tensors: Mapping[str, Tensor]
     """Its parameters and buffers after the updates."""
@@ -107,29 +107,33 @@ class Probe:
         configs: those of the members of a stack.
         shape: the shape of one image.
         device: the device to train on.
-        images: images of the data, float [n, *shape]; random ones by default.
+        batch: images of the data, float [n, *shape], and their targets [n, ...]; artificial ones by default.
     """
 
     def __init__(
-        self, configs: Sequence[TrialConfig], shape: Sequence[int], device: torch.device, images: Tensor | None = None
+        self,
+        configs: Sequence[TrialConfig],
+        shape: Sequence[int],
+        device: torch.device,
+        batch: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         seeds = list(dict.fromkeys(config.seed for config in configs))
         self.seeds = [seeds[0], seeds[len(seeds) // 2]]
         self.configs = [configs[0].model_copy(update={"seed": seed, "optimizer": PROBE}) for seed in self.seeds]
         self._close = TOLERANCES[configs[0].precision]
         self._device, self._autocast = device, autocast_of(configs[0], device)
-        self._loss = build_loss(configs[0], device)
-        if images is None:
+        self._task = BuiltTask(configs[0], device)
+        if batch is None:
             images = torch.rand(PROBED, *shape, generator=torch.Generator().manual_seed(0))
-        self._images = images[:PROBED].to(device)
-        self._labels = (torch.arange(len(self._images)) % (configs[0].dataset.classes or 1)).to(device)
+            batch = images, self._task.task.examples(PROBED, configs[0].dataset)
+        self._images, self._labels = (part[:PROBED].to(device) for part in batch)
 
     def alone(self) -> list[Alone]:
         """Returns the results of the single modules.
 
         Raises:
             Unstackable: no stack can do the same: a module changes plain attributes, draws from generators other than
-                PyTorch's, has logits that depend on other images in the batch, or does not repeat its results.
+                PyTorch's, has outputs that depend on other images in the batch, or does not repeat its results.
         """
         first, repeated = self._learn(self.configs[0]), self._learn(self.configs[0])
         if not self._same(repeated, first):
@@ -148,22 +152,23 @@ class Probe:
         """
         groups, width = len(stack.seeds), len(expected)
         images = self._images.to(stack.dtype)
-        images, labels = images.expand(groups, *images.shape), self._labels.expand(groups, -1)
+        labels = self._labels
+        images, labels = images.expand(groups, *images.shape), labels.expand(groups, *labels.shape)
         stack.set_factors(torch.ones(UPDATES + 1, width, dtype=torch.float64))
         stack.same_draws = True
         with SameDraws():
-            before = stack.logits(images[0])
+            before = stack.outputs(images[0])
             for _ in range(UPDATES):
                 stack.step(images, labels)
-            after = stack.logits(images[0])
+            after = stack.outputs(images[0])
         tensors = {**stack.parameters, **stack.rest}
         for member, alone in enumerate(expected):
-            if not self._near(before[member].T, alone.before):
+            if not self._near(before[member], alone.before):
                 raise Unstackable("batched, it does not compute what it computes alone")
             for name, value in alone.tensors.items():
                 if name not in tensors or not self._near(tensors[name][member], value):
                     raise Unstackable(f"batched, {name} does not become what it becomes alone")
-            if not self._near(after[member].T, alone.after):
+            if not self._near(after[member], alone.after):
                 raise Unstackable("batched, it does not learn what it learns alone")
         if any(alone.draws for alone in expected):  # vmap may fail if each member draws its own numbers
             stack.same_draws = False
@@ -193,10 +198,10 @@ class Probe:
             with SameDraws() as evaluated:
                 self._check_evaluation(model, attributes, evaluated)
             with SameDraws() as draws:
-                before = self._logits(model)
+                before = self._outputs(model)
                 for _ in range(UPDATES):
                     self._update(model)
-                after = self._logits(model)
+                after = self._outputs(model)
         except Unstackable:
             raise
         except Exception as error:  # a user's module can fail in any way
@@ -220,7 +225,7 @@ class Probe:
                 for name, value in _tensors(model).items():
                     value.copy_(state[name])
                 with draws:
-                    return torch.cat([model.train()(self._images.clone()), self._logits(model)])
+                    return torch.cat([model.train()(self._images.clone()), self._outputs(model)])
 
         if torch.equal(answer(SameDraws(1)), answer(SameDraws(2))):
             return  # its random numbers change nothing
@@ -235,25 +240,25 @@ class Probe:
         """Checks that evaluation changes nothing and does not depend on the size of the chunks."""
         kept = {name: value.clone() for name, value in _tensors(model).items()}
         half = len(self._images) // 2
-        whole = self._logits(model)
-        parts = [self._logits(model, part) for part in (self._images[:half], self._images[half:]) if len(part)]
+        whole = self._outputs(model)
+        parts = [self._outputs(model, part) for part in (self._images[:half], self._images[half:]) if len(part)]
         now = _tensors(model)
         _check_attributes(attributes)
         if kept.keys() != now.keys() or not all(torch.equal(value, now[name]) for name, value in kept.items()):
             raise Unstackable("it changes its buffers when it is evaluated")
-        if not draws.drawn and not self._near(self._logits(model), whole):
+        if not draws.drawn and not self._near(self._outputs(model), whole):
             raise Unstackable("it does not answer the same twice, even alone")
         if not draws.drawn and not self._near(torch.cat(parts), whole):
             raise Unstackable("when it is evaluated, its answer for an image depends on the other images of the batch")
 
-    def _logits(self, model: nn.Module, images: Tensor | None = None) -> Tensor:
+    def _outputs(self, model: nn.Module, images: Tensor | None = None) -> Tensor:
         with torch.no_grad(), self._autocast:
             found: Tensor = model.eval()((self._images if images is None else images).clone())
         return found
 
     def _update(self, model: nn.Module) -> None:
         with self._autocast:
-            loss = self._loss.mean(model.train()(self._images.clone()), self._labels)
+            loss = self._task.batch_loss(model.train(), self._images.clone(), self._labels)
         descend(model, loss, PROBE.lr, self.configs[0].clip_norm)
 
 

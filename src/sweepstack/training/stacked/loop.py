@@ -24,7 +24,7 @@ from sweepstack.training.module_state import Unkept
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
-from sweepstack.training.trainer import diverged, failed, killed, update_metrics
+from sweepstack.training.trainer import diverged, failed, killed, undefined_metric, unmeasurable, update_metrics
 from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState, Verdict
 
 SHRINK = 0.75
@@ -307,27 +307,34 @@ def _measure(
     step: int,
     clock: Clock,
     predicted: list[Tensor],
-) -> tuple[Tensor, Tensor] | None:
-    """Measures the members and reports to the readers that are due; a reader that answers STOP leaves KILLED.
+) -> list[dict[str, float]] | None:
+    """Measures the members and reports to the readers that are due; a reader that answers STOP leaves KILLED, and one
+    with a metric that is NaN leaves FAILED.
 
     Args:
         losses: of this epoch, [updates, K].
         factors: of the schedules at this step, [K].
-        predicted: receives the classes that the members predict, if they are measured on the test data.
+        predicted: receives the members' predictions, if they are measured on the test data.
 
     Returns:
-        Loss and accuracy of each member, [K]; None if no reader is due.
+        The loss and the metrics of each member; None if no reader is due.
     """
     steps = data.steps_per_epoch(members[0].config.batch_size)
     due = [(index, r) for index, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
     if not due:
         return None
-    values, accuracies = model.evaluate(data.evaluation, None if len(data.held_out) else predicted)
+    measured = model.evaluate(data.evaluation, None if len(data.held_out) else predicted)
     for index, reader in due:
         config, metrics = reader.config, reader.metrics
         by_epoch = config.evaluate_every == "epoch"
         metrics["train/loss"] = float(losses[:, index].mean() if by_epoch else losses[-1, index])
-        update_metrics(config, float(values[index]), float(accuracies[index]), metrics)
+        update_metrics(config, measured[index], metrics)
+        if (undefined := undefined_metric(measured[index])) is not None:
+            clock.divide(members)
+            for one in _leave(members[index], [reader]):
+                name = f"{config.selecting_part}/{undefined}"
+                _give(one, unmeasurable(name, step, _timed(one, clock)), clock)
+            continue
         reported = {**metrics, "train/lr": config.optimizer.lr * float(factors[index])}
         total = steps * config.epochs
         verdict = reader.report(Measurement(-(-step // steps), step, total, reported))
@@ -335,7 +342,7 @@ def _measure(
             clock.divide(members)
             for one in _leave(members[index], [reader]):
                 _give(one, killed(step, total), clock)
-    return values, accuracies
+    return measured
 
 
 def _end_trials(
@@ -344,7 +351,7 @@ def _end_trials(
     data: Data,
     step: int,
     clock: Clock,
-    tested: tuple[Tensor, Tensor] | None,
+    tested: list[dict[str, float]] | None,
     predicted: list[Tensor],
 ) -> None:
     """Tests for the readers that are at their end, unless they were just measured on the test data, and lets them
@@ -354,17 +361,20 @@ def _end_trials(
         return
     clock.divide(members)
     with clock.stopped():
-        values, accuracies = tested or model.evaluate(data.test, predicted)
-        classes = torch.cat(predicted, 1).cpu().numpy()
+        measured = tested or model.evaluate(data.test, predicted)
+        predictions = torch.cat(predicted, 1).cpu().numpy()
     for index, member in enumerate(members):
         for reader in _leave(member, [r for r in member.readers if r.is_at_end(step, steps)]):
             metrics = _timed(reader, clock)
-            metrics["test/loss"], metrics["test/accuracy"] = float(values[index]), float(accuracies[index])
+            metrics.update({f"test/{name}": value for name, value in measured[index].items()})
             if not math.isfinite(metrics["test/loss"]):  # the very last updates can be the ones that diverge
                 _give(reader, failed(reader.config, metrics["test/loss"], step, steps, metrics), clock)
                 continue
-            outcome = Outcome(TrialState.FINISHED, metrics, weights=model.weights(index), predictions=classes[index])
-            _give(reader, outcome, clock)
+            if (undefined := undefined_metric(measured[index])) is not None:
+                _give(reader, unmeasurable(f"test/{undefined}", step, metrics), clock)
+                continue
+            trained = {"weights": model.weights(index), "predictions": predictions[index]}
+            _give(reader, Outcome(TrialState.FINISHED, metrics, **trained), clock)
 
 
 def _kill(members: Sequence[Member], step: int, steps: int, clock: Clock) -> None:

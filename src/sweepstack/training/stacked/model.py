@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models
 from sweepstack.training.checkpoint import CheckpointError, rows
-from sweepstack.training.losses import build_loss
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import seed_all
 from sweepstack.training.stacked import optimizers
-from sweepstack.training.trainer import as_classes, autocast_of
+from sweepstack.training.tasks.built import BuiltTask
+from sweepstack.training.trainer import autocast_of
 
 EVALUATED = 2000
 """The largest number of images that are evaluated at once; fewer if the memory for training holds fewer."""
@@ -43,7 +43,7 @@ class StackedModel:
         self.template, members = _build_members(configs, device)
         self.same_draws = False
         """Whether all members draw the random numbers of a single module, for a comparison with it."""
-        self._autocast, self._loss = autocast_of(configs[0], device), build_loss(configs[0], device)
+        self._autocast, self._task = autocast_of(configs[0], device), BuiltTask(configs[0], device)
         self._evaluated = configs[0].batch_size
         self._names = [name for name, value in self.template.named_parameters() if value.requires_grad]
         self.parameters = {name: members[name] for name in self._names}
@@ -90,40 +90,31 @@ class StackedModel:
 
         Args:
             images: float32 [S, batch, ...], one batch for each of `seeds`.
-            labels: int64 [S, batch].
+            labels: the targets [S, batch, ...].
 
         Returns:
             The losses before the update, [K], on the device.
         """
         raise NotImplementedError
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Returns the logits [K, classes, n] of images [n, ...], the same for all members, in evaluation mode."""
+    def outputs(self, images: Tensor) -> Tensor:
+        """Returns the outputs [K, n, ...] for images [n, ...], the same for all members, in evaluation mode."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Returns the mean cross-entropy (nats) and the accuracy (0 to 1) of every member, [K] each, on the CPU.
+    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> list[dict[str, float]]:
+        """Returns the mean loss and the metrics of every member, by name.
 
         Args:
             batches: what to evaluate on.
-            predicted: receives the predicted classes of each chunk, [K, images], on the device.
+            predicted: receives the predictions of each chunk, [K, images, ...], as they are stored, on the device.
         """
-        sums: list[Tensor] = []
-        hits: list[Tensor] = []
-        parts: Tensor | int = 0
-        count = 0
-        for images, labels in batches(min(EVALUATED, self._evaluated)):
-            logits = self.logits(images).float()
-            total, part = self._loss.stacked_sums(logits, labels)
-            sums.append(total)
-            parts = parts + part
-            classes = logits.max(1).indices  # 18 times as fast as argmax along this axis
-            hits.append((classes == labels).sum(1))
+        totals = self._task.totals(stacked=True)
+        for images, targets in batches(min(EVALUATED, self._evaluated)):
+            predictions = self._task.add(totals, self.outputs(images).float(), targets, stacked=True)
             if predicted is not None:
-                predicted.append(as_classes(classes, logits.shape[1]))
-            count += len(labels)
-        return torch.stack(sums).sum(0).cpu().double() / float(parts), torch.stack(hits).sum(0).cpu().double() / count
+                predicted.append(predictions)
+        return totals.metrics()
 
     def weights(self, member: int) -> dict[str, Tensor]:
         """Returns a copy of the `state_dict` of one member, on the CPU."""

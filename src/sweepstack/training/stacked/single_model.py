@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models, optimizers
-from sweepstack.training.losses import build_loss
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import seed_all
 from sweepstack.training.stacked.model import EVALUATED, Batches
+from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.trainer import autocast_of, evaluate, restore, state_of, warm_up
 
 
@@ -32,7 +32,7 @@ class SingleModel:
         self._attributes = Attributes(self._model)
         self._optimizer = optimizers.build_optimizer(config.optimizer, self._model.parameters())
         self._full_rates = [group["lr"] for group in self._optimizer.param_groups]
-        self._autocast, self._loss = autocast_of(config, device), build_loss(config, device)
+        self._autocast, self._task = autocast_of(config, device), BuiltTask(config, device)
         self._factors: Iterator[float] = iter(())
         self._clip_norm = config.clip_norm
         self.seeds = [config.seed]
@@ -47,7 +47,7 @@ class SingleModel:
         for group, full in zip(self._optimizer.param_groups, self._full_rates, strict=True):
             group["lr"] = full * factor
         with self._autocast:
-            loss = self._loss.mean(self._model(images[0]), labels[0])
+            loss = self._task.batch_loss(self._model, images[0], labels[0])
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self._clip_norm is not None:
@@ -55,13 +55,13 @@ class SingleModel:
         self._optimizer.step()
         return loss.detach()[None]
 
-    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> list[dict[str, float]]:
         """See `StackedModel.evaluate`."""
-        classes: list[Tensor] = []
-        loss, accuracy = evaluate(self._model, batches(EVALUATED), self._autocast, self._loss, classes)
+        parts: list[Tensor] = []
+        measured = evaluate(self._model, batches(EVALUATED), self._autocast, self._task, parts)
         if predicted is not None:
-            predicted += [part[None] for part in classes]
-        return torch.tensor([loss], dtype=torch.float64), torch.tensor([accuracy], dtype=torch.float64)
+            predicted += [part[None] for part in parts]
+        return [measured]
 
     def weights(self, member: int) -> dict[str, Tensor]:
         """See `StackedModel.weights`."""

@@ -3,7 +3,7 @@ documentation, HFTA, MLSys 2021)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +29,15 @@ class Watched(nn.Module):
         self.module = module
         self._owners = [(f"{path}.".lstrip("."), part) for path, part in module.named_modules()]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the module's logits, and the buffers that it has assigned, by their names in the module.
+    def forward(self, function: Callable[..., Tensor], *args: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Calls `function(module, *args)`; returns its result, and the buffers that the module has assigned, by their
+        names. `args` are images, and their targets if the function computes a loss.
 
         Raises:
             Unstackable: the module has assigned a parameter, or made or removed a buffer.
         """
         before = [({**part._parameters}, {**part._buffers}) for _, part in self._owners]
-        logits = self.module(images)
+        found = function(self.module, *args)
         assigned: dict[str, Tensor] = {}
         for (path, part), (parameters, buffers) in zip(self._owners, before, strict=True):
             for name, old in parameters.items():
@@ -51,7 +52,7 @@ class Watched(nn.Module):
                 if old is None or new is None or (new.shape, new.dtype) != (old.shape, old.dtype):
                     raise Unstackable(f"its forward gives the buffer {path}{name} another shape or dtype")
                 assigned[path + name] = new
-        return logits, assigned
+        return found, assigned
 
 
 class MappedModel(StackedModel):
@@ -85,8 +86,7 @@ class MappedModel(StackedModel):
         def loss_of(
             parameters: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor, labels: Tensor
         ) -> tuple[Tensor, dict[str, Tensor]]:
-            logits, assigned = self._call(parameters, rest, images)
-            return self._loss.mean(logits, labels), assigned
+            return self._call(parameters, rest, self._task.batch_loss, images, labels)
 
         with self._autocast:
             mapped = vmap(loss_of, in_dims=(0, 0, *[None if shared else 0] * 2), randomness=self._randomness)
@@ -109,26 +109,26 @@ class MappedModel(StackedModel):
         return "same" if self.same_draws else "different"
 
     def _call(
-        self, parameters: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor
+        self, parameters: dict[str, Tensor], rest: dict[str, Tensor], function: Callable[..., Tensor], *args: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the logits of one member, and the buffers that its forward has assigned."""
+        """Calls a function with one member and `args`; returns its result, and the buffers that were assigned."""
         tensors = {MODULE_PREFIX + name: value for part in (parameters, rest) for name, value in part.items()}
-        found: tuple[Tensor, dict[str, Tensor]] = functional_call(self._watched, tensors, (images,))
+        found: tuple[Tensor, dict[str, Tensor]] = functional_call(self._watched, tensors, (function, *args))
         return found
 
-    def logits(self, images: Tensor) -> Tensor:
+    def outputs(self, images: Tensor) -> Tensor:
         self.template.eval()
 
-        def logits_of(parameters: dict[str, Tensor], rest: dict[str, Tensor]) -> Tensor:
-            logits, assigned = self._call(parameters, rest, images)
+        def outputs_of(parameters: dict[str, Tensor], rest: dict[str, Tensor]) -> Tensor:
+            outputs, assigned = self._call(parameters, rest, lambda module, images: module(images), images)
             if assigned:
                 raise Unstackable(f"its forward assigns the buffer {next(iter(assigned))} when it is evaluated")
-            return logits
+            return outputs
 
         with self._autocast:
-            return vmap(logits_of, randomness=self._randomness)(self.parameters, self.rest).transpose(1, 2)
+            return vmap(outputs_of, randomness=self._randomness)(self.parameters, self.rest)
 
-    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> list[dict[str, float]]:
         """See `StackedModel.evaluate`.
 
         Raises:

@@ -1,0 +1,142 @@
+"""The task of a config, ready to train with: its loss, the loss of a batch, and what it is measured by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sweepstack.config.schema import MetricConfig, TaskConfig, TrialConfig
+from sweepstack.errors import ConfigError, did_you_mean, one_line
+from sweepstack.metrics import OWN_METRIC, bare_name
+from sweepstack.training.instantiate import bound, check_keywords
+from sweepstack.training.tasks.classification import Classification
+from sweepstack.training.tasks.losses import build_loss, weight_of
+from sweepstack.training.tasks.measures import Measure, Totals
+from sweepstack.training.tasks.task import Task
+
+
+def build_task(config: TaskConfig) -> Task:
+    """Builds the task that a config names.
+
+    Raises:
+        ConfigError: it cannot be built, or is no `Task`.
+    """
+    check_keywords("task", config.target, 0, config.keywords)
+    build = bound(config, "task")
+    try:
+        task = build()
+    except Exception as error:
+        raise ConfigError(f"task: {config.target} refuses its values: {one_line(error)}", remedy="change it") from error
+    if not isinstance(task, Task):
+        rule = f"task._target_ must name a subclass of sweepstack.Task, {config.target} gives"
+        raise ConfigError(rule, type(task).__name__, "for example task=classification")
+    return task
+
+
+class BuiltTask:
+    """The task of a config on a device.
+
+    Args:
+        config: the config of the trial.
+        device: the device to train on.
+
+    Raises:
+        ConfigError: the loss or a metric cannot be built.
+    """
+
+    def __init__(self, config: TrialConfig, device: torch.device) -> None:
+        self.task = build_task(config.task)
+        self._named = build_loss(config.task.loss, device) if config.task.loss is not None else None
+        self.measures = _measures(config, self.task)
+        self._mean = self._named or self.task.loss
+        self._plain = type(self.task) is Classification and self._named is None
+        """Whether the loss is the plain cross entropy, whose sums PyTorch computes itself."""
+        aligns = type(self.task).aligned is not Task.aligned
+        self.loss: Callable[[Tensor, Tensor], Tensor] = self._aligned_loss if aligns else self._mean
+        """Takes the outputs of a model and targets, and gives the mean loss, a tensor without axes."""
+        self._step = bound(config.step, "step") if config.step is not None else None
+
+    def _aligned_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._mean(self.task.aligned(outputs, targets), targets)
+
+    @property
+    def named_loss(self) -> object:
+        """The loss that the config names; None if it names none."""
+        return self._named
+
+    def batch_loss(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor) -> Tensor:
+        """Returns the loss of a model on a batch: that of the config's `step` if it has one.
+
+        Args:
+            model: the model, in training mode.
+            images: [n, *shape].
+            targets: [n, ...].
+        """
+        if self._step is not None:
+            loss: Tensor = self._step(model, (images, targets), self.loss)
+            return loss
+        return self.loss(model(images), targets)
+
+    def totals(self, stacked: bool = False) -> Totals:
+        """Returns an empty collection of what a part of the data is measured by.
+
+        Args:
+            stacked: True if it is for outputs of a stack [K, n, ...].
+        """
+        return Totals(self._stacked_sums if stacked else self._sums, self.measures)
+
+    def add(self, totals: Totals, outputs: Tensor, targets: Tensor, stacked: bool = False) -> Tensor:
+        """Adds a batch to a collection, and returns the predictions as they are stored.
+
+        Args:
+            totals: what `totals` returned.
+            outputs: of one model [n, ...], or of a stack [K, n, ...].
+            targets: [n, ...].
+            stacked: True if the outputs are of a stack.
+        """
+        outputs = self.task.aligned(outputs, targets, stacked)
+        predictions = self.task.predictions(outputs)
+        totals.add(outputs, predictions, targets, stacked)
+        return self.task.stored(predictions, outputs)
+
+    def _sums(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+        if self._plain:
+            return cross_entropy(outputs, targets, reduction="sum"), len(targets)
+        weight = weight_of(self._named, targets)
+        return self._mean(outputs, targets) * weight, weight
+
+    def _stacked_sums(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+        if self._plain:
+            each = cross_entropy(outputs.transpose(1, 2), targets.expand(len(outputs), -1), reduction="none")
+            return each.sum(1), len(targets)
+        weight = weight_of(self._named, targets)
+        return torch.stack([self._mean(one, targets) for one in outputs]) * weight, weight
+
+
+def _measures(config: TrialConfig, task: Task) -> dict[str, Measure]:
+    """Returns the task's own metric, those of `task.metrics`, and that of the objective."""
+    known = {**task.measures()}
+    wanted: list[str | MetricConfig] = [OWN_METRIC[config.task.target]] if config.task.target in OWN_METRIC else []
+    wanted += config.task.metrics
+    names = {metric.title if isinstance(metric, MetricConfig) else metric for metric in wanted} | {"loss"}
+    if config.task.objective is not None and bare_name(config.task.objective.name) not in names:
+        wanted.append(bare_name(config.task.objective.name))
+    found: dict[str, Measure] = {}
+    for metric in wanted:
+        if isinstance(metric, MetricConfig):
+            found[metric.title] = _own(metric)
+        elif metric in known:
+            found[metric] = known[metric]
+        elif metric != "loss":
+            rule = f"task.metrics must be metrics of {config.task.target}"
+            raise ConfigError(rule, metric, did_you_mean(metric, known))
+    return found
+
+
+def _own(metric: MetricConfig) -> Measure:
+    """Builds a metric of a user: a function of outputs and targets, or a class that gives one."""
+    check_keywords("task.metrics", metric.target, 2, metric.keywords)
+    return Measure(whole=bound(metric, "task.metrics"))
