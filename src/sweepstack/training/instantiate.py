@@ -168,7 +168,8 @@ def instantiate(value: Any, key: str = "target", convert: str = "all") -> Any:
         with contained():
             return functools.partial(target, *args, **keywords) if words.partial else target(*args, **keywords)
     if isinstance(value, Mapping):
-        return {name: instantiate(part, f"{key}.{name}", convert) for name, part in value.items()}
+        parts = {name: part for name, part in value.items() if name != "_target_"}
+        return {name: instantiate(part, f"{key}.{name}", convert) for name, part in parts.items()}
     if isinstance(value, list | tuple):
         return [instantiate(part, f"{key}[{index}]", convert) for index, part in enumerate(value)]
     return reveal(value) if isinstance(value, str) else value
