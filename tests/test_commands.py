@@ -23,7 +23,7 @@ from sweepstack.cli.main import main
 from sweepstack.config import code_digest
 from sweepstack.inference.classifier import METADATA_FILE
 from sweepstack.results import reproduce
-from sweepstack.results.selection.predictions import correct_predictions
+from sweepstack.results.selection.predictions import compare_with_targets
 from sweepstack.tracking.artifacts import artifact, predictions
 from sweepstack.tracking.models import files, load_model, registered, version
 from sweepstack.tracking.runs import Record, find_run
@@ -117,7 +117,7 @@ def best(terminal: Terminal) -> Result:
 
 def test_finished_trials_keep_what_they_predict(terminal: Terminal) -> None:
     store, labels = terminal.store, digits(train=False).tensors[1].numpy()
-    is_right = correct_predictions(store)
+    is_right = compare_with_targets(store)
     finished = [row for row in store.rows("all") if row.state == "FINISHED"]
     assert len(finished) == 4
     for row in finished:
@@ -133,7 +133,7 @@ def test_what_is_gone_or_damaged_is_none(terminal: Terminal, tmp_path: Path) -> 
     (diverged,) = [row for row in store.rows("all") if row.state == "FAILED"]
     assert predictions(store, diverged.run_id) is None
     assert predictions(store, "0" * 32) is None
-    assert correct_predictions(store)("0" * 32) is None
+    assert compare_with_targets(store)("0" * 32) is None
     run_id = store.rows()[0].run_id
     file = files_of(terminal, store.rows()[0]) / "test_predictions.npy"
     content = file.read_bytes()
@@ -141,9 +141,9 @@ def test_what_is_gone_or_damaged_is_none(terminal: Terminal, tmp_path: Path) -> 
         file.write_bytes(damaged)
         assert predictions(store, run_id) is None
     file.unlink()
-    assert correct_predictions(store)(run_id) is None
+    assert compare_with_targets(store)(run_id) is None
     file.write_bytes(content)
-    assert correct_predictions(store)(run_id) is not None
+    assert compare_with_targets(store)(run_id) is not None
 
 
 # register

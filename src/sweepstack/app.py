@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.blame import Whose, is_signal, judge
-from sweepstack.errors import StoreError, as_typed, printable
+from sweepstack.errors import StoreError, UserError, as_typed, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, ending
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
 from sweepstack.masking import MASK, has_masks, hide
@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> float:
     """Trains one composed job and records it.
 
     Returns:
-        The objective, for sweepers: held-out accuracy, or NaN when a trial of a multirun failed.
+        The objective, for sweepers: by default the held-out accuracy; or NaN when a trial of a multirun failed.
 
     Raises:
         SystemExit: 1 if the trial of a single run failed; 2 for a mistake in the config, data that cannot be obtained
@@ -74,6 +74,7 @@ def _run(cfg: DictConfig) -> float:
     from sweepstack.execution.undelivered import undelivered
     from sweepstack.hydra_adapter.ignored_settings import check_grid
     from sweepstack.hydra_adapter.trials import make_trial
+    from sweepstack.metrics import bare_name, rounded
     from sweepstack.paths import begin_in
     from sweepstack.tracking.address import own_options
     from sweepstack.trial import Outcome, Trial, TrialState
@@ -96,8 +97,9 @@ def _run(cfg: DictConfig) -> float:
         def on_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
             super().on_skipped(trial, outcome, reason)
             if not in_sweep:
-                metrics = sorted((key, value) for key, value in outcome.metrics.items() if "acc" in key)
-                shown = "  ".join(f"{key} {value:.4f}" for key, value in metrics)
+                selects = bare_name(trial.config.objective)
+                metrics = sorted((key, value) for key, value in outcome.metrics.items() if bare_name(key) == selects)
+                shown = "  ".join(f"{key} {rounded(value)}" for key, value in metrics)
                 print(printable(f"{trial.name}  {shown or outcome.reason}"))
 
     executor = InProcessExecutor()
@@ -186,7 +188,11 @@ class AfterSweep(Callback):
             sync = own_options(uri, config.tracking.journal)
             _print_next(["Deliver", "sync", *sync], ["Table", "table", "--sweep", sweep, *store])
             return []
-        frame = as_frame(rows)
+        try:
+            frame = as_frame(rows)
+        except UserError as error:  # the trials have different objectives
+            print(f"The trials are not ranked: {error}", file=sys.stderr)
+            frame = as_frame(rows, sort="started")
         print(f"\n{to_text(frame)}")
         if failed := failures(frame):
             print(failed)

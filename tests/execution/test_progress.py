@@ -1,6 +1,7 @@
 """What the terminal shows: plain lines into a file, a bar on a terminal."""
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import printable
 from sweepstack.events import Ended, Measured, Started
 from sweepstack.execution.progress import Display
+from sweepstack.metrics import REGRESSION
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
 
 GOOD = {"val/accuracy": 0.9, "test/accuracy": 0.8, "train_seconds": 2.0, "train/loss": 0.5}
@@ -77,4 +79,55 @@ def test_names_are_shown_as_they_are_and_move_no_cursor(
     assert f"[2/2] {printable(text)}1  val/accuracy" in found
     assert text.isprintable() or text not in found
     if terminal:
-        assert f"best val/accuracy 0.9000 ({printable(text)}1)" in found
+        assert f"best val/accuracy 0.9000 ({printable(text)}0)" in found
+
+
+REGRESSION_CONFIG = {"task._target_": REGRESSION, "dataset.classes": None, "dataset.outputs": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "objective", "best"),
+    [
+        ({}, "val/accuracy", 3.0),
+        (REGRESSION_CONFIG, "val/rmse", 1.0),
+        ({**REGRESSION_CONFIG, "task.objective": {"name": "val/r2", "mode": "max"}}, "val/r2", 3.0),
+    ],
+)
+def test_the_best_so_far_is_that_of_the_objective(
+    digits_config: Callable[..., TrialConfig], changes: dict[str, object], objective: str, best: float
+) -> None:
+    console = Console(force_terminal=True, width=160, highlight=False, file=io.StringIO())
+    some = trials(digits_config(changes), 3)
+    values = {0: 2.0, 1: 1.0, 2: 3.0}
+    with Display(console) as display:
+        display.on_planned(some)
+        for trial in some:
+            metrics = {objective: values[trial.number], f"test/{objective[4:]}": 7.0, "train_seconds": 1.0}
+            display.on_started(Started(trial, 0.0, DatasetFacts("d", 1, 1, 1)))
+            display.on_measured(Measured(trial, Measurement(1, 5, 10, {objective: 2.5}), 1.0))
+            display.on_measured(Measured(trial, Measurement(1, 5, 10, {"train/loss": 2.5}), 1.0))
+            display.on_ended(Ended(trial, Outcome(TrialState.FINISHED, metrics), 2.0))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert f"[2/3] lr=1  {objective} 1.0000  test/{objective[4:]} 7.0000  1.0 s" in text
+    name = f"lr={next(number for number, value in values.items() if value == best)}"
+    assert re.findall(r"best (\S+ \S+ \(.*?\))", text)[-1] == f"{objective} {best:.4f} ({name})"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "Iteration: 5. Loss: 0.5000. Accuracy: 90.00"),
+        (REGRESSION_CONFIG, "Iteration: 5. Loss: 0.5000. val/rmse: 12.3400."),
+    ],
+)
+def test_an_iteration_has_a_percentage_for_an_accuracy_alone(
+    digits_config: Callable[..., TrialConfig], changes: dict[str, object], line: str
+) -> None:
+    console = Console(highlight=False, file=io.StringIO())
+    (trial,) = trials(digits_config({**changes, "evaluate_every": 5}), 1)
+    with Display(console) as display:
+        display.on_planned([trial])
+        display.on_measured(Measured(trial, Measurement(1, 5, 10, {**GOOD, "val/rmse": 12.34}), 1.0))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == f"{line}\n"

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError
-from sweepstack.inference.classifier import CPU, Classifier, classifier, distance, example, has_kinks, load_test_labels
+from sweepstack.inference.classifier import CPU, Classifier, classifier, distance, example, has_kinks, load_test_targets
 from sweepstack.training.data import datasets
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.loop import TrialReader, train_stack
@@ -231,6 +231,6 @@ def test_kinks_are_seen_wherever_the_model_has_them(digits_config):
 
 def test_labels_come_with_the_checksum_of_their_data(digits_config):
     config = digits_config()
-    digest, labels = load_test_labels(config.dataset)
+    digest, labels = load_test_targets(config)
     assert digest == loaded(config).facts.digest
     assert (labels == loaded(config).test_labels.numpy()).all()

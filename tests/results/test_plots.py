@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
 
+from sweepstack.metrics import Metric
 from sweepstack.results.reporting.importance import Importance, importance, importance_bars
 from sweepstack.results.reporting.mistakes import Answers, confusion, confusion_matrix, surest_mistakes, wrong_images
 from sweepstack.results.reporting.params import scale, varied_params
@@ -17,8 +19,14 @@ from sweepstack.results.reporting.plots.charts import by_param, learning_curves,
 from sweepstack.results.reporting.plots.heat_maps import heat_maps, pairs
 from sweepstack.results.reporting.plots.pareto import pareto, time_and_objective
 from sweepstack.results.reporting.plots.style import ORANGE, SINGLE, gid, png, svg, words
+from sweepstack.results.reporting.predicted import Predicted
+from sweepstack.results.reporting.recall import recall_bars, recall_of_classes, recall_of_labels
+from sweepstack.results.reporting.residuals import largest_residuals, predicted_and_true, residual_bars
+from sweepstack.results.selection.statistics import wilson
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.tracking.runs_as_rows import Row
+
+from .trials import ACCURACY
 
 LRS, SIZES = (0.001, 0.01, 0.1), (50, 100)
 
@@ -52,7 +60,7 @@ def test_learning_curves_hold_every_history_and_the_best_is_in_front(frame: pd.D
         [(run_id, step, place / 100 + step / 10) for place, run_id in enumerate(frame["run_id"]) for step in (1, 2, 3)],
         columns=["run_id", "step", "value"],
     )
-    (axes,) = learning_curves(frame, history, "val/accuracy", [0, 1], "lr=0.1").axes
+    (axes,) = learning_curves(frame, history, ACCURACY, [0, 1], "lr=0.1").axes
     drawn = marks(axes)
     assert len(drawn) == len(frame)
     for place in frame.index:
@@ -67,7 +75,7 @@ def test_learning_curves_hold_every_history_and_the_best_is_in_front(frame: pd.D
 def test_each_knob_has_a_panel_with_every_trial_and_the_means(frame: pd.DataFrame) -> None:
     names = varied_params(frame)
     assert names == ["lr", "batch_size"]
-    rate, size = by_param(frame, names, "val/accuracy", [0]).axes
+    rate, size = by_param(frame, names, ACCURACY, [0]).axes
     assert (rate.get_xscale(), size.get_xscale()) == ("log", "linear")
     assert [label.get_text() for label in rate.get_xticklabels()] == ["0.001", "0.01", "0.1"]
     for place, line in ((place, marks(rate)[gid([place])]) for place in frame.index):
@@ -104,7 +112,7 @@ def test_what_follows_from_the_choice_of_a_group_is_no_knob() -> None:
 
 def test_a_far_out_trial_is_a_triangle_at_the_edge_and_does_not_flatten_the_others() -> None:
     frame = grid(lambda lr, size, seed: 0.1 if (lr, size, seed) == (0.1, 100, 1) else 0.9 + lr / 10 + seed / 1000)
-    rate, _ = by_param(frame, ["lr", "batch_size"], "val/accuracy", [0]).axes
+    rate, _ = by_param(frame, ["lr", "batch_size"], ACCURACY, [0]).axes
     low, _ = rate.get_ylim()
     assert low > 0.8
     (outside,) = [line for line in marks(rate).values() if line.get_marker() == "v"]
@@ -117,7 +125,7 @@ def test_heat_maps_show_means_and_leave_out_what_was_not_tried() -> None:
     frame = frame[(frame["lr"] != 0.1) | (frame["batch_size"] != 50)].reset_index(drop=True)
     frame.attrs["vary"] = 3
     assert pairs(frame, ["batch_size", "lr"]) == [("lr", "batch_size")]
-    axes, _ = heat_maps(frame, [("lr", "batch_size")], "val/accuracy", [0]).axes
+    axes, _ = heat_maps(frame, [("lr", "batch_size")], ACCURACY, [0]).axes
     texts = {text.get_position(): text.get_text() for text in axes.texts}
     assert texts == {
         (column, line): "–" if (lr, size) == (0.1, 50) else f"{lr + size / 1000 + 0.005:.3f}"
@@ -129,7 +137,7 @@ def test_heat_maps_show_means_and_leave_out_what_was_not_tried() -> None:
 
 
 def test_parallel_coordinates_put_each_trial_at_its_values(frame: pd.DataFrame) -> None:
-    (axes,) = parallel_coordinates(frame, ["lr", "batch_size"], "val/accuracy", [0]).axes
+    (axes,) = parallel_coordinates(frame, ["lr", "batch_size"], ACCURACY, [0]).axes
     drawn = marks(axes)
     best, worst = drawn[gid([0])].get_ydata(), drawn[gid([len(frame) - 1])].get_ydata()
     assert best.tolist() == pytest.approx([1, 1, 1])
@@ -149,7 +157,7 @@ def test_the_pareto_front_is_what_nothing_is_faster_and_better_than(points, up) 
 
 def test_time_is_drawn_for_settings_with_the_means_of_their_trials(frame: pd.DataFrame) -> None:
     groups = [list(places) for places in frame.groupby(["lr", "batch_size"]).groups.values()]
-    (axes,) = time_and_objective(frame, groups, ["lr", "batch_size"], "val/accuracy", [0, 1]).axes
+    (axes,) = time_and_objective(frame, groups, ["lr", "batch_size"], ACCURACY, [0, 1]).axes
     drawn = marks(axes)
     for group in groups:
         line = drawn[gid(group)]
@@ -205,7 +213,7 @@ def test_names_are_shown_as_they_are_and_pictures_depend_on_the_data_alone() -> 
         for number, note in enumerate(["<script>x</script>", "$\\alpha$", 'id="a" href="#b"', "naïve ☃"])
     ]
     frame = as_frame(rows)
-    drawn = [svg(by_param(frame, ["note"], "val/accuracy", [0]), "notes") for _ in range(2)]
+    drawn = [svg(by_param(frame, ["note"], ACCURACY, [0]), "notes") for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert "<script" not in drawn[0]
     assert "&lt;script&gt;x&lt;/s" in drawn[0]
@@ -213,13 +221,13 @@ def test_names_are_shown_as_they_are_and_pictures_depend_on_the_data_alone() -> 
     assert 'id="a" href="#b"' in drawn[0]
     assert "://" not in drawn[0]
     assert 'class="mark" data-trials="3"' in drawn[0]
-    once, again = (png(by_param(frame, ["note"], "val/accuracy", [0])) for _ in range(2))
+    once, again = (png(by_param(frame, ["note"], ACCURACY, [0])) for _ in range(2))
     assert once == again
 
 
 def test_more_trials_than_can_be_pointed_at_are_drawn_as_one() -> None:
     frame = as_frame([row(n, {"lr": (n + 1) / 1000}, {"val/accuracy": n / 1000}) for n in range(SINGLE + 1)])
-    (axes,) = by_param(frame, ["lr"], "val/accuracy", [0]).axes
+    (axes,) = by_param(frame, ["lr"], ACCURACY, [0]).axes
     dots = [line for line in axes.lines if line.get_marker() == "o" and line.get_markersize() < 9]
     assert max(len(line.get_xdata()) for line in dots) == SINGLE  # type: ignore[arg-type]
     assert not any((line.get_gid() or "").startswith("trial") for line in dots)
@@ -231,12 +239,12 @@ def test_metrics_and_params_have_names_in_words() -> None:
     ]  # fmt: skip
 
 
-LONG = "val/quite_a_long_name_of_an_accuracy_that_somebody_gave"
+LONG = Metric("val/quite_a_long_name_of_an_accuracy_that_somebody_gave", "max")
 
 
 @pytest.mark.parametrize("varied", [["lr"], ["lr", "batch_size"], ["lr", "batch_size", "epochs"]])
-@pytest.mark.parametrize("objective", ["val/accuracy", LONG])
-def test_titles_and_legends_are_inside_of_the_figure(varied: list[str], objective: str) -> None:
+@pytest.mark.parametrize("objective", [ACCURACY, LONG])
+def test_titles_and_legends_are_inside_of_the_figure(varied: list[str], objective: Metric) -> None:
     values = list(itertools.product(range(1, 3), repeat=len(varied)))
     rows = [
         row(n, dict(zip(varied, some, strict=True)), {objective: n / 10, "train_seconds": 1.0 + n})
@@ -266,5 +274,75 @@ def test_titles_and_legends_are_inside_of_the_figure(varied: list[str], objectiv
 def test_the_curves_of_a_sweep_of_seeds_alone_are_those_of_this_setting() -> None:
     frame = as_frame([row(seed, {"seed": seed}, {"val/accuracy": 0.5 + seed / 10}) for seed in range(2)])
     history = pd.DataFrame([(run_id, 1, 0.5) for run_id in frame["run_id"]], columns=["run_id", "step", "value"])
-    (legend,) = learning_curves(frame, history, "val/accuracy", [0, 1], "").legends
+    (legend,) = learning_curves(frame, history, ACCURACY, [0, 1], "").legends
     assert [text.get_text() for text in legend.get_texts()] == ["this setting"]
+
+
+def predicted(outputs: int = 1) -> Predicted:
+    """Ten items of the value 0, 1, ...; item 3 is predicted 5 too high, item 7 is 2 too low, the others are right."""
+    targets = np.arange(10, dtype=np.float32)[:, None].repeat(outputs, 1)
+    values = targets.copy()
+    values[3, 0] += 5
+    values[7, -1] -= 2
+    return Predicted(targets, values)
+
+
+def test_the_residuals_of_a_regression_are_drawn_and_the_largest_are_listed() -> None:
+    assert largest_residuals(predicted())[:2].tolist() == [[3, 0], [7, 0]]
+    (axes,) = predicted_and_true(predicted()).axes
+    line, marks, rings = axes.lines
+    assert np.asarray(line.get_xdata()).tolist() == np.asarray(line.get_ydata()).tolist() == [0, 9]
+    assert np.asarray(marks.get_xdata()).tolist() == [*range(10)]
+    assert np.asarray(marks.get_ydata()).tolist() == [0, 1, 2, 8, 4, 5, 6, 5, 8, 9]
+    assert np.asarray(rings.get_xdata())[:2].tolist() == [3, 7]
+    (axes,) = residual_bars(predicted()).axes
+    assert [bar.get_width() for bar in axes.patches][:2] == [-5, 2]  # type: ignore[attr-defined]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[:2] == ["item 3: true 3, predicted 8", "item 7: true 7, predicted 5"]
+
+
+def test_residuals_of_several_outputs_are_compared_in_units_of_their_spread() -> None:
+    found = predicted(2)
+    found.targets[:, 1] /= 100
+    found.values[:, 1] /= 100
+    assert largest_residuals(found)[:2].tolist() == [[3, 0], [7, 1]]
+    found.values[7, 1] -= 0.08
+    assert largest_residuals(found)[:2].tolist() == [[7, 1], [3, 0]]
+    panels = predicted_and_true(found).axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["output 0", "output 1"]
+    labels = [label.get_text() for label in residual_bars(found).axes[0].get_yticklabels()]
+    assert labels[0] == "item 7, output 1: true 0.07, predicted -0.03"
+    constant = Predicted(np.zeros((4, 1), np.float32), np.array([[0], [2], [0], [1]], np.float32))
+    assert largest_residuals(constant)[:2].tolist() == [[1, 0], [3, 0]]
+
+
+def test_recall_is_drawn_for_each_class_that_has_test_items_the_lowest_first() -> None:
+    uneven = recall_of_classes(np.array([[40, 0, 0], [5, 5, 0], [0, 0, 0]]))
+    assert uneven.uneven
+    assert not recall_of_classes(np.array([[8, 2], [5, 5]])).uneven
+    (axes,) = recall_bars(uneven).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["class 1 (of 10)", "class 0 (of 40)"]
+    assert [bar.get_width() for bar in axes.patches] == [0.5, 1.0]  # type: ignore[attr-defined]
+    (bars,) = [one for one in axes.containers if isinstance(one, ErrorbarContainer)]
+    ends = bars.lines[2][0].get_segments()
+    for end, (hits, count) in zip(ends, ((5, 10), (40, 40)), strict=True):
+        assert end[:, 0] == pytest.approx(wilson(hits, count))
+
+
+def test_recall_of_labels_counts_the_items_that_have_the_label() -> None:
+    targets = np.array([[1, 0], [1, 1], [0, 1], [1, 0]], np.float32)
+    values = np.array([[1, 1], [0, 1], [1, 0], [1, 0]], np.uint8)
+    found = recall_of_labels(Predicted(targets, values))
+    assert (found.found.tolist(), found.counts.tolist()) == ([2, 1], [3, 2])
+    labels = [label.get_text() for label in recall_bars(found).axes[0].get_yticklabels()]
+    assert labels == ["label 1 (of 2)", "label 0 (of 3)"]
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 7])
+def test_pictures_of_residuals_depend_on_the_data_alone_and_stay_small(outputs: int) -> None:
+    rng = np.random.default_rng(0)
+    found = Predicted(*rng.standard_normal((2, 20_000, outputs)).astype(np.float32))
+    once, again = (svg(predicted_and_true(found), "predicted") for _ in range(2))
+    assert once == again
+    assert len(once) < 1_000_000
+    assert svg(residual_bars(found), "residuals") == svg(residual_bars(found), "residuals")

@@ -20,10 +20,12 @@ from sweepstack.results.reporting.report import report
 from sweepstack.results.reporting.sections import about_sweep, make_sections
 from sweepstack.results.reporting.tables import settings_table
 from sweepstack.results.tables.frame import table
+from sweepstack.results.tables.objective import objective
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG
 
 from ..terminal import Terminal, new_store
+from .trials import ACCURACY
 
 SWEEP = ["dataset=digits", "optimizer.lr=0.01,0.1,1e38", "epochs=1,3", "seed=0,1", "tracking.sweep=first"]
 
@@ -117,7 +119,7 @@ def test_question_and_answer_are_those_of_the_store(page: Page, finished: pd.Dat
     )
     best = finished[(finished["lr"] == lr) & (finished["epochs"] == epochs)]
     chosen = best.sort_values(["val/accuracy", "seed"], ascending=[False, True]).iloc[0]
-    assert f"the best of its trials has an accuracy of {chosen['test/accuracy']:.4f}" in answer
+    assert f"the accuracy of the best of its trials is {chosen['test/accuracy']:.4f}" in answer
     assert re.sub(r"\d\.\d", "", answer).count(".") == 1  # one sentence
 
 
@@ -349,7 +351,7 @@ def test_weights_that_are_gone_cost_the_pictures_of_mistakes_alone(terminal: Ter
         without = report("first", store=terminal.store)
     finally:
         weights.rename(folder / "weights.pt")
-    said = "The weights of the trial to use are not in the store, so its mistakes cannot be shown."
+    said = "The mistakes of the trial to use cannot be shown here: its weights are not in the store."
     assert said in Page(without.html).texts["p"]
     assert "plots/confusion.png" not in without.files
     assert "plots/curves.png" in without.files
@@ -391,7 +393,7 @@ def test_a_trial_that_was_recorded_twice_counts_once_in_tables_and_plots(old_sto
         metrics = {"val/accuracy": figure, "test/accuracy": figure, "train_seconds": figure}
         record(old_store, "twice", params, {**metrics, "train_seconds_share": figure})
     frame = table("twice", store=old_store)
-    about = about_sweep(old_store, frame, "val/accuracy")
+    about = about_sweep(old_store, frame, ACCURACY)
     assert about.selection is not None
     assert about.selection.groups["mean"].iloc[0] == pytest.approx(0.75)
     best = settings_table(frame, about.selection, about.varied).rows[0]
@@ -410,6 +412,9 @@ def test_a_trial_that_was_recorded_twice_counts_once_in_tables_and_plots(old_sto
 @pytest.mark.parametrize("metric", ["train_seconds", "train_seconds_share"])
 def test_what_a_better_time_costs_is_not_drawn(terminal: Terminal, metric: str) -> None:
     frame = table("first", metric=metric, store=terminal.store)
-    names = {plate.name for plate in make_sections(about_sweep(terminal.store, frame, metric), lambda _: None)}
+    names = {
+        plate.name
+        for plate in make_sections(about_sweep(terminal.store, frame, objective(frame, metric)), lambda _: None)
+    }
     assert "time" not in names
     assert {"hyperparameters", "pairs", "together", "curves"} <= names

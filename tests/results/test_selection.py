@@ -16,6 +16,8 @@ from sweepstack.results.selection.statistics import mcnemar, paired_t, welch_t, 
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.tracking.runs_as_rows import Row
 
+from .trials import declaring
+
 Figures = dict[str, float]
 
 
@@ -155,7 +157,7 @@ def test_single_seeds_are_compared_on_the_test_images() -> None:
     for missing in (None, lambda run_id: None):
         groups = select(frame, missing).groups
         assert groups["mark"].tolist() == [BEST, *[NOT_TESTED] * 3]
-        assert groups["why"].tolist()[1:] == ["no test predictions were kept"] * 3
+        assert groups["why"].tolist()[1:] == ["there are no test predictions to compare"] * 3
         assert groups["p"].isna().all()
     by_loss = select(frame.rename(columns={"val/accuracy": "val/loss"}), kept.get, objective="val/loss").groups
     assert by_loss["why"].tolist()[1:] == ["a single seed, which tells no spread"] * 3
@@ -280,3 +282,84 @@ def test_a_setting_that_is_clearly_worse_is_told_apart_from_those_that_are_near_
     tables = simulate(100, lambda rng: 0.9 + level + 0.01 * rng.standard_normal((4, 4)), seed=2)
     assert sum(table[3] == WORSE for table in tables) >= 95
     assert sum(WORSE in (table[0], table[1], table[2]) for table in tables) <= 5 + 2.6 * math.sqrt(5 * 0.95)
+
+
+def regression(val: float, test: float, lr: float) -> Row:
+    params = {"lr": str(lr), "task": "regression"}
+    metrics = {"val/rmse": val, "val/mae": val, "val/r2": -val, "test/rmse": test, "test/accuracy": 0.5}
+    declared = declaring("val/rmse", "min")
+    return Row(f"id {lr}", f"lr={lr}", "1", "sweep", "FINISHED", "", "/log", 1000, params, metrics, declared)
+
+
+def test_single_seeds_of_a_regression_are_compared_on_the_residuals_of_the_test_items() -> None:
+    rng = np.random.default_rng(0)
+    best = rng.standard_normal((400, 2))
+    kept = {
+        "id 1.0": best,
+        "id 2.0": best + 0.01 * rng.standard_normal((400, 2)),
+        "id 3.0": 1.5 * rng.standard_normal((400, 2)),
+        "id 4.0": 0.9 * best,
+        "id 5.0": np.abs(best[:300]),
+    }
+    frame = as_frame([regression(lr, 1.0, lr) for lr in (1.0, 2.0, 3.0, 4.0, 5.0)])
+    found = select(frame, kept.get, test_count=400)
+    assert marks(found.groups) == {1: BEST, 2: NOT_TOLD_APART, 3: WORSE, 4: NOT_TOLD_APART, 5: NOT_TESTED}
+    assert found.groups["why"].tolist()[1:] == [
+        *["paired over 400 test items"] * 2,
+        "paired over 400 test items, where it is ahead of the best",
+        "the test predictions are of other images",
+    ]
+    squares = [(kept[f"id {lr}.0"] ** 2).mean(1) for lr in (1, 3)]
+    assert found.groups["p"].tolist()[2] == pytest.approx(3 * stats.ttest_rel(*squares).pvalue)
+    assert found.test is None
+    assert found.test_metric == "test/rmse"
+    by_r2 = select(frame, kept.get, objective="val/r2").groups
+    assert by_r2["why"].tolist()[1:] == ["a single seed, which tells no spread"] * 4
+    unkept = select(frame, lambda run_id: None).groups
+    assert unkept["why"].tolist()[1:] == ["there are no test predictions to compare"] * 4
+
+
+def test_the_errors_that_are_compared_are_those_of_the_metric() -> None:
+    """A single large residual among small ones: by the squares it is the worse one, by the sizes the better one."""
+    rng = np.random.default_rng(0)
+    small, large = 0.1 * rng.standard_normal((500, 1)), 0.5 * rng.standard_normal((500, 1))
+    small[0] = 20.0
+    kept = {"id 1.0": small, "id 2.0": large}
+    frame = as_frame([regression(lr, 1.0, lr) for lr in (1.0, 2.0)])
+    by_mae, by_rmse = (select(frame, kept.get, objective=f"val/{name}").groups["p"][1] for name in ("mae", "rmse"))
+    assert by_mae < 0.001
+    assert by_mae == pytest.approx(stats.ttest_rel(np.abs(small[:, 0]), np.abs(large[:, 0])).pvalue)
+    assert by_rmse == 1.0  # the other one is ahead
+
+
+def test_equally_good_regressions_are_rarely_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    frame = as_frame([regression(lr, 1.0, lr) for lr in (1.0, 2.0)])
+
+    def once() -> bool:
+        shared = rng.standard_t(5, (100, 1))
+        kept = {f"id {lr}": shared + rng.standard_normal((100, 1)) for lr in (1.0, 2.0)}
+        return bool(select(frame, kept.get).groups["mark"][1] == WORSE)
+
+    assert np.mean([once() for _ in range(400)]) <= 0.05
+
+
+def test_an_accuracy_of_labels_is_no_share_of_the_images() -> None:
+    rows = [trial({"lr": lr, "task": "multilabel"}, 0, {"val/accuracy": lr, "test/accuracy": 0.9}) for lr in (0.1, 0.2)]
+    assert select(as_frame(rows), test_count=100).test is None
+    plain = [trial({"lr": lr}, 0, {"val/accuracy": lr, "test/accuracy": 0.9}) for lr in (0.1, 0.2)]
+    assert select(as_frame(plain), test_count=100).test == wilson(90, 100)
+    both = [plain[0], Row(**{**vars(rows[1]), "run_id": "id of another task"})]
+    assert select(as_frame(both), test_count=100).test is None
+
+
+def test_single_seeds_that_are_selected_by_another_metric_of_classes_are_not_compared_by_their_accuracy() -> None:
+    declared = declaring("val/f1_macro", "max")
+    rows = [
+        Row(**{**vars(trial({"lr": lr}, 0, {"val/f1_macro": lr, "test/f1_macro": lr})), "declared": declared})
+        for lr in (0.1, 0.2)
+    ]
+    right = np.arange(100) > 10
+    groups = select(as_frame(rows), lambda run_id: right).groups
+    assert groups["lr"].tolist() == [0.2, 0.1]
+    assert groups["why"].tolist()[1] == "a single seed, which tells no spread"

@@ -4,10 +4,14 @@ from typing import Any
 
 import pandas as pd
 
+from sweepstack.metrics import Direction, Metric, Mode, bare_name
 from sweepstack.results.tables.frame import as_frame
+from sweepstack.tracking.objectives import Declared
 from sweepstack.tracking.params import as_text
 from sweepstack.tracking.runs_as_rows import Row
 
+ACCURACY = Metric("val/accuracy", "max", proportion=True)
+NOTHING = Declared()
 HOSTILE = (
     "<script>alert(1)</script>",
     "a&b",
@@ -24,11 +28,22 @@ HOSTILE = (
 
 
 def row(
-    number: int, params: dict[str, str], metrics: dict[str, float], state: str = "FINISHED", reason: str = ""
+    number: int,
+    params: dict[str, str],
+    metrics: dict[str, float],
+    state: str = "FINISHED",
+    reason: str = "",
+    declared: Declared = NOTHING,
 ) -> Row:
     log = f"/jobs/{number}/train.log"
     kept = {name: as_text(text) if text in HOSTILE else text for name, text in params.items()}
-    return Row(f"id{number}", f"run {number}", "1", "sweep", state, reason, log, 1000 + number, kept, metrics)
+    return Row(f"id{number}", f"run {number}", "1", "sweep", state, reason, log, 1000 + number, kept, metrics, declared)
+
+
+def declaring(objective: str, mode: Mode, **own: Mode) -> Declared:
+    """What a run says whose task is selected by this metric, and has metrics of its own with these modes."""
+    directions = {bare_name(objective): mode, **own}
+    return Declared(objective, {name: Direction(one) for name, one in directions.items()})
 
 
 def trials(*settings: tuple[dict[str, str], float | None], **options: Any) -> pd.DataFrame:

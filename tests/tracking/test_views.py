@@ -3,13 +3,17 @@
 tests/browser opens it.
 """
 
+import base64
 import http.server
 import json
 import threading
+import zlib
 from collections.abc import Iterator
 
 import pytest
 
+from sweepstack.metrics import Direction, Mode
+from sweepstack.tracking.objectives import Declared
 from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.ui.views import VIEW_TAG, link
@@ -76,3 +80,31 @@ def test_a_view_grows_with_its_sweep_until_somebody_saves_it_anew(store: Store) 
     store.client.set_experiment_tag(experiment, f"{VIEW_TAG}sweep", theirs)
     assert "viewStateShareKey=sweep" in link(store, first)
     assert saved() == theirs
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "ascending"), [("rmse", "min", "true"), ("r2", "max", "false"), ("gain", "max", "false")]
+)
+def test_the_page_has_the_best_run_first_whichever_direction_is_better(
+    of_mlflow_3_4: str, name: str, mode: Mode, ascending: str
+) -> None:
+    declared = Declared(f"val/{name}", {name: Direction(mode)})
+    metrics = {f"val/{name}": 0.5, f"test/{name}": 0.6, "test/accuracy": 0.7}
+    rows = [Row(str(n), "run", "1", "sweep", "FINISHED", "", "", n, {"lr": str(n)}, metrics, declared) for n in (1, 2)]
+    address = link(Store(of_mlflow_3_4), rows)
+    assert f"orderByKey=metrics.%60val%2F{name}%60&orderByAsc={ascending}&" in address
+
+
+def test_a_view_shows_the_metrics_that_select(store: Store) -> None:
+    experiment = store.experiment_id("train")
+    declared = Declared("val/rmse", {"rmse": Direction("min")})
+    metrics = {"val/rmse": 0.5, "test/rmse": 0.6, "val/loss": 0.7}
+    rows = [
+        Row(str(n), "run", experiment, "sweep", "FINISHED", "", "", n, {"lr": str(n)}, metrics, declared)
+        for n in (1, 2)
+    ]
+    link(store, rows)
+    envelope = json.loads(store.client.get_experiment(experiment).tags[f"{VIEW_TAG}sweep"])
+    state = json.loads(zlib.decompress(base64.b64decode(envelope["state"].removeprefix("deflate;"))))
+    assert state["selectedColumns"] == ["metrics.`val/rmse`", "metrics.`test/rmse`", "params.`lr`"]
+    assert state["orderByAsc"] == "true"

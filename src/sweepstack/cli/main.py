@@ -91,7 +91,7 @@ for command in (runs.register, runs.predict, runs.show, runs.repro):
 @main.command()
 @click.option("--sweep", default="latest", show_default=True, metavar="NAME|latest|all", help="Which trials.")
 @click.option("--where", metavar="CONDITION", help="Only trials that fulfil it, such as 'params.lr > 0.01'.")
-@click.option("--metric", metavar="NAME", help="Compare by this metric.  [default: validation accuracy]")
+@click.option("--metric", metavar="NAME", help="Compare by this metric.  [default: the objective of the task]")
 @click.option("--by-seed", is_flag=True, help="Settings: mean over seeds, interval, what may be as good as the best.")
 @click.option("--group-by", metavar="KEY[,KEY]", help="Means over all trials that are equal in these params.")
 @click.option("--pivot", nargs=2, metavar="ROW COLUMN", help="Means by two params, such as optimizer.lr batch_size.")
@@ -142,7 +142,7 @@ def table(
             "--sort and --metric both say what to sort trials by",
             remedy="leave out one of them",
         )
-    from sweepstack.results.selection.predictions import correct_predictions
+    from sweepstack.results.selection.predictions import compare_with_targets
     from sweepstack.results.tables import frame as frames
     from sweepstack.results.tables import grouping, rendering
     from sweepstack.tracking.store import Store
@@ -150,7 +150,7 @@ def table(
     target = Store(store)
     frame = frames.table(sweep, where=where, metric=metric, sort=None if chosen else sort, store=target)
     if by_seed:
-        frame = grouping.by_seed(frame, metric, correct_predictions(target))
+        frame = grouping.by_seed(frame, metric, compare_with_targets(target))
         if frame.attrs["caution"]:
             click.echo(printable(f"note: {frame.attrs['caution']}"), err=True)
     elif group_by is not None:
@@ -195,7 +195,7 @@ def _write(rendered: str | bytes, output: Path | None, what: str) -> None:
 
 @main.command()
 @click.option("--sweep", default="latest", show_default=True, metavar="NAME|latest|all", help="Which trials.")
-@click.option("--metric", metavar="NAME", help="Select by this metric.  [default: validation accuracy]")
+@click.option("--metric", metavar="NAME", help="Select by this metric.  [default: the objective of the task]")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True
 )

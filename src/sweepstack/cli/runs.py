@@ -29,26 +29,33 @@ NEXT_BEST = 2
 @click.command()
 @click.argument("run", required=False)
 @click.option("--sweep", metavar="NAME|latest|all", help="Take the best run of this sweep.  [default: latest]")
+@click.option("--metric", metavar="NAME", help="Select by this metric.  [default: the objective of the task]")
 @click.option("--name", help="Name of the registered model.  [default: the dataset's name]")
 @click.option("--alias", default="best", show_default=True, help="Alias of the registered model.")
 @store_option
-def register(run: str | None, sweep: str | None, name: str | None, alias: str, store: str | None) -> None:
+def register(
+    run: str | None, sweep: str | None, metric: str | None, name: str | None, alias: str, store: str | None
+) -> None:
     """Register a model in MLflow: the selected one of a sweep, or that of RUN."""
     if run is not None and sweep is not None:
         raise UserError(
             f"give a run or a sweep, got both: {run!r} and --sweep {sweep!r}",
             remedy="leave one out",
         )
+    if run is not None and metric is not None:
+        raise UserError("--metric selects a run of a sweep, and a run is given", run, "leave one out")
     from sweepstack.results import register
     from sweepstack.tracking.address import own_options
     from sweepstack.tracking.runs import find_run
     from sweepstack.tracking.store import Store
 
     target = Store(store)
-    chosen, caution = register.selected(target, sweep or "latest") if run is None else (find_run(target, run), "")
+    if run is None:
+        chosen, caution = register.selected(target, sweep or "latest", metric)
+    else:
+        chosen, caution = find_run(target, run), ""
     done = register.register(target, chosen, name, alias)
-    metrics = "  ".join(f"{key} {value:.4f}" for key, value in sorted(chosen.row.metrics.items()) if "/acc" in key)
-    click.echo(printable(f"{chosen.row.name}  {metrics}"))
+    click.echo(printable(f"{chosen.row.name}  {register.describe_results(chosen.row)}"))
     if caution:
         click.echo(printable(f"Careful: {caution}"))
     click.echo(f"registered as {done.name}, version {done.version}: models:/{done.name}@{done.alias}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sweepstack.config.schema import RunConfig
 from sweepstack.execution.remaining_work import Work
+from sweepstack.metrics import rounded
 from sweepstack.planning.plan import count, unique
 from sweepstack.trial import PICTURES, Trial, TrialState
 
@@ -97,6 +98,6 @@ def _describe_skipped(work: Work) -> list[str]:
     lines = []
     for trial, outcome, _ in work.settled:
         objective = outcome.metrics.get(trial.config.objective)
-        result = outcome.reason if objective is None else f"{trial.config.objective} {objective:.4f}"
+        result = outcome.reason if objective is None else f"{trial.config.objective} {rounded(objective)}"
         lines.append(f"    {trial.name}  {outcome.state}  {result}")
     return lines

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from sweepstack.errors import printable
 from sweepstack.events import Ended, Measured, Started
 from sweepstack.execution.listener import Listener
+from sweepstack.metrics import bare_name, is_better, rounded
 from sweepstack.planning.plan import count
 from sweepstack.trial import Trial, TrialState
 
@@ -32,7 +34,7 @@ class Display(Listener):
         self._epochs: dict[tuple[str, int], float] = {}  # epochs done, by trial
         self._completed = 0.0  # the sum of these
         self._killed: Counter[str] = Counter()  # by reason: one line for all trials of a stack
-        self._best: tuple[float, str] | None = None
+        self._best: dict[str, tuple[float, str]] = {}  # by objective: its value, and the trial's name
         self._bar = Progress(
             TextColumn("{task.fields[trials]}", style="bold", markup=False),
             BarColumn(bar_width=24),
@@ -77,30 +79,27 @@ class Display(Listener):
         if config.trainer is not None:
             self._on_reported(event)
             return
-        accuracy = metrics[config.objective]
+        shown = [name for name in ("train/loss", config.objective) if name in metrics]
         if config.evaluate_every != "epoch":
             of = f"  ({event.trial.name})" if self._count > 1 else ""  # trials of a stack are measured in turn
             self.on_message(
-                f"Iteration: {at.step}. Loss: {metrics['train/loss']:.4f}. Accuracy: {100 * accuracy:.2f}{of}"
+                f"Iteration: {at.step}. {' '.join(_by_iteration(name, metrics[name]) for name in shown)}{of}"
             )
         elif self._count == 1:
-            self.on_message(
-                f"epoch {at.epoch}/{config.epochs}  train/loss {metrics['train/loss']:.4f}  "
-                f"{config.objective} {accuracy:.4f}"
-            )
+            texts = [f"{name} {rounded(metrics[name])}" for name in shown]
+            self.on_message("  ".join([f"epoch {at.epoch}/{config.epochs}", *texts]))
         self._advance(event.trial, config.epochs * at.step / at.steps)
-        best = self._best if self._best and self._best[0] >= accuracy else (accuracy, event.trial.name)
         self._update(
-            completed=self._completed,
-            epoch=f"{at.epoch}/{config.epochs}",
-            best=printable(f"best {config.objective} {best[0]:.4f} ({best[1]})"),
+            completed=self._completed, epoch=f"{at.epoch}/{config.epochs}", best=self._best_with(event.trial, metrics)
         )
 
     def _on_reported(self, event: Measured) -> None:
         """Shows what a loop of the user's own has reported: whatever it likes."""
         at, config = event.measurement, event.trial.config
         if self._count == 1:
-            self.on_message(f"step {at.step}  {'  '.join(f'{name} {value:.4f}' for name, value in at.metrics.items())}")
+            self.on_message(
+                f"step {at.step}  {'  '.join(f'{name} {rounded(value)}' for name, value in at.metrics.items())}"
+            )
         self._advance(event.trial, config.epochs * at.step / at.steps)
         self._update(completed=self._completed, epoch=f"{at.step}/{at.steps}")
 
@@ -113,14 +112,22 @@ class Display(Listener):
         metrics, objective = event.outcome.metrics, event.trial.config.objective
         title = f"[{self._done}/{self._count}] {event.trial.name}"
         if event.outcome.state is TrialState.FINISHED:
-            self._best = max(self._best or (-1.0, ""), (metrics[objective], event.trial.name))
-            texts = (
-                f"{name} {metrics[name]:.4f}" for name in dict.fromkeys([objective, "test/accuracy"]) if name in metrics
-            )
-            self.on_message(f"{title}  {'  '.join(texts)}  {metrics['train_seconds']:.1f} s")
+            names = dict.fromkeys([objective, f"test/{bare_name(objective)}"])
+            texts = [f"{name} {rounded(metrics[name])}" for name in names if name in metrics]
+            self.on_message("  ".join([title, *texts, f"{metrics['train_seconds']:.1f} s"]))
+            self._update(best=self._best_with(event.trial, metrics))
         else:
             self.on_message(f"{title}  {event.outcome.state}: {event.outcome.reason}")
         self._update(completed=self._completed)
+
+    def _best_with(self, trial: Trial, metrics: Mapping[str, float]) -> str:
+        """Returns the best value so far of a trial's objective, in words, after taking new metrics of it."""
+        objective = trial.config.objective
+        value = metrics.get(objective, math.nan)
+        best, name = self._best.get(objective, (math.nan, ""))
+        if is_better(value, best, trial.config.mode):
+            best, name = self._best[objective] = value, trial.name
+        return printable(f"best {objective} {rounded(best)} ({name})") if name else ""
 
     def _advance(self, trial: Trial, epochs: float) -> None:
         known = self._epochs.get((trial.id, trial.number), 0.0)
@@ -130,3 +137,10 @@ class Display(Listener):
     def _update(self, **changes: Any) -> None:
         with contextlib.suppress(SystemExit):  # rich raises it if the reader has gone (`| head`); training goes on
             self._bar.update(self._task, **changes)
+
+
+def _by_iteration(name: str, value: float) -> str:
+    """Returns a metric as PyTorch's tutorials print it: accuracies in percent."""
+    bare = bare_name(name)
+    title = bare.capitalize() if bare in ("loss", "accuracy") else name
+    return f"{title}: {100 * value:.2f}" if bare == "accuracy" else f"{title}: {rounded(value)}."

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sweepstack.config.schema import DatasetConfig, TrialConfig
+from sweepstack.config.schema import DatasetConfig, TaskConfig, TrialConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.inference.handwriting import centre_of_mass, longest_side, prepare_image, read_image
 from sweepstack.training import models
@@ -174,19 +174,20 @@ def predict_test_images(trained: Classifier) -> tuple[str, NDArray[np.int64]]:
     return loaded.facts.digest, trained.predict(loaded.test_images.numpy()).argmax(1)
 
 
-def load_test_labels(config: DatasetConfig) -> tuple[str, NDArray[np.int64]]:
-    """Returns the checksum of a dataset, and the labels of its test images, [n].
+def load_test_targets(config: TrialConfig) -> tuple[str, NDArray[Any]]:
+    """Returns the checksum of the dataset of a config, and the targets of its test items: of classes int64 [n].
 
     Raises:
         DataError: the dataset cannot be obtained.
     """
-    return _load_test_labels(config.model_dump_json(by_alias=True))
+    return _load_test_targets(config.dataset.model_dump_json(by_alias=True), config.task.model_dump_json(by_alias=True))
 
 
 @functools.lru_cache(maxsize=8)
-def _load_test_labels(config_json: str) -> tuple[str, NDArray[np.int64]]:
+def _load_test_targets(dataset_json: str, task_json: str) -> tuple[str, NDArray[Any]]:
+    dataset, task = DatasetConfig.model_validate_json(dataset_json), TaskConfig.model_validate_json(task_json)
     try:
-        loaded = datasets.load_data(DatasetConfig.model_validate_json(config_json), 0.0, CPU)
+        loaded = datasets.load_data(dataset, 0.0, CPU, task)
     except UserError as error:  # also a ConfigError about a user's target
         raise DataError(error.rule, error.value, error.remedy, where=error.where) from error
     return loaded.facts.digest, loaded.test_labels.numpy()

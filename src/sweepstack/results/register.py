@@ -12,14 +12,18 @@ from sweepstack.config.code_digest import sources
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.files.scratch import scratch
 from sweepstack.inference.classifier import Classifier, classifier, example, predict_test_images
+from sweepstack.metrics import bare_name, rounded
 from sweepstack.results.reproduce import code_change
 from sweepstack.results.selection.predictions import count_changed_predictions
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import table
+from sweepstack.results.tables.objective import objective
 from sweepstack.tracking import models
 from sweepstack.tracking.artifacts import artifact, config_of, location
+from sweepstack.tracking.objectives import objectives_of
 from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs import Record, find_run, record
+from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
 from sweepstack.trial import WEIGHTS, TrialState
 
@@ -47,18 +51,32 @@ class Registered:
     """True if no other registered model has this alias."""
 
 
-def selected(store: Store, sweep: str) -> tuple[Record, str]:
+def selected(store: Store, sweep: str, metric: str | None = None) -> tuple[Record, str]:
     """Selects the trial of a sweep to use; see `selection.select`.
+
+    Args:
+        store: the store with the sweep.
+        sweep: the name of the sweep.
+        metric: the metric that selects; by default the objective of the task.
 
     Returns:
         The run, and why its test accuracy is too good; that is empty if validation data selected it.
 
     Raises:
         StoreError: there is no such sweep.
-        UserError: none of its trials has finished.
+        UserError: none of its trials has finished, there is no such metric, or the trials have different objectives.
     """
-    selection = select(table(sweep, store=store))
+    frame = table(sweep, metric=metric, store=store)
+    selection = select(frame, objective=objective(frame, metric) if metric is not None else None)
     return record(store, str(selection.trial["run_id"])), selection.caution
+
+
+def describe_results(row: Row) -> str:
+    """Returns the values of a run's objective on all parts of the data, in words."""
+    selects = {bare_name(name) for name in objectives_of([(row.declared, row.metrics)])}
+    return "  ".join(
+        f"{key} {rounded(value)}" for key, value in sorted(row.metrics.items()) if bare_name(key) in selects
+    )
 
 
 def register(store: Store, run: Record, name: str | None = None, alias: str = DEFAULT_ALIAS) -> Registered:

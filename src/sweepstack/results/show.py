@@ -9,14 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sweepstack.errors import UserError, printable
+from sweepstack.metrics import BEST, NO_RESULTS, with_direction
 from sweepstack.tracking.artifacts import CONFIG, artifact, config_of
 from sweepstack.tracking.runs import Record, history
 from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG
 from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
-CURVES = ("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy")
-"""Metrics whose curves are shown."""
+PARTS = ("train", "val", "test")
+"""The parts of the data, in the order in which their curves are shown."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 """The characters of a curve, from the lowest value to the highest."""
 CURVE_WIDTH = 60
@@ -61,7 +62,9 @@ def _facts(run: Record) -> dict[str, str]:
 
 def _curves(store: Store, run: Record) -> list[str]:
     """Returns a line with a curve for each metric that has several steps."""
-    found = {key: history(store, run.row.run_id, key) for key in CURVES if key in run.row.metrics}
+    keys = [key for key in run.row.metrics if key not in NO_RESULTS and not key.endswith(BEST)]
+    keys.sort(key=_order_key)
+    found = {key: history(store, run.row.run_id, key) for key in keys}
     curves = {key: points for key, points in found.items() if len({step for step, _ in points}) > 1}
     if not curves:
         return []
@@ -69,12 +72,18 @@ def _curves(store: Store, run: Record) -> list[str]:
     lines = [f"curves over {_unit(store, run)} {min(steps)} to {max(steps)}"]
     for key, points in curves.items():
         values = [value for _, value in points]
-        best = max(values) if "accuracy" in key else min(values)
+        best = (max if with_direction(key, run.row.declared.directions).larger_is_better else min)(values)
         ends = (
             f"{_format_number(key, values[0])} to {_format_number(key, values[-1])}, best {_format_number(key, best)}"
         )
-        lines.append(f"  {key:<13}  {curve(values)}  {ends}")
+        lines.append(f"  {key:<{max(map(len, curves))}}  {curve(values)}  {ends}")
     return [*lines, ""]
+
+
+def _order_key(key: str) -> tuple[int, bool, str]:
+    """Returns a key to sort metrics by: by the parts of the data, the loss of each part first."""
+    part, _, name = key.partition("/")
+    return PARTS.index(part) if part in PARTS else len(PARTS), name != "loss", name
 
 
 def _unit(store: Store, run: Record) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -22,7 +22,6 @@ from sweepstack.tracking.store import Store
 from sweepstack.trial import PREDICTIONS
 
 if TYPE_CHECKING:
-    from numpy import integer
     from numpy.typing import NDArray
     from omegaconf import DictConfig
 
@@ -70,8 +69,11 @@ def artifact(store: Store, run_id: str, name: str, known: Location | None = None
         raise StoreError(rule, remedy=RETRY) from error
 
 
-def predictions(store: Store, run_id: str, known: Location | None = None) -> NDArray[integer] | None:
-    """Reads the classes that a finished trial predicted for the test images: uint8 or int32 [n], in their order.
+def predictions(store: Store, run_id: str, known: Location | None = None) -> NDArray[Any] | None:
+    """Reads what a finished trial predicted for the test items, in their order.
+
+    These are classes, uint8 or int32 [n]; or the numbers of a regression, float32 [n, outputs]; or which of several
+    labels an item has, uint8 [n, labels]; or what a task of one's own stores.
 
     Returns None for a run without them: it did not finish, an earlier version recorded it, or its file is missing or
     damaged.
@@ -91,7 +93,7 @@ def predictions(store: Store, run_id: str, known: Location | None = None) -> NDA
         return None
     with contextlib.suppress(ValueError, EOFError, OSError):
         found = np.load(io.BytesIO(content), allow_pickle=False)
-        if isinstance(found, np.ndarray) and found.ndim == 1 and found.dtype.kind in "iu":
+        if isinstance(found, np.ndarray) and found.ndim > 0 and found.dtype.kind in "biuf":
             return found
     return None
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sweepstack.config.names import as_key
+from sweepstack.tracking.objectives import Declared, declared_in
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -32,8 +33,6 @@ SETTLED_TAG = "sweepstack.settled"
 """The fingerprint of the trial, after its outcome is settled."""
 OWN_RUNS = f"tags.`{VERSION_TAG}` LIKE '%'"
 """The filter for the runs of sweepstack, in MLflow's language."""
-OBJECTIVES = ("val/accuracy", "test/accuracy")
-"""Metrics that select trials, best first: test data selects only if nothing was held out."""
 CLOCKS = 60_000
 """The largest difference in milliseconds between the clocks of machines that share a store."""
 LARGEST_FLOAT = 1.7976931348623157e308
@@ -57,6 +56,8 @@ class Row:
     """Milliseconds since the epoch."""
     params: Mapping[str, str]
     metrics: Mapping[str, float]
+    declared: Declared = field(default_factory=Declared)
+    """What its task says of its metrics."""
 
 
 def member_tag(sweep: str) -> str:
@@ -106,6 +107,7 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
         started=run.info.start_time,
         params=run.data.params,
         metrics={key: finite_or_not(value) for key, value in run.data.metrics.items()},
+        declared=declared_in(tags),
     )
 
 

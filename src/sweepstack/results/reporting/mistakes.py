@@ -1,4 +1,4 @@
-"""What the selected model gets wrong: its confusion matrix, and its most confident mistakes on test images."""
+"""What a classifier gets wrong: its confusion matrix, and its most confident mistakes on test images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepstack.errors import UserError, one_line
+from sweepstack.config.schema import TrialConfig
+from sweepstack.errors import UserError
 from sweepstack.results.reporting.plots.style import INK, figure, styled
+from sweepstack.results.reporting.predicted import load_test_data
 from sweepstack.results.selection.predictions import count_changed_predictions
-from sweepstack.tracking.artifacts import artifact, config_of
+from sweepstack.tracking.artifacts import artifact
 from sweepstack.tracking.store import Store
 from sweepstack.trial import WEIGHTS
 
@@ -36,36 +38,32 @@ class Answers:
     """The predicted probabilities, [n, classes]."""
 
 
-def answers_of(store: Store, run_id: str, digest: str) -> Answers | str:
-    """Returns what a run's model predicts for the test images, or a sentence that says why it cannot.
+def answers_of(store: Store, run_id: str, config: TrialConfig, digest: str) -> Answers:
+    """Returns what a run's model predicts for the test images.
 
     Args:
         store: the store with the run.
         run_id: the id of the run.
+        config: its config.
         digest: checksum of the data that it was trained and tested on; empty if that is not known.
-    """
-    try:
-        config, weights = config_of(store, run_id), artifact(store, run_id, WEIGHTS)
-        if weights is None:
-            return "The weights of the trial to use are not in the store, so its mistakes cannot be shown."
-        from sweepstack.inference import classifier
-        from sweepstack.training.data import datasets
 
-        loaded = datasets.load_data(config.dataset, 0.0, classifier.CPU)
-        if digest and loaded.facts.digest != digest:
-            return (
-                "The mistakes of the trial to use cannot be shown here: the checksum of its dataset was "
-                f"{digest}, and is {loaded.facts.digest} now."
-            )
-        images = loaded.test_images.numpy()
-        probabilities = classifier.classifier(config, weights).predict(images)
-        if changed := count_changed_predictions(store, run_id, probabilities.argmax(1)):
-            return (
-                "The mistakes of the trial to use cannot be shown here: with the present code it predicts "
-                f"{changed} of {len(images)} test images differently than when it was trained."
-            )
-    except UserError as error:
-        return f"The mistakes of the trial to use cannot be shown here: {one_line(error)}."
+    Raises:
+        UserError: its weights are missing, its data cannot be obtained or are others now, or it predicts something else
+            than when it was trained.
+    """
+    from sweepstack.inference import classifier
+
+    weights = artifact(store, run_id, WEIGHTS)
+    if weights is None:
+        raise UserError("its weights are not in the store")
+    loaded = load_test_data(config, digest)
+    images = loaded.test_images.numpy()
+    probabilities = classifier.classifier(config, weights).predict(images)
+    if changed := count_changed_predictions(store, run_id, probabilities.argmax(1)):
+        raise UserError(
+            f"with the present code it predicts {changed} of {len(images)} test images differently than when it was "
+            "trained"
+        )
     return Answers(images, loaded.test_labels.numpy(), probabilities)
 
 

@@ -13,20 +13,21 @@ import pandas as pd
 
 from sweepstack.errors import printable
 from sweepstack.results.reporting import text
+from sweepstack.results.reporting.mistake_sections import make_mistake_sections
 from sweepstack.results.reporting.plots.style import SINGLE, png, svg
 from sweepstack.results.reporting.sections import (
     About,
     OnProgress,
     ReportSection,
     about_sweep,
-    make_mistake_sections,
     make_sections,
 )
 from sweepstack.results.reporting.tables import row_numbers, settings_table, trials_table, unfinished_table
-from sweepstack.results.tables.columns import objective as objective_of
+from sweepstack.results.tables.columns import kind
 from sweepstack.results.tables.frame import as_frame
+from sweepstack.results.tables.objective import metric_of, own_metrics
+from sweepstack.results.tables.objective import objective as objective_of
 from sweepstack.results.tables.rendering import render
-from sweepstack.tracking.runs_as_rows import OBJECTIVES
 from sweepstack.tracking.store import Store
 
 REMS = 6.6
@@ -59,13 +60,13 @@ def report(
     Args:
         sweep: the name of the sweep, "latest", or "all" for everything in the store.
         store: the store to read; by default the project's own.
-        metric: the metric that selects; by default the accuracy on held-out data, or on test data if nothing was held
-            out.
+        metric: the metric that selects; by default the objective of the task: for classes the accuracy on held-out
+            data, or on test data if nothing was held out.
         on_progress: takes a text that says what is being done.
 
     Raises:
         StoreError: the store is empty, or there is no such sweep.
-        UserError: no trial has the metric, or it is not a result of training.
+        UserError: no trial has the metric, or it is not a result of training; or the trials have different objectives.
     """
     store = store or Store()
     on_progress("reading the store")
@@ -121,7 +122,9 @@ def _page(
     page = environment.get_template("report.html.j2").render(
         sweep=name,
         when=_when(frame),
-        question=text.question(settings, about.varied, about.objective or OBJECTIVES[0]),
+        question=text.question(
+            settings, about.varied, about.objective or metric_of(frame, f"val/{own_metrics(frame)[0]}")
+        ),
         answer=answer,
         warnings=text.warnings(frame, about.varied, selection, about.origin),
         settings=settings_table(frame, selection, about.varied) if selection is not None and settings > 1 else None,
@@ -159,12 +162,13 @@ def _reproduction(about: About) -> dict[str, Any] | None:
     trial, known = about.selection.trial, about.origin
     command = None if known.overrides is None else shlex.join(["python", "train.py", *known.overrides])
     commit = f"{known.commit}{', with uncommitted changes' if known.uncommitted else ''}" if known.commit else ""
+    items = "items" if kind(trial.get("task")) else "images"
     counts = ", ".join(f"{count:,} {part.replace('_', ' ')}" for part, count in known.counts.items())
     facts = [
         ("run", str(trial["run_id"])),
         ("git commit", commit),
         ("versions", ", ".join(f"{package} {version}" for package, version in known.versions.items())),
-        ("dataset", f"{known.dataset}: {counts} images" if counts else known.dataset),
+        ("dataset", f"{known.dataset}: {counts} {items}" if counts else known.dataset),
         ("dataset checksum", known.digest),
         ("trained", known.trained),
         ("resumed", known.recomposed),

@@ -11,15 +11,20 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.results.reporting import mistakes
+from sweepstack.metrics import Metric
 from sweepstack.results.reporting.importance import importance, importance_bars
 from sweepstack.results.reporting.params import MAX_LISTED_VALUES, setting, varied_params
 from sweepstack.results.reporting.plots import charts, heat_maps, pareto
 from sweepstack.results.reporting.plots.style import words
 from sweepstack.results.reporting.tables import row_numbers
-from sweepstack.results.selection.predictions import correct_predictions
-from sweepstack.results.selection.select import Selection, one_row_per_seed, refuse_no_result, select
-from sweepstack.results.selection.statistics import wilson
+from sweepstack.results.selection.predictions import compare_with_targets
+from sweepstack.results.selection.select import (
+    Selection,
+    accuracy_interval,
+    one_row_per_seed,
+    refuse_no_result,
+    select,
+)
 from sweepstack.tracking.histories import histories
 from sweepstack.tracking.origin import Origin, origin
 from sweepstack.tracking.store import Store
@@ -47,7 +52,7 @@ class About:
     store: Store
     frame: pd.DataFrame
     varied: list[str]
-    objective: str | None
+    objective: Metric | None
     """The metric that selects; None if no trial has one."""
     selection: Selection | None
     why_none: str
@@ -69,7 +74,7 @@ class About:
         return [int(index) for index in self.frame.index[self.frame["run_id"].isin(ids)]]
 
 
-def about_sweep(store: Store, frame: pd.DataFrame, objective: str | None) -> About:
+def about_sweep(store: Store, frame: pd.DataFrame, objective: Metric | None) -> About:
     """Selects the best setting of a table, and collects what a report needs.
 
     Args:
@@ -84,14 +89,13 @@ def about_sweep(store: Store, frame: pd.DataFrame, objective: str | None) -> Abo
     selection, chosen, why = None, None, "no trial has been measured"
     if objective is not None:
         try:
-            selection = select(frame, correct_predictions(store), objective)
+            selection = select(frame, compare_with_targets(store), objective)
         except UserError as error:  # no trial has finished with a finite value
             why = str(error).split(";")[0]
     if selection is not None:
         chosen = origin(store, str(selection.trial["run_id"]))
-        accuracy, count = selection.trial.get("test/accuracy", float("nan")), chosen.counts.get("test")
-        if selection.test is None and count and np.isfinite(accuracy):  # an earlier version kept no predictions
-            selection = replace(selection, test=wilson(round(accuracy * count), count))
+        if selection.test is None:  # an earlier version kept no predictions
+            selection = replace(selection, test=accuracy_interval(selection.trial, chosen.counts.get("test")))
     return About(store, frame, varied_params(frame), objective, selection, why, chosen)
 
 
@@ -166,21 +170,3 @@ def _time_section(about: About) -> ReportSection:
         "other setting is both faster and better."
     )
     return ReportSection("time", caption, drawn)
-
-
-def make_mistake_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSection]:
-    """Draws the mistakes of the selected model on the test images."""
-    if about.selection is None or about.origin is None:
-        return
-    on_progress("testing the selected model")
-    found = mistakes.answers_of(about.store, str(about.selection.trial["run_id"]), about.origin.digest)
-    if isinstance(found, str):
-        yield ReportSection("confusion", found)
-        return
-    caption = "Numbers are test images. A darker cell is a larger part of its row; correct answers are white."
-    yield ReportSection("confusion", caption, mistakes.confusion_matrix(found))
-    if len(mistakes.surest_mistakes(found)):
-        caption = "Above each image are its true class and the class that the model predicts."
-        yield ReportSection("wrong", caption, mistakes.wrong_images(found))
-    else:
-        yield ReportSection("wrong", "The model classifies every test image correctly.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from sweepstack.metrics import rounded
 from sweepstack.results.reporting.params import SEED, value_text
 from sweepstack.results.reporting.plots.charts import measured
 from sweepstack.results.reporting.plots.pareto import time_metric
@@ -17,11 +18,10 @@ from sweepstack.results.reporting.plots.style import listed, words
 from sweepstack.results.selection.comparison import BEST, NOT_TOLD_APART
 from sweepstack.results.selection.select import Selection, one_row_per_seed, param_values
 from sweepstack.results.tables.columns import is_number
+from sweepstack.results.tables.objective import own_metrics
 
 MAX_ROWS = 1000
 """The most rows of a table on the page."""
-MAIN = ("val/accuracy", "test/accuracy", "train_seconds")
-"""Metrics that the table of trials shows."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def settings_table(frame: pd.DataFrame, selection: Selection, varied: Sequence[s
     """
     groups, objective = selection.groups, selection.objective
     row_of = row_numbers(frame)
-    shown = [name for name in ("test/accuracy", time_metric(frame)) if name in frame and name != objective]
+    metrics = (selection.test_metric, time_metric(frame))
+    shown = [name for name in metrics if name is not None and name in frame and name != objective]
     groups = groups.head(MAX_ROWS)
     others = [name for name in shown if name not in groups]
     single = measured(one_row_per_seed(frame, objective), objective).set_index("run_id")[others]
@@ -125,8 +126,9 @@ def trials_table(frame: pd.DataFrame, varied: Sequence[str], objective: str | No
         best: the row of the trial to use.
     """
     seed = [SEED] if SEED in frame.columns[: frame.attrs["vary"]] else []
-    own = [objective] if objective is not None and objective not in MAIN else []
-    metrics = [*own, *(time_metric(frame) if name == "train_seconds" else name for name in MAIN if name in frame)]
+    shown = [f"{part}/{name}" for part in ("val", "test") for name in own_metrics(frame)]
+    own = [objective] if objective is not None and objective not in shown else []
+    metrics = [name for name in dict.fromkeys([*own, *shown, time_metric(frame)]) if name in frame]
     names = [*varied, *seed, *metrics]
     columns = [Column(words(name), is_number(frame[name])) for name in names]
     rows = []
@@ -163,12 +165,14 @@ def _param_cell(value: Any) -> Cell:
 
 
 def _metric_cell(name: str, value: Any) -> Cell:
-    """Formats a metric or a count: accuracies and losses with four digits, seconds with two."""
+    """Formats a metric or a count; seconds with two digits after the point."""
     number = float(value)
     if math.isnan(number):
         return Cell("–", "", "number")
-    form = ".2f" if "seconds" in name else "g" if name in ("n", "failed") else ".4f"
-    return Cell(format(number, form if abs(number) < 1e6 else "g"), repr(number), "number")
+    if name in ("n", "failed"):
+        return Cell(f"{number:g}", repr(number), "number")
+    short = f"{number:.2f}" if "seconds" in name and abs(number) < 1e6 else rounded(number)
+    return Cell(short, repr(number), "number")
 
 
 def _rows_left_out(count: int) -> str:

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sweepstack.metrics import Metric, bare_name, rounded
 from sweepstack.results.reporting.params import SEED, setting, value_text
 from sweepstack.results.reporting.plots.style import listed, shortened, words
 from sweepstack.results.selection.comparison import NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
 from sweepstack.results.selection.select import Selection, param_values
-from sweepstack.results.tables.columns import is_number, larger_is_better
+from sweepstack.results.tables.columns import is_number
 from sweepstack.tracking.origin import Origin
 
 Sentence = list[tuple[str, bool]]
 """Pieces of text, each with True if it is something that is typed."""
 
 
-def question(settings: int, varied: Sequence[str], objective: str) -> str:
+def question(settings: int, varied: Sequence[str], objective: Metric) -> str:
     """Returns the question that the sweep answers.
 
     Args:
@@ -28,18 +29,14 @@ def question(settings: int, varied: Sequence[str], objective: str) -> str:
         objective: the metric that selects.
     """
     if settings < 2 or not varied:
-        return (
-            f"How high is the {words(objective)}?"
-            if larger_is_better(objective)
-            else f"How low is the {words(objective)}?"
-        )
-    extreme = "highest" if larger_is_better(objective) else "lowest"
+        return f"How {'high' if objective.larger_is_better else 'low'} is the {words(objective)}?"
+    extreme = "highest" if objective.larger_is_better else "lowest"
     varied = listed([words(param) for param in varied])
     return f"Which of {settings:,} settings of {varied} has the {extreme} {words(objective)}?"
 
 
 def answer(selection: Selection, varied: Sequence[str]) -> Sentence:
-    """Returns the answer in one sentence: the best setting with its objective and test accuracy, the settings that may
+    """Returns the answer in one sentence: the best setting with its objective and test value, the settings that may
     be as good, and those with a better mean that does not count.
 
     Args:
@@ -48,14 +45,14 @@ def answer(selection: Selection, varied: Sequence[str]) -> Sentence:
     """
     best, objective = selection.groups.iloc[0], selection.objective
     others = len(selection.groups) - 1
-    extreme = "highest" if larger_is_better(objective) else "lowest"
+    extreme = "highest" if objective.larger_is_better else "lowest"
     passed = _passed_over(selection)
     has = f" has the {extreme} {words(objective)}{_among(passed, best)}" if others else f" has a {words(objective)} of"
-    figure = f" {best['mean']:.4f}"
+    figure = f" {rounded(best['mean'])}"
     if best["n"] > 1:
         figure += f" on average over {best['n']} seeds"
     if np.isfinite(best["low"]):
-        figure += f" (95 % interval {best['low']:.4f} to {best['high']:.4f})"
+        figure += f" (95 % interval {rounded(best['low'])} to {rounded(best['high'])})"
     sentence = [(setting(selection.trial, varied), True) if varied else ("This setting", False)]
     sentence.append((f"{has}{',' if others else ''}{figure}", False))
     sentence.append((_tested(selection, several=best["n"] > 1), False))
@@ -90,7 +87,7 @@ def _others(count: int) -> str:
 
 def _passed_over(selection: Selection) -> pd.DataFrame:
     """Returns settings with a better mean than the selected one that have too few trials to count, the best first."""
-    groups, up = selection.groups, larger_is_better(selection.objective)
+    groups, up = selection.groups, selection.objective.larger_is_better
     ahead = groups["mean"] > groups["mean"].iloc[0] if up else groups["mean"] < groups["mean"].iloc[0]
     passed: pd.DataFrame = groups[ahead].sort_values("mean", ascending=not up, kind="stable")
     return passed
@@ -106,7 +103,7 @@ def _among(passed: pd.DataFrame, best: pd.Series[Any]) -> str:
     return f" of the settings that {' and '.join(kinds)}" if kinds else ""
 
 
-def _why_passed_over(passed: pd.DataFrame, best: pd.Series[Any], varied: Sequence[str], objective: str) -> Sentence:
+def _why_passed_over(passed: pd.DataFrame, best: pd.Series[Any], varied: Sequence[str], objective: Metric) -> Sentence:
     if passed.empty:
         return []
     first, more = passed.iloc[0], len(passed) - 1
@@ -114,18 +111,20 @@ def _why_passed_over(passed: pd.DataFrame, best: pd.Series[Any], varied: Sequenc
     if first["failed"] > best["failed"]:
         lack = f"{first['failed']} of its {len(first['run_ids'])} trials gave no value"
     too = "" if not more else " (nor does that of 1 other)" if more == 1 else f" (nor do those of {more:,} others)"
-    better = "higher" if larger_is_better(objective) else "lower"
-    text = f" has a {better} mean, {first['mean']:.4f}, which does not count, since {lack}"
+    better = "higher" if objective.larger_is_better else "lower"
+    text = f" has a {better} mean, {rounded(first['mean'])}, which does not count, since {lack}"
     return [("; ", False), (setting(param_values(first, varied), varied), True), (f"{text}{too}", False)]
 
 
 def _tested(selection: Selection, several: bool) -> str:
-    accuracy = float(selection.trial.get("test/accuracy", float("nan")))
-    if not np.isfinite(accuracy) or selection.objective == "test/accuracy":
+    metric = selection.test_metric
+    if metric is None or metric == selection.objective or not np.isfinite(float(selection.trial[metric])):
         return ""
     inside = "" if selection.test is None else f" ({selection.test.low:.4f} to {selection.test.high:.4f})"
-    whose = "the best of its trials has" if several else "it has"
-    return f"; on test data {whose} an accuracy of {accuracy:.4f}{inside}"
+    whose = (
+        f"the {words(bare_name(metric))} of the best of its trials" if several else f"its {words(bare_name(metric))}"
+    )
+    return f"; on test data {whose} is {rounded(selection.trial[metric])}{inside}"
 
 
 def no_answer(frame: pd.DataFrame, why: str) -> Sentence:
@@ -196,8 +195,9 @@ def explain_values(frame: pd.DataFrame, selection: Selection | None, images: int
     """
     lines = []
     if selection is not None:
-        if selection.honest:
-            lines.append("Validation data selected, test data were only read: the test accuracy is unbiased.")
+        if selection.honest and selection.test_metric is not None:
+            name = words(selection.test_metric)
+            lines.append(f"Validation data selected, test data were only read: the {name} is unbiased.")
         if SEED in frame.columns[: frame.attrs["vary"]]:
             lines.append(
                 "Trials that differ in their seed only are one setting; the interval of its mean is Student's. The "

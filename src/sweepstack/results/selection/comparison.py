@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sweepstack.metrics import Metric, bare_name
 from sweepstack.results.selection.statistics import holm, holm_with_best, mcnemar, paired_t, welch_t
-from sweepstack.results.tables.columns import larger_is_better
 
 BEST = "best"
 """Mark of the best setting."""
@@ -28,8 +28,11 @@ SIGNIFICANCE_LEVEL = 0.05
 NAN = float("nan")
 """Stands for a p-value or degrees of freedom that do not exist."""
 
-Predictions = Callable[[str], NDArray[np.bool_] | None]
-"""Returns which test images the run of an id has classified correctly, bool [n]; None if that is not known."""
+Predictions = Callable[[str], NDArray[Any] | None]
+"""Returns how the test predictions of the run of an id compare with the targets: of classes, which are right, bool [n];
+of numbers, the residuals, float [n, outputs]; None if that is not known, or if they are neither."""
+POWERS = {"rmse": 2, "mse": 2, "mae": 1}
+"""Metrics that are (but for a root) the mean of a power of the absolute residuals, each with that power."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +77,25 @@ class _Test(NamedTuple):
     how: str
 
 
-def assess_settings(groups: list[Group], key: str, same_data: bool, predictions: Predictions) -> list[Assessment]:
+def assess_settings(groups: list[Group], key: Metric, same_data: bool, predictions: Predictions) -> list[Assessment]:
     """Compares each setting with the best one, and decides on its mark.
+
+    Settings with several seeds are compared by their values. For single seeds there are two tests on the test
+    predictions: McNemar's for the accuracy of classes; and a paired t-test of the errors of each test item for the
+    metrics in `POWERS` (Diebold and Mariano 1995, Journal of Business & Economic Statistics 13). For other metrics
+    nothing is tested.
 
     Args:
         groups: the settings, the best first.
         key: the metric that selected the best one.
-        same_data: True if test data selected it; then McNemar's test has no fresh data.
-        predictions: returns which test images a run has classified correctly.
+        same_data: True if test data selected it; then a test on the test predictions has no fresh data.
+        predictions: returns how the test predictions of a run compare with the targets.
     """
     best, *others = groups
     single = len(best.objectives) == 1
-    right = predictions(best.trained) if single and others else None
-    sign = 1 if larger_is_better(key) else -1
-    tests = [_compare(best, other, sign, right, predictions) for other in others]
+    errors = _errors(key, best, predictions) if single and others else None
+    sign = 1 if key.larger_is_better else -1
+    tests = [_compare(best, other, sign, errors, lambda one: _errors(key, one, predictions)) for other in others]
     p, df = np.array([test.p for test in tests]), np.array([test.df for test in tests])
     done = np.isfinite(p)
     rivals = sum(bool(group.objectives) for group in groups)
@@ -100,6 +108,17 @@ def assess_settings(groups: list[Group], key: str, same_data: bool, predictions:
     return assessments
 
 
+def _errors(key: Metric, group: Group, predictions: Predictions) -> NDArray[Any] | str:
+    """Returns the errors of the test items [n] that the metric averages, bool for classes; or why there are none."""
+    power = POWERS.get(bare_name(key))
+    if power is None and bare_name(key) != "accuracy":
+        return "a single seed, which tells no spread"
+    found = predictions(group.trained)
+    if found is None or (found.dtype == np.bool_) == (power is not None):
+        return "there are no test predictions to compare"
+    return ~found if power is None else (np.abs(found) ** power).mean(1)
+
+
 def _mark(other: Group, p: float) -> str:
     if not other.objectives:
         return NOT_MEASURED
@@ -108,12 +127,19 @@ def _mark(other: Group, p: float) -> str:
     return WORSE if p <= SIGNIFICANCE_LEVEL else NOT_TOLD_APART
 
 
-def _compare(best: Group, other: Group, sign: int, right: NDArray[np.bool_] | None, predictions: Predictions) -> _Test:
+def _compare(
+    best: Group,
+    other: Group,
+    sign: int,
+    errors: NDArray[Any] | str | None,
+    errors_of: Callable[[Group], NDArray[Any] | str],
+) -> _Test:
     """Tests the best setting against another one.
 
     Args:
         sign: 1 if larger values are better, else -1.
-        right: which test images the best one has classified correctly, if it has a single seed.
+        errors: the errors of the best one, see `_errors`; None if it has several seeds.
+        errors_of: returns those of another one.
     """
     if not other.objectives:
         return _Test(NAN, NAN, "no trial gave a value")
@@ -125,15 +151,17 @@ def _compare(best: Group, other: Group, sign: int, right: NDArray[np.bool_] | No
     if len(best.objectives) > 1 and len(other.objectives) > 1:
         how = f"Welch's t-test over {len(best.objectives)} and {len(other.objectives)} seeds that do not match"
         return _if_better(*welch_t(best.values, other.values), how, sign * (best.mean - other.mean))
-    if len(best.objectives) > 1 or sign < 0:  # correct predictions only tell about accuracies
+    if errors is None:
         return _Test(NAN, NAN, "a single seed, which tells no spread")
-    other_right = predictions(other.trained) if right is not None else None
-    if right is None or other_right is None:
-        return _Test(NAN, NAN, "no test predictions were kept")
-    if len(right) != len(other_right):
+    others = errors_of(other) if not isinstance(errors, str) else errors
+    if isinstance(errors, str) or isinstance(others, str):
+        return _Test(NAN, NAN, str(others))
+    if len(errors) != len(others):
         return _Test(NAN, NAN, "the test predictions are of other images")
-    how = f"McNemar on {len(right)} test images"
-    return _if_better(mcnemar(right, other_right), np.inf, how, float(right.sum()) - float(other_right.sum()))
+    ahead = float(others.mean() - errors.mean())
+    if errors.dtype == np.bool_:
+        return _if_better(mcnemar(~errors, ~others), np.inf, f"McNemar on {len(errors)} test images", ahead)
+    return _if_better(*paired_t(errors, others), f"paired over {len(errors)} test items", ahead)
 
 
 def _if_better(p: float, df: float, how: str, ahead: float) -> _Test:

@@ -1,4 +1,4 @@
-"""Finds which test images a run has classified correctly."""
+"""Compares the test predictions of a run with the targets, and with what its model predicts now."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ ALLOWED_CHANGES = 5
 processor rounds differently."""
 
 
-def correct_predictions(store: Store) -> Callable[[str], NDArray[np.bool_] | None]:
-    """Returns a function from a run's id to whether the run has classified each test image correctly.
+def compare_with_targets(store: Store) -> Callable[[str], NDArray[Any] | None]:
+    """Returns a function from a run's id to how its test predictions compare with the targets, in the order of the test
+    set.
 
-    The function returns bool [n] in the order of the test set; or None if the run has kept no predictions, or its
-    dataset has changed or cannot be obtained any more. Labels are loaded once for each dataset. Nothing is read before
+    Of classes the function returns which are right, bool [n]; of the numbers of a regression the residuals, target
+    minus prediction, float64 [n, outputs]. It returns None for other predictions; or if the run has kept none, or its
+    dataset has changed or cannot be obtained any more. Targets are loaded once for each dataset. Nothing is read before
     the first call.
     """
     known: dict[str, Location] | None = None
-    labels_of: dict[str, NDArray[np.int64] | None] = {}
+    targets_of: dict[str, NDArray[Any] | None] = {}
 
-    def correct_in(run_id: str) -> NDArray[np.bool_] | None:
+    def compared(run_id: str) -> NDArray[Any] | None:
         nonlocal known
         if known is None:
             known = locations(store)
@@ -37,12 +39,16 @@ def correct_predictions(store: Store) -> Callable[[str], NDArray[np.bool_] | Non
         predicted = predictions(store, run_id, found)
         if predicted is None:
             return None
-        if found.data not in labels_of:
-            labels_of[found.data] = _labels(store, run_id, found.data)
-        labels = labels_of[found.data]
-        return predicted == labels if labels is not None and labels.shape == predicted.shape else None
+        if found.data not in targets_of:
+            targets_of[found.data] = _targets(store, run_id, found.data)
+        targets = targets_of[found.data]
+        if targets is None or targets.shape != predicted.shape:
+            return None
+        if predicted.ndim == 1 and predicted.dtype.kind in "iu":
+            return np.asarray(predicted == targets)
+        return targets.astype(np.float64) - predicted if predicted.ndim == 2 and predicted.dtype.kind == "f" else None
 
-    return correct_in
+    return compared
 
 
 def count_changed_predictions(store: Store, run_id: str, now: NDArray[Any]) -> int:
@@ -62,11 +68,11 @@ def count_changed_predictions(store: Store, run_id: str, now: NDArray[Any]) -> i
     return changed if changed > max(ALLOWED_CHANGES, len(now) * ALLOWED_CHANGES // 1000) else 0
 
 
-def _labels(store: Store, run_id: str, digest: str) -> NDArray[np.int64] | None:
-    from sweepstack.inference.classifier import load_test_labels  # loads PyTorch
+def _targets(store: Store, run_id: str, digest: str) -> NDArray[Any] | None:
+    from sweepstack.inference.classifier import load_test_targets  # loads PyTorch
 
     try:
-        found, labels = load_test_labels(config_of(store, run_id).dataset)
+        found, targets = load_test_targets(config_of(store, run_id))
     except UserError:
         return None
-    return labels if found == digest else None
+    return targets if found == digest else None

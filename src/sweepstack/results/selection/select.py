@@ -14,22 +14,18 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
+from sweepstack.metrics import NO_RESULTS, Metric, bare_name
 from sweepstack.results.selection.comparison import Assessment, Group, Predictions, assess_settings
 from sweepstack.results.selection.statistics import Interval, mean_interval, wilson
-from sweepstack.results.tables.columns import identity, larger_is_better
-from sweepstack.tracking.runs_as_rows import OBJECTIVES
-
-SHOWN_METRICS = ("val/accuracy", "val/loss", "test/accuracy", "train_seconds")
-"""Metrics whose means are shown beside the objective if the table has them."""
-NO_RESULTS = ("train/lr",)
-"""Inputs that are logged as metrics; they are not results."""
+from sweepstack.results.tables.columns import identity, kind
+from sweepstack.results.tables.objective import metric_of, objectives, own_metrics
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
     """The result of `select`."""
 
-    objective: str
+    objective: Metric
     """The metric that selected."""
     caution: str
     """Why the selected test metric is too good, in words; empty if validation data selected."""
@@ -38,15 +34,18 @@ class Selection:
 
     Columns: the params (`params.n` if a param has the name of another column); `n`, the finished trials, those of one
     seed counted once; `failed`, the trials without a value, because they failed, were stopped, still run, or have no
-    finite one; of the objective `mean`, `sd`, and `low` to `high` (95 % by t, and within 0 to 1 for an accuracy); means
-    of other metrics; `p` of the comparison with the best setting, two-sided and corrected (1 if the best is behind, NaN
+    finite one; of the objective `mean`, `sd`, and `low` to `high` (95 % by t; of a proportion within 0 to 1); means of
+    other metrics; `p` of the comparison with the best setting, two-sided and corrected (1 if the best is behind, NaN
     if nothing was tested); `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`, `NOT_TESTED`, `NOT_MEASURED`); `why` in words;
     `run_ids` (a tuple)."""
     trial: pd.Series[Any]
     """The trial to use: the row of the finished trial of the best setting with the best objective. Among equal ones,
     the smallest seed decides, then the run id."""
+    test_metric: str | None
+    """The metric on test data that is reported of it: that of the objective of its task; None if there is none."""
     test: Interval | None
-    """Bounds of its test accuracy (95 %, Wilson); None if that or the number of test images is not known."""
+    """Bounds of its test accuracy (95 %, Wilson); None if that or the number of test images is not known, or if the
+    task does not predict classes."""
 
     @property
     def honest(self) -> bool:
@@ -66,28 +65,38 @@ def select(
     number of such trials, then by their mean. If some settings have several seeds, those with a single one come last.
 
     A setting is marked as worse if the best one is better with p <= 0.05, corrected over the table. The test is a
-    paired t-test over at least two seeds that both have; Welch's if several seeds do not match; McNemar's on the test
-    predictions if all have a single seed and an accuracy selects. The best setting was chosen by the same values, so
-    the correction is `holm_with_best`. It is `holm` only if validation data selected and McNemar's test uses test data,
-    which are fresh.
+    paired t-test over at least two seeds that both have; Welch's if several seeds do not match; if all have a single
+    seed, a test on the test predictions (see `assess_settings`) if there is one for the metric. The best setting was
+    chosen by the same values, so the correction is `holm_with_best`. It is `holm` only if validation data selected and
+    the test is on the test predictions, which are fresh.
 
     Args:
         frame: what `sweepstack.results.table` returns.
-        predictions: returns which test images a run classified correctly; see `Predictions`.
-        objective: the metric that selects: the largest accuracy, or the smallest of anything else. By default the
-            accuracy on held-out data, or on test data if nothing was held out.
+        predictions: returns how the test predictions of a run compare with the targets; see `Predictions`.
+        objective: the metric that selects, by default the objective of the task: for classes the accuracy on held-out
+            data, or on test data if nothing was held out.
         test_count: the number of test images, if no predictions show it.
 
     Raises:
-        UserError: there is no such metric, it is no result of training, or no finished trial has it.
+        UserError: there is no such metric, it is no result of training, no finished trial has it, or the trials have
+            different objectives.
     """
     key, caution = _selecting_metric(frame, objective)
     groups = _ranked(frame, key)
     assessments = assess_settings(groups, key, bool(caution), predictions or (lambda run_id: None))
     rows = frame[frame["run_id"].isin(groups[0].run_ids) & _usable(frame, key)]
     by = [key, *(["seed"] if "seed" in frame else []), "run_id"]
-    trial = rows.sort_values(by, ascending=[not larger_is_better(key), *[True] * (len(by) - 1)]).iloc[0]
-    return Selection(key, caution, _as_frame(groups, assessments, key), trial, _test(trial, predictions, test_count))
+    trial = rows.sort_values(by, ascending=[not key.larger_is_better, *[True] * (len(by) - 1)]).iloc[0]
+    names = own_metrics(frame)
+    reported = f"test/{names[0] if len(names) == 1 else bare_name(key)}"
+    return Selection(
+        key,
+        caution,
+        _as_frame(groups, assessments, key),
+        trial,
+        reported if reported in frame else None,
+        _test(trial, predictions, test_count),
+    )
 
 
 def one_row_per_seed(frame: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -142,11 +151,11 @@ def refuse_no_result(key: str) -> None:
     if key in NO_RESULTS:
         raise UserError(
             f"the objective must be a result of training, got {key}, which is an input",
-            remedy=f"choose {' or '.join(OBJECTIVES)}",
+            remedy="choose another metric, for example val/loss",
         )
 
 
-def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]:
+def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[Metric, str]:
     """Returns the metric that selects, and why the selected test metric is too good (empty if it is not)."""
     if frame.empty:
         raise UserError(
@@ -160,7 +169,8 @@ def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]
         )
     metrics = _metrics(frame)
     known = [metric for metric in metrics if _usable(frame, metric).any()]
-    key = asked or next((metric for metric in OBJECTIVES if metric in known), OBJECTIVES[0])
+    choices = [metric_of(frame, asked)] if asked else objectives(frame)
+    key = next((metric for metric in choices if metric in known), choices[0])
     if key not in metrics:
         raise UserError(
             f"the objective must be a metric of these trials, got {key!r}",
@@ -175,12 +185,12 @@ def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[str, str]
         )
     if not key.startswith("test/"):
         return key, ""
-    if OBJECTIVES[0] in known:
+    if any(metric.startswith("val/") for metric in known):
         return key, "test data selected, as was asked for: the test value is too good"
     return key, "nothing was held out, so test data selected: the test value is too good"
 
 
-def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
+def _ranked(frame: pd.DataFrame, key: Metric) -> list[Group]:
     """Returns the settings of a table, the best first; equally good ones in the order in which they began."""
     settings = _settings(frame)
     frame = frame.sort_values(["started", "run_id"]).reset_index(drop=True)
@@ -189,7 +199,9 @@ def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
     number = every.ngroup().rename("setting")  # in the order of their first trials
     usable = _usable(frame, key)
     seeds = frame["seed" if "seed" in frame else "run_id"].rename("of seed")
-    metrics = list(dict.fromkeys([key, *(metric for metric in SHOWN_METRICS if metric in frame)]))
+    names = own_metrics(frame)
+    shown = (*(f"val/{name}" for name in names), "val/loss", *(f"test/{name}" for name in names), "train_seconds")
+    metrics = list(dict.fromkeys([str(key), *(metric for metric in shown if metric in frame)]))
     by_seed = frame.loc[usable, metrics].groupby([number[usable], seeds[usable]], dropna=False).mean()
     objectives: dict[int, dict[Hashable, float]] = defaultdict(dict)
     for (index, seed), value in zip(by_seed.index, by_seed[key], strict=True):
@@ -216,7 +228,7 @@ def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
         for index, (setting, others) in enumerate(values)
     ]
     several = any(len(group.objectives) > 1 for group in groups)
-    sign = -1 if larger_is_better(key) else 1
+    sign = -1 if key.larger_is_better else 1
 
     def rank(group: Group) -> tuple[bool, int, bool, float]:
         alone = several and len(group.objectives) == 1
@@ -225,9 +237,9 @@ def _ranked(frame: pd.DataFrame, key: str) -> list[Group]:
     return sorted(groups, key=rank)
 
 
-def _as_frame(groups: list[Group], assessments: list[Assessment], key: str) -> pd.DataFrame:
+def _as_frame(groups: list[Group], assessments: list[Assessment], key: Metric) -> pd.DataFrame:
     rows = []
-    parts = larger_is_better(key) and all(0 <= value <= 1 for group in groups for value in group.values)
+    parts = key.proportion and all(0 <= value <= 1 for group in groups for value in group.values)
     for group, (mark, p, why) in zip(groups, assessments, strict=True):
         mean, sd, n, low, high = mean_interval(group.values)
         if parts:
@@ -239,9 +251,22 @@ def _as_frame(groups: list[Group], assessments: list[Assessment], key: str) -> p
     return pd.DataFrame(rows)
 
 
+def accuracy_interval(trial: pd.Series[Any], count: int | None) -> Interval | None:
+    """Returns bounds of a trial's test accuracy (95 %, Wilson).
+
+    None if that or the number of test images is not known, or if the task does not predict classes: then the accuracy
+    is no share of the images.
+
+    Args:
+        trial: its row in the table.
+        count: the number of test images.
+    """
+    accuracy, other_task = float(trial.get("test/accuracy", float("nan"))), kind(trial.get("task"))
+    if other_task or not count or not np.isfinite(accuracy):
+        return None
+    return wilson(round(accuracy * count), count)
+
+
 def _test(trial: pd.Series[Any], predictions: Predictions | None, count: int | None) -> Interval | None:
-    """Computes the bounds of a trial's test accuracy from that and the number of test images."""
-    right = predictions(str(trial["run_id"])) if predictions and count is None else None
-    count = len(right) if right is not None else count
-    accuracy = float(trial.get("test/accuracy", float("nan")))
-    return wilson(round(accuracy * count), count) if count and np.isfinite(accuracy) else None
+    compared = predictions(str(trial["run_id"])) if predictions and count is None else None
+    return accuracy_interval(trial, len(compared) if compared is not None else count)

@@ -11,8 +11,6 @@ import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.tracking.params import as_text
-from sweepstack.tracking.runs_as_rows import OBJECTIVES
-from sweepstack.trial import TrialState
 
 Kind = Literal["column", "param", "metric"]
 SECTIONS: dict[str, Kind] = {"params": "param", "metrics": "metric"}
@@ -52,33 +50,6 @@ def find_column(frame: pd.DataFrame, word: str, kind: Kind = "column") -> str:
         f"there is no {kind} {word!r} in this table",
         remedy=did_you_mean(word, known[kind]),
     )
-
-
-def objective(frame: pd.DataFrame, metric: str | None = None) -> str | None:
-    """Returns the metric that trials are compared by: `metric`, else the accuracy on held-out data, else on test data.
-
-    It returns None if no trial has any of them.
-
-    Raises:
-        UserError: there is no such metric.
-    """
-    if metric is not None:
-        return find_column(frame, metric, "metric")
-    return next((name for name in OBJECTIVES if name in frame.attrs["metrics"]), None)
-
-
-def comparable(frame: pd.DataFrame, metric: str) -> pd.Series[Any]:
-    """Returns the values of a metric, with NaN for trials that did not finish and for values that are not finite.
-
-    Such a trial is never the best, and counts in no mean.
-    """
-    values = frame[metric]
-    return values.where((frame["state"] == TrialState.FINISHED) & np.isfinite(values))
-
-
-def larger_is_better(metric: str) -> bool:
-    """True for accuracies; False for losses and times."""
-    return "accuracy" in metric
 
 
 def written(value: object) -> str:

@@ -8,16 +8,9 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.results.tables.columns import (
-    comparable,
-    find_column,
-    identity,
-    larger_is_better,
-    objective,
-    order,
-    typed_column,
-)
+from sweepstack.results.tables.columns import find_column, identity, order, typed_column
 from sweepstack.results.tables.conditions import fulfilled
+from sweepstack.results.tables.objective import attrs_of, comparable, metric_of, objective
 from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
@@ -40,20 +33,22 @@ def table(
     Columns: params that vary, metrics (their last values), `state` and the other columns of a run, then the params that
     are the same in all rows. Params have the types that they had in the config; lists are tuples.
     `frame.attrs["vary"]` is the number of params that vary; `frame.attrs["params"]` and `frame.attrs["metrics"]` name
-    all columns of that kind. The same store gives the same table, in whatever order it is read.
+    all columns of that kind; see `objective.attrs_of` for its other entries. The same store gives the same table, in
+    whatever order it is read.
 
     Args:
         sweep: the name of the sweep, "latest", or "all" for everything in the store.
         where: a condition that the trials must fulfil, such as `params.lr > 0.01`; see `conditions`.
-        metric: the metric to sort by: the largest accuracy is best, the smallest of anything else. Trials that did not
-            finish or have no finite value come last. By default the accuracy on held-out data, or on test data if
-            nothing was held out.
-        sort: a column to sort by instead; accuracies are sorted downwards, everything else upwards.
+        metric: the metric to sort by, such as val/loss; of one that neither sweepstack nor the task knows, the smallest
+            value is the best. Trials that did not finish or have no finite value come last. By default the objective
+            of the task: the accuracy on held-out data, or on test data if nothing was held out.
+        sort: a column to sort by instead; metrics are sorted with the best first, everything else upwards.
         store: the store to read; by default the project's own.
 
     Raises:
         StoreError: the store is empty, or there is no such sweep.
-        UserError: there is no such column or metric, the condition cannot be read, or no trial fulfils it.
+        UserError: there is no such column or metric, the condition cannot be read, no trial fulfils it, or the trials
+            have different objectives and neither `metric` nor `sort` is given.
     """
     return as_frame((store or Store()).rows(sweep), where=where, metric=metric, sort=sort)
 
@@ -81,6 +76,7 @@ def as_frame(
     frame.attrs |= {"params": list(params), "metrics": list(metrics)}
     if where is not None:
         frame = _where(frame, where)
+    frame.attrs |= attrs_of([rows[index] for index in frame.index])
     vary = [column for column in params if identity(frame[column]).nunique(dropna=False) > 1]
     same = [column for column in params if column not in vary]
     frame = frame[[*vary, *metrics, *RUN_COLUMNS, *same]]
@@ -110,8 +106,8 @@ def sorted_by(groups: pd.DataFrame, column: str) -> pd.DataFrame:
     """
     is_mean = column == f"mean {groups.attrs['metric']}"  # the header that is printed
     key = "mean" if is_mean else find_column(groups, column)
-    ascending = not larger_is_better(groups.attrs["metric"] if key == "mean" else key)
-    groups = groups.sort_values(key, ascending=ascending, kind="stable", na_position="last", key=order)
+    downwards = groups.attrs["metric"].larger_is_better if key == "mean" else _is_downwards(groups, key)
+    groups = groups.sort_values(key, ascending=not downwards, kind="stable", na_position="last", key=order)
     return groups.reset_index(drop=True)
 
 
@@ -134,9 +130,14 @@ def _where(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
 def _sorted(frame: pd.DataFrame, metric: str | None, sort: str | None) -> pd.DataFrame:
     key = find_column(frame, sort) if sort is not None else objective(frame, metric) or "started"
     by = [key, *(column for column in ("started", "run_id") if column != key)]
-    ascending = [not larger_is_better(key), *([True] * (len(by) - 1))]
+    ascending = [not _is_downwards(frame, key), *([True] * (len(by) - 1))]
     frame = frame.sort_values(by, ascending=ascending, na_position="last", key=order)
     if sort is None and key in frame.attrs["metrics"]:
         penalty = comparable(frame, key).isna().astype(int) + (frame["state"] != TrialState.FINISHED)
         frame = frame.iloc[penalty.argsort(kind="stable")]
     return frame.reset_index(drop=True)
+
+
+def _is_downwards(frame: pd.DataFrame, column: str) -> bool:
+    """True if a column is a metric whose largest value is the best."""
+    return column in frame.attrs["metrics"] and metric_of(frame, column).larger_is_better

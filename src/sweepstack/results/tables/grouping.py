@@ -8,15 +8,9 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.results.tables.columns import (
-    comparable,
-    find_column,
-    identity,
-    larger_is_better,
-    objective,
-    order,
-    written,
-)
+from sweepstack.metrics import Metric
+from sweepstack.results.tables.columns import find_column, identity, order, written
+from sweepstack.results.tables.objective import comparable, objective
 
 
 def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None) -> pd.DataFrame:
@@ -33,17 +27,17 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
     Raises:
         UserError: there is no such column or metric, or a key is a metric.
     """
-    metric = _metric(frame, metric)
+    chosen = _metric(frame, metric)
     columns = [_column_of(frame, key) for key in dict.fromkeys(keys)]
     number = frame[columns].apply(identity).groupby(columns, dropna=False, sort=False).ngroup().rename("group")
-    means = comparable(frame, metric).groupby(number).agg(mean="mean", sd="std", n="count", missing="size")
+    means = comparable(frame, chosen).groupby(number).agg(mean="mean", sd="std", n="count", missing="size")
     means["missing"] -= means["n"]
     alike = frame.loc[~number.duplicated(), columns].reset_index(drop=True)  # groups are numbered as they appear
     groups = pd.concat([alike, means.sort_index().reset_index(drop=True)], axis=1)
-    ascending = [not larger_is_better(metric), *([True] * len(columns))]
+    ascending = [not chosen.larger_is_better, *([True] * len(columns))]
     groups = groups.sort_values(["mean", *columns], ascending=ascending, na_position="last", key=order)
     groups = groups.reset_index(drop=True)
-    groups.attrs = {"shape": "groups", "metric": metric}
+    groups.attrs |= _attrs(groups, frame, chosen)
     return groups
 
 
@@ -105,11 +99,17 @@ def by_seed(
 
     selection = select(frame, predictions, objective(frame, metric))
     groups = selection.groups.assign(run_ids=selection.groups["run_ids"].map(" ".join))
-    groups.attrs = {"shape": "groups", "metric": selection.objective, "caution": selection.caution}
+    groups.attrs |= {**_attrs(groups, frame, selection.objective), "caution": selection.caution}
     return groups
 
 
-def _metric(frame: pd.DataFrame, metric: str | None) -> str:
+def _attrs(groups: pd.DataFrame, frame: pd.DataFrame, metric: Metric) -> dict[str, Any]:
+    """Returns what groups of trials keep of their table; see `objective.attrs_of`."""
+    metrics = [name for name in frame.attrs["metrics"] if name in groups]
+    return {"shape": "groups", "metric": metric, "metrics": metrics, "directions": frame.attrs["directions"]}
+
+
+def _metric(frame: pd.DataFrame, metric: str | None) -> Metric:
     found = objective(frame, metric)
     if found is None:
         raise UserError(

@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.errors import printable
+from sweepstack.metrics import BEST, rounded
 from sweepstack.results.tables.columns import is_number, kind, written
+from sweepstack.results.tables.objective import own_metrics
 from sweepstack.tracking.params import as_text
 
 FOR_READERS = ("text", "markdown", "latex", "html")
 """Formats which round, and show the short form of a table; the others keep every column and digit."""
-MAIN_METRICS = ("val/accuracy", "val/accuracy_best", "test/accuracy", "train_seconds")
-"""Metrics in the short form of a table."""
 SHARE = "train_seconds_share"
 """Shown beside `train_seconds` if trials were trained together, so that nobody adds the same seconds twice."""
 IN_UNIT_OF_METRIC = ("mean", "sd", "low", "high")
@@ -57,9 +57,9 @@ HTML = """\
 def short(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns that a reader wants first.
 
-    Of trials, these are the params that vary, the main metrics, the state, and the reasons if there are any. Of groups,
-    they are the columns that are not empty, and the column of means names its metric. Of a pivot, each mean is shown
-    with its number of trials.
+    Of trials, these are the params that vary, the objective, its best and its test value, the time, the state, and the
+    reasons if there are any. Of groups, they are the columns that are not empty, and the column of means names its
+    metric. Of a pivot, each mean is shown with its number of trials.
     """
     match frame.attrs.get("shape"):
         case "groups":
@@ -70,7 +70,8 @@ def short(frame: pd.DataFrame) -> pd.DataFrame:
         case "cells":
             return _short_cells(frame)
     params = list(frame.columns[: frame.attrs["vary"]]) or ["name"]
-    metrics = [column for column in MAIN_METRICS if column in frame]
+    main = [column for name in own_metrics(frame) for column in (f"val/{name}", f"val/{name}{BEST}", f"test/{name}")]
+    metrics = [column for column in (*main, "train_seconds") if column in frame]
     if SHARE in frame and not frame[SHARE].equals(frame["train_seconds"]):
         metrics.append(SHARE)
     reason = ["reason"] if frame["reason"].any() else []
@@ -175,11 +176,12 @@ def _for_readers(column: pd.Series[Any], metric: str | None) -> pd.Series[Any]:
 
 
 def _rounded(value: float, name: str) -> str:
-    """Formats accuracies and losses with four digits, seconds with one, and small values with two significant ones."""
+    """Formats a metric; seconds with one digit after the point, or two that count."""
     if math.isnan(value):
         return "-"
-    form, least = (".1f", 0.1) if "seconds" in name else (".4f", 0.001)
-    return format(value, form if least <= abs(value) < 1e6 or value == 0 else ".2g" if abs(value) < 1 else "g")
+    if "seconds" not in name:
+        return rounded(value)
+    return format(value, ".1f" if 0.1 <= abs(value) < 1e6 or value == 0 else ".2g" if abs(value) < 1 else "g")
 
 
 def _as_cell(value: Any) -> Any:

@@ -18,8 +18,10 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from sweepstack.masking import reveal
+from sweepstack.metrics import Metric, bare_name, with_direction
+from sweepstack.tracking.objectives import OBJECTIVES, objectives_of
 from sweepstack.tracking.private.client import server_version
-from sweepstack.tracking.runs_as_rows import OBJECTIVES, SWEEP_TAG, Row, member_tag
+from sweepstack.tracking.runs_as_rows import SWEEP_TAG, Row, member_tag
 from sweepstack.tracking.store import Store
 
 VIEW_TAG = "mlflow.sharedViewState."
@@ -95,19 +97,19 @@ def _view(rows: Sequence[Row]) -> str:
 
 def _which(rows: Sequence[Row]) -> dict[str, Any]:
     """Returns the filter and the order of the runs on the page."""
-    sweep = rows[0].sweep
+    sweep, (objective, *_) = rows[0].sweep, _metrics_of_view(rows)
     return {
         "searchFilter": f"tags.`{member_tag(sweep)}` LIKE '%'" if sweep is not None else "",
-        "orderByKey": f"metrics.`{_metric_of_view(rows)}`",
-        "orderByAsc": "false",
+        "orderByKey": f"metrics.`{objective}`",
+        "orderByAsc": "false" if objective.larger_is_better else "true",
     }
 
 
 def _look(rows: Sequence[Row]) -> dict[str, Any]:
-    objective = _metric_of_view(rows)
+    metrics = _metrics_of_view(rows)
+    objective = metrics[0]
     keys = dict.fromkeys(key for row in rows for key in row.params)
     swept = [key for key in keys if len({row.params.get(key) for row in rows}) > 1]
-    metrics = [key for key in OBJECTIVES if any(key in row.metrics for row in rows)]
     selects = {"key": objective, "type": "METRIC"}
     charts: list[dict[str, Any]] = [
         {"type": "PARALLEL", "selectedParams": swept, "selectedMetrics": [objective]},
@@ -127,5 +129,13 @@ def _look(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _metric_of_view(rows: Sequence[Row]) -> str:
-    return next((key for key in OBJECTIVES if any(key in row.metrics for row in rows)), OBJECTIVES[0])
+def _metrics_of_view(rows: Sequence[Row]) -> list[Metric]:
+    """Returns the metric that the page compares runs by, then the others that it shows.
+
+    These are the objectives of the runs, and the same metrics on other parts of the data.
+    """
+    selecting = objectives_of((row.declared, row.metrics) for row in rows) or [*OBJECTIVES]
+    wanted = dict.fromkeys([*selecting, *(f"test/{bare_name(name)}" for name in selecting)])
+    found = [name for name in wanted if any(name in row.metrics for row in rows)] or selecting[:1]
+    directions = {name: one for row in rows for name, one in row.declared.directions.items()}
+    return [with_direction(name, directions) for name in found]

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sweepstack.config.schema import MetricConfig, TaskConfig, TrialConfig
-from sweepstack.errors import ConfigError, did_you_mean, one_line
+from sweepstack.errors import ConfigError, UserError, did_you_mean, one_line
 from sweepstack.metrics import OWN_METRIC, bare_name
-from sweepstack.training.instantiate import bound, check_keywords
+from sweepstack.training.instantiate import bound, check_keywords, instantiate
 from sweepstack.training.tasks.classification import Classification
 from sweepstack.training.tasks.losses import build_loss, weight_of
 from sweepstack.training.tasks.measures import Measure, Totals
@@ -25,9 +25,10 @@ def build_task(config: TaskConfig) -> Task:
         ConfigError: it cannot be built, or is no `Task`.
     """
     check_keywords("task", config.target, 0, config.keywords)
-    build = bound(config, "task")
     try:
-        task = build()
+        task = instantiate({"_target_": config.target, **config.keywords}, "task")
+    except UserError:
+        raise
     except Exception as error:
         raise ConfigError(f"task: {config.target} refuses its values: {one_line(error)}", remedy="change it") from error
     if not isinstance(task, Task):
@@ -57,7 +58,9 @@ class BuiltTask:
         aligns = type(self.task).aligned is not Task.aligned
         self.loss: Callable[[Tensor, Tensor], Tensor] = self._aligned_loss if aligns else self._mean
         """Takes the outputs of a model and targets, and gives the mean loss, a tensor without axes."""
-        self._step = bound(config.step, "step") if config.step is not None else None
+        self._step: Callable[..., Tensor] | None = None
+        if config.step is not None:
+            self._step = bound(config.step, "step")
 
     def _aligned_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self._mean(self.task.aligned(outputs, targets), targets)
@@ -76,8 +79,7 @@ class BuiltTask:
             targets: [n, ...].
         """
         if self._step is not None:
-            loss: Tensor = self._step(model, (images, targets), self.loss)
-            return loss
+            return self._step(model, (images, targets), self.loss)
         return self.loss(model(images), targets)
 
     def totals(self, stacked: bool = False) -> Totals:
@@ -137,6 +139,6 @@ def _measures(config: TrialConfig, task: Task) -> dict[str, Measure]:
 
 
 def _own(metric: MetricConfig) -> Measure:
-    """Builds a metric of a user: a function of outputs and targets, or a class that gives one."""
+    """Builds a metric of a user: a function of outputs and targets."""
     check_keywords("task.metrics", metric.target, 2, metric.keywords)
     return Measure(whole=bound(metric, "task.metrics"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sweepstack.metrics import Metric
 from sweepstack.results.reporting.params import Scale, as_fractions, scale
 from sweepstack.results.reporting.plots.style import (
     BLUE,
@@ -19,13 +20,14 @@ from sweepstack.results.reporting.plots.style import (
     figure,
     gid,
     legend,
+    sentence_case,
     shortened,
     styled,
+    tick_text,
     title,
     words,
     wrapped,
 )
-from sweepstack.results.tables.columns import larger_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +44,7 @@ def measured(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def learning_curves(
-    frame: pd.DataFrame, history: pd.DataFrame, objective: str, best: Collection[int], label: str
+    frame: pd.DataFrame, history: pd.DataFrame, objective: Metric, best: Collection[int], label: str
 ) -> Figure:
     """Draws how the objective changes during training: all trials, the best in front.
 
@@ -80,11 +82,11 @@ def learning_curves(
         axes.set(xlabel="epoch" if by_epoch else "optimizer updates", ylabel=wrapped(objective))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(drawn, 2)
-        title(drawn, f"{words(objective).capitalize()} while training")
+        title(drawn, f"{sentence_case(words(objective))} while training")
     return drawn
 
 
-def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: str, best: Collection[int]) -> Figure:
+def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: Metric, best: Collection[int]) -> Figure:
     """Draws the objective against each param: every trial, and mean and standard deviation over all other params.
 
     Args:
@@ -123,11 +125,13 @@ def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: str, best: C
         panels[0].plot([], [], "o", color=GREY, ms=4, mew=0, label="one trial")
         panels[0].plot([], [], "o", mfc="none", mec=ORANGE, mew=1.8, label="the best setting")
         legend(drawn, 3)
-        title(drawn, f"{words(objective).capitalize()} by hyperparameter")
+        title(drawn, f"{sentence_case(words(objective))} by hyperparameter")
     return drawn
 
 
-def parallel_coordinates(frame: pd.DataFrame, varied: Sequence[str], objective: str, best: Collection[int]) -> Figure:
+def parallel_coordinates(
+    frame: pd.DataFrame, varied: Sequence[str], objective: Metric, best: Collection[int]
+) -> Figure:
     """Draws each trial as a line through its values, coloured by the objective; good ones in front.
 
     Args:
@@ -138,7 +142,7 @@ def parallel_coordinates(frame: pd.DataFrame, varied: Sequence[str], objective: 
     """
     from matplotlib import colormaps
 
-    frame = measured(frame, objective).sort_values(objective, ascending=larger_is_better(objective), kind="stable")
+    frame = measured(frame, objective).sort_values(objective, ascending=objective.larger_is_better, kind="stable")
     values = frame[objective].to_numpy(dtype=float)
     low, high = window(values, objective, margin=0.0)
     shades = np.clip(as_fractions(np.append(np.clip(values, low, high), [low, high]))[:-2], 0, 1)
@@ -147,7 +151,7 @@ def parallel_coordinates(frame: pd.DataFrame, varied: Sequence[str], objective: 
     with styled():
         drawn = figure(max(6.0, 1.9 * (len(varied) + 1)), 4.5)
         axes = drawn.subplots()
-        colours = colormaps[COLOURS](shades if larger_is_better(objective) else 1 - shades)
+        colours = colormaps[COLOURS](shades if objective.larger_is_better else 1 - shades)
         across = np.arange(len(varied) + 1.0)
         paths = {index: np.column_stack([across, line]) for index, line in zip(frame.index, heights, strict=True)}
         _lines(axes, paths, dict(zip(frame.index, colours, strict=True)), best, (1.1, 2.6))
@@ -246,7 +250,7 @@ def _means_on_axis(axis: Scale, values: np.ndarray[Any, Any]) -> tuple[list[floa
     return middle, [float(values[group].mean()) for group in groups], spread
 
 
-def window(values: np.ndarray[Any, Any], objective: str, margin: float = 0.06) -> tuple[float, float]:
+def window(values: np.ndarray[Any, Any], objective: Metric, margin: float = 0.06) -> tuple[float, float]:
     """Returns the range of values that a plot shows.
 
     It contains all values, except bad ones that are so far out (three quartile ranges, Tukey) that the others would
@@ -260,7 +264,7 @@ def window(values: np.ndarray[Any, Any], objective: str, margin: float = 0.06) -
     if len(finite) >= 8:
         first, third = np.quantile(finite, [0.25, 0.75])
         far = 3 * float(third - first)
-        low, high = (max(low, first - far), high) if larger_is_better(objective) else (low, min(high, third + far))
+        low, high = (max(low, first - far), high) if objective.larger_is_better else (low, min(high, third + far))
     room = margin * (high - low) or (0.01 * abs(high) or 0.5) * (margin > 0)
     return float(low - room), float(high + room)
 
@@ -268,7 +272,7 @@ def window(values: np.ndarray[Any, Any], objective: str, margin: float = 0.06) -
 def _ticks(axis: Scale, limits: tuple[float, float] | None) -> list[tuple[float, str]]:
     """Returns heights from 0 to 1 with labels: of the values, or of a few points in the range."""
     if limits is not None:
-        return [(part, f"{limits[0] + part * (limits[1] - limits[0]):.3f}") for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        return [(part, tick_text(limits[0] + part * (limits[1] - limits[0]))) for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
     if axis.ticks:
         heights = Scale(axis.kind, np.array(axis.ticks), [], []).fractions
         return list(zip(map(float, heights), axis.labels, strict=True))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from sweepstack.metrics import Metric
 from sweepstack.results.reporting.params import MAX_LISTED_VALUES, scale, value_text
 from sweepstack.results.reporting.plots.style import (
     COLOURS,
@@ -18,11 +19,12 @@ from sweepstack.results.reporting.plots.style import (
     gid,
     shortened,
     styled,
+    tick_text,
     title,
     words,
     wrapped,
 )
-from sweepstack.results.tables.columns import identity, larger_is_better
+from sweepstack.results.tables.columns import identity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +44,9 @@ def pairs(frame: pd.DataFrame, varied: Sequence[str]) -> list[tuple[str, str]]:
     return list(itertools.combinations(few, 2))[:MAX_PAIRS]
 
 
-def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective: str, best: Collection[int]) -> Figure:
+def heat_maps(
+    frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective: Metric, best: Collection[int]
+) -> Figure:
     """Draws the mean objective for each pair of values, over everything else. A cell without a finished trial is empty.
 
     Args:
@@ -56,7 +60,7 @@ def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective:
     columns = min(len(chosen), 3)
     rows = -(-len(chosen) // columns)
     means = [_means_grid(frame, *pair, objective) for pair in chosen]
-    low, high = _limits(np.concatenate([mean.to_numpy().flatten() for mean in means]), larger_is_better(objective))
+    low, high = _limits(np.concatenate([mean.to_numpy().flatten() for mean in means]), objective.larger_is_better)
     norm = colors.Normalize(low, high)
     sizes = (max(len(mean.columns) for mean in means), max(len(mean) for mean in means))
     with styled():
@@ -70,7 +74,7 @@ def heat_maps(frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective:
             axes.set_visible(False)
         from matplotlib.cm import ScalarMappable
 
-        colours = ScalarMappable(norm, COLOURS if larger_is_better(objective) else f"{COLOURS}_r")
+        colours = ScalarMappable(norm, COLOURS if objective.larger_is_better else f"{COLOURS}_r")
         bar = drawn.colorbar(colours, ax=list(panels[: len(chosen)]), shrink=0.8, label=f"mean {wrapped(objective)}")
         bar.outline.set_visible(False)
         title(drawn, f"Mean {words(objective)} of pairs of values, over everything else")
@@ -99,13 +103,13 @@ def _map(
     pair: tuple[str, str],
     mean: pd.DataFrame,
     norm: Normalize,
-    objective: str,
+    objective: Metric,
     best: Collection[int],
 ) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    colours = colormaps[COLOURS if larger_is_better(objective) else f"{COLOURS}_r"]
+    colours = colormaps[COLOURS if objective.larger_is_better else f"{COLOURS}_r"]
     texts = [frame[param].map(value_text) for param in pair]
     cells = mean.to_numpy(dtype=float)
     for (row, down), (column, across) in itertools.product(enumerate(mean.index), enumerate(mean.columns)):
@@ -116,7 +120,7 @@ def _map(
         name = gid(inside) if len(inside) and len(frame) <= SINGLE else None
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=colour, ec="white", lw=1.5, gid=name))
         dark = known and np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
-        label = f"{value:.3f}" if known else "–"
+        label = tick_text(value) if known else "–"
         axes.text(column, row, label, ha="center", va="center", color="white" if dark else "black", fontsize=9)
         if {*best} & {*inside}:
             axes.add_patch(

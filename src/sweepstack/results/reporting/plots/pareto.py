@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sweepstack.metrics import Metric, rounded
 from sweepstack.results.reporting.params import setting
 from sweepstack.results.reporting.plots.charts import draw_marks, measured, window
 from sweepstack.results.reporting.plots.style import (
@@ -20,7 +21,6 @@ from sweepstack.results.reporting.plots.style import (
     words,
     wrapped,
 )
-from sweepstack.results.tables.columns import larger_is_better
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,11 @@ LISTED = 8
 
 
 def time_and_objective(
-    frame: pd.DataFrame, settings: Sequence[Sequence[int]], varied: Sequence[str], objective: str, best: Collection[int]
+    frame: pd.DataFrame,
+    settings: Sequence[Sequence[int]],
+    varied: Sequence[str],
+    objective: Metric,
+    best: Collection[int],
 ) -> Figure:
     """Draws training time against the objective, with a mark for each setting (means over its trials).
 
@@ -51,7 +55,7 @@ def time_and_objective(
     known = {name: frame[name].to_dict() for name in (metric, objective)}
     seconds = np.array([np.mean([known[metric][index] for index in group]) for group in groups])
     values = np.array([np.mean([known[objective][index] for index in group]) for group in groups])
-    front = [int(index) for index in np.flatnonzero(pareto(seconds, values, larger_is_better(objective)))]
+    front = [int(index) for index in np.flatnonzero(pareto(seconds, values, objective.larger_is_better))]
     front.sort(key=lambda index: seconds[index])
     with styled():
         shown = front[-LISTED:]
@@ -73,7 +77,7 @@ def time_and_objective(
                 va="bottom", color=BLUE, weight="bold", annotation_clip=True,
             )  # fmt: skip
             text = shortened(setting(frame.loc[[groups[index][0]]].iloc[0], varied) or "this setting", 70)
-            axes.plot([], [], " ", label=f"{number}   {text}: {values[index]:.4f} in {seconds[index]:.3g} s")
+            axes.plot([], [], " ", label=f"{number}   {text}: {rounded(values[index])} in {seconds[index]:.3g} s")
         axes.set(xlabel=words(metric), ylabel=wrapped(objective))
         legend(drawn, 1, handlelength=0, fontsize=9)
         title(drawn, f"What a better {words(objective)} costs")

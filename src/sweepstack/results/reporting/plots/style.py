@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sweepstack.metrics import BEST, bare_name
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -30,11 +32,24 @@ LABELS = {
     "bs": "batch size",
     "train_seconds": "seconds of training",
     "train_seconds_share": "seconds of training (share)",
-    "val/accuracy": "validation accuracy",
-    "val/accuracy_best": "best validation accuracy",
-    "val/loss": "validation loss",
+    "auroc": "AUROC",
+    "cohen_kappa": "Cohen's kappa",
+    "f1_macro": "F1 (macro)",
+    "f1_micro": "F1 (micro)",
+    "f1_weighted": "F1 (weighted)",
+    "mae": "MAE",
+    "matthews_corrcoef": "Matthews correlation",
+    "mse": "MSE",
+    "pearson": "Pearson correlation",
+    "precision_macro": "precision (macro)",
+    "r2": "R²",
+    "recall_macro": "recall (macro)",
+    "rmse": "RMSE",
+    "spearman": "Spearman correlation",
 }
-"""Params and metrics in words, if the words do not follow from the name."""
+"""Params and metrics (without the part of the data) in words, if the words do not follow from the name."""
+PARTS = {"val": "validation", "train": "training", "test": "test"}
+"""The parts of the data in words."""
 STYLE: Any = {
     "axes.edgecolor": "#666666",
     "axes.grid": True,
@@ -153,10 +168,20 @@ def words(name: str) -> str:
     if name in LABELS:
         return LABELS[name]
     part, slash, rest = name.partition("/")
-    if slash and part in ("val", "train", "test"):
-        part = {"val": "validation", "train": "training", "test": "test"}[part]
-        return f"{part} {rest.replace('_', ' ')}"
+    if slash and part in PARTS:
+        bare = bare_name(name)
+        return f"{'best ' if rest.endswith(BEST) else ''}{PARTS[part]} {LABELS.get(bare, bare.replace('_', ' '))}"
     return shortened(name.replace("_", " "), 60)
+
+
+def tick_text(value: float) -> str:
+    """Returns a value of a metric as it is written into a plot."""
+    return f"{value:.3f}" if 0.01 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
+
+
+def sentence_case(text: str) -> str:
+    """Returns a text with a capital at its beginning; the rest, such as RMSE, stays."""
+    return text[:1].upper() + text[1:]
 
 
 def wrapped(name: str, width: int = 28) -> str:

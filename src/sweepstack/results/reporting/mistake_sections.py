@@ -1,0 +1,75 @@
+"""Collects what a report shows of the mistakes of the selected model: it depends on the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sweepstack.config.schema import TrialConfig
+from sweepstack.errors import UserError, one_line
+from sweepstack.metrics import CLASSIFICATION, MULTILABEL, REGRESSION
+from sweepstack.results.reporting import mistakes, recall, residuals
+from sweepstack.results.reporting.predicted import predicted_of
+from sweepstack.results.reporting.sections import About, OnProgress, ReportSection
+from sweepstack.tracking.artifacts import config_of
+from sweepstack.tracking.store import Store
+
+RECALL = "The part of the test items of a {kind} that the model finds, with Wilson's interval (95 %). "
+"""The caption of `recall.recall_bars`."""
+
+
+def make_mistake_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSection]:
+    """Draws what the selected model gets wrong on the test data."""
+    if about.selection is None or about.origin is None:
+        return
+    on_progress("testing the selected model")
+    run_id, digest = str(about.selection.trial["run_id"]), about.origin.digest
+    try:
+        config = config_of(about.store, run_id)
+        known = {CLASSIFICATION: _of_classes, REGRESSION: _of_numbers, MULTILABEL: _of_labels}
+        if config.task.target in known:
+            yield from known[config.task.target](about.store, run_id, config, digest)
+        else:
+            yield ReportSection("mistakes", f"What {config.task.target} gets wrong cannot be drawn.")
+    except UserError as error:
+        yield ReportSection("mistakes", f"The mistakes of the trial to use cannot be shown here: {one_line(error)}.")
+
+
+def _of_classes(store: Store, run_id: str, config: TrialConfig, digest: str) -> Iterator[ReportSection]:
+    found = mistakes.answers_of(store, run_id, config, digest)
+    caption = "Numbers are test images. A darker cell is a larger part of its row; correct answers are white."
+    yield ReportSection("confusion", caption, mistakes.confusion_matrix(found))
+    of_classes = recall.recall_of_classes(mistakes.confusion(found))
+    if of_classes.uneven:
+        low, high = of_classes.counts.min(), of_classes.counts.max()
+        caption = f"{RECALL.format(kind='class')}Classes have from {low:,} to {high:,} test items."
+        yield ReportSection("recall", caption, recall.recall_bars(of_classes))
+    if len(mistakes.surest_mistakes(found)):
+        caption = "Above each image are its true class and the class that the model predicts."
+        yield ReportSection("wrong", caption, mistakes.wrong_images(found))
+    else:
+        yield ReportSection("wrong", "The model classifies every test image correctly.")
+
+
+def _of_numbers(store: Store, run_id: str, config: TrialConfig, digest: str) -> Iterator[ReportSection]:
+    found = predicted_of(store, run_id, config, digest)
+    differences = found.targets.astype(np.float64) - found.values
+    bias = ", ".join(f"{mean:.4g}" for mean in differences.mean(0)[: residuals.MAX_OUTPUTS])
+    caption = (
+        "A mark is a test item; on the line, prediction and truth are equal. Rings are the items of the next plot. The "
+        f"mean of the residuals (true minus predicted) is {bias}."
+    )
+    yield ReportSection("predicted", caption, residuals.predicted_and_true(found))
+    caption = "Items are numbered as in the test data, from 0."
+    if found.targets.shape[1] > 1:
+        caption += " Residuals are compared in units of the standard deviation of their output."
+    yield ReportSection("residuals", caption, residuals.residual_bars(found))
+
+
+def _of_labels(store: Store, run_id: str, config: TrialConfig, digest: str) -> Iterator[ReportSection]:
+    of_labels = recall.recall_of_labels(predicted_of(store, run_id, config, digest))
+    if of_labels.counts.any():
+        yield ReportSection("recall", RECALL.format(kind="label").strip(), recall.recall_bars(of_labels))
+    else:
+        yield ReportSection("recall", "No test item has a label.")

@@ -1,0 +1,66 @@
+"""The test data of a trial, and what it has predicted for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from sweepstack.config.schema import TrialConfig
+from sweepstack.errors import UserError
+from sweepstack.tracking.artifacts import predictions
+from sweepstack.tracking.store import Store
+
+if TYPE_CHECKING:
+    from sweepstack.training.data.datasets import Data
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a trial predicted for the test items when it was trained, in their order."""
+
+    targets: NDArray[Any]
+    """What is right: of a regression float32 [n, outputs], of several labels [n, labels] of 0 and 1."""
+    values: NDArray[Any]
+    """The predictions, of the shape of the targets."""
+
+
+def load_test_data(config: TrialConfig, digest: str) -> Data:
+    """Loads the data of a trial.
+
+    Args:
+        config: the config of the trial.
+        digest: checksum of the data that it was trained and tested on; empty if that is not known.
+
+    Raises:
+        UserError: the data cannot be obtained, or are others now.
+    """
+    from sweepstack.inference import classifier
+    from sweepstack.training.data import datasets
+
+    loaded = datasets.load_data(config.dataset, 0.0, classifier.CPU, config.task)
+    if digest and loaded.facts.digest != digest:
+        raise UserError(f"the checksum of its dataset was {digest}, and is {loaded.facts.digest} now")
+    return loaded
+
+
+def predicted_of(store: Store, run_id: str, config: TrialConfig, digest: str) -> Predicted:
+    """Returns what a run has predicted for the test items.
+
+    Args:
+        store: the store with the run.
+        run_id: the id of the run.
+        config: its config.
+        digest: checksum of the data that it was trained and tested on; empty if that is not known.
+
+    Raises:
+        UserError: its predictions are missing, or its data cannot be obtained or are others now.
+    """
+    values = predictions(store, run_id)
+    if values is None:
+        raise UserError("its predictions are not in the store")
+    targets = load_test_data(config, digest).test_labels.numpy()
+    if targets.shape != values.shape:
+        raise UserError(f"its predictions have the shape {values.shape}, and the targets {targets.shape}")
+    return Predicted(targets, values)

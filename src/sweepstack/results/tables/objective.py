@@ -1,0 +1,106 @@
+"""The metric that selects the trials of a table, and the directions of its metrics. A table keeps both in `attrs`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sweepstack.errors import UserError
+from sweepstack.metrics import Direction, Metric, bare_name, with_direction
+from sweepstack.results.tables.columns import find_column
+from sweepstack.tracking.objectives import OBJECTIVES, objectives_of
+from sweepstack.tracking.runs_as_rows import Row
+from sweepstack.trial import TrialState
+
+
+def attrs_of(rows: Sequence[Row]) -> dict[str, Any]:
+    """Returns what a table has to keep of its rows, as plain values: pandas copies them, and writes them to parquet.
+
+    `objectives` are the metrics that select; `directions` are, by the bare names of metrics, all the pairs of mode and
+    proportion that were declared.
+    """
+    directions = defaultdict(set)
+    for row in rows:
+        for name, direction in row.declared.directions.items():
+            directions[name].add(direction)
+    return {
+        "objectives": objectives_of((row.declared, row.metrics) for row in rows),
+        "directions": {name: [list(one) for one in sorted(found)] for name, found in sorted(directions.items())},
+    }
+
+
+def metric_of(frame: pd.DataFrame, name: str) -> Metric:
+    """Returns a metric of a table with its direction.
+
+    Args:
+        frame: the table, see `table`; or groups of its trials.
+        name: the name of the metric.
+
+    Raises:
+        UserError: trials contradict each other about it.
+    """
+    bare = bare_name(name)
+    declared = frame.attrs["directions"].get(bare, [])
+    if len({mode for mode, _ in declared}) > 1:
+        raise UserError(
+            f"the best {bare} must be the smallest or the largest, and these trials declare both modes",
+            remedy="choose trials of one mode with --where, or another metric",
+        )
+    own = {bare: Direction(declared[0][0], all(proportion for _, proportion in declared))} if declared else {}
+    return with_direction(name, own)
+
+
+def own_metrics(frame: pd.DataFrame) -> list[str]:
+    """Returns the bare names of the metrics that select the trials of a table; several if their tasks differ."""
+    return [*dict.fromkeys(map(bare_name, _selecting(frame)))]
+
+
+def _selecting(frame: pd.DataFrame) -> list[str]:
+    """Returns the metrics that select the trials of a table.
+
+    Those that no trial of the table has are left out: a table that was filtered may have lost the trials of a task.
+    """
+    names: list[str] = frame.attrs["objectives"] or [*OBJECTIVES]
+    return [name for name in names if name in frame and frame[name].notna().any()] or names
+
+
+def objectives(frame: pd.DataFrame) -> list[Metric]:
+    """Returns the metrics that may select the trials of a table, the first choice first.
+
+    Raises:
+        UserError: the trials have different objectives.
+    """
+    names = _selecting(frame)
+    different = {bare_name(name): name for name in reversed(names)}
+    if len(different) > 1:
+        raise UserError(
+            f"one metric must select, and these trials have the objectives {', '.join(sorted(different.values()))}",
+            remedy=f"choose one with --metric, for example --metric {names[0]}",
+        )
+    return [metric_of(frame, name) for name in names]
+
+
+def objective(frame: pd.DataFrame, metric: str | None = None) -> Metric | None:
+    """Returns the metric that trials are compared by: `metric`, else the objective of their task.
+
+    It returns None if no trial has any of them.
+
+    Raises:
+        UserError: there is no such metric, the trials have different objectives, or contradict each other about it.
+    """
+    if metric is not None:
+        return metric_of(frame, find_column(frame, metric, "metric"))
+    return next((one for one in objectives(frame) if one in frame.attrs["metrics"]), None)
+
+
+def comparable(frame: pd.DataFrame, metric: str) -> pd.Series[Any]:
+    """Returns the values of a metric, with NaN for trials that did not finish and for values that are not finite.
+
+    Such a trial is never the best, and counts in no mean.
+    """
+    values = frame[metric]
+    return values.where((frame["state"] == TrialState.FINISHED) & np.isfinite(values))
