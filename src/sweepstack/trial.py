@@ -17,6 +17,8 @@ PREDICTIONS = "test_predictions.npy"
 """File with the classes that a finished trial predicts for the test images."""
 PICTURES = "first_images.png"
 """File with the first training images, if `pictures` asks for them."""
+OWN_FILES = "files"
+"""The folder, in that of the trial, for the files of a loop of the user's own."""
 
 
 class TrialState(enum.StrEnum):

@@ -176,6 +176,15 @@ def test_a_target_inside_the_keywords_counts(folder, digest):
     assert digest(target, **{"model.block": {"_target_": 3}}) == digest(target)
 
 
+def test_the_path_that_hydra_looks_up_counts(folder, digest):
+    """`hydra.utils.get_class` and its like give a class or a function to a keyword."""
+    write(folder, FILES)
+    looked_up = {"_target_": "hydra.utils.get_class", "path": "own_optimizer.Steps"}
+    before = digest("torch.nn.Linear", model={"_target_": "torch.nn.Linear", "layer": looked_up})
+    (folder / "own_optimizer.py").write_text("class Steps:\n    changed = True\n")
+    assert digest("torch.nn.Linear", model={"_target_": "torch.nn.Linear", "layer": looked_up}) != before
+
+
 def test_where_the_code_lies_and_how_its_lines_end_does_not_count(tmp_path, monkeypatch, digest):
     digests = set()
     for name, end in (("here", "\n"), ("there", "\r\n")):

@@ -61,6 +61,14 @@ def test_the_defaults_are_those_that_the_yaml_file_shows(digits_config, digits_r
     assert TaskConfig.model_validate(task) == TaskConfig()
 
 
+def test_free_variables_are_no_part_of_what_is_trained(digits_plain, digits_config):
+    assert parse({**digits_plain(), "vars": {"width": 3, "anything": [{"at": "all"}]}}).trial == digits_config()
+    assert parse({**digits_plain(), "vars": None}).trial == digits_config()
+    with pytest.raises(ConfigError) as caught:
+        parse({**digits_plain(), "vars": 3})
+    assert str(caught.value) == "vars should have keys, for interpolations, got 3; for example +vars.width=32"
+
+
 def test_validation_data_selects_unless_nothing_is_held_out(digits_config):
     assert digits_config().objective == "val/accuracy"
     assert digits_config({"validation_split": 0.0}).objective == "test/accuracy"

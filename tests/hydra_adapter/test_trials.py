@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from sweepstack.config.parsing import parse
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.trials import fixed_keys, make_trial, split_job
+from sweepstack.trial import Trial
 
 
 def master(loader: ConfigLoader, *typed: str) -> DictConfig:
@@ -55,10 +58,26 @@ def test_a_resolver_that_draws_is_asked_once(loader: ConfigLoader) -> None:
     """What is recorded is what is trained."""
     import itertools
 
-    from omegaconf import OmegaConf
-
     count = itertools.count()
     OmegaConf.register_new_resolver("drawn", lambda: next(count), replace=True)
     own, hydra = split_job(Composer(loader, master(loader)).compose(["seed=${drawn:}"], 0))
     trial = make_trial(own, hydra, Path(), (), in_sweep=True)
     assert f"seed: {trial.config.seed}\n" in trial.config_text
+
+
+def test_free_variables_name_jobs_and_count_only_where_they_are_used(loader: ConfigLoader) -> None:
+    shared = ["dataset=digits", "model=mlp", "model.hidden=[${vars.width}]", "optimizer.lr=${vars.rate}"]
+    sweep = master(loader, *shared, "+vars.width=4,8", "+vars.rate=0.5")
+
+    def made(*words: str) -> Trial:
+        own, hydra = split_job(Composer(loader, sweep).compose([*shared, *words], 0))
+        return make_trial(own, hydra, Path(), fixed_keys(sweep.hydra), in_sweep=True)
+
+    narrow, wide = (made(f"+vars.width={width}", "+vars.rate=0.5") for width in (4, 8))
+    unused = made("+vars.width=4", "+vars.rate=0.5", "+vars.note='anything at all'")
+    assert (narrow.name, wide.name) == ("vars.width=4", "vars.width=8")
+    assert (wide.config.model.keywords["hidden"], wide.config.optimizer.lr) == ([8], 0.5)
+    assert [one.params["model.hidden"] for one in (narrow, wide)] == [[4], [8]]
+    assert not [key for key in wide.params if "vars" in key]
+    assert narrow.config == unused.config != wide.config
+    assert parse(cast("DictConfig", OmegaConf.create(wide.config_text))).trial == wide.config  # as `repro` reads it

@@ -4,6 +4,7 @@ import textwrap
 
 import pytest
 import torch
+from hydra.utils import instantiate as hydra_instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -11,10 +12,12 @@ from torchvision import transforms
 
 from sweepstack.config.schema import ModelConfig, OptimizerConfig
 from sweepstack.errors import ConfigError
+from sweepstack.planning.compatibility import obstacle
 from sweepstack.training import models, optimizers
 from sweepstack.training.checks import check_trial
 from sweepstack.training.hardware import choose_device
 from sweepstack.training.instantiate import check_keywords, import_target, instantiate
+from sweepstack.training.tasks.built import BuiltTask
 
 
 def refusal(call, *arguments) -> str:
@@ -117,6 +120,85 @@ def test_keywords_are_checked_against_the_signature(target, positional, keywords
 def test_a_target_that_takes_any_keyword_is_given_any():
     check_keywords("part", "builtins.dict", 0, {"whatever": 3})
     check_keywords("part", "torchvision.datasets.MNIST", 0, {"root": ".", "train": True})
+
+
+# Hydra's words beside a target
+
+
+def test_positional_arguments_partials_and_nested_targets_are_those_of_hydra():
+    """On the same configs, Hydra's own `instantiate` gives the same."""
+    plain = {
+        "_target_": "builtins.dict",
+        "_args_": [[["a", 1]]],
+        "size": {"_target_": "builtins.complex", "_args_": [1, 2]},
+        "later": {"_target_": "builtins.pow", "_partial_": True, "_args_": [2], "exp": 3},
+        "kept": {"_target_": "builtins.dict", "_recursive_": False, "_convert_": "all", "part": {"_target_": "a.b"}},
+    }
+    ours, theirs = instantiate(plain), hydra_instantiate(plain)
+    assert ours == {**theirs, "later": ours["later"]}
+    assert ours["size"] == 1 + 2j
+    assert ours["later"]() == theirs["later"]() == 8
+    assert ours["kept"] == theirs["kept"] == {"part": {"_target_": "a.b"}}
+
+
+@pytest.mark.parametrize("convert", ["none", "partial", "object", "all"])
+def test_containers_are_plain_unless_the_config_wants_those_of_omegaconf(convert):
+    plain = {"_target_": "builtins.dict", "_convert_": convert, "a": [1, {"b": 2}], "c": {"d": {"e": [3]}}}
+    plain["f"] = {"_target_": "builtins.dict", "g": [4]}
+    ours, theirs = instantiate(plain), hydra_instantiate(plain)
+    assert ours == theirs
+    assert [type(part) for part in ours.values()] == [type(part) for part in theirs.values()]
+    assert type(ours["f"]["g"]) is type(theirs["f"]["g"])
+    assert all(type(part) in (dict, list) for name, part in instantiate({**plain, "_convert_": "all"}).items())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"_args_": 3}, "part._args_ must be a list of positional arguments, got 3; for example part._args_=[1]"),
+        ({"_partial_": "yes"}, "part._partial_ must be true or false, got 'yes'; for example part._partial_=true"),
+        ({"_recursive_": 0}, "part._recursive_ must be true or false, got 0; for example part._recursive_=true"),
+        (
+            {"_convert_": "al"},
+            "part._convert_ must be one of none, partial, object, all, got 'al'; leave it out for all",
+        ),
+    ],
+)
+def test_a_word_with_a_wrong_value_is_named(words, message):
+    assert refusal(instantiate, {"_target_": "builtins.dict", **words}, "part") == message
+    assert refusal(check_keywords, "part", "builtins.dict", 0, words) == message
+
+
+def test_positional_arguments_count_where_keywords_are_checked():
+    check_keywords("part", "sweepstack.training.models.MLP", 0, {"_args_": [[1, 8, 8], 10], "hidden": [3]})
+    check_keywords("part", "sweepstack.training.models.MLP", 0, {"_partial_": True})
+    assert refusal(check_keywords, "part", "sweepstack.training.models.MLP", 0, {"_args_": [1, 2, 3, 4, 5]}) == (
+        "part: sweepstack.training.models.MLP cannot be called: too many positional arguments; "
+        "give it with +part.NAME=VALUE"
+    )
+
+
+def test_sections_understand_the_words(digits_config):
+    """A model with positional arguments, an optimizer as Hydra's users write it, a function as a partial loss."""
+    config = digits_config(
+        {
+            "model": {"_target_": "torch.nn.Sequential", "_args_": [
+                {"_target_": "torch.nn.Flatten"},
+                {"_target_": "torch.nn.Linear", "_args_": [64, 10]},
+            ]},
+            "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1, "momentum": 0.5},
+            "dataset._convert_": "all",
+            "task.loss": {"_target_": "torch.nn.functional.cross_entropy", "_partial_": True, "label_smoothing": 0.1},
+        }
+    )  # fmt: skip
+    check_trial(config, "cpu")
+    model = models.build_model(config.model)
+    assert [type(layer) for layer in model.children()] == [nn.Flatten, nn.Linear]
+    (group,) = optimizers.build_optimizer(config.optimizer, model.parameters()).param_groups
+    assert (group["lr"], group["momentum"]) == (0.1, 0.5)
+    assert obstacle(config) is None
+    smooth = BuiltTask(config, torch.device("cpu")).loss(torch.eye(10), torch.arange(10))
+    torch.testing.assert_close(smooth, nn.CrossEntropyLoss(label_smoothing=0.1)(torch.eye(10), torch.arange(10)))
 
 
 # Models

@@ -44,18 +44,21 @@ def digest(config: TrialConfig) -> str:
     (`importlib.import_module`), and does not see a file that a module reads. What was read is cached until the process
     ends.
     """
-    targets = _targets_in(config.model_dump(exclude={"dataset"}, by_alias=True))
+    targets = targets_in(config.model_dump(exclude={"dataset"}, by_alias=True))
     return _digest_of(SEMANTICS, frozenset(targets))
 
 
-def _targets_in(value: Any) -> Iterator[str]:
+def targets_in(value: Any) -> Iterator[str]:
+    """Yields every `_target_` in a value of a config, and what Hydra's functions look up by a path."""
     if isinstance(value, Mapping):
         if isinstance(value.get("_target_"), str):
             yield value["_target_"]
+            if value["_target_"].startswith("hydra.utils.get_") and isinstance(value.get("path"), str):
+                yield value["path"]  # get_class, get_method and get_object give what is there
         value = list(value.values())
     if isinstance(value, list | tuple):
         for part in value:
-            yield from _targets_in(part)
+            yield from targets_in(part)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -78,7 +81,7 @@ def sources(config: TrialConfig) -> list[Path]:
 
     Installed packages are not among them.
     """
-    targets = frozenset([config.model.target, *_targets_in(config.model.keywords)])
+    targets = frozenset([config.model.target, *targets_in(config.model.keywords)])
     found = set()
     for name, spec, _ in _own(targets):
         top = spec if name == _top(name) else _find(_top(name))

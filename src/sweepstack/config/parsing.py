@@ -26,6 +26,9 @@ from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.masking import hide_in
 from sweepstack.metrics import KNOWN
 
+VARS = "vars"
+"""The section with keys of the user's own. Other values refer to them, as in ${vars.width}; nothing else reads them."""
+
 
 def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     """Converts what Hydra composed to plain values. It resolves interpolations and masks the secrets of addresses (see
@@ -53,7 +56,10 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
         ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range. It has one line for
             each mistake.
     """
-    plain = resolve_config(cfg) if isinstance(cfg, DictConfig) else cfg
+    plain = dict(resolve_config(cfg) if isinstance(cfg, DictConfig) else cfg)
+    free = plain.pop(VARS, None)
+    if not isinstance(free, Mapping | None):
+        raise ConfigError(f"{VARS} should have keys, for interpolations", free, f"for example +{VARS}.width=32")
     try:
         config = FlatConfig.model_validate(plain).split()
     except ValidationError as error:

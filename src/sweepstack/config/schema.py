@@ -128,7 +128,10 @@ class DatasetConfig(TargetConfig):
 
 
 class ModelConfig(TargetConfig):
-    """A model: `target(**keywords)` returns an `nn.Module` from images [N, *shape] to logits [N, classes]."""
+    """A model: `target(**keywords)` returns an `nn.Module` from images [N, *shape] to the outputs of the task.
+
+    The outputs of a classification are logits [N, classes].
+    """
 
 
 class OptimizerConfig(TargetConfig):
@@ -140,8 +143,9 @@ class OptimizerConfig(TargetConfig):
 class LossConfig(TargetConfig):
     """A loss: `target(**keywords)` gives a callable.
 
-    It takes logits [n, classes] and labels int64 [n], and gives their mean loss, a tensor without axes that has a
-    gradient. A keyword `weight` or `pos_weight` that is a list of numbers becomes a tensor.
+    It takes the outputs of a batch and its targets (of classes logits [n, classes] and labels int64 [n]), and gives
+    their mean loss, a tensor without axes that has a gradient. A keyword `weight` or `pos_weight` that is a list of
+    numbers becomes a tensor.
     """
 
 
@@ -202,6 +206,10 @@ class TaskConfig(TargetConfig):
         name = bare_name(metric)
         own = {one.title: one.mode for one in self.metrics if isinstance(one, MetricConfig)}
         return own.get(name) or (KNOWN[name].mode if name in KNOWN else None)
+
+
+class TrainerConfig(TargetConfig):
+    """A loop of one's own: `target(config, context, **keywords)` trains a trial; see `training/own_loop.py`."""
 
 
 class ConstantSchedule(Section):
@@ -294,6 +302,7 @@ class TrialConfig(Section):
     model: Annotated[ModelConfig, Field(examples=["logistic"])]
     optimizer: Annotated[OptimizerConfig, Field(examples=["sgd"])]
     task: TaskConfig = TaskConfig()
+    trainer: Annotated[TrainerConfig | None, Field(examples=["{_target_:my_module.train}"])] = None
     schedule: Annotated[ScheduleConfig, Field(examples=["constant"]), Mark.PARSED]
     epochs: Annotated[Int, Field(ge=1, examples=[5]), Mark.PARSED]
     batch_size: Annotated[Int, Field(ge=1, examples=[100]), Mark.PARSED]

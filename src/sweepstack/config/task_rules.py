@@ -10,7 +10,8 @@ from sweepstack.metrics import BEST, KNOWN, OWN_METRIC, REGRESSION, bare_name
 def check_task(config: TrialConfig) -> None:
     """Checks that the dataset, the metrics and the objective of a config suit its task.
 
-    A task of one's own may have metrics that are not known here, so its objective is checked once it is measured.
+    A task or a loop of one's own may have metrics that are not known here, so its objective is checked once it is
+    measured.
 
     Raises:
         ConfigError: they do not.
@@ -70,7 +71,7 @@ def _check_objective(config: TrialConfig, titles: list[str]) -> None:
             objective.name,
             f"set task.objective.name={part}/{name}" + ("" if part == "val" else ", or validation_split=0.1"),
         )
-    if config.task.target in OWN_METRIC:
+    if config.task.target in OWN_METRIC and config.trainer is None:
         known = [*KNOWN, *titles]
         if name not in known:
             rule = "task.objective.name must be val/ or test/ and the name of a metric"

@@ -13,7 +13,7 @@ from sweepstack.blame import reason
 from sweepstack.events import Ended
 from sweepstack.files.replacing import replacing
 from sweepstack.standard_streams import HoldingErrors
-from sweepstack.trial import PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
+from sweepstack.trial import OWN_FILES, PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
 
 if TYPE_CHECKING:
     from sweepstack.training.data.datasets import Data
@@ -33,6 +33,8 @@ def ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
     files: list[Path] = []
     try:
         trial.folder.mkdir(parents=True, exist_ok=True)
+        if trial.config.trainer is not None and outcome.state is TrialState.FINISHED:
+            files += sorted(path for path in (trial.folder / OWN_FILES).glob("*") if path.is_file())
         if outcome.weights is not None:
             files.append(trial.folder / WEIGHTS)
             weights = outcome.weights

@@ -22,7 +22,7 @@ from sweepstack.execution.failures import cut_stack, free_memory, may_pass
 from sweepstack.execution.signals import deferred_signals
 from sweepstack.execution.trial_files import ended
 from sweepstack.planning.plan import Stack, Trajectory
-from sweepstack.trial import Measurement, Outcome, StackSettings, Trial, TrialState, Verdict
+from sweepstack.trial import OWN_FILES, Measurement, Outcome, StackSettings, Trial, TrialState, Verdict
 
 if TYPE_CHECKING:
     from sweepstack.training.checkpoint import CheckpointManager
@@ -192,10 +192,10 @@ class _StackRun:
         return any(trial.id in self._open for trial in trajectory.trials)
 
     def _train_once(self, checkpoints: CheckpointManager) -> None:
-        """Trains several trajectories together, or a single one with the plain trainer."""
+        """Trains several trajectories together, or a single one with the plain trainer or a loop of the user's own."""
         import torch
 
-        from sweepstack.training import random_state
+        from sweepstack.training import own_loop, random_state
         from sweepstack.training.hardware import choose_threads
         from sweepstack.training.stacked import build
         from sweepstack.training.stacked.loop import train_stack
@@ -216,6 +216,10 @@ class _StackRun:
                 )
             elif len(listeners[0]) > 1:
                 train_stack(listeners, data, SingleModel(configs[0], data.device), checkpoints)
+            elif (named := configs[0].trainer) is not None:
+                (listener,) = listeners[0]
+                folder = stack.trials[0].folder / OWN_FILES
+                listener.end(own_loop.train(configs[0], named, data, folder, listener.report, checkpoints))
             else:
                 (listener,) = listeners[0]
                 listener.end(train(listener.config, data, listener.report, checkpoints))

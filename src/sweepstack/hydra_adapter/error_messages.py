@@ -12,7 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from sweepstack.errors import LONGEST_VALUE, did_you_mean, one_line
+from sweepstack.hydra_adapter.allowed_targets import remedy
 from sweepstack.hydra_adapter.private import is_empty
+
+REFUSED_TARGET = re.compile(r"Target '([^']+)' is (blacklisted|not in the Hydra execution whitelist)")
+"""Matches the error of Hydra 1.4 about a target in a section of its own, such as callbacks."""
 
 
 def explain(error: BaseException) -> str:
@@ -25,6 +29,8 @@ def explain(error: BaseException) -> str:
             error.override if len(error.override) <= LONGEST_VALUE else f"{error.override[: LONGEST_VALUE - 3]}..."
         )
         return f"override {override!r} cannot be read ({one_line(reason)}); write it as key=value, quoted for the shell"
+    if refused := REFUSED_TARGET.match(str(error)):
+        return f"Hydra refuses to make {refused[1]} from a config ({refused[2]}); {remedy(refused[1])}"
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__

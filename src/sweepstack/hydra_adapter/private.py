@@ -7,6 +7,7 @@ with Hydra 1.3.8 and OmegaConf 2.3.1, and tests/hydra_adapter/test_private.py fa
 from __future__ import annotations
 
 import functools
+import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,6 +54,16 @@ def arguments_parser() -> ArgumentParser:
     from hydra._internal.utils import get_args_parser
 
     return get_args_parser()
+
+
+def execution_whitelist() -> Sequence[str] | None:
+    """Returns the targets that `hydra.main(execution_whitelist=...)` allows; None if it allows all.
+
+    Hydra 1.3 has no such whitelist. There is no public way.
+    """
+    policy = sys.modules.get("hydra._internal.execution_policy")  # `hydra.main` imports it, where it exists
+    found = policy._get_active_execution_whitelist() if policy is not None else None
+    return found if isinstance(found, tuple) else None
 
 
 def sort(*arguments: Any, **named: Any) -> Any:

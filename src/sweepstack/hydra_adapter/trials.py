@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.config.parsing import parse, resolve_config
 from sweepstack.config.schema import GROUPS, Mark, RunConfig, TaskConfig, TrialConfig, marked, unused
+from sweepstack.hydra_adapter.allowed_targets import check_allowed
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
 from sweepstack.hydra_adapter.private import yaml_text
@@ -49,10 +50,11 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collecti
         in_sweep: whether the job belongs to a sweep.
 
     Raises:
-        ConfigError: see `parse`.
+        ConfigError: see `parse` and `check_allowed`.
     """
     resolved = resolve_config(cfg)  # once, because a resolver may draw random numbers
     config, run = parse(resolved)
+    check_allowed(config)
     overrides = tuple(hide(line, unescape=True) for line in task_overrides(hydra))
     choices = {group: str(hydra.runtime.choices.get(group, "own")) for group in GROUPS}
     name = _name([line for line in overrides if line.partition("=")[0] not in fixed]) or _name(overrides)
@@ -127,6 +129,8 @@ def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dic
             params |= {f"{key}.{name}": part for name, part in value.items() if name not in hidden}
         elif key == "task":
             params |= _task_params(config.task, value)
+        elif isinstance(value, dict):
+            params |= {f"{key}.{name}".removesuffix("._target_"): part for name, part in value.items()}
         else:
             params[key] = value
     params |= run.model_dump(include=marked(RunConfig, Mark.RECORDED))

@@ -15,17 +15,21 @@ NUMBERS = {
 """The optimizers that can be stacked, each with the keywords that may differ inside a stack."""
 FLAGS = {"torch.optim.SGD": {"nesterov"}, "torch.optim.Adam": {"amsgrad"}, "torch.optim.AdamW": {"amsgrad"}}
 """Keywords that must be the same in a stack. A trial with any other keyword is not stacked."""
+WITHOUT_EFFECT = {"_partial_", "_convert_", "_recursive_"}
+"""Hydra's words that change nothing for an optimizer that only takes numbers and flags."""
 
 PER_MEMBER = {"schedule", "seed", "epochs"}
 """Config keys that may differ inside a stack, beside the numbers of the optimizer."""
 
 
 def obstacle(config: TrialConfig) -> str | None:
-    """Says why trials with this optimizer cannot be stacked; None if they can."""
+    """Says why trials with this loop and optimizer cannot be stacked; None if they can."""
+    if config.trainer is not None:
+        return f"{config.trainer.target} is a loop of its own"
     target, keywords = config.optimizer.target, config.optimizer.keywords
     if target not in NUMBERS:
         return f"{target} has no stacked form (SGD, Adam and AdamW of torch.optim have)"
-    unknown = sorted(keywords.keys() - NUMBERS[target] - FLAGS[target])
+    unknown = sorted(keywords.keys() - NUMBERS[target] - FLAGS[target] - WITHOUT_EFFECT)
     if unknown:
         return f"{target} with {', '.join(unknown)} has no stacked form"
     for name in sorted(keywords.keys() & NUMBERS[target]):
@@ -38,9 +42,10 @@ def obstacle(config: TrialConfig) -> str | None:
 def trajectory_key(config: TrialConfig, run: RunConfig) -> str:
     """Returns a key that is equal for trials that one training can serve.
 
-    Such trials differ at most in `epochs`, and only if the schedule does not depend on the total number of steps.
+    Such trials differ at most in `epochs`, and only if neither the schedule nor a loop of one's own may depend on the
+    total number of steps.
     """
-    shared = set() if looks_at_horizon(config.schedule) else {"epochs"}
+    shared = set() if looks_at_horizon(config.schedule) or config.trainer else {"epochs"}
     return _key(config, run, dict.fromkeys(shared, True))
 
 

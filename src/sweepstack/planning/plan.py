@@ -13,6 +13,8 @@ from sweepstack.trial import StackSettings, Trial
 
 TRAINED_ALONE = "by the plain trainer"
 """How a stack of one trajectory is trained, in words."""
+OWN_LOOP = "by its own loop"
+"""The same, if its config names a loop."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Stack:
     def how_trained(self) -> str:
         """How it is trained, in words: alone or stacked, with how many threads, and why."""
         width = len(self.trajectories)
-        how = f"stacked, {count(width, 'trajectory')} wide" if width > 1 else TRAINED_ALONE
+        alone = OWN_LOOP if self.trajectories[0].config.trainer else TRAINED_ALONE
+        how = f"stacked, {count(width, 'trajectory')} wide" if width > 1 else alone
         return f"{how}, {count(self.choice.threads, 'thread')} ({self.choice.reason})"
 
     @property
@@ -170,10 +173,11 @@ def summary(planned: Plan) -> str:
 
 def describe(planned: Plan) -> list[str]:
     """Returns the plan as lines for people."""
+    own_loop = any(trajectory.config.trainer for trajectory in planned.trajectories)
     lines = [
         summary(planned).split(":")[0],
         f"{planned.epochs_asked_for} run-epochs asked for, {planned.epochs_to_train} to train, "
-        f"in about {_duration(planned.seconds)}",
+        f"in {'an unknown time' if own_loop else f'about {_duration(planned.seconds)}'}",
         "",
     ]
     for number, stack in enumerate(planned.stacks, 1):

@@ -46,7 +46,7 @@ KINKS = (
     "trainer, and so does the plain trainer with another number of threads"
 )
 """What a user reads about differences of a network with kinks."""
-TRAINED_ALONE_PATTERN = re.compile(r"by the plain trainer, (\d+) threads? ")
+TRAINED_ALONE_PATTERN = re.compile(r"by (the plain trainer|its own loop), (\d+) threads? ")
 """How `TRAINED_TAG` begins if no stack was used; see `plan.Stack.how_trained`."""
 COMMIT = "mlflow.source.git.commit"
 """Tag with the commit that a run was trained at."""
@@ -180,7 +180,7 @@ def repeat(store: Store, run: Record) -> Comparison:
 def _threads(run: Record) -> list[str]:
     """Returns the override for the number of threads of a run, because another number rounds sums differently."""
     alone = TRAINED_ALONE_PATTERN.match(run.tags.get(TRAINED_TAG, ""))
-    return [f"threads={alone[1]}"] if alone else []
+    return [f"threads={alone[2]}"] if alone else []
 
 
 def compare(store: Store, run: Record, repeated_store: Store, repeated: Record) -> Comparison:
@@ -211,8 +211,8 @@ def compare(store: Store, run: Record, repeated_store: Store, repeated: Record) 
     if exact:
         return Comparison(True, "bit for bit", ())
     note = run.tags.get(RECOMPOSED_TAG)
-    if TRAINED_ALONE_PATTERN.match(run.tags.get(TRAINED_TAG, "")) and not note:
-        return Comparison(False, "it was trained by the plain trainer, so every bit counts", tuple(lines))
+    if (alone := TRAINED_ALONE_PATTERN.match(run.tags.get(TRAINED_TAG, ""))) and not note:
+        return Comparison(False, f"it was trained by {alone[1]}, so every bit counts", tuple(lines))
     why = f"it did not end in the stack that it began in ({note})" if note else "it was trained in a stack"
     losses = _loss_distance(metrics)
     if losses > RELU_TOLERANCE or run.row.state == TrialState.FAILED:

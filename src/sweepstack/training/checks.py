@@ -29,6 +29,8 @@ CPU = torch.device("cpu")
 def check_trial(config: TrialConfig, device: str) -> Data:
     """Checks that every target can be imported and called, and that the model accepts the dataset's images.
 
+    What a loop of the user's own does with model and optimizer is its own affair, and is not checked.
+
     It trains nothing: an error that only training shows makes one trial fail, and no other.
 
     Args:
@@ -45,6 +47,9 @@ def check_trial(config: TrialConfig, device: str) -> Data:
     check_keywords("dataset", config.dataset.target, 0, {"train": True, **config.dataset.keywords})
     check_keywords("model", config.model.target, 0, config.model.keywords)
     check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
+    if config.trainer is not None:
+        check_keywords("trainer", config.trainer.target, 2, config.trainer.keywords)
+        return load_data(config.dataset, config.validation_split, choose_device(device), config.task)
     if config.task.loss is not None:
         check_keywords("task.loss", config.task.loss.target, 0, config.task.loss.keywords)
     if config.step is not None:
@@ -77,7 +82,7 @@ def check_last_batch(config: TrialConfig, data: Data) -> None:
         ConfigError: the model cannot, for example because of BatchNorm.
     """
     size, count = config.batch_size, len(data.train)
-    if size > 1 and count % size != 1:
+    if config.trainer is not None or (size > 1 and count % size != 1):
         return
     with _undisturbed():
         try:

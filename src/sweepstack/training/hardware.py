@@ -42,11 +42,15 @@ def choose_device(name: str) -> torch.device:
 def choose_threads(config: TrialConfig, wanted: int | None) -> int:
     """Returns `wanted` if it is given; else 1 for a small model, and PyTorch's own choice for a large one.
 
+    A loop of the user's own gets PyTorch's own choice, as where it comes from: what it does with the model is unknown.
+
     The number depends on the config alone and not on a measured time, because sums round differently with another
     number of threads.
     """
     if wanted is not None:
         return wanted
+    if config.trainer is not None:
+        return ALL_THREADS
     work = _flops(config.model.model_dump_json(by_alias=True), config.dataset.shape) * config.batch_size
     return ALL_THREADS if work >= THREADS_PAY_FROM else 1
 

@@ -32,12 +32,30 @@ class Logistic(nn.Module):
         return logits
 
 
+class Linear(nn.Module):
+    """Linear regression: one linear layer on the flattened input.
+
+    Args:
+        shape: the shape of one input, for example [10].
+        outputs: the number of numbers to predict.
+    """
+
+    def __init__(self, shape: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(math.prod(shape), outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """float [N, *shape] -> float [N, outputs]."""
+        predicted: Tensor = self.linear(inputs.flatten(1))
+        return predicted
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU and dropout between them.
 
     Args:
         shape: the shape of one image, for example [1, 28, 28].
-        classes: number of classes.
+        classes: number of classes, or of numbers to predict.
         hidden: width of each hidden layer, 1 or more; empty gives logistic regression.
         dropout: probability that a hidden unit is dropped in training.
 

@@ -10,8 +10,7 @@ from torch.optim import Optimizer
 
 from sweepstack.config.schema import OptimizerConfig
 from sweepstack.planning.compatibility import NUMBERS
-from sweepstack.training.instantiate import import_target
-from sweepstack.training.instantiate import instantiate as build_target
+from sweepstack.training.instantiate import bound
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -21,8 +20,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
         ValueError: the optimizer refuses a value, such as a negative momentum.
         TypeError: the target does not return a `torch.optim.Optimizer`.
     """
-    keywords = build_target(config.keywords, "optimizer")
-    optimizer = import_target("optimizer", config.target)(parameters, lr=config.lr, **keywords)
+    optimizer = bound(config, "optimizer")(parameters, lr=config.lr)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{config.target} should give a torch.optim.Optimizer, got {type(optimizer).__name__}")
     for group in optimizer.param_groups:

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.training.data.conversion import Given, Source, images_of, source_of, targets_of, tensor_of
-from sweepstack.training.instantiate import instantiate
+from sweepstack.training.instantiate import bound
 from sweepstack.training.random_state import seeded
 
 TRIED = 64
@@ -75,7 +75,7 @@ def part(config: DatasetConfig, check_targets: CheckTargets, *, train: bool) -> 
 
 def _build_dataset(config: DatasetConfig, name: str, train: bool) -> Any:
     with _theirs(config, f"for its {name} part"):
-        return instantiate({"_target_": config.target, "train": train, **config.keywords}, "dataset")
+        return bound(config, "dataset")(train=train)
 
 
 @contextlib.contextmanager

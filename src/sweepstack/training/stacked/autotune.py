@@ -80,7 +80,7 @@ def choose(
     threads = choose_threads(config, run.threads)
     if not run.launch.stack or len(configs) == 1:
         seconds = 0.0
-        if estimate:
+        if estimate and config.trainer is None:
             with contextlib.suppress(Exception):  # the trainer will report the error, with its traceback
                 seconds = _plain_epoch(config, data, threads)
         return StackSettings(1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sweepstack.config.schema import MetricConfig, TaskConfig, TrialConfig
-from sweepstack.errors import ConfigError, did_you_mean, one_line
+from sweepstack.errors import ConfigError, UserError, did_you_mean, one_line
 from sweepstack.metrics import OWN_METRIC, bare_name
-from sweepstack.training.instantiate import check_keywords, import_target, instantiate
+from sweepstack.training.instantiate import bound, check_keywords, instantiate
 from sweepstack.training.tasks.classification import Classification
 from sweepstack.training.tasks.losses import build_loss, weight_of
 from sweepstack.training.tasks.measures import Measure, Totals
@@ -25,10 +24,11 @@ def build_task(config: TaskConfig) -> Task:
     Raises:
         ConfigError: it cannot be built, or is no `Task`.
     """
-    keywords = instantiate(config.keywords, "task")
-    check_keywords("task", config.target, 0, keywords)
+    check_keywords("task", config.target, 0, config.keywords)
     try:
-        task = import_target("task", config.target)(**keywords)
+        task = instantiate({"_target_": config.target, **config.keywords}, "task")
+    except UserError:
+        raise
     except Exception as error:
         raise ConfigError(f"task: {config.target} refuses its values: {one_line(error)}", remedy="change it") from error
     if not isinstance(task, Task):
@@ -60,8 +60,7 @@ class BuiltTask:
         """Takes the outputs of a model and targets, and gives the mean loss, a tensor without axes."""
         self._step: Callable[..., Tensor] | None = None
         if config.step is not None:
-            keywords = instantiate(config.step.keywords, "step")
-            self._step = functools.partial(import_target("step", config.step.target), **keywords)
+            self._step = bound(config.step, "step")
 
     def _aligned_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self._mean(self.task.aligned(outputs, targets), targets)
@@ -140,7 +139,6 @@ def _measures(config: TrialConfig, task: Task) -> dict[str, Measure]:
 
 
 def _own(metric: MetricConfig) -> Measure:
-    """Builds a metric of a user: a function of outputs and targets, or a class that gives one."""
+    """Builds a metric of a user: a function of outputs and targets."""
     check_keywords("task.metrics", metric.target, 2, metric.keywords)
-    function, keywords = import_target("task.metrics", metric.target), instantiate(metric.keywords, "task.metrics")
-    return Measure(whole=lambda outputs, targets: function(outputs, targets, **keywords))
+    return Measure(whole=bound(metric, "task.metrics"))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sweepstack.blame import contained
 from sweepstack.config.schema import LossConfig
-from sweepstack.errors import ConfigError, one_line
-from sweepstack.training.instantiate import import_target, instantiate
+from sweepstack.errors import ConfigError, UserError, one_line
+from sweepstack.training.instantiate import instantiate
 
 WEIGHTS = ("weight", "pos_weight")
 """Keywords of a loss that it takes as tensors; a config writes them as lists of numbers."""
@@ -25,12 +25,14 @@ def build_loss(named: LossConfig, device: torch.device) -> Callable[[Tensor, Ten
     Raises:
         ConfigError: it cannot be built, or has parameters.
     """
-    keywords = instantiate(named.keywords, "task.loss")
+    keywords = named.keywords
     try:
         for name in WEIGHTS:
             if isinstance(keywords.get(name), list):
                 keywords[name] = torch.tensor(keywords[name], dtype=torch.get_default_dtype(), device=device)
-        module = import_target("task.loss", named.target)(**keywords)
+        module = instantiate({"_target_": named.target, **keywords}, "task.loss")
+    except UserError:
+        raise
     except Exception as error:
         rule = f"task.loss: {named.target} refuses its values: {one_line(error)}"
         raise ConfigError(rule, remedy="change it") from error

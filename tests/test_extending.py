@@ -1,0 +1,46 @@
+"""The code of docs/extending.md works as it is written."""
+
+import re
+import shlex
+
+import pytest
+import torch
+import yaml
+
+from sweepstack.training.instantiate import instantiate
+
+from . import here
+from .terminal import ROOT, Terminal
+
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return str(found)
+
+
+def test_the_loop_of_the_page_is_swept(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    (terminal.folder / "my_loop.py").write_text(block("python"))
+    monkeypatch.chdir(terminal.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    monkeypatch.syspath_prepend(terminal.folder)
+    program, script, *words = shlex.split(block("console"))
+    assert (program, script) == ("python", "train.py")
+    done = here.train(*words, "epochs=2", "threads=1")
+    assert (done.code, done.err) == (0, "")
+    rows = {row.params["trainer.decay"]: row for row in terminal.store.rows()}
+    assert {name: row.state for name, row in rows.items()} == {"0": "FINISHED", "0.5": "FINISHED"}
+    assert all(0 < row.metrics["val/accuracy"] <= 1 for row in rows.values())
+
+
+def test_the_model_of_the_page_is_built() -> None:
+    model = instantiate(yaml.safe_load(block("yaml").replace("${dataset.classes}", "10")))
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_the_commands_for_the_examples_name_configs_that_exist() -> None:
+    commands = [line for line in PAGE.splitlines() if "--config-dir examples" in line]
+    assert len(commands) == 2
+    for name in re.findall(r"experiment=(\w+)", "\n".join(commands)):
+        assert (ROOT / "examples" / "experiment" / f"{name}.yaml").is_file()
