@@ -76,14 +76,10 @@ class Display(Listener):
 
     def on_measured(self, event: Measured) -> None:
         at, config, metrics = event.measurement, event.trial.config, event.measurement.metrics
-<<<<<<< HEAD
         if config.trainer is not None:
             self._on_reported(event)
             return
-        accuracy = metrics[config.objective]
-=======
         shown = [name for name in ("train/loss", config.objective) if name in metrics]
->>>>>>> hR
         if config.evaluate_every != "epoch":
             of = f"  ({event.trial.name})" if self._count > 1 else ""  # trials of a stack are measured in turn
             self.on_message(
@@ -101,9 +97,12 @@ class Display(Listener):
         """Shows what a loop of the user's own has reported: whatever it likes."""
         at, config = event.measurement, event.trial.config
         if self._count == 1:
-            self.on_message(f"step {at.step}  {'  '.join(f'{name} {value:.4f}' for name, value in at.metrics.items())}")
+            self.on_message(
+                f"step {at.step}  {'  '.join(f'{name} {rounded(value)}' for name, value in at.metrics.items())}"
+            )
         self._advance(event.trial, config.epochs * at.step / at.steps)
-        self._update(completed=self._completed, epoch=f"{at.step}/{at.steps}")
+        best = self._best_with(event.trial, at.metrics)
+        self._update(completed=self._completed, epoch=f"{at.step}/{at.steps}", best=best)
 
     def on_ended(self, event: Ended) -> None:
         if event.outcome.state is TrialState.KILLED:
@@ -114,18 +113,10 @@ class Display(Listener):
         metrics, objective = event.outcome.metrics, event.trial.config.objective
         title = f"[{self._done}/{self._count}] {event.trial.name}"
         if event.outcome.state is TrialState.FINISHED:
-<<<<<<< HEAD
-            self._best = max(self._best or (-1.0, ""), (metrics[objective], event.trial.name))
-            texts = (
-                f"{name} {metrics[name]:.4f}" for name in dict.fromkeys([objective, "test/accuracy"]) if name in metrics
-            )
-            self.on_message(f"{title}  {'  '.join(texts)}  {metrics['train_seconds']:.1f} s")
-=======
             names = dict.fromkeys([objective, f"test/{bare_name(objective)}"])
             texts = [f"{name} {rounded(metrics[name])}" for name in names if name in metrics]
             self.on_message("  ".join([title, *texts, f"{metrics['train_seconds']:.1f} s"]))
             self._update(best=self._best_with(event.trial, metrics))
->>>>>>> hR
         else:
             self.on_message(f"{title}  {event.outcome.state}: {event.outcome.reason}")
         self._update(completed=self._completed)
