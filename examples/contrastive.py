@@ -28,7 +28,7 @@ def train(
         noise: how much the two views of an image differ, beside a shift.
     """
     encoder = context.build_model().to(context.device)
-    optimizer = context.build_optimizer(encoder.parameters())
+    optimizer = context.build_optimizer(encoder)
     first = 1
     if (state := context.checkpoint.restore()) is not None:
         first = state["epoch"] + 1

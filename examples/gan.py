@@ -46,7 +46,7 @@ def train(config: TrialConfig, context: Context, smooth: float = 0.0) -> nn.Modu
         smooth: how much the discriminator's labels of real images are below 1.
     """
     networks: Networks = context.build_model().to(context.device)
-    both = [context.build_optimizer(part.parameters()) for part in (networks.generator, networks.discriminator)]
+    both = [context.build_optimizer(part) for part in (networks.generator, networks.discriminator)]
     first = 1
     if (state := context.checkpoint.restore()) is not None:
         first = state["epoch"] + 1

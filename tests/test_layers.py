@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,20 @@ def test_inside_a_folder_imports_go_in_one_direction() -> None:
     known = modules()
     graph = {name: {other for other, _ in imports(path) if other in known} for name, path in known.items()}
     assert list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_any_file_that_trains_can_be_imported_first() -> None:
+    """A user's module may import any of them. Files that import each other's folders can depend on the order."""
+    names = [name for name in modules() if name.startswith("sweepstack.training.")]
+    program = """
+import importlib, sys
+for name in sys.argv[1:]:
+    for loaded in [loaded for loaded in sys.modules if loaded.startswith("sweepstack.training")]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("library", HOMES)

@@ -91,7 +91,7 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Its final metrics: the last and the best of the validation metrics, the test metrics, `train_seconds`."""
     reason: str = ""
-    """Why it did not finish; empty if it did."""
+    """Why it did not finish, or why it stopped early; else empty."""
     weights: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     """The trained `state_dict`."""
     predictions: Any = field(default=None, repr=False, compare=False)

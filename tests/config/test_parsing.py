@@ -201,7 +201,7 @@ def test_a_wrong_value_gets_rule_value_and_remedy_in_one_line(digits_plain, key,
 def test_a_schedule_is_of_a_known_kind(digits_plain, schedule, got):
     (line,) = refusal(digits_plain({"schedule": schedule}))
     assert line == (
-        f"schedule.kind must be one of constant, step, cosine, one_cycle, warmup, got {got}; "
+        f"schedule.kind must be one of constant, step, cosine, one_cycle, warmup, warmup_cosine, plateau, got {got}; "
         "choose one with schedule=NAME"
     )
 

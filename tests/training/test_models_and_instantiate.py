@@ -194,7 +194,7 @@ def test_sections_understand_the_words(digits_config):
     check_trial(config, "cpu")
     model = models.build_model(config.model)
     assert [type(layer) for layer in model.children()] == [nn.Flatten, nn.Linear]
-    (group,) = optimizers.build_optimizer(config.optimizer, model.parameters()).param_groups
+    (group,) = optimizers.build_optimizer(config.optimizer, model).param_groups
     assert (group["lr"], group["momentum"]) == (0.1, 0.5)
     assert obstacle(config) is None
     smooth = BuiltTask(config, torch.device("cpu")).loss(torch.eye(10), torch.arange(10))
@@ -251,7 +251,7 @@ def test_fresh_weights_are_drawn_from_the_seed():
 
 def test_an_optimizer_gets_its_keywords():
     config = OptimizerConfig(target="torch.optim.Adam", lr=0.25, betas=[0.5, 0.75], amsgrad=True)
-    optimizer = optimizers.build_optimizer(config, nn.Linear(2, 2).parameters())
+    optimizer = optimizers.build_optimizer(config, nn.Linear(2, 2))
     (group,) = optimizer.param_groups
     assert isinstance(optimizer, torch.optim.Adam)
     assert (group["lr"], *group["betas"], group["amsgrad"]) == (0.25, 0.5, 0.75, True)

@@ -35,7 +35,7 @@ def accuracy(model: torch.nn.Module, batches: Any) -> float:
 def plain(config: TrialConfig, context: Context, noise: float = 0.0) -> Any:
     """Trains as our trainer does, but for the noise on the images, which needs the random states."""
     model = context.build_model().to(context.device)
-    optimizer = context.build_optimizer(model.parameters())
+    optimizer = context.build_optimizer(model)
     state = context.checkpoint.restore()
     begun = 0
     if state is not None:

@@ -6,8 +6,23 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from sweepstack.config.schema import ConstantSchedule, CosineSchedule, OneCycleSchedule, StepSchedule, WarmupSchedule
+from sweepstack.config.schema import (
+    ConstantSchedule,
+    CosineSchedule,
+    OneCycleSchedule,
+    StepSchedule,
+    WarmupCosineSchedule,
+    WarmupSchedule,
+)
+from sweepstack.errors import ConfigError
+from sweepstack.execution.executor import InProcessExecutor
+from sweepstack.execution.prepare import check
+from sweepstack.planning.compatibility import obstacle, trajectory_key
 from sweepstack.schedules import factor, looks_at_horizon
+from sweepstack.training.stacked.loop import epoch_factors
+from sweepstack.training.trainer import train
+
+from .test_stacked_loop import data_of
 
 PART = st.floats(0, 1)
 OPEN = st.floats(0, 1, exclude_min=True, exclude_max=True)
@@ -28,7 +43,14 @@ WARMUP = st.builds(
     epochs=st.floats(0, 20, exclude_min=True),
     start=PART,
 )
-HORIZON_FREE, WITH_HORIZON = CONSTANT | STEP | WARMUP, COSINE | ONE_CYCLE
+WARMUP_COSINE = st.builds(
+    WarmupCosineSchedule,
+    kind=st.just("warmup_cosine"),
+    epochs=st.floats(0, 20, exclude_min=True),
+    start=PART,
+    final=PART,
+)
+HORIZON_FREE, WITH_HORIZON = CONSTANT | STEP | WARMUP, COSINE | ONE_CYCLE | WARMUP_COSINE
 
 
 def factors(schedule, steps, epochs):
@@ -137,3 +159,110 @@ def test_warmup_over_a_part_of_an_epoch_ends_within_it():
 def test_step_is_step_lr_by_epochs(schedule, steps, epochs):
     by_epoch = rates(lr_scheduler.StepLR, epochs, step_size=schedule.every, gamma=schedule.gamma)
     assert factors(schedule, steps, epochs) == close([rate for rate in by_epoch for _ in range(steps)])
+
+
+@given(
+    warm=st.integers(1, 30),
+    start=st.floats(1e-3, 1),
+    final=PART,
+    steps=STEPS,
+    epochs=EPOCHS,
+)
+def test_warmup_cosine_is_linear_lr_and_then_cosine_annealing(warm, start, final, steps, epochs):
+    total = steps * epochs
+    assume(warm < total)
+    schedule = WarmupCosineSchedule(kind="warmup_cosine", epochs=warm / steps, start=start, final=final)
+    rise = rates(lr_scheduler.LinearLR, warm, start_factor=start, total_iters=warm)
+    fall = rates(lr_scheduler.CosineAnnealingLR, total - warm, T_max=total - warm, eta_min=final)
+    assert factors(schedule, steps, epochs) == close([*rise, *fall])
+
+
+# Of one's own
+
+
+def polynomial(step, steps_per_epoch, epochs, power=1.0):
+    return (1 - step / (steps_per_epoch * epochs)) ** power
+
+
+def falling(step, steps_per_epoch, epochs):
+    return 1 - step / 20
+
+
+def broken(step, steps_per_epoch, epochs):
+    return 1 / abs(step - 3)
+
+
+def nothing(step, steps_per_epoch, epochs):
+    return None
+
+
+def infinite(step, steps_per_epoch, epochs):
+    return float("inf")
+
+
+def own(name, **keywords):
+    return {"schedule": {"_target_": f"{__name__}.{name}", **keywords}}
+
+
+def test_a_function_of_ones_own_gives_the_factors(digits_config, digits_run):
+    config = digits_config({**own("polynomial", power=2.0), "epochs": 3})
+    reported: list[float] = []
+    train(config, data_of(config), lambda one: reported.append(one.metrics["train/lr"]))
+    assert reported == close([0.1 * (1 - step / 39) ** 2 for step in (12, 25, 38)])
+    other = digits_config({**own("polynomial"), "epochs": 2})
+    both = epoch_factors([config, other], 3, 13)
+    assert both[:, 0].tolist() == factors(config.schedule, 13, 3)[26:]
+    assert both[:, 1].tolist() == close([1 / 26] * 13)  # at its end
+    assert looks_at_horizon(config.schedule)
+    keys = {trajectory_key(digits_config({**own("polynomial"), "epochs": epochs}), digits_run()) for epochs in (2, 3)}
+    assert len(keys) == 2
+    assert obstacle(config) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "falling",
+            "gives no learning rate for step 21: a factor must be finite and not negative, got -0.05 at step 21",
+        ),
+        ("broken", "gives no learning rate for step 3: division by zero (in your test_schedules.py, line "),
+        ("nothing", "gives no learning rate for step 0: float() argument must be a string or a real number, not "),
+        ("infinite", "gives no learning rate for step 0: a factor must be finite and not negative, got inf at step 0"),
+    ],
+)
+def test_a_factor_that_no_rate_can_have_is_refused_before_anything_trains(digits_config, trial, name, line):
+    seen: set[str] = set()
+    good = trial(0, config=digits_config({**own("falling"), "epochs": 1}))
+    check(good, seen, {}, InProcessExecutor())  # a shorter training asks for fewer steps
+    with pytest.raises(ConfigError) as refused:
+        check(trial(1, config=digits_config({**own(name), "epochs": 2})), seen, {}, InProcessExecutor())
+    assert str(refused.value).startswith(f"schedule: {__name__}.{name} {line}")
+    assert str(refused.value).endswith("; correct the function")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "line"),
+    [
+        (own("polynomail"), "schedule._target_ should name something that can be imported"),
+        (own("polynomial", pwer=2), f"schedule.pwer is not a keyword of {__name__}.polynomial; did you mean 'power'?"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_refused(digits_config, trial, schedule, line):
+    with pytest.raises(ConfigError) as refused:
+        check(trial(0, config=digits_config(schedule)), set(), {}, InProcessExecutor())
+    assert str(refused.value).startswith(line)
+
+
+def test_a_schedule_needs_a_kind_or_a_dotted_path(digits_config):
+    for wrong, line in (
+        ({"_target_": "polynomial"}, "schedule._target_ should be a dotted path package.module.name"),
+        (
+            {"kind": "plateau", "factor": 2},
+            "schedule.factor should be less than 1, got 2; for example schedule.factor=0.1",
+        ),
+        ({"kind": "plateau", "paitence": 2}, "schedule.paitence is not a key of the config; did you mean 'patience'?"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            digits_config({"schedule": wrong})
+        assert str(refused.value).startswith(line)

@@ -34,7 +34,7 @@ def gradients(step: int, shape: tuple[int, ...]) -> Tensor:
 def alone(config: OptimizerConfig, start: Tensor, member: int, factors: Tensor) -> list[Tensor]:
     """The parameter after every step of `torch.optim`."""
     parameter = nn.Parameter(start.clone())
-    optimizer = optimizers.build_optimizer(config, [parameter])
+    optimizer = optimizers.build_optimizer(config, nn.ParameterList([parameter]))
     after = []
     for step, factor in enumerate(factors[:, member].tolist()):
         optimizer.param_groups[0]["lr"] = config.lr * factor

@@ -111,7 +111,7 @@ def _canonical(value: Any, as_floats: bool = False) -> Any:
             keywords = {key: _canonical(part, of_torch) for key, part in value.keywords.items()}
             return {"fields": _canonical(_hashed(value)), "keywords": keywords}
         case BaseModel():
-            return _canonical(_hashed(value))
+            return _canonical({**_hashed(value), **(value.model_extra or {})})
         case Mapping():  # keys as JSON, because "1" is not 1
             return {_as_json(_canonical(key)): _canonical(part) for key, part in value.items()}
         case list() | tuple():

@@ -12,16 +12,20 @@ from pydantic_core import ErrorDetails
 
 from sweepstack.config.schema import (
     METRIC_TAGS,
+    SCHEDULE_TAGS,
     Config,
     ConstantSchedule,
     CosineSchedule,
     FlatConfig,
     OneCycleSchedule,
+    OwnSchedule,
+    PlateauSchedule,
     Section,
     StepSchedule,
+    WarmupCosineSchedule,
     WarmupSchedule,
 )
-from sweepstack.config.task_rules import check_task
+from sweepstack.config.task_rules import check_selection, check_task
 from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.masking import hide_in
 from sweepstack.metrics import KNOWN
@@ -65,6 +69,7 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
     except ValidationError as error:
         raise ConfigError.of_all([_explain(detail, plain) for detail in error.errors()]) from error
     check_task(config.trial)
+    check_selection(config.trial)
     return config
 
 
@@ -108,16 +113,19 @@ def _key_path(loc: tuple[int | str, ...]) -> list[str]:
     for depth, part in enumerate(loc):
         if isinstance(part, int):
             path[-1] += f"[{part}]"
-        elif (depth == 1 and loc[0] == "schedule" and part in _KINDS) or (part in METRIC_TAGS and depth == 3):
-            continue
-        else:
+        elif not (
+            part in SCHEDULE_TAGS
+            or (depth == 2 and loc[1] in SCHEDULE_TAGS and part in _KINDS)
+            or (depth == 3 and part in METRIC_TAGS)
+        ):
             path.append(part)
     return path
 
 
 def _section(section: Any, part: str, plain: Any) -> Any:
     if part == "schedule":
-        return _KINDS.get(plain["schedule"].get("kind"), section)
+        schedule = plain["schedule"]
+        return OwnSchedule if "_target_" in schedule else _KINDS.get(schedule.get("kind"), section)
     field = getattr(section, "model_fields", {}).get(part)
     return field.annotation if field is not None else section
 
@@ -134,4 +142,6 @@ _KINDS: dict[str, type[Section]] = {
     "cosine": CosineSchedule,
     "one_cycle": OneCycleSchedule,
     "warmup": WarmupSchedule,
+    "warmup_cosine": WarmupCosineSchedule,
+    "plateau": PlateauSchedule,
 }

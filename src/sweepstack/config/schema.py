@@ -134,10 +134,35 @@ class ModelConfig(TargetConfig):
     """
 
 
+class GroupConfig(BaseModel):
+    """Parameters that have values of their own for some keywords of the optimizer, such as `lr` and `weight_decay`.
+
+    `params` are patterns of parameter names, such as `head.*`, and the words `biases` and `norms` (the parameters of
+    normalization layers).
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    params: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        Field(min_length=1, examples=["[biases,norms]"]),
+    ]
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The values of its own."""
+        return dict(self.model_extra or {})
+
+
 class OptimizerConfig(TargetConfig):
-    """An optimizer: `target(parameters, lr=lr, **keywords)` returns a `torch.optim.Optimizer`."""
+    """An optimizer: `target(parameters, lr=lr, **keywords)` returns a `torch.optim.Optimizer`.
+
+    A parameter is in the first of the `groups` that names it; all others have the values of the optimizer.
+    """
 
     lr: Annotated[Float, Field(gt=0, examples=[0.01]), Mark.PARSED]
+    groups: Annotated[tuple[GroupConfig, ...], Field(examples=["[{params:[biases,norms],weight_decay:0}]"])] = ()
 
 
 class LossConfig(TargetConfig):
@@ -251,9 +276,49 @@ class WarmupSchedule(Section):
     start: Annotated[Fraction, Field(examples=[0.1]), Mark.HASHED_AT_DEFAULT] = 0.1
 
 
+class WarmupCosineSchedule(Section):
+    """The learning rate rises from `start` times its size to its size in the first `epochs` epochs, then falls along
+    half a cosine to `final` times its size."""
+
+    kind: Literal["warmup_cosine"]
+    epochs: Annotated[Float, Field(gt=0, examples=[1.0])] = 1.0
+    start: Annotated[Fraction, Field(examples=[0.1])] = 0.1
+    final: Annotated[Fraction, Field(examples=[0.0])] = 0.0
+
+
+class PlateauSchedule(Section):
+    """The learning rate is multiplied by `factor` after more than `patience` measurements in a row without a better
+    objective, as `torch.optim.lr_scheduler.ReduceLROnPlateau` with threshold 0 does; it stays at least `min_factor`
+    times its size."""
+
+    kind: Literal["plateau"]
+    factor: Annotated[Float, Field(gt=0, lt=1, examples=[0.1])] = 0.1
+    patience: Annotated[Int, Field(ge=0, examples=[10])] = 10
+    min_factor: Annotated[Fraction, Field(examples=[0.0])] = 0.0
+
+
+class OwnSchedule(TargetConfig):
+    """A schedule of one's own: `target(step, steps_per_epoch, epochs, **keywords)` gives the factor on the learning
+    rate of an update; `step` counts from 0, `epochs` are those of the whole training."""
+
+
+SCHEDULE_TAGS = ("by kind", "by target")
 ScheduleConfig = Annotated[
-    ConstantSchedule | StepSchedule | CosineSchedule | OneCycleSchedule | WarmupSchedule,
-    Field(discriminator="kind"),
+    Annotated[
+        ConstantSchedule
+        | StepSchedule
+        | CosineSchedule
+        | OneCycleSchedule
+        | WarmupSchedule
+        | WarmupCosineSchedule
+        | PlateauSchedule,
+        Field(discriminator="kind"),
+        Tag("by kind"),
+    ]
+    | Annotated[OwnSchedule, Tag("by target")],
+    Discriminator(
+        lambda value: SCHEDULE_TAGS[isinstance(value, OwnSchedule) or (isinstance(value, dict) and "_target_" in value)]
+    ),
 ]
 
 
@@ -290,12 +355,25 @@ class CheckpointConfig(Section):
     keep: Annotated[bool, Field(strict=True, examples=["true"])] = False
 
 
+class EarlyStoppingConfig(Section):
+    """Ends a training at the measurement that is the `patience`-th in a row whose objective is not better than the best
+    before by more than `min_delta`. The trial is FINISHED. Without `patience`, no training ends early."""
+
+    patience: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[3])] = None
+    min_delta: Annotated[Float, Field(ge=0, examples=[0.0])] = 0.0
+
+
 class TrialConfig(Section):
     """What is trained: all that can change the weights or the metrics.
 
     Units: `lr` is the step size before the schedule's factor, `epochs` are passes over the training part, `clip_norm`
-    bounds the norm of all gradients of an update together, `validation_split` is a fraction of the training data,
-    `evaluate_every` counts iterations (optimizer updates) unless it is "epoch".
+    bounds the norm of all gradients of an update together, `accumulate` counts batches for each update (the last update
+    of an epoch may have fewer), `validation_split` is a fraction of the training data, `evaluate_every` counts
+    iterations (optimizer updates) unless it is "epoch".
+
+    `ema` is the decay of an exponential moving average of the parameters after each update; the averaged ones are
+    measured and kept. With `keep_best`, the weights, the predictions and all metrics are those of the measurement with
+    the best objective.
     """
 
     dataset: Annotated[DatasetConfig, Field(examples=["mnist"])]
@@ -309,6 +387,10 @@ class TrialConfig(Section):
     seed: Annotated[Int, Field(ge=0, le=MAX_SEED, examples=[0]), Mark.PARSED, Mark.HASHED_AT_DEFAULT] = 0
     step: Annotated[StepConfig | None, Field(examples=["{_target_:my.step}"])] = None
     clip_norm: Annotated[Annotated[Float, Field(gt=0)] | None, Field(examples=[1.0])] = None
+    accumulate: Annotated[Int, Field(ge=1, examples=[4]), Mark.PARSED] = 1
+    ema: Annotated[Annotated[Float, Field(gt=0, lt=1)] | None, Field(examples=[0.999]), Mark.PARSED] = None
+    early_stopping: Annotated[EarlyStoppingConfig, Mark.PARSED] = EarlyStoppingConfig()
+    keep_best: Annotated[bool, Field(strict=True, examples=["true"]), Mark.PARSED] = False
     validation_split: Annotated[Float, Field(ge=0, lt=1, examples=[0.1]), Mark.HASHED_AT_DEFAULT] = 0.1
     evaluate_every: Annotated[
         Literal["epoch"] | int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweepstack.config.schema import MetricConfig, TrialConfig
+from sweepstack.config.schema import MetricConfig, PlateauSchedule, TrialConfig
 from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.metrics import BEST, KNOWN, OWN_METRIC, REGRESSION, bare_name
 
@@ -29,6 +29,23 @@ def check_task(config: TrialConfig) -> None:
         for title in titles:
             _check_suits(config, title)
     _check_objective(config, titles)
+
+
+def check_selection(config: TrialConfig) -> None:
+    """Checks that nothing but held-out data decides how long a trial trains and which of its weights are kept.
+
+    Raises:
+        ConfigError: the test data would decide, because nothing is held out.
+    """
+    uses = {
+        "early_stopping": config.early_stopping.patience is not None,
+        "keep_best": config.keep_best,
+        "schedule=plateau": isinstance(config.schedule, PlateauSchedule),
+    }
+    used = [key for key, is_used in uses.items() if is_used]
+    if used and not config.validation_split:
+        rule = f"validation_split must hold data out for {used[0]}, which would else select by the test data"
+        raise ConfigError(rule, config.validation_split, "for example validation_split=0.1")
 
 
 def _check_dataset(config: TrialConfig) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from sweepstack.events import Ended, Measured, Started
-from sweepstack.trial import Outcome, Trial
+from sweepstack.trial import Outcome, Trial, TrialState
 
 log = logging.getLogger(__name__)
 
@@ -50,4 +50,5 @@ def log_outcome(trial: Trial, outcome: Outcome) -> None:
     """Logs how a trial ended, with its traceback if there is one."""
     if outcome.traceback:
         log.error("%s failed\n%s", trial.name, outcome.traceback)
-    log.info("%s: %s %s", trial.name, outcome.state, outcome.reason or dict(outcome.metrics))
+    how = outcome.reason if outcome.state is not TrialState.FINISHED else f"{dict(outcome.metrics)} {outcome.reason}"
+    log.info("%s: %s %s", trial.name, outcome.state, how.rstrip())

@@ -8,7 +8,7 @@ from typing import Any
 
 from sweepstack.blame import contained
 from sweepstack.config.fingerprint import fingerprint
-from sweepstack.config.schema import Mark, OptimizerConfig, RunConfig, TrialConfig, marked
+from sweepstack.config.schema import Mark, OptimizerConfig, OwnSchedule, RunConfig, TrialConfig, marked
 from sweepstack.errors import ConfigError, DataError, UserError
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.worker import load_data_of
@@ -80,7 +80,7 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
         executor: says in which context a user's code runs.
 
     Raises:
-        ConfigError: see `check_trial` and `check_last_batch`.
+        ConfigError: see `check_trial`, `check_last_batch` and `check_schedule`.
         DataError: see `load_data`.
     """
     config = trial.config
@@ -88,9 +88,11 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
     parsed["optimizer"] = marked(OptimizerConfig, Mark.PARSED)
     key = f"{config.model_dump_json(exclude=parsed, by_alias=True)} {trial.run.device}"
     last = f"{key} {config.batch_size}"
+    if isinstance(config.schedule, OwnSchedule):
+        last += config.model_dump_json(include={"schedule", "epochs", "accumulate"}, by_alias=True)
     if last in seen:
         return
-    from sweepstack.training.checks import check_last_batch, check_trial
+    from sweepstack.training.checks import check_last_batch, check_schedule, check_trial
 
     known = key in seen
     seen |= {key, last}  # a mistake too is told once
@@ -98,6 +100,7 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
         data = load_data_of(trial) if known else check_trial(config, trial.run.device)
         digests[_dataset_key(trial)] = data.facts.digest
         check_last_batch(config, data)
+        check_schedule(config, data)
 
 
 def _fingerprint(trial: Trial, digests: Mapping[str, str]) -> str:

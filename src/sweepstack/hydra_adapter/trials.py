@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.config.parsing import parse, resolve_config
-from sweepstack.config.schema import GROUPS, Mark, RunConfig, TaskConfig, TrialConfig, marked, unused
+from sweepstack.config.schema import GROUPS, Mark, OwnSchedule, RunConfig, TaskConfig, TrialConfig, marked, unused
 from sweepstack.hydra_adapter.allowed_targets import check_allowed
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
@@ -133,6 +133,8 @@ def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dic
             params |= {f"{key}.{name}".removesuffix("._target_"): part for name, part in value.items()}
         else:
             params[key] = value
+    if isinstance(config.schedule, OwnSchedule) and choices["schedule"] == "own":
+        params["schedule"] = config.schedule.target
     params |= run.model_dump(include=marked(RunConfig, Mark.RECORDED))
     return {re.sub(r"[^\w\-. /]", "_", name): value for name, value in params.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweepstack.config.schema import Mark, RunConfig, TrialConfig, marked
+from sweepstack.config.schema import Mark, PlateauSchedule, RunConfig, TrialConfig, marked
 from sweepstack.schedules import looks_at_horizon
 
 NUMBERS = {
@@ -18,15 +18,25 @@ FLAGS = {"torch.optim.SGD": {"nesterov"}, "torch.optim.Adam": {"amsgrad"}, "torc
 WITHOUT_EFFECT = {"_partial_", "_convert_", "_recursive_"}
 """Hydra's words that change nothing for an optimizer that only takes numbers and flags."""
 
-PER_MEMBER = {"schedule", "seed", "epochs"}
+PER_TRIAL = {"early_stopping", "keep_best"}
+"""Config keys that may differ even between trials that one training serves: they do not change how it goes on."""
+PER_MEMBER = {"schedule", "seed", "epochs", *PER_TRIAL}
 """Config keys that may differ inside a stack, beside the numbers of the optimizer."""
 
 
 def obstacle(config: TrialConfig) -> str | None:
-    """Says why trials with this loop and optimizer cannot be stacked; None if they can."""
+    """Says why trials with this loop, recipe and optimizer cannot be stacked; None if they can."""
     if config.trainer is not None:
         return f"{config.trainer.target} is a loop of its own"
     target, keywords = config.optimizer.target, config.optimizer.keywords
+    if isinstance(config.schedule, PlateauSchedule):
+        return "schedule=plateau waits for the measurements of its trial, a stack knows the factors of an epoch before"
+    if config.ema is not None:
+        return "ema has no stacked form"
+    if config.accumulate > 1:
+        return "accumulate has no stacked form"
+    if config.optimizer.groups:
+        return "optimizer.groups have no stacked form"
     if target not in NUMBERS:
         return f"{target} has no stacked form (SGD, Adam and AdamW of torch.optim have)"
     unknown = sorted(keywords.keys() - NUMBERS[target] - FLAGS[target] - WITHOUT_EFFECT)
@@ -43,23 +53,27 @@ def trajectory_key(config: TrialConfig, run: RunConfig) -> str:
     """Returns a key that is equal for trials that one training can serve.
 
     Such trials differ at most in `epochs`, and only if neither the schedule nor a loop of one's own may depend on the
-    total number of steps.
+    total number of steps, and in when they are measured and stop. If what is trained depends on measurements, they do
+    not differ at all.
     """
-    shared = set() if looks_at_horizon(config.schedule) or config.trainer else {"epochs"}
-    return _key(config, run, dict.fromkeys(shared, True))
+    if isinstance(config.schedule, PlateauSchedule) or config.trainer is not None:
+        return _key(config, run, {})
+    shared = PER_TRIAL | marked(TrialConfig, Mark.MEASURES)
+    return _key(config, run, dict.fromkeys(shared if looks_at_horizon(config.schedule) else {*shared, "epochs"}, True))
 
 
 def stack_key(config: TrialConfig, run: RunConfig) -> str:
     """Returns a key that is equal for trajectories that can be trained as one stack.
 
-    Such trajectories differ only in the numbers of the optimizer, the schedule, the seed and the epochs.
+    Such trajectories differ only in the numbers of the optimizer, the schedule, the seed, the epochs, and in when they
+    are measured and stop. Trajectories that cannot be stacked for one reason have a key in common, too.
     """
     numbers = NUMBERS.get(config.optimizer.target, set())
-    return _key(config, run, {**dict.fromkeys(PER_MEMBER, True), "optimizer": numbers})
+    differ = PER_MEMBER | marked(TrialConfig, Mark.MEASURES)
+    return _key(config, run, {**dict.fromkeys(differ, True), "optimizer": numbers}) + (obstacle(config) or "")
 
 
 def _key(config: TrialConfig, run: RunConfig, without: dict[str, Any]) -> str:
     """Returns all config values that change the weights, but for those in `without`, and where the trial trains."""
-    left_out = {**dict.fromkeys(marked(TrialConfig, Mark.MEASURES), True), **without}
     where = run.model_dump_json(include=marked(RunConfig, Mark.PER_STACK))
-    return config.model_dump_json(exclude=left_out, by_alias=True) + where
+    return config.model_dump_json(exclude=without, by_alias=True) + where

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sweepstack.blame import contained, judge
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import OwnSchedule, TrialConfig
 from sweepstack.errors import ConfigError, UserError, one_line
+from sweepstack.schedules import factor
 from sweepstack.training import models, optimizers, random_state
 from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.hardware import choose_device
@@ -68,7 +69,7 @@ def check_trial(config: TrialConfig, device: str) -> Data:
             rule = f"model must have parameters to train, all of {config.model.target} are frozen"
             raise ConfigError(rule, remedy="let one of them require its gradient")
     try:
-        optimizers.check_values(config.optimizer, parameters)
+        optimizers.check_values(config.optimizer, model)
     except Exception as error:
         rule = f"optimizer: {config.optimizer.target} refuses its values: {_describe_error(error)}"
         raise ConfigError(rule, remedy="change it") from error
@@ -103,6 +104,24 @@ def check_last_batch(config: TrialConfig, data: Data) -> None:
                 f"train ({last})"
             )
             raise ConfigError(rule, size, f"for example batch_size={better}") from error
+
+
+def check_schedule(config: TrialConfig, data: Data) -> None:
+    """Checks that a schedule of the user's own gives a factor for each step of the training.
+
+    Raises:
+        ConfigError: it cannot be called, fails, or gives a factor that is negative or not finite.
+    """
+    if not isinstance(config.schedule, OwnSchedule):
+        return
+    target, steps = config.schedule.target, data.steps_per_epoch(config.batch_size, config.accumulate)
+    check_keywords("schedule", target, 3, config.schedule.keywords)
+    for step in range(steps * config.epochs):
+        try:
+            factor(config.schedule, step, steps, config.epochs)
+        except Exception as error:
+            rule = f"schedule: {target} gives no learning rate for step {step}: {_describe_error(error)}"
+            raise ConfigError(rule, remedy="correct the function") from error
 
 
 @contextlib.contextmanager

@@ -121,9 +121,9 @@ class Context:
         """Returns what the config names as `model`. It is on the CPU."""
         return instantiate({"_target_": self._config.model.target, **self._config.model.keywords}, "model")
 
-    def build_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Returns the optimizer that the config names, for some parameters; its learning rate is `optimizer.lr`."""
-        return optimizers.build_optimizer(self._config.optimizer, parameters)
+    def build_optimizer(self, module: nn.Module) -> Optimizer:
+        """Returns the optimizer that the config names, for the parameters of a module, with the rate `optimizer.lr`."""
+        return optimizers.build_optimizer(self._config.optimizer, module)
 
     def _outcome(self, returned: Any) -> Outcome:
         """Returns how a loop ends that has returned something."""

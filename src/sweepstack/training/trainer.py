@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from sweepstack.config.schema import TrialConfig
 from sweepstack.metrics import BEST, is_better
 from sweepstack.schedules import factor
-from sweepstack.training import models, optimizers
+from sweepstack.training import models
 from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager, fitting
 from sweepstack.training.data.datasets import Data, stream
 from sweepstack.training.module_state import Attributes, Unkept
+from sweepstack.training.objective import ObjectiveTracker
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
 from sweepstack.training.tasks.built import BuiltTask
+from sweepstack.training.updates import Updater, in_groups
 from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState, Verdict
 
 Autocast = torch.autocast | contextlib.nullcontext[None]
@@ -41,14 +43,14 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
             see `Attributes`, is not kept.
 
     Returns:
-        FINISHED with the last, best and test measured and the weights (on the CPU); FAILED when a loss is not a finite
+        FINISHED with the last, best and test metrics and the weights (on the CPU); FAILED when a loss is not a finite
         number; KILLED when it was stopped, by `checkpoints` or by the verdict of `report`. `train_seconds` begins when
         the model and its optimizer are built.
 
     Raises:
         CheckpointError: the state of `checkpoints` does not fit.
     """
-    steps = data.steps_per_epoch(config.batch_size)
+    steps = data.steps_per_epoch(config.batch_size, config.accumulate)
     total = steps * config.epochs
     by_epoch = config.evaluate_every == "epoch"
     every = steps if config.evaluate_every == "epoch" else config.evaluate_every
@@ -56,77 +58,128 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
     seed_all(config.seed)
     model = models.build_model(config.model).to(data.device).train()
     attributes = Attributes(model)
-    parameters = list(model.parameters())
-    optimizer = optimizers.build_optimizer(config.optimizer, parameters)
-    full_rates = [group["lr"] for group in optimizer.param_groups]
     autocast, task = autocast_of(config, data.device), BuiltTask(config, data.device)
+
+    def loss_of(images: Tensor, targets: Tensor) -> Tensor:
+        with autocast:
+            return task.batch_loss(model, images, targets)
+
+    updater, tracker = Updater(config, model, loss_of), ObjectiveTracker(config)
+    kept: dict[str, Any] | None = None  # see `tested`; only with `keep_best`
     metrics: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
     step = 0
     began = time.perf_counter()
     if checkpoints.state is not None:
-        step, seconds = _resume(checkpoints.state, config, data, model, attributes, optimizer, metrics, losses)
+        step, seconds = _resume(checkpoints.state, config, data, model, attributes, updater, tracker, metrics, losses)
         began -= seconds
+        kept = checkpoints.state.get("kept")
 
     for epoch in range(step // steps + 1, config.epochs + 1):
+        if tracker.ends_early:
+            break
         seed_all(stream(config.seed, "dropout", epoch))
         done = step % steps  # of this epoch; none but where a training goes on that was stopped in the middle of one
         if done and checkpoints.state is not None:
             with fitting():
                 set_random_state(checkpoints.state["random"], data.device)
-        for images, labels in data.batches(config.batch_size, config.seed, epoch, skip=done):
-            rate = factor(config.schedule, step, steps, config.epochs)
-            for group, full in zip(optimizer.param_groups, full_rates, strict=True):
-                group["lr"] = full * rate
-            with autocast:
-                loss = task.batch_loss(model, images, labels)
-            for parameter in parameters:  # optimizer.zero_grad() without its bookkeeping, a tenth of a small step
-                parameter.grad = None
-            loss.backward()  # type: ignore[no-untyped-call]
-            if config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-            optimizer.step()
-            losses.append(loss.detach())
+        batches = data.batches(config.batch_size, config.seed, epoch, skip=done * config.accumulate)
+        for group in in_groups(batches, config.accumulate):
+            rate = factor(config.schedule, step, steps, config.epochs) * tracker.factor
+            losses.append(updater.update(group, rate))
             step += 1
             if step % every == 0 or step == total:
                 recent = torch.stack(losses)
                 if not bool(recent.isfinite().all()):
                     _set_seconds(metrics, began)
-                    return diverged(config, recent, step, steps, metrics)
+                    return diverged(config, recent, step, steps, metrics, tracker.factor)
                 metrics["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
-                measured = evaluate(model, data.evaluation(), autocast, task)
-                update_metrics(config, measured, metrics)
-                if (undefined := undefined_metric(measured)) is not None:
-                    _set_seconds(metrics, began)
-                    return unmeasurable(f"{config.selecting_part}/{undefined}", step, metrics)
+                with updater.averaged():
+                    measured = evaluate(model, data.evaluation(), autocast, task)
+                    update_metrics(config, measured, metrics)
+                    if (undefined := undefined_metric(measured)) is not None:
+                        _set_seconds(metrics, began)
+                        return unmeasurable(f"{config.selecting_part}/{undefined}", step, metrics)
+                    if tracker.is_best(metrics):
+                        paused = time.perf_counter()
+                        kept = tested(model, data, autocast, task, metrics)
+                        began += time.perf_counter() - paused
                 reported = {**metrics, "train/lr": config.optimizer.lr * rate}
                 if report(Measurement(epoch, step, total, reported)) is Verdict.STOP and step < total:
                     return killed(step, total)
                 losses.clear()
+                if tracker.ends_early:
+                    break
 
             if step < total and (checkpoints.stopping or (step % steps == 0 and checkpoints.due())):
                 position = {"steps": steps, "step": step, "seconds": time.perf_counter() - began}
                 random = random_state(data.device)
                 recent = torch.stack(losses).cpu() if losses else torch.empty(0)
                 try:
-                    trained = state_of(model, attributes, optimizer)
+                    trained = {**state_of(model, attributes, updater.optimizer), **updater.state(), **tracker.state()}
                 except Unkept as what:
                     checkpoints.cannot(str(what))
                 else:
-                    checkpoints.save({**position, **trained, "figures": metrics, "losses": recent, "random": random})
+                    best = {} if kept is None else {"kept": kept}
+                    state = {**position, **trained, **best, "figures": metrics, "losses": recent, "random": random}
+                    checkpoints.save(state)
                 if checkpoints.stopping:
                     return killed(step, total)
 
     _set_seconds(metrics, began)
+    if kept is None:
+        with updater.averaged():
+            kept = tested(model, data, autocast, task, metrics)
+    return finished(config, kept, tracker, step, steps, metrics)
+
+
+def tested(
+    model: nn.Module, data: Data, autocast: Autocast, task: BuiltTask, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """Measures a model on the test data.
+
+    Args:
+        model, data, autocast, task: see `evaluate`.
+        metrics: its other metrics.
+
+    Returns:
+        All that is kept of it, as a checkpoint can hold it: the metrics, copies of the weights, and the predictions.
+    """
     predicted: list[Tensor] = []
     measured = evaluate(model, data.test(), autocast, task, predicted)
-    metrics.update({f"test/{name}": value for name, value in measured.items()})
-    if not math.isfinite(metrics["test/loss"]):  # the very last updates can be the ones that diverge
-        return failed(config, metrics["test/loss"], step, steps, metrics)
+    return {
+        "figures": {**metrics, **{f"test/{name}": value for name, value in measured.items()}},
+        "weights": {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()},
+        "predictions": torch.cat(predicted).cpu(),
+    }
+
+
+def finished(
+    config: TrialConfig,
+    kept: Mapping[str, Any],
+    tracker: ObjectiveTracker,
+    step: int,
+    steps: int,
+    metrics: dict[str, float],
+) -> Outcome:
+    """Returns the outcome of a training at its end: FAILED if a figure of the test is not a number.
+
+    Args:
+        config: of the trial.
+        kept: what `tested` returned.
+        tracker: knows why the training ended early, if it did.
+        step: the number of updates.
+        steps: updates in an epoch.
+        metrics: what was measured until then; receives those of `kept`.
+    """
+    metrics.update(kept["figures"])
+    measured = {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")}
+    if not math.isfinite(measured["loss"]):  # the very last updates can be the ones that diverge
+        return failed(config, measured["loss"], step, steps, metrics, tracker.factor)
     if (undefined := undefined_metric(measured)) is not None:
         return unmeasurable(f"test/{undefined}", step, metrics)
-    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    return Outcome(TrialState.FINISHED, metrics, weights=weights, predictions=torch.cat(predicted).cpu().numpy())
+    why, predictions = tracker.why_early(step, steps * config.epochs), kept["predictions"].numpy()
+    return Outcome(TrialState.FINISHED, metrics, why, weights=kept["weights"], predictions=predictions)
 
 
 @functools.cache
@@ -145,20 +198,23 @@ def _resume(
     data: Data,
     model: nn.Module,
     attributes: Attributes,
-    optimizer: torch.optim.Optimizer,
+    updater: Updater,
+    tracker: ObjectiveTracker,
     metrics: dict[str, float],
     losses: list[Tensor],
 ) -> tuple[int, float]:
     """Brings everything to where it was when the state was kept; gives back the steps that were done and the seconds
     that they took."""
-    steps = data.steps_per_epoch(config.batch_size)
+    steps = data.steps_per_epoch(config.batch_size, config.accumulate)
     with fitting():
         if state["steps"] != steps or not 0 < state["step"] < steps * config.epochs:
             raise CheckpointError(
                 f"it is at step {state['step']} with {state['steps']} an epoch, "
                 f"the training takes {steps * config.epochs} with {steps} an epoch"
             )
-        restore(model, attributes, optimizer, state)
+        restore(model, attributes, updater.optimizer, state)
+        updater.restore(state)
+        tracker.restore(state)
         metrics.update(state["figures"])
         losses.extend(state["losses"].to(data.device).unbind())
         if state["step"] % steps and "cpu" not in state["random"]:
@@ -306,16 +362,18 @@ def unmeasurable(name: str, step: int, metrics: dict[str, float]) -> Outcome:
     return Outcome(TrialState.FAILED, metrics, reason, diverged=True)
 
 
-def diverged(config: TrialConfig, losses: Tensor, step: int, steps: int, metrics: dict[str, float]) -> Outcome:
+def diverged(
+    config: TrialConfig, losses: Tensor, step: int, steps: int, metrics: dict[str, float], plateau: float = 1.0
+) -> Outcome:
     """Returns FAILED with the first loss that is not finite.
 
     Args:
         losses: those of the latest updates, float [updates]; one of them is not finite.
         step: the update that `losses` ends with.
-        config, steps, metrics: see `failed`.
+        config, steps, metrics, plateau: see `failed`.
     """
     first = int((~losses.isfinite()).nonzero()[0])
-    return failed(config, float(losses[first]), step - len(losses) + first + 1, steps, metrics)
+    return failed(config, float(losses[first]), step - len(losses) + first + 1, steps, metrics, plateau)
 
 
 def killed(step: int, total: int) -> Outcome:
@@ -323,7 +381,9 @@ def killed(step: int, total: int) -> Outcome:
     return Outcome(TrialState.KILLED, reason=f"stopped after step {step} of {total}")
 
 
-def failed(config: TrialConfig, loss: float, step: int, steps: int, metrics: dict[str, float]) -> Outcome:
+def failed(
+    config: TrialConfig, loss: float, step: int, steps: int, metrics: dict[str, float], plateau: float = 1.0
+) -> Outcome:
     """Returns FAILED, because the loss was not finite.
 
     Args:
@@ -331,7 +391,8 @@ def failed(config: TrialConfig, loss: float, step: int, steps: int, metrics: dic
         step: the update with that loss, counted from 1.
         steps: updates in an epoch.
         metrics: what was measured until then.
+        plateau: the factor that `schedule=plateau` had come to.
     """
-    lr = config.optimizer.lr * factor(config.schedule, step - 1, steps, config.epochs)
+    lr = config.optimizer.lr * factor(config.schedule, step - 1, steps, config.epochs) * plateau
     reason = f"the loss was {loss} at step {step} with learning rate {lr:g}; try a smaller optimizer.lr"
     return Outcome(TrialState.FAILED, metrics, reason, diverged=True)

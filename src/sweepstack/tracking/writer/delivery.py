@@ -47,7 +47,7 @@ from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, RunInfo, RunTag
+    from mlflow.entities import DatasetInput, Metric, RunInfo, RunTag
 
 log = logging.getLogger(__name__)
 
@@ -310,6 +310,8 @@ class Delivery:
                     metrics += [Metric(key, value, _ms(event.at), _axis(event)) for key, value in metrics_of_step]
                 case Ended():
                     metrics += [Metric(key, value, _ms(event.at), 0) for key, value in _at_end(event)]
+                    if event.trial.config.keep_best:
+                        metrics += self._best_as_last(run.run_id, event, metrics)
                     tags += _end_tags(event)
         client.log_batch(run.run_id, metrics, params, tags)
         if isinstance(last := events[-1], Ended):
@@ -317,6 +319,24 @@ class Delivery:
                 self._keep_file(run, self._kept(trial.id, file))
             client.set_terminated(run.run_id, str(last.outcome.state), _ms(last.at))
         return run.run_id
+
+    def _best_as_last(self, run_id: str, event: Ended, metrics: Sequence[Metric]) -> list[Metric]:
+        """Returns points that make the metrics of the best measurement the last ones of a run, which MLflow shows.
+
+        Args:
+            run_id: the run.
+            event: the end of its trial.
+            metrics: the points that are to be delivered with it.
+        """
+        from mlflow.entities import Metric
+
+        key = event.trial.config.objective
+        history = self._store.client.get_metric_history(run_id, key)
+        step = max((point.step for point in (*metrics, *history) if point.key == key), default=0)
+        later = _ms(event.at) + 1  # of points with one step and one time, MLflow shows the largest
+        left_out = dict(_at_end(event))
+        best = [(key, value) for key, value in event.outcome.metrics.items() if key not in left_out]
+        return [Metric(key, value, later, step) for key, value in best]
 
     def _join(self, run_id: str | None, event: Joined) -> str | None:
         """Adds a settled trial to a further sweep."""

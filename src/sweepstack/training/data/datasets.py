@@ -20,7 +20,6 @@ from torch.utils.data import TensorDataset
 from sweepstack.config.schema import DatasetConfig, TaskConfig
 from sweepstack.errors import DataError
 from sweepstack.training.data import download, user_dataset
-from sweepstack.training.tasks.built import build_task
 from sweepstack.trial import DatasetFacts
 
 CLASSES = TaskConfig()
@@ -65,9 +64,14 @@ class Data:
             digest.update(tensor.cpu().contiguous().numpy().data)
         return DatasetFacts(digest.hexdigest()[:16], len(self.train), len(self.held_out), len(self.test_labels))
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Returns the number of batches in an epoch, including the last, short one."""
-        return -(-len(self.train) // batch_size)
+    def steps_per_epoch(self, batch_size: int, accumulate: int = 1) -> int:
+        """Returns the number of updates in an epoch, including the last, short one.
+
+        Args:
+            batch_size: images in a batch.
+            accumulate: batches for each update.
+        """
+        return -(-len(self.train) // (batch_size * accumulate))
 
     def batches(self, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the batches of one epoch: images [batch, *shape] and labels [batch] on `device`.
@@ -172,6 +176,8 @@ def load_data(config: DatasetConfig, validation_split: float, device: torch.devi
 
 @functools.lru_cache(maxsize=2)
 def _load(config_json: str, validation_split: float, device_name: str, task_json: str) -> Data:
+    from sweepstack.training.tasks.built import build_task  # tasks import `conversion`, which imports this file first
+
     config = DatasetConfig.model_validate_json(config_json)
     device = torch.device(device_name)
     check_targets = build_task(TaskConfig.model_validate_json(task_json)).check_targets

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import one_line
+from sweepstack.planning.compatibility import obstacle
 from sweepstack.training.instantiate import import_target
 from sweepstack.training.stacked.dense_model import DenseModel
 from sweepstack.training.stacked.equivalence import Probe
@@ -35,8 +36,10 @@ def build_stacked_model(
         batch: images to test the modules with, float [n, *shape], and their targets; artificial ones by default.
 
     Raises:
-        Unstackable: the module has no batched form; the message says why.
+        Unstackable: the module or the recipe has no batched form; the message says why.
     """
+    if why := obstacle(configs[0]):
+        raise Unstackable(why)
     probe = Probe(configs, shape, device, batch)
     model = configs[0].model
     first = configs[0]

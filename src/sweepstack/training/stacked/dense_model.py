@@ -108,7 +108,7 @@ class DenseModel(StackedModel):
             raise Unstackable("a parameter is shared, unused or not trained")
 
     @torch.no_grad()
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def step(self, images: Tensor, labels: Tensor, *more: tuple[Tensor, Tensor]) -> Tensor:
         groups, batch = labels.shape[:2]
         images = images.flatten(2)
         flow = self._enter(images)

@@ -21,11 +21,13 @@ from sweepstack.schedules import factor, looks_at_horizon
 from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager, fitting
 from sweepstack.training.data.datasets import Data, stream
 from sweepstack.training.module_state import Unkept
+from sweepstack.training.objective import ObjectiveTracker
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
-from sweepstack.training.trainer import diverged, failed, killed, undefined_metric, unmeasurable, update_metrics
-from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState, Verdict
+from sweepstack.training.trainer import diverged, finished, killed, undefined_metric, unmeasurable, update_metrics
+from sweepstack.training.updates import in_groups
+from sweepstack.trial import Measurement, OnMeasured, Outcome, Verdict
 
 SHRINK = 0.75
 """A stack goes on with the members that still train once these are at most so many of it. A member that leaves changes
@@ -45,6 +47,11 @@ class TrialReader:
     metrics: dict[str, float] = field(default_factory=dict)
     share: float = 0.0
     """Seconds of the stack that were this trial's part."""
+    kept: Mapping[str, Any] | None = None
+    """The best measurement so far, in the form of `trainer.tested`; only with `keep_best`."""
+
+    def __post_init__(self) -> None:
+        self.tracker = ObjectiveTracker(self.config)
 
     def every(self, steps: int) -> int:
         """Updates from one measurement to the next, at `steps` an epoch."""
@@ -55,7 +62,7 @@ class TrialReader:
         return step % self.every(steps) == 0 or self.is_at_end(step, steps)
 
     def is_at_end(self, step: int, steps: int) -> bool:
-        return step == steps * self.config.epochs
+        return step == steps * self.config.epochs or self.tracker.ends_early
 
 
 @dataclass
@@ -124,7 +131,7 @@ def train_stack(
         Member(max((r.config for r in readers), key=_epochs), [*readers], n) for n, readers in enumerate(trajectories)
     ]
     first = members[0].config
-    steps = data.steps_per_epoch(first.batch_size)
+    steps = data.steps_per_epoch(first.batch_size, first.accumulate)
     step, seed = 0, first.seed
     losses: list[Tensor] = []  # of this epoch; on the device, for looking at one would wait for it
     clock = Clock()
@@ -142,8 +149,9 @@ def train_stack(
             with fitting():
                 set_random_state(checkpoints.state["random"], data.device)
         stops = _stops(members, epoch, steps)
-        for images, labels in data.stacked_batches(first.batch_size, model.seeds, epoch, skip=done):
-            losses.append(model.step(images, labels))
+        batches = data.stacked_batches(first.batch_size, model.seeds, epoch, skip=done * first.accumulate)
+        for (images, labels), *more in in_groups(batches, first.accumulate):
+            losses.append(model.step(images, labels, *more))
             step += 1
             if step in stops:
                 recent = torch.stack(losses).cpu()
@@ -178,12 +186,17 @@ def _state(
         "members": [
             {
                 "trajectory": member.trajectory,
-                "readers": [{"key": r.key, "figures": r.metrics, "share": r.share} for r in member.readers],
+                "readers": [_state_of_reader(reader) for reader in member.readers],
             }
             for member in members
         ],
         "model": model.state(),
     }
+
+
+def _state_of_reader(reader: TrialReader) -> dict[str, Any]:
+    best = {} if reader.kept is None else {"kept": reader.kept}
+    return {"key": reader.key, "figures": reader.metrics, "share": reader.share, **reader.tracker.state(), **best}
 
 
 def _resume_stack(
@@ -217,7 +230,8 @@ def _resume_stack(
         clock = Clock(float(state["seconds"]))
         for reader, saved in kept:  # at last, for the readers are as they were when something does not fit
             reader.metrics.update(saved["figures"])
-            reader.share = saved["share"]
+            reader.tracker.restore(saved)
+            reader.share, reader.kept = saved["share"], saved.get("kept")
         return members, step, int(state["seed"]), [*losses.unbind()], clock
 
 
@@ -319,11 +333,12 @@ def _measure(
     Returns:
         The loss and the metrics of each member; None if no reader is due.
     """
-    steps = data.steps_per_epoch(members[0].config.batch_size)
+    steps = data.steps_per_epoch(members[0].config.batch_size, members[0].config.accumulate)
     due = [(index, r) for index, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
     if not due:
         return None
     measured = model.evaluate(data.evaluation, None if len(data.held_out) else predicted)
+    best: list[tuple[int, TrialReader]] = []
     for index, reader in due:
         config, metrics = reader.config, reader.metrics
         by_epoch = config.evaluate_every == "epoch"
@@ -335,6 +350,8 @@ def _measure(
                 name = f"{config.selecting_part}/{undefined}"
                 _give(one, unmeasurable(name, step, _timed(one, clock)), clock)
             continue
+        if reader.tracker.is_best(metrics):
+            best.append((index, reader))
         reported = {**metrics, "train/lr": config.optimizer.lr * float(factors[index])}
         total = steps * config.epochs
         verdict = reader.report(Measurement(-(-step // steps), step, total, reported))
@@ -342,7 +359,38 @@ def _measure(
             clock.divide(members)
             for one in _leave(members[index], [reader]):
                 _give(one, killed(step, total), clock)
+    if best:
+        clock.divide(members)
+        _keep(best, model, data, clock)
     return measured
+
+
+def _keep(
+    chosen: Sequence[tuple[int, TrialReader]],
+    model: StackedModel | SingleModel,
+    data: Data,
+    clock: Clock,
+    tested: Sequence[Mapping[str, float]] | None = None,
+    predicted: list[Tensor] | None = None,
+) -> None:
+    """Sets `kept` of some readers to the weights and the metrics that their members have now.
+
+    Args:
+        chosen: the readers, each with the index of its member.
+        tested: the loss and the metrics of each member on the test data if they are known; `predicted` has the
+            predictions then.
+    """
+    with clock.stopped():
+        predicted = [] if tested is None or predicted is None else predicted
+        measured = tested or model.evaluate(data.test, predicted)
+        predictions = torch.cat(predicted, 1).cpu()
+        for index, reader in chosen:
+            figures = {**reader.metrics, **{f"test/{name}": value for name, value in measured[index].items()}}
+            reader.kept = {
+                "figures": figures,
+                "weights": model.weights(index),
+                "predictions": predictions[index].clone(),
+            }
 
 
 def _end_trials(
@@ -354,27 +402,20 @@ def _end_trials(
     tested: list[dict[str, float]] | None,
     predicted: list[Tensor],
 ) -> None:
-    """Tests for the readers that are at their end, unless they were just measured on the test data, and lets them
-    leave."""
-    steps = data.steps_per_epoch(members[0].config.batch_size)
-    if not any(reader.is_at_end(step, steps) for member in members for reader in member.readers):
+    """Lets the readers leave that are at their end; those that have kept no best measurement are tested, unless they
+    were just measured on the test data."""
+    steps = data.steps_per_epoch(members[0].config.batch_size, members[0].config.accumulate)
+    ending = [(n, r) for n, member in enumerate(members) for r in member.readers if r.is_at_end(step, steps)]
+    if not ending:
         return
     clock.divide(members)
-    with clock.stopped():
-        measured = tested or model.evaluate(data.test, predicted)
-        predictions = torch.cat(predicted, 1).cpu().numpy()
-    for index, member in enumerate(members):
-        for reader in _leave(member, [r for r in member.readers if r.is_at_end(step, steps)]):
-            metrics = _timed(reader, clock)
-            metrics.update({f"test/{name}": value for name, value in measured[index].items()})
-            if not math.isfinite(metrics["test/loss"]):  # the very last updates can be the ones that diverge
-                _give(reader, failed(reader.config, metrics["test/loss"], step, steps, metrics), clock)
-                continue
-            if (undefined := undefined_metric(measured[index])) is not None:
-                _give(reader, unmeasurable(f"test/{undefined}", step, metrics), clock)
-                continue
-            trained = {"weights": model.weights(index), "predictions": predictions[index]}
-            _give(reader, Outcome(TrialState.FINISHED, metrics, **trained), clock)
+    if untested := [(index, reader) for index, reader in ending if reader.kept is None]:
+        _keep(untested, model, data, clock, tested, predicted)
+    for index, reader in ending:
+        _leave(members[index], [reader])
+        assert reader.kept is not None
+        metrics = _timed(reader, clock)
+        _give(reader, finished(reader.config, reader.kept, reader.tracker, step, steps, metrics), clock)
 
 
 def _kill(members: Sequence[Member], step: int, steps: int, clock: Clock) -> None:

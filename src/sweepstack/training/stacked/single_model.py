@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sweepstack.config.schema import TrialConfig
-from sweepstack.training import models, optimizers
+from sweepstack.training import models
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import seed_all
 from sweepstack.training.stacked.model import EVALUATED, Batches
 from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.trainer import autocast_of, evaluate, restore, state_of, warm_up
+from sweepstack.training.updates import Batch, Updater
 
 
 class SingleModel:
@@ -30,42 +31,42 @@ class SingleModel:
         seed_all(config.seed)
         self._model = models.build_model(config.model).to(device).train()
         self._attributes = Attributes(self._model)
-        self._optimizer = optimizers.build_optimizer(config.optimizer, self._model.parameters())
-        self._full_rates = [group["lr"] for group in self._optimizer.param_groups]
         self._autocast, self._task = autocast_of(config, device), BuiltTask(config, device)
+        self._updater = Updater(config, self._model, self._loss_of)
         self._factors: Iterator[float] = iter(())
-        self._clip_norm = config.clip_norm
         self.seeds = [config.seed]
 
     def set_factors(self, factors: Tensor, done: int = 0) -> None:
         """See `StackedModel.set_factors`; factors are [steps, 1]."""
         self._factors = iter(factors[done:, 0].tolist())
 
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """See `StackedModel.step`; images are [1, batch, ...], losses [1]."""
-        factor = next(self._factors)
-        for group, full in zip(self._optimizer.param_groups, self._full_rates, strict=True):
-            group["lr"] = full * factor
+    def _loss_of(self, images: Tensor, labels: Tensor) -> Tensor:
         with self._autocast:
-            loss = self._task.batch_loss(self._model, images[0], labels[0])
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self._clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
-        self._optimizer.step()
-        return loss.detach()[None]
+            return self._task.batch_loss(self._model, images, labels)
+
+    def step(self, images: Tensor, labels: Tensor, *more: Batch) -> Tensor:
+        """See `StackedModel.step`; images are [1, batch, ...], losses [1].
+
+        Args:
+            images, labels: the first batch of the update.
+            more: further ones.
+        """
+        batches = [(images[0], labels[0]) for images, labels in ((images, labels), *more)]
+        return self._updater.update(batches, next(self._factors))[None]
 
     def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> list[dict[str, float]]:
         """See `StackedModel.evaluate`."""
         parts: list[Tensor] = []
-        measured = evaluate(self._model, batches(EVALUATED), self._autocast, self._task, parts)
+        with self._updater.averaged():
+            measured = evaluate(self._model, batches(EVALUATED), self._autocast, self._task, parts)
         if predicted is not None:
             predicted += [part[None] for part in parts]
         return [measured]
 
     def weights(self, member: int) -> dict[str, Tensor]:
         """See `StackedModel.weights`."""
-        return {name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()}
+        with self._updater.averaged():
+            return {name: value.detach().to("cpu", copy=True) for name, value in self._model.state_dict().items()}
 
     def freeze(self, member: int) -> None:
         """Does nothing: no other member needs the model."""
@@ -75,7 +76,7 @@ class SingleModel:
 
     def state(self) -> dict[str, Any]:
         """See `StackedModel.state`."""
-        return state_of(self._model, self._attributes, self._optimizer)
+        return {**state_of(self._model, self._attributes, self._updater.optimizer), **self._updater.state()}
 
     def restore(self, state: Mapping[str, Any], members: Sequence[int]) -> None:
         """See `StackedModel.restore`.
@@ -83,4 +84,5 @@ class SingleModel:
         Raises:
             LookupError, RuntimeError, ValueError: the state is that of another model or optimizer.
         """
-        restore(self._model, self._attributes, self._optimizer, state)
+        restore(self._model, self._attributes, self._updater.optimizer, state)
+        self._updater.restore(state)

@@ -76,7 +76,7 @@ class MappedModel(StackedModel):
         device = next(iter(self.parameters.values())).device
         self._seed_of = torch.tensor([self.seeds.index(seed) for seed in seeds], device=device)
 
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def step(self, images: Tensor, labels: Tensor, *more: tuple[Tensor, Tensor]) -> Tensor:
         self.template.train()
         if len(self.seeds) == 1:
             images, labels, shared = images[0], labels[0], True
