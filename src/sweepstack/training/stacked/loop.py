@@ -385,9 +385,9 @@ def _keep(
         measured = tested or model.evaluate(data.test, predicted)
         predictions = torch.cat(predicted, 1).cpu()
         for index, reader in chosen:
-            figures = {**reader.metrics, **{f"test/{name}": value for name, value in measured[index].items()}}
+            metrics = {**reader.metrics, **{f"test/{name}": value for name, value in measured[index].items()}}
             reader.kept = {
-                "figures": figures,
+                "figures": metrics,
                 "weights": model.weights(index),
                 "predictions": predictions[index].clone(),
             }
