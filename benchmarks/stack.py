@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,10 +47,18 @@ SWEEP_64 = (
 SWEEP_3 = (TRAIN, "-m", "rerun=true", "experiment=tutorial", "optimizer.lr=0.001,0.01,0.1")
 CPU = torch.device("cpu")
 IMAGE = {"shape": [1, 28, 28], "classes": 10}
-MODELS = {
-    "logistic": {"_target_": "sweepstack.training.models.Logistic", **IMAGE},
-    "mlp": {"_target_": "sweepstack.training.models.MLP", **IMAGE, "hidden": [64]},
+MNIST = {"dataset": {"_target_": "sweepstack.training.data.mnist", **IMAGE, "mean": 0.1307, "std": 0.3081}}
+DIABETES = {
+    "dataset": {"_target_": "sweepstack.training.data.diabetes", "shape": [10], "outputs": 1},
+    "task": {"_target_": "sweepstack.training.tasks.Regression"},
 }
+MLP = "sweepstack.training.models.MLP"
+MODELS: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "logistic": ({**MNIST, "model": {"_target_": "sweepstack.training.models.Logistic", **IMAGE}}, [784, 10]),
+    "mlp": ({**MNIST, "model": {"_target_": MLP, **IMAGE, "hidden": [64]}}, [784, 64, 10]),
+    "regression": ({**DIABETES, "model": {"_target_": MLP, "shape": [10], "classes": 1, "hidden": [32]}}, [10, 32, 1]),
+}
+"""The tasks that are timed, and the widths of the layers of their models."""
 
 
 def process(*command: str, store: Path | None = None) -> tuple[float, float, str]:
@@ -120,8 +129,7 @@ def memory() -> None:
 
 def configs(width: int, model: str) -> list[TrialConfig]:
     plain = {
-        "dataset": {"_target_": "sweepstack.training.data.mnist", **IMAGE, "mean": 0.1307, "std": 0.3081},
-        "model": MODELS[model],
+        **MODELS[model][0],
         "schedule": {"kind": "constant"},
         "epochs": 1,
         "batch_size": 100,
@@ -154,7 +162,7 @@ def endless(data: Data, model: StackedModel | SingleModel) -> Iterator[tuple[tor
 
 def step_seconds(data: Data, width: int, model: str) -> float:
     """One step of a stack, with the threads that are set."""
-    members = build.build_stacked_model(configs(width, model), [1, 28, 28], CPU)
+    members = build.build_stacked_model(configs(width, model), data.images.shape[1:], CPU)
     batches = endless(data, members)
     return timed(lambda: members.step(*next(batches)))
 
@@ -168,10 +176,10 @@ def single_seconds(data: Data, model: str) -> float:
 
 def products_seconds(width: int, model: str) -> float:
     """The matrix products of a step: forward, gradient of the weights and, behind the first layer, of the input."""
-    sizes = [784, 10] if model == "logistic" else [784, 64, 10]
-    images = torch.randn(100, 784)
-    first = torch.randn(width * sizes[1], 784), torch.randn(width * sizes[1], 100)
-    outs = torch.empty(width * sizes[1], 100), torch.empty(width * sizes[1], 784)
+    _, sizes = MODELS[model]
+    images = torch.randn(100, sizes[0])
+    first = torch.randn(width * sizes[1], sizes[0]), torch.randn(width * sizes[1], 100)
+    outs = torch.empty(width * sizes[1], 100), torch.empty(width * sizes[1], sizes[0])
     rest = [
         (torch.randn(width, out, into), torch.randn(width, into, 100), torch.randn(width, out, 100))
         for into, out in itertools.pairwise(sizes[1:])
@@ -189,9 +197,10 @@ def products_seconds(width: int, model: str) -> float:
 
 
 def steps(runs: int, plot: Path | None) -> None:
-    data = load_data(configs(1, "logistic")[0].dataset, 0.1, CPU)
-    print(f"\nA step at batch 100, logistic regression and an MLP with 64 units, {ALL_THREADS} threads")
-    for model in MODELS:
+    parts = {model: configs(1, model)[0] for model in MODELS}
+    loaded = {model: load_data(config.dataset, 0.1, CPU, config.task) for model, config in parts.items()}
+    print(f"\nA step at batch 100: logistic regression, an MLP 784-64-10, a regression 10-32-1; {ALL_THREADS} threads")
+    for model, data in loaded.items():
         torch.set_num_threads(ALL_THREADS)
         ratios = [step_seconds(data, 64, model) / products_seconds(64, model) for _ in range(2 * runs + 1)]
         median = f"{statistics.median(ratios):.2f} of {len(ratios)} ({spread(ratios)})"
@@ -200,7 +209,7 @@ def steps(runs: int, plot: Path | None) -> None:
         return
     widths = [2**power for power in range(11)]
     costs: dict[str, list[float]] = {}
-    for model in MODELS:
+    for model, data in loaded.items():
         torch.set_num_threads(1)  # what the plain trainer takes for models of this size
         costs[f"{model}, one by one"] = [single_seconds(data, model)] * len(widths)
         for width in widths:

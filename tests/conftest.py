@@ -29,6 +29,7 @@ subprocess.Popen = Forked  # type: ignore[misc] # also for the process that writ
 LONGEST = (
     "test_resume.py",
     "test_train_command.py",
+    "test_examples.py",
     "test_stacked_loop.py",
     "test_ui.py",
     "test_readme.py",

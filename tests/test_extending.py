@@ -15,17 +15,19 @@ from .terminal import ROOT, Terminal
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def block(language: str, part: str) -> str:
+    """The only block of a language in the part of the page below a heading."""
+    text = PAGE.partition(f"\n## {part}\n")[2].partition("\n## ")[0]
+    (found,) = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
     return str(found)
 
 
 def test_the_loop_of_the_page_is_swept(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    (terminal.folder / "my_loop.py").write_text(block("python"))
+    (terminal.folder / "my_loop.py").write_text(block("python", "A loop of your own"))
     monkeypatch.chdir(terminal.folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
     monkeypatch.syspath_prepend(terminal.folder)
-    program, script, *words = shlex.split(block("console"))
+    program, script, *words = shlex.split(block("console", "A loop of your own"))
     assert (program, script) == ("python", "train.py")
     done = here.train(*words, "epochs=2", "threads=1")
     assert (done.code, done.err) == (0, "")
@@ -34,8 +36,24 @@ def test_the_loop_of_the_page_is_swept(terminal: Terminal, monkeypatch: pytest.M
     assert all(0 < row.metrics["val/accuracy"] <= 1 for row in rows.values())
 
 
+def test_the_task_of_the_page_is_swept(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = "A task, a metric and a step of your own"
+    (terminal.folder / "counts.py").write_text(block("python", part))
+    (terminal.folder / "conf" / "experiment").mkdir(parents=True)
+    (terminal.folder / "conf" / "experiment" / "counts.yaml").write_text(block("yaml", part))
+    monkeypatch.chdir(terminal.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    monkeypatch.syspath_prepend(terminal.folder)
+    words = ("-m", "--config-dir", "conf", "experiment=counts", "dataset=diabetes", "model=linear", "epochs=2")
+    done = here.train(*words, "optimizer.lr=0.0001,0.0003", "threads=1")
+    assert (done.code, done.err) == (0, "")
+    rows = terminal.store.rows()
+    assert [row.state for row in rows] == ["FINISHED"] * 2
+    assert all(row.metrics["val/deviance_best"] <= row.metrics["val/deviance"] for row in rows)
+
+
 def test_the_model_of_the_page_is_built() -> None:
-    model = instantiate(yaml.safe_load(block("yaml").replace("${dataset.classes}", "10")))
+    model = instantiate(yaml.safe_load(block("yaml", "Words beside a `_target_`").replace("${dataset.classes}", "10")))
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 

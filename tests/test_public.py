@@ -11,7 +11,17 @@ from sweepstack.results import table
 
 def test_the_public_names() -> None:
     """Whoever adds a name here promises to keep it: see docs/stability.md."""
-    assert sweepstack.__all__ == ["Context", "Store", "UserError", "Verdict", "__version__", "app", "report", "table"]
+    assert sweepstack.__all__ == [
+        "Context",
+        "Store",
+        "Task",
+        "UserError",
+        "Verdict",
+        "__version__",
+        "app",
+        "report",
+        "table",
+    ]
     assert set(sweepstack.__all__) <= set(dir(sweepstack))
     assert all(getattr(sweepstack, name) is not None for name in sweepstack.__all__)
     assert sweepstack.__version__ == metadata.version("sweepstack")

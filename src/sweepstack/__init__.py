@@ -4,7 +4,8 @@ This is the public API, see docs/stability.md:
 
     table, report   the results of a sweep as a DataFrame, and as one HTML page
     Store           where trials are recorded
-    Context         what a loop of your own gets, see docs/extending.md
+    Task            what is learned; the base of a task of your own, see docs/extending.md
+    Context         what a loop of your own gets
     Verdict         whether it goes on: CONTINUE or STOP
     UserError       a mistake that a user can correct: one line of the rule, the value and the remedy
     app             `app.run(cfg)` trains what Hydra has composed; `app.main(train)` is the program around it
@@ -24,15 +25,17 @@ if TYPE_CHECKING:
     from sweepstack.results.tables.frame import table
     from sweepstack.tracking.store import Store
     from sweepstack.training.own_loop import Context
+    from sweepstack.training.tasks import Task
     from sweepstack.trial import Verdict
 
     __version__: str
 
-__all__ = ["Context", "Store", "UserError", "Verdict", "__version__", "app", "report", "table"]
+__all__ = ["Context", "Store", "Task", "UserError", "Verdict", "__version__", "app", "report", "table"]
 
 _WHERE = {
     "Context": "sweepstack.training.own_loop",
     "Store": "sweepstack.tracking.store",
+    "Task": "sweepstack.training.tasks",
     "UserError": "sweepstack.errors",
     "Verdict": "sweepstack.trial",
     "report": "sweepstack.results.reporting.report",

@@ -6,8 +6,8 @@ import functools
 import math
 import pkgutil
 from collections.abc import Callable
+from typing import Any
 
-from sweepstack.blame import contained
 from sweepstack.config.schema import (
     ConstantSchedule,
     CosineSchedule,
@@ -19,6 +19,7 @@ from sweepstack.config.schema import (
     WarmupCosineSchedule,
     WarmupSchedule,
 )
+from sweepstack.config.targets import bound
 
 
 def looks_at_horizon(schedule: ScheduleConfig) -> bool:
@@ -62,8 +63,7 @@ def factor(schedule: ScheduleConfig, step: int, steps_per_epoch: int, epochs: in
                 return schedule.start + (1.0 - schedule.start) * step / rise
             return _anneal(1.0, schedule.final, (step - rise) / (total - rise))
         case OwnSchedule():
-            with contained():
-                found = float(_function(schedule.target)(step, steps_per_epoch, epochs, **schedule.keywords))
+            found = float(_function(schedule.model_dump_json(by_alias=True))(step, steps_per_epoch, epochs))
             if not 0 <= found < math.inf:
                 raise ValueError(f"a factor must be finite and not negative, got {found:g} at step {step}")
             return found
@@ -75,8 +75,9 @@ def factor(schedule: ScheduleConfig, step: int, steps_per_epoch: int, epochs: in
 
 
 @functools.cache
-def _function(target: str) -> Callable[..., float]:
-    return pkgutil.resolve_name(target)  # type: ignore[no-any-return]
+def _function(schedule_json: str) -> Callable[..., Any]:
+    schedule = OwnSchedule.model_validate_json(schedule_json)
+    return bound(schedule, "schedule", lambda _, target: pkgutil.resolve_name(target))
 
 
 def _anneal(start: float, end: float, done: float) -> float:

@@ -249,6 +249,22 @@ def test_what_it_returns_is_kept(digits_config, tmp_path):
     assert trained(digits_config(loop("once")), tmp_path).weights is None
 
 
+def drawing(config: TrialConfig, context: Context) -> None:
+    assert [path.name for path in context.folder.iterdir()] == ["of a failed one.txt"]
+    (context.folder / "drawn.txt").write_text("now")
+    context.report({"val/accuracy": 0.5}, 1)
+
+
+def test_files_of_an_earlier_record_do_not_change_when_the_trial_is_trained_again(digits_config, tmp_path):
+    folder, kept = tmp_path / "files", tmp_path / "kept.txt"
+    folder.mkdir()
+    (folder / "of a failed one.txt").touch()
+    (folder / "drawn.txt").write_text("before")
+    kept.hardlink_to(folder / "drawn.txt")  # as the journal keeps a file
+    assert trained(digits_config(loop("drawing")), folder).state is TrialState.FINISHED
+    assert (kept.read_text(), (folder / "drawn.txt").read_text()) == ("before", "now")
+
+
 def test_any_metric_may_select_if_the_config_says_which_way(digits_plain, tmp_path):
     named = {"task.objective": {"name": "val/quality", "mode": "min"}}
     reports = [(step, {"val/quality": value}) for step, value in ((1, 0.5), (3, 0.25), (4, 0.75))]

@@ -219,6 +219,17 @@ def test_a_function_of_ones_own_gives_the_factors(digits_config, digits_run):
     assert obstacle(config) is None
 
 
+def shaped(step, steps_per_epoch, epochs, shape, power=1.0):
+    return shape(1 - step / (steps_per_epoch * epochs)) ** power
+
+
+def test_a_function_of_ones_own_understands_the_words_of_hydra(digits_config, trial):
+    root = {"_target_": "math.sqrt", "_partial_": True}
+    config = digits_config({**own("shaped", _args_=[root], _partial_=True, power=4.0), "epochs": 1})
+    assert factors(config.schedule, 13, 1) == close([(1 - step / 13) ** 2 for step in range(13)])
+    check(trial(0, config=config), set(), {}, InProcessExecutor())
+
+
 @pytest.mark.parametrize(
     ("name", "line"),
     [

@@ -106,7 +106,7 @@ def train_quietly(config) -> Outcome:
 @pytest.mark.parametrize("name", ["mixup", "sharpness", "auxiliary", "data"])
 def test_a_step_trains_as_in_a_loop_written_out(digits_config, name):
     config = digits_config({**STEPS, **ALONE}[name] | {"epochs": 2, "optimizer.lr": 0.2})
-    steps = {"mixup": functools.partial(mixup, weight=0.8), "sharpness": sharpness_aware}
+    steps: dict[str, Any] = {"mixup": functools.partial(mixup, weight=0.8), "sharpness": sharpness_aware}
     step = {**steps, "auxiliary": with_auxiliary, "data": data_dependent}[name]
     data = data_of(config)
     seed_all(config.seed)

@@ -80,6 +80,9 @@ class Context:
         A resumed training may get another folder: what it needs belongs into its state.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
+        for file in self._folder.iterdir():
+            if file.is_file() and file.stat().st_nlink > 1:  # an earlier record has it, and must not change with it
+                file.unlink()
         return self._folder
 
     def report(self, metrics: Mapping[str, SupportsFloat], step: int) -> Verdict:

@@ -27,7 +27,10 @@ class Linear:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """A function of each number, and the function that computes its gradient from (gradient of the output, output)."""
+    """A function of each number, and the function that computes its gradient from (gradient of the output, output).
+
+    Both overwrite their first argument: fresh memory costs as much as the computation.
+    """
 
     forward: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor, Tensor], Tensor]
@@ -43,9 +46,16 @@ class Dropout:
 Layer = Linear | Elementwise | Dropout
 aten = torch.ops.aten
 ELEMENTWISE: dict[type[nn.Module], Elementwise] = {
-    nn.ReLU: Elementwise(torch.relu, lambda gradient, output: aten.threshold_backward(gradient, output, 0)),
-    nn.Tanh: Elementwise(torch.tanh, aten.tanh_backward),
-    nn.Sigmoid: Elementwise(torch.sigmoid, aten.sigmoid_backward),
+    nn.ReLU: Elementwise(
+        torch.relu_,
+        lambda gradient, output: aten.threshold_backward.grad_input(gradient, output, 0, grad_input=gradient),
+    ),
+    nn.Tanh: Elementwise(
+        torch.tanh_, lambda gradient, output: aten.tanh_backward.grad_input(gradient, output, grad_input=gradient)
+    ),
+    nn.Sigmoid: Elementwise(
+        torch.sigmoid_, lambda gradient, output: aten.sigmoid_backward.grad_input(gradient, output, grad_input=gradient)
+    ),
 }
 
 
@@ -120,7 +130,8 @@ class DenseModel(StackedModel):
                     flow = self._linear(layer, flow)
                     saved.append(entering)
                 case Elementwise():
-                    flow = layer.forward(flow)
+                    kept_flow = bool(saved) and flow is saved[-1]  # the output of another function of each number
+                    flow = layer.forward(flow.clone() if kept_flow else flow)
                     saved.append(flow)
                 case Dropout():
                     saved.append(self._mask(layer, flow).div_(max(1 - layer.p, 1e-30)))
@@ -138,7 +149,7 @@ class DenseModel(StackedModel):
                 case Elementwise():
                     gradient = layer.backward(gradient, kept)
                 case Dropout():
-                    gradient = gradient * kept
+                    gradient.mul_(kept)
         self._update(self._first, gradient, gradient.reshape(groups, -1, batch), images)
         return losses
 

@@ -81,7 +81,7 @@ class StackedOptimizer:
 
         Args:
             name: the name of the parameter.
-            left: [S, K/S * out, batch].
+            left: [S, K/S * out, batch]; the update may overwrite it.
             right: [S, batch, in].
         """
         parameter = self.parameters[name]
@@ -175,8 +175,8 @@ class StackedSGD(StackedOptimizer):
             return
         parameter = self.parameters[name]  # [K, out, in]; baddbmm_ adds the product without storing it
         rates = self._now(self._minus_rates, parameter)
-        scaled = left.view(len(parameter), -1, left.shape[2]) * rates
-        parameter.view(len(left), -1, parameter.shape[2]).baddbmm_(scaled.view_as(left), right)
+        left.view(len(parameter), -1, left.shape[2]).mul_(rates)
+        parameter.view(len(left), -1, parameter.shape[2]).baddbmm_(left, right)
 
 
 class StackedAdam(StackedOptimizer):
