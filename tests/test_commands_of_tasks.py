@@ -14,10 +14,11 @@ from click.testing import CliRunner, Result
 
 from sweepstack.cli.main import main
 from sweepstack.results import repetition
+from sweepstack.results.selection.predictions import count_changes
 from sweepstack.tracking.artifacts import predictions
 from sweepstack.tracking.models import files, load_model, version
 from sweepstack.tracking.runs import find_run
-from sweepstack.tracking.runs_as_rows import Row
+from sweepstack.tracking.runs_as_rows import TRAINED_TAG, Row
 from sweepstack.training.data.datasets import diabetes, digits
 
 from .terminal import Terminal, new_store
@@ -28,7 +29,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from sweepstack.training.tasks import Task
+from sweepstack import Task
 from sweepstack.training.data import digits
 
 
@@ -236,6 +237,8 @@ def test_show_tells_the_metrics_of_the_task(terminal: Terminal, runs: dict[str, 
 
 
 def test_repro_trains_a_regression_again_and_compares_its_errors(terminal: Terminal, runs: dict[str, Row]) -> None:
+    how = find_run(terminal.store, runs["numbers"].run_id).tags[TRAINED_TAG]
+    assert re.match(r"stacked, 2 trajectories wide, \d threads? \(launch.stack is force: ", how)
     done = sweepstack(terminal, "repro", runs["numbers"].run_id, "--run")
     assert done.exit_code == 0, done.output
     assert re.match(r"equal, (bit for bit|within rounding: it was trained in a stack, )", done.stdout.splitlines()[1])
@@ -253,7 +256,7 @@ def test_errors_of_a_regression_that_differ_are_no_rounding(terminal: Terminal, 
     assert "the losses differ by up to 0.091 of their size (0.001 is allowed)" in found.how
     file = files_of(terminal, runs["numbers"]) / "test_predictions.npy"
     was = np.load(file)
-    assert repetition.count_changes(was, was, 0.0) == 0
-    assert repetition.count_changes(was, was * np.float32(1.0001), 0.0) == 88
-    assert repetition.count_changes(was, was * np.float32(1.0001), repetition.RELU_TOLERANCE) == 0
-    assert repetition.count_changes(was, was * np.float32(1.01), repetition.RELU_TOLERANCE) == 88
+    assert count_changes(was, was, 0.0) == 0
+    assert count_changes(was, was * np.float32(1.0001), 0.0) == 88
+    assert count_changes(was, was * np.float32(1.0001), repetition.RELU_TOLERANCE) == 0
+    assert count_changes(was, was * np.float32(1.01), repetition.RELU_TOLERANCE) == 88
