@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sweepstack.blame import contained
 from sweepstack.config.schema import DatasetConfig, TaskConfig, TrialConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.inference.handwriting import centre_of_mass, longest_side, prepare_image, read_image
@@ -151,16 +152,37 @@ def classifier(config: TrialConfig, weights: bytes) -> Classifier:
         weights: its `state_dict`, as `torch.save` wrote it.
 
     Raises:
-        UserError: see `Classifier`.
+        UserError: see `Classifier`; or a loop of the user's own has trained something else than a classifier.
         DataError: the dataset cannot be obtained.
     """
     images = datasets.load_data(config.dataset, 0.0, CPU).test_images
     high = 255.0 if images.dtype == torch.uint8 else float(images.max())
     dtype = str(images.dtype).removeprefix("torch.")
     pixels = images.numpy() / high
-    if pixels.ndim < 3:  # each image is a row of numbers, not a picture
-        return Classifier(config, weights, high, dtype, 1, (0.0, 0.0))
-    return Classifier(config, weights, high, dtype, longest_side(pixels), centre_of_mass(pixels))
+    box, centre = 1, (0.0, 0.0)
+    if pixels.ndim >= 3:  # else each image is a row of numbers, not a picture
+        box, centre = longest_side(pixels), centre_of_mass(pixels)
+    found = Classifier(config, weights, high, dtype, box, centre)
+    if config.trainer is not None:
+        _check_classifies(found, images[:2].numpy())
+    return found
+
+
+def _check_classifies(model: Classifier, images: NDArray[Any]) -> None:
+    """Checks that what a loop of the user's own has trained gives a number for each class; it may be anything."""
+    target, classes = model.config.model.target, model.config.dataset.classes
+    try:
+        with contained():
+            shape = model.predict(images).shape
+    except Exception as error:  # a user's class can fail in any way
+        why = one_line(error)
+    else:
+        why = "" if shape == (len(images), classes) else f"it gives {list(shape[1:])}"
+    if why:
+        rule = (
+            f"a model must give one logit for each of the {classes} classes to be used here, {target} does not ({why})"
+        )
+        raise UserError(rule, remedy=f"load its {WEIGHTS} in a program of your own")
 
 
 def example(config: TrialConfig) -> NDArray[Any]:
