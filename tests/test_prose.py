@@ -52,8 +52,8 @@ def public_functions(tree: ast.Module) -> Iterator[tuple[Function, bool]]:
 def parameters(function: Function) -> list[str]:
     """The names of a function's parameters, but for `self` and `cls`."""
     arguments = function.args
-    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    return [one.arg for one in every if one.arg not in ("self", "cls")]
+    every = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs]
+    return [one.arg for one in every if one is not None and one.arg not in ("self", "cls")]
 
 
 def described(docstring: str) -> set[str]:

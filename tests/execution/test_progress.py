@@ -91,6 +91,11 @@ REGRESSION_CONFIG = {"task._target_": REGRESSION, "dataset.classes": None, "data
         ({}, "val/accuracy", 3.0),
         (REGRESSION_CONFIG, "val/rmse", 1.0),
         ({**REGRESSION_CONFIG, "task.objective": {"name": "val/r2", "mode": "max"}}, "val/r2", 3.0),
+        (
+            {"trainer": {"_target_": "my.train"}, "task.objective": {"name": "val/fid", "mode": "min"}},
+            "val/fid",
+            1.0,
+        ),
     ],
 )
 def test_the_best_so_far_is_that_of_the_objective(

@@ -11,12 +11,12 @@ import pytest
 from matplotlib import colormaps
 
 from sweepstack.errors import UserError
-from sweepstack.metrics import KNOWN, Metric, Mode, bare_name, is_better
+from sweepstack.metrics import KNOWN, Metric, Mode, bare_name, is_better, rounded
 from sweepstack.results.reporting.params import varied_params
 from sweepstack.results.reporting.plots.charts import by_param, parallel_coordinates
 from sweepstack.results.reporting.plots.heat_maps import heat_maps
 from sweepstack.results.reporting.plots.pareto import time_and_objective
-from sweepstack.results.reporting.plots.style import words
+from sweepstack.results.reporting.plots.style import tick_text, words
 from sweepstack.results.reporting.tables import trials_table
 from sweepstack.results.reporting.text import answer, explain_values, question
 from sweepstack.results.selection.select import select
@@ -276,3 +276,20 @@ def test_a_metric_is_the_same_after_a_copy() -> None:
     metric = groups.attrs["metric"]
     assert isinstance(metric, Metric)
     assert (metric, metric.mode) == ("val/gain", "max")
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "in_a_plot"),
+    [
+        (0.12345, "0.1235", "0.123"),
+        (0.0, "0.0000", "0.000"),
+        (-54.321987, "-54.3220", "-54.322"),
+        (5012.34567, "5012.3457", "5012.3"),
+        (2.5e-6, "2.5e-06", "2.5e-06"),
+        (12345678.0, "1.23457e+07", "1.2346e+07"),
+        (math.nan, "nan", "nan"),
+        (math.inf, "inf", "inf"),
+    ],
+)
+def test_values_of_any_size_are_readable(value: float, text: str, in_a_plot: str) -> None:
+    assert (rounded(value), tick_text(value)) == (text, in_a_plot)

@@ -305,8 +305,8 @@ def test_single_seeds_of_a_regression_are_compared_on_the_residuals_of_the_test_
     found = select(frame, kept.get, test_count=400)
     assert marks(found.groups) == {1: BEST, 2: NOT_TOLD_APART, 3: WORSE, 4: NOT_TOLD_APART, 5: NOT_TESTED}
     assert found.groups["why"].tolist()[1:] == [
-        *["paired over 400 test items"] * 2,
-        "paired over 400 test items, where it is ahead of the best",
+        *["paired over the test items, 400 of them"] * 2,
+        "paired over the test items, 400 of them, where it is ahead of the best",
         "the test predictions are of other images",
     ]
     squares = [(kept[f"id {lr}.0"] ** 2).mean(1) for lr in (1, 3)]

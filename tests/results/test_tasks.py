@@ -1,5 +1,6 @@
 """Sweeps of other tasks than the default one, from the command line to the report."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -136,9 +137,14 @@ def test_a_regression_is_selected_and_reported_by_its_error(swept: Terminal) -> 
     assert {"plots/predicted.png", "plots/residuals.png"} <= made.files.keys()
     assert not {"plots/confusion.png", "plots/recall.png"} & made.files.keys()
     facts = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
+    (kept,) = swept.store.client.get_run(facts["run"]).inputs.dataset_inputs
+    assert json.loads(kept.dataset.schema) == {"shape": [10], "outputs": 1}
     assert facts["dataset"] == "sugar: 298 train, 33 held out, 111 test items"
     settings = page.rows("settings")
-    assert [row["how that was found"] for row in settings] == ["best single trial", "paired over 111 test items"]
+    assert [row["how that was found"] for row in settings] == [
+        "best single trial",
+        "paired over the test items, 111 of them",
+    ]
     assert [row["mark"] for row in settings] == ["best", "worse"]
     compared = compare_with_targets(swept.store)
     for row in (best, other):
@@ -146,6 +152,7 @@ def test_a_regression_is_selected_and_reported_by_its_error(swept: Terminal) -> 
         assert residuals is not None
         assert np.sqrt((residuals**2).mean()) == pytest.approx(row["test/rmse"], rel=1e-6)
         assert np.abs(residuals).mean() == pytest.approx(row["test/mae"], rel=1e-6)
+    assert any(text.startswith("“paired over the test items” is a t-test") for text in page.texts["li"])
     by_r2 = Page(report("sugar", store=swept.store, metric="val/r2").html)
     assert by_r2.texts["h1"] == ["Which of 2 settings of learning rate has the highest validation R²?"]
 

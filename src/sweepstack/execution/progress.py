@@ -101,7 +101,8 @@ class Display(Listener):
                 f"step {at.step}  {'  '.join(f'{name} {rounded(value)}' for name, value in at.metrics.items())}"
             )
         self._advance(event.trial, config.epochs * at.step / at.steps)
-        self._update(completed=self._completed, epoch=f"{at.step}/{at.steps}")
+        best = self._best_with(event.trial, at.metrics)
+        self._update(completed=self._completed, epoch=f"{at.step}/{at.steps}", best=best)
 
     def on_ended(self, event: Ended) -> None:
         if event.outcome.state is TrialState.KILLED:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import math
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from sweepstack.config.schema import TrialConfig
-from sweepstack.metrics import BEST, is_better
 from sweepstack.schedules import factor
 from sweepstack.training import models
 from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager, fitting
 from sweepstack.training.data.datasets import Data, stream
 from sweepstack.training.module_state import Attributes, Unkept
 from sweepstack.training.objective import ObjectiveTracker
+from sweepstack.training.outcomes import diverged, finished, killed, undefined_metric, unmeasurable, update_metrics
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
 from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.updates import Updater, in_groups
-from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState, Verdict
+from sweepstack.trial import Measurement, OnMeasured, Outcome, Verdict
 
 Autocast = torch.autocast | contextlib.nullcontext[None]
 
@@ -43,7 +42,8 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
             see `Attributes`, is not kept.
 
     Returns:
-        FINISHED with the last, best and test metrics and the weights (on the CPU); FAILED when a loss is not a finite
+        FINISHED with the metrics, those of the test among them, and the weights (on the CPU), at the end or where
+        `early_stopping` ended it; with `keep_best` those of the best measurement. FAILED when a loss is not a finite
         number; KILLED when it was stopped, by `checkpoints` or by the verdict of `report`. `train_seconds` begins when
         the model and its optimizer are built.
 
@@ -152,34 +152,6 @@ def tested(
         "weights": {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()},
         "predictions": torch.cat(predicted).cpu(),
     }
-
-
-def finished(
-    config: TrialConfig,
-    kept: Mapping[str, Any],
-    tracker: ObjectiveTracker,
-    step: int,
-    steps: int,
-    metrics: dict[str, float],
-) -> Outcome:
-    """Returns the outcome of a training at its end: FAILED if a figure of the test is not a number.
-
-    Args:
-        config: of the trial.
-        kept: what `tested` returned.
-        tracker: knows why the training ended early, if it did.
-        step: the number of updates.
-        steps: updates in an epoch.
-        metrics: what was measured until then; receives those of `kept`.
-    """
-    metrics.update(kept["figures"])
-    measured = {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")}
-    if not math.isfinite(measured["loss"]):  # the very last updates can be the ones that diverge
-        return failed(config, measured["loss"], step, steps, metrics, tracker.factor)
-    if (undefined := undefined_metric(measured)) is not None:
-        return unmeasurable(f"test/{undefined}", step, metrics)
-    why, predictions = tracker.why_early(step, steps * config.epochs), kept["predictions"].numpy()
-    return Outcome(TrialState.FINISHED, metrics, why, weights=kept["weights"], predictions=predictions)
 
 
 @functools.cache
@@ -324,75 +296,3 @@ def evaluate(
             predicted.append(predictions)
     model.train(training)
     return totals.metrics()[0]
-
-
-def update_metrics(config: TrialConfig, measured: Mapping[str, float], metrics: dict[str, float]) -> None:
-    """Updates `metrics` with what was measured on the part of the data that `config` selects by.
-
-    The best value of the objective so far is added if held-out data select.
-
-    Args:
-        config: the config of the trial.
-        measured: the loss and the metrics, by name.
-        metrics: all metrics of the trial.
-    """
-    metrics.update({f"{config.selecting_part}/{name}": value for name, value in measured.items()})
-    name, best = config.objective, f"{config.objective}{BEST}"
-    if config.selecting_part == "val" and (best not in metrics or is_better(metrics[name], metrics[best], config.mode)):
-        metrics[best] = metrics[name]
-
-
-def undefined_metric(measured: Mapping[str, float]) -> str | None:
-    """Returns the first metric that is NaN although the loss is a finite number; None if there is none."""
-    if not math.isfinite(measured["loss"]):  # then the training has diverged, which is reported as such
-        return None
-    return next((name for name, value in measured.items() if math.isnan(value)), None)
-
-
-def unmeasurable(name: str, step: int, metrics: dict[str, float]) -> Outcome:
-    """Returns FAILED, because a metric was NaN.
-
-    Args:
-        name: the metric, with its part of the data.
-        step: the number of updates after which it was measured.
-        metrics: what was measured until then.
-    """
-    remedy = "leave it out of task.metrics, or measure it on more data"
-    reason = f"{name} must be a number, it was nan after step {step}; {remedy}"
-    return Outcome(TrialState.FAILED, metrics, reason, diverged=True)
-
-
-def diverged(
-    config: TrialConfig, losses: Tensor, step: int, steps: int, metrics: dict[str, float], plateau: float = 1.0
-) -> Outcome:
-    """Returns FAILED with the first loss that is not finite.
-
-    Args:
-        losses: those of the latest updates, float [updates]; one of them is not finite.
-        step: the update that `losses` ends with.
-        config, steps, metrics, plateau: see `failed`.
-    """
-    first = int((~losses.isfinite()).nonzero()[0])
-    return failed(config, float(losses[first]), step - len(losses) + first + 1, steps, metrics, plateau)
-
-
-def killed(step: int, total: int) -> Outcome:
-    """Returns KILLED, because the training was asked to stop."""
-    return Outcome(TrialState.KILLED, reason=f"stopped after step {step} of {total}")
-
-
-def failed(
-    config: TrialConfig, loss: float, step: int, steps: int, metrics: dict[str, float], plateau: float = 1.0
-) -> Outcome:
-    """Returns FAILED, because the loss was not finite.
-
-    Args:
-        config: of the trial; its learning rate at that step is in the reason.
-        step: the update with that loss, counted from 1.
-        steps: updates in an epoch.
-        metrics: what was measured until then.
-        plateau: the factor that `schedule=plateau` had come to.
-    """
-    lr = config.optimizer.lr * factor(config.schedule, step - 1, steps, config.epochs) * plateau
-    reason = f"the loss was {loss} at step {step} with learning rate {lr:g}; try a smaller optimizer.lr"
-    return Outcome(TrialState.FAILED, metrics, reason, diverged=True)

@@ -93,7 +93,7 @@ class Updater:
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Puts the averaged weights into the model for a block, if the config asks for them: those are measured and
         kept."""
-        return contextlib.nullcontext() if self._average is None else self._average.in_place()
+        return contextlib.nullcontext() if self._average is None else self._average.swapped_in()
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint needs beside the model and the optimizer; the tensors are not copied."""
@@ -135,7 +135,7 @@ class MovingAverage:
             self.values = [value.clone() for value in now]
 
     @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """Puts the averages in place of the parameters for a block."""
         trained = [parameter.detach().clone() for parameter in self._parameters]
         self._put(self.values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from sweepstack.config.schema import TrialConfig
@@ -55,7 +56,7 @@ def predicted_of(store: Store, run_id: str, config: TrialConfig, digest: str) ->
         digest: checksum of the data that it was trained and tested on; empty if that is not known.
 
     Raises:
-        UserError: its predictions are missing, or its data cannot be obtained or are others now.
+        UserError: its predictions are missing or not finite, or its data cannot be obtained or are others now.
     """
     values = predictions(store, run_id)
     if values is None:
@@ -63,4 +64,6 @@ def predicted_of(store: Store, run_id: str, config: TrialConfig, digest: str) ->
     targets = load_test_data(config, digest).test_labels.numpy()
     if targets.shape != values.shape:
         raise UserError(f"its predictions have the shape {values.shape}, and the targets {targets.shape}")
+    if not np.isfinite(values).all():
+        raise UserError("some of its predictions are not finite")
     return Predicted(targets, values)

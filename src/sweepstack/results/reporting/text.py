@@ -11,7 +11,7 @@ import pandas as pd
 from sweepstack.metrics import Metric, bare_name, rounded
 from sweepstack.results.reporting.params import SEED, setting, value_text
 from sweepstack.results.reporting.plots.style import listed, shortened, words
-from sweepstack.results.selection.comparison import NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
+from sweepstack.results.selection.comparison import BY_ITEMS, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
 from sweepstack.results.selection.select import Selection, param_values
 from sweepstack.results.tables.columns import is_number
 from sweepstack.tracking.origin import Origin
@@ -231,6 +231,11 @@ def _marks(selection: Selection) -> list[str]:
             "“Not told apart” means that the values do not show that the best setting is better (5 %, corrected for "
             "the number of settings); it does not mean that both are equal. Few seeds say little: five say far more "
             "than three."
+        )
+    if selection.groups["why"].str.contains(BY_ITEMS).any():
+        lines.append(
+            f"“{BY_ITEMS}” is a t-test of the errors of both models for each item (squared; for the MAE absolute). It "
+            "compares these trained models; another seed may give others."
         )
     if untested:
         lines.append(

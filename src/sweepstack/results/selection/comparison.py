@@ -22,6 +22,8 @@ NOT_TESTED = "not tested"
 """Mark of a setting that could not be tested against the best one."""
 NOT_MEASURED = "not measured"
 """Mark of a setting of which no trial has a value of the metric."""
+BY_ITEMS = "paired over the test items"
+"""How single seeds are compared by the errors of their test predictions."""
 SIGNIFICANCE_LEVEL = 0.05
 """The probability, at most, that any setting of a table is marked as worse although it is as good as the best one."""
 
@@ -161,7 +163,7 @@ def _compare(
     ahead = float(others.mean() - errors.mean())
     if errors.dtype == np.bool_:
         return _if_better(mcnemar(~errors, ~others), np.inf, f"McNemar on {len(errors)} test images", ahead)
-    return _if_better(*paired_t(errors, others), f"paired over {len(errors)} test items", ahead)
+    return _if_better(*paired_t(errors, others), f"{BY_ITEMS}, {len(errors)} of them", ahead)
 
 
 def _if_better(p: float, df: float, how: str, ahead: float) -> _Test:

@@ -512,7 +512,7 @@ def _dataset(event: Started) -> DatasetInput:
             digest=facts.digest,
             source_type="code",
             source=json.dumps({"target": config.target}),
-            schema=json.dumps({"shape": config.shape, "classes": config.classes}),
+            schema=json.dumps(config.model_dump(include={"shape", "classes", "outputs"}, exclude_none=True)),
             profile=json.dumps(counts),
         ),
         [InputTag("mlflow.data.context", "training")],

@@ -22,10 +22,10 @@ from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointMan
 from sweepstack.training.data.datasets import Data, stream
 from sweepstack.training.module_state import Unkept
 from sweepstack.training.objective import ObjectiveTracker
+from sweepstack.training.outcomes import diverged, finished, killed, undefined_metric, unmeasurable, update_metrics
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
-from sweepstack.training.trainer import diverged, finished, killed, undefined_metric, unmeasurable, update_metrics
 from sweepstack.training.updates import in_groups
 from sweepstack.trial import Measurement, OnMeasured, Outcome, Verdict
 
@@ -385,9 +385,9 @@ def _keep(
         measured = tested or model.evaluate(data.test, predicted)
         predictions = torch.cat(predicted, 1).cpu()
         for index, reader in chosen:
-            figures = {**reader.metrics, **{f"test/{name}": value for name, value in measured[index].items()}}
+            metrics = {**reader.metrics, **{f"test/{name}": value for name, value in measured[index].items()}}
             reader.kept = {
-                "figures": figures,
+                "figures": metrics,
                 "weights": model.weights(index),
                 "predictions": predictions[index].clone(),
             }

@@ -27,7 +27,13 @@ class Measure:
 
 
 def torchmetric(where: str, name: str, *arguments: Tensor, **keywords: Any) -> Tensor:
-    """Calls `torchmetrics.functional.where.name` with the other arguments. Its import takes seconds, so it is late."""
+    """Calls a function of `torchmetrics.functional`, whose import takes seconds, so that it is late.
+
+    Args:
+        where: the module that has the function.
+        name: the name of the function.
+        arguments: its positional arguments.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about classes that do not occur; the callers leave them out
         function = getattr(importlib.import_module(f"torchmetrics.functional.{where}"), name)

@@ -175,8 +175,8 @@ def words(name: str) -> str:
 
 
 def tick_text(value: float) -> str:
-    """Returns a value of a metric as it is written into a plot."""
-    return f"{value:.3f}" if 0.01 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
+    """Returns a value of a metric as it is written into a plot, as short as its size allows."""
+    return format(value, ".3f" if 0.01 <= abs(value) < 100 or value == 0 else ".5g" if abs(value) >= 100 else ".3g")
 
 
 def sentence_case(text: str) -> str:
