@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from sweepstack.cli.main import main
 from sweepstack.results import repetition
+from sweepstack.results.selection.predictions import count_changes
 from sweepstack.tracking.artifacts import predictions
 from sweepstack.tracking.models import files, load_model, version
 from sweepstack.tracking.runs import find_run
@@ -253,7 +254,7 @@ def test_errors_of_a_regression_that_differ_are_no_rounding(terminal: Terminal, 
     assert "the losses differ by up to 0.091 of their size (0.001 is allowed)" in found.how
     file = files_of(terminal, runs["numbers"]) / "test_predictions.npy"
     was = np.load(file)
-    assert repetition.count_changes(was, was, 0.0) == 0
-    assert repetition.count_changes(was, was * np.float32(1.0001), 0.0) == 88
-    assert repetition.count_changes(was, was * np.float32(1.0001), repetition.RELU_TOLERANCE) == 0
-    assert repetition.count_changes(was, was * np.float32(1.01), repetition.RELU_TOLERANCE) == 88
+    assert count_changes(was, was, 0.0) == 0
+    assert count_changes(was, was * np.float32(1.0001), 0.0) == 88
+    assert count_changes(was, was * np.float32(1.0001), repetition.RELU_TOLERANCE) == 0
+    assert count_changes(was, was * np.float32(1.01), repetition.RELU_TOLERANCE) == 88
