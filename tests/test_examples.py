@@ -42,6 +42,10 @@ def test_two_values_of_an_example_are_swept_for_an_epoch(
     for command in (["show", rows[0].run_id], ["report"])[: 2 if name == "gan" else 1]:
         told = here.sweepstack(*command)
         assert (told.code, told.err.count("error")) == (0, 0), told.err
+    refused = here.sweepstack("register", rows[0].run_id)
+    assert refused.code == 2
+    assert refused.err.startswith("error: a model must give the outputs of its task to be used here, ")
+    assert refused.err.count("\n") == 1
     assert objective in here.sweepstack("table", "--format", "csv").out
 
 

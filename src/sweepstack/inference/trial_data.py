@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from sweepstack.blame import contained
 from sweepstack.config.schema import DatasetConfig, TaskConfig, TrialConfig
-from sweepstack.errors import DataError, UserError
+from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.inference.handwriting import centre_of_mass, longest_side
 from sweepstack.inference.predictor import CPU, Predictor, is_grey_image
 from sweepstack.training.data import datasets
 from sweepstack.training.data.datasets import Data
+from sweepstack.training.tasks.task import check_rows
+from sweepstack.trial import WEIGHTS
 
 
 def load_test_data(config: TrialConfig) -> Data:
@@ -39,10 +42,26 @@ def build_predictor(config: TrialConfig, weights: bytes) -> Predictor:
     images = load_test_data(config).test_images
     high = 255.0 if images.dtype == torch.uint8 else float(images.max())
     dtype = str(images.dtype).removeprefix("torch.")
-    if not is_grey_image(config.dataset.shape) or high <= 0:  # an item is no picture, or has no ink
-        return Predictor(config, weights, high, dtype, 1, (0.0, 0.0))
-    pixels = images.numpy() / high
-    return Predictor(config, weights, high, dtype, longest_side(pixels), centre_of_mass(pixels))
+    box, centre = 1, (0.0, 0.0)
+    if is_grey_image(config.dataset.shape) and high > 0:  # else an item is no picture, or has no ink
+        pixels = images.numpy() / high
+        box, centre = longest_side(pixels), centre_of_mass(pixels)
+    found = Predictor(config, weights, high, dtype, box, centre)
+    if config.trainer is not None:
+        _check_outputs(found, images[:2].numpy())
+    return found
+
+
+def _check_outputs(trained: Predictor, items: NDArray[Any]) -> None:
+    """Checks that what a loop of the user's own has trained gives outputs of the task; it may be anything."""
+    target = trained.config.model.target
+    try:
+        with contained():
+            outputs = check_rows(trained.outputs(items), len(items), trained.config)
+        trained.task.check_outputs(outputs, load_test_data(trained.config).test_labels[:2], trained.config)
+    except Exception as error:  # a user's class can fail in any way
+        rule = f"a model must give the outputs of its task to be used here, {target} does not ({one_line(error)})"
+        raise UserError(rule, remedy=f"load its {WEIGHTS} in a program of your own") from error
 
 
 def example(config: TrialConfig) -> NDArray[Any]:
