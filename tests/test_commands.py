@@ -325,6 +325,18 @@ def test_pictures_are_classified_in_three_formats(terminal: Terminal, best: Resu
     assert of_run.stdout == text.stdout
 
 
+def test_pictures_and_tensors_are_classified_side_by_side(
+    terminal: Terminal, best: Result, seven: Path, row: Row, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "two.npy", digits(train=False).tensors[0][:2].numpy())
+    done = sweepstack(terminal, "predict", str(seven), str(tmp_path / "two.npy"), "--format", "csv")
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = [*csv.DictReader(io.StringIO(done.stdout))]
+    expected = ["7", *map(str, predictions(terminal.store, row.run_id)[:2])]
+    assert [(line["row"], line["class"]) for line in lines] == [*zip(["0", "0", "1"], expected, strict=True)]
+    assert {len(line) for line in lines} == {14}
+
+
 def test_a_model_of_another_version_is_a_line(terminal: Terminal, best: Result, seven: Path) -> None:
     store = terminal.store
     with files(store, version(store, "digits", "best")) as folder:

@@ -26,7 +26,7 @@ class Answered(NamedTuple):
 
     file: str
     row: int | None
-    """The index of the item in its file, from 0; None for a picture."""
+    """The index of the item in its file, from 0; None where all files are pictures."""
     values: NDArray[Any]
     """Probabilities or numbers."""
 

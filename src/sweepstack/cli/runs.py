@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,7 @@ def predict(files: tuple[Path, ...], model: str, form: str, store: str | None) -
         sys.exit(2)
 
 
-def _answered(predictor: Predictor, files: Iterable[Path], bad: list[str]) -> Iterator[Answered]:
+def _answered(predictor: Predictor, files: Sequence[Path], bad: list[str]) -> Iterator[Answered]:
     """Yields what a model answers for each item of files.
 
     Args:
@@ -105,6 +105,7 @@ def _answered(predictor: Predictor, files: Iterable[Path], bad: list[str]) -> It
     from sweepstack.cli.answers import Answered
     from sweepstack.inference.inputs import InputError, has_items
 
+    numbered = any(map(has_items, files))  # with pictures among them, so that all lines of CSV have the same columns
     for path in files:
         name = printable(click.format_filename(path))
         try:
@@ -112,7 +113,7 @@ def _answered(predictor: Predictor, files: Iterable[Path], bad: list[str]) -> It
         except InputError as error:
             bad.append(f"{name} {error}")
         else:
-            yield from (Answered(name, row if has_items(path) else None, one) for row, one in enumerate(values))
+            yield from (Answered(name, row if numbered else None, one) for row, one in enumerate(values))
 
 
 @click.command()
