@@ -181,3 +181,49 @@ def test_a_step_that_does_not_fit_is_refused_in_one_line_before_anything_trains(
 def test_a_step_counts_in_the_fingerprint(digits_config):
     plain, mixed = digits_config(), digits_config(STEPS["mixup"])
     assert len({fingerprint(one, "0" * 16, "0" * 8) for one in (plain, mixed, digits_config({"step": None}))}) == 2
+
+
+def leaves_evaluation(model, batch, loss):
+    """Looks at the model in evaluation mode, and leaves it there."""
+    images, labels = batch
+    found = loss(model(images), labels)
+    model.eval()
+    return found
+
+
+class Teacher(nn.Linear):
+    """Learns while it teaches, which no checkpoint holds."""
+
+    def forward(self, images):
+        with torch.no_grad():
+            self.weight *= 0.9
+        return super().forward(images.flatten(1))
+
+
+def distil(model, batch, loss, teacher):
+    images, labels = batch
+    outputs = model(images)
+    return loss(outputs, labels) + nn.functional.mse_loss(outputs, teacher(images))
+
+
+class Normed(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def test_a_step_that_leaves_the_model_in_evaluation_mode_trains_in_training_mode_all_the_same(digits_config):
+    changes = {"model": {"_target_": f"{__name__}.Normed"}, "epochs": 1, "optimizer.lr": 0.1}
+    odd = train_quietly(digits_config({**changes, "step": {"_target_": f"{__name__}.leaves_evaluation"}}))
+    plain = train_quietly(digits_config(changes))
+    for key, weights in plain.weights.items():
+        torch.testing.assert_close(odd.weights[key], weights)
+
+
+def test_a_teacher_that_learns_is_refused(digits_config):
+    teacher = {"_target_": f"{__name__}.Teacher", "in_features": 64, "out_features": 10}
+    step = {"step": {"_target_": f"{__name__}.distil", "teacher": teacher}}
+    with pytest.raises(ConfigError, match=r"must keep no state between batches, Teacher changes its weight"):
+        check_trial(digits_config(step), "cpu")
+    fixed = {**teacher, "_target_": "torch.nn.Linear"}
+    flat = {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.Flatten"}, fixed]}
+    assert train_quietly(digits_config({"step": {**step["step"], "teacher": flat}})).state is TrialState.FINISHED

@@ -16,10 +16,10 @@ from torch.utils.data import TensorDataset
 from sweepstack.config.parsing import parse
 from sweepstack.errors import ConfigError, DataError
 from sweepstack.training.checks import check_trial
-from sweepstack.training.data import digits
+from sweepstack.training.data import diabetes, digits
 from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.models import build_model
-from sweepstack.training.stacked import build
+from sweepstack.training.stacked import build, equivalence
 from sweepstack.training.stacked.dense_model import DenseModel
 from sweepstack.training.stacked.loop import TrialReader, train_stack
 from sweepstack.training.stacked.model import StackedModel
@@ -263,7 +263,9 @@ def test_a_metric_that_is_nan_fails_the_trial_at_the_step_where_it_was_measured(
     own = {"_target_": f"{__name__}.undefined", "mode": "min"}
     config = task_config(DIABETES, evaluate_every=2, **{"task.metrics": [own]})
     outcome = train_quietly(config)
-    reason = "val/undefined must be a number, it was nan after step 2; leave it out of task.metrics, or measure it on"
+    reason = (
+        "val/undefined must be a finite number, it was nan after step 2; leave it out of task.metrics, or measure it on"
+    )
     assert outcome.state is TrialState.FAILED
     assert outcome.reason.startswith(reason)
     assert outcome.settled
@@ -343,3 +345,150 @@ def test_a_metric_that_gives_several_numbers_is_named(task_config):
     own = {"_target_": f"{__name__}.several", "mode": "min"}
     with pytest.raises(TypeError, match=r"the metric several must be one number, got a tensor of shape \[35, 1\]"):
         train_quietly(task_config(DIABETES, **{"task.metrics": [own]}))
+
+
+# What a review found: figures that were wrong in silence
+
+
+def halved(outputs, targets):
+    """The square root of the mean squared error: no mean over items."""
+    return (outputs - targets).square().mean().sqrt()
+
+
+def spoiled(outputs, targets):
+    """Changes what it is given."""
+    targets -= targets.mean()
+    return outputs.zero_().mean()
+
+
+def centred(outputs, targets):
+    return targets.mean()
+
+
+def fussy(outputs, targets):
+    """Fails on NaN, as metrics of scikit-learn do."""
+    return metrics.mean_absolute_error(targets.numpy(), outputs.numpy())
+
+
+def drifting(train: bool) -> TensorDataset:
+    return TensorDataset(torch.rand(20, 10), torch.stack([1.7e9 + 20 * torch.rand(20).double(), torch.rand(20)], 1))
+
+
+class Houses(TensorDataset):
+    """Diabetes with targets as large as prices of houses."""
+
+    def __init__(self, train: bool) -> None:
+        rows, targets = diabetes(train).tensors
+        super().__init__(rows, targets * 1e4)
+
+
+class Counting(nn.Module):
+    """A loss with a memory that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, outputs, targets):
+        self.calls += 1
+        return nn.functional.mse_loss(outputs, targets) / self.calls
+
+
+class Cut(Task):
+    def loss(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def check_targets(self, targets, dataset, part):
+        return targets[:100]
+
+
+class Lossless(Task):
+    pass
+
+
+def make_root():
+    return halved
+
+
+def stacked_outcomes(configs: list[Any]) -> list[Outcome]:
+    data = data_of(configs[0])
+    outcomes: dict[int, Outcome] = {}
+    readers = [
+        [TrialReader(config, lambda _: None, functools.partial(outcomes.__setitem__, number))]
+        for number, config in enumerate(configs)
+    ]
+    train_stack(readers, data, build.build_stacked_model(configs, data.images.shape[1:], CPU, data.some()))
+    return [outcomes[number] for number in range(len(configs))]
+
+
+@pytest.mark.parametrize("batch_size", [10, 100])
+def test_a_loss_that_is_no_mean_over_items_is_the_same_stacked_and_alone_at_any_size(task_config, batch_size):
+    loss = {"task.loss": {"_target_": f"{__name__}.make_root"}, "batch_size": batch_size}
+    configs = [task_config(DIABETES, **loss, **{"optimizer.lr": lr}) for lr in (0.1, 0.2)]
+    for config, outcome in zip(configs, stacked_outcomes(configs), strict=True):
+        alone = train_quietly(config)
+        assert outcome.metrics["test/loss"] == pytest.approx(alone.metrics["test/loss"], rel=1e-4)
+        assert alone.metrics["test/loss"] == pytest.approx(alone.metrics["test/rmse"], rel=1e-5)
+
+
+def test_a_metric_that_changes_what_it_is_given_changes_no_other_one(task_config):
+    own = [{"_target_": f"{__name__}.{name}", "mode": "min"} for name in ("spoiled", "centred")]
+    config = task_config(DIABETES, **{"task.metrics": own})
+    alone = train_quietly(config)
+    assert alone.metrics["test/centred"] == pytest.approx(float(data_of(config).test_labels.mean()), rel=1e-6)
+    for outcome in stacked_outcomes([config, config]):
+        assert outcome.metrics["test/centred"] == pytest.approx(alone.metrics["test/centred"], rel=1e-6)
+        assert outcome.metrics["test/rmse"] == pytest.approx(alone.metrics["test/rmse"], rel=1e-4)
+
+
+def test_a_member_that_diverges_does_not_break_a_metric_of_the_others(task_config):
+    own = {"task.metrics": [{"_target_": f"{__name__}.fussy", "mode": "min"}]}
+    configs = [task_config(DIABETES, **own, epochs=3, **{"optimizer.lr": lr}) for lr in (0.03, 1e38)]
+    good, bad = stacked_outcomes(configs)
+    assert good.state is TrialState.FINISHED
+    assert bad.state is TrialState.FAILED
+    assert "try a smaller optimizer.lr" in bad.reason
+    assert bad.reason == train_quietly(configs[1]).reason
+
+
+def test_unscaled_targets_are_no_reason_not_to_stack(task_config):
+    houses = {"dataset._target_": f"{__name__}.Houses", "model": {**NET, "dropout": 0.2}, "optimizer.lr": 1e-9}
+    configs = [task_config(DIABETES, **houses)] * 2
+    data = data_of(configs[0])
+    for made in (DenseModel, MappedModel):
+        probe = equivalence.Probe(configs, [10], CPU, data.some())
+        probe.compare(made(probe.configs, CPU), probe.alone())
+
+
+@pytest.mark.parametrize(
+    ("changes", "begins"),
+    [
+        (
+            {**DIABETES, "task.loss": {"_target_": f"{__name__}.Counting"}},
+            f"task.loss: {__name__}.Counting must keep no",
+        ),
+        ({"task.loss": {"_target_": "torch.nn.CrossEntropyLoss", "reduction": "sum"}}, "task.loss must be a mean over"),
+        (
+            {**DIABETES, "task.metrics": [{"_target_": f"{__name__}.several", "mode": "min"}]},
+            "task.metrics: the metric",
+        ),
+        (
+            {"task": {"_target_": f"{__name__}.Cut"}},
+            "check_targets of the task must return a tensor",
+        ),
+        ({"task": {"_target_": f"{__name__}.Lossless"}}, f"a task must have a loss, {__name__}.Lossless defines none"),
+        (
+            {"task": {"_target_": f"{__name__}.Cut", "objective": {"name": "val/foo", "mode": "min"}}},
+            f"task.objective.name must name a metric of {__name__}.Cut",
+        ),
+        (
+            {**DIABETES, "dataset": {"_target_": f"{__name__}.drifting", "shape": [10], "outputs": 2}},
+            f"training targets of {__name__}.drifting (number 0 of each, from 0) must differ by",
+        ),
+    ],
+)
+def test_what_would_be_wrong_in_silence_is_refused_in_one_line(task_config, changes, begins):
+    with pytest.raises((ConfigError, DataError)) as refused:
+        check_trial(task_config(changes), "cpu")
+    assert str(refused.value).startswith(begins)
+    assert "\n" not in str(refused.value)

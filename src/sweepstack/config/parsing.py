@@ -28,7 +28,6 @@ from sweepstack.config.schema import (
 from sweepstack.config.task_rules import check_selection, check_task
 from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.masking import hide_in
-from sweepstack.metrics import KNOWN
 
 VARS = "vars"
 """The section with keys of the user's own. Other values refer to them, as in ${vars.width}; nothing else reads them."""
@@ -88,9 +87,6 @@ def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
         case "missing":
             remedy = f"give it, for example {key}={_example(fields, path[-1])}"
             return ConfigError(f"{key} is required and missing", remedy=remedy)
-        case "unknown_metric":
-            rule = f"{key} must be a metric that sweepstack knows, or {{_target_: my.metric, mode: max}}"
-            return ConfigError(rule, value, did_you_mean(value, KNOWN))
         case "union_tag_invalid" | "union_tag_not_found":
             tag = value.get("kind") if isinstance(value, dict) else value
             return ConfigError(f"{key}.kind must be one of {', '.join(_KINDS)}", tag, f"choose one with {key}=NAME")

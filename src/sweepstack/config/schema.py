@@ -12,7 +12,6 @@ import enum
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
 
 from sweepstack.config.names import check_experiment, check_sweep
 from sweepstack.metrics import CLASSIFICATION, KNOWN, OWN_METRIC, Mode, bare_name
@@ -42,13 +41,6 @@ def _flag_or_force(value: Any) -> Any:
     if isinstance(value, bool) or value == "force":
         return value
     raise ValueError("Input should be true, false or force")
-
-
-def _known_metric(name: str) -> str:
-    """Checks that sweepstack knows a metric."""
-    if name not in KNOWN:
-        raise PydanticCustomError("unknown_metric", "is not a metric that sweepstack knows")
-    return name
 
 
 TARGET_PATTERN = r"^[^\W\d]\w*(\.[^\W\d]\w*)+$"
@@ -212,7 +204,7 @@ class ObjectiveConfig(Section):
 
 METRIC_TAGS = ("known", "own")
 MetricChoice = Annotated[
-    Annotated[str, AfterValidator(_known_metric), Tag("known")] | Annotated[MetricConfig, Tag("own")],
+    Annotated[str, Tag("known")] | Annotated[MetricConfig, Tag("own")],
     Discriminator(lambda value: "known" if isinstance(value, str) else "own"),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
@@ -62,7 +63,20 @@ def split(key: str, value: Mapping[str, Any], convert: str = "all") -> tuple[Wor
     return Words(args, partial, recursive, convert), keywords
 
 
-def bound(config: TargetConfig, key: str, find: Find) -> Callable[..., Any]:
+@dataclass(frozen=True)
+class Bound:
+    """A target with its own arguments; see `bound`."""
+
+    target: Callable[..., Any]
+    args: Sequence[Any]
+    keywords: Mapping[str, Any]
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        with contained():
+            return self.target(*given, *self.args, **{**named, **self.keywords})
+
+
+def bound(config: TargetConfig, key: str, find: Find) -> Bound:
     """Returns the target of a section, ready to be called with what sweepstack passes; its own arguments are built.
 
     `bound(config, key, find)(*given, **named)` calls the target with the given arguments, then those of `_args_`, and
@@ -77,13 +91,7 @@ def bound(config: TargetConfig, key: str, find: Find) -> Callable[..., Any]:
         ConfigError: the target or one of its arguments cannot be built.
     """
     words, keywords = split(key, config.keywords)
-    target, args, keywords = find(key, config.target), *_built(key, words, keywords, find)
-
-    def call(*given: Any, **named: Any) -> Any:
-        with contained():
-            return target(*given, *args, **{**named, **keywords})
-
-    return call
+    return Bound(find(key, config.target), *_built(key, words, keywords, find))
 
 
 def instantiate(value: Any, key: str, find: Find, convert: str = "all") -> Any:

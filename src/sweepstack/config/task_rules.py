@@ -26,6 +26,11 @@ def check_task(config: TrialConfig) -> None:
             raise ConfigError(rule, metric.title, "name it with name=NAME")
     if config.task.target in OWN_METRIC:
         _check_dataset(config)
+        for index, metric in enumerate(config.task.metrics):
+            if isinstance(metric, str) and metric not in KNOWN:
+                rule = f"task.metrics[{index}] must be a metric that sweepstack knows"
+                rule = f"{rule}, or {{_target_: my.metric, mode: max}}"
+                raise ConfigError(rule, metric, did_you_mean(metric, KNOWN))
         for title in titles:
             _check_suits(config, title)
     _check_objective(config, titles)

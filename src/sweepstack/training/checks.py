@@ -17,7 +17,8 @@ from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.hardware import choose_device
 from sweepstack.training.instantiate import check_keywords
 from sweepstack.training.tasks.built import BuiltTask
-from sweepstack.training.tasks.losses import check_loss, check_value
+from sweepstack.training.tasks.losses import Stateless, check_loss, check_value
+from sweepstack.training.tasks.measures import as_number
 from sweepstack.training.tasks.task import check_rows
 from sweepstack.training.trainer import autocast_of
 
@@ -170,7 +171,26 @@ def _check_evaluation(config: TrialConfig, task: BuiltTask, model: nn.Module, da
         if config.task.loss is None
         else f"task.loss: {config.task.loss.target}"
     )
-    check_loss(name, task.loss, task.named_loss, outputs, targets)
+    kept = Stateless(task.modules)
+    check_loss(name, task.loss, outputs, targets)
+    kept.check(name)
+    _check_metrics(config, task, outputs.float(), targets)
+
+
+def _check_metrics(config: TrialConfig, task: BuiltTask, outputs: Tensor, targets: Tensor) -> None:
+    """Checks that each metric of the user's own gives one number, if it takes so few items."""
+    for metric in config.task.metrics:
+        whole = None if isinstance(metric, str) else task.measures[metric.title].whole
+        if isinstance(metric, str) or whole is None:
+            continue
+        try:
+            value = whole(task.task.aligned(outputs, targets), targets)
+        except Exception:  # it may need more items, or all classes; the trial itself will report this error
+            continue
+        try:
+            as_number(metric.title, value)
+        except TypeError as error:
+            raise ConfigError(f"task.metrics: {error}", remedy=f"let {metric.target} return a mean") from error
 
 
 def _check_training(config: TrialConfig, task: BuiltTask, model: nn.Module, data: Data) -> None:
@@ -188,6 +208,7 @@ def _check_training(config: TrialConfig, task: BuiltTask, model: nn.Module, data
                 rule = f"model must give one tensor when it is trained, {target} gives {type(outputs).__name__}"
                 raise ConfigError(rule, remedy="write a step that takes it, step={_target_: my.step}")
             return
+        kept = Stateless(task.modules)
         try:
             with contained():
                 value = task.batch_loss(model.train(), images, targets)
@@ -195,6 +216,7 @@ def _check_training(config: TrialConfig, task: BuiltTask, model: nn.Module, data
             rule = f"step: {step.target} fails on {target} and a batch of {len(images)}: {_describe_error(error)}"
             raise ConfigError(rule, remedy="correct it") from error
     check_value("step", step.target, value)
+    kept.check(f"step: {step.target}")
 
 
 def _learn(config: TrialConfig, model: nn.Module, data: Data, count: int) -> None:

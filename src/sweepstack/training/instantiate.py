@@ -91,7 +91,7 @@ def instantiate(value: Any, key: str = "target") -> Any:
     return targets.instantiate(value, key, import_target)
 
 
-def bound(config: TargetConfig, key: str) -> Callable[..., Any]:
+def bound(config: TargetConfig, key: str) -> targets.Bound:
     """See `targets.bound`.
 
     Raises:

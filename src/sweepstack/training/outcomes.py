@@ -32,14 +32,14 @@ def update_metrics(config: TrialConfig, measured: Mapping[str, float], metrics: 
 
 
 def undefined_metric(measured: Mapping[str, float]) -> str | None:
-    """Returns the first metric that is NaN although the loss is a finite number; None if there is none."""
+    """Returns the first metric that is no finite number although the loss is one; None if there is none."""
     if not math.isfinite(measured["loss"]):  # then the training has diverged, which is reported as such
         return None
-    return next((name for name, value in measured.items() if math.isnan(value)), None)
+    return next((name for name, value in measured.items() if not math.isfinite(value)), None)
 
 
 def unmeasurable(name: str, step: int, metrics: dict[str, float]) -> Outcome:
-    """Returns FAILED, because a metric was NaN.
+    """Returns FAILED, because a metric was no finite number.
 
     Args:
         name: the metric, with its part of the data.
@@ -47,7 +47,7 @@ def unmeasurable(name: str, step: int, metrics: dict[str, float]) -> Outcome:
         metrics: what was measured until then.
     """
     remedy = "leave it out of task.metrics, or measure it on more data"
-    reason = f"{name} must be a number, it was nan after step {step}; {remedy}"
+    reason = f"{name} must be a finite number, it was {metrics[name]} after step {step}; {remedy}"
     return Outcome(TrialState.FAILED, metrics, reason, diverged=True)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
         with autocast:
             return task.batch_loss(model, images, targets)
 
-    updater, tracker = Updater(config, model, loss_of), ObjectiveTracker(config)
+    updater, tracker = Updater(config, model, loss_of, task.weight), ObjectiveTracker(config)
     kept: dict[str, Any] | None = None  # see `tested`; only with `keep_best`
     metrics: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
@@ -275,6 +275,7 @@ def evaluate(
     autocast: Autocast,
     task: BuiltTask,
     predicted: list[Tensor] | None = None,
+    only: Collection[int] | None = None,
 ) -> dict[str, float]:
     """Returns the mean loss and the metrics of a model over batches of images and targets, by name.
 
@@ -284,6 +285,7 @@ def evaluate(
         autocast: what the forward pass runs under.
         task: the task of the config.
         predicted: receives the predictions of each batch, as they are stored; they stay on the device.
+        only: see `Totals.metrics`.
     """
     training = model.training
     model.eval()
@@ -295,4 +297,4 @@ def evaluate(
         if predicted is not None:
             predicted.append(predictions)
     model.train(training)
-    return totals.metrics()[0]
+    return totals.metrics(only)[0]

@@ -32,11 +32,18 @@ class Updater:
         config: what is trained.
         model: the model, on its device.
         loss_of: returns the mean loss of a batch, with its graph.
+        weight_of: returns the weight of a batch in the mean loss of several batches, by its labels.
     """
 
-    def __init__(self, config: TrialConfig, model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        config: TrialConfig,
+        model: nn.Module,
+        loss_of: Callable[[Tensor, Tensor], Tensor],
+        weight_of: Callable[[Tensor], Tensor | int],
+    ) -> None:
         self.optimizer = optimizers.build_optimizer(config.optimizer, model)
-        self._loss_of, self._clip_norm = loss_of, config.clip_norm
+        self._loss_of, self._weight_of, self._clip_norm = loss_of, weight_of, config.clip_norm
         self._parameters = list(model.parameters())
         self._full_rates = [group["lr"] for group in self.optimizer.param_groups]
         closure = inspect.signature(self.optimizer.step).parameters.get("closure")
@@ -76,11 +83,11 @@ class Updater:
 
     def _compute_gradients(self, batches: Sequence[Batch]) -> Tensor:
         losses: list[Tensor] = []
-        count = sum(len(labels) for _, labels in batches) if len(batches) > 1 else 0
-        for images, labels in batches:
+        weights = [self._weight_of(labels) for _, labels in batches] if len(batches) > 1 else []
+        for index, (images, labels) in enumerate(batches):
             loss = self._loss_of(images, labels)
-            if count:
-                loss = loss * (len(labels) / count)
+            if weights:
+                loss = loss * (weights[index] / sum(weights))
             if not losses:
                 for parameter in self._parameters:  # optimizer.zero_grad() without its bookkeeping, a tenth of a step
                     parameter.grad = None

@@ -60,6 +60,10 @@ def part(config: DatasetConfig, check_targets: CheckTargets, *, train: bool) -> 
     del dataset  # a second instance is made below, and the memory may not hold two
     images = images_of(given, config, name)
     labels = check_targets(targets_of(given, config, name), config, name)
+    if not isinstance(labels, Tensor) or labels.ndim == 0 or len(labels) != len(images):
+        shape = list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        rule = f"check_targets of the task must return a tensor with a row for each of {len(images):,} {name} items"
+        raise DataError(rule, shape, "return one target for each item")
     if not known:
         if images.data_ptr() == given.images.data_ptr():  # a second instance could change them in place
             images = images.clone()

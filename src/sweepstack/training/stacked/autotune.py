@@ -161,7 +161,9 @@ def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> 
         model = build.build_stacked_model(configs, data.images.shape[1:], data.device, data.some())
         model.set_factors(torch.ones(WARM_UP_STEPS + TIMED_STEPS, len(configs), dtype=torch.float64))
         step = _seconds_per_step(model.step, data.stacked_batches(batch_size, model.seeds, 1), data.device)
-        return step * data.steps_per_epoch(batch_size) + _evaluation(model.evaluate, data)
+        return step * data.steps_per_epoch(batch_size) + _evaluation(
+            lambda batches: model.evaluate(batches, only=()), data
+        )
     except Unstackable:
         raise
     except Exception as error:  # vmap does not support every operation and every gradient
@@ -180,7 +182,7 @@ def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
 
     seconds = _seconds_per_step(step, data.batches(config.batch_size, 0, 1), data.device)
     return seconds * data.steps_per_epoch(config.batch_size) + _evaluation(
-        lambda batches: evaluate(model, batches(EVALUATED), autocast, task), data
+        lambda batches: evaluate(model, batches(EVALUATED), autocast, task, only=()), data
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from sweepstack.training.trainer import autocast_of, descend
 PROBE = OptimizerConfig.model_validate({"_target_": "torch.optim.SGD", "lr": 0.05})
 PROBED = 16
 """Images that a module is tried with."""
+LARGE = 100.0
+"""The norm of a gradient above which the learning rate of a try is lowered."""
 UPDATES = 2
 """Updates in a try. The second one depends on the state that the first one left."""
 TOLERANCES = {"float32": (1e-3, 1e-4), "bfloat16": (0.05, 0.05)}
@@ -127,6 +130,8 @@ class Probe:
             images = torch.rand(PROBED, *shape, generator=torch.Generator().manual_seed(0))
             batch = images, self._task.task.examples(PROBED, configs[0].dataset)
         self._images, self._labels = (part[:PROBED].to(device) for part in batch)
+        self._factor = 1.0
+        """A factor on the learning rate; it is small where gradients are large, as those of unscaled targets are."""
 
     def alone(self) -> list[Alone]:
         """Returns the results of the single modules.
@@ -135,6 +140,7 @@ class Probe:
             Unstackable: no stack can do the same: a module changes plain attributes, draws from generators other than
                 PyTorch's, has outputs that depend on other images in the batch, or does not repeat its results.
         """
+        self._factor = self._choose_factor()
         first, repeated = self._learn(self.configs[0]), self._learn(self.configs[0])
         if not self._same(repeated, first):
             raise Unstackable("it does not repeat its results, even alone and with the same seed")
@@ -154,7 +160,7 @@ class Probe:
         images = self._images.to(stack.dtype)
         labels = self._labels
         images, labels = images.expand(groups, *images.shape), labels.expand(groups, *labels.shape)
-        stack.set_factors(torch.ones(UPDATES + 1, width, dtype=torch.float64))
+        stack.set_factors(torch.full((UPDATES + 1, width), self._factor, dtype=torch.float64))
         stack.same_draws = True
         with SameDraws():
             before = stack.outputs(images[0])
@@ -173,6 +179,20 @@ class Probe:
         if any(alone.draws for alone in expected):  # vmap may fail if each member draws its own numbers
             stack.same_draws = False
             stack.step(images, labels)
+
+    def _choose_factor(self) -> float:
+        """Returns 1, or less if the first gradient is so large that an update would leave no digit of the weights."""
+        seed_all(self.configs[0].seed)
+        model = models.build_model(self.configs[0].model).to(self._device).train()
+        try:
+            with SameDraws(), self._autocast:
+                loss = self._task.batch_loss(model, self._images.clone(), self._labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+        except Exception:  # a user's module can fail in any way; `_learn` says how
+            return 1.0
+        gradients = [one.grad.flatten() for one in model.parameters() if one.grad is not None]
+        norm = float(torch.cat(gradients).norm()) if gradients else 0.0
+        return LARGE / norm if LARGE < norm < math.inf else 1.0
 
     def _same(self, one: Alone, other: Alone) -> bool:
         pairs = [(one.before, other.before), (one.after, other.after)]
@@ -259,7 +279,7 @@ class Probe:
     def _update(self, model: nn.Module) -> None:
         with self._autocast:
             loss = self._task.batch_loss(model.train(), self._images.clone(), self._labels)
-        descend(model, loss, PROBE.lr, self.configs[0].clip_norm)
+        descend(model, loss, PROBE.lr * self._factor, self.configs[0].clip_norm)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

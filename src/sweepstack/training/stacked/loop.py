@@ -323,7 +323,7 @@ def _measure(
     predicted: list[Tensor],
 ) -> list[dict[str, float]] | None:
     """Measures the members and reports to the readers that are due; a reader that answers STOP leaves KILLED, and one
-    with a metric that is NaN leaves FAILED.
+    with a metric that is no finite number leaves FAILED.
 
     Args:
         losses: of this epoch, [updates, K].
@@ -337,7 +337,8 @@ def _measure(
     due = [(index, r) for index, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
     if not due:
         return None
-    measured = model.evaluate(data.evaluation, None if len(data.held_out) else predicted)
+    only = {index for index, _ in due}
+    measured = model.evaluate(data.evaluation, None if len(data.held_out) else predicted, only)
     best: list[tuple[int, TrialReader]] = []
     for index, reader in due:
         config, metrics = reader.config, reader.metrics
@@ -382,7 +383,7 @@ def _keep(
     """
     with clock.stopped():
         predicted = [] if tested is None or predicted is None else predicted
-        measured = tested or model.evaluate(data.test, predicted)
+        measured = tested or model.evaluate(data.test, predicted, {index for index, _ in chosen})
         predictions = torch.cat(predicted, 1).cpu()
         for index, reader in chosen:
             metrics = {**reader.metrics, **{f"test/{name}": value for name, value in measured[index].items()}}

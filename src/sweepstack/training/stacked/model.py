@@ -6,7 +6,7 @@ layers, and `build.build_stacked_model` chooses between them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -103,11 +103,14 @@ class StackedModel:
         raise NotImplementedError
 
     @torch.no_grad()
-    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> list[dict[str, float]]:
+    def evaluate(
+        self, batches: Batches, predicted: list[Tensor] | None = None, only: Collection[int] | None = None
+    ) -> list[dict[str, float]]:
         """Returns the mean loss and the metrics of every member, by name.
 
         Args:
             batches: what to evaluate on.
+            only: the members of interest; see `Totals.metrics`.
             predicted: receives the predictions of each chunk, [K, images, ...], as they are stored, on the device.
         """
         totals = self._task.totals(stacked=True)
@@ -115,7 +118,7 @@ class StackedModel:
             predictions = self._task.add(totals, self.outputs(images).float(), targets, stacked=True)
             if predicted is not None:
                 predicted.append(predictions)
-        return totals.metrics()
+        return totals.metrics(only)
 
     def weights(self, member: int) -> dict[str, Tensor]:
         """Returns a copy of the `state_dict` of one member, on the CPU."""

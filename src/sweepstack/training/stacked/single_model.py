@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class SingleModel:
         self._model = models.build_model(config.model).to(device).train()
         self._attributes = Attributes(self._model)
         self._autocast, self._task = autocast_of(config, device), BuiltTask(config, device)
-        self._updater = Updater(config, self._model, self._loss_of)
+        self._updater = Updater(config, self._model, self._loss_of, self._task.weight)
         self._factors: Iterator[float] = iter(())
         self.seeds = [config.seed]
 
@@ -54,11 +54,13 @@ class SingleModel:
         batches = [(images[0], labels[0]) for images, labels in ((images, labels), *more)]
         return self._updater.update(batches, next(self._factors))[None]
 
-    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> list[dict[str, float]]:
+    def evaluate(
+        self, batches: Batches, predicted: list[Tensor] | None = None, only: Collection[int] | None = None
+    ) -> list[dict[str, float]]:
         """See `StackedModel.evaluate`."""
         parts: list[Tensor] = []
         with self._updater.averaged():
-            measured = evaluate(self._model, batches(EVALUATED), self._autocast, self._task, parts)
+            measured = evaluate(self._model, batches(EVALUATED), self._autocast, self._task, parts, only)
         if predicted is not None:
             predicted += [part[None] for part in parts]
         return [measured]

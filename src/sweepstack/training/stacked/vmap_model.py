@@ -3,7 +3,7 @@ documentation, HFTA, MLSys 2021)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,9 @@ class MappedModel(StackedModel):
         with self._autocast:
             return vmap(outputs_of, randomness=self._randomness)(self.parameters, self.rest)
 
-    def evaluate(self, batches: Batches, predicted: list[Tensor] | None = None) -> list[dict[str, float]]:
+    def evaluate(
+        self, batches: Batches, predicted: list[Tensor] | None = None, only: Collection[int] | None = None
+    ) -> list[dict[str, float]]:
         """See `StackedModel.evaluate`.
 
         Raises:
@@ -136,7 +138,7 @@ class MappedModel(StackedModel):
         """
         if changed := self._attributes.changed():
             raise Unstackable(f"it changes its plain attribute {changed[0]}; a buffer could be stacked")
-        return super().evaluate(batches, predicted)
+        return super().evaluate(batches, predicted, only)
 
     def keep(self, members: Sequence[int], seeds: Sequence[int]) -> None:
         super().keep(members, seeds)

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sweepstack.config.schema import MetricConfig, TaskConfig, TrialConfig
+from sweepstack.config.targets import Bound
 from sweepstack.errors import ConfigError, UserError, did_you_mean, one_line
 from sweepstack.metrics import OWN_METRIC, bare_name
 from sweepstack.training.instantiate import bound, check_keywords, instantiate
 from sweepstack.training.tasks.classification import Classification
-from sweepstack.training.tasks.losses import build_loss, weight_of
+from sweepstack.training.tasks.losses import build_loss, is_mean, weight_of
 from sweepstack.training.tasks.measures import Measure, Totals
+from sweepstack.training.tasks.multilabel import Multilabel
+from sweepstack.training.tasks.regression import Regression
 from sweepstack.training.tasks.task import Task
+
+KNOWN_LOSSES = (Classification.loss, Regression.loss, Multilabel.loss)
+"""Losses of tasks that are means over the items of a batch."""
 
 
 def build_task(config: TaskConfig) -> Task:
@@ -52,23 +58,40 @@ class BuiltTask:
         self.task = build_task(config.task)
         self._named = build_loss(config.task.loss, device) if config.task.loss is not None else None
         self.measures = _measures(config, self.task)
+        if self._named is None and type(self.task).loss is Task.loss:
+            rule = f"a task must have a loss, {config.task.target} defines none"
+            raise ConfigError(rule, remedy="define loss(self, outputs, targets), or give task.loss")
         self._mean = self._named or self.task.loss
+        is_known = type(self.task).loss in KNOWN_LOSSES if self._named is None else is_mean(self._named)
+        self._whole = None if is_known else Measure(whole=lambda *both: self._mean(*(part.clone() for part in both)))
+        """How the loss of a part of the data is computed if it may be no mean over its items."""
         self._plain = type(self.task) is Classification and self._named is None
         """Whether the loss is the plain cross entropy, whose sums PyTorch computes itself."""
         aligns = type(self.task).aligned is not Task.aligned
         self.loss: Callable[[Tensor, Tensor], Tensor] = self._aligned_loss if aligns else self._mean
         """Takes the outputs of a model and targets, and gives the mean loss, a tensor without axes."""
-        self._step: Callable[..., Tensor] | None = None
+        self._step: Bound | None = None
         if config.step is not None:
             self._step = bound(config.step, "step")
+            for module in self._step_modules():
+                module.to(device)
 
     def _aligned_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self._mean(self.task.aligned(outputs, targets), targets)
 
+    def _step_modules(self) -> list[nn.Module]:
+        if self._step is None:
+            return []
+        return [part for part in (*self._step.args, *self._step.keywords.values()) if isinstance(part, nn.Module)]
+
     @property
-    def named_loss(self) -> object:
-        """The loss that the config names; None if it names none."""
-        return self._named
+    def modules(self) -> list[nn.Module]:
+        """The modules of the user's own beside the model: a loss, and arguments of the step, such as a teacher."""
+        return [*([self._named] if isinstance(self._named, nn.Module) else []), *self._step_modules()]
+
+    def weight(self, targets: Tensor) -> Tensor | int:
+        """Returns the weight of a batch in the mean loss of several: its items, or the sum of their class weights."""
+        return weight_of(self._named, targets)
 
     def batch_loss(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor) -> Tensor:
         """Returns the loss of a model on a batch: that of the config's `step` if it has one.
@@ -79,7 +102,10 @@ class BuiltTask:
             targets: [n, ...].
         """
         if self._step is not None:
-            return self._step(model, (images, targets), self.loss)
+            if isinstance(model, nn.Module):
+                model.train()  # the step may have left it in evaluation mode
+            loss: Tensor = self._step(model, (images, targets), self.loss)
+            return loss
         return self.loss(model(images), targets)
 
     def totals(self, stacked: bool = False) -> Totals:
@@ -88,7 +114,7 @@ class BuiltTask:
         Args:
             stacked: True if it is for outputs of a stack [K, n, ...].
         """
-        return Totals(self._stacked_sums if stacked else self._sums, self.measures)
+        return Totals(self._whole or (self._stacked_sums if stacked else self._sums), self.measures)
 
     def add(self, totals: Totals, outputs: Tensor, targets: Tensor, stacked: bool = False) -> Tensor:
         """Adds a batch to a collection, and returns the predictions as they are stored.
@@ -133,12 +159,15 @@ def _measures(config: TrialConfig, task: Task) -> dict[str, Measure]:
         elif metric in known:
             found[metric] = known[metric]
         elif metric != "loss":
-            rule = f"task.metrics must be metrics of {config.task.target}"
-            raise ConfigError(rule, metric, did_you_mean(metric, known))
+            key = "task.metrics" if metric in config.task.metrics else "task.objective.name"
+            rule = f"{key} must name a metric of {config.task.target}"
+            remedy = f"{did_you_mean(metric, known)}; or {{_target_: my.metric, mode: max}} in task.metrics"
+            raise ConfigError(rule, metric, remedy)
     return found
 
 
 def _own(metric: MetricConfig) -> Measure:
     """Builds a metric of a user: a function of outputs and targets."""
     check_keywords("task.metrics", metric.target, 2, metric.keywords)
-    return Measure(whole=bound(metric, "task.metrics"))
+    function = bound(metric, "task.metrics")
+    return Measure(whole=lambda outputs, targets: function(outputs.clone(), targets.clone()))  # it may change them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from sweepstack.blame import contained
 from sweepstack.config.schema import LossConfig
 from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.training.instantiate import instantiate
+from sweepstack.training.module_state import Attributes
 
 WEIGHTS = ("weight", "pos_weight")
 """Keywords of a loss that it takes as tensors; a config writes them as lists of numbers."""
@@ -47,6 +48,11 @@ def build_loss(named: LossConfig, device: torch.device) -> Callable[[Tensor, Ten
     return module  # type: ignore[no-any-return]
 
 
+def is_mean(module: object) -> bool:
+    """Returns True if a loss is known to be a mean over the items of a batch, weighted by class or not."""
+    return type(module).__module__ == "torch.nn.modules.loss" and getattr(module, "reduction", "") == "mean"
+
+
 def weight_of(module: object, targets: Tensor) -> Tensor | int:
     """Returns what the mean loss of a batch has to be multiplied by to be a sum: items, or the sum of their weights.
 
@@ -61,15 +67,12 @@ def weight_of(module: object, targets: Tensor) -> Tensor | int:
     return counted.numel() if module.weight is None else module.weight[counted].sum()
 
 
-def check_loss(
-    name: str, loss: Callable[[Tensor, Tensor], Tensor], module: object, outputs: Tensor, targets: Tensor
-) -> None:
-    """Checks that a loss takes outputs and targets, gives one number with a gradient, and keeps no state.
+def check_loss(name: str, loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> None:
+    """Checks that a loss takes outputs and targets, and gives one number with a gradient, which is no sum.
 
     Args:
         name: the key and the target, for the errors.
         loss: takes outputs and targets as the trainer has them.
-        module: the module that computes it, if it is one.
         outputs: those of the model for a few items.
         targets: those of the same items.
 
@@ -77,21 +80,52 @@ def check_loss(
         ConfigError: it does not.
     """
     outputs = outputs.detach().float().clone().requires_grad_()
-    buffers = dict(module.named_buffers()) if isinstance(module, nn.Module) else {}
-    before = {name: value.clone() for name, value in buffers.items()}
     try:
         with contained(), warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")  # PyTorch broadcasts one against the other
-            value = loss(outputs, targets)
+            value = loss(outputs, targets.clone())
+            twice = loss(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
     except Exception as error:
         rule = f"{name} does not take outputs {_kind(outputs)} and targets {_kind(targets)}: {one_line(error)}"
         raise ConfigError(rule, remedy="choose a loss for this task; class weights need one number a class") from error
     key, _, target = name.partition(": ")
     check_value(key, target, value)
-    changed = [name for name, old in before.items() if not torch.equal(old, buffers[name])]
-    if changed:
-        rule = f"{name} must keep no state between batches, it changes its buffer {changed[0]}"
-        raise ConfigError(rule, remedy="make the state a buffer of the model, which checkpoints hold")
+    assert isinstance(value, Tensor)
+    if isinstance(twice, Tensor) and bool(value.detach() != 0) and torch.isclose(twice, 2 * value):
+        rule = f"{key} must be a mean over the batch, {target} is a sum: batches of all sizes must compare"
+        raise ConfigError(rule, remedy='use its mean, such as reduction="mean"')
+
+
+class Stateless:
+    """Checks that modules beside the model keep no state from batch to batch: no checkpoint would hold it.
+
+    Args:
+        modules: the modules, before they are used.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._before = [
+            (module, Attributes(module), {name: value.clone() for name, value in _tensors(module).items()})
+            for module in modules
+        ]
+
+    def check(self, key: str) -> None:
+        """Raises a ConfigError if one of them has changed.
+
+        Args:
+            key: the key of the config that names them.
+        """
+        for module, attributes, tensors in self._before:
+            now = _tensors(module)
+            changed = [name for name, old in tensors.items() if name not in now or not torch.equal(old, now[name])]
+            changed += attributes.changed()
+            if changed:
+                rule = f"{key} must keep no state between batches, {type(module).__name__} changes its {changed[0]}"
+                raise ConfigError(rule, remedy="make the state a part of the model, which checkpoints hold")
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict((*module.named_parameters(), *module.named_buffers()))
 
 
 def check_value(key: str, target: str, value: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,10 @@ class Measure:
     """Takes the mean over all items; returns the metric."""
     whole: Callable[[Tensor, Tensor], Tensor | float] | None = None
     """Takes all outputs [N, ...] of one model and all targets [N, ...]; returns the metric, NaN if it is undefined."""
+
+
+LossSums = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | int]]
+"""Takes outputs and targets of a batch; returns the sum of the loss, and what to divide the sum by."""
 
 
 def torchmetric(where: str, name: str, *arguments: Tensor, **keywords: Any) -> Tensor:
@@ -55,22 +59,21 @@ class Totals:
     """Collects what a part of the data is measured by, batch by batch.
 
     Args:
-        loss_sums: takes outputs and targets of a batch; returns the sum of its loss, and what to divide the sum by.
+        loss: sums of the loss over a batch, or how it is computed of a whole part.
         measures: the metrics by name.
     """
 
-    def __init__(
-        self, loss_sums: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | int]], measures: Mapping[str, Measure]
-    ) -> None:
-        self._loss_sums = loss_sums
-        self._summed = {name: (one.summed, one.finish) for name, one in measures.items() if one.summed is not None}
-        self._whole = {name: one.whole for name, one in measures.items() if one.whole is not None}
+    def __init__(self, loss: LossSums | Measure, measures: Mapping[str, Measure]) -> None:
+        self._loss_sums = None if isinstance(loss, Measure) else loss
+        every = {"loss": loss, **measures} if isinstance(loss, Measure) else measures
+        self._summed = {name: (one.summed, one.finish) for name, one in every.items() if one.summed is not None}
+        self._whole = {name: one.whole for name, one in every.items() if one.whole is not None}
         self._losses: list[Tensor] = []
         self._parts: Tensor | int = 0
         self._sums: dict[str, list[Tensor]] = {name: [] for name in self._summed}
         self._outputs: list[Tensor] = []
         self._targets: list[Tensor] = []
-        self._count = 0
+        self._count = self._models = 0
 
     def add(self, outputs: Tensor, predictions: Tensor, targets: Tensor, stacked: bool = False) -> None:
         """Adds a batch.
@@ -81,9 +84,10 @@ class Totals:
             targets: [n, ...].
             stacked: True if the outputs are of a stack.
         """
-        total, part = self._loss_sums(outputs, targets)
-        self._losses.append(total)
-        self._parts = self._parts + part
+        if self._loss_sums is not None:
+            total, part = self._loss_sums(outputs, targets)
+            self._losses.append(total)
+            self._parts = self._parts + part
         if not stacked:
             outputs, predictions = outputs[None], predictions[None]
         for name, (summed, _) in self._summed.items():
@@ -92,24 +96,43 @@ class Totals:
             self._outputs.append(outputs)
             self._targets.append(targets)
         self._count += len(targets)
+        self._models = len(outputs)
 
-    def metrics(self) -> list[dict[str, float]]:
-        """Returns the loss and the metrics of each model, by name."""
-        losses = torch.stack(self._losses).sum(0).reshape(-1).cpu().double() / float(self._parts)
-        found = [{"loss": loss} for loss in losses.tolist()]
+    def metrics(self, only: Collection[int] | None = None) -> list[dict[str, float]]:
+        """Returns the loss and the metrics of each model, by name.
+
+        Args:
+            only: the models to compute the metrics of that need all outputs at once; by default all. A model whose loss
+                is not a finite number has no such metrics: they are NaN.
+        """
+        found: list[dict[str, float]] = [{} for _ in range(self._models)]
+        if self._losses:
+            losses = torch.stack(self._losses).sum(0).reshape(-1).cpu().double() / float(self._parts)
+            for model, loss in zip(found, losses.tolist(), strict=True):
+                model["loss"] = loss
         for name, (_, finish) in self._summed.items():
             means = torch.stack(self._sums[name]).sum(0).cpu().double() / self._count
             for model, mean in zip(found, means.tolist(), strict=True):
                 model[name] = finish(mean)
         if self._whole:
             outputs, targets = torch.cat(self._outputs, 1), torch.cat(self._targets)
-            for name, whole in self._whole.items():
-                for model, own in zip(found, outputs, strict=True):
-                    model[name] = _number(name, whole(own, targets))
+            for index, (model, own) in enumerate(zip(found, outputs, strict=True)):
+                for name, whole in self._whole.items() if only is None or index in only else ():
+                    diverged = not math.isfinite(model.get("loss", 0.0))
+                    model[name] = math.nan if diverged else as_number(name, whole(own, targets))
         return found
 
 
-def _number(name: str, value: object) -> float:
+def as_number(name: str, value: object) -> float:
+    """Returns the value of a metric as a number.
+
+    Args:
+        name: the name of the metric.
+        value: what its function returned.
+
+    Raises:
+        TypeError: it is not one number.
+    """
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     try:

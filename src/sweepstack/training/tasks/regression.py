@@ -67,10 +67,13 @@ class Regression(Task):
             rule = f"all {part} targets of {target} must be finite as float32"
             remedy = f"correct or leave out {len(bad):,} of {len(floats):,} items, first number {int(bad[0])} (from 0)"
             raise DataError(rule, floats[bad[0]].tolist(), remedy)
-        lost = float((floats.double() - targets.double().reshape(floats.shape)).abs().max())
-        if lost > ROUNDED * float(targets.double().std(correction=0)):
-            rule = f"{part} targets of {target} must differ by more than float32 rounds, which is up to {lost:g}"
-            raise DataError(rule, f"around {float(floats.mean()):g}", "subtract their mean, or scale them")
+        exact = targets.double().reshape(floats.shape)
+        lost = (floats.double() - exact).abs().amax(0)
+        for column in (lost > ROUNDED * exact.std(0, correction=0)).nonzero().flatten().tolist():
+            which = f" (number {column} of each, from 0)" if wanted > 1 else ""
+            rule = f"{part} targets of {target}{which} must differ by more than float32 rounds, which is up to"
+            value = f"around {float(floats[:, column].mean()):g}"
+            raise DataError(f"{rule} {float(lost[column]):g}", value, "subtract their mean, or scale them")
         return floats
 
     def measures(self) -> Mapping[str, Measure]:

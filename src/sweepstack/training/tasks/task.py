@@ -80,7 +80,8 @@ class Task:
         """
 
     def measures(self) -> Mapping[str, Measure]:
-        """Returns the metrics that the task can be measured by, by the names of `metrics.KNOWN`."""
+        """Returns the metrics that `task.metrics` can name beside the loss. Of a metric that `metrics.KNOWN` does not
+        have, the smallest value is the best unless `task.objective` says otherwise."""
         return {}
 
     def examples(self, count: int, dataset: DatasetConfig) -> Tensor:
