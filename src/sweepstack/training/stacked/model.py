@@ -86,12 +86,11 @@ class StackedModel:
         self.optimizer.set_factors(factors, done)
 
     def step(self, images: Tensor, labels: Tensor, *more: tuple[Tensor, Tensor]) -> Tensor:
-        """Updates every member once.
+        """Updates every member once. A `SingleModel` takes further batches of the update, too.
 
         Args:
             images: float32 [S, batch, ...], one batch for each of `seeds`.
             labels: the targets [S, batch, ...].
-            more: further batches of the update; only a `SingleModel` gets them.
 
         Returns:
             The losses before the update, [K], on the device.

@@ -45,12 +45,7 @@ class SingleModel:
             return self._task.batch_loss(self._model, images, labels)
 
     def step(self, images: Tensor, labels: Tensor, *more: Batch) -> Tensor:
-        """See `StackedModel.step`; images are [1, batch, ...], losses [1].
-
-        Args:
-            images, labels: the first batch of the update.
-            more: further ones.
-        """
+        """See `StackedModel.step`; images are [1, batch, ...], losses [1]; `more` are further batches of the update."""
         batches = [(images[0], labels[0]) for images, labels in ((images, labels), *more)]
         return self._updater.update(batches, next(self._factors))[None]
 
