@@ -9,7 +9,7 @@ QUICK := tests/test_layers.py tests/test_public.py tests/test_errors.py tests/te
   tests/journal/test_log.py tests/execution/test_progress.py tests/training/test_checks.py \
   tests/hydra_adapter/test_sweep_values.py tests/results/test_selection.py tests/results/test_conditions.py \
   tests/tracking/test_params.py tests/tracking/test_address.py \
-  tests/inference/test_classifier.py tests/hydra_adapter/test_sweeper.py \
+  tests/inference/test_predictor.py tests/hydra_adapter/test_sweeper.py \
   tests/test_cli.py::test_the_table_is_of_the_latest_sweep_best_first tests/test_cli.py::test_a_mistake_is_one_clear_line
 
 .PHONY: help sweep quick test test-public check format ui bench chaos fuzz constraints clean

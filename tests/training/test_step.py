@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from sweepstack.blame import reason
 from sweepstack.config.fingerprint import fingerprint
 from sweepstack.errors import ConfigError
 from sweepstack.training.checks import check_trial
@@ -168,7 +169,6 @@ def test_a_step_that_does_not_map_has_no_stack_and_the_reason_is_said(digits_con
         ({"step": {"_target_": f"{__name__}.mixup", "wieght": 1}}, f"step.wieght is not a keyword of {__name__}.mixup"),
         ({"step": {"_target_": f"{__name__}.without_gradient"}}, "step must give one number that has a gradient"),
         ({"step": {"_target_": f"{__name__}.broken"}}, f"step: {__name__}.broken fails on "),
-        ({"model": {"_target_": f"{__name__}.TwoHeads"}}, "model must give one tensor when it is trained"),
     ],
 )
 def test_a_step_that_does_not_fit_is_refused_in_one_line_before_anything_trains(digits_config, changes, begins):
@@ -176,6 +176,18 @@ def test_a_step_that_does_not_fit_is_refused_in_one_line_before_anything_trains(
         check_trial(digits_config(changes), "cpu")
     assert str(refused.value).startswith(begins)
     assert "\n" not in str(refused.value)
+
+
+def test_a_model_that_gives_a_pair_while_it_is_trained_fails_at_its_first_step_without_a_step_for_it(digits_config):
+    config = digits_config({"model": {"_target_": f"{__name__}.TwoHeads"}})
+    check_trial(config, "cpu")
+    with pytest.raises(
+        TypeError, match="model must give one tensor when it is trained, .*TwoHeads gives tuple; write a"
+    ):
+        train_quietly(config)
+    with pytest.raises(TypeError) as failed:
+        train_quietly(config)
+    assert "not your mistake" not in reason(failed.value)
 
 
 def test_a_step_counts_in_the_fingerprint(digits_config):

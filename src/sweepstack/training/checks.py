@@ -61,7 +61,7 @@ def check_trial(config: TrialConfig, device: str) -> Data:
         model = _build_model(config)
         data = load_data(config.dataset, config.validation_split, choose_device(device), config.task)
         _check_evaluation(config, task, model, data)
-        _check_training(config, task, model, data)
+        _check_step(config, task, model, data)
         parameters = list(model.parameters())
         if not parameters:
             rule = f"model must have parameters to train, {config.model.target} has none"
@@ -193,30 +193,20 @@ def _check_metrics(config: TrialConfig, task: BuiltTask, outputs: Tensor, target
             raise ConfigError(f"task.metrics: {error}", remedy=f"let {metric.target} return a mean") from error
 
 
-def _check_training(config: TrialConfig, task: BuiltTask, model: nn.Module, data: Data) -> None:
-    """Checks what the model gives in training mode, or what a step of the user's own gives."""
+def _check_step(config: TrialConfig, task: BuiltTask, model: nn.Module, data: Data) -> None:
+    """Checks that a step of the user's own gives one number with a gradient, and keeps no state."""
+    if config.step is None:
+        return
     images, targets = (part.cpu() for part in data.some())
-    step, target = config.step, config.model.target
-    with autocast_of(config, CPU):
-        if step is None:
-            try:
-                with contained(), torch.no_grad():
-                    outputs = model.train()(images)
-            except Exception:  # the trial itself will report this error
-                return
-            if not isinstance(outputs, Tensor):
-                rule = f"model must give one tensor when it is trained, {target} gives {type(outputs).__name__}"
-                raise ConfigError(rule, remedy="write a step that takes it, step={_target_: my.step}")
-            return
-        kept = Stateless(task.modules)
-        try:
-            with contained():
-                value = task.batch_loss(model.train(), images, targets)
-        except Exception as error:
-            rule = f"step: {step.target} fails on {target} and a batch of {len(images)}: {_describe_error(error)}"
-            raise ConfigError(rule, remedy="correct it") from error
-    check_value("step", step.target, value)
-    kept.check(f"step: {step.target}")
+    target, kept = config.step.target, Stateless(task.modules)
+    try:
+        with autocast_of(config, CPU), contained():
+            value = task.batch_loss(model.train(), images, targets)
+    except Exception as error:
+        rule = f"step: {target} fails on {config.model.target} and a batch of {len(images)}: {_describe_error(error)}"
+        raise ConfigError(rule, remedy="correct it") from error
+    check_value("step", target, value)
+    kept.check(f"step: {target}")
 
 
 def _learn(config: TrialConfig, model: nn.Module, data: Data, count: int) -> None:

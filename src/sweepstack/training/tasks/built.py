@@ -58,6 +58,7 @@ class BuiltTask:
         self.task = build_task(config.task)
         self._named = build_loss(config.task.loss, device) if config.task.loss is not None else None
         self.measures = _measures(config, self.task)
+        self._model = config.model.target
         if self._named is None and type(self.task).loss is Task.loss:
             rule = f"a task must have a loss, {config.task.target} defines none"
             raise ConfigError(rule, remedy="define loss(self, outputs, targets), or give task.loss")
@@ -106,7 +107,12 @@ class BuiltTask:
                 model.train()  # the step may have left it in evaluation mode
             loss: Tensor = self._step(model, (images, targets), self.loss)
             return loss
-        return self.loss(model(images), targets)
+        outputs = model(images)
+        if not isinstance(outputs, Tensor):  # the check before the training does not look: a step can take long
+            rule = f"model must give one tensor when it is trained, {self._model} gives {type(outputs).__name__}"
+            wrong = ConfigError(rule, remedy="write a step that takes it, step={_target_: my.step}")
+            raise TypeError(str(wrong)) from wrong
+        return self.loss(outputs, targets)
 
     def totals(self, stacked: bool = False) -> Totals:
         """Returns an empty collection of what a part of the data is measured by.
