@@ -182,7 +182,7 @@ def test_a_model_that_gives_a_pair_while_it_is_trained_fails_at_its_first_step_w
     config = digits_config({"model": {"_target_": f"{__name__}.TwoHeads"}})
     check_trial(config, "cpu")
     with pytest.raises(
-        TypeError, match="model must give one tensor when it is trained, .*TwoHeads gives tuple; write a"
+        TypeError, match=r"model must give one tensor when it is trained, .*TwoHeads gives tuple; write a"
     ):
         train_quietly(config)
     with pytest.raises(TypeError) as failed:
