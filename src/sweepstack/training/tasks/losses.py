@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -28,6 +29,7 @@ def build_loss(named: LossConfig, device: torch.device) -> Callable[[Tensor, Ten
     keywords = named.keywords
     try:
         for name in WEIGHTS:
+            _check_weights(named.target, name, keywords.get(name))
             if isinstance(keywords.get(name), list):
                 keywords[name] = torch.tensor(keywords[name], dtype=torch.get_default_dtype(), device=device)
         module = instantiate({"_target_": named.target, **keywords}, "task.loss")
@@ -45,6 +47,17 @@ def build_loss(named: LossConfig, device: torch.device) -> Callable[[Tensor, Ten
         rule = f"task.loss must give something that is called with outputs and targets, {named.target} gives"
         raise ConfigError(rule, type(module).__name__, "name a class such as torch.nn.CrossEntropyLoss")
     return module  # type: ignore[no-any-return]
+
+
+def _check_weights(target: str, name: str, value: object) -> None:
+    """Raises a ConfigError if a loss of PyTorch cannot use a value of one of its `WEIGHTS`."""
+    if not target.startswith("torch.") or value is None or isinstance(value, dict):  # a dict may be a target
+        return
+    numbers = value if isinstance(value, list) else []
+    known = [one for one in numbers if isinstance(one, int | float) and not isinstance(one, bool)]
+    if not numbers or len(known) < len(numbers) or not all(0 <= one < math.inf for one in known) or not any(known):
+        rule = f"task.loss.{name} must be a list of numbers from 0, not all of them 0"
+        raise ConfigError(rule, value, f"for example +task.loss.{name}=[1,2], with one number a class")
 
 
 def weight_of(module: object, targets: Tensor) -> Tensor | int:
