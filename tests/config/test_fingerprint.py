@@ -298,6 +298,10 @@ def typed():
         (["optimizer.lr=1"], ["optimizer.lr=1.0"]),
         (["optimizer.momentum=0"], ["optimizer.momentum=0.0"]),
         (["optimizer=adam", "optimizer.betas=[0,0.9]"], ["optimizer.betas=[0.0,9e-1]", "optimizer=adam"]),
+        (
+            ["+optimizer.groups=[{params:[biases],weight_decay:0,lr:1}]"],
+            ["+optimizer.groups=[{params:[biases],weight_decay:0.0,lr:1.0}]"],
+        ),
         (["dataset.mean=-0.0"], ["dataset.mean=0"]),
         (["model=mlp", "seed=3"], ["seed=3", "model=mlp"]),
         (["schedule=cosine"], ["schedule=cosine", "schedule.final=0"]),

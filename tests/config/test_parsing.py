@@ -110,6 +110,61 @@ def test_a_missing_key_is_asked_for(digits_plain, section, name, remedy):
     assert line == f"{key} is required and missing; give it, for example {remedy}"
 
 
+@pytest.mark.parametrize(
+    ("task", "line"),
+    [
+        (
+            {"objective": {"name": "val/rmse"}},
+            "task.objective.mode is required and missing; give it, for example "
+            "task.objective={name:val/f1_macro,mode:max}",
+        ),
+        (
+            {"metrics": [{"_target_": "my.metric"}]},
+            "task.metrics[0].mode is required and missing; give it, for example mode: max",
+        ),
+    ],
+)
+def test_a_missing_key_of_a_section_that_is_null_by_default_is_given_with_the_section(digits_plain, task, line):
+    assert refusal(digits_plain({"task": task})) == [line]
+
+
+OWN_LOOP = {"trainer": {"_target_": "my.train"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        *(
+            (
+                {**OWN_LOOP, key: value},
+                f"{key.removesuffix('.patience')} has no effect beside a trainer of your own; leave it out",
+            )
+            for key, value in [
+                ("keep_best", True),
+                ("early_stopping.patience", 3),
+                ("task.metrics", ["auroc"]),
+                ("step", {"_target_": "my.step"}),
+            ]
+        ),
+        (
+            {"schedule": {"kind": "warmup_cosine", "epochs": 2}, "epochs": 2},
+            "schedule.epochs must be less than epochs=2, or the rate never reaches its full size, got 2.0; "
+            "for example schedule.epochs=0.2",
+        ),
+        *(
+            (
+                {"optimizer.groups": [{"params": "biases", "lr": lr}]},
+                f"optimizer.groups[0].lr must be a number from 0, got {lr!r}; for example lr: 0.01, or lr: 0 to freeze "
+                "its parameters",
+            )
+            for lr in (-1, "fast", True, float("nan"))
+        ),
+    ],
+)
+def test_keys_that_do_not_suit_each_other_are_refused(digits_plain, changes, line):
+    assert refusal(digits_plain(changes)) == [line]
+
+
 def test_a_value_that_is_left_open_is_asked_for(digits_plain):
     (line,) = refusal(digits_plain({"optimizer.lr": "???"}))
     assert line == "optimizer.lr is required and missing; give it with optimizer.lr=VALUE"
@@ -153,7 +208,13 @@ NAN, INF = float("nan"), float("inf")
         ("epochs", 2.5, "should be a valid integer", "epochs=5"),
         ("epochs", None, "should be a valid integer", "epochs=5"),
         ("epochs", [5], "should be a valid integer", "epochs=5"),
-        ("optimizer", "adam", "should be a valid dictionary", "optimizer=sgd"),
+        ("optimizer", "adam", "should have keys", "optimizer=sgd"),
+        ("early_stopping", 3, "should have keys", "early_stopping.patience=3"),
+        ("schedule", 3, "should have keys", "schedule=constant"),
+        ("trainer", "my.train", "should have keys", "trainer={_target_:my.train}"),
+        ("task.loss", "torch.nn.L1Loss", "should have keys", "task.loss={_target_:torch.nn.L1Loss}"),
+        ("task.objective", "val/f1", "should have keys", "task.objective={name:val/f1_macro,mode:max}"),
+        ("task.metrics", "auroc", "should be a list", "task.metrics=[f1_macro,auroc]"),
         ("rerun", 1, "should be a valid boolean", "rerun=true"),
         ("rerun", "yes", "should be a valid boolean", "rerun=true"),
         ("checkpoint.keep", "true", "should be a valid boolean", "checkpoint.keep=true"),

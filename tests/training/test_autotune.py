@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sweepstack.config import code_digest
 from sweepstack.config.schema import RunConfig
 from sweepstack.training.data.datasets import load_data
 from sweepstack.training.hardware import memory_budget
@@ -140,6 +141,9 @@ def test_a_choice_is_remembered_by_what_it_depends_on(digits_config, tmp_path: P
         choose(rates(digits_config, 5), file)
     with pytest.raises(BaseException, match="measured again"):
         choose(rates(digits_config, 4, {"batch_size": 50}), file)
+    monkeypatch.setattr(code_digest, "SEMANTICS", 0)  # as if any code that trains had changed
+    with pytest.raises(BaseException, match="measured again"):
+        choose(rates(digits_config, 4), file)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", json.dumps({"x": {"old": 1}})])

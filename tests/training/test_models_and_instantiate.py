@@ -117,6 +117,26 @@ def test_keywords_are_checked_against_the_signature(target, positional, keywords
     assert refusal(check_keywords, "part", target, positional, keywords) == message
 
 
+@pytest.mark.parametrize(
+    ("key", "target", "positional", "remedy"),
+    [
+        (
+            "task.loss",
+            "torch.nn.functional.mse_loss",
+            0,
+            "add _partial_: true if it takes (outputs, targets), else give it with +task.loss.NAME=VALUE",
+        ),
+        ("task.loss", "sweepstack.training.models.MLP", 0, "give it with +task.loss.NAME=VALUE"),
+        ("step", "math.sqrt", 3, "let it take (model, batch, loss)"),
+        ("task.metrics[1]", "math.sqrt", 2, "let it take (outputs, targets)"),
+        ("schedule", "math.sqrt", 3, "let it take (step, steps_per_epoch, epochs)"),
+        ("trainer", "math.sqrt", 2, "let it take (config, context)"),
+    ],
+)
+def test_a_target_that_cannot_be_called_is_told_what_it_must_take(key, target, positional, remedy):
+    assert refusal(check_keywords, key, target, positional, {}).endswith(f"; {remedy}")
+
+
 def test_a_target_that_takes_any_keyword_is_given_any():
     check_keywords("part", "builtins.dict", 0, {"whatever": 3})
     check_keywords("part", "torchvision.datasets.MNIST", 0, {"root": ".", "train": True})
@@ -174,7 +194,7 @@ def test_positional_arguments_count_where_keywords_are_checked():
     check_keywords("part", "sweepstack.training.models.MLP", 0, {"_partial_": True})
     assert refusal(check_keywords, "part", "sweepstack.training.models.MLP", 0, {"_args_": [1, 2, 3, 4, 5]}) == (
         "part: sweepstack.training.models.MLP cannot be called: too many positional arguments; "
-        "give it with +part.NAME=VALUE"
+        "give fewer values with part._args_"
     )
 
 

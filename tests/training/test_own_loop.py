@@ -149,13 +149,22 @@ def test_a_checkpoint_of_another_kind_is_said_not_to_fit(digits_config, tmp_path
         trained(digits_config(loop()), tmp_path, manager)
 
 
+PAIRS = {
+    "a vector": ({"w": torch.ones(3)}, {"test/by_class": torch.ones(2)}),
+    "two weights": ({"w": torch.ones(3)}, {"v": torch.ones(3)}),
+    "two metrics": ({"test/a": 1}, {"test/b": 1}),
+    "single numbers": ({"w": torch.tensor(3.0)}, {"test/accuracy": torch.tensor(0.5)}),
+}
+"""What a loop may return, by name: a config has no tuples."""
+
+
 def once(config: TrialConfig, context: Context, **given: Any) -> Any:
     """Reports and returns what the config says."""
     for step, metrics in given.get("reports", [(1, {"val/accuracy": 0.5})]):
         context.report(metrics, step)
     if "state" in given:
         context.checkpoint.save(given["state"])
-    return given.get("returns")
+    return PAIRS[given["pair"]] if "pair" in given else given.get("returns")
 
 
 @pytest.mark.parametrize(
@@ -218,6 +227,21 @@ def once(config: TrialConfig, context: Context, **given: Any) -> Any:
             False,
         ),
         ({"returns": {"test/accuracy": float("inf")}}, "the loop reported test/accuracy = inf at the end", True),
+        (
+            {"pair": "a vector"},
+            "the loop must report numbers, it reported test/by_class = tensor([1., 1.]) at the end",
+            False,
+        ),
+        (
+            {"pair": "two weights"},
+            "the loop must return weights once, it returned them twice; put them into one dict",
+            False,
+        ),
+        (
+            {"pair": "two metrics"},
+            "the loop must return metrics once, it returned them twice; put them into one dict",
+            False,
+        ),
     ],
 )
 def test_a_loop_that_breaks_a_rule_fails_with_one_line(digits_config, tmp_path, given, reason, diverged):
@@ -247,6 +271,12 @@ def test_what_it_returns_is_kept(digits_config, tmp_path):
     assert without_times(outcome.metrics) == {"val/accuracy": 0.75, "val/accuracy_best": 0.75, "fid": 3.0}
     assert [(one.step, one.metrics["val/accuracy"]) for one in heard] == [(config.epochs, 0.75)]
     assert trained(digits_config(loop("once")), tmp_path).weights is None
+
+
+def test_weights_may_be_single_numbers(digits_config, tmp_path):
+    outcome = trained(digits_config(loop("once", pair="single numbers")), tmp_path)
+    assert outcome.weights == {"w": torch.tensor(3.0)}
+    assert without_times(outcome.metrics).keys() == {"val/accuracy", "val/accuracy_best", "test/accuracy"}
 
 
 def drawing(config: TrialConfig, context: Context) -> None:
@@ -295,7 +325,8 @@ def test_nothing_is_asked_of_the_model_and_each_trial_is_trained_alone(digits_co
         ({"_target_": f"{__name__}.plan"}, "did you mean 'plain'?"),
         (
             {"_target_": f"{__name__}.without_times"},
-            f"trainer: {__name__}.without_times cannot be called: too many positional arguments",
+            f"trainer: {__name__}.without_times cannot be called: too many positional arguments; "
+            "let it take (config, context)",
         ),
     ],
 )

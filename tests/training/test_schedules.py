@@ -219,6 +219,15 @@ def test_a_function_of_ones_own_gives_the_factors(digits_config, digits_run):
     assert obstacle(config) is None
 
 
+def kind_of(step, steps_per_epoch, epochs, kind):
+    return {"bool": 0.25, "int": 0.5}[type(kind).__name__]
+
+
+def test_the_arguments_of_two_functions_differ_if_their_types_do(digits_config):
+    configs = [digits_config({**own("kind_of", kind=kind), "epochs": 1}) for kind in (True, 1)]
+    assert epoch_factors(configs, 1, 2).tolist() == [[0.25, 0.5]] * 2
+
+
 def shaped(step, steps_per_epoch, epochs, shape, power=1.0):
     return shape(1 - step / (steps_per_epoch * epochs)) ** power
 

@@ -296,6 +296,13 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"task.typo": 1}, f"task.typo is not a keyword of {TASKS}.Classification"),
     ({"task": {"_target_": "torch.nn.ReLU"}}, "task._target_ must name a subclass of sweepstack.Task, torch.nn.ReLU"),
     ({"task.loss": {"_target_": "torch.nn.MSELoss"}}, "task.loss: torch.nn.MSELoss does not take outputs float32 [n,"),
+    *(
+        (
+            {"task.loss": {"_target_": "torch.nn.CrossEntropyLoss", "weight": weight}},
+            "task.loss.weight must be a list of",
+        )
+        for weight in (3, [0] * 10, [-1, *[1] * 9], ["many"] * 10)
+    ),
     ({**DIABETES, "dataset.classes": 2}, "dataset.classes must not be given for regression"),
     ({**DIABETES, "dataset.outputs": 2}, "a target must be 2 numbers, as dataset.outputs says; a training target of"),
     ({**DIABETES, "model.outputs": 2}, "model must give 1 numbers for each item, sweepstack.training.models.Linear"),

@@ -231,7 +231,8 @@ def test_every_optimizer_of_pytorch_trains_as_in_a_plain_loop_and_resumes_to_the
     [
         (
             {"optimizer": {"_target_": "torch.optim.Muon", "lr": 0.02}},
-            "optimizer: torch.optim.Muon refuses its values: it takes matrices only, linear.bias has the shape [10]; ",
+            "optimizer: torch.optim.Muon takes matrices only, linear.bias has the shape [10]; "
+            "choose a model without biases, or another optimizer",
         ),
         (
             {"optimizer.groups": [{"params": "linear.wieght", "lr": 0.1}]},
@@ -245,7 +246,7 @@ def test_every_optimizer_of_pytorch_trains_as_in_a_plain_loop_and_resumes_to_the
         ),
         (
             {"optimizer.groups": [{"params": "biases", "weight_decay": -1}]},
-            "optimizer: torch.optim.SGD refuses its values: Invalid weight_decay value: -1",
+            "optimizer: torch.optim.SGD refuses its values: optimizer.groups[0]: Invalid weight_decay value: -1",
         ),
         (
             {"optimizer": {"_target_": "torch.optim.LBFGS", "lr": 1, "groups": [{"params": "biases", "lr": 0.1}]}},
@@ -258,6 +259,16 @@ def test_an_optimizer_that_does_not_fit_is_refused_in_one_line_before_anything_t
         check_trial(digits_config(changes), "cpu")
     assert str(refused.value).startswith(line)
     assert "\n" not in str(refused.value)
+
+
+def test_a_group_whose_rate_is_0_is_frozen(digits_config):
+    config = digits_config({**own_net("Net"), "optimizer.groups": [{"params": "enter.*", "lr": 0}], "epochs": 1})
+    check_trial(config, "cpu")
+    outcome = train(config, data_of(config), lambda _: None)
+    seed_all(config.seed)
+    before = models.build_model(config.model).state_dict()
+    frozen = {key for key, value in before.items() if torch.equal(value, outcome.weights[key])}
+    assert {"enter.weight", "enter.bias"} <= frozen < before.keys()
 
 
 def test_a_word_fits_any_model_and_a_parameter_is_in_the_first_group_that_names_it(digits_config):

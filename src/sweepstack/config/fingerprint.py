@@ -109,11 +109,13 @@ def _canonical(value: Any, as_floats: bool = False) -> Any:
         case TargetConfig():
             of_torch = isinstance(value, OptimizerConfig) and value.target.startswith("torch.optim.")
             keywords = {key: _canonical(part, of_torch) for key, part in value.keywords.items()}
-            return {"fields": _canonical(_hashed(value)), "keywords": keywords}
+            fields = {key: _canonical(part, of_torch) for key, part in _hashed(value).items()}
+            return {"fields": _with_json_keys(fields), "keywords": keywords}
         case BaseModel():
-            return _canonical({**_hashed(value), **(value.model_extra or {})})
-        case Mapping():  # keys as JSON, because "1" is not 1
-            return {_as_json(_canonical(key)): _canonical(part) for key, part in value.items()}
+            parts = {**_hashed(value), **(value.model_extra or {})}
+            return _with_json_keys({key: _canonical(part, as_floats) for key, part in parts.items()})
+        case Mapping():
+            return _with_json_keys({key: _canonical(part) for key, part in value.items()})
         case list() | tuple():
             return [_canonical(part, as_floats) for part in value]
         case bool() | str() | None:
@@ -126,3 +128,8 @@ def _canonical(value: Any, as_floats: bool = False) -> Any:
             return value + 0.0  # turns -0.0 into 0.0
         case _:  # a path or bytes; no mapping is written as {"repr": ...}, because its keys are JSON
             return {"repr": f"{type(value).__qualname__} {value!r}"}
+
+
+def _with_json_keys(canonical: Mapping[Any, Any]) -> dict[str, Any]:
+    """Converts keys to JSON, because "1" is not 1."""
+    return {_as_json(_canonical(key)): part for key, part in canonical.items()}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sweepstack.config.schema import (
     METRIC_TAGS,
     SCHEDULE_TAGS,
+    TARGET_PATTERN,
     Config,
     ConstantSchedule,
     CosineSchedule,
@@ -22,10 +24,11 @@ from sweepstack.config.schema import (
     PlateauSchedule,
     Section,
     StepSchedule,
+    TargetConfig,
     WarmupCosineSchedule,
     WarmupSchedule,
 )
-from sweepstack.config.task_rules import check_selection, check_task
+from sweepstack.config.task_rules import check_selection, check_task, check_training
 from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.masking import hide_in
 
@@ -69,6 +72,7 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
         raise ConfigError.of_all([_explain(detail, plain) for detail in error.errors()]) from error
     check_task(config.trial)
     check_selection(config.trial)
+    check_training(config.trial)
     return config
 
 
@@ -77,21 +81,29 @@ def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
     path = _key_path(detail["loc"])
     key = ".".join(path)
     value = detail["input"]
-    section: Any = FlatConfig
+    sections: list[Any] = [FlatConfig]
     for part in path[:-1]:
-        section = _section(section, part, plain)
-    fields: dict[str, Any] = getattr(section, "model_fields", {})
+        sections.append(_section(sections[-1], part, plain))
     match detail["type"]:
         case "extra_forbidden":
+            fields = getattr(sections[-1], "model_fields", {})
             return ConfigError(f"{key} is not a key of the config", remedy=did_you_mean(path[-1], fields))
         case "missing":
-            remedy = f"give it, for example {key}={_example(fields, path[-1])}"
-            return ConfigError(f"{key} is required and missing", remedy=remedy)
+            optional = len(path) > 1 and (above := _field(sections[-2], path[-2])) is not None and above.default is None
+            if optional and "[" not in key:  # the config has null there, so the whole section must be given
+                path, sections = path[:-1], sections[:-1]
+            return ConfigError(f"{key} is required and missing", remedy=f"give it, {_example(path, sections)}")
+        case "model_type" | "model_attributes_type":
+            return ConfigError(f"{key} should have keys", value, _example(path, sections, value))
+        case "tuple_type":
+            return ConfigError(f"{key} should be a list", value, _example(path, sections))
         case "union_tag_invalid" | "union_tag_not_found":
             tag = value.get("kind") if isinstance(value, dict) else value
             return ConfigError(f"{key}.kind must be one of {', '.join(_KINDS)}", tag, f"choose one with {key}=NAME")
     rule = detail["msg"].removeprefix("Value error, ").split(", got ")[0]
-    rule = rule.removeprefix("Input ").removeprefix("String ").removeprefix("Tuple ")
+    for subject in ("Input ", "String ", "Tuple ", "Value "):
+        rule = rule.removeprefix(subject)
+    rule = rule.split(" after validation")[0]
     if detail["type"] == "string_pattern_mismatch" and path[-1] == "device":
         rule = "should be auto, cpu, mps, cuda or cuda:N"
     elif detail["type"] == "string_pattern_mismatch" and key == "tracking.uri":
@@ -100,7 +112,7 @@ def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
         )
     elif detail["type"] == "string_pattern_mismatch":
         rule = "should be a dotted path package.module.name"
-    return ConfigError(f"{key} {rule}", value, f"for example {key.split('[')[0]}={_example(fields, path[-1])}")
+    return ConfigError(f"{key} {rule}", value, _example(path, sections))
 
 
 def _key_path(loc: tuple[int | str, ...]) -> list[str]:
@@ -122,14 +134,44 @@ def _section(section: Any, part: str, plain: Any) -> Any:
     if part == "schedule":
         schedule = plain["schedule"]
         return OwnSchedule if "_target_" in schedule else _KINDS.get(schedule.get("kind"), section)
-    field = getattr(section, "model_fields", {}).get(part)
-    return field.annotation if field is not None else section
+    field = _field(section, part)
+    return _model_in(field.annotation) if field is not None else section
 
 
-def _example(fields: dict[str, Any], name: str) -> str:
+def _field(section: Any, name: str) -> Any:
+    """Returns the field of a section that a key names, or a key with an index; None if there is none."""
     name = name.split("[")[0]
-    field = next((f for key, f in fields.items() if name in (key, f.alias)), None)
-    return str(field.examples[0]) if field is not None and field.examples else "VALUE"
+    return next((f for key, f in getattr(section, "model_fields", {}).items() if name in (key, f.alias)), None)
+
+
+def _model_in(annotation: Any) -> Any:
+    """Returns the section in an annotation such as `Section | None` or `tuple[Section, ...]`; None if there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)
+
+
+def _example(path: list[str], sections: list[Any], value: Any = None) -> str:
+    """Returns a remedy with a value that a key may have.
+
+    Args:
+        path: the key.
+        sections: what each part of the path is in.
+        value: what a section has instead of keys; it may be meant as the `_target_`.
+    """
+    field, key = _field(sections[-1], path[-1]), ".".join(path).split("[")[0]
+    kind = _model_in(field.annotation) if field is not None else None
+    if "[" in ".".join(path[:-1]):
+        key, separator = path[-1], ": "  # Hydra cannot override a part of a list
+    else:
+        separator = "="
+    example = str(field.examples[0]) if field is not None and field.examples else "VALUE"
+    if kind is not None and "[" not in path[-1] and isinstance(value, str) and re.fullmatch(TARGET_PATTERN, value):
+        example = f"{{_target_:{value}}}" if issubclass(kind, TargetConfig) and field.default is None else example
+    elif kind is not None and example == "VALUE":
+        name, inner = next((name, one) for name, one in kind.model_fields.items() if one.examples)
+        key, example = f"{key}.{inner.alias or name}", str(inner.examples[0])
+    return f"for example {key}{separator}{example}"
 
 
 _KINDS: dict[str, type[Section]] = {

@@ -1,8 +1,10 @@
-"""Rules between the keys of a task, its dataset and its objective. No PyTorch."""
+"""Rules between the keys of a trial: its task, dataset and objective, and how it is trained. No PyTorch."""
 
 from __future__ import annotations
 
-from sweepstack.config.schema import MetricConfig, PlateauSchedule, TrialConfig
+import math
+
+from sweepstack.config.schema import MetricConfig, PlateauSchedule, TrialConfig, WarmupCosineSchedule
 from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.metrics import BEST, KNOWN, OWN_METRIC, REGRESSION, bare_name
 
@@ -51,6 +53,33 @@ def check_selection(config: TrialConfig) -> None:
     if used and not config.validation_split:
         rule = f"validation_split must hold data out for {used[0]}, which would else select by the test data"
         raise ConfigError(rule, config.validation_split, "for example validation_split=0.1")
+
+
+def check_training(config: TrialConfig) -> None:
+    """Checks that keys of the training suit each other: a trainer, the groups of the optimizer, and the schedule.
+
+    Raises:
+        ConfigError: a key has no effect, or a group or a schedule has a rate that it cannot have.
+    """
+    if config.trainer is not None:
+        unused = {
+            "early_stopping": config.early_stopping.patience is not None,
+            "keep_best": config.keep_best,
+            "task.metrics": bool(config.task.metrics),
+            "step": config.step is not None,
+        }
+        for key, is_used in unused.items():
+            if is_used:
+                raise ConfigError(f"{key} has no effect beside a trainer of your own", remedy="leave it out")
+    for index, group in enumerate(config.optimizer.groups):
+        lr = group.keywords.get("lr", 0.0)
+        if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 <= lr < math.inf:
+            rule = f"optimizer.groups[{index}].lr must be a number from 0"
+            raise ConfigError(rule, lr, "for example lr: 0.01, or lr: 0 to freeze its parameters")
+    if isinstance(config.schedule, WarmupCosineSchedule) and config.schedule.epochs >= config.epochs:
+        rule = f"schedule.epochs must be less than epochs={config.epochs}, or the rate never reaches its full size"
+        remedy = f"for example schedule.epochs={config.epochs / 10:g}"
+        raise ConfigError(rule, config.schedule.epochs, remedy)
 
 
 def _check_dataset(config: TrialConfig) -> None:

@@ -76,7 +76,7 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
     Args:
         trial: the trial.
         seen: keys of the checks that were done. Trials that differ only in numbers that `parse` has checked share one.
-        digests: receives the checksum of the data, by the config of the dataset.
+        digests: receives the checksum of the data, see `_data_key`.
         executor: says in which context a user's code runs.
 
     Raises:
@@ -98,7 +98,7 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
     seen |= {key, last}  # a mistake too is told once
     with executor.in_job(trial), contained():
         data = load_data_of(trial) if known else check_trial(config, trial.run.device)
-        digests[_dataset_key(trial)] = data.facts.digest
+        digests[_data_key(trial)] = data.facts.digest
         check_last_batch(config, data)
         check_schedule(config, data)
 
@@ -106,8 +106,10 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
 def _fingerprint(trial: Trial, digests: Mapping[str, str]) -> str:
     from sweepstack.config.code_digest import digest
 
-    return str(fingerprint(trial.config, digests[_dataset_key(trial)], digest(trial.config)))
+    return str(fingerprint(trial.config, digests[_data_key(trial)], digest(trial.config)))
 
 
-def _dataset_key(trial: Trial) -> str:
-    return trial.config.dataset.model_dump_json(by_alias=True)
+def _data_key(trial: Trial) -> str:
+    """What the checksum of the data depends on: the dataset, and the task, which says what its labels become."""
+    task = trial.config.task.model_dump_json(by_alias=True, exclude={"loss", "metrics", "objective"})
+    return f"{trial.config.dataset.model_dump_json(by_alias=True)} {task}"

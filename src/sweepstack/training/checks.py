@@ -71,6 +71,8 @@ def check_trial(config: TrialConfig, device: str) -> Data:
             raise ConfigError(rule, remedy="let one of them require its gradient")
     try:
         optimizers.check_values(config.optimizer, model)
+    except UserError:
+        raise
     except Exception as error:
         rule = f"optimizer: {config.optimizer.target} refuses its values: {_describe_error(error)}"
         raise ConfigError(rule, remedy="change it") from error

@@ -13,6 +13,16 @@ from sweepstack.config.schema import TargetConfig
 from sweepstack.errors import ConfigError, did_you_mean, one_line
 from sweepstack.training.random_state import seeded
 
+CALLED_WITH = {
+    "optimizer": "(parameters)",
+    "schedule": "(step, steps_per_epoch, epochs)",
+    "step": "(model, batch, loss)",
+    "task.loss": "(outputs, targets)",
+    "task.metrics": "(outputs, targets)",
+    "trainer": "(config, context)",
+}
+"""What sweepstack calls the target of a section with, before the arguments of the config."""
+
 
 def import_target(key: str, target: str) -> Callable[..., Any]:
     """Imports the callable at a dotted path.
@@ -79,7 +89,20 @@ def check_keywords(key: str, target: str, positional: int, keywords: Mapping[str
         bind(*[None] * positional, **keywords)
     except TypeError as error:
         rule = f"{key}: {target} cannot be called: {one_line(error)}"
-        raise ConfigError(rule, remedy=f"give it with +{key}.NAME=VALUE") from error
+        raise ConfigError(rule, remedy=_call_remedy(key, target, bool(words.args), str(error))) from error
+
+
+def _call_remedy(key: str, target: str, has_args: bool, error: str) -> str:
+    """Says what to do about a signature that does not accept a call."""
+    section = key.partition("[")[0]
+    if "missing" in error:
+        give = f"give it with +{key}.NAME=VALUE"
+        if section == "task.loss" and not inspect.isclass(import_target(key, target)):
+            return f"add _partial_: true if it takes {CALLED_WITH[section]}, else {give}"
+        return give
+    if has_args or section not in CALLED_WITH:
+        return f"give fewer values with {key}._args_"
+    return f"let it take {CALLED_WITH[section]}"
 
 
 def instantiate(value: Any, key: str = "target") -> Any:

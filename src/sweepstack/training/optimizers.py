@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sweepstack.config.schema import OptimizerConfig
-from sweepstack.errors import did_you_mean
+from sweepstack.errors import ConfigError, did_you_mean, one_line
 from sweepstack.planning.compatibility import NUMBERS
 from sweepstack.training.instantiate import bound, instantiate
 
@@ -26,14 +26,15 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     """Builds the optimizer with its full learning rates; the trainer applies the factor of the schedule.
 
     Raises:
-        ValueError: the optimizer refuses a value, such as a negative momentum, or a parameter; or a group of the config
-            does not fit.
+        ConfigError: the optimizer does not take the shape of a parameter.
+        ValueError: the optimizer refuses a value, such as a negative momentum; or a group of the config does not fit.
         TypeError: the target does not return a `torch.optim.Optimizer`.
     """
     if config.target == "torch.optim.Muon":
         for name, parameter in model.named_parameters():
             if parameter.ndim != 2:
-                raise ValueError(f"it takes matrices only, {name} has the shape {list(parameter.shape)}")
+                rule = f"optimizer: {config.target} takes matrices only, {name} has the shape {list(parameter.shape)}"
+                raise ConfigError(rule, remedy="choose a model without biases, or another optimizer")
     if config.groups:
         return _build(config, _groups(config, model))
     return _build(config, model.parameters())
@@ -109,10 +110,12 @@ def check_values(config: OptimizerConfig, model: nn.Module) -> None:
 
     if config.target not in NUMBERS or config.groups:
         build_optimizer(config, model)
-        plain = {"lr": config.lr, **config.keywords}
-        for group in config.groups:  # of a group, PyTorch does not check the values
-            merged = OptimizerConfig.model_validate({"_target_": config.target, **plain, **group.keywords})
-            _build(merged, [nn.Parameter(torch.zeros(1, 1))])
+        for index, group in enumerate(config.groups):  # of a group, PyTorch does not check the values
+            merged = config.model_copy(update={**group.keywords, "groups": ()})
+            try:
+                _build(merged, [nn.Parameter(torch.zeros(1, 1))])
+            except Exception as error:
+                raise ValueError(f"optimizer.groups[{index}]: {one_line(error)}") from error
         return
     with contextlib.suppress(_ValuesAccepted):
         _build(config, none_to_take())

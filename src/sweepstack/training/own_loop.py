@@ -132,13 +132,20 @@ class Context:
         """Returns how a loop ends that has returned something."""
         if self._stopped:
             return Outcome(TrialState.KILLED, reason=f"stopped after step {self._step}")
-        weights: Mapping[str, Any] | None = None
+        weights: dict[str, Any] | None = None
+        metrics: dict[str, float] | None = None
         for part in returned if isinstance(returned, tuple) else (returned,):
-            part = part.state_dict() if isinstance(part, nn.Module) else part
-            if isinstance(part, Mapping) and any(isinstance(value, Tensor) and value.ndim for value in part.values()):
-                weights = {key: one.detach().cpu() if isinstance(one, Tensor) else one for key, one in part.items()}
-            elif part is not None:
-                self._take_last(self._checked(part, "at the end"))
+            if part is None:
+                continue
+            kind = "weights" if _are_weights(part) else "metrics"
+            if (weights if kind == "weights" else metrics) is not None:
+                raise BrokenRule(f"the loop must return {kind} once, it returned them twice; put them into one dict")
+            if kind == "weights":
+                state = part.state_dict() if isinstance(part, nn.Module) else part
+                weights = {key: one.detach().cpu() if isinstance(one, Tensor) else one for key, one in state.items()}
+            else:
+                metrics = self._checked(part, "at the end")
+        self._take_last(metrics or {})
         if self._config.objective not in self._metrics:
             reported = ", ".join(sorted(self._metrics)) or "nothing"
             raise BrokenRule(
@@ -262,6 +269,14 @@ def train(
         text = "".join(traceback.format_exception(error))
         metrics = context._with_seconds()
         return Outcome(TrialState.FAILED, metrics, str(error), traceback=text, diverged=error.diverged)
+
+
+def _are_weights(part: Any) -> bool:
+    """True for a module and for a mapping with tensors, False for metrics, whose names say on which data they are."""
+    if not isinstance(part, Mapping):
+        return isinstance(part, nn.Module)
+    is_named = any(isinstance(name, str) and name.startswith(("train/", "val/", "test/")) for name in part)
+    return not is_named and any(isinstance(value, Tensor) for value in part.values())
 
 
 def _check_storable(value: Any, path: str) -> None:

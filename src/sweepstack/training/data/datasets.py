@@ -36,10 +36,10 @@ AHEAD = 2000
 class Data:
     """A dataset, ready for training.
 
-    Images keep their dtype, uint8 pixels or float32, [n, *shape]; labels are what the task learns, int64 [n] of
-    classes. Batches are float32, scaled to
-    0..1 and standardised. Selecting pixels and scaling a batch takes as long as selecting floats, and pixels need a
-    quarter of the memory.
+    Images [n, *shape] keep their dtype, uint8 pixels or float32. Labels are what the task learns: classes int64 [n], or
+    what another task makes of them. The images of a batch are float32 and standardised; pixels are scaled to 0..1
+    first. Selecting pixels and scaling a batch takes as long as selecting floats, and pixels need a quarter of the
+    memory.
     """
 
     images: Tensor

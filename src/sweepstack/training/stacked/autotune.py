@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import inspect
 import itertools
 import json
 import math
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sweepstack.config.code_digest import digest
 from sweepstack.config.schema import RunConfig, TrialConfig
 from sweepstack.errors import UserError, one_line
 from sweepstack.files.replacing import replacing
@@ -25,7 +25,6 @@ from sweepstack.planning.compatibility import stack_key
 from sweepstack.training import models, random_state
 from sweepstack.training.data.datasets import Data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_budget
-from sweepstack.training.instantiate import import_target
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.model import EVALUATED, Batches, Unstackable
 from sweepstack.training.tasks.built import BuiltTask
@@ -252,11 +251,7 @@ def _cache_key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> st
     config = configs[0]
     seeds = len({config.seed for config in configs})
     numbers = sorted({name for one in configs for name, value in one.optimizer.keywords.items() if value})
-    try:
-        source = inspect.getsource(import_target("model", config.model.target))
-    except (OSError, TypeError):  # the source is not available
-        source = ""
-    program = [importlib.metadata.version("sweepstack"), torch.__version__, source]
+    program = [importlib.metadata.version("sweepstack"), torch.__version__, digest(config)]
     parts = [stack_key(config, run), len(configs), seeds, numbers, run.launch.width, len(data.train), device, program]
     parts += ["force"] if run.launch.stack == "force" else []
     return hashlib.sha1(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()

@@ -269,12 +269,14 @@ def epoch_factors(configs: Sequence[TrialConfig], epoch: int, steps: int) -> Ten
     """The schedules' factors on the learning rates in one epoch: float64 [steps, configs]."""
     columns: dict[object, Tensor] = {}
     horizons = [config.epochs if looks_at_horizon(config.schedule) else None for config in configs]
-    keys = [(config.schedule, horizon) for config, horizon in zip(configs, horizons, strict=True)]
+    keys = [(one.schedule.model_dump_json(), horizon) for one, horizon in zip(configs, horizons, strict=True)]
     for key, config in zip(keys, configs, strict=True):
         if key not in columns:
             first, last = (epoch - 1) * steps, math.inf if key[1] is None else config.epochs * steps - 1
             # past its end a member trains on for nobody, and a schedule is not asked beyond its horizon
-            values = [factor(key[0], int(min(first + step, last)), steps, config.epochs) for step in range(steps)]
+            values = [
+                factor(config.schedule, int(min(first + step, last)), steps, config.epochs) for step in range(steps)
+            ]
             columns[key] = torch.tensor(values, dtype=torch.float64)
     return torch.stack([columns[key] for key in keys], 1)
 

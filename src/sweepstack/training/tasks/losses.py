@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -29,6 +30,7 @@ def build_loss(named: LossConfig, device: torch.device) -> Callable[[Tensor, Ten
     keywords = named.keywords
     try:
         for name in WEIGHTS:
+            _check_weights(named.target, name, keywords.get(name))
             if isinstance(keywords.get(name), list):
                 keywords[name] = torch.tensor(keywords[name], dtype=torch.get_default_dtype(), device=device)
         module = instantiate({"_target_": named.target, **keywords}, "task.loss")
@@ -51,6 +53,17 @@ def build_loss(named: LossConfig, device: torch.device) -> Callable[[Tensor, Ten
 def is_mean(module: object) -> bool:
     """Returns True if a loss is known to be a mean over the items of a batch, weighted by class or not."""
     return type(module).__module__ == "torch.nn.modules.loss" and getattr(module, "reduction", "") == "mean"
+
+
+def _check_weights(target: str, name: str, value: object) -> None:
+    """Raises a ConfigError if a loss of PyTorch cannot use a value of one of its `WEIGHTS`."""
+    if not target.startswith("torch.") or value is None or isinstance(value, dict):  # a dict may be a target
+        return
+    numbers = value if isinstance(value, list) else []
+    known = [one for one in numbers if isinstance(one, int | float) and not isinstance(one, bool)]
+    if not numbers or len(known) < len(numbers) or not all(0 <= one < math.inf for one in known) or not any(known):
+        rule = f"task.loss.{name} must be a list of numbers from 0, not all of them 0"
+        raise ConfigError(rule, value, f"for example +task.loss.{name}=[1,2], with one number a class")
 
 
 def weight_of(module: object, targets: Tensor) -> Tensor | int:
