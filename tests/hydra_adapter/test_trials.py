@@ -10,6 +10,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.config.parsing import parse
+from sweepstack.config.schema import TrialConfig
+from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.trials import fixed_keys, make_trial, split_job
 from sweepstack.trial import Trial
@@ -17,6 +19,10 @@ from sweepstack.trial import Trial
 
 def master(loader: ConfigLoader, *typed: str) -> DictConfig:
     return loader.load_configuration("config", ["dataset=digits", *typed], run_mode=RunMode.MULTIRUN)
+
+
+def parsed(loader: ConfigLoader, *typed: str) -> TrialConfig:
+    return parse(split_job(master(loader, *typed))[0]).trial
 
 
 def name(loader: ConfigLoader, sweep: DictConfig, job: Sequence[str]) -> str:
@@ -81,3 +87,21 @@ def test_free_variables_name_jobs_and_count_only_where_they_are_used(loader: Con
     assert not [key for key in wide.params if "vars" in key]
     assert narrow.config == unused.config != wide.config
     assert parse(cast("DictConfig", OmegaConf.create(wide.config_text))).trial == wide.config  # as `repro` reads it
+
+
+@pytest.mark.parametrize(
+    ("typed", "outputs"),
+    [(["task=regression", "model=mlp"], 1), (["task=regression", "model=linear"], 1), (["dataset=diabetes"], 10)],
+)
+def test_the_remedy_for_a_dataset_that_does_not_suit_its_task_works_when_it_is_typed(
+    loader: ConfigLoader, typed: list[str], outputs: int
+) -> None:
+    with pytest.raises(ConfigError, match="for example ") as refused:
+        parsed(loader, *typed)
+    remedy = str(refused.value).partition("for example ")[2].split()
+    keywords = parsed(loader, *typed, *remedy).model.keywords
+    assert (keywords.get("classes") or keywords["outputs"]) == outputs
+
+
+def test_a_linear_model_has_one_output_for_each_label(loader: ConfigLoader) -> None:
+    assert parsed(loader, "task=multilabel", "model=linear").model.keywords["outputs"] == 10
