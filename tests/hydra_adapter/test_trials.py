@@ -105,3 +105,42 @@ def test_the_remedy_for_a_dataset_that_does_not_suit_its_task_works_when_it_is_t
 
 def test_a_linear_model_has_one_output_for_each_label(loader: ConfigLoader) -> None:
     assert parsed(loader, "task=multilabel", "model=linear").model.keywords["outputs"] == 10
+
+
+def params(loader: ConfigLoader, *typed: str) -> dict[str, object]:
+    return make_trial(*split_job(master(loader, "hydra.job.num=0", *typed)), Path(), (), in_sweep=True).params
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["keep_best=true", "early_stopping.patience=2", "schedule={kind:plateau}", "trainer={_target_:my.train}"],
+)
+def test_when_a_trial_is_measured_is_a_param_where_it_changes_the_result(loader: ConfigLoader, typed: str) -> None:
+    assert params(loader, typed)["evaluate_every"] == "epoch"
+    assert params(loader, typed, "evaluate_every=20")["evaluate_every"] == 20
+    assert "evaluate_every" not in params(loader, "evaluate_every=20")  # as in records of version 0.1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("task.metrics=[{_target_:my.topk,mode:max,k:1}]", "task.metrics=[{_target_:my.topk,mode:max,k:5}]"),
+        ("task.metrics=[{_target_:my.topk,mode:max}]", "task.metrics=[{_target_:my.topk,mode:min}]"),
+        ("task.metrics=[{_target_:my.topk,mode:max}]", "task.metrics=[{_target_:your.topk,mode:max}]"),
+        (
+            "task.metrics=[{_target_:my.a,mode:max,name:b}]",
+            "task.metrics=[{_target_:my.b,mode:max,name:b}]",
+        ),
+        (
+            "trainer={_target_:my.train} task.objective={name:val/gain,mode:min}",
+            "trainer={_target_:my.train} task.objective={name:val/gain,mode:max}",
+        ),
+    ],
+)
+def test_trials_with_different_metrics_have_different_params(loader: ConfigLoader, one: str, other: str) -> None:
+    assert params(loader, *one.split()) != params(loader, *other.split())
+
+
+def test_known_metrics_are_params_by_their_names(loader: ConfigLoader) -> None:
+    found = params(loader, "task.metrics=[auroc]", "task.objective={name:val/auroc,mode:max}")
+    assert (found["task.metrics"], found["task.objective"]) == (["auroc"], "val/auroc")
