@@ -433,3 +433,17 @@ def test_what_a_better_time_costs_is_not_drawn(terminal: Terminal, metric: str) 
     }
     assert "time" not in names
     assert {"hyperparameters", "pairs", "together", "curves"} <= names
+
+
+def test_a_metric_without_a_direction_is_told_on_stderr(old_store: Store) -> None:
+    for lr, cost in (("1", 2.0), ("2", 1.0)):
+        record(old_store, "directions", {"lr": lr}, {"val/cost": cost, "val/accuracy": 0.5}, about=f"lr={lr}")
+    words = ["table", "--sweep", "directions", "--store", old_store.uri]
+    told = CliRunner().invoke(main, [*words, "--metric", "cost"])
+    assert told.exit_code == 2
+    told = CliRunner().invoke(main, [*words, "--metric", "val/cost"])
+    assert told.stderr == (
+        "note: nothing says whether small or large values of val/cost are better; the smallest is taken\n"
+    )
+    assert told.stdout.splitlines()[2].split()[:2] == ["2", "1.0000"]
+    assert CliRunner().invoke(main, [*words, "--metric", "val/accuracy"]).stderr == ""
