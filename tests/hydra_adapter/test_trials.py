@@ -1,6 +1,6 @@
 """What tells the trials of a sweep apart: names that no sweeper's batches change."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -107,7 +107,7 @@ def test_a_linear_model_has_one_output_for_each_label(loader: ConfigLoader) -> N
     assert parsed(loader, "task=multilabel", "model=linear").model.keywords["outputs"] == 10
 
 
-def params(loader: ConfigLoader, *typed: str) -> dict[str, object]:
+def params(loader: ConfigLoader, *typed: str) -> Mapping[str, object]:
     return make_trial(*split_job(master(loader, "hydra.job.num=0", *typed)), Path(), (), in_sweep=True).params
 
 

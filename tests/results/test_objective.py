@@ -307,7 +307,7 @@ def test_the_metrics_that_were_asked_for_are_shown_the_one_that_sorts_first() ->
     assert by_gain.columns.tolist() == ["lr", "val/gain", "val/accuracy", *asked[:2], "state"]
     many = {"task.metrics": str([name for name in KNOWN if name != "accuracy"]).replace("'", '"')}
     wide = as_frame([row(1, many, {f"val/{name}": 0.5 for name in KNOWN})])
-    assert len([column for column in short(wide) if column.startswith("val/")]) == 5
+    assert len([column for column in short(wide) if str(column).startswith("val/")]) == 5
 
 
 def test_a_metric_whose_direction_nothing_says_gets_a_note() -> None:
