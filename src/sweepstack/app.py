@@ -122,7 +122,13 @@ def sweep_name() -> str:
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(2)}"
 
 
+def first_given(*values: Any) -> Any:
+    """Returns the first value that is not null. (`oc.select` returns its default only if the key is missing.)"""
+    return next((value for value in values if value is not None), None)
+
+
 OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True, use_cache=True)
+OmegaConf.register_new_resolver("first_given", first_given, replace=True)
 
 
 class AfterSweep(Callback):

@@ -1,6 +1,6 @@
 """What tells the trials of a sweep apart: names that no sweeper's batches change."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +10,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.config.parsing import parse
+from sweepstack.config.schema import TrialConfig
+from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.trials import fixed_keys, make_trial, split_job
 from sweepstack.trial import Trial
@@ -17,6 +19,10 @@ from sweepstack.trial import Trial
 
 def master(loader: ConfigLoader, *typed: str) -> DictConfig:
     return loader.load_configuration("config", ["dataset=digits", *typed], run_mode=RunMode.MULTIRUN)
+
+
+def parsed(loader: ConfigLoader, *typed: str) -> TrialConfig:
+    return parse(split_job(master(loader, *typed))[0]).trial
 
 
 def name(loader: ConfigLoader, sweep: DictConfig, job: Sequence[str]) -> str:
@@ -81,3 +87,60 @@ def test_free_variables_name_jobs_and_count_only_where_they_are_used(loader: Con
     assert not [key for key in wide.params if "vars" in key]
     assert narrow.config == unused.config != wide.config
     assert parse(cast("DictConfig", OmegaConf.create(wide.config_text))).trial == wide.config  # as `repro` reads it
+
+
+@pytest.mark.parametrize(
+    ("typed", "outputs"),
+    [(["task=regression", "model=mlp"], 1), (["task=regression", "model=linear"], 1), (["dataset=diabetes"], 10)],
+)
+def test_the_remedy_for_a_dataset_that_does_not_suit_its_task_works_when_it_is_typed(
+    loader: ConfigLoader, typed: list[str], outputs: int
+) -> None:
+    with pytest.raises(ConfigError, match="for example ") as refused:
+        parsed(loader, *typed)
+    remedy = str(refused.value).partition("for example ")[2].split()
+    keywords = parsed(loader, *typed, *remedy).model.keywords
+    assert (keywords.get("classes") or keywords["outputs"]) == outputs
+
+
+def test_a_linear_model_has_one_output_for_each_label(loader: ConfigLoader) -> None:
+    assert parsed(loader, "task=multilabel", "model=linear").model.keywords["outputs"] == 10
+
+
+def params(loader: ConfigLoader, *typed: str) -> Mapping[str, object]:
+    return make_trial(*split_job(master(loader, "hydra.job.num=0", *typed)), Path(), (), in_sweep=True).params
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["keep_best=true", "early_stopping.patience=2", "schedule={kind:plateau}", "trainer={_target_:my.train}"],
+)
+def test_when_a_trial_is_measured_is_a_param_where_it_changes_the_result(loader: ConfigLoader, typed: str) -> None:
+    assert params(loader, typed)["evaluate_every"] == "epoch"
+    assert params(loader, typed, "evaluate_every=20")["evaluate_every"] == 20
+    assert "evaluate_every" not in params(loader, "evaluate_every=20")  # as in records of version 0.1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("task.metrics=[{_target_:my.topk,mode:max,k:1}]", "task.metrics=[{_target_:my.topk,mode:max,k:5}]"),
+        ("task.metrics=[{_target_:my.topk,mode:max}]", "task.metrics=[{_target_:my.topk,mode:min}]"),
+        ("task.metrics=[{_target_:my.topk,mode:max}]", "task.metrics=[{_target_:your.topk,mode:max}]"),
+        (
+            "task.metrics=[{_target_:my.a,mode:max,name:b}]",
+            "task.metrics=[{_target_:my.b,mode:max,name:b}]",
+        ),
+        (
+            "trainer={_target_:my.train} task.objective={name:val/gain,mode:min}",
+            "trainer={_target_:my.train} task.objective={name:val/gain,mode:max}",
+        ),
+    ],
+)
+def test_trials_with_different_metrics_have_different_params(loader: ConfigLoader, one: str, other: str) -> None:
+    assert params(loader, *one.split()) != params(loader, *other.split())
+
+
+def test_known_metrics_are_params_by_their_names(loader: ConfigLoader) -> None:
+    found = params(loader, "task.metrics=[auroc]", "task.objective={name:val/auroc,mode:max}")
+    assert (found["task.metrics"], found["task.objective"]) == (["auroc"], "val/auroc")

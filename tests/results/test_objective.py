@@ -11,7 +11,7 @@ import pytest
 from matplotlib import colormaps
 
 from sweepstack.errors import UserError
-from sweepstack.metrics import KNOWN, Metric, Mode, bare_name, is_better, rounded
+from sweepstack.metrics import KNOWN, Direction, Metric, Mode, bare_name, is_better, rounded
 from sweepstack.results.reporting.params import varied_params
 from sweepstack.results.reporting.plots.charts import by_param, parallel_coordinates
 from sweepstack.results.reporting.plots.heat_maps import heat_maps
@@ -22,7 +22,7 @@ from sweepstack.results.reporting.text import answer, explain_values, question
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import as_frame, sorted_by
 from sweepstack.results.tables.grouping import by_seed, grouped, pivoted
-from sweepstack.results.tables.objective import metric_of, objective
+from sweepstack.results.tables.objective import direction_note, metric_of, objective
 from sweepstack.results.tables.rendering import short
 from sweepstack.tracking.objectives import Declared
 from sweepstack.tracking.runs_as_rows import Row
@@ -293,3 +293,31 @@ def test_a_metric_is_the_same_after_a_copy() -> None:
 )
 def test_values_of_any_size_are_readable(value: float, text: str, in_a_plot: str) -> None:
     assert (rounded(value), tick_text(value)) == (text, in_a_plot)
+
+
+def test_the_metrics_that_were_asked_for_are_shown_the_one_that_sorts_first() -> None:
+    params = {"task.metrics": '["auroc", "f1_macro", {"_target_": "my.gain", "mode": "max"}]'}
+    values = {"val/accuracy": 0.5, "val/auroc": 0.6, "test/auroc": 0.4, "val/f1_macro": 0.3, "val/gain": 2.0}
+    rows = [row(number, {"lr": str(number), **params}, values, declared=GAIN) for number in (1, 2)]
+    asked = ["val/auroc", "val/f1_macro", "val/gain"]
+    assert short(as_frame(rows)).columns.tolist() == ["lr", "val/accuracy", *asked, "state"]
+    by_test = short(as_frame(rows, metric="test/auroc"))
+    assert by_test.columns.tolist() == ["lr", "test/auroc", "val/accuracy", *asked, "state"]
+    by_gain = short(as_frame(rows, metric="val/gain"))
+    assert by_gain.columns.tolist() == ["lr", "val/gain", "val/accuracy", *asked[:2], "state"]
+    many = {"task.metrics": str([name for name in KNOWN if name != "accuracy"]).replace("'", '"')}
+    wide = as_frame([row(1, many, {f"val/{name}": 0.5 for name in KNOWN})])
+    assert len([column for column in short(wide) if str(column).startswith("val/")]) == 5
+
+
+def test_a_metric_whose_direction_nothing_says_gets_a_note() -> None:
+    values = {"val/gain": 1.0, "val/cost": 2.0, "val/accuracy": 0.5, "train_seconds": 1.0}
+    frame = as_frame([row(1, {}, values, declared=GAIN)])
+    assert direction_note(frame, "val/cost") == (
+        "nothing says whether small or large values of val/cost are better; the smallest is taken"
+    )
+    assert not any(direction_note(frame, name) for name in ("val/gain", "val/accuracy", "train_seconds"))
+
+
+GAIN = Declared("val/accuracy", {"gain": Direction("max")})
+"""A run of the default task with a metric of the user's own."""

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import itertools
 import re
 import shlex
 from html.parser import HTMLParser
@@ -343,6 +344,20 @@ def test_a_meagre_sweep_has_a_report_too(old_store: Store, name, trials, questio
     assert len(page.rows("trials")) == len(trials)
 
 
+def test_values_that_are_missing_in_several_params_cost_nothing(old_store: Store) -> None:
+    for number, (lr, norm, wait) in enumerate(
+        itertools.product(("0.1", "0.2"), (None, "1.5", "2.5"), (None, "3", "9"))
+    ):
+        given = {"lr": lr, "clip_norm": norm, "early_stopping.patience": wait, "note": None if number % 2 else "a"}
+        params = {key: text for key, text in given.items() if text is not None}
+        metrics = {"val/accuracy": NAN if number == 4 else number / 100, "train_seconds": 1.0 + number}
+        record(old_store, "missing", params, metrics, about=f"trial {number}")
+    page = Page(report("missing", store=old_store).html)
+    assert len(page.rows("trials")) == 18
+    assert {row["clip norm"] for row in page.rows("trials")} == {"not set", "1.5", "2.5"}
+    assert not any("settings with a result are too few" in text for text in page.texts["p"])
+
+
 def test_weights_that_are_gone_cost_the_pictures_of_mistakes_alone(terminal: Terminal, page: Page) -> None:
     facts = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
     folder = Path(terminal.store.client.get_run(facts["run"]).info.artifact_uri.removeprefix("file://"))
@@ -418,3 +433,17 @@ def test_what_a_better_time_costs_is_not_drawn(terminal: Terminal, metric: str) 
     }
     assert "time" not in names
     assert {"hyperparameters", "pairs", "together", "curves"} <= names
+
+
+def test_a_metric_without_a_direction_is_told_on_stderr(old_store: Store) -> None:
+    for lr, cost in (("1", 2.0), ("2", 1.0)):
+        record(old_store, "directions", {"lr": lr}, {"val/cost": cost, "val/accuracy": 0.5}, about=f"lr={lr}")
+    words = ["table", "--sweep", "directions", "--store", old_store.uri]
+    told = CliRunner().invoke(main, [*words, "--metric", "cost"])
+    assert told.exit_code == 2
+    told = CliRunner().invoke(main, [*words, "--metric", "val/cost"])
+    assert told.stderr == (
+        "note: nothing says whether small or large values of val/cost are better; the smallest is taken\n"
+    )
+    assert told.stdout.splitlines()[2].split()[:2] == ["2", "1.0000"]
+    assert CliRunner().invoke(main, [*words, "--metric", "val/accuracy"]).stderr == ""

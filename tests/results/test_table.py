@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sweepstack.errors import UserError
 from sweepstack.results.tables.columns import find_column
 from sweepstack.results.tables.frame import as_frame, only
+from sweepstack.results.tables.grouping import grouped
 from sweepstack.results.tables.rendering import render, short
 from sweepstack.tracking.runs_as_rows import Row
 
@@ -144,3 +145,17 @@ def test_neither_the_order_of_rows_nor_that_of_params_matters_and_csv_keeps_ever
         assert render(once, form) == render(again, form)
     assert once["val/accuracy"].tolist() == sorted((accuracy for _, accuracy in pairs), reverse=True)
     assert sorted(once["lr"]) == sorted(lr for lr, _ in pairs)
+
+
+def test_a_trial_that_does_not_name_a_later_key_has_its_default() -> None:
+    """Records name such a key only once it is used."""
+    settings = [{}, {"accumulate": "2", "keep_best": "true", "clip_norm": "1.5"}, {"accumulate": "4", "task": "mine"}]
+    frame = trials(*(({"lr": "0.1", **params}, 0.5) for params in settings))
+    assert frame["accumulate"].tolist() == [1, 2, 4]
+    assert frame["keep_best"].tolist() == [False, True, False]
+    assert frame["task"].tolist() == ["classification", "classification", "mine"]
+    assert frame["clip_norm"].isna().tolist() == [True, False, True]  # its default is null
+    assert "ema" not in frame
+    below = trials(*(({"lr": "0.1", **params}, 0.5) for params in settings), where="accumulate < 4")
+    assert below["accumulate"].tolist() == [1, 2]
+    assert grouped(frame, ["accumulate"])["accumulate"].tolist() == [1, 2, 4]

@@ -290,6 +290,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"task.objective": {"name": "val/auroc"}}, "task.objective.mode is required and missing; give it, for example"),
     ({"task.objective": {"name": "val/auroc", "mode": "min"}}, "task.objective.mode must be max for auroc"),
     ({"task.objective": {"name": "val/auro", "mode": "max"}}, "task.objective.name must be val/ or test/ and the name"),
+    (
+        {"task.objective": {"name": "val/rmse", "mode": "min"}},
+        "task.objective.name must be a metric of a classification, got 'rmse'; known: accuracy, ",
+    ),
     ({"task.objective": {"name": "test/auroc", "mode": "max"}}, "task.objective.name must be val/ and the name of a"),
     ({"task": {"_target_": f"{TASKS}.Regression"}}, "dataset.outputs is required and missing for regression; give it"),
     ({"task": {"_target_": f"{TASKS}.Regresion"}}, "task._target_ should name something that can be imported"),

@@ -269,6 +269,7 @@ def test_single_images_that_are_not_understood_are_refused(image, message):
         (torch.full((COUNT,), torch.nan), "got nan"),
         (torch.full((COUNT,), torch.inf), "got inf"),
         (torch.tensor(LABELS)[:, None], "got 'shape [1]'; give the number inside it: labels.flatten(), or int(label)"),
+        (torch.ones(COUNT, 2), "got 'shape [2]'; for several labels of one image use task=multilabel"),
         (torch.eye(2)[LABELS], "got 'shape [2]'; for one-hot labels give labels.argmax(1), or label.argmax()"),
         (torch.zeros(COUNT, 3, 3), "for several labels of one image use task=multilabel"),
         (torch.tensor(LABELS) - 1, "begin below, got -1; renumber them"),

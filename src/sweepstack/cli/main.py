@@ -145,10 +145,13 @@ def table(
     from sweepstack.results.selection.predictions import compare_with_targets
     from sweepstack.results.tables import frame as frames
     from sweepstack.results.tables import grouping, rendering
+    from sweepstack.results.tables.objective import direction_note
     from sweepstack.tracking.store import Store
 
     target = Store(store)
     frame = frames.table(sweep, where=where, metric=metric, sort=None if chosen else sort, store=target)
+    if metric is not None and (note := direction_note(frame, metric)):
+        click.echo(printable(f"note: {note}"), err=True)
     if by_seed:
         frame = grouping.by_seed(frame, metric, compare_with_targets(target))
         if frame.attrs["caution"]:

@@ -60,7 +60,8 @@ class Mark(enum.Enum):
     """The key enters the fingerprint even at its default, as it did in version 0.1. A later key must not have this
     mark: it would change the fingerprints of all earlier trials, so that they would be trained again."""
     MEASURES = enum.auto()
-    """The key says when a training is measured. It does not change the weights, and is not a param of the record."""
+    """The key says when a training is measured. If measurements decide what is trained or kept (see
+    `TrialConfig.measurements_decide`), it is a param of the record; else it changes no weights, and is no param."""
     PARSED = enum.auto()
     """`parse` checks the key completely: no check that needs PyTorch or the data depends on it."""
     PER_JOB = enum.auto()
@@ -412,6 +413,12 @@ class TrialConfig(Section):
     def mode(self) -> Mode:
         """Whether the smallest or the largest value of the objective is the best."""
         return self.task.mode_of(self.objective) or "min"
+
+    @property
+    def measurements_decide(self) -> bool:
+        """True if it may change the weights or the metrics when the trial is measured."""
+        by_measurement = isinstance(self.schedule, PlateauSchedule) or self.early_stopping.patience is not None
+        return by_measurement or self.keep_best or self.trainer is not None
 
     @property
     def selecting_part(self) -> str:

@@ -34,7 +34,7 @@ def check_task(config: TrialConfig) -> None:
                 rule = f"{rule}, or {{_target_: my.metric, mode: max}}"
                 raise ConfigError(rule, metric, did_you_mean(metric, KNOWN))
         for title in titles:
-            _check_suits(config, title)
+            _check_suits(config, title, "task.metrics must be metrics")
     _check_objective(config, titles)
 
 
@@ -89,17 +89,17 @@ def _check_dataset(config: TrialConfig) -> None:
         example = {"outputs": 1, "classes": 10}[needed]
         also = f" dataset.{other}=null" if getattr(config.dataset, other) is not None else ""
         rule = f"dataset.{needed} is required and missing" + (f" for {task}" if also or needed == "outputs" else "")
-        raise ConfigError(rule, remedy=f"give it, for example dataset.{needed}={example}{also}")
+        raise ConfigError(rule, remedy=f"give it, for example ++dataset.{needed}={example}{also}")
     if getattr(config.dataset, other) is not None:
         rule = f"dataset.{other} must not be given for {task}, which has dataset.{needed}"
         raise ConfigError(rule, getattr(config.dataset, other), f"set dataset.{other}=null, or choose another task")
 
 
-def _check_suits(config: TrialConfig, metric: str) -> None:
+def _check_suits(config: TrialConfig, metric: str, rule: str) -> None:
     if metric in KNOWN and config.task.target not in KNOWN[metric].tasks:
         task = config.task.target.rpartition(".")[2].lower()
         known = [name for name, one in KNOWN.items() if config.task.target in one.tasks and name != "loss"]
-        raise ConfigError(f"task.metrics must be metrics of a {task}", metric, f"known: {', '.join(known)}")
+        raise ConfigError(f"{rule} of a {task}", metric, f"known: {', '.join(known)}")
 
 
 def _check_objective(config: TrialConfig, titles: list[str]) -> None:
@@ -127,4 +127,4 @@ def _check_objective(config: TrialConfig, titles: list[str]) -> None:
         if name not in known:
             rule = "task.objective.name must be val/ or test/ and the name of a metric"
             raise ConfigError(rule, objective.name, did_you_mean(name, known))
-        _check_suits(config, name)
+        _check_suits(config, name, "task.objective.name must be a metric")

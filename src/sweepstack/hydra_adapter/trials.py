@@ -21,7 +21,7 @@ from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
 from sweepstack.hydra_adapter.private import yaml_text
 from sweepstack.hydra_adapter.sweep_values import parse_overrides
 from sweepstack.masking import hide
-from sweepstack.metrics import OWN_METRIC
+from sweepstack.metrics import KNOWN, OWN_METRIC, bare_name
 from sweepstack.trial import Trial
 
 SHORT = {"batch_size": "bs"}
@@ -120,7 +120,8 @@ def _short(key: str) -> str:
 def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dict[str, Any]:
     """Returns the params with names that do not depend on the sweep: `lr` for `optimizer.lr`, else the full key."""
     params: dict[str, Any] = dict(choices)
-    left_out = {**dict.fromkeys(marked(TrialConfig, Mark.MEASURES), True), **unused(config)}
+    measures = set() if config.measurements_decide else marked(TrialConfig, Mark.MEASURES)
+    left_out = {**dict.fromkeys(measures, True), **unused(config)}
     for key, value in config.model_dump(exclude=left_out, by_alias=True).items():
         if key == "optimizer":
             params |= {name: part for name, part in value.items() if name != "_target_"}
@@ -150,9 +151,13 @@ def _task_params(task: TaskConfig, plain: Mapping[str, Any]) -> dict[str, Any]:
     if loss := params.pop("task.loss", None):
         params |= {f"task.loss.{name}".removesuffix("._target_"): part for name, part in loss.items()}
     if task.metrics:
-        params["task.metrics"] = [one if isinstance(one, str) else one.title for one in task.metrics]
+        params["task.metrics"] = [
+            one if isinstance(one, str) else one.model_dump(by_alias=True, exclude_defaults=True)
+            for one in task.metrics
+        ]
     if task.objective is not None:
-        params["task.objective"] = task.objective.name
+        name = task.objective.name
+        params["task.objective"] = name if bare_name(name) in KNOWN else task.objective.model_dump()
     if "task" in params and task.target in OWN_METRIC:
         params["task"] = task.target.rpartition(".")[2].lower()
     return params

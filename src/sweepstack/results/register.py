@@ -18,7 +18,7 @@ from sweepstack.results.reproduce import code_change
 from sweepstack.results.selection.predictions import count_changed_predictions
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import table
-from sweepstack.results.tables.objective import objective
+from sweepstack.results.tables.objective import direction_note, objective
 from sweepstack.tracking import models
 from sweepstack.tracking.artifacts import artifact, config_of, location
 from sweepstack.tracking.objectives import objectives_of
@@ -65,7 +65,7 @@ def selected(store: Store, sweep: str, metric: str | None = None) -> tuple[Recor
         metric: the metric that selects; by default the objective of the task.
 
     Returns:
-        The run, and why its test accuracy is too good; that is empty if validation data selected it.
+        The run, and what its user should know of how it was selected, such as that its test value is too good; or "".
 
     Raises:
         StoreError: there is no such sweep.
@@ -73,7 +73,8 @@ def selected(store: Store, sweep: str, metric: str | None = None) -> tuple[Recor
     """
     frame = table(sweep, metric=metric, store=store)
     selection = select(frame, objective=objective(frame, metric) if metric is not None else None)
-    return record(store, str(selection.trial["run_id"])), selection.caution
+    cautions = [direction_note(frame, metric) if metric is not None else "", selection.caution]
+    return record(store, str(selection.trial["run_id"])), "; ".join(filter(None, cautions))
 
 
 def describe_results(row: Row) -> str:

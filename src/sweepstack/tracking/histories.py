@@ -24,7 +24,9 @@ class Point:
 
 
 def histories(store: Store, run_ids: Sequence[str], metric: str) -> list[Point]:
-    """Returns all values of a metric, in the order of the runs and then of the steps.
+    """Returns the values of a metric, in the order of the runs and then of the steps.
+
+    A step with several values has the earliest of them: with `keep_best`, a later one repeats the best measurement.
 
     It needs one query or request for a hundred runs; one for each run would take minutes for a sweep of thousands.
 
@@ -36,6 +38,7 @@ def histories(store: Store, run_ids: Sequence[str], metric: str) -> list[Point]:
     points: dict[str, dict[int, float]] = {run_id: {} for run_id in run_ids}
     for begin in range(0, len(run_ids), RUNS_PER_REQUEST):
         together = run_ids[begin : begin + RUNS_PER_REQUEST]
-        for run_id, value in metric_histories(store.client, together, metric):
-            points[run_id][value.step] = finite_or_not(value.value)
+        found = metric_histories(store.client, together, metric)
+        for run_id, value in sorted(found, key=lambda one: one[1].timestamp):
+            points[run_id].setdefault(value.step, finite_or_not(value.value))
     return [Point(run_id, step, value) for run_id, steps in points.items() for step, value in sorted(steps.items())]

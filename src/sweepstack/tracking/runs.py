@@ -80,15 +80,18 @@ def record(store: Store, run_id: str) -> Record:
 def history(store: Store, run_id: str, key: str) -> list[tuple[int, float]]:
     """Returns the values of a metric with their steps, in order.
 
-    A step is an epoch, or an iteration if the run was measured by iterations.
+    A step is an epoch, or an iteration if the run was measured by iterations. A step with several values has the
+    earliest of them: with `keep_best`, a later one repeats the best measurement.
 
     Args:
         store: the store that has the run.
         run_id: the id of the run.
         key: the key of the metric.
     """
-    points = store.client.get_metric_history(run_id, key)
-    return sorted((int(point.step), float(point.value)) for point in points)
+    points: dict[int, float] = {}
+    for point in sorted(store.client.get_metric_history(run_id, key), key=lambda point: point.timestamp):
+        points.setdefault(int(point.step), float(point.value))
+    return sorted(points.items())
 
 
 def _record(run: Run) -> Record:

@@ -15,6 +15,7 @@ import pandas as pd
 from sweepstack.results.reporting.params import scale
 from sweepstack.results.reporting.plots.charts import measured
 from sweepstack.results.reporting.plots.style import BLUE, INK, figure, styled, words
+from sweepstack.results.tables.columns import written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +69,7 @@ def importance(frame: pd.DataFrame, varied: Sequence[str], objective: str) -> Im
             if varied
             else "No hyperparameter was varied."
         )
-    settings = known[list(varied)].astype(str).agg("\0".join, axis=1)
+    settings = known[list(varied)].map(written).agg("\0".join, axis=1)
     if settings.nunique() < MIN_SETTINGS:
         return (
             f"{settings.nunique()} settings with a result are too few to find how much each hyperparameter matters; "

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 
+from sweepstack.config.schema import Mark, TrialConfig
 from sweepstack.errors import UserError
+from sweepstack.metrics import CLASSIFICATION
 from sweepstack.results.tables.columns import find_column, identity, order, typed_column
 from sweepstack.results.tables.conditions import fulfilled
 from sweepstack.results.tables.objective import attrs_of, comparable, metric_of, objective
@@ -16,6 +19,22 @@ from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
+
+def _later_defaults() -> dict[str, Any]:
+    """Returns the defaults of keys that version 0.1 did not have, by their params. Records name them once they are
+    used."""
+    defaults: dict[str, Any] = {"task": CLASSIFICATION.rpartition(".")[2].lower()}
+    for key, field in TrialConfig.model_fields.items():
+        value = field.get_default()
+        if isinstance(value, BaseModel):
+            defaults |= {f"{key}.{name}": part for name, part in value.model_dump(mode="json").items()}
+        elif not field.is_required() and Mark.HASHED_AT_DEFAULT not in field.metadata:
+            defaults[key] = value
+    return defaults
+
+
+LATER_DEFAULTS = _later_defaults()
+"""What a trial without such a param was trained with, if other trials have the param."""
 RUN_COLUMNS = ("state", "name", "run_id", "sweep", "experiment_id", "reason", "started", "log")
 """Columns that are neither params nor metrics."""
 
@@ -31,10 +50,12 @@ def table(
     """Returns the trials of a sweep, one row each, the best first.
 
     Columns: params that vary, metrics (their last values), `state` and the other columns of a run, then the params that
-    are the same in all rows. Params have the types that they had in the config; lists are tuples.
+    are the same in all rows. Params have the types that they had in the config; lists are tuples. A param that records
+    name only if it is used has its default in the other rows.
+
     `frame.attrs["vary"]` is the number of params that vary; `frame.attrs["params"]` and `frame.attrs["metrics"]` name
-    all columns of that kind; see `objective.attrs_of` for its other entries. The same store gives the same table, in
-    whatever order it is read.
+    all columns of that kind, and `frame.attrs["sorted"]` the column that sorts; see `objective.attrs_of` for its other
+    entries. The same store gives the same table, in whatever order it is read.
 
     Args:
         sweep: the name of the sweep, "latest", or "all" for everything in the store.
@@ -85,7 +106,8 @@ def as_frame(
 
 
 def _param_column(name: str, rows: Sequence[Row]) -> pd.Series[Any]:
-    values = [None if (text := row.params.get(name)) is None else from_text(text) for row in rows]
+    default = LATER_DEFAULTS.get(name)
+    values = [default if (text := row.params.get(name)) is None else from_text(text) for row in rows]
     return typed_column(values, pd.RangeIndex(len(rows)), name)
 
 
@@ -129,6 +151,7 @@ def _where(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
 
 def _sorted(frame: pd.DataFrame, metric: str | None, sort: str | None) -> pd.DataFrame:
     key = find_column(frame, sort) if sort is not None else objective(frame, metric) or "started"
+    frame.attrs["sorted"] = str(key)
     by = [key, *(column for column in ("started", "run_id") if column != key)]
     ascending = [not _is_downwards(frame, key), *([True] * (len(by) - 1))]
     frame = frame.sort_values(by, ascending=ascending, na_position="last", key=order)

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.errors import UserError
-from sweepstack.metrics import Direction, Metric, bare_name, with_direction
+from sweepstack.metrics import KNOWN, Direction, Metric, bare_name, with_direction
 from sweepstack.results.tables.columns import find_column
 from sweepstack.tracking.objectives import OBJECTIVES, objectives_of
+from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.trial import TrialState
 
@@ -21,7 +22,7 @@ def attrs_of(rows: Sequence[Row]) -> dict[str, Any]:
     """Returns what a table has to keep of its rows, as plain values: pandas copies them, and writes them to parquet.
 
     `objectives` are the metrics that select; `directions` are, by the bare names of metrics, all the pairs of mode and
-    proportion that were declared.
+    proportion that were declared; `asked` are the bare names of the metrics that the tasks name.
     """
     directions = defaultdict(set)
     for row in rows:
@@ -30,7 +31,29 @@ def attrs_of(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "objectives": objectives_of((row.declared, row.metrics) for row in rows),
         "directions": {name: [list(one) for one in sorted(found)] for name, found in sorted(directions.items())},
+        "asked": sorted({name for row in rows for name in _asked(row)}),
     }
+
+
+def _asked(row: Row) -> list[str]:
+    """Returns the bare names of the metrics that the task of a row names."""
+    named = from_text(row.params.get("task.metrics", "[]"))
+    own = {name for name in row.declared.directions if name not in KNOWN}
+    return [*own, *(one for one in named if isinstance(one, str))] if isinstance(named, list) else [*own]
+
+
+def direction_note(frame: pd.DataFrame, name: str) -> str:
+    """Returns a sentence about a metric if nothing says which of its values are better; else an empty text.
+
+    Args:
+        frame: the table, see `table`.
+        name: the name of the metric.
+    """
+    key = find_column(frame, name, "metric")
+    bare = bare_name(key)
+    if bare in KNOWN or bare in frame.attrs["directions"] or "seconds" in key:
+        return ""
+    return f"nothing says whether small or large values of {key} are better; the smallest is taken"
 
 
 def metric_of(frame: pd.DataFrame, name: str) -> Metric:

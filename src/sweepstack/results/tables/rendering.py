@@ -23,6 +23,8 @@ SHARE = "train_seconds_share"
 """Shown beside `train_seconds` if trials were trained together, so that nobody adds the same seconds twice."""
 IN_UNIT_OF_METRIC = ("mean", "sd", "low", "high")
 """Columns of groups that are in the unit of their metric."""
+MOST_ASKED = 4
+"""The most metrics that the task names of which a terminal shows the held-out values."""
 WIDEST_CELL = 80
 """The most characters of a cell in a terminal."""
 MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$]|(?<!\w)_|_(?!\w)")
@@ -57,9 +59,10 @@ HTML = """\
 def short(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns that a reader wants first.
 
-    Of trials, these are the params that vary, the objective, its best and its test value, the time, the state, and the
-    reasons if there are any. Of groups, they are the columns that are not empty, and the column of means names its
-    metric. Of a pivot, each mean is shown with its number of trials.
+    Of trials, these are the params that vary, the metric that sorts, the objective, its best and its test value, some
+    of the metrics that the task names, the time, the state, and the reasons if there are any. Of groups, they are the
+    columns that are not empty, and the column of means names its metric. Of a pivot, each mean is shown with its number
+    of trials.
     """
     match frame.attrs.get("shape"):
         case "groups":
@@ -71,7 +74,11 @@ def short(frame: pd.DataFrame) -> pd.DataFrame:
             return _short_cells(frame)
     params = list(frame.columns[: frame.attrs["vary"]]) or ["name"]
     main = [column for name in own_metrics(frame) for column in (f"val/{name}", f"val/{name}{BEST}", f"test/{name}")]
-    metrics = [column for column in (*main, "train_seconds") if column in frame]
+    if "/" in frame.attrs["sorted"] and frame.attrs["sorted"] in frame.attrs["metrics"]:
+        main.insert(0, frame.attrs["sorted"])
+    asked = [column for column in (f"val/{name}" for name in frame.attrs["asked"]) if column in frame]
+    metrics = [column for column in (*main, *asked[:MOST_ASKED], "train_seconds") if column in frame]
+    metrics = list(dict.fromkeys(metrics))
     if SHARE in frame and not frame[SHARE].equals(frame["train_seconds"]):
         metrics.append(SHARE)
     reason = ["reason"] if frame["reason"].any() else []

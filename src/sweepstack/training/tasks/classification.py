@@ -79,6 +79,10 @@ class Classification(Task):
             shape = list(labels.shape[1:])
             if labels[0].numel() == 1:
                 remedy = "give the number inside it: labels.flatten(), or int(label)"
+            elif shape == [dataset.classes] and bool(
+                ((labels == 0) | (labels == 1)).all() and (labels.sum(1) > 1).any()
+            ):
+                remedy = "for several labels of one image use task=multilabel"
             elif shape == [dataset.classes]:
                 remedy = "for one-hot labels give labels.argmax(1), or label.argmax()"
             else:
