@@ -27,8 +27,10 @@ def commands() -> list[str]:
 
 
 def small(words: list[str]) -> list[str]:
-    """A training at small size: one epoch of the digits."""
-    return [*(word for word in words if not word.startswith("epochs=")), "dataset=digits", "epochs=1"]
+    """A training at small size: one epoch, of the digits unless it names a dataset."""
+    names_one = any(word.startswith("dataset=") for word in words)
+    shorter = [word for word in words if not word.startswith("epochs=")]
+    return [*shorter, *([] if names_one else ["dataset=digits"]), "epochs=1"]
 
 
 (TUTORIAL,) = [command for command in commands() if "experiment=tutorial" in command]

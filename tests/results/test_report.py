@@ -366,8 +366,10 @@ def test_weights_that_are_gone_cost_the_pictures_of_mistakes_alone(terminal: Ter
         without = report("first", store=terminal.store)
     finally:
         weights.rename(folder / "weights.pt")
-    said = "The mistakes of the trial to use cannot be shown here: its weights are not in the store."
-    assert said in Page(without.html).texts["p"]
+    said = (
+        "The mistakes of the trial to use cannot be shown here: its weights are not in the store; train it again with "
+    )
+    assert f"{said}rerun=true." in Page(without.html).texts["p"]
     assert "plots/confusion.png" not in without.files
     assert "plots/curves.png" in without.files
 

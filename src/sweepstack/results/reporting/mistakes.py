@@ -55,7 +55,7 @@ def answers_of(store: Store, run_id: str, config: TrialConfig, digest: str) -> A
 
     weights = artifact(store, run_id, WEIGHTS)
     if weights is None:
-        raise UserError("its weights are not in the store")
+        raise UserError("its weights are not in the store", remedy="train it again with rerun=true")
     loaded = load_test_data(config, digest)
     images = loaded.test_images.numpy()
     probabilities = build_predictor(config, weights).predict(images)

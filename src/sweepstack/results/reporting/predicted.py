@@ -41,7 +41,8 @@ def load_test_data(config: TrialConfig, digest: str) -> Data:
 
     loaded = trial_data.load_test_data(config)
     if digest and loaded.facts.digest != digest:
-        raise UserError(f"the checksum of its dataset was {digest}, and is {loaded.facts.digest} now")
+        rule = f"the checksum of its dataset was {digest}, and is {loaded.facts.digest} now"
+        raise UserError(rule, remedy="give the dataset that it had, or train it again")
     return loaded
 
 
@@ -59,7 +60,7 @@ def predicted_of(store: Store, run_id: str, config: TrialConfig, digest: str) ->
     """
     values = predictions(store, run_id)
     if values is None:
-        raise UserError("its predictions are not in the store")
+        raise UserError("its predictions are not in the store", remedy="train it again with rerun=true")
     targets = load_test_data(config, digest).test_labels.numpy()
     if targets.shape != values.shape:
         raise UserError(f"its predictions have the shape {values.shape}, and the targets {targets.shape}")
