@@ -204,7 +204,10 @@ CE = "torch.nn.CrossEntropyLoss"
             "task.loss must have no parameters of its own, which nothing would train",
         ),
         ({"_target_": f"{__name__}.Focal"}, f"task.loss: {__name__}.Focal cannot be called: missing a required arg"),
-        ({"_target_": "torch.nn.NLLLoss", "weight": ["a"]}, "task.loss: torch.nn.NLLLoss refuses its values: "),
+        (
+            {"_target_": "torch.nn.NLLLoss", "weight": ["a"]},
+            "task.loss.weight must be a list of numbers from 0, not all",
+        ),
     ],
 )
 def test_a_loss_that_does_not_fit_is_refused_in_one_line_before_anything_trains(digits_config, loss, begins):

@@ -60,10 +60,8 @@ def answers_of(store: Store, run_id: str, config: TrialConfig, digest: str) -> A
     images = loaded.test_images.numpy()
     probabilities = build_predictor(config, weights).predict(images)
     if changed := count_changed_predictions(store, run_id, probabilities.argmax(1)):
-        raise UserError(
-            f"with the present code it predicts {changed} of {len(images)} test images differently than when it was "
-            "trained"
-        )
+        rule = f"with the present code it predicts {changed} of {len(images)} test images differently than when it was"
+        raise UserError(f"{rule} trained", remedy="train it again with rerun=true")
     return Answers(images, loaded.test_labels.numpy(), probabilities)
 
 

@@ -63,7 +63,8 @@ def predicted_of(store: Store, run_id: str, config: TrialConfig, digest: str) ->
         raise UserError("its predictions are not in the store", remedy="train it again with rerun=true")
     targets = load_test_data(config, digest).test_labels.numpy()
     if targets.shape != values.shape:
-        raise UserError(f"its predictions have the shape {values.shape}, and the targets {targets.shape}")
+        rule = f"its predictions have the shape {values.shape}, and the targets {targets.shape}"
+        raise UserError(rule, remedy="let the task give targets and predictions of one shape")
     if not np.isfinite(values).all():
-        raise UserError("some of its predictions are not finite")
+        raise UserError("some of its predictions are not finite", remedy="try a smaller optimizer.lr")
     return Predicted(targets, values)
