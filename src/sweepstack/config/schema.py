@@ -115,8 +115,20 @@ class TargetConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
+class PartsConfig(Section):
+    """The keywords of a dataset's target that make its parts.
+
+    If there is a part `val`, it is held out. Without a part `test` (null), nothing is measured on test data.
+    """
+
+    train: Annotated[dict[str, Any], Field(examples=["{split:train}"])] = {"train": True}
+    val: Annotated[dict[str, Any] | None, Field(examples=["{split:valid}"])] = None
+    test: Annotated[dict[str, Any] | None, Field(examples=["{split:test}"])] = {"train": False}
+
+
 class DatasetConfig(TargetConfig):
-    """A dataset: `target(train=True, **keywords)` and `target(train=False, **keywords)` return its two parts."""
+    """A dataset: `target(**keywords, **parts.train)` and `target(**keywords, **parts.test)` return its parts; these are
+    by default `train=True` and `train=False`."""
 
     shape: Annotated[tuple[Annotated[Int, Field(ge=1)], ...], Field(min_length=1, examples=["[1,28,28]"])]
     classes: Annotated[Annotated[Int, Field(ge=2)] | None, Field(examples=[10])] = None
@@ -125,6 +137,7 @@ class DatasetConfig(TargetConfig):
     """The number of numbers that a regression predicts; of classes None."""
     mean: Annotated[Float, Field(examples=[0.0]), Mark.HASHED_AT_DEFAULT] = 0.0
     std: Annotated[Float, Field(gt=0, examples=[1.0]), Mark.HASHED_AT_DEFAULT] = 1.0
+    parts: PartsConfig = PartsConfig()
 
 
 class ModelConfig(TargetConfig):
@@ -363,6 +376,24 @@ class EarlyStoppingConfig(Section):
     min_delta: Annotated[Float, Field(ge=0, examples=[0.0])] = 0.0
 
 
+class SplitConfig(Section):
+    """How training items are held out: `stratified` by their class, and `grouped`, so that the items of a group stay
+    together. The attribute `groups` of the dataset has the group of each item."""
+
+    stratified: Annotated[bool, Field(strict=True, examples=["true"])] = False
+    grouped: Annotated[bool, Field(strict=True, examples=["true"])] = False
+
+
+class HeldOut(NamedTuple):
+    """The training items that are held out: a fraction of them, or one of several folds."""
+
+    fraction: float = 0.0
+    stratified: bool = False
+    grouped: bool = False
+    folds: int | None = None
+    fold: int | None = None
+
+
 class TrialConfig(Section):
     """What is trained: all that can change the weights or the metrics.
 
@@ -370,6 +401,9 @@ class TrialConfig(Section):
     bounds the norm of all gradients of an update together, `accumulate` counts batches for each update (the last update
     of an epoch may have fewer), `validation_split` is a fraction of the training data, `evaluate_every` counts
     iterations (optimizer updates) unless it is "epoch".
+
+    With `folds`, the training data are cut into so many parts, and the one of number `fold`, from 0, is held out
+    instead of that fraction. Trials that differ only in `fold` and `seed` are one setting.
 
     `ema` is the decay of an exponential moving average of the parameters after each update; the averaged ones are
     measured and kept. With `keep_best`, the weights, the predictions and all metrics are those of the measurement with
@@ -392,6 +426,9 @@ class TrialConfig(Section):
     early_stopping: Annotated[EarlyStoppingConfig, Mark.PARSED] = EarlyStoppingConfig()
     keep_best: Annotated[bool, Field(strict=True, examples=["true"]), Mark.PARSED] = False
     validation_split: Annotated[Float, Field(ge=0, lt=1, examples=[0.1]), Mark.HASHED_AT_DEFAULT] = 0.1
+    split: SplitConfig = SplitConfig()
+    folds: Annotated[Annotated[Int, Field(ge=2)] | None, Field(examples=[5])] = None
+    fold: Annotated[Annotated[Int, Field(ge=0)] | None, Field(examples=[0])] = None
     evaluate_every: Annotated[
         Literal["epoch"] | int,
         BeforeValidator(_epoch_or_count),
@@ -423,7 +460,15 @@ class TrialConfig(Section):
     @property
     def selecting_part(self) -> str:
         """The part of the data that trials are measured on while they train: "val"; "test" if nothing is held out."""
-        return "val" if self.validation_split else "test"
+        holds_out = self.folds is not None or self.dataset.parts.val is not None or self.validation_split
+        return "val" if holds_out else "test"
+
+    @property
+    def held_out(self) -> HeldOut:
+        """The items of the training part that are held out; none if the dataset has a part of its own for that."""
+        is_drawn = self.folds is None and self.dataset.parts.val is None
+        fraction = self.validation_split if is_drawn else 0.0
+        return HeldOut(fraction, self.split.stratified, self.split.grouped, self.folds, self.fold)
 
 
 class RunConfig(Section):
@@ -454,7 +499,7 @@ class Config(NamedTuple):
 class FlatConfig(RunConfig, TrialConfig):
     """The keys of both configs side by side, as users write them and as journals store them."""
 
-    def split(self) -> Config:
+    def both(self) -> Config:
         """Returns the two configs."""
         return Config(self._part(TrialConfig), self._part(RunConfig))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sweepstack.blame import contained
 from sweepstack.config.schema import DatasetConfig, TaskConfig, TrialConfig
@@ -39,7 +40,7 @@ def build_predictor(config: TrialConfig, weights: bytes) -> Predictor:
         UserError: see `Predictor`.
         DataError: the dataset cannot be obtained.
     """
-    images = load_test_data(config).test_images
+    images = _images(load_test_data(config))
     high = 255.0 if images.dtype == torch.uint8 else float(images.max())
     dtype = str(images.dtype).removeprefix("torch.")
     box, centre = 1, (0.0, 0.0)
@@ -58,20 +59,32 @@ def _check_outputs(trained: Predictor, items: NDArray[Any]) -> None:
     try:
         with contained():
             outputs = check_rows(trained.outputs(items), len(items), trained.config)
-        trained.task.check_outputs(outputs, load_test_data(trained.config).test_labels[:2], trained.config)
+        loaded = load_test_data(trained.config)
+        targets = loaded.test_labels if loaded.test_count else loaded.labels
+        trained.task.check_outputs(outputs, targets[:2], trained.config)
     except Exception as error:  # a user's class can fail in any way
         rule = f"a model must give the outputs of its task to be used here, {target} does not ({one_line(error)})"
         raise UserError(rule, remedy=f"load its {WEIGHTS} in a program of your own") from error
 
 
 def example(config: TrialConfig) -> NDArray[Any]:
-    """Returns the first two test items, as the dataset has them."""
-    return load_test_data(config).test_images[:2].numpy()
+    """Returns the first two test items, as the dataset has them; without a test part, training items."""
+    return _images(load_test_data(config))[:2].numpy()
+
+
+def _images(loaded: Data) -> Tensor:
+    """Returns the images to use a model with: those of the test part, else those of the training part."""
+    return loaded.test_images if loaded.test_count else loaded.images
 
 
 def predict_test_data(trained: Predictor) -> tuple[str, NDArray[Any]]:
-    """Returns the checksum of a model's dataset, and what the model predicts for its test items, as it is stored."""
+    """Returns the checksum of a model's dataset, and what the model predicts for its test items, as it is stored.
+
+    Without a test part nothing is predicted.
+    """
     loaded, task = load_test_data(trained.config), trained.task
+    if not loaded.test_count:
+        return loaded.facts.digest, loaded.test_labels.numpy()
     outputs = task.aligned(trained.outputs(loaded.test_images.numpy()), loaded.test_labels)
     return loaded.facts.digest, task.stored(task.predictions(outputs), outputs).numpy()
 

@@ -46,7 +46,9 @@ def check_trial(config: TrialConfig, device: str) -> Data:
         DataError: the data cannot be loaded.
     """
     choose_device(device)
-    check_keywords("dataset", config.dataset.target, 0, {"train": True, **config.dataset.keywords})
+    for part in (config.dataset.parts.train, config.dataset.parts.val, config.dataset.parts.test):
+        if part is not None:
+            check_keywords("dataset", config.dataset.target, 0, {**config.dataset.keywords, **part})
     check_keywords("model", config.model.target, 0, config.model.keywords)
     check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
     if config.trainer is not None:

@@ -64,6 +64,11 @@ class Data:
             digest.update(tensor.cpu().contiguous().numpy().data)
         return DatasetFacts(digest.hexdigest()[:16], len(self.train), len(self.held_out), len(self.test_labels))
 
+    @property
+    def test_count(self) -> int:
+        """The number of test items."""
+        return len(self.test_labels)
+
     def steps_per_epoch(self, batch_size: int, accumulate: int = 1) -> int:
         """Returns the number of updates in an epoch, including the last, short one.
 

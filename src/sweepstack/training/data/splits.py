@@ -1,0 +1,184 @@
+"""Which training items are held out: a fraction of them or a fold; stratified by class, and by whole groups."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sweepstack.config.schema import DatasetConfig, HeldOut
+from sweepstack.errors import DataError
+
+SPLIT_SEED = 0
+"""Seed of the split. Every trial holds out the same items, so that trials of different seeds can be compared."""
+MOST_CUTS = 100
+"""A fraction of stratified or grouped items is made of so many equal cuts, at most: 0.15 is 3 of 20."""
+Groups = Sequence[Hashable]
+"""The group of each item."""
+
+_warned: set[str] = set()
+"""The warnings that this process has printed."""
+
+
+class Split(NamedTuple):
+    """The two parts of the training items, as ascending int64 indices."""
+
+    train: Tensor
+    held_out: Tensor
+
+
+def split_items(held: HeldOut, labels: Tensor, groups: Groups | None = None) -> Split:
+    """Chooses the items that are held out; the same ones in every process.
+
+    Without folds, strata and groups these are the first ones of a fixed permutation. Folds are equal cuts of the same
+    permutation. scikit-learn makes folds with strata or groups, and a fraction is then as many of them as come nearest.
+
+    Args:
+        held: what is held out.
+        labels: the label of each item, [n, ...]; of strata int64 [n].
+        groups: the group of each item, if `held.grouped`.
+
+    Raises:
+        DataError: there are too few items, classes or groups, or the labels are no classes.
+    """
+    count = len(labels)
+    most, of_what = _most_folds(held, labels, groups)
+    if held.folds is not None and held.folds > most:
+        raise DataError(f"folds must be at most {most:,}, {of_what}", held.folds, f"for example folds={max(2, most)}")
+    is_held = torch.zeros(count, dtype=torch.bool)
+    if held.folds is None and not held.fraction:
+        return _parts(is_held)
+    if held.stratified or held.grouped:
+        is_held |= torch.from_numpy(_drawn(held, most, labels, groups))
+    else:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
+        first = order[: round(count * held.fraction)]
+        is_held[first if held.folds is None else torch.tensor_split(order, held.folds)[held.fold or 0]] = True
+    split = _parts(is_held)
+    if not len(split.train) or not len(split.held_out):
+        raise DataError(
+            f"{'validation_split' if held.folds is None else 'folds'} must leave images to train on and to select by "
+            f"of {count}",
+            held.fraction if held.folds is None else held.folds,
+            "for example validation_split=0.1" if held.folds is None else "for example folds=2",
+        )
+    return split
+
+
+def check_groups(config: DatasetConfig, groups: Mapping[str, Groups | None]) -> None:
+    """Checks that no group is in two parts of a dataset.
+
+    Args:
+        config: the dataset.
+        groups: the group of each item, by the name of the part; None for a part of which they are not known.
+
+    Raises:
+        DataError: a group is in two parts.
+    """
+    part_of: dict[Hashable, str] = {}
+    for part, values in groups.items():
+        for group in dict.fromkeys(values or ()):
+            if part_of.setdefault(group, part) != part:
+                rule = f"a group must be in one part of {config.target}, {group!r} is in the {part_of[group]} part"
+                raise DataError(f"{rule} and in the {part} part", remedy="move its items, or leave out split.grouped")
+
+
+def check_classes(config: DatasetConfig, held: HeldOut, labels: Tensor, split: Split, test_labels: Tensor) -> None:
+    """Checks that every class can be learned: that the training part has all classes of the held-out part.
+
+    A line on standard error names a class that the held-out part lacks, or that only the test part has.
+
+    Args:
+        config: the dataset.
+        held: what is held out.
+        labels: the label of each training item; nothing is checked if they are no classes.
+        split: the parts of these items.
+        test_labels: those of the test items.
+
+    Raises:
+        DataError: the training part lacks a class.
+    """
+    if config.classes is None or labels.ndim != 1 or labels.is_floating_point():
+        return
+    train, held_out, test = (set(part.unique().tolist()) for part in (*(labels[part] for part in split), test_labels))
+    remedy = "give it more items, or leave the class out"
+    if not held.stratified and (held.fraction or held.folds):
+        remedy = f"set split.stratified=true, or {remedy}"
+    for missing in sorted(held_out - train)[:1]:
+        rule = f"the training part must have every class, class {missing} of {config.target} is only in the held-out"
+        raise DataError(f"{rule} part", remedy=remedy)
+    for missing in sorted(train - held_out)[:1] if held_out else []:
+        _warn(f"The held-out part of {config.target} lacks class {missing}, so nothing selects by it; {remedy}.")
+    for missing in sorted(test - train)[:1]:
+        _warn(f"The training part of {config.target} lacks class {missing} of its test part, so nothing can learn it.")
+
+
+def _parts(is_held: Tensor) -> Split:
+    return Split((~is_held).nonzero().flatten(), is_held.nonzero().flatten())
+
+
+def _most_folds(held: HeldOut, labels: Tensor, groups: Groups | None) -> tuple[int, str]:
+    """Returns into how many folds the items can be cut, and what limits them."""
+    most = (len(labels), "the number of training items")
+    if held.stratified:
+        if labels.ndim != 1 or labels.is_floating_point():
+            rule = "split.stratified needs labels that are classes, one for each item"
+            raise DataError(rule, f"{list(labels.shape)} {labels.dtype}", "leave out split.stratified")
+        most = min(most, (int(labels.bincount().max()), "the number of items of the largest class"))
+    if held.grouped:
+        assert groups is not None
+        most = min(most, (len(set(groups)), "the number of groups"))
+        if most[0] < 2 and (held.folds or held.fraction):
+            raise DataError("split.grouped needs two groups or more", most[0], "leave it out, or give others")
+    return most
+
+
+def _drawn(held: HeldOut, most: int, labels: Tensor, groups: Groups | None) -> NDArray[np.bool_]:
+    """Returns which items are held out, [n], by folds with strata or groups.
+
+    Args:
+        held, labels, groups: see `split_items`.
+        most: the most folds.
+    """
+    if held.folds is not None:
+        return _fold_numbers(held.folds, held, labels, groups) == held.fold
+    limit = max(2, min(most, MOST_CUTS))
+    cuts = max(Fraction(held.fraction).limit_denominator(limit).denominator, 2)
+    cuts = limit if held.fraction < 1 / limit or held.fraction > 1 - 1 / limit else cuts
+    numbers = _fold_numbers(cuts, held, labels, groups)
+    reached = np.bincount(numbers, minlength=cuts).cumsum()[:-1]
+    found: NDArray[np.bool_] = numbers <= np.abs(reached - held.fraction * len(labels)).argmin()
+    return found
+
+
+def _fold_numbers(cuts: int, held: HeldOut, labels: Tensor, groups: Groups | None) -> NDArray[Any]:
+    """Returns the number of the fold of each item, [n]."""
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
+
+    shuffled = {"shuffle": True, "random_state": SPLIT_SEED}
+    if not held.grouped:
+        splitter = StratifiedKFold(cuts, **shuffled)
+    else:
+        splitter = StratifiedGroupKFold(cuts, **shuffled) if held.stratified else GroupKFold(cuts)
+    codes = {group: code for code, group in enumerate(dict.fromkeys(groups or ()))}
+    numbers = np.empty(len(labels), dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of small classes; `check_classes` names them
+        coded = None if groups is None else [codes[group] for group in groups]
+        folds = splitter.split(numbers, labels.cpu().numpy() if held.stratified else None, coded)
+        for number, (_, index) in enumerate(folds):
+            numbers[index] = number
+    return numbers
+
+
+def _warn(line: str) -> None:
+    if line not in _warned:
+        _warned.add(line)
+        print(line, file=sys.stderr)
