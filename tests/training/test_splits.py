@@ -35,9 +35,9 @@ def test_a_fraction_is_the_beginning_of_the_permutation_that_every_version_has_d
     size = round(count * fraction)
     if not 0 < size < count:
         with pytest.raises(DataError, match="validation_split must leave images to train on"):
-            split_items(HeldOut(fraction), torch.zeros(count))
+            split_items(HeldOut(fraction), count)
         return
-    split = split_items(HeldOut(fraction), torch.zeros(count))
+    split = split_items(HeldOut(fraction), count)
     assert torch.equal(split.held_out, order[:size].sort().values)
     assert torch.equal(split.train, order[size:].sort().values)
 
@@ -45,7 +45,7 @@ def test_a_fraction_is_the_beginning_of_the_permutation_that_every_version_has_d
 @settings(max_examples=20)
 @given(folds=st.integers(2, 20), stratified=st.booleans(), grouped=st.booleans())
 def test_each_item_is_held_out_in_one_fold(folds, stratified, grouped):
-    splits = [split_items(HeldOut(0, stratified, grouped, folds, fold), UNEVEN, GROUPS) for fold in range(folds)]
+    splits = [split_items(HeldOut(0, stratified, grouped, folds, fold), 300, UNEVEN, GROUPS) for fold in range(folds)]
     assert torch.cat([split.held_out for split in splits]).sort().values.tolist() == list(range(300))
     for split in splits:
         assert torch.cat([*split]).sort().values.tolist() == list(range(300))
@@ -58,14 +58,14 @@ def test_each_item_is_held_out_in_one_fold(folds, stratified, grouped):
     "held", [HeldOut(0.1, stratified=True), *(HeldOut(0, True, folds=10, fold=fold) for fold in (0, 9))]
 )
 def test_strata_keep_the_shares_of_the_classes(held):
-    split = split_items(held, UNEVEN)
+    split = split_items(held, 300, UNEVEN)
     assert shares(UNEVEN[split.held_out]) == [20, 7, 3]
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0.1, 30), (0.15, 45), (0.25, 75), (0.5, 150), (0.7, 210)])
 @pytest.mark.parametrize("stratified", [True, False])
 def test_a_fraction_of_groups_comes_near(fraction, count, stratified):
-    split = split_items(HeldOut(fraction, stratified, True), LABELS, GROUPS)
+    split = split_items(HeldOut(fraction, stratified, True), 300, LABELS, GROUPS)
     assert not groups_of(split.train) & groups_of(split.held_out)
     assert abs(len(split.held_out) - count) <= 14
     assert math.isclose(len(split.train) + len(split.held_out), 300)
@@ -73,16 +73,16 @@ def test_a_fraction_of_groups_comes_near(fraction, count, stratified):
 
 def test_a_small_fraction_of_few_groups_is_one_of_them():
     groups = [*"aaabbbccc"]
-    split = split_items(HeldOut(0.05, grouped=True), torch.zeros(9), groups)
+    split = split_items(HeldOut(0.05, grouped=True), 9, None, groups)
     assert len({groups[index] for index in split.held_out.tolist()}) == 1
 
 
 def test_the_same_items_are_held_out_whatever_was_drawn_before():
     for held in (HeldOut(0.1), HeldOut(0.1, True), HeldOut(0, True, True, 5, 2)):
         torch.manual_seed(1)
-        first = split_items(held, LABELS, GROUPS)
+        first = split_items(held, 300, LABELS, GROUPS)
         torch.manual_seed(2)
-        assert all(torch.equal(*parts) for parts in zip(first, split_items(held, LABELS, GROUPS), strict=True))
+        assert all(torch.equal(*parts) for parts in zip(first, split_items(held, 300, LABELS, GROUPS), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_the_same_items_are_held_out_whatever_was_drawn_before():
 )
 def test_what_cannot_be_cut_is_refused(held, labels, groups, message):
     with pytest.raises(DataError) as caught:
-        split_items(held, torch.arange(labels) % 3, groups)
+        split_items(held, labels, torch.arange(labels) % 3, groups)
     assert str(caught.value).startswith(f"{message}; ")
 
 
 def test_strata_need_classes():
     with pytest.raises(DataError) as caught:
-        split_items(HeldOut(0.1, True), torch.rand(20, 1))
+        split_items(HeldOut(0.1, True), 20, torch.rand(20, 1))
     assert str(caught.value) == (
         "split.stratified needs labels that are classes, one for each item, got '[20, 1] torch.float32'; "
         "leave out split.stratified"
@@ -151,6 +151,6 @@ def test_a_class_that_another_part_lacks_is_told_once(capsys):
 def test_nothing_is_said_where_nothing_is_missing_or_known(capsys):
     every = Split(torch.arange(300), NOTHING)
     check_classes(config(), HeldOut(), LABELS, every, LABELS)
-    check_classes(config(), HeldOut(0.1), LABELS, split_items(HeldOut(0.1), LABELS), NOTHING)
+    check_classes(config(), HeldOut(0.1), LABELS, split_items(HeldOut(0.1), 300, LABELS), NOTHING)
     check_classes(config(), HeldOut(), torch.rand(300), every, torch.rand(3))
     assert capsys.readouterr().err == ""

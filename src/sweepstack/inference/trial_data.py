@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sweepstack.blame import contained
-from sweepstack.config.schema import DatasetConfig, TaskConfig, TrialConfig
+from sweepstack.config.schema import DatasetConfig, HeldOut, TaskConfig, TrialConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.inference.handwriting import centre_of_mass, longest_side
 from sweepstack.inference.predictor import CPU, Predictor, is_grey_image
-from sweepstack.training.data import datasets
-from sweepstack.training.data.datasets import Data
+from sweepstack.training.data.load import load_data
+from sweepstack.training.data.source import EVALUATED, Data
 from sweepstack.training.tasks.task import check_rows
 from sweepstack.trial import WEIGHTS
 
@@ -26,7 +27,27 @@ def load_test_data(config: TrialConfig) -> Data:
     Raises:
         UserError: the data cannot be obtained, or are not those of the task.
     """
-    return datasets.load_data(config.dataset, 0.0, CPU, config.task)
+    return load_data(config.dataset, HeldOut(grouped=config.split.grouped), CPU, config.task)
+
+
+def inputs_to_test(data: Data, most: int | None = None) -> NDArray[Any]:
+    """Returns the inputs of the test items as the dataset gives them, or of the first `most`.
+
+    Without a test part they are those of the first training items.
+
+    Raises:
+        UserError: an item has several inputs.
+    """
+    parts: list[Tensor] = []
+    chunk = EVALUATED if most is None else most
+    for inputs, _ in data.test_items(chunk) if data.test_count else [data.first(chunk)]:
+        if not isinstance(inputs, Tensor):
+            rule = "a model must have one input to be used here, an item of its dataset is a"
+            raise UserError(rule, type(inputs).__name__, f"load its {WEIGHTS} in a program of your own")
+        parts.append(inputs)
+        if most is not None:
+            break
+    return torch.cat(parts).numpy()
 
 
 def build_predictor(config: TrialConfig, weights: bytes) -> Predictor:
@@ -40,16 +61,16 @@ def build_predictor(config: TrialConfig, weights: bytes) -> Predictor:
         UserError: see `Predictor`.
         DataError: the dataset cannot be obtained.
     """
-    images = _images(load_test_data(config))
-    high = 255.0 if images.dtype == torch.uint8 else float(images.max())
-    dtype = str(images.dtype).removeprefix("torch.")
+    images = inputs_to_test(load_test_data(config))
+    high = 255.0 if images.dtype == np.uint8 else float(images.max())
+    dtype = images.dtype.name
     box, centre = 1, (0.0, 0.0)
-    if is_grey_image(config.dataset.shape) and high > 0:  # else an item is no picture, or has no ink
-        pixels = images.numpy() / high
+    if is_grey_image(images.shape[1:]) and high > 0:  # else an item is no picture, or has no ink
+        pixels = images / high
         box, centre = longest_side(pixels), centre_of_mass(pixels)
     found = Predictor(config, weights, high, dtype, box, centre)
     if config.trainer is not None:
-        _check_outputs(found, images[:2].numpy())
+        _check_outputs(found, images[:2])
     return found
 
 
@@ -60,7 +81,7 @@ def _check_outputs(trained: Predictor, items: NDArray[Any]) -> None:
         with contained():
             outputs = check_rows(trained.outputs(items), len(items), trained.config)
         loaded = load_test_data(trained.config)
-        targets = loaded.test_labels if loaded.test_count else loaded.labels
+        targets = loaded.test_targets if loaded.test_count else loaded.first(2)[1]
         trained.task.check_outputs(outputs, targets[:2], trained.config)
     except Exception as error:  # a user's class can fail in any way
         rule = f"a model must give the outputs of its task to be used here, {target} does not ({one_line(error)})"
@@ -68,13 +89,8 @@ def _check_outputs(trained: Predictor, items: NDArray[Any]) -> None:
 
 
 def example(config: TrialConfig) -> NDArray[Any]:
-    """Returns the first two test items, as the dataset has them; without a test part, training items."""
-    return _images(load_test_data(config))[:2].numpy()
-
-
-def _images(loaded: Data) -> Tensor:
-    """Returns the images to use a model with: those of the test part, else those of the training part."""
-    return loaded.test_images if loaded.test_count else loaded.images
+    """Returns the first two items that `inputs_to_test` gives."""
+    return inputs_to_test(load_test_data(config), 2)
 
 
 def predict_test_data(trained: Predictor) -> tuple[str, NDArray[Any]]:
@@ -84,8 +100,8 @@ def predict_test_data(trained: Predictor) -> tuple[str, NDArray[Any]]:
     """
     loaded, task = load_test_data(trained.config), trained.task
     if not loaded.test_count:
-        return loaded.facts.digest, loaded.test_labels.numpy()
-    outputs = task.aligned(trained.outputs(loaded.test_images.numpy()), loaded.test_labels)
+        return loaded.facts.digest, loaded.test_targets.numpy()
+    outputs = task.aligned(trained.outputs(inputs_to_test(loaded)), loaded.test_targets)
     return loaded.facts.digest, task.stored(task.predictions(outputs), outputs).numpy()
 
 
@@ -95,14 +111,15 @@ def load_test_targets(config: TrialConfig) -> tuple[str, NDArray[Any]]:
     Raises:
         DataError: the dataset cannot be obtained.
     """
-    return _load_test_targets(config.dataset.model_dump_json(by_alias=True), config.task.model_dump_json(by_alias=True))
+    dataset, task = (part.model_dump_json(by_alias=True) for part in (config.dataset, config.task))
+    return _load_test_targets(dataset, task, config.split.grouped)
 
 
 @functools.lru_cache(maxsize=8)
-def _load_test_targets(dataset_json: str, task_json: str) -> tuple[str, NDArray[Any]]:
+def _load_test_targets(dataset_json: str, task_json: str, grouped: bool) -> tuple[str, NDArray[Any]]:
     dataset, task = DatasetConfig.model_validate_json(dataset_json), TaskConfig.model_validate_json(task_json)
     try:
-        loaded = datasets.load_data(dataset, 0.0, CPU, task)
+        loaded = load_data(dataset, HeldOut(grouped=grouped), CPU, task)
     except UserError as error:  # also a ConfigError about a user's target
         raise DataError(error.rule, error.value, error.remedy, where=error.where) from error
-    return loaded.facts.digest, loaded.test_labels.numpy()
+    return loaded.facts.digest, loaded.test_targets.numpy()

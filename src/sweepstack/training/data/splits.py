@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from sweepstack.config.schema import DatasetConfig, HeldOut
 from sweepstack.errors import DataError
+from sweepstack.training.data.conversion import tensor_of
+from sweepstack.training.data.user_dataset import Part
 
 SPLIT_SEED = 0
 """Seed of the split. Every trial holds out the same items, so that trials of different seeds can be compared."""
@@ -34,7 +38,107 @@ class Split(NamedTuple):
     held_out: Tensor
 
 
-def split_items(held: HeldOut, labels: Tensor, groups: Groups | None = None) -> Split:
+@dataclass(frozen=True)
+class Splits:
+    """How the training items of a dataset can be split. Each split is made once, so that folds share all else."""
+
+    config: DatasetConfig
+    count: int
+    """The number of training items, those of a held-out part of the dataset's own among them."""
+    own: int
+    """How many of them, the last ones, are of such a part."""
+    labels: Tensor | None
+    """The label of each of them, [n, ...]; None if they are not known before they are read."""
+    test_labels: Tensor
+    groups: Groups | None
+    """The group of each item, if groups are to stay together."""
+    made: dict[HeldOut, Split] = field(default_factory=dict)
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Part], grouped: bool) -> Splits:
+        """Finds what is known before items are read: their numbers and groups.
+
+        Args:
+            parts: the parts of the dataset, the training part first.
+            grouped: whether groups are to stay together.
+
+        Raises:
+            DataError: the dataset has no groups, not one for each item, or one in two parts.
+        """
+        config, training = parts[0].config, parts[0]
+        groups = {part.name: _groups_of(part) for part in parts} if grouped else {}
+        if grouped and groups[training.name] is None:
+            rule = f"split.grouped needs an attribute groups, the training part of {config.target} has none"
+            raise DataError(rule, remedy="give it one, with the group of each item")
+        check_groups(config, groups)
+        own = parts[1].count if config.parts.val is not None else 0
+        return cls(config, training.count + own, own, None, torch.empty(0), groups.get(training.name))
+
+    def with_labels(self, labels: Tensor, test_labels: Tensor) -> Splits:
+        """Returns the same with labels that were read.
+
+        Args:
+            labels: that of each training item, [n, ...].
+            test_labels: that of each test item, [n, ...].
+        """
+        return replace(self, labels=labels.cpu(), test_labels=test_labels.cpu())
+
+    def with_targets(self, training: Part) -> Splits:
+        """Returns the same with the classes in the attribute `targets` that datasets of torchvision have, if there are
+        any: the items of a stream are read later."""
+        try:
+            labels = tensor_of(getattr(training.dataset, "targets", None))
+        except DataError:
+            return self
+        are_classes = labels.ndim == 1 and len(labels) == self.count and not labels.is_floating_point()
+        return replace(self, labels=labels.long()) if are_classes else self
+
+    def digest(self, digest: str) -> str:
+        """Returns the checksum of the data with that of the groups, if they are used."""
+        if self.groups is None:
+            return digest
+        return hashlib.sha1(f"{digest} {self.groups!r}".encode(), usedforsecurity=False).hexdigest()[:16]
+
+    def of(self, held: HeldOut) -> Split:
+        """Returns the items to train on and those to select by.
+
+        Raises:
+            DataError: see `split_items` and `check_classes`.
+        """
+        if held not in self.made:
+            self.made[held] = self._split(held)
+        return self.made[held]
+
+    def _split(self, held: HeldOut) -> Split:
+        if self.own:
+            split = Split(torch.arange(self.count - self.own), torch.arange(self.count - self.own, self.count))
+        else:
+            split = split_items(held, self.count, self.labels, self.groups)
+        if self.labels is not None:
+            check_classes(self.config, held, self.labels, split, self.test_labels)
+        return split
+
+
+def _groups_of(part: Part) -> Groups | None:
+    """Returns the group of each item of a part; None if its dataset does not say."""
+    found = getattr(part.dataset, "groups", None)
+    if found is None:
+        return None
+    try:
+        groups = found.tolist() if hasattr(found, "tolist") else list(found)
+        missing = next((index for index, group in enumerate(groups) if group is None or group != group), None)
+        hash(tuple(groups))
+    except (TypeError, ValueError) as error:
+        rule = f"the attribute groups of {part.config.target} must have a number or a text for each item"
+        raise DataError(rule, type(found).__name__, "give a list") from error
+    if len(groups) != part.count or missing is not None:
+        rule = f"the attribute groups of {part.config.target} must have a group for each of {part.count:,} items of its"
+        shown = f"{len(groups):,} groups" if missing is None else f"none for item {missing} (from 0)"
+        raise DataError(f"{rule} {part.name} part", shown, "correct it")
+    return groups
+
+
+def split_items(held: HeldOut, count: int, labels: Tensor | None = None, groups: Groups | None = None) -> Split:
     """Chooses the items that are held out; the same ones in every process.
 
     Without folds, strata and groups these are the first ones of a fixed permutation. Folds are equal cuts of the same
@@ -42,21 +146,21 @@ def split_items(held: HeldOut, labels: Tensor, groups: Groups | None = None) -> 
 
     Args:
         held: what is held out.
-        labels: the label of each item, [n, ...]; of strata int64 [n].
+        count: the number of items.
+        labels: the label of each item, [n, ...]; of strata int64 [n]; None if they are not known.
         groups: the group of each item, if `held.grouped`.
 
     Raises:
         DataError: there are too few items, classes or groups, or the labels are no classes.
     """
-    count = len(labels)
-    most, of_what = _most_folds(held, labels, groups)
+    most, of_what = _most_folds(held, count, labels, groups)
     if held.folds is not None and held.folds > most:
         raise DataError(f"folds must be at most {most:,}, {of_what}", held.folds, f"for example folds={max(2, most)}")
     is_held = torch.zeros(count, dtype=torch.bool)
     if held.folds is None and not held.fraction:
         return _parts(is_held)
     if held.stratified or held.grouped:
-        is_held |= torch.from_numpy(_drawn(held, most, labels, groups))
+        is_held |= torch.from_numpy(_drawn(held, most, count, labels, groups))
     else:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
         first = order[: round(count * held.fraction)]
@@ -107,7 +211,7 @@ def check_classes(config: DatasetConfig, held: HeldOut, labels: Tensor, split: S
     """
     if config.classes is None or labels.ndim != 1 or labels.is_floating_point():
         return
-    train, held_out, test = (set(part.unique().tolist()) for part in (*(labels[part] for part in split), test_labels))
+    train, held_out, test = (set(part.tolist()) for part in (*(labels[part] for part in split), test_labels))
     remedy = "give it more items, or leave the class out"
     if not held.stratified and (held.fraction or held.folds):
         remedy = f"set split.stratified=true, or {remedy}"
@@ -124,10 +228,13 @@ def _parts(is_held: Tensor) -> Split:
     return Split((~is_held).nonzero().flatten(), is_held.nonzero().flatten())
 
 
-def _most_folds(held: HeldOut, labels: Tensor, groups: Groups | None) -> tuple[int, str]:
+def _most_folds(held: HeldOut, count: int, labels: Tensor | None, groups: Groups | None) -> tuple[int, str]:
     """Returns into how many folds the items can be cut, and what limits them."""
-    most = (len(labels), "the number of training items")
+    most = (count, "the number of training items")
     if held.stratified:
+        if labels is None:
+            rule = "split.stratified needs all labels before the training, and these data are streamed"
+            raise DataError(rule, remedy="give the dataset an attribute targets, with the class of each item")
         if labels.ndim != 1 or labels.is_floating_point():
             rule = "split.stratified needs labels that are classes, one for each item"
             raise DataError(rule, f"{list(labels.shape)} {labels.dtype}", "leave out split.stratified")
@@ -140,25 +247,25 @@ def _most_folds(held: HeldOut, labels: Tensor, groups: Groups | None) -> tuple[i
     return most
 
 
-def _drawn(held: HeldOut, most: int, labels: Tensor, groups: Groups | None) -> NDArray[np.bool_]:
+def _drawn(held: HeldOut, most: int, count: int, labels: Tensor | None, groups: Groups | None) -> NDArray[np.bool_]:
     """Returns which items are held out, [n], by folds with strata or groups.
 
     Args:
-        held, labels, groups: see `split_items`.
+        held, count, labels, groups: see `split_items`.
         most: the most folds.
     """
     if held.folds is not None:
-        return _fold_numbers(held.folds, held, labels, groups) == held.fold
+        return np.equal(_fold_numbers(held.folds, held, count, labels, groups), held.fold or 0)
     limit = max(2, min(most, MOST_CUTS))
     cuts = max(Fraction(held.fraction).limit_denominator(limit).denominator, 2)
     cuts = limit if held.fraction < 1 / limit or held.fraction > 1 - 1 / limit else cuts
-    numbers = _fold_numbers(cuts, held, labels, groups)
+    numbers = _fold_numbers(cuts, held, count, labels, groups)
     reached = np.bincount(numbers, minlength=cuts).cumsum()[:-1]
-    found: NDArray[np.bool_] = numbers <= np.abs(reached - held.fraction * len(labels)).argmin()
+    found: NDArray[np.bool_] = numbers <= np.abs(reached - held.fraction * count).argmin()
     return found
 
 
-def _fold_numbers(cuts: int, held: HeldOut, labels: Tensor, groups: Groups | None) -> NDArray[Any]:
+def _fold_numbers(cuts: int, held: HeldOut, count: int, labels: Tensor | None, groups: Groups | None) -> NDArray[Any]:
     """Returns the number of the fold of each item, [n]."""
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
@@ -168,11 +275,11 @@ def _fold_numbers(cuts: int, held: HeldOut, labels: Tensor, groups: Groups | Non
     else:
         splitter = StratifiedGroupKFold(cuts, **shuffled) if held.stratified else GroupKFold(cuts)
     codes = {group: code for code, group in enumerate(dict.fromkeys(groups or ()))}
-    numbers = np.empty(len(labels), dtype=np.int64)
+    numbers = np.zeros(count, dtype=np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of small classes; `check_classes` names them
         coded = None if groups is None else [codes[group] for group in groups]
-        folds = splitter.split(numbers, labels.cpu().numpy() if held.stratified else None, coded)
+        folds = splitter.split(numbers, labels.numpy() if labels is not None and held.stratified else None, coded)
         for number, (_, index) in enumerate(folds):
             numbers[index] = number
     return numbers
