@@ -144,6 +144,9 @@ class PartsConfig(Section):
     val: Annotated[dict[str, Any] | None, Field(examples=["{split:valid}"])] = None
     test: Annotated[dict[str, Any] | None, Field(examples=["{split:test}"])] = {"train": False}
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
 
 class CollateConfig(TargetConfig):
     """What makes a batch of items: `target(items, **keywords)` gives their inputs and targets as two tensors, or the

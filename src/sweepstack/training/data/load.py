@@ -217,7 +217,7 @@ def _read_whole(parts: Sequence[Part], check_targets: CheckTargets, device: torc
     if config.parts.test is None:
         _check_parts(images, images, config, "training")
     test_images, test_labels = read[-1] if config.parts.test is not None else (rows(images, slice(0)), labels[:0])
-    digest = digest_of(images, labels, test_images, test_labels)
+    digest = digest_of(*(one for part in read for one in part))
     tensors = images, labels, test_images, test_labels
     if _fits(sum(one.nbytes for part in tensors for one in tensors_of(part)), device):
         images, labels, test_images, test_labels = (over(lambda one: one.to(device), part) for part in tensors)

@@ -254,14 +254,14 @@ def _drawn(held: HeldOut, most: int, count: int, labels: Tensor | None, groups: 
         held, count, labels, groups: see `split_items`.
         most: the most folds.
     """
-    if held.folds is not None:
-        return np.equal(_fold_numbers(held.folds, held, count, labels, groups), held.fold or 0)
     limit = max(2, min(most, MOST_CUTS))
-    cuts = max(Fraction(held.fraction).limit_denominator(limit).denominator, 2)
-    cuts = limit if held.fraction < 1 / limit or held.fraction > 1 - 1 / limit else cuts
+    cuts = held.folds or max(Fraction(held.fraction).limit_denominator(limit).denominator, 2)
+    if held.folds is None and not 1 / limit <= held.fraction <= 1 - 1 / limit:
+        cuts = limit
     numbers = _fold_numbers(cuts, held, count, labels, groups)
     reached = np.bincount(numbers, minlength=cuts).cumsum()[:-1]
-    found: NDArray[np.bool_] = numbers <= np.abs(reached - held.fraction * count).argmin()
+    last = np.abs(reached - held.fraction * count).argmin()
+    found: NDArray[np.bool_] = numbers <= last if held.folds is None else numbers == held.fold
     return found
 
 
