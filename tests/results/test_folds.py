@@ -155,6 +155,17 @@ def test_no_sentence_of_a_report_calls_it_a_test_accuracy():
     assert [cell.text for one in table.rows for cell in one.cells].count(SELECTED_ON_TEST) == 2
 
 
+def test_another_metric_on_test_data_that_selected_has_no_interval():
+    both = [
+        {"params": {}, "metrics": {"test/loss": 0.5 - n / 10, "test/accuracy": 0.8, "val/accuracy": 0.8}} for n in FIVE
+    ]
+    frame = as_frame(rows(*both))
+    found = select(frame, objective="test/loss", test_count=100)
+    text = "".join(piece for piece, _ in answer(found, ["lr"]))
+    assert "; on the test data that selected its accuracy is 0.8000;" in text
+    assert not [line for line in explain_values(frame, found, 100) if "Wilson" in line]
+
+
 def test_a_report_without_a_test_part_says_so():
     frame = as_frame(rows(WITHOUT, WITHOUT))
     assert "; there is no test part to measure it on" in said(frame)

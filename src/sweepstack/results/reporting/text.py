@@ -146,11 +146,15 @@ def _tested(selection: Selection, several: bool) -> str:
         return "; there is no test part to measure it on"
     if metric is None or metric == selection.objective or not np.isfinite(float(selection.trial[metric])):
         return ""
-    inside = "" if selection.test is None else f" ({selection.test.low:.4f} to {selection.test.high:.4f})"
+    data, inside = "test data", ""
+    if not selection.honest:
+        data = "the test data that selected"
+    elif selection.test is not None:
+        inside = f" ({selection.test.low:.4f} to {selection.test.high:.4f})"
     whose = (
         f"the {words(bare_name(metric))} of the best of its trials" if several else f"its {words(bare_name(metric))}"
     )
-    return f"; on test data {whose} is {rounded(selection.trial[metric])}{inside}"
+    return f"; on {data} {whose} is {rounded(selection.trial[metric])}{inside}"
 
 
 def no_answer(frame: pd.DataFrame, why: str) -> Sentence:
@@ -239,7 +243,7 @@ def explain_values(frame: pd.DataFrame, selection: Selection | None, images: int
             )
         if selection.axis is not SEEDS:
             lines.append(f"{FOLDS_OVERLAP[0].upper()}{FOLDS_OVERLAP[1:]}.")
-        if selection.test is not None:
+        if selection.honest and selection.test is not None:
             count = f" on {images:,} images" if images else ""
             lines.append(
                 f"The interval of the test accuracy is Wilson's{count}: 95 of 100 such intervals hold the true value."
