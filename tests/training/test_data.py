@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
-from sweepstack.training.data import download
-from sweepstack.training.data.datasets import Data, digits, load_data, mnist
+from sweepstack.training.data import digits, download, mnist
+from sweepstack.training.data.datasets import Data, load_data
 
 CPU = torch.device("cpu")
 SEEDS, EPOCHS = st.integers(0, 2**63 - 1), st.integers(1, 1000)
