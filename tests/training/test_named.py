@@ -9,16 +9,22 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.io import savemat
 
+from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
 from sweepstack.training import data
 from sweepstack.training.data.named.idx import EMNIST_CLASSES, parse_idx
+from sweepstack.training.data.named.image_folder import image_folder
 from sweepstack.training.data.published import DATASETS
+from sweepstack.training.data.user_dataset import part
+from sweepstack.training.tasks import Classification
 
 GENERATOR = np.random.default_rng(0)
 COUNTS = {"train": 12, "t10k": 5}
@@ -177,3 +183,96 @@ def test_a_corrupt_file_is_named(tmp_path: Path, name: str) -> None:
         (tmp_path / files.folder / file).write_bytes(b"broken")
     with pytest.raises(DataError, match=r"is corrupt: its MD5 sum should be \w{32}, got .*\(6 bytes\)"):
         getattr(data, name)(True, folder=str(tmp_path))
+
+
+# Folders of images
+
+
+def picture(shade: int, size: tuple[int, int] = (20, 10)) -> Image.Image:
+    return Image.new("RGB", size, (shade, 0, 255 - shade))
+
+
+def save(folder: Path, shades: list[int]) -> None:
+    folder.mkdir(parents=True)
+    for index, shade in enumerate(shades):
+        picture(shade).save(folder / f"{index:02}.png")
+
+
+def read(folder: Path, train: bool, **keywords: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    config = {
+        "_target_": "sweepstack.training.data.named.image_folder.image_folder",
+        "folder": str(folder),
+        "size": [8, 6],
+        "shape": [1 if keywords.get("grey") else 3, 8, 6],
+        "classes": 2,
+        **keywords,
+    }
+    return part(DatasetConfig.model_validate(config), Classification().check_targets, train=train)
+
+
+def test_a_folder_with_two_parts_is_read(tmp_path: Path) -> None:
+    save(tmp_path / "train" / "cat", [10, 20])
+    save(tmp_path / "train" / "dog", [30])
+    save(tmp_path / "test" / "dog", [40, 50])  # no cat
+    images, labels = read(tmp_path, True)
+    assert images.dtype == torch.uint8
+    assert images.shape == (3, 3, 8, 6)
+    assert (images[:, 0, 0, 0].tolist(), labels.tolist()) == ([10, 20, 30], [0, 0, 1])
+    images, labels = read(tmp_path, False)
+    assert (images[:, 2, 7, 5].tolist(), labels.tolist()) == ([215, 205], [1, 1])
+
+
+def test_a_folder_of_classes_is_parted_once_within_each_class(tmp_path: Path) -> None:
+    save(tmp_path / "cat", [*range(0, 40, 2)])
+    save(tmp_path / "dog", [*range(1, 21, 2)])
+    train, test = (read(tmp_path, which, test=0.3) for which in (True, False))
+    assert test[1].bincount().tolist() == [6, 3]
+    shades = [*train[0][:, 0, 0, 0].tolist(), *test[0][:, 0, 0, 0].tolist()]
+    assert sorted(shades) == sorted([*range(0, 40, 2), *range(1, 21, 2)])
+    assert torch.equal(read(tmp_path, False, test=0.3)[0], test[0])
+    samples = image_folder(False, str(tmp_path), [8, 6], test=0.3).samples
+    assert [label for _, label in samples] == test[1].tolist()
+    assert all(Path(path).is_file() for path, _ in samples)
+
+
+def test_images_can_be_grey(tmp_path: Path) -> None:
+    save(tmp_path / "cat", [0, 255])
+    save(tmp_path / "dog", [100, 255])
+    images, _ = read(tmp_path, True, grey=True, test=0.5)
+    assert images.shape == (2, 1, 8, 6)
+    assert len(image_folder(True, str(tmp_path), [8, 6], True, 0.5)) == 2
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ([], "dataset.folder must have a folder for each of two classes or more, {} has, got 'none'"),
+        (["cat"], "dataset.folder must have a folder for each of two classes or more, {} has, got 'cat'"),
+        (["train/cat", "train/dog"], "dataset.folder must have both parts, train/CLASS/*.png and test/CLASS/*.png"),
+        (["train/cat", "train/dog", "test/cow"], "every class in {}/test must be in {}/train, too, got 'cow'"),
+        (["cat", "dog"], "dataset.test must leave items to train on and items to test on, of 0 items"),
+    ],
+)
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path, folders: list[str], message: str) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(DataError) as caught:
+        image_folder(True, str(tmp_path))
+    assert str(caught.value).startswith(message.replace("{}", str(tmp_path)))
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "cat", [0, 255])
+    save(tmp_path / "dog", [100, 255])
+    (tmp_path / "cat" / "01.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"fails at item \d \(from 0\) of its \w+ part .*cat/01.png") as caught:
+        read(tmp_path, True, test=0.5), read(tmp_path, False, test=0.5)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [64, [64], [0, 64], "64", [64.5, 64]])
+def test_a_size_that_is_none_is_refused(tmp_path: Path, size: Any) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(DataError, match=r"dataset.size must be height and width in pixels, got"):
+        image_folder(True, str(tmp_path), size)

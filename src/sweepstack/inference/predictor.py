@@ -6,7 +6,7 @@ import enum
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sweepstack.config.schema import TrialConfig
+from sweepstack.data_files.encoder import Encoder
 from sweepstack.errors import UserError
 from sweepstack.inference.handwriting import prepare_image, read_image
-from sweepstack.inference.inputs import ROWS, TENSORS, has_items, read_inputs
+from sweepstack.inference.inputs import ROWS, TENSORS, has_items, names_columns, read_inputs, read_table
 from sweepstack.inference.weights import describe_load_error
 from sweepstack.training import models
 from sweepstack.training.tasks import Classification, Multilabel, Regression
@@ -61,16 +62,26 @@ class Predictor:
         dtype: the type of the dataset's items, "uint8" or "float32".
         box: the longest side of the drawing in a typical image of the dataset, in pixels.
         centre: row and column of the drawing's centre of mass in a typical image of the dataset.
+        table: of a table, how its columns become numbers and the names of its classes, as plain values.
 
     Raises:
         UserError: the weights do not belong to this model, or the class of the model or the task cannot be imported.
     """
 
     def __init__(
-        self, config: TrialConfig, weights: bytes, high: float, dtype: str, box: int, centre: Sequence[float]
+        self,
+        config: TrialConfig,
+        weights: bytes,
+        high: float,
+        dtype: str,
+        box: int,
+        centre: Sequence[float],
+        table: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.high, self.dtype, self.box = config, high, np.dtype(dtype), box
         self.centre = (centre[0], centre[1])
+        self.table = table
+        self.encoder = Encoder.from_plain(table["columns"]) if table is not None else None
         self.task = build_task(config.task)
         target = config.model.target
         try:
@@ -88,6 +99,11 @@ class Predictor:
     def shape(self) -> tuple[int, ...]:
         """The shape of one item."""
         return self.config.dataset.shape
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """The names of the classes of a table; None if they have no names."""
+        return None if self.table is None else self.table["classes"]
 
     @property
     def answer(self) -> Answer:
@@ -157,14 +173,18 @@ class Predictor:
         """Computes what the task answers for the items of a file, [n, ...].
 
         Rows of numbers are read from .csv, tensors from .npy, see `inputs`; any other file is a picture of a
-        handwritten digit, see `handwriting`.
+        handwritten digit, see `handwriting`. If the dataset is a table, a .csv file may have columns of the same names
+        instead, with values as they are in the table.
 
         Raises:
             InputError: the file does not hold items for this model.
             UserError: it is a picture and the model takes no grey images, or the model does not give the same answer
                 twice.
         """
-        inputs = read_inputs(path, self.shape, self.dtype) if has_items(path) else self._read_picture(path)
+        if self.encoder is not None and names_columns(path, self.encoder):
+            inputs: NDArray[Any] = read_table(path, self.encoder)
+        else:
+            inputs = read_inputs(path, self.shape, self.dtype) if has_items(path) else self._read_picture(path)
         self.check_deterministic(inputs[:CHUNK])
         return self.predict(inputs)
 
@@ -190,6 +210,8 @@ class Predictor:
         """
         config = self.config.model_dump(mode="json", by_alias=True)
         about = {"config": config, "high": self.high, "dtype": self.dtype.name, "box": self.box, "centre": self.centre}
+        if self.table is not None:
+            about["table"] = self.table
         (folder / METADATA_FILE).write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
         (folder / WEIGHTS).write_bytes(weights)
 

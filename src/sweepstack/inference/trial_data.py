@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from sweepstack.blame import contained
 from sweepstack.config.schema import DatasetConfig, TaskConfig, TrialConfig
+from sweepstack.data_files.facts import TABLE
+from sweepstack.data_files.table import choose
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.inference.handwriting import centre_of_mass, longest_side
 from sweepstack.inference.predictor import CPU, Predictor, is_grey_image
@@ -46,10 +48,18 @@ def build_predictor(config: TrialConfig, weights: bytes) -> Predictor:
     if is_grey_image(config.dataset.shape) and high > 0:  # else an item is no picture, or has no ink
         pixels = images.numpy() / high
         box, centre = longest_side(pixels), centre_of_mass(pixels)
-    found = Predictor(config, weights, high, dtype, box, centre)
+    found = Predictor(config, weights, high, dtype, box, centre, _describe_table(config.dataset))
     if config.trainer is not None:
         _check_outputs(found, images[:2].numpy())
     return found
+
+
+def _describe_table(config: DatasetConfig) -> dict[str, Any] | None:
+    """Returns how the columns of a table become numbers, and the names of its classes; None if there is no table."""
+    if config.target != TABLE:
+        return None
+    table = choose(**config.keywords).load()
+    return {"columns": table.encoder.as_plain(), "classes": table.classes}
 
 
 def _check_outputs(trained: Predictor, items: NDArray[Any]) -> None:

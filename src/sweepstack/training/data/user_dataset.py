@@ -101,7 +101,7 @@ def _given(dataset: Any, config: DatasetConfig, name: str, most: int | None = No
     """
     images: Any
     labels: Any
-    if type(dataset) is TensorDataset:
+    if isinstance(dataset, TensorDataset) and type(dataset).__getitem__ is TensorDataset.__getitem__:
         if len(dataset.tensors) != 2:
             raise DataError(
                 f"dataset must give (image, label) pairs, the TensorDataset of {config.target} has another number of "
