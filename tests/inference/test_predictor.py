@@ -14,18 +14,20 @@ from sweepstack.errors import UserError
 from sweepstack.inference.predictor import CPU, Predictor
 from sweepstack.inference.trial_data import build_predictor, example, load_test_targets
 from sweepstack.inference.weights import distance, has_kinks
-from sweepstack.training.data import datasets, digits
+from sweepstack.training.data import digits
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.loop import TrialReader, train_stack
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome
 
+from ..loading import Data, load_data
+
 MLP = {"model._target_": "sweepstack.training.models.MLP", "model.hidden": [32]}
 
 
-def loaded(config: TrialConfig) -> datasets.Data:
-    return datasets.load_data(config.dataset, config.validation_split, CPU)
+def loaded(config: TrialConfig) -> Data:
+    return load_data(config.dataset, config.validation_split, CPU)
 
 
 def weights_of(outcome: Outcome) -> bytes:

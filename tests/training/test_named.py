@@ -20,10 +20,10 @@ from scipy.io import savemat
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
 from sweepstack.training import data
+from sweepstack.training.data import user_dataset
 from sweepstack.training.data.named.idx import EMNIST_CLASSES, parse_idx
 from sweepstack.training.data.named.image_folder import image_folder
 from sweepstack.training.data.published import DATASETS
-from sweepstack.training.data.user_dataset import part
 from sweepstack.training.tasks import Classification
 
 GENERATOR = np.random.default_rng(0)
@@ -198,7 +198,7 @@ def save(folder: Path, shades: list[int]) -> None:
         picture(shade).save(folder / f"{index:02}.png")
 
 
-def read(folder: Path, train: bool, **keywords: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def read(folder: Path, train: bool, **keywords: Any) -> tuple[Any, torch.Tensor]:
     config = {
         "_target_": "sweepstack.training.data.named.image_folder.image_folder",
         "folder": str(folder),
@@ -207,7 +207,8 @@ def read(folder: Path, train: bool, **keywords: Any) -> tuple[torch.Tensor, torc
         "classes": 2,
         **keywords,
     }
-    return part(DatasetConfig.model_validate(config), Classification().check_targets, train=train)
+    part = user_dataset.Part(DatasetConfig.model_validate(config), train=train)
+    return user_dataset.read(part, Classification().check_targets)
 
 
 def test_a_folder_with_two_parts_is_read(tmp_path: Path) -> None:
