@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from scipy.io import savemat
 
@@ -21,10 +22,14 @@ from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
 from sweepstack.training import data
 from sweepstack.training.data import user_dataset
+from sweepstack.training.data.load import load_data
 from sweepstack.training.data.named.idx import EMNIST_CLASSES, parse_idx
 from sweepstack.training.data.named.image_folder import image_folder
 from sweepstack.training.data.published import DATASETS
+from sweepstack.training.instantiate import check_keywords
 from sweepstack.training.tasks import Classification
+
+from ..terminal import ROOT
 
 GENERATOR = np.random.default_rng(0)
 COUNTS = {"train": 12, "t10k": 5}
@@ -277,3 +282,36 @@ def test_a_size_that_is_none_is_refused(tmp_path: Path, size: Any) -> None:
     (tmp_path / "dog").mkdir()
     with pytest.raises(DataError, match=r"dataset.size must be height and width in pixels, got"):
         image_folder(True, str(tmp_path), size)
+
+
+def test_a_folder_can_be_streamed_and_is_known_by_its_files(tmp_path: Path) -> None:
+    save(tmp_path / "cat", [10, 20, 30])
+    save(tmp_path / "dog", [40, 50, 60])
+    config = {
+        "_target_": "sweepstack.training.data.named.image_folder.image_folder",
+        "folder": str(tmp_path),
+        "size": [8, 6],
+        "test": 0.34,
+        "shape": [3, 8, 6],
+        "classes": 2,
+    }
+    kept, streamed = (
+        load_data(DatasetConfig.model_validate({**config, "source": source}), 0.5, torch.device("cpu"), workers=0)
+        for source in ("auto", "streamed")
+    )
+    assert kept.facts.train == streamed.facts.train == 2
+    for one, other in zip(kept.test(), streamed.test(), strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+# As users name them
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "dataset").glob("*.yaml")))
+def test_every_dataset_of_the_config_fits_its_function(name: str) -> None:
+    values = yaml.safe_load((ROOT / "conf" / "dataset" / f"{name}.yaml").read_text())
+    found = {"shape": [1], "classes": 2, "outputs": None, "targets": "classes"}
+    plain = {key: found.get(key) if str(value).startswith("${from_data:") else value for key, value in values.items()}
+    config = DatasetConfig.model_validate(plain)
+    check_keywords("dataset", config.target, 0, {"train": True, **config.keywords})
