@@ -37,10 +37,14 @@ def test_a_group_is_in_one_part(groups: list[int], fraction: float) -> None:
     assert 0 < tested.sum() <= max(round(len(groups) * fraction), largest)
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, True, "a", None, float("nan")])
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, True, "a", float("nan")])
 def test_what_is_no_part_is_refused(fraction: object) -> None:
     with pytest.raises(DataError, match=r"dataset.test must be a part of the items, between 0 and 1, got .*=0.2$"):
         draw_test_part(10, fraction)
+
+
+def test_nothing_can_be_for_tests() -> None:
+    assert not draw_test_part(10, None).any()
 
 
 @pytest.mark.parametrize("count", [0, 1])

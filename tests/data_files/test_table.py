@@ -143,6 +143,11 @@ def test_test_rows_can_come_from_another_file(file: Path, tmp_path: Path) -> Non
     assert table.test.rows[:, :4].sum() == 0
 
 
+def test_all_rows_can_be_for_training(file: Path) -> None:
+    table = load(file, test=None)
+    assert (len(table.train.rows), len(table.test.rows)) == (ROWS, 0)
+
+
 def test_groups_stay_together_and_are_not_learned_from(file: Path) -> None:
     table = load(file, group="household")
     assert table.train.groups is not None

@@ -23,13 +23,15 @@ def draw_test_part(
 
     Args:
         count: the number of items.
-        fraction: the part of them that is for tests, `dataset.test` of a config.
+        fraction: the part of them that is for tests, `dataset.test` of a config; None for no item.
         classes: the class of each item.
         groups: the group of each item.
 
     Raises:
         DataError: no item would be left for one of the parts.
     """
+    if fraction is None:
+        return np.zeros(count, bool)
     example = "for example dataset.test=0.2"
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise DataError("dataset.test must be a part of the items, between 0 and 1", fraction, example)

@@ -58,7 +58,7 @@ class Choice:
     predict: str
     targets: str
     columns: tuple[str, ...] | None
-    test: float | str
+    test: float | str | None
     group: str | None
 
     def load(self) -> Table:
@@ -86,7 +86,7 @@ def choose(
         predict: the column that is predicted.
         targets: what it holds, "classes" or "numbers".
         columns: the columns to learn from; None for all that something can be learned from.
-        test: the part of the rows that is for tests, or another file with them.
+        test: the part of the rows that is for tests, or another file with them; None for no rows.
         group: a column whose rows of one value are in one part; it is not learned from.
 
     Raises:

@@ -31,7 +31,7 @@ class ImageFolder(torchvision.datasets.ImageFolder):  # type: ignore[misc]
 
 
 def image_folder(
-    train: bool, folder: str, size: Sequence[int] = (64, 64), grey: bool = False, test: float = 0.2
+    train: bool, folder: str, size: Sequence[int] = (64, 64), grey: bool = False, test: float | None = 0.2
 ) -> ImageFolder:
     """The images of a folder as PIL images of one size, each with the index of its class; items are read when asked
     for, and are always the same.
@@ -41,7 +41,7 @@ def image_folder(
         folder: train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE. Classes are sorted by their names.
         size: height and width, to which each image is scaled, whatever its proportions.
         grey: in shades of grey instead of colours.
-        test: the part of the images of each class that is for tests, drawn once, if the folder has no parts.
+        test: the part of the images of each class that is for tests, drawn once, if the folder has no parts; None: none.
 
     Raises:
         DataError: there is no such folder, or its parts do not fit together.

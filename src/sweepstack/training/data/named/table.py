@@ -29,7 +29,7 @@ def table(
     predict: str,
     targets: str = "classes",
     columns: Sequence[str] | None = None,
-    test: float | str = 0.2,
+    test: float | str | None = 0.2,
     group: str | None = None,
 ) -> Rows:
     """A table. A line on standard error says what becomes of its columns, once in a process; see `Coded` for how.
@@ -40,7 +40,7 @@ def table(
         predict: the column that is predicted.
         targets: what that column holds: "classes" or "numbers".
         columns: the columns to learn from; None for all that something can be learned from.
-        test: the part of the rows that is for tests, drawn once, or another file with them.
+        test: the part of the rows that is for tests, drawn once, or another file with them; None for no rows.
         group: a column that says which rows must be in one part; it is not learned from.
 
     Raises:
