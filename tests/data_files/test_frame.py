@@ -69,6 +69,8 @@ def test_a_file_that_has_changed_is_read_again(file: Path) -> None:
         ("a.csv", b"", "must be a table as CSV in UTF-8, or Parquet (No columns to parse from file)"),
         ("a.csv", b"age,city\n", "must hold one row or more, it holds none"),
         ("a.csv", b"age,city\n1,2\n1,2,3\n", "Expected 2 fields in line 3, saw 3"),
+        ("a.csv", b"age,city\n1,2,3\n4,5,6\n", "Length of header or names does not match length of data"),
+        ("a.csv", b"age, age \n1,2\n", "must have columns of different names, got 'age'; rename one"),
         ("a.csv", "city\ncaf\u00e9\n".encode("latin-1"), "must be a table as CSV in UTF-8"),
         ("a.parquet", b"age\n1\n", "must be a table as CSV in UTF-8, or Parquet ("),
     ],

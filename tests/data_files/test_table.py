@@ -207,6 +207,19 @@ def test_a_text_among_the_numbers_of_another_file_is_named_with_its_row(file: Pa
     assert line.endswith("row 7 (from 1, below the header) does not, got 'much'; correct it")
 
 
+def test_texts_that_are_numbers_are_numbers_where_the_training_rows_have_numbers(file: Path, tmp_path: Path) -> None:
+    other = people().head(30)
+    other.to_parquet(tmp_path / "numbers.parquet")
+    other.assign(income=other["income"].astype(str)).to_parquet(tmp_path / "texts.parquet")
+    one, another = (load(file, test=str(tmp_path / f"{name}.parquet")).test for name in ("numbers", "texts"))
+    assert np.array_equal(one.rows, another.rows)
+
+
+def test_a_column_of_lists_is_left_out(tmp_path: Path) -> None:
+    people().assign(tags=pd.Series([["a", "b"]] * ROWS, dtype=object)).to_parquet(tmp_path / "people.parquet")
+    assert "tags (neither numbers nor texts)" in load(tmp_path / "people.parquet").description
+
+
 def test_a_column_that_another_file_lacks_is_named(file: Path, tmp_path: Path) -> None:
     people().head(30).drop(columns="city").to_csv(tmp_path / "other.csv", index=False)
     assert "other.csv: must have a column 'city'; " in refusal(file, test=str(tmp_path / "other.csv"))

@@ -16,9 +16,10 @@ from sweepstack.errors import DataError
 
 MOST_TEXTS = 1000
 """The most different texts of a column that is learned from: each becomes a number of a row."""
-LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 FEW_TEXTS = 20
 """So many different texts are never too many, unless every row has another one."""
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+"""The largest number that is finite as float32."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,11 @@ class Encoder:
 
 def unusable(column: pd.Series) -> str:
     """Says why nothing can be learned from a column of a table; empty if something can."""
-    if column.nunique(dropna=False) == 1:
-        return "one value"
+    try:
+        if column.nunique(dropna=False) == 1:
+            return "one value"
+    except TypeError:  # Parquet has columns of lists
+        return "neither numbers nor texts"
     if is_dates(column):
         return "dates"
     numbers, count, distinct = numbers_of(column), column.count(), column.nunique()
@@ -154,17 +158,16 @@ def unusable(column: pd.Series) -> str:
 
 
 def finite_numbers(column: pd.Series, path: Path) -> NDArray[np.float64]:
-    """Returns a column of numbers, NaN in its gaps.
+    """Returns a column of numbers, or of texts that all are numbers, NaN in its gaps.
 
     Raises:
-        DataError: it holds texts or infinite numbers; the row of the first one is named.
+        DataError: it holds other texts or infinite numbers; the row of the first one is named.
     """
     numbers = numbers_of(column)
     if numbers is None:
-        wrong = np.flatnonzero(pd.to_numeric(column, errors="coerce").isna() & column.notna())
-    else:
-        wrong = np.flatnonzero(np.abs(numbers) > LARGEST_FLOAT32)
-    if numbers is not None and not len(wrong):
+        numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    wrong = np.flatnonzero((np.isnan(numbers) & column.notna()) | (np.abs(numbers) > LARGEST_FLOAT32))
+    if not len(wrong):
         return numbers
     row = column.index.to_numpy()[wrong[0]] + 1
     rule = f"column {column.name!r} must hold numbers that are finite as float32, row {row:,} {BELOW_HEADER} does not"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -51,26 +52,26 @@ def read_frame(path: Path, texts: Iterable[str] = ()) -> pd.DataFrame:
 
 @functools.lru_cache(maxsize=4)
 def _read(path: Path, changed: int, size: int, texts: frozenset[str]) -> pd.DataFrame:
-    if path.suffix.lower() in PARQUET:
-        frame = pd.read_parquet(path).reset_index(drop=True)
-        frame.columns = frame.columns.map(str)
-    else:
-        frame = _read_csv(path, texts)
+    is_csv = path.suffix.lower() not in PARQUET
+    frame = _read_csv(path) if is_csv else pd.read_parquet(path).reset_index(drop=True)
+    frame.columns = frame.columns.map(lambda name: str(name).strip())
     if frame.empty:
         raise DataError("must hold one row or more, it holds none", remedy="give rows", where=str(path))
-    return frame
-
-
-def _read_csv(path: Path, texts: frozenset[str]) -> pd.DataFrame:
-    with path.open(encoding="utf-8-sig") as file:
-        separator = max(SEPARATORS, key=file.readline().count)
-    frame = pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig", skipinitialspace=True, index_col=False)
-    frame.columns = frame.columns.map(lambda name: str(name).strip())
-    for name in frame.columns:
+    if not frame.columns.is_unique:
+        name = frame.columns[frame.columns.duplicated()][0]
+        raise DataError("must have columns of different names", name, "rename one", where=str(path))
+    for name in frame.columns if is_csv else ():
         numbers = pd.to_numeric(frame[name], errors="coerce")
         if name not in texts and bool((numbers.isna() == frame[name].isna()).all()):
             frame[name] = numbers.astype(np.float64)
     return frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    with path.open(encoding="utf-8-sig") as file:
+        separator = max(SEPARATORS, key=file.readline().count)
+    with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows longer than the header
+        return pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig", skipinitialspace=True, index_col=False)
 
 
 def check_columns(frame: pd.DataFrame, names: Iterable[str], path: Path, key: str = "") -> None:

@@ -57,8 +57,11 @@ def names_columns(path: Path, encoder: Encoder) -> bool:
     """
     if path.suffix.lower() != ROWS or not path.is_file():
         return False
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        cells = re.split(f"[{SEPARATORS}]", file.readline())
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            cells = re.split(f"[{SEPARATORS}]", file.readline())
+    except OSError:  # `read_inputs` says why
+        return False
     return bool({cell.strip(' "\n') for cell in cells} & {column.name for column in encoder.columns})
 
 

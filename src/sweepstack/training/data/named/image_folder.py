@@ -41,7 +41,8 @@ def image_folder(
         folder: train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE. Classes are sorted by their names.
         size: height and width, to which each image is scaled, whatever its proportions.
         grey: in shades of grey instead of colours.
-        test: the part of the images of each class that is for tests, drawn once, if the folder has no parts; None: none.
+        test: the part of the images of each class that is for tests, drawn once; None: none. A folder with
+            parts needs no draw.
 
     Raises:
         DataError: there is no such folder, or its parts do not fit together.
