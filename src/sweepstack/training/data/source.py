@@ -130,7 +130,13 @@ class Data(abc.ABC):
         return -(-batches // accumulate)
 
     def trained_with(self, augmentation: Augmentation | None, drop_last: bool, eval_batch_size: int | None) -> Self:
-        """Returns the same data with other ways to make batches; items are shared."""
+        """Returns the same data with other ways to make batches; items are shared.
+
+        Args:
+            augmentation: how images are changed; None: not at all.
+            drop_last: whether the last batch of an epoch is left out if it has fewer items.
+            eval_batch_size: the number of items that are evaluated at once; None: what is asked for.
+        """
         return replace(self, augmentation=augmentation, drop_last=drop_last, eval_batch_size=eval_batch_size)
 
     def _order(self, seed: int, epoch: int, batch_size: int) -> Tensor:

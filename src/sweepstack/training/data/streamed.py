@@ -1,4 +1,4 @@
-"""Data that a PyTorch DataLoader reads while they are trained on: what does not fit, and what is drawn anew."""
+"""Data that worker processes read during the training: what does not fit, and what is drawn again for each epoch."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _stacked(parts: list[Tensor]) -> Tensor:
 
 
 class Batches:
-    """The keys of the batches that the workers read next; a DataLoader asks it anew at each epoch."""
+    """The keys of the batches that the workers read next; a DataLoader asks for them at each epoch."""
 
     def __init__(self) -> None:
         self.keys: Sequence[list[Key]] = ()
@@ -201,7 +201,7 @@ def _begin_worker(number: int) -> None:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StreamedTraining(Data):
-    """Data whose training items are read for each batch, and drawn anew in each epoch."""
+    """Data whose training items are read for each batch, and drawn again in each epoch."""
 
     training: Reader
 

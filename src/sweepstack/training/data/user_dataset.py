@@ -185,14 +185,14 @@ def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tu
     return images, labels
 
 
-def check_repeats(part: Part, read_again: Callable[[], tuple[Inputs, Tensor]]) -> None:
+def check_repeats(part: Part, read_first: Callable[[], tuple[Inputs, Tensor]]) -> None:
     """Checks that items are the same whenever they are read with the same random numbers.
 
     Args:
         part: the part that they are of.
-        read_again: reads the first items.
+        read_first: reads the first items.
     """
-    (images, labels), (other_images, other_labels) = read_again(), read_again()
+    (images, labels), (other_images, other_labels) = read_first(), read_first()
     _check_same(Given(images, labels, Source.TENSOR), Given(other_images, other_labels, Source.TENSOR), part)
 
 
@@ -345,9 +345,9 @@ def _room(count: int, image: Tensor, mapped: bool) -> Tensor:
         return mapped_room(shape, image.dtype) if mapped else torch.empty(shape, dtype=image.dtype)
     except (RuntimeError, MemoryError, OSError) as error:
         size = f"{count:,} images of {_kind(image)}"
-        place = "on the disk of the cache" if mapped else "into memory"
+        where = "on the disk of the cache" if mapped else "into memory"
         remedy = "set dataset.source=streamed" + ("" if mapped else " or mapped")
-        raise DataError(f"a dataset must fit {place} with dataset.source=memory or mapped", size, remedy) from error
+        raise DataError(f"a dataset must fit {where} with dataset.source=memory or mapped", size, remedy) from error
 
 
 def mapped_room(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
