@@ -115,5 +115,12 @@ def test_a_folder_of_images_is_trained_as_the_page_has_it(typed: Terminal) -> No
     assert (done.code, done.err) == (0, "")
     (row,) = typed.store.rows("all")
     assert row.metrics["test/accuracy"] == 1
+    for name, shade in (("dark", 50), ("light", 210)):
+        Image.new("RGB", (90, 70), (shade, shade, shade)).save("one.png")
+        assert here.sweepstack("predict", "--model", row.run_id, "one.png").out.startswith(f"one.png  {name}  ")
+    Path("one.png").write_bytes(b"no picture")
+    refused = here.sweepstack("predict", "--model", row.run_id, "one.png")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "error: one.png must be an image that can be read (cannot identify image file" in refused.err
     config = yaml.safe_load(next(typed.folder.glob("outputs/*/.hydra/config.yaml")).read_text())["dataset"]
     assert config["size"] == [32, 32]

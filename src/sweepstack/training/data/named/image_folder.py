@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torchvision
+from numpy.typing import NDArray
+from torchvision.datasets.folder import default_loader
 from torchvision.transforms import v2
 
 from sweepstack.data_files.draw import draw_test_part
@@ -30,6 +33,28 @@ class ImageFolder(torchvision.datasets.ImageFolder):  # type: ignore[misc]
         return self._named, {name: index for index, name in enumerate(self._named)}
 
 
+def scaling(size: Sequence[int], grey: bool) -> v2.Transform:
+    """Returns what makes the images of a folder alike.
+
+    Args:
+        size: height and width.
+        grey: in shades of grey.
+    """
+    return v2.Compose([v2.Resize(list(size_of(size))), *([v2.Grayscale()] if grey else [])])
+
+
+def read_picture(path: Path, size: Sequence[int] = (64, 64), grey: bool = False) -> NDArray[np.uint8]:
+    """Reads an image as `image_folder` does, uint8 [channels, height, width].
+
+    Args:
+        path: the file.
+        size: height and width.
+        grey: in shades of grey.
+    """
+    image = np.array(scaling(size, grey)(default_loader(str(path))))
+    return image[None] if grey else image.transpose(2, 0, 1)
+
+
 def image_folder(
     train: bool, folder: str, size: Sequence[int] = (64, 64), grey: bool = False, test: float | None = 0.2
 ) -> ImageFolder:
@@ -48,8 +73,8 @@ def image_folder(
         DataError: there is no such folder, or its parts do not fit together.
     """
     train_folder, test_folder, classes = class_folders(folder)
-    steps = [v2.Resize(list(size_of(size))), *([v2.Grayscale()] if grey else [])]
-    found = ImageFolder(train_folder if train or test_folder is None else test_folder, v2.Compose(steps), classes)
+    root = train_folder if train or test_folder is None else test_folder
+    found = ImageFolder(root, scaling(size, grey), classes)
     if test_folder is None:
         tested = draw_test_part(len(found.samples), test, found.targets)
         found.samples = [one for one, is_test in zip(found.samples, tested.tolist(), strict=True) if is_test != train]
