@@ -1,7 +1,7 @@
 """Images that a stream reads: memory of all processes together, and an epoch / the same DataLoader in a bare loop.
 
 It makes a file of images (4 GB by default), reads them item by item from two parts of it, and trains a linear model on
-them: by `python train.py`, while the proportional set size (PSS) of the command and all its descendants is added up once a
+them: by `python train.py`, while the proportional set size (PSS) of the command and its descendants is added up once a
 second, and in pairs with a bare PyTorch loop, in one process, with the same dataset, batch size and workers.
 Both loops train an epoch and evaluate the held-out part and the test part.
 
