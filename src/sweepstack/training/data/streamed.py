@@ -249,6 +249,10 @@ class StreamedTraining(Data):
 
     training: Reader
 
+    @property
+    def prepares_batches(self) -> bool:
+        return True
+
     def batches(self, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         for images, targets in self.stacked_batches(batch_size, [seed], epoch, skip):
             yield rows(images, 0), targets[0]
