@@ -212,7 +212,7 @@ def read(folder: Path, train: bool, **keywords: Any) -> tuple[Any, torch.Tensor]
         "classes": 2,
         **keywords,
     }
-    part = user_dataset.Part(DatasetConfig.model_validate(config), train=train)
+    part = user_dataset.Part(DatasetConfig.model_validate(config), "training" if train else "test")
     return user_dataset.read(part, Classification().check_targets)
 
 

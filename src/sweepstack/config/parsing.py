@@ -28,7 +28,7 @@ from sweepstack.config.schema import (
     WarmupCosineSchedule,
     WarmupSchedule,
 )
-from sweepstack.config.task_rules import check_selection, check_task, check_training
+from sweepstack.config.task_rules import check_selection, check_split, check_task, check_training
 from sweepstack.errors import ConfigError, UserError, did_you_mean
 from sweepstack.masking import hide_in
 
@@ -72,9 +72,10 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
     if not isinstance(free, Mapping | None):
         raise ConfigError(f"{VARS} should have keys, for interpolations", free, f"for example +{VARS}.width=32")
     try:
-        config = FlatConfig.model_validate(plain).split()
+        config = FlatConfig.model_validate(plain).both()
     except ValidationError as error:
         raise ConfigError.of_all([_explain(detail, plain) for detail in error.errors()]) from error
+    check_split(config.trial)
     check_task(config.trial)
     check_selection(config.trial)
     check_training(config.trial)
