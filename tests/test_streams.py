@@ -59,8 +59,9 @@ def weights(terminal: Terminal) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in terminal.folder.glob("multirun/streamed/*/weights.pt")}
 
 
-@pytest.mark.parametrize("command", [SWEEP, ALONE], ids=["stacked", "alone"])
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("command", "by"), [(SWEEP, signal.SIGTERM), (ALONE, signal.SIGKILL)], ids=["stacked", "alone"]
+)
 def test_killed_in_the_middle_of_a_streamed_epoch_it_ends_as_if_undisturbed(
     tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], by: signal.Signals
 ) -> None:

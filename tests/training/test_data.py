@@ -13,8 +13,7 @@ from sklearn.datasets import load_digits
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
-from sweepstack.training.data import download
-from sweepstack.training.data.datasets import digits, mnist
+from sweepstack.training.data import digits, download, mnist
 from sweepstack.training.data.memory import digest_of
 
 from ..loading import Data, load_data

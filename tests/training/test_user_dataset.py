@@ -20,9 +20,8 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
-from sweepstack.training.data import user_dataset
+from sweepstack.training.data import digits, user_dataset
 from sweepstack.training.data.conversion import Given, Source, images_of
-from sweepstack.training.data.datasets import digits
 from sweepstack.training.data.user_dataset import Part
 from sweepstack.training.tasks import Classification
 

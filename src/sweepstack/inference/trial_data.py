@@ -12,6 +12,9 @@ from torch import Tensor
 
 from sweepstack.blame import contained
 from sweepstack.config.schema import DatasetConfig, HeldOut, TaskConfig, TrialConfig
+from sweepstack.data_files.facts import IMAGES, TABLE
+from sweepstack.data_files.images import class_folders
+from sweepstack.data_files.table import choose
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.inference.handwriting import centre_of_mass, longest_side
 from sweepstack.inference.predictor import CPU, Predictor, is_grey_image
@@ -68,10 +71,20 @@ def build_predictor(config: TrialConfig, weights: bytes) -> Predictor:
     if is_grey_image(images.shape[1:]) and high > 0:  # else an item is no picture, or has no ink
         pixels = images / high
         box, centre = longest_side(pixels), centre_of_mass(pixels)
-    found = Predictor(config, weights, high, dtype, box, centre)
+    found = Predictor(config, weights, high, dtype, box, centre, **_known_of(config.dataset))
     if config.trainer is not None:
         _check_outputs(found, images[:2])
     return found
+
+
+def _known_of(config: DatasetConfig) -> dict[str, Any]:
+    """Returns what `Predictor` gets from the files of a dataset: how columns become numbers, the names of classes."""
+    if config.target == TABLE:
+        table = choose(**config.keywords).load()
+        return {"columns": table.encoder.as_plain(), "classes": table.classes}
+    if config.target == IMAGES:
+        return {"classes": class_folders(config.keywords["folder"])[2]}
+    return {}
 
 
 def _check_outputs(trained: Predictor, items: NDArray[Any]) -> None:

@@ -191,7 +191,7 @@ def _why_streamed(parts: Sequence[Part]) -> str | None:
         return "dataset.collate_fn makes its batches"
     if config.source == "streamed":
         return "dataset.source says so"
-    if config.source != "auto" or all(part.is_stored for part in parts) or config.target.startswith("sweepstack."):
+    if config.source != "auto" or all(part.is_stored for part in parts):
         return None
     if parts[0].draws_items():
         return "its items draw random numbers, others in each epoch"

@@ -114,6 +114,11 @@ class Data(abc.ABC):
         return len(self.held_out) or self.test_count
 
     @property
+    def prepares_batches(self) -> bool:
+        """True if a batch takes more work than to select and to scale its items."""
+        return self.augmentation is not None
+
+    @property
     def facts(self) -> DatasetFacts:
         """The numbers of items, and a checksum of all of them."""
         return DatasetFacts(self.digest, len(self.train), len(self.held_out), self.test_count)

@@ -20,7 +20,16 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
-from sweepstack.training.data.conversion import Given, Source, images_of, pair_of, source_of, targets_of, tensor_of
+from sweepstack.training.data.conversion import (
+    Given,
+    Source,
+    images_of,
+    kind_of,
+    pair_of,
+    source_of,
+    targets_of,
+    tensor_of,
+)
 from sweepstack.training.data.download import cache_folder
 from sweepstack.training.data.inputs import Inputs, over, tensors_of
 from sweepstack.training.instantiate import bound
@@ -87,7 +96,7 @@ class Part:
     @property
     def is_stored(self) -> bool:
         """True if its items are those of tensors that it holds."""
-        return type(self.dataset) is TensorDataset or _is_as_stored(self.dataset)
+        return _gives_its_tensors(self.dataset) or _is_as_stored(self.dataset)
 
     @functools.cached_property
     def count(self) -> int:
@@ -177,7 +186,7 @@ def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tu
         return images, labels
     if part.is_stored:
         _check_shortcut(part, given)
-    if type(part.dataset) is TensorDataset:  # who made the tensors may keep them, and change them in place
+    if _gives_its_tensors(part.dataset):  # who made the tensors may keep them, and change them in place
         if images.data_ptr() == given.images.data_ptr():  # type: ignore[union-attr]
             images = images.clone()  # type: ignore[union-attr]
         if labels.data_ptr() == given.labels.data_ptr():
@@ -221,7 +230,7 @@ def _given(part: Part, most: int | None, mapped: bool = False) -> Given:
     dataset, config = part.dataset, part.config
     images: Any
     labels: Any
-    if type(dataset) is TensorDataset:
+    if _gives_its_tensors(dataset):
         if len(dataset.tensors) != 2:
             raise DataError(
                 f"dataset must give (image, label) pairs, the TensorDataset of {config.target} has another number of "
@@ -260,6 +269,10 @@ def _check_shortcut(part: Part, given: Given) -> None:
                 )
                 rule = f"{rule} the {part.name} part of {part.config.target} is not"
                 raise DataError(rule, remedy="do not change its __getitem__; let a class of your own give the items")
+
+
+def _gives_its_tensors(dataset: Any) -> bool:
+    return isinstance(dataset, TensorDataset) and type(dataset).__getitem__ is TensorDataset.__getitem__
 
 
 def _is_as_stored(dataset: Any) -> bool:
@@ -306,12 +319,12 @@ def _items(part: Part, most: int | None, mapped: bool) -> Given:
 
 def _store(tensors: Any, rooms: Any, index: int) -> None:
     """Copies the inputs of an item: some datasets return the same tensor every time, with other values."""
-    had = {name: _kind(room[0]) for name, room in _named(rooms).items()}
+    had = {name: kind_of(room[0]) for name, room in _named(rooms).items()}
     for name, tensor in _named(tensors).items():
         if name not in had or _shape_and_kind(tensor) != _shape_and_kind(_named(rooms)[name][0]):
             raise DataError(
                 f"all images must be of one shape and dtype, the first one is {had.get(name, ', '.join(had.values()))}",
-                _kind(tensor),
+                kind_of(tensor),
                 "give it a transform, such as torchvision.transforms.Resize, or convert them; or join them by "
                 "dataset.collate_fn={_target_: my.pad}",
             )
@@ -340,7 +353,7 @@ def _room(count: int, image: Tensor, mapped: bool) -> Tensor:
     try:
         return mapped_room(shape, image.dtype) if mapped else torch.empty(shape, dtype=image.dtype)
     except (RuntimeError, MemoryError, OSError) as error:
-        size = f"{count:,} images of {_kind(image)}"
+        size = f"{count:,} images of {kind_of(image)}"
         where = "on the disk of the cache" if mapped else "into memory"
         remedy = "set dataset.source=streamed" + ("" if mapped else " or mapped")
         raise DataError(f"a dataset must fit {where} with dataset.source=memory or mapped", size, remedy) from error
@@ -359,10 +372,6 @@ def mapped_room(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def _shape_and_kind(image: Tensor) -> tuple[torch.Size, torch.dtype]:
     return image.shape, image.dtype
-
-
-def _kind(image: Tensor) -> str:
-    return f"{list(image.shape)} {str(image.dtype).removeprefix('torch.')}"
 
 
 def progress(count: int, what: str) -> Callable[[int], None]:
