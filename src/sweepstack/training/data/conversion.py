@@ -132,6 +132,18 @@ def pair_of(item: Any) -> tuple[Any, Any]:
     raise DataError("it must be a pair (inputs, target)", shown, remedy)
 
 
+def no_items(config: DatasetConfig, part: str) -> DataError:
+    """Returns the error for a part without items.
+
+    Args:
+        config: the dataset.
+        part: the name of the part.
+    """
+    rule = f"dataset must give one image or more, {config.target} gives no {part} image"
+    untested = ", or set +dataset.parts.test=null" if part == "test" else ""
+    return DataError(rule, remedy=f"correct it{untested}")
+
+
 def images_of(given: Given, config: DatasetConfig, part: str, is_whole: bool = True) -> Inputs:
     """Returns the inputs of a part as they are trained on: uint8 pixels from 0 to 255, float32, or int64 tokens.
 
@@ -148,7 +160,7 @@ def images_of(given: Given, config: DatasetConfig, part: str, is_whole: bool = T
     """
     target = config.target
     if not given.count:
-        raise DataError(f"dataset must give one image or more, {target} gives no {part} image", remedy="correct it")
+        raise no_items(config, part)
     for tensor in tensors_of(given.images):
         if not tensor[0].numel():
             shape = list(tensor.shape[1:])

@@ -18,6 +18,7 @@ from sweepstack.config.schema import AugmentConfig, DatasetConfig, HeldOut, RunC
 from sweepstack.errors import ConfigError, DataError, one_line
 from sweepstack.training.data import user_dataset
 from sweepstack.training.data.augmentation import Augmentation
+from sweepstack.training.data.conversion import no_items
 from sweepstack.training.data.inputs import Inputs, joined, over, rows, tensors_of
 from sweepstack.training.data.memory import InMemory, digest_of
 from sweepstack.training.data.source import Data
@@ -231,8 +232,7 @@ def _open_stream(parts: Sequence[Part], check_targets: CheckTargets) -> Stream:
     readers = [Reader(one, DEFAULT_WORKERS) for one in items]
     for part, reader in zip(parts, readers, strict=True):
         if not part.count:
-            rule = f"dataset must give one image or more, {config.target} gives no {part.name} image"
-            raise DataError(rule, remedy="correct it")
+            raise no_items(config, part.name)
         keys = [(index, *FIXED) for index in range(min(part.count, TRIED))]
         try:
             user_dataset.check_repeats(part, functools.partial(reader.read_here, keys))
