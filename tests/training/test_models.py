@@ -10,6 +10,7 @@ from torch import nn
 from sweepstack.errors import ConfigError
 from sweepstack.training import models
 from sweepstack.training.stacked import build
+from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel
 from sweepstack.training.trainer import train
 
@@ -54,6 +55,20 @@ def test_a_stack_of_it_ends_where_its_members_end_alone(digits_config, name):
             assert outcome.metrics["test/accuracy"] == expected.metrics["test/accuracy"]
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_tokens_stay_integers_in_a_stack(digits_config):
+    model = {"_target_": "sweepstack.training.models.LSTM", "shape": [9], "classes": 10, "hidden": 8, "vocabulary": 11}
+    configs = [digits_config({"model": model, "seed": seed, "optimizer.lr": 0.1}) for seed in (0, 1)]
+    tokens, labels = torch.randint(11, (1, 32, 9)), torch.randint(10, (1, 32))
+    stack, factors = MappedModel(configs, CPU), torch.ones(1, 2, dtype=torch.float64)
+    stack.set_factors(factors)
+    losses = stack.step(tokens.expand(2, -1, -1), labels.expand(2, -1))
+    for member, config in enumerate(configs):
+        alone = SingleModel(config, CPU)
+        alone.set_factors(factors[:, :1])
+        torch.testing.assert_close(alone.step(tokens, labels), losses[member : member + 1])
+        torch.testing.assert_close(stack.weights(member), alone.weights(0))
 
 
 def same_weights(model: nn.Module, other: nn.Module) -> None:
