@@ -23,7 +23,7 @@ import torch
 from stack import RATES, TRAIN, configs, process, spread
 
 from sweepstack.training.checkpoint import CheckpointManager
-from sweepstack.training.data.datasets import load_data
+from sweepstack.training.data.load import load_data
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.loop import TrialReader, train_stack
 
@@ -87,7 +87,7 @@ def share(model: str, optimizer: str, epochs: int, every: float) -> str:
     ]
     with tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as folder:
         keeper = Timed(Path(folder, "kept"), every)
-        stack = build.build_stacked_model(trials, data.images.shape[1:], data.device)
+        stack = build.build_stacked_model(trials, data.some()[0].shape[1:], data.device)
         began = time.perf_counter()
         train_stack(readers, data, stack, keeper)
         taken = time.perf_counter() - began

@@ -17,7 +17,7 @@ import torch
 from tutorial import Tutorial
 
 from sweepstack.config.schema import TrialConfig
-from sweepstack.training.data.datasets import load_data
+from sweepstack.training.data.load import load_data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads
 from sweepstack.training.trainer import train
 

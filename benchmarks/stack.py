@@ -30,7 +30,8 @@ from typing import Any
 import torch
 
 from sweepstack.config.schema import TrialConfig
-from sweepstack.training.data.datasets import Data, load_data
+from sweepstack.training.data.load import load_data
+from sweepstack.training.data.source import Data
 from sweepstack.training.hardware import ALL_THREADS
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.model import StackedModel
@@ -162,7 +163,7 @@ def endless(data: Data, model: StackedModel | SingleModel) -> Iterator[tuple[tor
 
 def step_seconds(data: Data, width: int, model: str) -> float:
     """One step of a stack, with the threads that are set."""
-    members = build.build_stacked_model(configs(width, model), data.images.shape[1:], CPU)
+    members = build.build_stacked_model(configs(width, model), data.some()[0].shape[1:], CPU)
     batches = endless(data, members)
     return timed(lambda: members.step(*next(batches)))
 

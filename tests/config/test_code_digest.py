@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from sweepstack.config import code_digest
-from sweepstack.training.data.datasets import load_data
 from sweepstack.training.trainer import train
+
+from ..loading import load_data
 
 FILES = {
     "own_model.py": "import math\nfrom own_helpers import width\n\nclass Net: ...\n",

@@ -27,7 +27,7 @@ PINNED = "52560290efb85aeab82d"
 COUNTS = {
     *("dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "seed"),
     *("validation_split", "evaluate_every", "precision", "task", "step", "clip_norm", "trainer"),
-    *("accumulate", "ema", "early_stopping", "keep_best"),
+    *("accumulate", "ema", "early_stopping", "keep_best", "augment", "drop_last"),
 }
 
 

@@ -30,7 +30,7 @@ from sweepstack.journal.ledger import Ledger
 from sweepstack.planning.known_trials import Composition
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
-from sweepstack.training.data import datasets
+from sweepstack.training.data import load
 from sweepstack.trial import Outcome, Trial
 
 from .. import here
@@ -444,7 +444,7 @@ def test_data_that_are_not_those_of_the_fingerprint_are_not_trained_on(
     file.write_text("1.0")
     one = trials(0.1, **{"dataset._target_": "own_files.read", "dataset.file": str(file)})
     file.write_text("0.5")
-    datasets._load.cache_clear()
+    load._read.cache_clear()
     with pytest.raises(DataError, match="dataset must give the same data at every load"):
         run(one, store)
 

@@ -21,11 +21,13 @@ from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome
 
+from ..loading import Data, load_data
+
 MLP = {"model._target_": "sweepstack.training.models.MLP", "model.hidden": [32]}
 
 
-def loaded(config: TrialConfig) -> datasets.Data:
-    return datasets.load_data(config.dataset, config.validation_split, CPU)
+def loaded(config: TrialConfig) -> Data:
+    return load_data(config.dataset, config.validation_split, CPU)
 
 
 def weights_of(outcome: Outcome) -> bytes:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from sweepstack.config import code_digest
 from sweepstack.config.schema import RunConfig
-from sweepstack.training.data.datasets import load_data
 from sweepstack.training.hardware import memory_budget
 from sweepstack.training.stacked import autotune
 from sweepstack.training.stacked import build as stacked_build
 from sweepstack.trial import StackSettings
+
+from ..loading import load_data
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager
-from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.random_state import random_state, set_random_state
 from sweepstack.training.stacked.dense_model import DenseModel
 from sweepstack.training.stacked.loop import TrialReader, train_stack
@@ -26,6 +25,8 @@ from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Measurement, Outcome, TrialState
+
+from ..loading import Data, load_data
 
 CPU = torch.device("cpu")
 NO_MORE, SELDOM = 10**9, 1e9

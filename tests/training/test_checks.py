@@ -12,11 +12,11 @@ from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import ConfigError
 from sweepstack.inference.weights import has_kinks
 from sweepstack.training.checks import check_last_batch, check_trial
-from sweepstack.training.data.datasets import load_data
 from sweepstack.training.hardware import choose_threads
 from sweepstack.training.trainer import train
 from sweepstack.trial import TrialState
 
+from ..loading import load_data
 from .test_stacked_loop import CPU, data_of
 
 

@@ -18,10 +18,11 @@ from sweepstack.planning.compatibility import obstacle, trajectory_key
 from sweepstack.training import own_loop
 from sweepstack.training.checkpoint import CheckpointError, CheckpointManager
 from sweepstack.training.checks import check_last_batch, check_trial
-from sweepstack.training.data.datasets import load_data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads
 from sweepstack.training.trainer import train
 from sweepstack.trial import Measurement, Outcome, TrialState
+
+from ..loading import load_data
 
 CPU = torch.device("cpu")
 

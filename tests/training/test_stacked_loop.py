@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models
-from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.stacked import build, loop
 from sweepstack.training.stacked.dense_model import DenseModel
 from sweepstack.training.stacked.loop import TrialReader, train_stack
@@ -25,6 +24,8 @@ from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Measurement, Outcome, TrialState, Verdict
+
+from ..loading import Data, load_data
 
 CPU = torch.device("cpu")
 MNIST = {

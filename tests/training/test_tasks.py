@@ -17,7 +17,6 @@ from sweepstack.config.parsing import parse
 from sweepstack.errors import ConfigError, DataError
 from sweepstack.training.checks import check_trial
 from sweepstack.training.data import diabetes, digits
-from sweepstack.training.data.datasets import Data, load_data
 from sweepstack.training.models import build_model
 from sweepstack.training.stacked import build, equivalence
 from sweepstack.training.stacked.dense_model import DenseModel
@@ -28,6 +27,8 @@ from sweepstack.training.stacked.vmap_model import MappedModel
 from sweepstack.training.tasks import Task
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome, TrialState
+
+from ..loading import Data, load_data
 
 CPU = torch.device("cpu")
 NOISE = 0.5

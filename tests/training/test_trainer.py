@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from sweepstack.training.checks import check_trial
-from sweepstack.training.data.datasets import load_data
 from sweepstack.training.hardware import choose_device
 from sweepstack.training.trainer import train
 from sweepstack.trial import Measurement, Outcome, TrialState
+
+from ..loading import load_data
 
 MLP = {"model._target_": "sweepstack.training.models.MLP", "model.hidden": [32]}
 TRAINED_ON, HELD_OUT, TESTED_ON = 1293, 144, 360  # digits, a tenth held out

@@ -15,14 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
-from sweepstack.training.data import datasets, user_dataset
+from sweepstack.training.data import user_dataset
 from sweepstack.training.data.conversion import Given, Source, images_of
 from sweepstack.training.data.datasets import digits
+from sweepstack.training.data.user_dataset import Part
 from sweepstack.training.tasks import Classification
+
+from ..loading import load_data
 
 CPU = torch.device("cpu")
 COUNT = 20
@@ -40,7 +44,11 @@ def made(train):
 def part(make, shape=(1, 4, 4), classes=2, train=True):
     _making[0] = make if callable(make) else lambda train: make
     config = {"_target_": f"{__name__}.made", "shape": list(shape), "classes": classes}
-    return user_dataset.part(DatasetConfig.model_validate(config), Classification().check_targets, train=train)
+    images, labels = user_dataset.read(
+        Part(DatasetConfig.model_validate(config), train), Classification().check_targets
+    )
+    assert isinstance(images, Tensor)
+    return images, labels
 
 
 def refused(make, **keywords) -> str:
@@ -345,7 +353,7 @@ def test_both_parts_can_be_scaled_alike(change, message):
     _making[0] = lambda train: TensorDataset(images if train else change(images), labels)  # type: ignore[assignment]
     config = {"_target_": f"{__name__}.made", "shape": [1, 4, 4], "classes": 2, "std": 1e-45}
     with pytest.raises(DataError) as caught:
-        datasets.load_data(DatasetConfig.model_validate(config), 0.1, CPU)
+        load_data(DatasetConfig.model_validate(config), 0.1, CPU)
     assert message.format(f"{__name__}.made") in str(caught.value)
 
 
@@ -370,24 +378,13 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_random_items_are_the_same_at_every_load_and_told_of(draw, monkeypatch, capsys):
+def test_random_items_have_no_values_to_hold(draw, monkeypatch):
     monkeypatch.setattr(Noisy, "draw", staticmethod(draw))
-    monkeypatch.setattr(user_dataset, "_reported", set())
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
-    first, _ = part(lambda train: Noisy())
+    with pytest.raises(user_dataset.DrawsItems):
+        part(lambda train: Noisy())
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]  # type: ignore[index]
-    assert capsys.readouterr().err == (
-        f"Dataset {__name__}.made draws random numbers for its training images: they are drawn once, with a fixed "
-        "seed, not again in each epoch; held-out images, and test images drawn the same way, are changed as well.\n"
-    )
-    draw()  # another state
-    again, _ = part(lambda train: Noisy())
-    assert torch.equal(first, again)
-    assert len((first - PIXELS).amax((1, 2, 3)).unique()) == COUNT
-    assert capsys.readouterr().err == ""
-    part(lambda train: Noisy(), train=False)
-    assert capsys.readouterr().err == ""  # one line was said
 
 
 def test_a_split_that_is_drawn_while_a_dataset_is_made_parts_it_without_overlap(monkeypatch, capsys):
@@ -456,7 +453,9 @@ def test_grey_pixels_of_numpy_are_clear(had: tuple[int, ...], shape: list[int]) 
     pixels = np.arange(20 * 784, dtype=np.uint8).reshape(20, *had)
     config = DatasetConfig.model_validate({"_target_": "a.b", "shape": shape, "classes": 10})
     part = Given(torch.from_numpy(pixels), torch.zeros(20), Source.ARRAY)
-    assert images_of(part, config, "training").shape == (20, *shape)
+    images = images_of(part, config, "training")
+    assert isinstance(images, Tensor)
+    assert images.shape == (20, *shape)
 
 
 COUNTED = torch.rand(20, 1, 4, 4)
@@ -470,4 +469,4 @@ def counted_down(train: bool) -> TensorDataset:
 def test_data_that_are_changed_in_place_when_they_are_read_again_are_refused() -> None:
     own = {"_target_": f"{__name__}.counted_down", "shape": [1, 4, 4], "classes": 2}
     with pytest.raises(DataError, match="must give the same data whenever it is read"):
-        user_dataset.part(DatasetConfig.model_validate(own), Classification().check_targets, train=True)
+        user_dataset.read(Part(DatasetConfig.model_validate(own), True), Classification().check_targets)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sweepstack.config.schema import Mark, OptimizerConfig, TargetConfig, TrialConfig
+from sweepstack.config.schema import DatasetConfig, Mark, OptimizerConfig, TargetConfig, TrialConfig, marked
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def fingerprint(config: TrialConfig, data: str, code: str) -> Fingerprint:
         code: checksum of the training code, 8 hex digits.
     """
     counts = _hashed(config)
-    counts["dataset"] = {key: value for key, value in _hashed(config.dataset).items() if key != "target"}
+    by_digest = {"target", *marked(DatasetConfig, Mark.IN_DIGEST)}
+    counts["dataset"] = {key: value for key, value in _hashed(config.dataset).items() if key not in by_digest}
     text = _as_json(_canonical(counts)).encode("utf-8", "surrogatepass")  # YAML allows half a surrogate pair
     return Fingerprint(hashlib.blake2b(text, digest_size=10).hexdigest(), data, code)
 

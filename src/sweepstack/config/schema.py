@@ -11,7 +11,17 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 
 from sweepstack.config.names import check_experiment, check_sweep
 from sweepstack.metrics import CLASSIFICATION, KNOWN, OWN_METRIC, Mode, bare_name
@@ -59,6 +69,8 @@ class Mark(enum.Enum):
     HASHED_AT_DEFAULT = enum.auto()
     """The key enters the fingerprint even at its default, as it did in version 0.1. A later key must not have this
     mark: it would change the fingerprints of all earlier trials, so that they would be trained again."""
+    IN_DIGEST = enum.auto()
+    """The key does not enter the fingerprint, because the checksum of the data says what it changes."""
     MEASURES = enum.auto()
     """The key says when a training is measured. If measurements decide what is trained or kept (see
     `TrialConfig.measurements_decide`), it is a param of the record; else it changes no weights, and is no param."""
@@ -115,16 +127,61 @@ class TargetConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
-class DatasetConfig(TargetConfig):
-    """A dataset: `target(train=True, **keywords)` and `target(train=False, **keywords)` return its two parts."""
+def _number_or_channels(value: Any) -> Any:
+    """Checks both branches of the union with one message; pydantic would give one for each."""
+    if isinstance(value, list | tuple):
+        return tuple(_strict_number(part) for part in value)
+    return _strict_number(value)
 
-    shape: Annotated[tuple[Annotated[Int, Field(ge=1)], ...], Field(min_length=1, examples=["[1,28,28]"])]
+
+class CollateConfig(TargetConfig):
+    """What makes a batch of items: `target(items, **keywords)` gives their inputs and targets as two tensors, or the
+    inputs as a tuple or a dict of tensors."""
+
+
+class DatasetConfig(TargetConfig):
+    """A dataset: `target(train=True, **keywords)` and `target(train=False, **keywords)` return its two parts.
+
+    `shape` is that of the input of one item; without it, an input may have any shape, and be a tuple or a dict of
+    tensors. With `tokens`, inputs are whole numbers and stay so. `mean` and `std` are for all numbers, or for each
+    channel. `source` says where items are while they are trained on; it changes no figure of a dataset that draws
+    nothing. `identity` is a name of one's own for data that are streamed, in place of a checksum of all of their bytes.
+    """
+
+    shape: Annotated[
+        Annotated[tuple[Annotated[Int, Field(ge=1)], ...], Field(min_length=1)] | None, Field(examples=["[1,28,28]"])
+    ] = None
     classes: Annotated[Annotated[Int, Field(ge=2)] | None, Field(examples=[10])] = None
     """The number of classes, or of labels; of a regression None."""
     outputs: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[1])] = None
     """The number of numbers that a regression predicts; of classes None."""
-    mean: Annotated[Float, Field(examples=[0.0]), Mark.HASHED_AT_DEFAULT] = 0.0
-    std: Annotated[Float, Field(gt=0, examples=[1.0]), Mark.HASHED_AT_DEFAULT] = 1.0
+    mean: Annotated[
+        Float | tuple[Float, ...],
+        BeforeValidator(_number_or_channels),
+        Field(examples=[0.0, "[0.5,0.5,0.5]"]),
+        Mark.HASHED_AT_DEFAULT,
+    ] = 0.0
+    std: Annotated[
+        Annotated[Float, Field(gt=0)] | tuple[Annotated[Float, Field(gt=0)], ...],
+        BeforeValidator(_number_or_channels),
+        Field(examples=[1.0, "[0.2,0.2,0.2]"]),
+        Mark.HASHED_AT_DEFAULT,
+    ] = 1.0
+    tokens: Annotated[bool, Field(strict=True, examples=["true"])] = False
+    collate_fn: Annotated[CollateConfig | None, Field(examples=["{_target_:my_module.pad}"])] = None
+    source: Annotated[Literal["auto", "memory", "mapped", "streamed"], Field(examples=["streamed"]), Mark.IN_DIGEST] = (
+        "auto"
+    )
+    identity: Annotated[Annotated[str, Field(min_length=1)] | None, Field(examples=["2026-11"]), Mark.IN_DIGEST] = None
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _check_channels(cls, value: Any, info: ValidationInfo) -> Any:
+        shape = info.data.get("shape")
+        if isinstance(value, tuple) and (shape is None or len(value) != shape[0]):
+            channels = "dataset.shape, which is missing" if shape is None else f"{shape[0]} channels of dataset.shape"
+            raise ValueError(f"Input should have one number for each of the {channels}")
+        return value
 
 
 class ModelConfig(TargetConfig):
@@ -363,6 +420,23 @@ class EarlyStoppingConfig(Section):
     min_delta: Annotated[Float, Field(ge=0, examples=[0.0])] = 0.0
 
 
+class AugmentConfig(Section):
+    """Random changes of training images, drawn for each image in each epoch; by default none.
+
+    `crop` pads with so many zero pixels on each side and cuts out the old size, `flip` and `erase` are probabilities of
+    a change from left to right and of a zero rectangle. `transforms` are of torchvision.transforms.v2 or your own: they
+    change one image, in worker processes, before the others.
+    """
+
+    crop: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[4])] = None
+    flip: Annotated[Fraction, Field(examples=[0.5])] = 0.0
+    erase: Annotated[Fraction, Field(examples=[0.25])] = 0.0
+    transforms: Annotated[
+        tuple[TargetConfig, ...],
+        Field(examples=["[{_target_:torchvision.transforms.v2.RandomRotation,degrees:10}]"]),
+    ] = ()
+
+
 class TrialConfig(Section):
     """What is trained: all that can change the weights or the metrics.
 
@@ -381,9 +455,11 @@ class TrialConfig(Section):
     optimizer: Annotated[OptimizerConfig, Field(examples=["sgd"])]
     task: TaskConfig = TaskConfig()
     trainer: Annotated[TrainerConfig | None, Field(examples=["{_target_:my_module.train}"])] = None
+    augment: AugmentConfig = AugmentConfig()
     schedule: Annotated[ScheduleConfig, Field(examples=["constant"]), Mark.PARSED]
     epochs: Annotated[Int, Field(ge=1, examples=[5]), Mark.PARSED]
     batch_size: Annotated[Int, Field(ge=1, examples=[100]), Mark.PARSED]
+    drop_last: Annotated[bool, Field(strict=True, examples=["true"])] = False
     seed: Annotated[Int, Field(ge=0, le=MAX_SEED, examples=[0]), Mark.PARSED, Mark.HASHED_AT_DEFAULT] = 0
     step: Annotated[StepConfig | None, Field(examples=["{_target_:my.step}"])] = None
     clip_norm: Annotated[Annotated[Float, Field(gt=0)] | None, Field(examples=[1.0])] = None
@@ -435,6 +511,10 @@ class RunConfig(Section):
         *(Mark.PER_JOB, Mark.PER_STACK, Mark.RECORDED),
     ] = "auto"
     threads: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[1]), Mark.PER_JOB, Mark.PER_STACK] = None
+    workers: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[4]), Mark.PER_JOB] = None
+    eval_batch_size: Annotated[
+        Annotated[Int, Field(ge=1)] | None, Field(examples=[500]), Mark.PER_JOB, Mark.PER_STACK
+    ] = None
     pictures: Annotated[Int, Field(ge=0, le=100, examples=[10]), Mark.PER_JOB] = 0
     tracking: TrackingConfig = TrackingConfig()
     launch: LaunchConfig = LaunchConfig()

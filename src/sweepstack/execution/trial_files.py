@@ -16,7 +16,7 @@ from sweepstack.standard_streams import HoldingErrors
 from sweepstack.trial import OWN_FILES, PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
 
 if TYPE_CHECKING:
-    from sweepstack.training.data.datasets import Data
+    from sweepstack.training.data.source import Data
 
 
 def ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
@@ -56,7 +56,7 @@ def draw(trial: Trial, data: Data) -> Path:
 
     trial.folder.mkdir(parents=True, exist_ok=True)
     path, count = trial.folder / PICTURES, trial.run.pictures
-    _write_output(path, lambda part: save_first(data.images[:count], data.labels[:count], part))
+    _write_output(path, lambda part: save_first(*data.first(count), part))
     return path
 
 

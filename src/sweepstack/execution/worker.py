@@ -26,7 +26,7 @@ from sweepstack.trial import OWN_FILES, Measurement, Outcome, StackSettings, Tri
 
 if TYPE_CHECKING:
     from sweepstack.training.checkpoint import CheckpointManager
-    from sweepstack.training.data.datasets import Data
+    from sweepstack.training.data.source import Data
     from sweepstack.training.stacked.loop import TrialReader
 
 
@@ -34,13 +34,12 @@ def load_data_of(trial: Trial) -> Data:
     """Returns the data of a trial on its device. The data that were loaded last stay in memory.
 
     Raises:
-        DataError: see `load_data`.
+        DataError: see `data_of`.
     """
-    from sweepstack.training.data.datasets import load_data
+    from sweepstack.training.data.load import data_of
     from sweepstack.training.hardware import choose_device
 
-    config, device = trial.config, choose_device(trial.run.device)
-    return load_data(config.dataset, config.validation_split, device, config.task)
+    return data_of(trial.config, choose_device(trial.run.device), trial.run)
 
 
 def choose_settings(trials: Sequence[Trial], wait_for_quiet: Callable[[], None] | None) -> StackSettings:
@@ -140,6 +139,7 @@ class _StackRun:
     def train(self) -> Parts | None:
         """Trains the stack, and retries as often as `retries` allows; returns the parts to train if that fails."""
         from sweepstack.training.checkpoint import CheckpointError, CheckpointManager
+        from sweepstack.training.data.streamed import ItemError
         from sweepstack.training.stacked.model import Unstackable
 
         run, say = self._stack.trajectories[0].longest.run, self._reporter.say
@@ -163,6 +163,9 @@ class _StackRun:
                 checkpoints.state = None
             except UserError:
                 raise
+            except ItemError as error:  # every part of the stack would meet the same item
+                self._fail_all(error)
+                break
             except Exception as error:
                 unended = [index for index, one in enumerate(self._stack.trajectories) if self._is_open(one)]
                 if len(self._stack.trajectories) > 1:
@@ -211,7 +214,7 @@ class _StackRun:
                 train_stack(
                     listeners,
                     data,
-                    build.build_stacked_model(configs, data.images.shape[1:], data.device, data.some()),
+                    build.build_stacked_model(configs, configs[0].dataset.shape or (), data.device, data.some()),
                     checkpoints,
                 )
             elif len(listeners[0]) > 1:

@@ -86,7 +86,14 @@ class Predictor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one item."""
+        """The shape of one item.
+
+        Raises:
+            UserError: its items have no shape in common.
+        """
+        if self.config.dataset.shape is None:
+            rule = "a model must have items of one shape to be used here, dataset.shape says none"
+            raise UserError(rule, remedy=f"load its {WEIGHTS} in a program of your own")
         return self.config.dataset.shape
 
     @property
@@ -132,11 +139,18 @@ class Predictor:
         """Computes the outputs of the model, float32 [n, ...]; see `predict`."""
         chunks = []
         for part in torch.split(torch.from_numpy(np.ascontiguousarray(inputs)), CHUNK):
-            ready = part.float().div_(255) if part.dtype == torch.uint8 else part.float()
-            ready = (ready - self.config.dataset.mean) / self.config.dataset.std
+            ready = part if part.dtype == torch.int64 else self._standardised(part)
             with autocast_of(self.config, CPU):
                 chunks.append(self._model(ready.view(len(part), *self.shape)).float())
         return torch.cat(chunks)
+
+    def _standardised(self, part: Tensor) -> Tensor:
+        ready = part.float().div_(255) if part.dtype == torch.uint8 else part.float()
+        of_channels = (-1, *[1] * (ready.ndim - 2))
+        mean, std = (torch.tensor(value) for value in (self.config.dataset.mean, self.config.dataset.std))
+        if mean.ndim:
+            mean = mean.view(of_channels)
+        return (ready - mean) / (std.view(of_channels) if std.ndim else std)
 
     def check_deterministic(self, inputs: NDArray[Any]) -> None:
         """Checks that the model gives the same answer twice for items [n, *shape].

@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sweepstack.blame import contained
 from sweepstack.config.schema import DatasetConfig, TaskConfig, TrialConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.inference.handwriting import centre_of_mass, longest_side
 from sweepstack.inference.predictor import CPU, Predictor, is_grey_image
-from sweepstack.training.data import datasets
-from sweepstack.training.data.datasets import Data
+from sweepstack.training.data.load import load_data
+from sweepstack.training.data.source import Data
 from sweepstack.training.tasks.task import check_rows
 from sweepstack.trial import WEIGHTS
 
@@ -25,7 +27,24 @@ def load_test_data(config: TrialConfig) -> Data:
     Raises:
         UserError: the data cannot be obtained, or are not those of the task.
     """
-    return datasets.load_data(config.dataset, 0.0, CPU, config.task)
+    return load_data(config.dataset, 0.0, CPU, config.task)
+
+
+def inputs_to_test(data: Data, most: int | None = None) -> NDArray[Any]:
+    """Returns the inputs of the test items as the dataset gives them, or of the first `most`.
+
+    Raises:
+        UserError: an item has several inputs.
+    """
+    parts: list[Tensor] = []
+    for inputs, _ in data.test_items(*([] if most is None else [most])):
+        if not isinstance(inputs, Tensor):
+            rule = "a model must have one input to be used here, an item of its dataset is a"
+            raise UserError(rule, type(inputs).__name__, f"load its {WEIGHTS} in a program of your own")
+        parts.append(inputs)
+        if most is not None:
+            break
+    return torch.cat(parts).numpy()
 
 
 def build_predictor(config: TrialConfig, weights: bytes) -> Predictor:
@@ -39,16 +58,16 @@ def build_predictor(config: TrialConfig, weights: bytes) -> Predictor:
         UserError: see `Predictor`.
         DataError: the dataset cannot be obtained.
     """
-    images = load_test_data(config).test_images
-    high = 255.0 if images.dtype == torch.uint8 else float(images.max())
-    dtype = str(images.dtype).removeprefix("torch.")
+    images = inputs_to_test(load_test_data(config))
+    high = 255.0 if images.dtype == np.uint8 else float(images.max())
+    dtype = images.dtype.name
     box, centre = 1, (0.0, 0.0)
-    if is_grey_image(config.dataset.shape) and high > 0:  # else an item is no picture, or has no ink
-        pixels = images.numpy() / high
+    if is_grey_image(images.shape[1:]) and high > 0:  # else an item is no picture, or has no ink
+        pixels = images / high
         box, centre = longest_side(pixels), centre_of_mass(pixels)
     found = Predictor(config, weights, high, dtype, box, centre)
     if config.trainer is not None:
-        _check_outputs(found, images[:2].numpy())
+        _check_outputs(found, images[:2])
     return found
 
 
@@ -58,7 +77,7 @@ def _check_outputs(trained: Predictor, items: NDArray[Any]) -> None:
     try:
         with contained():
             outputs = check_rows(trained.outputs(items), len(items), trained.config)
-        trained.task.check_outputs(outputs, load_test_data(trained.config).test_labels[:2], trained.config)
+        trained.task.check_outputs(outputs, load_test_data(trained.config).test_targets[:2], trained.config)
     except Exception as error:  # a user's class can fail in any way
         rule = f"a model must give the outputs of its task to be used here, {target} does not ({one_line(error)})"
         raise UserError(rule, remedy=f"load its {WEIGHTS} in a program of your own") from error
@@ -66,13 +85,13 @@ def _check_outputs(trained: Predictor, items: NDArray[Any]) -> None:
 
 def example(config: TrialConfig) -> NDArray[Any]:
     """Returns the first two test items, as the dataset has them."""
-    return load_test_data(config).test_images[:2].numpy()
+    return inputs_to_test(load_test_data(config), 2)
 
 
 def predict_test_data(trained: Predictor) -> tuple[str, NDArray[Any]]:
     """Returns the checksum of a model's dataset, and what the model predicts for its test items, as it is stored."""
     loaded, task = load_test_data(trained.config), trained.task
-    outputs = task.aligned(trained.outputs(loaded.test_images.numpy()), loaded.test_labels)
+    outputs = task.aligned(trained.outputs(inputs_to_test(loaded)), loaded.test_targets)
     return loaded.facts.digest, task.stored(task.predictions(outputs), outputs).numpy()
 
 
@@ -89,7 +108,7 @@ def load_test_targets(config: TrialConfig) -> tuple[str, NDArray[Any]]:
 def _load_test_targets(dataset_json: str, task_json: str) -> tuple[str, NDArray[Any]]:
     dataset, task = DatasetConfig.model_validate_json(dataset_json), TaskConfig.model_validate_json(task_json)
     try:
-        loaded = datasets.load_data(dataset, 0.0, CPU, task)
+        loaded = load_data(dataset, 0.0, CPU, task)
     except UserError as error:  # also a ConfigError about a user's target
         raise DataError(error.rule, error.value, error.remedy, where=error.where) from error
-    return loaded.facts.digest, loaded.test_labels.numpy()
+    return loaded.facts.digest, loaded.test_targets.numpy()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from sweepstack.blame import contained, judge
-from sweepstack.config.schema import OwnSchedule, TrialConfig
+from sweepstack.config.schema import DatasetConfig, OwnSchedule, TrialConfig
 from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.schedules import factor
 from sweepstack.training import models, optimizers, random_state
-from sweepstack.training.data.datasets import Data, load_data
+from sweepstack.training.data.inputs import call, over
+from sweepstack.training.data.load import data_of
+from sweepstack.training.data.source import Batch, Data
 from sweepstack.training.hardware import choose_device
-from sweepstack.training.instantiate import check_keywords
+from sweepstack.training.instantiate import check_keywords, import_target
 from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.tasks.losses import Stateless, check_loss, check_value
 from sweepstack.training.tasks.measures import as_number
@@ -24,6 +27,8 @@ from sweepstack.training.trainer import autocast_of
 
 PROBE_SIZES = (2, 16, 2000)
 """Numbers of images that a model is tried with, in turn: a model that fails on two images may accept more."""
+OWN_KEYS = {"source", "identity", "tokens", "collate_fn"}
+"""Keys of a dataset that say how it is read."""
 CPU = torch.device("cpu")
 """The device of the checks."""
 
@@ -46,12 +51,13 @@ def check_trial(config: TrialConfig, device: str) -> Data:
         DataError: the data cannot be loaded.
     """
     choose_device(device)
+    _check_names(config.dataset)
     check_keywords("dataset", config.dataset.target, 0, {"train": True, **config.dataset.keywords})
     check_keywords("model", config.model.target, 0, config.model.keywords)
     check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
     if config.trainer is not None:
         check_keywords("trainer", config.trainer.target, 2, config.trainer.keywords)
-        return load_data(config.dataset, config.validation_split, choose_device(device), config.task)
+        return data_of(config, choose_device(device))
     if config.task.loss is not None:
         check_keywords("task.loss", config.task.loss.target, 0, config.task.loss.keywords)
     if config.step is not None:
@@ -59,7 +65,7 @@ def check_trial(config: TrialConfig, device: str) -> Data:
     with _undisturbed():
         task = BuiltTask(config, CPU)
         model = _build_model(config)
-        data = load_data(config.dataset, config.validation_split, choose_device(device), config.task)
+        data = data_of(config, choose_device(device))
         _check_evaluation(config, task, model, data)
         _check_step(config, task, model, data)
         parameters = list(model.parameters())
@@ -79,6 +85,21 @@ def check_trial(config: TrialConfig, device: str) -> Data:
     return data
 
 
+def _check_names(config: DatasetConfig) -> None:
+    """Checks that no keyword of a user's dataset has the name of a key that is read here and not passed on.
+
+    Raises:
+        ConfigError: one has.
+    """
+    function = import_target("dataset", config.target)
+    with contextlib.suppress(TypeError, ValueError):  # a built-in may have no signature
+        for key in OWN_KEYS & inspect.signature(function).parameters.keys():
+            value = getattr(config, key)
+            if value != DatasetConfig.model_fields[key].default:
+                rule = f"dataset.{key} is a key of sweepstack, {config.target} does not receive it"
+                raise ConfigError(rule, value, "give that parameter another name")
+
+
 def check_last_batch(config: TrialConfig, data: Data) -> None:
     """Checks that the model can train on one image, if an epoch has a batch of one image.
 
@@ -86,7 +107,7 @@ def check_last_batch(config: TrialConfig, data: Data) -> None:
         ConfigError: the model cannot, for example because of BatchNorm.
     """
     size, count = config.batch_size, len(data.train)
-    if config.trainer is not None or (size > 1 and count % size != 1):
+    if config.trainer is not None or config.drop_last or (size > 1 and count % size != 1):
         return
     with _undisturbed():
         try:
@@ -146,9 +167,9 @@ def _build_model(config: TrialConfig) -> nn.Module:
 
 def _check_evaluation(config: TrialConfig, task: BuiltTask, model: nn.Module, data: Data) -> None:
     def evaluate(count: int) -> tuple[object, Tensor]:
-        images, targets = (part.cpu() for part in data.some(count))
+        images, targets = _on_cpu(data, count)
         with torch.no_grad(), autocast_of(config, CPU), contained():
-            return model.eval()(images), targets
+            return call(model.eval(), images), targets
 
     first: Exception | None = None
     for count in sorted({min(count, len(data.train)) for count in PROBE_SIZES}):
@@ -160,8 +181,9 @@ def _check_evaluation(config: TrialConfig, task: BuiltTask, model: nn.Module, da
     else:
         assert first is not None
         _refuse_dtype(config, model, first)
+        shape = "them" if config.dataset.shape is None else list(config.dataset.shape)
         rule = (
-            f"model must take the dataset's images, {config.model.target} does not take {list(config.dataset.shape)}: "
+            f"model must take the dataset's images, {config.model.target} does not take {shape}: "
             f"{_describe_error(first)}"
         )
         remedy = "let it use ${dataset.shape}, or choose another model or dataset"
@@ -199,7 +221,7 @@ def _check_step(config: TrialConfig, task: BuiltTask, model: nn.Module, data: Da
     """Checks that a step of the user's own gives one number with a gradient, and keeps no state."""
     if config.step is None:
         return
-    images, targets = (part.cpu() for part in data.some())
+    images, targets = _on_cpu(data)
     target, kept = config.step.target, Stateless(task.modules)
     try:
         with autocast_of(config, CPU), contained():
@@ -211,9 +233,15 @@ def _check_step(config: TrialConfig, task: BuiltTask, model: nn.Module, data: Da
     kept.check(f"step: {target}")
 
 
+def _on_cpu(data: Data, count: int = 16) -> Batch:
+    """Returns the first items to train on as a batch on the CPU."""
+    images, targets = data.some(count)
+    return over(torch.Tensor.cpu, images), targets.cpu()
+
+
 def _learn(config: TrialConfig, model: nn.Module, data: Data, count: int) -> None:
     """Computes the loss and the gradient of the first `count` images."""
-    images, targets = (part.cpu() for part in data.some(count))
+    images, targets = _on_cpu(data, count)
     with contained():
         with autocast_of(config, CPU):
             loss = BuiltTask(config, CPU).batch_loss(model.train(), images, targets)

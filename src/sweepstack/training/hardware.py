@@ -56,7 +56,7 @@ def choose_threads(config: TrialConfig, wanted: int | None) -> int:
 
 
 @functools.lru_cache(maxsize=128)
-def _flops(model_json: str, shape: tuple[int, ...]) -> float:
+def _flops(model_json: str, shape: tuple[int, ...] | None) -> float:
     """Counts the floating-point operations with weight matrices and kernels in the forward pass of one image.
 
     It uses hooks, because PyTorch's own counter imports `torch._dynamo`, which takes a second.

@@ -21,7 +21,7 @@ from sweepstack.errors import one_line
 from sweepstack.metrics import BEST, is_better
 from sweepstack.training import optimizers
 from sweepstack.training.checkpoint import CheckpointManager, fitting
-from sweepstack.training.data.datasets import Data
+from sweepstack.training.data.source import Data
 from sweepstack.training.instantiate import bound, instantiate
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
 from sweepstack.training.trainer import warm_up

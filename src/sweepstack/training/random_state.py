@@ -6,12 +6,26 @@ They are seeded, saved and restored together, because a user's model or dataset 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+
+
+def stream(seed: int, purpose: str, epoch: int, index: int | None = None) -> int:
+    """Returns a seed for one purpose of a trial. It has 32 bits: PyTorch's CPU generator uses no more.
+
+    Args:
+        seed: that of the trial.
+        purpose: what is drawn.
+        epoch: the number of the epoch.
+        index: the number of an item, if each has draws of its own.
+    """
+    text = f"{seed}/{purpose}/{epoch}" if index is None else f"{seed}/{purpose}/{epoch}/{index}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
 
 def seed_all(seed: int) -> None:

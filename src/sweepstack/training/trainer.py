@@ -16,11 +16,12 @@ from sweepstack.config.schema import TrialConfig
 from sweepstack.schedules import factor
 from sweepstack.training import models
 from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager, fitting
-from sweepstack.training.data.datasets import Data, stream
+from sweepstack.training.data.inputs import Inputs, call
+from sweepstack.training.data.source import Batch, Data
 from sweepstack.training.module_state import Attributes, Unkept
 from sweepstack.training.objective import ObjectiveTracker
 from sweepstack.training.outcomes import diverged, finished, killed, undefined_metric, unmeasurable, update_metrics
-from sweepstack.training.random_state import random_state, seed_all, set_random_state
+from sweepstack.training.random_state import random_state, seed_all, set_random_state, stream
 from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.updates import Updater, in_groups
 from sweepstack.trial import Measurement, OnMeasured, Outcome, Verdict
@@ -60,7 +61,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
     attributes = Attributes(model)
     autocast, task = autocast_of(config, data.device), BuiltTask(config, data.device)
 
-    def loss_of(images: Tensor, targets: Tensor) -> Tensor:
+    def loss_of(images: Inputs, targets: Tensor) -> Tensor:
         with autocast:
             return task.batch_loss(model, images, targets)
 
@@ -271,7 +272,7 @@ def autocast_of(config: TrialConfig, device: torch.device) -> Autocast:
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     autocast: Autocast,
     task: BuiltTask,
     predicted: list[Tensor] | None = None,
@@ -292,7 +293,7 @@ def evaluate(
     totals = task.totals()
     for images, targets in batches:
         with autocast:
-            outputs = model(images).float()
+            outputs = call(model, images).float()
         predictions = task.add(totals, outputs, targets)
         if predicted is not None:
             predicted.append(predictions)

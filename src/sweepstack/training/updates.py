@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import optimizers
 from sweepstack.training.checkpoint import CheckpointError
-
-Batch = tuple[Tensor, Tensor]
-"""Images and labels."""
+from sweepstack.training.data.source import Batch
 
 
 def in_groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
@@ -39,7 +37,7 @@ class Updater:
         self,
         config: TrialConfig,
         model: nn.Module,
-        loss_of: Callable[[Tensor, Tensor], Tensor],
+        loss_of: Callable[[Any, Tensor], Tensor],
         weight_of: Callable[[Tensor], Tensor | int],
     ) -> None:
         self.optimizer = optimizers.build_optimizer(config.optimizer, model)

@@ -51,18 +51,18 @@ def answers_of(store: Store, run_id: str, config: TrialConfig, digest: str) -> A
         UserError: its weights are missing, its data cannot be obtained or are others now, or it predicts something else
             than when it was trained.
     """
-    from sweepstack.inference.trial_data import build_predictor
+    from sweepstack.inference.trial_data import build_predictor, inputs_to_test
 
     weights = artifact(store, run_id, WEIGHTS)
     if weights is None:
         raise UserError("its weights are not in the store", remedy="train it again with rerun=true")
     loaded = load_test_data(config, digest)
-    images = loaded.test_images.numpy()
+    images = inputs_to_test(loaded)
     probabilities = build_predictor(config, weights).predict(images)
     if changed := count_changed_predictions(store, run_id, probabilities.argmax(1)):
         rule = f"with the present code it predicts {changed} of {len(images)} test images differently than when it was"
         raise UserError(f"{rule} trained", remedy="train it again with rerun=true")
-    return Answers(images, loaded.test_labels.numpy(), probabilities)
+    return Answers(images, loaded.test_targets.numpy(), probabilities)
 
 
 def confusion(answers: Answers) -> NDArray[Any]:

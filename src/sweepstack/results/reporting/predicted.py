@@ -14,7 +14,7 @@ from sweepstack.tracking.artifacts import predictions
 from sweepstack.tracking.store import Store
 
 if TYPE_CHECKING:
-    from sweepstack.training.data.datasets import Data
+    from sweepstack.training.data.source import Data
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def predicted_of(store: Store, run_id: str, config: TrialConfig, digest: str) ->
     values = predictions(store, run_id)
     if values is None:
         raise UserError("its predictions are not in the store", remedy="train it again with rerun=true")
-    targets = load_test_data(config, digest).test_labels.numpy()
+    targets = load_test_data(config, digest).test_targets.numpy()
     if targets.shape != values.shape:
         rule = f"its predictions have the shape {values.shape}, and the targets {targets.shape}"
         raise UserError(rule, remedy="let the task give targets and predictions of one shape")

@@ -1,4 +1,5 @@
-"""Datasets as tensors in memory. A config names those of this package by `sweepstack.training.data.mnist`."""
+"""Where the data of a training come from. A config names datasets of this package by
+`sweepstack.training.data.mnist`."""
 
 from sweepstack.training.data.datasets import diabetes, digits, mnist
 

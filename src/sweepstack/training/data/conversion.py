@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, one_line
+from sweepstack.training.data.inputs import Inputs, over, tensors_of
 
 LARGEST_EXACT_FLOAT32 = 2**24
 """The largest whole number up to which float32 holds every whole number."""
@@ -34,11 +35,16 @@ class Source(enum.Enum):
 class Given:
     """One part of a dataset as it was read; its values are not checked yet."""
 
-    images: Tensor
-    """[n, ...], on the CPU, strided, of any dtype that `tensor_of` accepts."""
+    images: Any
+    """Inputs [n, ...], see `Inputs`: on the CPU, strided, of any dtype that `tensor_of` accepts."""
     labels: Tensor
     """[n, ...], with the same properties."""
     source: Source
+
+    @property
+    def count(self) -> int:
+        """The number of items."""
+        return len(tensors_of(self.images)[0])
 
 
 _REFUSED: Sequence[tuple[Callable[[Tensor], bool], str, str]] = (
@@ -63,7 +69,9 @@ REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def source_of(image: Any) -> Source:
-    """Returns the type of an image, before it becomes a tensor."""
+    """Returns the type of an image, before it becomes a tensor. Several inputs are taken as they are."""
+    if isinstance(image, Mapping | tuple):
+        return Source.TENSOR
     if isinstance(image, Image.Image):
         return Source.PICTURE
     return Source.TENSOR if isinstance(image, Tensor) else Source.ARRAY
@@ -106,24 +114,51 @@ def tensor_of(value: Any) -> Tensor:
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C", copy=not array.flags.writeable))
 
 
-def images_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
-    """Returns the images [n, *config.shape] of a part: uint8 pixels from 0 to 255, or float32.
+def pair_of(item: Any) -> tuple[Any, Any]:
+    """Returns the inputs and the target of an item.
+
+    Raises:
+        DataError: it is no pair.
+    """
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return item[0], item[1]
+    shown = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list | dict) else type(item).__name__
+    remedy = "wrap the dataset, or select two of its parts; inputs may be a tuple or a dict of tensors"
+    raise DataError("it must be a pair (inputs, target)", shown, remedy)
+
+
+def images_of(given: Given, config: DatasetConfig, part: str, is_whole: bool = True) -> Inputs:
+    """Returns the inputs of a part as they are trained on: uint8 pixels from 0 to 255, float32, or int64 tokens.
+
+    Whole numbers become float32, unless they are tokens or `dataset.shape` is not given.
 
     Args:
         given: the part as it was read.
-        config: says the shape of an image.
+        config: says the shape [n, *config.shape] of the inputs; without, they may have any form.
         part: "training" or "test".
+        is_whole: False if `given` is a batch and not the whole part, by which pixels could be judged.
 
     Raises:
-        DataError: the images do not have that shape, or are not numbers that a model can learn from.
+        DataError: the inputs do not have that shape, or are not numbers that a model can learn from.
     """
-    images, target = given.images, config.target
-    if not len(images):
+    target = config.target
+    if not given.count:
         raise DataError(f"dataset must give one image or more, {target} gives no {part} image", remedy="correct it")
-    if not images[0].numel():
-        shape = list(images.shape[1:])
-        raise DataError(f"an image must hold numbers, the {part} images of {target} hold none", shape, "correct it")
+    for tensor in tensors_of(given.images):
+        if not tensor[0].numel():
+            shape = list(tensor.shape[1:])
+            rule = f"an image must hold numbers, the {part} images of {target} hold none"
+            raise DataError(rule, shape, "correct it")
+    if config.shape is None:
+        return over(lambda tensor: _as_given(tensor, config, part), given.images)  # type: ignore[no-any-return]
+    if not isinstance(given.images, Tensor):
+        rule = (
+            f"inputs of {target} are a {type(given.images).__name__} of tensors, which dataset.shape does not describe"
+        )
+        raise DataError(rule, list(config.shape), "set dataset.shape=null")
     shaped = _shaped(given, config, part).contiguous()
+    if config.tokens or (shaped.dtype == torch.uint8 and not is_whole):
+        return _as_given(shaped, config, part)
     if shaped.dtype == torch.uint8:
         _check_pixels(given, config, part)
         return shaped
@@ -135,11 +170,22 @@ def images_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
                 f"whole numbers in the {part} images of {target} must be from -{LARGEST_EXACT_FLOAT32:,} "
                 f"to {LARGEST_EXACT_FLOAT32:,}, or float32 would round them",
                 worst,
-                "scale or renumber them",
+                "scale or renumber them; for tokens set dataset.tokens=true",
             )
         return torch.from_numpy(numbers.astype(np.float32))
-    floats = shaped.float()
-    _check_finite(floats, target, part)
+    return _as_given(shaped, config, part)
+
+
+def _as_given(tensor: Tensor, config: DatasetConfig, part: str) -> Tensor:
+    """Returns pixels as they are, other whole numbers as int64, and real numbers as float32."""
+    if config.tokens and tensor.dtype not in WHOLE:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        rule = f"with dataset.tokens, inputs must be whole numbers, the {part} inputs of {config.target} are"
+        raise DataError(rule, kind, "give int64, or leave out dataset.tokens")
+    if tensor.dtype in WHOLE:
+        return tensor if tensor.dtype == torch.uint8 and not config.tokens else tensor.long()
+    floats = tensor.float()
+    _check_finite(floats, config.target, part)
     return floats
 
 
@@ -162,7 +208,7 @@ def _check_pixels(given: Given, config: DatasetConfig, part: str) -> None:
         return
     rule = f"uint8 numbers are taken as pixels from 0 to 255 and divided by 255, the {part} images of {config.target}"
     remedy = "for what is no pixel (tokens, counts) give float32 or int64, for pixels float32 from 0 to 1"
-    if len(_axes(given.images.shape[1:])) < 2 and len(_axes(config.shape)) < 2:
+    if len(_axes(given.images.shape[1:])) < 2 and len(_axes(config.shape or ())) < 2:
         raise DataError(f"{rule} are no pictures but rows", list(given.images.shape[1:]), remedy)
     brightest = int(given.images.max())
     if part == "training" and 0 < brightest < DARK:
@@ -181,6 +227,7 @@ def _shaped(given: Given, config: DatasetConfig, part: str) -> Tensor:
     unflattens pictures in one colour. It changes no other layout.
     """
     images, shape, target = given.images, config.shape, config.target
+    assert shape is not None
     had = list(images.shape[1:])
     moved = images.movedim(-1, 1) if images.ndim == 4 else images
     as_is = _axes(had) == _axes(shape)
@@ -207,7 +254,8 @@ def _shaped(given: Given, config: DatasetConfig, part: str) -> Tensor:
                 f"set dataset.shape={str(proper).replace(' ', '')}, or let the dataset give the other shape",
             )
         images = moved if given.source is Source.PICTURE else images
-    return images.reshape(len(images), *shape)
+    found: Tensor = images.reshape(len(images), *shape)
+    return found
 
 
 def targets_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
@@ -221,9 +269,9 @@ def targets_of(given: Given, config: DatasetConfig, part: str) -> Tensor:
     Raises:
         DataError: there are more or fewer of them than images.
     """
-    if len(given.labels) != len(given.images):
+    if len(given.labels) != given.count:
         raise DataError(
-            f"dataset must give as many labels as images, {config.target} gives {len(given.images):,} {part} images",
+            f"dataset must give as many labels as images, {config.target} gives {given.count:,} {part} images",
             f"{len(given.labels):,} labels",
             "correct it",
         )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
+import mmap
+import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,12 +20,16 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
-from sweepstack.training.data.conversion import Given, Source, images_of, source_of, targets_of, tensor_of
+from sweepstack.training.data.conversion import Given, Source, images_of, pair_of, source_of, targets_of, tensor_of
+from sweepstack.training.data.download import cache_folder
+from sweepstack.training.data.inputs import Inputs, over, tensors_of
 from sweepstack.training.instantiate import bound
 from sweepstack.training.random_state import seeded
 
 TRIED = 64
 """Items that are read again from a second instance of the dataset, and must be the same."""
+SAMPLED = 16
+"""Items, spread over a part, that are compared with the tensors that were taken in their place."""
 PROGRESS_AFTER = 2.0
 """Seconds of reading after which progress is shown."""
 
@@ -31,50 +40,160 @@ _AS_STORED = {"MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "CIFAR100"
 CheckTargets = Callable[[Tensor, DatasetConfig, str], Tensor]
 """Checks the targets of a part, "training" or "test", and returns them as they are trained on; see `Task`."""
 
-_reported: set[str] = set()
-"""Targets of datasets whose random numbers this process has reported."""
+
+_reported: set[tuple[str, str]] = set()
+"""Targets of datasets and the lines about them that this process has printed."""
 
 
-def part(config: DatasetConfig, check_targets: CheckTargets, *, train: bool) -> tuple[Tensor, Tensor]:
-    """Reads one part of a dataset: images [n, *config.shape], uint8 pixels or float32, and targets [n, ...].
+class DrawsItems(Exception):  # noqa: N818 -- a finding, not a fault
+    """The items of a part draw random numbers, so they have no fixed values to hold in memory."""
 
-    They are the items `dataset[i]` for i from 0 to below `len(dataset)`, and share no memory with the dataset. The
-    global random generators have the same seed at every call, for both parts. If the dataset uses them, a line on
-    standard error says so, once in a process.
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a dataset, built and not read yet.
 
     Args:
         config: the dataset.
+        train: True for the training part, False for the test part.
+    """
+
+    config: DatasetConfig
+    train: bool
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return "training" if self.train else "test"
+
+    @functools.cached_property
+    def dataset(self) -> Any:
+        """The dataset, built while the global random generators have a fixed seed."""
+        with seeded() as drawn:
+            found = _build_dataset(self.config, self.name, self.train)
+            if drawn():
+                say_once(
+                    self.config,
+                    f"Dataset {self.config.target} draws random numbers while it is made: they are seeded, so it is "
+                    "always the same.",
+                )
+        return found
+
+    @property
+    def is_stored(self) -> bool:
+        """True if its items are those of tensors that it holds."""
+        return type(self.dataset) is TensorDataset or _is_as_stored(self.dataset)
+
+    @functools.cached_property
+    def count(self) -> int:
+        """The number of its items.
+
+        Raises:
+            DataError: it does not say so.
+        """
+        kind = type(self.dataset)
+        if isinstance(self.dataset, IterableDataset) or not (hasattr(kind, "__len__") and hasattr(kind, "__getitem__")):
+            raise DataError(
+                f"dataset must have __len__ and __getitem__, {self.config.target} gives an object without",
+                kind.__name__,
+                "read it into a list of (image, label) pairs, or give each item an index",
+            )
+        with _theirs(self.config, f"for its {self.name} part"):
+            return len(self.dataset)
+
+    def item(self, index: int) -> tuple[Any, Any]:
+        """Returns the inputs and the target of an item, as the dataset gives them.
+
+        Raises:
+            DataError: the dataset fails, or gives no pair.
+        """
+        with _theirs(self.config, f"at item {index} (from 0) of its {self.name} part"):
+            item = self.dataset[index]
+        with self.naming(index):
+            return pair_of(item)
+
+    @contextlib.contextmanager
+    def naming(self, index: int) -> Iterator[None]:
+        """Adds to a `DataError` of the block which item it is about."""
+        try:
+            yield
+        except DataError as error:
+            name = f"dataset: item {index} (from 0) of the {self.name} part of {self.config.target}"
+            raise error.inside(name) from error
+
+    def draws_items(self) -> bool:
+        """True if one of its first items draws random numbers."""
+        with seeded() as drawn:
+            for index in range(min(TRIED, self.count)):
+                self.item(index)
+            return drawn()
+
+    def item_bytes(self) -> int:
+        """Returns the size of its first item in memory.
+
+        Raises:
+            DataError: it has none.
+        """
+        if not self.count:
+            rule = f"dataset must give one image or more, {self.config.target} gives no {self.name} image"
+            raise DataError(rule, remedy="correct it")
+        with seeded():
+            inputs, _ = self.item(0)
+        with self.naming(0):
+            return sum(tensor.nbytes for tensor in tensors_of(over(tensor_of, inputs)))
+
+
+def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tuple[Inputs, Tensor]:
+    """Reads one part of a dataset: its inputs [n, *config.shape], see `images_of`, and targets [n, ...].
+
+    They are the items `dataset[i]` for i from 0 to below `len(dataset)`, and share no memory with the dataset.
+
+    Args:
+        part: the part.
         check_targets: that of the task.
-        train: read the training part; else the test part.
+        mapped: True to hold the inputs in a file that is mapped into memory.
 
     Raises:
         DataError: the dataset fails, returns something that is not understood, or other data at the second reading.
+        DrawsItems: its items draw random numbers.
     """
-    name = "training" if train else "test"
+    config, name = part.config, part.name
     with seeded() as drawn:
-        dataset = _build_dataset(config, name, train)
-        of_making = drawn()
-        given = _given(dataset, config, name)
-        of_items = drawn()
-    known = config.target.startswith("sweepstack.") or _is_as_stored(dataset)
-    del dataset  # a second instance is made below, and the memory may not hold two
+        given = _given(part, None, mapped)
+        if drawn():
+            raise DrawsItems
     images = images_of(given, config, name)
     labels = check_targets(targets_of(given, config, name), config, name)
-    if not isinstance(labels, Tensor) or labels.ndim == 0 or len(labels) != len(images):
+    if not isinstance(labels, Tensor) or labels.ndim == 0 or len(labels) != given.count:
         shape = list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-        rule = f"check_targets of the task must return a tensor with a row for each of {len(images):,} {name} items"
+        rule = f"check_targets of the task must return a tensor with a row for each of {given.count:,} {name} items"
         raise DataError(rule, shape, "return one target for each item")
-    if not known:
-        if images.data_ptr() == given.images.data_ptr():  # a second instance could change them in place
-            images = images.clone()
+    if config.target.startswith("sweepstack."):
+        return images, labels
+    if part.is_stored:
+        _check_shortcut(part, given)
+    if type(part.dataset) is TensorDataset:  # who made the tensors may keep them, and change them in place
+        if images.data_ptr() == given.images.data_ptr():  # type: ignore[union-attr]
+            images = images.clone()  # type: ignore[union-attr]
         if labels.data_ptr() == given.labels.data_ptr():
             labels = labels.clone()
-        given = replace(given, images=given.images[:TRIED].clone(), labels=given.labels[:TRIED].clone())
-        with seeded():
-            _check_same(given, _given(_build_dataset(config, name, train), config, name, TRIED), config, name)
-    if of_making or of_items:
-        _report_draws(config, name, of_items)
+    vars(part).pop("dataset")  # a second instance is made below, and the memory may not hold two
+    first = over(lambda tensor: tensor[:TRIED].clone(), given.images)
+    given = replace(given, images=first, labels=given.labels[:TRIED].clone())
+    with seeded():
+        _check_same(given, _given(Part(config, part.train), TRIED), part)
     return images, labels
+
+
+def check_repeats(part: Part, read_again: Callable[[], tuple[Inputs, Tensor]]) -> None:
+    """Checks that items are the same whenever they are read with the same random numbers.
+
+    Args:
+        part: the part that they are of.
+        read_again: reads the first items.
+    """
+    (images, labels), (other_images, other_labels) = read_again(), read_again()
+    _check_same(Given(images, labels, Source.TENSOR), Given(other_images, other_labels, Source.TENSOR), part)
 
 
 def _build_dataset(config: DatasetConfig, name: str, train: bool) -> Any:
@@ -94,11 +213,12 @@ def _theirs(config: DatasetConfig, when: str) -> Iterator[None]:
         raise DataError(f"dataset: {config.target} fails {when} ({reason})", remedy="correct it") from error
 
 
-def _given(dataset: Any, config: DatasetConfig, name: str, most: int | None = None) -> Given:
-    """Reads all items of a dataset, or at least the first `most`.
+def _given(part: Part, most: int | None, mapped: bool = False) -> Given:
+    """Reads all items of a part, or at least the first `most`.
 
     It takes the stored tensors of the classes whose items equal them, which is a hundred times as fast.
     """
+    dataset, config = part.dataset, part.config
     images: Any
     labels: Any
     if type(dataset) is TensorDataset:
@@ -113,14 +233,33 @@ def _given(dataset: Any, config: DatasetConfig, name: str, most: int | None = No
     elif _is_as_stored(dataset):
         images, labels, source = dataset.data, dataset.targets, Source.PICTURE
     else:
-        return _items(dataset, config, name, most)
+        return _items(part, most, mapped)
     parts = []
     for what, value in (("images", images), ("labels", labels)):
         try:
             parts.append(tensor_of(value))
         except DataError as error:
-            raise error.inside(f"dataset: {name} {what} of {config.target}") from error
+            raise error.inside(f"dataset: {part.name} {what} of {config.target}") from error
     return Given(parts[0], parts[1], source)
+
+
+def _check_shortcut(part: Part, given: Given) -> None:
+    """Checks on a sample that the items of a dataset are those of the tensors that it holds."""
+    with seeded():
+        for index in range(0, given.count, max(1, given.count // SAMPLED)):
+            inputs, target = part.item(index)
+            image, label = tensor_of(inputs), tensor_of(target)
+            had, kept = given.images[index], given.labels[index]
+            if (
+                image.numel() != had.numel()
+                or not torch.equal(image.reshape(had.shape), had)
+                or not bool((label == kept).all())
+            ):
+                rule = (
+                    f"items of a {type(part.dataset).__name__} must be those of its tensors, item {index} (from 0) of"
+                )
+                rule = f"{rule} the {part.name} part of {part.config.target} is not"
+                raise DataError(rule, remedy="do not change its __getitem__; let a class of your own give the items")
 
 
 def _is_as_stored(dataset: Any) -> bool:
@@ -132,38 +271,26 @@ def _is_as_stored(dataset: Any) -> bool:
     )
 
 
-def _items(dataset: Any, config: DatasetConfig, name: str, most: int | None) -> Given:
-    kind = type(dataset)
-    if isinstance(dataset, IterableDataset) or not (hasattr(kind, "__len__") and hasattr(kind, "__getitem__")):
-        raise DataError(
-            f"dataset must have __len__ and __getitem__, {config.target} gives an object without",
-            kind.__name__,
-            "read it into a list of (image, label) pairs",
-        )
-    with _theirs(config, f"for its {name} part"):
-        count = len(dataset)
-    count = count if most is None else min(count, most)
-    images, source = torch.empty(0), Source.TENSOR
+def _items(part: Part, most: int | None, mapped: bool) -> Given:
+    count = part.count if most is None else min(part.count, most)
+    images: Any = torch.empty(0)
+    source = Source.TENSOR
     labels: list[Any] = []
-    show = _progress(count, f"Reading the {name} part of {config.target}") if most is None else lambda index: None
+    what = f"Reading the {part.name} part of {part.config.target}"
+    show = progress(count, what) if most is None else lambda index: None
     for index in range(count):
-        with _theirs(config, f"at item {index} (from 0) of its {name} part"):
-            item = dataset[index]
-        try:
-            image, label = _pair(item)
-            tensor = tensor_of(image)
+        image, label = part.item(index)
+        with part.naming(index):
+            tensors = over(tensor_of, image)
             if not labels:
-                images, source = _room(count, tensor), source_of(image)
-            elif tensor.shape != images.shape[1:] or tensor.dtype != images.dtype:
-                raise DataError(
-                    f"all images must be of one shape and dtype, the first one is {_kind(images[0])}",
-                    _kind(tensor),
-                    "give it a transform, such as torchvision.transforms.Resize, or convert them",
-                )
-            images[index] = tensor  # a copy: some datasets return the same tensor every time, with other values
+                source = source_of(image)
+            if mapped:  # in its final form, for the whole part could not be converted in memory
+                one = Given(over(lambda tensor: tensor[None], tensors), torch.zeros(1), source)
+                tensors = over(lambda tensor: tensor[0], images_of(one, part.config, part.name, is_whole=False))
+            if not labels:
+                images = over(lambda tensor: _room(count, tensor, mapped), tensors)
+            _store(tensors, images, index)
             labels.append(label if type(label) is int else _label(label))
-        except DataError as error:
-            raise error.inside(f"dataset: item {index} (from 0) of the {name} part of {config.target}") from error
         show(index)
     show(count)
     try:
@@ -172,16 +299,30 @@ def _items(dataset: Any, config: DatasetConfig, name: str, most: int | None) -> 
         )
     except (DataError, RuntimeError, TypeError) as error:
         raise DataError(
-            f"dataset must give labels of one kind, the {name} labels of {config.target} are of several",
+            f"dataset must give labels of one kind, the {part.name} labels of {part.config.target} are of several",
             remedy="give each image the index of its class, from 0",
         ) from error
 
 
-def _pair(item: Any) -> tuple[Any, Any]:
-    if isinstance(item, tuple | list) and len(item) == 2:
-        return item[0], item[1]
-    shown = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list | dict) else type(item).__name__
-    raise DataError("it must be a pair (image, label)", shown, "wrap the dataset, or select two of its parts")
+def _store(tensors: Any, rooms: Any, index: int) -> None:
+    """Copies the inputs of an item: some datasets return the same tensor every time, with other values."""
+    had = {name: _kind(room[0]) for name, room in _named(rooms).items()}
+    for name, tensor in _named(tensors).items():
+        if name not in had or _shape_and_kind(tensor) != _shape_and_kind(_named(rooms)[name][0]):
+            raise DataError(
+                f"all images must be of one shape and dtype, the first one is {had.get(name, ', '.join(had.values()))}",
+                _kind(tensor),
+                "give it a transform, such as torchvision.transforms.Resize, or convert them; or join them by "
+                "dataset.collate_fn={_target_: my.pad}",
+            )
+    if len(_named(tensors)) != len(had):
+        raise DataError(f"all items must have the {len(had)} inputs of the first one", len(_named(tensors)), "pad them")
+    for name, tensor in _named(tensors).items():
+        _named(rooms)[name][index] = tensor
+
+
+def _named(inputs: Any) -> dict[Any, Tensor]:
+    return dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(tensors_of(inputs)))
 
 
 def _label(label: Any) -> Any:
@@ -193,19 +334,38 @@ def _label(label: Any) -> Any:
     return tensor if tensor.ndim else tensor.item()
 
 
-def _room(count: int, image: Tensor) -> Tensor:
+def _room(count: int, image: Tensor, mapped: bool) -> Tensor:
+    """Returns a tensor for `count` images like one."""
+    shape = (count, *image.shape)
     try:
-        return torch.empty((count, *image.shape), dtype=image.dtype)
-    except (RuntimeError, MemoryError) as error:
+        return mapped_room(shape, image.dtype) if mapped else torch.empty(shape, dtype=image.dtype)
+    except (RuntimeError, MemoryError, OSError) as error:
         size = f"{count:,} images of {_kind(image)}"
-        raise DataError("a dataset must fit into memory", size, "give fewer or smaller images") from error
+        place = "on the disk of the cache" if mapped else "into memory"
+        remedy = "set dataset.source=streamed" + ("" if mapped else " or mapped")
+        raise DataError(f"a dataset must fit {place} with dataset.source=memory or mapped", size, remedy) from error
+
+
+def mapped_room(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Returns a tensor of zeros in a file of the cache folder, mapped into memory. The file has no name any more, so it
+    is gone with the process."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    size = max(1, math.prod(shape) * dtype.itemsize)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
+        return torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=dtype, count=math.prod(shape)).view(shape)
+
+
+def _shape_and_kind(image: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return image.shape, image.dtype
 
 
 def _kind(image: Tensor) -> str:
     return f"{list(image.shape)} {str(image.dtype).removeprefix('torch.')}"
 
 
-def _progress(count: int, what: str) -> Callable[[int], None]:
+def progress(count: int, what: str) -> Callable[[int], None]:
     """Returns a function that shows on standard error how many items were read, if reading takes long.
 
     It rewrites one line on a terminal, and writes a single line elsewhere.
@@ -224,28 +384,23 @@ def _progress(count: int, what: str) -> Callable[[int], None]:
     return show
 
 
-def _check_same(given: Given, repeated: Given, config: DatasetConfig, name: str) -> None:
-    tried = min(len(repeated.images), len(repeated.labels), TRIED)
-    for first, second in ((given.images, repeated.images), (given.labels, repeated.labels)):
+def _check_same(given: Given, repeated: Given, part: Part) -> None:
+    for first, second in zip(
+        (*tensors_of(given.images), given.labels), (*tensors_of(repeated.images), repeated.labels), strict=True
+    ):
+        tried = min(len(first), len(second), TRIED)
         was, now = first[:tried], second[:tried]
         if was.dtype != now.dtype or not torch.equal(was, now):
             raise DataError(
-                f"dataset must give the same data whenever it is read, {config.target} gives other {name} data the "
-                "second time",
+                f"dataset must give the same data whenever it is read, {part.config.target} gives other {part.name} "
+                "data the second time",
                 remedy="if it draws random numbers, draw them from torch, numpy.random or random, which are seeded, or "
                 "give its own generator a fixed seed; if it changes data in place, let it copy them first",
             )
 
 
-def _report_draws(config: DatasetConfig, name: str, of_items: bool) -> None:
-    """Prints once in a process that a dataset uses random numbers."""
-    if config.target in _reported:
-        return
-    _reported.add(config.target)
-    line = f"Dataset {config.target} draws random numbers while it is made: they are seeded, so it is always the same."
-    if of_items:
-        line = (
-            f"Dataset {config.target} draws random numbers for its {name} images: they are drawn once, with a fixed "
-            "seed, not again in each epoch; held-out images, and test images drawn the same way, are changed as well."
-        )
-    print(line, file=sys.stderr)
+def say_once(config: DatasetConfig, line: str) -> None:
+    """Prints a line about a dataset to standard error, once in a process."""
+    if (config.target, line) not in _reported:
+        _reported.add((config.target, line))
+        print(line, file=sys.stderr)

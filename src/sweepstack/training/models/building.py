@@ -12,8 +12,11 @@ from sweepstack.config.schema import ModelConfig
 from sweepstack.training.instantiate import instantiate
 
 
-def answer_to_any(model: nn.Module, shape: Sequence[int]) -> Tensor | None:
-    """Returns the logits of two artificial images: zeros or else random numbers; None if the model fails on both."""
+def answer_to_any(model: nn.Module, shape: Sequence[int] | None) -> Tensor | None:
+    """Returns the logits of two artificial images: zeros or else random numbers; None if the model fails on both, or if
+    no shape is known."""
+    if shape is None:
+        return None
     for images in (torch.zeros(2, *shape), torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))):
         with contextlib.suppress(Exception):  # a user's module can fail in any way
             found: Tensor = model(images)

@@ -23,10 +23,11 @@ from sweepstack.errors import UserError, one_line
 from sweepstack.files.replacing import replacing
 from sweepstack.planning.compatibility import stack_key
 from sweepstack.training import models, random_state
-from sweepstack.training.data.datasets import Data
+from sweepstack.training.data.inputs import Inputs, call, tensors_of
+from sweepstack.training.data.source import EVALUATED, Batch, Data
 from sweepstack.training.hardware import ALL_THREADS, choose_threads, memory_budget
 from sweepstack.training.stacked import build
-from sweepstack.training.stacked.model import EVALUATED, Batches, Unstackable
+from sweepstack.training.stacked.model import Batches, Unstackable
 from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.trainer import autocast_of, descend, evaluate
 from sweepstack.trial import StackSettings
@@ -157,7 +158,7 @@ def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> 
     torch.set_num_threads(threads)
     batch_size = configs[0].batch_size
     try:
-        model = build.build_stacked_model(configs, data.images.shape[1:], data.device, data.some())
+        model = build.build_stacked_model(configs, configs[0].dataset.shape or (), data.device, data.some())
         model.set_factors(torch.ones(WARM_UP_STEPS + TIMED_STEPS, len(configs), dtype=torch.float64))
         step = _seconds_per_step(model.step, data.stacked_batches(batch_size, model.seeds, 1), data.device)
         return step * data.steps_per_epoch(batch_size) + _evaluation(
@@ -174,7 +175,7 @@ def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
     model = models.build_model(config.model).to(data.device)
     autocast, task = autocast_of(config, data.device), BuiltTask(config, data.device)
 
-    def step(images: Tensor, labels: Tensor) -> None:
+    def step(images: Inputs, labels: Tensor) -> None:
         with autocast:
             loss = task.batch_loss(model, images, labels)
         descend(model, loss, 1e-6, config.clip_norm)
@@ -189,7 +190,7 @@ def _evaluation(evaluate_on: Callable[[Batches], object], data: Data) -> float:
     """Estimates the seconds of one evaluation from its first chunk."""
     seen = 0
 
-    def first(chunk: int) -> Iterable[tuple[Tensor, Tensor]]:
+    def first(chunk: int) -> Iterable[Batch]:
         nonlocal seen
         images, labels = next(iter(data.evaluation(chunk)))
         seen = len(labels)
@@ -198,7 +199,7 @@ def _evaluation(evaluate_on: Callable[[Batches], object], data: Data) -> float:
     began = time.perf_counter()
     evaluate_on(first)
     _synchronise(data.device)
-    return (time.perf_counter() - began) * (len(data.held_out) or len(data.test_labels)) / seen
+    return (time.perf_counter() - began) * data.evaluated_count / seen
 
 
 def _synchronise(device: torch.device) -> None:
@@ -208,9 +209,7 @@ def _synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _seconds_per_step(
-    step: Callable[[Tensor, Tensor], object], batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
-) -> float:
+def _seconds_per_step(step: Callable[[Any, Tensor], object], batches: Iterable[Batch], device: torch.device) -> float:
     """Returns the seconds of the shortest step, because other work of the machine makes some steps longer."""
     times: list[float] = []
     began = time.perf_counter()
@@ -239,10 +238,11 @@ def _fitting_width(config: TrialConfig, data: Data) -> int:
         return tensor
 
     images, _ = data.some(config.batch_size)
+    size = sum(tensor.nbytes for tensor in tensors_of(images))
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        model(images)
+        call(model, images)
     own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    return max(1, memory_budget(data.device) // (6 * own + 3 * (kept + images.nbytes)))
+    return max(1, memory_budget(data.device) // (6 * own + 3 * (kept + size)))
 
 
 def _cache_key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> str:

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import one_line
 from sweepstack.planning.compatibility import obstacle
+from sweepstack.training.data.source import Batch
 from sweepstack.training.instantiate import import_target
 from sweepstack.training.stacked.dense_model import DenseModel
 from sweepstack.training.stacked.equivalence import Probe
@@ -22,7 +22,7 @@ def build_stacked_model(
     configs: Sequence[TrialConfig],
     shape: Sequence[int],
     device: torch.device,
-    batch: tuple[Tensor, Tensor] | None = None,
+    batch: Batch | None = None,
 ) -> StackedModel:
     """Builds the batched model of a stack: a `DenseModel` if possible, else a `MappedModel`.
 
@@ -33,7 +33,7 @@ def build_stacked_model(
         configs: one for each member, of one `stack_key`.
         shape: the shape of one image.
         device: the device to train on.
-        batch: images to test the modules with, float [n, *shape], and their targets; artificial ones by default.
+        batch: items to test the modules with; artificial ones by default.
 
     Raises:
         Unstackable: the module or the recipe has no batched form; the message says why.

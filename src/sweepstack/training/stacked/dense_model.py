@@ -11,6 +11,8 @@ from torch import Tensor, fx, nn
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.metrics import CLASSIFICATION, REGRESSION
+from sweepstack.training.data.inputs import Inputs
+from sweepstack.training.data.source import Batch
 from sweepstack.training.stacked.model import StackedModel, Unstackable
 
 EVALUATED_NUMBERS = 2**25
@@ -118,7 +120,8 @@ class DenseModel(StackedModel):
             raise Unstackable("a parameter is shared, unused or not trained")
 
     @torch.no_grad()
-    def step(self, images: Tensor, labels: Tensor, *more: tuple[Tensor, Tensor]) -> Tensor:
+    def step(self, images: Inputs, labels: Tensor, *more: Batch) -> Tensor:
+        assert isinstance(images, Tensor)  # a chain of layers takes one
         groups, batch = labels.shape[:2]
         images = images.flatten(2)
         flow = self._enter(images)
@@ -164,7 +167,8 @@ class DenseModel(StackedModel):
         )  # nn.Dropout draws nothing if it drops everything
         return mask.t().expand_as(flow).contiguous()
 
-    def outputs(self, images: Tensor) -> Tensor:
+    def outputs(self, images: Inputs) -> Tensor:
+        assert isinstance(images, Tensor)
         flow = self._enter(images.flatten(1)[None])
         for layer in self._layers:
             match layer:

@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sweepstack.config.schema import OptimizerConfig, TrialConfig
 from sweepstack.errors import one_line
 from sweepstack.training import models
+from sweepstack.training.data.inputs import Inputs, call, over, rows
+from sweepstack.training.data.source import Batch
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import of_others, seed_all
 from sweepstack.training.stacked.model import StackedModel, Unstackable
@@ -118,7 +120,7 @@ class Probe:
         configs: Sequence[TrialConfig],
         shape: Sequence[int],
         device: torch.device,
-        batch: tuple[Tensor, Tensor] | None = None,
+        batch: Batch | None = None,
     ) -> None:
         seeds = list(dict.fromkeys(config.seed for config in configs))
         self.seeds = [seeds[0], seeds[len(seeds) // 2]]
@@ -129,7 +131,8 @@ class Probe:
         if batch is None:
             images = torch.rand(PROBED, *shape, generator=torch.Generator().manual_seed(0))
             batch = images, self._task.task.examples(PROBED, configs[0].dataset)
-        self._images, self._labels = (part[:PROBED].to(device) for part in batch)
+        self._images: Inputs = over(lambda part: part[:PROBED].to(device), batch[0])
+        self._labels = batch[1][:PROBED].to(device)
         self._factor = 1.0
         """A factor on the learning rate; it is small where gradients are large, as those of unscaled targets are."""
 
@@ -157,16 +160,16 @@ class Probe:
             Unstackable: a result differs.
         """
         groups, width = len(stack.seeds), len(expected)
-        images = self._images.to(stack.dtype)
-        labels = self._labels
-        images, labels = images.expand(groups, *images.shape), labels.expand(groups, *labels.shape)
+        labels = self._labels.expand(groups, *self._labels.shape)
+        one = over(lambda part: part.to(stack.dtype) if part.is_floating_point() else part, self._images)
+        images = over(lambda part: part.expand(groups, *part.shape), one)
         stack.set_factors(torch.full((UPDATES + 1, width), self._factor, dtype=torch.float64))
         stack.same_draws = True
         with SameDraws():
-            before = stack.outputs(images[0])
+            before = stack.outputs(one)
             for _ in range(UPDATES):
                 stack.step(images, labels)
-            after = stack.outputs(images[0])
+            after = stack.outputs(one)
         tensors = {**stack.parameters, **stack.rest}
         for member, alone in enumerate(expected):
             if not self._near(before[member], alone.before):
@@ -186,7 +189,7 @@ class Probe:
         model = models.build_model(self.configs[0].model).to(self._device).train()
         try:
             with SameDraws(), self._autocast:
-                loss = self._task.batch_loss(model, self._images.clone(), self._labels)
+                loss = self._task.batch_loss(model, self._copied(), self._labels)
             loss.backward()  # type: ignore[no-untyped-call]
         except Exception:  # a user's module can fail in any way; `_learn` says how
             return 1.0
@@ -245,7 +248,7 @@ class Probe:
                 for name, value in _tensors(model).items():
                     value.copy_(state[name])
                 with draws:
-                    return torch.cat([model.train()(self._images.clone()), self._outputs(model)])
+                    return torch.cat([call(model.train(), self._copied()), self._outputs(model)])
 
         if torch.equal(answer(SameDraws(1)), answer(SameDraws(2))):
             return  # its random numbers change nothing
@@ -259,9 +262,9 @@ class Probe:
     def _check_evaluation(self, model: nn.Module, attributes: Attributes, draws: SameDraws) -> None:
         """Checks that evaluation changes nothing and does not depend on the size of the chunks."""
         kept = {name: value.clone() for name, value in _tensors(model).items()}
-        half = len(self._images) // 2
+        half = len(self._labels) // 2
         whole = self._outputs(model)
-        parts = [self._outputs(model, part) for part in (self._images[:half], self._images[half:]) if len(part)]
+        parts = [self._outputs(model, part) for part in self._halves(half)]
         now = _tensors(model)
         _check_attributes(attributes)
         if kept.keys() != now.keys() or not all(torch.equal(value, now[name]) for name, value in kept.items()):
@@ -271,14 +274,21 @@ class Probe:
         if not draws.drawn and not self._near(torch.cat(parts), whole):
             raise Unstackable("when it is evaluated, its answer for an image depends on the other images of the batch")
 
-    def _outputs(self, model: nn.Module, images: Tensor | None = None) -> Tensor:
+    def _halves(self, half: int) -> list[Inputs]:
+        parts = (slice(None, half), slice(half, None)) if half else (slice(None),)
+        return [rows(self._images, part) for part in parts]
+
+    def _outputs(self, model: nn.Module, images: Inputs | None = None) -> Tensor:
         with torch.no_grad(), self._autocast:
-            found: Tensor = model.eval()((self._images if images is None else images).clone())
+            found: Tensor = call(model.eval(), over(torch.clone, self._images if images is None else images))
         return found
+
+    def _copied(self) -> Inputs:
+        return over(torch.clone, self._images)  # type: ignore[no-any-return]
 
     def _update(self, model: nn.Module) -> None:
         with self._autocast:
-            loss = self._task.batch_loss(model.train(), self._images.clone(), self._labels)
+            loss = self._task.batch_loss(model.train(), self._copied(), self._labels)
         descend(model, loss, PROBE.lr * self._factor, self.configs[0].clip_norm)
 
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from sweepstack.config.schema import TrialConfig
 from sweepstack.schedules import factor, looks_at_horizon
 from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager, fitting
-from sweepstack.training.data.datasets import Data, stream
+from sweepstack.training.data.source import Data
 from sweepstack.training.module_state import Unkept
 from sweepstack.training.objective import ObjectiveTracker
 from sweepstack.training.outcomes import diverged, finished, killed, undefined_metric, unmeasurable, update_metrics
-from sweepstack.training.random_state import random_state, seed_all, set_random_state
+from sweepstack.training.random_state import random_state, seed_all, set_random_state, stream
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.updates import in_groups

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models
 from sweepstack.training.checkpoint import CheckpointError, rows
+from sweepstack.training.data.inputs import Inputs
+from sweepstack.training.data.source import EVALUATED, Batch
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import seed_all
 from sweepstack.training.stacked import optimizers
 from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.trainer import autocast_of
 
-EVALUATED = 2000
-"""The largest number of images that are evaluated at once; fewer if the memory for training holds fewer."""
-Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+Batches = Callable[[int], Iterable[Batch]]
 """A function that yields images and labels to evaluate on, in chunks of the given number of images."""
 
 
@@ -85,7 +85,7 @@ class StackedModel:
         """
         self.optimizer.set_factors(factors, done)
 
-    def step(self, images: Tensor, labels: Tensor, *more: tuple[Tensor, Tensor]) -> Tensor:
+    def step(self, images: Inputs, labels: Tensor, *more: Batch) -> Tensor:
         """Updates every member once. A `SingleModel` takes further batches of the update, too.
 
         Args:
@@ -97,7 +97,7 @@ class StackedModel:
         """
         raise NotImplementedError
 
-    def outputs(self, images: Tensor) -> Tensor:
+    def outputs(self, images: Inputs) -> Tensor:
         """Returns the outputs [K, n, ...] for images [n, ...], the same for all members, in evaluation mode."""
         raise NotImplementedError
 

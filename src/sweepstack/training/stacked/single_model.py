@@ -10,12 +10,14 @@ from torch import Tensor
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models
+from sweepstack.training.data.inputs import Inputs, rows
+from sweepstack.training.data.source import EVALUATED, Batch
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.random_state import seed_all
-from sweepstack.training.stacked.model import EVALUATED, Batches
+from sweepstack.training.stacked.model import Batches
 from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.trainer import autocast_of, evaluate, restore, state_of, warm_up
-from sweepstack.training.updates import Batch, Updater
+from sweepstack.training.updates import Updater
 
 
 class SingleModel:
@@ -40,13 +42,13 @@ class SingleModel:
         """See `StackedModel.set_factors`; factors are [steps, 1]."""
         self._factors = iter(factors[done:, 0].tolist())
 
-    def _loss_of(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss_of(self, images: Inputs, labels: Tensor) -> Tensor:
         with self._autocast:
             return self._task.batch_loss(self._model, images, labels)
 
-    def step(self, images: Tensor, labels: Tensor, *more: Batch) -> Tensor:
+    def step(self, images: Inputs, labels: Tensor, *more: Batch) -> Tensor:
         """See `StackedModel.step`; images are [1, batch, ...], losses [1]; `more` are further batches of the update."""
-        batches = [(images[0], labels[0]) for images, labels in ((images, labels), *more)]
+        batches = [(rows(inputs, 0), targets[0]) for inputs, targets in ((images, labels), *more)]
         return self._updater.update(batches, next(self._factors))[None]
 
     def evaluate(

@@ -4,12 +4,15 @@ documentation, HFTA, MLSys 2021)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from sweepstack.config.schema import TrialConfig
+from sweepstack.training.data.inputs import Inputs, call, rows
+from sweepstack.training.data.source import Batch
 from sweepstack.training.module_state import Attributes
 from sweepstack.training.stacked.model import Batches, StackedModel, Unstackable
 
@@ -29,7 +32,7 @@ class Watched(nn.Module):
         self.module = module
         self._owners = [(f"{path}.".lstrip("."), part) for path, part in module.named_modules()]
 
-    def forward(self, function: Callable[..., Tensor], *args: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, function: Callable[..., Tensor], *args: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Calls `function(module, *args)`; returns its result, and the buffers that the module has assigned, by their
         names. `args` are images, and their targets if the function computes a loss.
 
@@ -76,15 +79,15 @@ class MappedModel(StackedModel):
         device = next(iter(self.parameters.values())).device
         self._seed_of = torch.tensor([self.seeds.index(seed) for seed in seeds], device=device)
 
-    def step(self, images: Tensor, labels: Tensor, *more: tuple[Tensor, Tensor]) -> Tensor:
+    def step(self, images: Inputs, labels: Tensor, *more: Batch) -> Tensor:
         self.template.train()
         if len(self.seeds) == 1:
-            images, labels, shared = images[0], labels[0], True
+            images, labels, shared = rows(images, 0), labels[0], True
         else:
-            images, labels, shared = images[self._seed_of], labels[self._seed_of], False
+            images, labels, shared = rows(images, self._seed_of), labels[self._seed_of], False
 
         def loss_of(
-            parameters: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor, labels: Tensor
+            parameters: dict[str, Tensor], rest: dict[str, Tensor], images: Inputs, labels: Tensor
         ) -> tuple[Tensor, dict[str, Tensor]]:
             return self._call(parameters, rest, self._task.batch_loss, images, labels)
 
@@ -109,18 +112,18 @@ class MappedModel(StackedModel):
         return "same" if self.same_draws else "different"
 
     def _call(
-        self, parameters: dict[str, Tensor], rest: dict[str, Tensor], function: Callable[..., Tensor], *args: Tensor
+        self, parameters: dict[str, Tensor], rest: dict[str, Tensor], function: Callable[..., Tensor], *args: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Calls a function with one member and `args`; returns its result, and the buffers that were assigned."""
         tensors = {MODULE_PREFIX + name: value for part in (parameters, rest) for name, value in part.items()}
         found: tuple[Tensor, dict[str, Tensor]] = functional_call(self._watched, tensors, (function, *args))
         return found
 
-    def outputs(self, images: Tensor) -> Tensor:
+    def outputs(self, images: Inputs) -> Tensor:
         self.template.eval()
 
         def outputs_of(parameters: dict[str, Tensor], rest: dict[str, Tensor]) -> Tensor:
-            outputs, assigned = self._call(parameters, rest, lambda module, images: module(images), images)
+            outputs, assigned = self._call(parameters, rest, call, images)
             if assigned:
                 raise Unstackable(f"its forward assigns the buffer {next(iter(assigned))} when it is evaluated")
             return outputs

@@ -12,6 +12,7 @@ from sweepstack.config.schema import MetricConfig, TaskConfig, TrialConfig
 from sweepstack.config.targets import Bound
 from sweepstack.errors import ConfigError, UserError, did_you_mean, one_line
 from sweepstack.metrics import OWN_METRIC, bare_name
+from sweepstack.training.data.inputs import Inputs, call
 from sweepstack.training.instantiate import bound, check_keywords, instantiate
 from sweepstack.training.tasks.classification import Classification
 from sweepstack.training.tasks.losses import build_loss, is_mean, weight_of
@@ -94,12 +95,12 @@ class BuiltTask:
         """Returns the weight of a batch in the mean loss of several: its items, or the sum of their class weights."""
         return weight_of(self._named, targets)
 
-    def batch_loss(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor) -> Tensor:
+    def batch_loss(self, model: Callable[..., Tensor], images: Inputs, targets: Tensor) -> Tensor:
         """Returns the loss of a model on a batch: that of the config's `step` if it has one.
 
         Args:
             model: the model, in training mode.
-            images: [n, *shape].
+            images: [n, *shape], or a tuple or a dict of tensors.
             targets: [n, ...].
         """
         if self._step is not None:
@@ -107,7 +108,7 @@ class BuiltTask:
                 model.train()  # the step may have left it in evaluation mode
             loss: Tensor = self._step(model, (images, targets), self.loss)
             return loss
-        outputs = model(images)
+        outputs = call(model, images)
         if not isinstance(outputs, Tensor):  # the check before the training does not look: a step can take long
             rule = f"model must give one tensor when it is trained, {self._model} gives {type(outputs).__name__}"
             wrong = ConfigError(rule, remedy="write a step that takes it, step={_target_: my.step}")

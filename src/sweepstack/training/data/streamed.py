@@ -1,0 +1,299 @@
+"""Data that a PyTorch DataLoader reads while they are trained on: what does not fit, and what is drawn anew."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from sweepstack.config.schema import DatasetConfig
+from sweepstack.errors import DataError, UserError, one_line
+from sweepstack.training.data.conversion import Given, Source, images_of, pair_of, source_of, targets_of, tensor_of
+from sweepstack.training.data.inputs import grouped, joined, over, rows, tensors_of
+from sweepstack.training.data.memory import InMemory
+from sweepstack.training.data.source import EVALUATED, Batch, Data
+from sweepstack.training.random_state import seed_all, seeded, stream
+
+Key = tuple[int, int, int]
+"""An item in an epoch of a trial: its index, the seed and the epoch."""
+FIXED = (0, 0)
+"""Seed and epoch of items that are not trained on: whatever is drawn for them is always the same."""
+EVALUATED_BYTES = 2**26
+"""The most bytes of items that are evaluated at once; 64 MB."""
+CheckTargets = Callable[[Tensor, DatasetConfig, str], Tensor]
+
+
+class ItemError(Exception):
+    """An item cannot be trained on; the message names it. Its causes hold what happened in the worker."""
+
+
+class WorkerTraceback(Exception):  # noqa: N818 -- text for the log
+    """The traceback of an exception in a worker process."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What a worker gives instead of a batch: exceptions of a user's own classes cannot always be sent."""
+
+    rule: str
+    trace: str
+
+
+@dataclass(frozen=True)
+class Items(Dataset[Any]):
+    """The items of one part, by `Key`: the random numbers of an item depend on its key alone.
+
+    Args:
+        dataset: gives (inputs, target) pairs by their index.
+        config: the dataset's config.
+        part: "training" or "test".
+        check_targets: that of the task.
+        transform: changes the image of a training item.
+    """
+
+    dataset: Any
+    config: DatasetConfig
+    part: str
+    check_targets: CheckTargets
+    transform: Callable[[Tensor], Tensor] | None = None
+    collate_fn: Callable[[list[Any]], Any] | None = None
+
+    def __getitem__(self, key: Key) -> Any:
+        index, seed, epoch = key
+        seed_all(stream(seed, "item", epoch, index))
+        name = f"dataset: item {index} (from 0) of the {self.part} part of {self.config.target}"
+        try:
+            item = self.dataset[index]
+            if self.collate_fn is not None:
+                return item
+            inputs, target = pair_of(item)
+            source = source_of(inputs)
+            tensors = over(tensor_of, inputs)
+            if self.transform is not None:
+                tensors = self._transformed(tensors, source)
+            return tensors, tensor_of(target), source
+        except UserError as error:
+            return Failed(f"{name}: {one_line(error)}", "")
+        except (Exception, SystemExit) as error:
+            return Failed(f"{name} fails ({type(error).__name__}: {one_line(error)})", traceback.format_exc())
+
+    def _transformed(self, image: Any, source: Source) -> Tensor:
+        assert self.transform is not None
+        if not isinstance(image, Tensor):
+            raise DataError("augment.transforms must have one image to change", type(image).__name__, "leave them out")
+        given = Given(image[None], torch.zeros(1), source)
+        (image,) = images_of(given, self.config, self.part, is_whole=False)
+        found = self.transform(image)
+        if not isinstance(found, Tensor) or found.shape != image.shape:
+            shown = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            rule = f"augment.transforms must keep the shape {list(image.shape)} of an image, they give"
+            raise DataError(rule, shown, "leave out what crops or resizes without padding")
+        return found.as_subclass(Tensor)
+
+    def batch_of(self, items: list[Any]) -> Batch | Failed:
+        """Joins items to the inputs and the targets of a batch, as the dataset gives them."""
+        failed = next((item for item in items if isinstance(item, Failed)), None)
+        if failed is not None:
+            return failed
+        name = f"dataset: a batch of the {self.part} part of {self.config.target}"
+        try:
+            if self.collate_fn is not None:
+                inputs, targets = pair_of(self.collate_fn(items))
+                tensors = over(tensor_of, inputs)
+                given = Given(tensors, tensor_of(targets), Source.TENSOR)
+            else:
+                tensors = joined(_stacked, [item[0] for item in items])
+                given = Given(tensors, torch.stack([item[1] for item in items]), items[0][2])
+            images = images_of(given, self.config, self.part, is_whole=False)
+            return images, self.check_targets(targets_of(given, self.config, self.part), self.config, self.part)
+        except UserError as error:
+            return Failed(f"{name}: {one_line(error)}", "")
+        except (Exception, SystemExit) as error:
+            return Failed(f"{name} fails ({type(error).__name__}: {one_line(error)})", traceback.format_exc())
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    odd = next((part for part in parts if part.shape != parts[0].shape), None)
+    if odd is not None:
+        rule = f"all inputs must be of one shape, the first one is {list(parts[0].shape)}"
+        raise DataError(rule, list(odd.shape), "resize them, or give dataset.collate_fn={_target_: my.pad}")
+    return torch.stack(parts)
+
+
+class Batches:
+    """The keys of the batches that the workers read next; a DataLoader asks it anew at each epoch."""
+
+    def __init__(self) -> None:
+        self.keys: Sequence[list[Key]] = ()
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads batches of items with worker processes, which live as long as the reader.
+
+    Args:
+        items: the items.
+        workers: the number of processes.
+    """
+
+    items: Items
+    workers: int
+    _next: Batches = field(default_factory=Batches)
+
+    @functools.cached_property
+    def _loader(self) -> DataLoader[Any]:
+        return DataLoader(
+            self.items,
+            batch_sampler=self._next,
+            num_workers=self.workers,
+            collate_fn=self.items.batch_of,
+            persistent_workers=True,
+            worker_init_fn=_begin_worker,
+            generator=torch.Generator(),  # else each epoch would draw from the global one
+        )
+
+    def by(self, workers: int | None) -> Reader:
+        """Returns a reader with another number of processes; itself for None and for its own number."""
+        return self if workers in (None, self.workers) else Reader(self.items, workers or self.workers)
+
+    def read(self, batches: Sequence[list[Key]]) -> Iterator[Batch]:
+        """Yields batches of items, as the dataset gives them, on the CPU.
+
+        Raises:
+            ItemError: an item cannot be read, or is not what the config says.
+        """
+        self._next.keys = batches
+        for found in self._loader:
+            yield _batch(found)
+
+    def read_here(self, keys: list[Key]) -> Batch:
+        """Reads one batch in this process, whose random states stay as they are."""
+        with seeded():
+            return _batch(self.items.batch_of([self.items[key] for key in keys]))
+
+
+def _batch(found: Batch | Failed) -> Batch:
+    if not isinstance(found, Failed):
+        return found
+    mistake = DataError(found.rule, remedy="correct it")
+    if found.trace:
+        mistake.__cause__ = WorkerTraceback(f"in the worker process:\n{found.trace}")
+    raise ItemError(found.rule) from mistake
+
+
+def _begin_worker(number: int) -> None:
+    """Leaves Ctrl-C, which reaches all processes of a terminal, to the parent: it has a step to finish first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StreamedTraining(Data):
+    """Data whose training items are read for each batch, and drawn anew in each epoch."""
+
+    training: Reader
+
+    def batches(self, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        for images, targets in self.stacked_batches(batch_size, [seed], epoch, skip):
+            yield rows(images, 0), targets[0]
+
+    def stacked_batches(self, batch_size: int, seeds: Sequence[int], epoch: int, skip: int = 0) -> Iterator[Batch]:
+        orders = torch.stack([self._order(seed, epoch, batch_size).cpu() for seed in seeds])
+        indices = torch.split(orders, batch_size, 1)[skip:]
+        keys = [
+            [(index, seed, epoch) for seed, row in zip(seeds, part.tolist(), strict=True) for index in row]
+            for part in indices
+        ]
+        draws = [self._draws(seed, epoch) for seed in seeds]
+        for part, (images, targets) in zip(indices, self.training.read(keys), strict=True):
+            images, targets = self._ready(self._augmented(images, draws, part), targets)
+            yield grouped(images, len(seeds)), grouped(targets, len(seeds))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TransformedInMemory(StreamedTraining, InMemory):
+    """Data in memory whose training items worker processes change."""
+
+    @classmethod
+    def of(
+        cls, data: InMemory, config: DatasetConfig, transform: Callable[[Tensor], Tensor], workers: int
+    ) -> TransformedInMemory:
+        """Returns data whose training items are changed.
+
+        Args:
+            data: the data as they are.
+            config: their config.
+            transform: changes an image.
+            workers: the number of processes.
+        """
+        dataset = TensorDataset(*(tensor.cpu() for tensor in (*tensors_of(data.images), data.labels)))
+        items = Items(dataset, config, "training", _as_they_are, transform)
+        values = {one.name: getattr(data, one.name) for one in fields(data)}
+        return cls(**values, training=Reader(items, workers))
+
+
+def _as_they_are(targets: Tensor, config: DatasetConfig, part: str) -> Tensor:
+    return targets
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Streamed(StreamedTraining):
+    """Data whose items are all read for each batch. What is drawn for items that are not trained on is always the
+    same."""
+
+    selecting: Reader
+    testing: Reader
+    counted_tests: int
+    item_bytes: int
+    """The size of an item in memory."""
+    _targets: list[Tensor] = field(default_factory=list)
+
+    @property
+    def test_count(self) -> int:
+        return self.counted_tests
+
+    @property
+    def test_targets(self) -> Tensor:
+        if not self._targets:
+            self._targets.append(torch.cat([targets for _, targets in self.test_items()]))
+        return self._targets[0]
+
+    def with_transform(self, transform: Callable[[Tensor], Tensor]) -> Streamed:
+        """Returns the same data with training items that are changed."""
+        items = replace(self.training.items, transform=transform)
+        return replace(self, training=Reader(items, self.training.workers))
+
+    def first(self, count: int) -> Batch:
+        total = len(self.train) + len(self.held_out)
+        return self.selecting.read_here([(index, *FIXED) for index in range(min(count, total))])
+
+    def some(self, count: int = 16) -> Batch:
+        return self._ready(*self.selecting.read_here([(index, *FIXED) for index in self.train[:count].tolist()]))
+
+    def _held_out_batches(self, chunk: int) -> Iterator[Batch]:
+        for images, targets in self.selecting.read(self._chunks(self.held_out.tolist(), chunk)):
+            yield self._ready(images, targets)
+
+    def test(self, chunk: int = EVALUATED) -> Iterator[Batch]:
+        for images, targets in self.test_items(chunk):
+            yield self._ready(images, targets)
+
+    def test_items(self, chunk: int = EVALUATED) -> Iterator[Batch]:
+        yield from self.testing.read(self._chunks(range(self.test_count), chunk))
+
+    def _chunks(self, indices: Sequence[int], chunk: int) -> list[list[Key]]:
+        size = self.eval_batch_size or max(1, min(chunk, EVALUATED_BYTES // max(1, self.item_bytes)))
+        keys = [(index, *FIXED) for index in indices]
+        return [keys[begin : begin + size] for begin in range(0, len(keys), size)]
