@@ -16,7 +16,7 @@ import torch
 from stack import CPU, IMAGE, MNIST, endless, spread, timed
 
 from sweepstack.config.schema import TrialConfig
-from sweepstack.training.data.datasets import load_data
+from sweepstack.training.data.load import load_data
 from sweepstack.training.hardware import choose_threads
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.single_model import SingleModel
@@ -46,7 +46,7 @@ def measure(model: str, widths: list[int], runs: int) -> None:
     single = endless(data, alone)
     for width in widths:
         configs = [config_of(model, 0.01 / (place + 1)) for place in range(width)]
-        stack = build.build_stacked_model(configs, data.images.shape[1:], CPU)
+        stack = build.build_stacked_model(configs, IMAGE["shape"], CPU)
         stacked = endless(data, stack)
         times: list[tuple[float, float]] = []
         for _ in range(runs):
