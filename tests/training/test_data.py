@@ -348,7 +348,8 @@ def test_colours_come_channels_first():
             "Unlike",
             "dataset: item 1 (from 0) of the training part of own_data.Unlike: all images must be of one shape and "
             "dtype, the first one is [1, 4, 4] float32, got '[1, 5, 4] float32'; "
-            "give it a transform, such as torchvision.transforms.Resize, or convert them",
+            "give it a transform, such as torchvision.transforms.Resize, or convert them; or join them by "
+            "dataset.collate_fn={_target_: my.pad}",
         ),
         ("Empty", "dataset must give one image or more, own_data.Empty gives no training image; correct it"),
     ],

@@ -101,7 +101,7 @@ def test_what_an_item_draws_depends_on_seed_epoch_and_index_alone(capsys):
     noisy = dataset("Numbered", noise=True)
     data = load_data(noisy, 0.2, CPU)
     assert isinstance(data, Streamed)
-    assert "its items draw random numbers, anew in each epoch" in capsys.readouterr().err
+    assert "its items draw random numbers, others in each epoch" in capsys.readouterr().err
     state = torch.get_rng_state(), random.getstate()
     first = drawn(data, 3, 1)
     assert drawn(data, 3, 1, batch_size=5) == first

@@ -325,9 +325,9 @@ class Vast(Short):
     ("dataset", "message"),
     [
         ([], "gives no training image"),
-        ([(PIXELS[0], 0, "a name")], "it must be a pair (image, label), got 'tuple of 3'"),
-        ([{"image": PIXELS[0], "label": 0}], "it must be a pair (image, label), got 'dict of 2'"),
-        ([PIXELS[:2]], "it must be a pair (image, label), got 'Tensor'"),
+        ([(PIXELS[0], 0, "a name")], "it must be a pair (inputs, target), got 'tuple of 3'"),
+        ([{"image": PIXELS[0], "label": 0}], "it must be a pair (inputs, target), got 'dict of 2'"),
+        ([PIXELS[:2]], "it must be a pair (inputs, target), got 'Tensor'"),
         (TensorDataset(PIXELS), "another number of tensors, got 1"),
         (Stream(), "got 'Stream'; read it into a list"),
         ((pair for pair in ()), "got 'generator'; read it into a list"),

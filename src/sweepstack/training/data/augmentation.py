@@ -64,9 +64,9 @@ def _cropped(images: Tensor, padding: int, down: Tensor, right: Tensor) -> Tenso
     """Pads images [n, c, h, w] with zeros on all sides and cuts out h x w at a random place, as
     `torchvision.transforms.v2.RandomCrop` with `padding` does."""
     _, _, height, width = images.shape
-    windows = pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # [n, c, places, places, h, w]
-    places = 2 * padding + 1
-    top, left = ((part * places).long().clamp_(max=places - 1) for part in (down, right))
+    windows = pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # [n, c, top, left, h, w]
+    positions = 2 * padding + 1
+    top, left = ((part * positions).long().clamp_(max=positions - 1) for part in (down, right))
     return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 

@@ -114,6 +114,11 @@ def tensor_of(value: Any) -> Tensor:
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C", copy=not array.flags.writeable))
 
 
+def kind_of(image: Tensor) -> str:
+    """Returns the shape and the dtype of a tensor in words."""
+    return f"{list(image.shape)} {str(image.dtype).removeprefix('torch.')}"
+
+
 def pair_of(item: Any) -> tuple[Any, Any]:
     """Returns the inputs and the target of an item.
 

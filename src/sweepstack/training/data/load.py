@@ -184,7 +184,7 @@ def _read(config_json: str, device_name: str, task_json: str) -> Tensors | Strea
         try:
             return _read_whole(parts, check_targets, torch.device(device_name))
         except DrawsItems:
-            why = "its items draw random numbers, anew in each epoch"
+            why = "its items draw random numbers, others in each epoch"
             if config.source in ("memory", "mapped"):
                 rule = (
                     f"with dataset.source={config.source}, items must always be the same, {config.target} draws random"
@@ -210,7 +210,7 @@ def _why_streamed(parts: Sequence[Part]) -> str | None:
     if config.source != "auto" or all(part.is_stored for part in parts) or config.target.startswith("sweepstack."):
         return None
     if parts[0].draws_items():
-        return "its items draw random numbers, anew in each epoch"
+        return "its items draw random numbers, others in each epoch"
     size, budget = sum(part.count * part.item_bytes() for part in parts), memory_budget(CPU)
     if size > budget:
         return f"its {size / 2**30:.1f} GB are more than the {budget / 2**30:.1f} GB that data may have in memory"

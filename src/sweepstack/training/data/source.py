@@ -114,6 +114,11 @@ class Data(abc.ABC):
         return len(self.held_out) or self.test_count
 
     @property
+    def prepares_batches(self) -> bool:
+        """True if a batch takes more work than to select and to scale its items."""
+        return self.augmentation is not None
+
+    @property
     def facts(self) -> DatasetFacts:
         """The numbers of items, and a checksum of all of them."""
         return DatasetFacts(self.digest, len(self.train), len(self.held_out), self.test_count)
@@ -130,7 +135,13 @@ class Data(abc.ABC):
         return -(-batches // accumulate)
 
     def trained_with(self, augmentation: Augmentation | None, drop_last: bool, eval_batch_size: int | None) -> Self:
-        """Returns the same data with other ways to make batches; items are shared."""
+        """Returns the same data with other ways to make batches; items are shared.
+
+        Args:
+            augmentation: how images are changed; None: not at all.
+            drop_last: whether the last batch of an epoch is left out if it has fewer items.
+            eval_batch_size: the number of items that are evaluated at once; None: what is asked for.
+        """
         return replace(self, augmentation=augmentation, drop_last=drop_last, eval_batch_size=eval_batch_size)
 
     def _order(self, seed: int, epoch: int, batch_size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Data that a PyTorch DataLoader reads while they are trained on: what does not fit, and what is drawn anew."""
+"""Data that worker processes read during the training: what does not fit, and what is drawn again for each epoch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
-from sweepstack.training.data.conversion import Given, Source, images_of, pair_of, source_of, targets_of, tensor_of
+from sweepstack.training.data.conversion import (
+    Given,
+    Source,
+    images_of,
+    kind_of,
+    pair_of,
+    source_of,
+    targets_of,
+    tensor_of,
+)
 from sweepstack.training.data.inputs import grouped, joined, over, rows, tensors_of
 from sweepstack.training.data.memory import InMemory
 from sweepstack.training.data.source import EVALUATED, Batch, Data
-from sweepstack.training.random_state import seed_all, seeded, stream
+from sweepstack.training.random_state import cpu_states, seed_cpu, seeded, stream
 
 Key = tuple[int, int, int]
 """An item in an epoch of a trial: its index, the seed and the epoch."""
@@ -46,7 +55,7 @@ class Failed:
     trace: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Items(Dataset[Any]):
     """The items of one part, by `Key`: the random numbers of an item depend on its key alone.
 
@@ -56,6 +65,7 @@ class Items(Dataset[Any]):
         part: "training" or "test".
         check_targets: that of the task.
         transform: changes the image of a training item.
+        collate_fn: makes a batch of items.
     """
 
     dataset: Any
@@ -64,40 +74,59 @@ class Items(Dataset[Any]):
     check_targets: CheckTargets
     transform: Callable[[Tensor], Tensor] | None = None
     collate_fn: Callable[[list[Any]], Any] | None = None
+    _draws: bool = False
+    """Whether an item was seen that draws random numbers; to seed all generators takes longer than many an item."""
 
-    def __getitem__(self, key: Key) -> Any:
+    def __getitem__(self, key: Key) -> Batch | Failed:
+        """Returns a batch of one item."""
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: list[Key]) -> Batch | Failed:
+        """Returns a batch of items; a DataLoader calls it with the keys of a batch."""
+        if not self._draws:
+            seed_cpu(0)
+            before = cpu_states()
+            items = [self._item(key) for key in keys]
+            self._draws = cpu_states() != before
+        if self._draws:
+            items = [self._item(key, is_seeded=True) for key in keys]
+        return self._batch_of(items)
+
+    def _item(self, key: Key, is_seeded: bool = False) -> Any:
         index, seed, epoch = key
-        seed_all(stream(seed, "item", epoch, index))
-        name = f"dataset: item {index} (from 0) of the {self.part} part of {self.config.target}"
+        if is_seeded:
+            seed_cpu(stream(seed, "item", epoch, index))
         try:
             item = self.dataset[index]
             if self.collate_fn is not None:
                 return item
             inputs, target = pair_of(item)
-            source = source_of(inputs)
-            tensors = over(tensor_of, inputs)
-            if self.transform is not None:
-                tensors = self._transformed(tensors, source)
-            return tensors, tensor_of(target), source
+            return (inputs if self.transform is None else self._transformed(inputs)), target
         except UserError as error:
-            return Failed(f"{name}: {one_line(error)}", "")
+            return Failed(f"{self._name(index)}: {one_line(error)}", "")
         except (Exception, SystemExit) as error:
-            return Failed(f"{name} fails ({type(error).__name__}: {one_line(error)})", traceback.format_exc())
+            rule = f"{self._name(index)} fails ({type(error).__name__}: {one_line(error)})"
+            return Failed(rule, traceback.format_exc())
 
-    def _transformed(self, image: Any, source: Source) -> Tensor:
+    def _name(self, index: int) -> str:
+        return f"dataset: item {index} (from 0) of the {self.part} part of {self.config.target}"
+
+    def _transformed(self, inputs: Any) -> Tensor:
         assert self.transform is not None
+        image: Any = over(tensor_of, inputs)
         if not isinstance(image, Tensor):
             raise DataError("augment.transforms must have one image to change", type(image).__name__, "leave them out")
-        given = Given(image[None], torch.zeros(1), source)
+        given = Given(image[None], torch.zeros(1), source_of(inputs))
         (image,) = images_of(given, self.config, self.part, is_whole=False)
-        found = self.transform(image)
+        found: Any = self.transform(image)
         if not isinstance(found, Tensor) or found.shape != image.shape:
             shown = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             rule = f"augment.transforms must keep the shape {list(image.shape)} of an image, they give"
             raise DataError(rule, shown, "leave out what crops or resizes without padding")
-        return found.as_subclass(Tensor)
+        changed: Tensor = found.as_subclass(Tensor)
+        return changed
 
-    def batch_of(self, items: list[Any]) -> Batch | Failed:
+    def _batch_of(self, items: list[Any]) -> Batch | Failed:
         """Joins items to the inputs and the targets of a batch, as the dataset gives them."""
         failed = next((item for item in items if isinstance(item, Failed)), None)
         if failed is not None:
@@ -106,11 +135,10 @@ class Items(Dataset[Any]):
         try:
             if self.collate_fn is not None:
                 inputs, targets = pair_of(self.collate_fn(items))
-                tensors = over(tensor_of, inputs)
-                given = Given(tensors, tensor_of(targets), Source.TENSOR)
+                given = Given(over(tensor_of, inputs), tensor_of(targets), Source.TENSOR)
             else:
-                tensors = joined(_stacked, [item[0] for item in items])
-                given = Given(tensors, torch.stack([item[1] for item in items]), items[0][2])
+                tensors = joined(_stacked, [inputs for inputs, _ in items])
+                given = Given(tensors, _stacked([target for _, target in items]), source_of(items[0][0]))
             images = images_of(given, self.config, self.part, is_whole=False)
             return images, self.check_targets(targets_of(given, self.config, self.part), self.config, self.part)
         except UserError as error:
@@ -119,16 +147,22 @@ class Items(Dataset[Any]):
             return Failed(f"{name} fails ({type(error).__name__}: {one_line(error)})", traceback.format_exc())
 
 
-def _stacked(parts: list[Tensor]) -> Tensor:
-    odd = next((part for part in parts if part.shape != parts[0].shape), None)
+def _stacked(parts: list[Any]) -> Tensor:
+    """Returns what items have in one place as one tensor [n, ...]."""
+    if all(type(part) is int for part in parts):
+        return torch.tensor(parts)
+    plain = all(type(part) is Tensor for part in parts)  # their dtype is checked once, at the end
+    tensors = parts if plain else [tensor_of(part) for part in parts]
+    first = tensors[0]
+    odd = next((one for one in tensors if (one.shape, one.dtype) != (first.shape, first.dtype)), None)
     if odd is not None:
-        rule = f"all inputs must be of one shape, the first one is {list(parts[0].shape)}"
-        raise DataError(rule, list(odd.shape), "resize them, or give dataset.collate_fn={_target_: my.pad}")
-    return torch.stack(parts)
+        rule = f"all inputs must be of one shape and dtype, the first one is {kind_of(first)}"
+        raise DataError(rule, kind_of(odd), "resize them, or give dataset.collate_fn={_target_: my.pad}")
+    return tensor_of(torch.stack(tensors))
 
 
 class Batches:
-    """The keys of the batches that the workers read next; a DataLoader asks it anew at each epoch."""
+    """The keys of the batches that the workers read next; a DataLoader asks for them at each epoch."""
 
     def __init__(self) -> None:
         self.keys: Sequence[list[Key]] = ()
@@ -152,6 +186,8 @@ class Reader:
     items: Items
     workers: int
     _next: Batches = field(default_factory=Batches)
+    _kinds: list[Any] = field(default_factory=list)
+    """The dtypes of the first batch."""
 
     @functools.cached_property
     def _loader(self) -> DataLoader[Any]:
@@ -159,7 +195,7 @@ class Reader:
             self.items,
             batch_sampler=self._next,
             num_workers=self.workers,
-            collate_fn=self.items.batch_of,
+            collate_fn=_as_it_is,
             persistent_workers=True,
             worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # else each epoch would draw from the global one
@@ -177,21 +213,29 @@ class Reader:
         """
         self._next.keys = batches
         for found in self._loader:
-            yield _batch(found)
+            yield self._checked(found)
 
     def read_here(self, keys: list[Key]) -> Batch:
         """Reads one batch in this process, whose random states stay as they are."""
         with seeded():
-            return _batch(self.items.batch_of([self.items[key] for key in keys]))
+            return self._checked(self.items.__getitems__(keys))
+
+    def _checked(self, found: Batch | Failed) -> Batch:
+        if not isinstance(found, Failed):
+            kinds = [tensor.dtype for tensor in (*tensors_of(found[0]), found[1])]
+            self._kinds[:] = self._kinds or kinds
+            if kinds == self._kinds:
+                return found
+            name = f"dataset: a batch of the {self.items.part} part of {self.items.config.target}"
+            found = Failed(f"{name} must have the dtypes of the first one, {self._kinds}, it has {kinds}", "")
+        mistake = DataError(found.rule, remedy="correct it")
+        if found.trace:
+            mistake.__cause__ = WorkerTraceback(f"in the worker process:\n{found.trace}")
+        raise ItemError(found.rule) from mistake
 
 
-def _batch(found: Batch | Failed) -> Batch:
-    if not isinstance(found, Failed):
-        return found
-    mistake = DataError(found.rule, remedy="correct it")
-    if found.trace:
-        mistake.__cause__ = WorkerTraceback(f"in the worker process:\n{found.trace}")
-    raise ItemError(found.rule) from mistake
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _begin_worker(number: int) -> None:
@@ -201,9 +245,13 @@ def _begin_worker(number: int) -> None:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StreamedTraining(Data):
-    """Data whose training items are read for each batch, and drawn anew in each epoch."""
+    """Data whose training items are read for each batch, and drawn again in each epoch."""
 
     training: Reader
+
+    @property
+    def prepares_batches(self) -> bool:
+        return True
 
     def batches(self, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         for images, targets in self.stacked_batches(batch_size, [seed], epoch, skip):

@@ -20,7 +20,16 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
-from sweepstack.training.data.conversion import Given, Source, images_of, pair_of, source_of, targets_of, tensor_of
+from sweepstack.training.data.conversion import (
+    Given,
+    Source,
+    images_of,
+    kind_of,
+    pair_of,
+    source_of,
+    targets_of,
+    tensor_of,
+)
 from sweepstack.training.data.download import cache_folder
 from sweepstack.training.data.inputs import Inputs, over, tensors_of
 from sweepstack.training.instantiate import bound
@@ -185,14 +194,14 @@ def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tu
     return images, labels
 
 
-def check_repeats(part: Part, read_again: Callable[[], tuple[Inputs, Tensor]]) -> None:
+def check_repeats(part: Part, read_first: Callable[[], tuple[Inputs, Tensor]]) -> None:
     """Checks that items are the same whenever they are read with the same random numbers.
 
     Args:
         part: the part that they are of.
-        read_again: reads the first items.
+        read_first: reads the first items.
     """
-    (images, labels), (other_images, other_labels) = read_again(), read_again()
+    (images, labels), (other_images, other_labels) = read_first(), read_first()
     _check_same(Given(images, labels, Source.TENSOR), Given(other_images, other_labels, Source.TENSOR), part)
 
 
@@ -306,12 +315,12 @@ def _items(part: Part, most: int | None, mapped: bool) -> Given:
 
 def _store(tensors: Any, rooms: Any, index: int) -> None:
     """Copies the inputs of an item: some datasets return the same tensor every time, with other values."""
-    had = {name: _kind(room[0]) for name, room in _named(rooms).items()}
+    had = {name: kind_of(room[0]) for name, room in _named(rooms).items()}
     for name, tensor in _named(tensors).items():
         if name not in had or _shape_and_kind(tensor) != _shape_and_kind(_named(rooms)[name][0]):
             raise DataError(
                 f"all images must be of one shape and dtype, the first one is {had.get(name, ', '.join(had.values()))}",
-                _kind(tensor),
+                kind_of(tensor),
                 "give it a transform, such as torchvision.transforms.Resize, or convert them; or join them by "
                 "dataset.collate_fn={_target_: my.pad}",
             )
@@ -340,10 +349,10 @@ def _room(count: int, image: Tensor, mapped: bool) -> Tensor:
     try:
         return mapped_room(shape, image.dtype) if mapped else torch.empty(shape, dtype=image.dtype)
     except (RuntimeError, MemoryError, OSError) as error:
-        size = f"{count:,} images of {_kind(image)}"
-        place = "on the disk of the cache" if mapped else "into memory"
+        size = f"{count:,} images of {kind_of(image)}"
+        where = "on the disk of the cache" if mapped else "into memory"
         remedy = "set dataset.source=streamed" + ("" if mapped else " or mapped")
-        raise DataError(f"a dataset must fit {place} with dataset.source=memory or mapped", size, remedy) from error
+        raise DataError(f"a dataset must fit {where} with dataset.source=memory or mapped", size, remedy) from error
 
 
 def mapped_room(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -359,10 +368,6 @@ def mapped_room(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def _shape_and_kind(image: Tensor) -> tuple[torch.Size, torch.dtype]:
     return image.shape, image.dtype
-
-
-def _kind(image: Tensor) -> str:
-    return f"{list(image.shape)} {str(image.dtype).removeprefix('torch.')}"
 
 
 def progress(count: int, what: str) -> Callable[[int], None]:

@@ -8,6 +8,7 @@ import importlib.metadata
 import itertools
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -160,7 +161,7 @@ def _stacked_epoch(configs: Sequence[TrialConfig], data: Data, threads: int) -> 
     try:
         model = build.build_stacked_model(configs, configs[0].dataset.shape or (), data.device, data.some())
         model.set_factors(torch.ones(WARM_UP_STEPS + TIMED_STEPS, len(configs), dtype=torch.float64))
-        step = _seconds_per_step(model.step, data.stacked_batches(batch_size, model.seeds, 1), data.device)
+        step = _seconds_per_step(model.step, data.stacked_batches(batch_size, model.seeds, 1), data)
         return step * data.steps_per_epoch(batch_size) + _evaluation(
             lambda batches: model.evaluate(batches, only=()), data
         )
@@ -180,7 +181,7 @@ def _plain_epoch(config: TrialConfig, data: Data, threads: int) -> float:
             loss = task.batch_loss(model, images, labels)
         descend(model, loss, 1e-6, config.clip_norm)
 
-    seconds = _seconds_per_step(step, data.batches(config.batch_size, 0, 1), data.device)
+    seconds = _seconds_per_step(step, data.batches(config.batch_size, 0, 1), data)
     return seconds * data.steps_per_epoch(config.batch_size) + _evaluation(
         lambda batches: evaluate(model, batches(EVALUATED), autocast, task, only=()), data
     )
@@ -209,14 +210,18 @@ def _synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _seconds_per_step(step: Callable[[Any, Tensor], object], batches: Iterable[Batch], device: torch.device) -> float:
-    """Returns the seconds of the shortest step, because other work of the machine makes some steps longer."""
+def _seconds_per_step(step: Callable[[Any, Tensor], object], batches: Iterable[Batch], data: Data) -> float:
+    """Returns the seconds of the shortest step, because other work of the machine makes some steps longer.
+
+    Where batches take work, because images are augmented or streamed, it is the median of steps with their batches:
+    members of one seed share a batch, those of another need their own.
+    """
     times: list[float] = []
-    began = time.perf_counter()
+    began = after = time.perf_counter()
     for number, (images, labels) in enumerate(batches):
-        before = time.perf_counter()
+        before = after if data.prepares_batches else time.perf_counter()
         step(images, labels)
-        _synchronise(device)
+        _synchronise(data.device)
         after = time.perf_counter()
         if number >= WARM_UP_STEPS or after - before > BUDGET_SECONDS:  # a long step needs no warm-up
             times.append(after - before)
@@ -224,7 +229,8 @@ def _seconds_per_step(step: Callable[[Any, Tensor], object], batches: Iterable[B
             after - began > BUDGET_SECONDS and (len(times) >= 3 or after - before > BUDGET_SECONDS)
         ):
             break
-    return min(times, default=after - before)
+    shortest = statistics.median if data.prepares_batches else min
+    return shortest(times) if times else after - before
 
 
 def _fitting_width(config: TrialConfig, data: Data) -> int:
