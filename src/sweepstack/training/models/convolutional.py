@@ -110,12 +110,12 @@ class ResNet18(nn.Module):
             out = width * 2**stage
             layers += [BasicBlock(into, out, stride=1 if stage == 0 else 2), BasicBlock(out, out, stride=1)]
             into = out
-        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(into, classes))
+        self.layers, self.out = nn.Sequential(*layers), nn.Linear(into, classes)
         self.to(memory_format=torch.channels_last)  # a step takes four fifths of the time on a CPU
 
     def forward(self, images: Tensor) -> Tensor:
         """float [N, *shape] -> float logits [N, classes]."""
-        logits: Tensor = self.layers(images)
+        logits: Tensor = self.out(self.layers(images).mean((2, 3)))
         return logits
 
 
