@@ -30,7 +30,7 @@ from sweepstack.tracking.runs import Record, find_run
 from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import record_summary
-from sweepstack.training.data.datasets import digits
+from sweepstack.training.data import digits
 
 from .terminal import Terminal, new_store
 

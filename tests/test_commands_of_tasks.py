@@ -19,7 +19,7 @@ from sweepstack.tracking.artifacts import predictions
 from sweepstack.tracking.models import files, load_model, version
 from sweepstack.tracking.runs import find_run
 from sweepstack.tracking.runs_as_rows import TRAINED_TAG, Row
-from sweepstack.training.data.datasets import diabetes, digits
+from sweepstack.training.data import diabetes, digits
 
 from .terminal import Terminal, new_store
 from .test_commands import changed, files_of

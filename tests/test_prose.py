@@ -9,13 +9,13 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 RETIRED = {
-    *("again", "apart", "aside", "figures", "fold", "folds", "fronts", "keeper", "knob", "knobs", "lacking"),
+    *("again", "apart", "aside", "figures", "fronts", "keeper", "knob", "knobs", "lacking"),
     *("otherwise", "place", "places", "plate", "plates", "recording", "said", "tell", "told", "upwards", "waits"),
 }
 """Words that no name in `src` contains any more; the field has better ones: repeated, distance, temporary, metrics,
 replay, checkpoints, param, missing, index, section, session, message, describe."""
-ALLOWED = {"FOLDS", "NOT_TOLD_APART", "set_aside", "_set_aside", "note_set_aside"}
-"""Names with a retired word in a meaning of its own: parts of a cross-validation, a mark that users see, a table."""
+ALLOWED = {"NOT_TOLD_APART", "set_aside", "_set_aside", "note_set_aside"}
+"""Names with a retired word in a meaning of its own: a mark that users see, a table."""
 RETIRED_PHRASES = ("anew", "gone on with", "is mended", "must be mended", "in company", "hear of", "hears of")
 """Phrases that no text in `src` contains any more."""
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")

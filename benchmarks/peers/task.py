@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from sweepstack.training.data import download
-from sweepstack.training.data.load import SPLIT_SEED
+from sweepstack.training.data.splits import SPLIT_SEED
 
 MEAN, STD = 0.1307, 0.3081
 IMAGES, HELD_OUT = 60_000, 6_000

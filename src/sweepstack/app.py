@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
@@ -127,8 +127,22 @@ def first_given(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
+def from_data(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
+    """Returns a value of the section `dataset` that the files of the dataset say, such as its shape.
+
+    Args:
+        key: the key of the value.
+        _parent_: the section.
+        _root_: the whole config.
+    """
+    from sweepstack.data_files.facts import find_fact
+
+    return find_fact(key, cast("Mapping[str, Any]", _parent_), str(OmegaConf.select(_root_, "task._target_")))
+
+
 OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("first_given", first_given, replace=True)
+OmegaConf.register_new_resolver("from_data", from_data, replace=True)
 
 
 class AfterSweep(Callback):

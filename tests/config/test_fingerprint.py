@@ -28,6 +28,7 @@ COUNTS = {
     *("dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "seed"),
     *("validation_split", "evaluate_every", "precision", "task", "step", "clip_norm", "trainer"),
     *("accumulate", "ema", "early_stopping", "keep_best", "augment", "drop_last"),
+    *("split", "folds", "fold"),
 }
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sweepstack.inference.handwriting import PictureError, centre_of_mass, longest_side, prepare_image, read_image
 from sweepstack.inference.inputs import InputError
-from sweepstack.training.data.datasets import digits, mnist
+from sweepstack.training.data import digits, mnist
 
 SHAPE, BOX, CENTRE = (1, 28, 28), 20, (14.0, 14.0)
 

@@ -14,7 +14,7 @@ from sweepstack.errors import UserError
 from sweepstack.inference.predictor import CPU, Predictor
 from sweepstack.inference.trial_data import build_predictor, example, load_test_targets
 from sweepstack.inference.weights import distance, has_kinks
-from sweepstack.training.data import datasets
+from sweepstack.training.data import digits
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.loop import TrialReader, train_stack
 from sweepstack.training.stacked.single_model import SingleModel
@@ -123,7 +123,7 @@ def test_pictures_of_digits_are_classified(trained, tmp_path):
 
 
 def coloured(train: bool) -> TensorDataset:
-    images, labels = datasets.digits(train).tensors
+    images, labels = digits(train).tensors
     return TensorDataset(images.reshape(-1, 4, 4, 4), labels)
 
 

@@ -55,6 +55,8 @@ def test_a_schedule_that_looks_at_the_horizon_shares_nothing_but_the_stack(digit
         [{"device": "auto"}, {"device": "cpu"}],
         [{"threads": 1}, {"threads": 2}],
         [{"validation_split": 0.2}, {}],
+        [{"folds": 5, "fold": 0}, {"folds": 5, "fold": 1}],
+        [{"split.stratified": True}, {}],
         [{"dataset.mean": 0.5}, {}],
         [{"model.classes": 10, "model._target_": "sweepstack.training.models.MLP"}, {}],
     ],

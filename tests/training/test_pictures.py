@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sweepstack.training.data.datasets import digits
+from sweepstack.training.data import digits
 from sweepstack.training.data.first_images import COLUMNS, LABEL, SIDE, save_first
 
 

@@ -14,8 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 from sweepstack.config.schema import DatasetConfig, TrialConfig
 from sweepstack.errors import DataError, UserError
 from sweepstack.training.checks import check_trial
-from sweepstack.training.data import user_dataset
-from sweepstack.training.data.datasets import digits
+from sweepstack.training.data import digits, user_dataset
 from sweepstack.training.data.load import data_of, load_data
 from sweepstack.training.data.memory import InMemory
 from sweepstack.training.data.source import Data

@@ -20,9 +20,8 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
-from sweepstack.training.data import user_dataset
+from sweepstack.training.data import digits, user_dataset
 from sweepstack.training.data.conversion import Given, Source, images_of
-from sweepstack.training.data.datasets import digits
 from sweepstack.training.data.user_dataset import Part
 from sweepstack.training.tasks import Classification
 
@@ -45,7 +44,7 @@ def part(make, shape=(1, 4, 4), classes=2, train=True):
     _making[0] = make if callable(make) else lambda train: make
     config = {"_target_": f"{__name__}.made", "shape": list(shape), "classes": classes}
     images, labels = user_dataset.read(
-        Part(DatasetConfig.model_validate(config), train), Classification().check_targets
+        Part(DatasetConfig.model_validate(config), "training" if train else "test"), Classification().check_targets
     )
     assert isinstance(images, Tensor)
     return images, labels
@@ -469,4 +468,4 @@ def counted_down(train: bool) -> TensorDataset:
 def test_data_that_are_changed_in_place_when_they_are_read_again_are_refused() -> None:
     own = {"_target_": f"{__name__}.counted_down", "shape": [1, 4, 4], "classes": 2}
     with pytest.raises(DataError, match="must give the same data whenever it is read"):
-        user_dataset.read(Part(DatasetConfig.model_validate(own), True), Classification().check_targets)
+        user_dataset.read(Part(DatasetConfig.model_validate(own), "training"), Classification().check_targets)

@@ -92,7 +92,9 @@ for command in (runs.register, runs.predict, runs.show, runs.repro):
 @click.option("--sweep", default="latest", show_default=True, metavar="NAME|latest|all", help="Which trials.")
 @click.option("--where", metavar="CONDITION", help="Only trials that fulfil it, such as 'params.lr > 0.01'.")
 @click.option("--metric", metavar="NAME", help="Compare by this metric.  [default: the objective of the task]")
-@click.option("--by-seed", is_flag=True, help="Settings: mean over seeds, interval, what may be as good as the best.")
+@click.option(
+    "--by-seed", is_flag=True, help="Settings: mean over seeds and folds, interval, what may be as good as the best."
+)
 @click.option("--group-by", metavar="KEY[,KEY]", help="Means over all trials that are equal in these params.")
 @click.option("--pivot", nargs=2, metavar="ROW COLUMN", help="Means by two params, such as optimizer.lr batch_size.")
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the first N rows.")
@@ -154,8 +156,8 @@ def table(
         click.echo(printable(f"note: {note}"), err=True)
     if by_seed:
         frame = grouping.by_seed(frame, metric, compare_with_targets(target))
-        if frame.attrs["caution"]:
-            click.echo(printable(f"note: {frame.attrs['caution']}"), err=True)
+        for note in frame.attrs["notes"]:
+            click.echo(printable(f"note: {note}"), err=True)
     elif group_by is not None:
         frame = grouping.grouped(frame, _split_list(group_by), metric)
     elif pivot:

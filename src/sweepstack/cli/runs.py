@@ -80,14 +80,15 @@ def predict(files: tuple[Path, ...], model: str, form: str, store: str | None) -
     """Predict what is in each FILE: rows of numbers (.csv: a line for each item, in the order of the flattened
     dataset.shape, with or without a header), tensors (.npy: one item, or several along the first axis), or else a PNG
     or JPEG picture of a handwritten digit. Numbers are those that the dataset gives, before dataset.mean and
-    dataset.std are applied."""
+    dataset.std are applied. For a model of a table, a .csv has the columns of the table by their names; for one
+    of a folder of images, a picture is one as the folder has them."""
     from sweepstack.cli.answers import print_answers
     from sweepstack.results import register
     from sweepstack.tracking.store import Store
 
     bad: list[str] = []
     with register.load_predictor(Store(store), model) as (predictor, _):
-        print_answers(_answered(predictor, files, bad), predictor.answer, form)
+        print_answers(_answered(predictor, files, bad), predictor.answer, form, predictor.classes)
     for line in bad:
         click.echo(f"error: {line}", err=True)
     if bad:

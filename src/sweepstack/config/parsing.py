@@ -28,8 +28,8 @@ from sweepstack.config.schema import (
     WarmupCosineSchedule,
     WarmupSchedule,
 )
-from sweepstack.config.task_rules import check_selection, check_task, check_training
-from sweepstack.errors import ConfigError, did_you_mean
+from sweepstack.config.task_rules import check_selection, check_split, check_task, check_training
+from sweepstack.errors import ConfigError, UserError, did_you_mean
 from sweepstack.masking import hide_in
 
 VARS = "vars"
@@ -41,11 +41,16 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     `masking`). `cfg` is not changed.
 
     Raises:
-        ConfigError: a value is missing, or an interpolation cannot be resolved.
+        ConfigError: a value is missing, or an interpolation cannot be resolved; also what a resolver raises.
     """
     try:
         return cast("dict[str, Any]", hide_in(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)))
     except OmegaConfBaseException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            raise ConfigError(cause.rule, cause.value, cause.remedy, where=cause.where) from error
         key = getattr(error, "full_key", None) or "config"
         if isinstance(error, MissingMandatoryValue):
             raise ConfigError(f"{key} is required and missing", remedy=f"give it with {key}=VALUE") from error
@@ -67,9 +72,10 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
     if not isinstance(free, Mapping | None):
         raise ConfigError(f"{VARS} should have keys, for interpolations", free, f"for example +{VARS}.width=32")
     try:
-        config = FlatConfig.model_validate(plain).split()
+        config = FlatConfig.model_validate(plain).both()
     except ValidationError as error:
         raise ConfigError.of_all([_explain(detail, plain) for detail in error.errors()]) from error
+    check_split(config.trial)
     check_task(config.trial)
     check_selection(config.trial)
     check_training(config.trial)

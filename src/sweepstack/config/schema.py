@@ -134,13 +134,28 @@ def _number_or_channels(value: Any) -> Any:
     return _strict_number(value)
 
 
+class PartsConfig(Section):
+    """The keywords of a dataset's target that make its parts.
+
+    If there is a part `val`, it is held out. Without a part `test` (null), nothing is measured on test data.
+    """
+
+    train: Annotated[dict[str, Any], Field(examples=["{split:train}"])] = {"train": True}
+    val: Annotated[dict[str, Any] | None, Field(examples=["{split:valid}"])] = None
+    test: Annotated[dict[str, Any] | None, Field(examples=["{split:test}"])] = {"train": False}
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
 class CollateConfig(TargetConfig):
     """What makes a batch of items: `target(items, **keywords)` gives their inputs and targets as two tensors, or the
     inputs as a tuple or a dict of tensors."""
 
 
 class DatasetConfig(TargetConfig):
-    """A dataset: `target(train=True, **keywords)` and `target(train=False, **keywords)` return its two parts.
+    """A dataset: `target(**keywords, **parts.train)` and `target(**keywords, **parts.test)` return its parts; these are
+    by default `train=True` and `train=False`.
 
     `shape` is that of the input of one item; without it, an input may have any shape, and be a tuple or a dict of
     tensors. With `tokens`, inputs are whole numbers and stay so. `mean` and `std` are for all numbers, or for each
@@ -167,6 +182,7 @@ class DatasetConfig(TargetConfig):
         Field(examples=[1.0, "[0.2,0.2,0.2]"]),
         Mark.HASHED_AT_DEFAULT,
     ] = 1.0
+    parts: PartsConfig = PartsConfig()
     tokens: Annotated[bool, Field(strict=True, examples=["true"])] = False
     collate_fn: Annotated[CollateConfig | None, Field(examples=["{_target_:my_module.pad}"])] = None
     source: Annotated[Literal["auto", "memory", "mapped", "streamed"], Field(examples=["streamed"]), Mark.IN_DIGEST] = (
@@ -437,6 +453,24 @@ class AugmentConfig(Section):
     ] = ()
 
 
+class SplitConfig(Section):
+    """How training items are held out: `stratified` by their class, and `grouped`, so that the items of a group stay
+    together. The attribute `groups` of the dataset has the group of each item."""
+
+    stratified: Annotated[bool, Field(strict=True, examples=["true"])] = False
+    grouped: Annotated[bool, Field(strict=True, examples=["true"])] = False
+
+
+class HeldOut(NamedTuple):
+    """The training items that are held out: a fraction of them, or one of several folds."""
+
+    fraction: float = 0.0
+    stratified: bool = False
+    grouped: bool = False
+    folds: int | None = None
+    fold: int | None = None
+
+
 class TrialConfig(Section):
     """What is trained: all that can change the weights or the metrics.
 
@@ -444,6 +478,9 @@ class TrialConfig(Section):
     bounds the norm of all gradients of an update together, `accumulate` counts batches for each update (the last update
     of an epoch may have fewer), `validation_split` is a fraction of the training data, `evaluate_every` counts
     iterations (optimizer updates) unless it is "epoch".
+
+    With `folds`, the training data are cut into so many parts, and the one of number `fold`, from 0, is held out
+    instead of that fraction. Trials that differ only in `fold` and `seed` are one setting.
 
     `ema` is the decay of an exponential moving average of the parameters after each update; the averaged ones are
     measured and kept. With `keep_best`, the weights, the predictions and all metrics are those of the measurement with
@@ -468,6 +505,9 @@ class TrialConfig(Section):
     early_stopping: Annotated[EarlyStoppingConfig, Mark.PARSED] = EarlyStoppingConfig()
     keep_best: Annotated[bool, Field(strict=True, examples=["true"]), Mark.PARSED] = False
     validation_split: Annotated[Float, Field(ge=0, lt=1, examples=[0.1]), Mark.HASHED_AT_DEFAULT] = 0.1
+    split: SplitConfig = SplitConfig()
+    folds: Annotated[Annotated[Int, Field(ge=2)] | None, Field(examples=[5])] = None
+    fold: Annotated[Annotated[Int, Field(ge=0)] | None, Field(examples=[0])] = None
     evaluate_every: Annotated[
         Literal["epoch"] | int,
         BeforeValidator(_epoch_or_count),
@@ -499,7 +539,15 @@ class TrialConfig(Section):
     @property
     def selecting_part(self) -> str:
         """The part of the data that trials are measured on while they train: "val"; "test" if nothing is held out."""
-        return "val" if self.validation_split else "test"
+        holds_out = self.folds is not None or self.dataset.parts.val is not None or self.validation_split
+        return "val" if holds_out else "test"
+
+    @property
+    def held_out(self) -> HeldOut:
+        """The items of the training part that are held out; none if the dataset has a part of its own for that."""
+        is_drawn = self.folds is None and self.dataset.parts.val is None
+        fraction = self.validation_split if is_drawn else 0.0
+        return HeldOut(fraction, self.split.stratified, self.split.grouped, self.folds, self.fold)
 
 
 class RunConfig(Section):
@@ -534,7 +582,7 @@ class Config(NamedTuple):
 class FlatConfig(RunConfig, TrialConfig):
     """The keys of both configs side by side, as users write them and as journals store them."""
 
-    def split(self) -> Config:
+    def both(self) -> Config:
         """Returns the two configs."""
         return Config(self._part(TrialConfig), self._part(RunConfig))
 

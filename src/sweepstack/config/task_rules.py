@@ -6,7 +6,10 @@ import math
 
 from sweepstack.config.schema import MetricConfig, PlateauSchedule, TrialConfig, WarmupCosineSchedule
 from sweepstack.errors import ConfigError, did_you_mean
-from sweepstack.metrics import BEST, KNOWN, OWN_METRIC, REGRESSION, bare_name
+from sweepstack.metrics import BEST, KNOWN, MULTILABEL, OWN_METRIC, REGRESSION, bare_name
+
+HOLD_OUT = "for example validation_split=0.1"
+"""The remedy where data need to be held out."""
 
 
 def check_task(config: TrialConfig) -> None:
@@ -38,6 +41,41 @@ def check_task(config: TrialConfig) -> None:
     _check_objective(config, titles)
 
 
+def check_split(config: TrialConfig) -> None:
+    """Checks that the keys which say what is held out suit each other.
+
+    Raises:
+        ConfigError: one of them is missing, has no effect, or leaves nothing to select by.
+    """
+    has_val = config.dataset.parts.val is not None
+    if config.folds is None and config.fold is not None:
+        raise ConfigError("fold needs folds, the number of all folds", config.fold, "for example folds=5 fold=0")
+    if config.folds is not None:
+        if config.fold is None:
+            every = ",".join(map(str, range(config.folds))) if config.folds <= 10 else f"range({config.folds})"
+            raise ConfigError("folds needs fold, the one that is held out", remedy=f"for example -m fold={every}")
+        if config.fold >= config.folds:
+            raise ConfigError(
+                f"fold must be less than folds={config.folds}, it counts from 0", config.fold, "for example fold=0"
+            )
+        if has_val:
+            rule = "folds must not be given beside dataset.parts.val, which is held out"
+            raise ConfigError(rule, config.folds, "leave one of them out")
+    instead = "folds" if config.folds is not None else "dataset.parts.val" if has_val else ""
+    if instead and config.validation_split not in (0.0, TrialConfig.model_fields["validation_split"].default):
+        rule = f"validation_split has no effect beside {instead}"
+        raise ConfigError(rule, config.validation_split, "leave it out")
+    if config.dataset.parts.test is None and config.selecting_part == "test":
+        rule = "dataset.parts.test=null needs held-out data, or nothing selects trials"
+        raise ConfigError(f"{rule}, and validation_split={config.validation_split:g} holds none", remedy=HOLD_OUT)
+    if config.split.stratified and (has_val or config.selecting_part == "test"):
+        raise ConfigError("split.stratified has no effect where nothing is drawn to be held out", remedy="leave it out")
+    if config.split.stratified and config.task.target in (REGRESSION, MULTILABEL):
+        task = config.task.target.rpartition(".")[2].lower()
+        rule = f"split.stratified keeps the shares of classes, and a {task} has none"
+        raise ConfigError(rule, remedy="leave it out")
+
+
 def check_selection(config: TrialConfig) -> None:
     """Checks that nothing but held-out data decides how long a trial trains and which of its weights are kept.
 
@@ -50,9 +88,9 @@ def check_selection(config: TrialConfig) -> None:
         "schedule=plateau": isinstance(config.schedule, PlateauSchedule),
     }
     used = [key for key, is_used in uses.items() if is_used]
-    if used and not config.validation_split:
+    if used and config.selecting_part == "test":
         rule = f"validation_split must hold data out for {used[0]}, which would else select by the test data"
-        raise ConfigError(rule, config.validation_split, "for example validation_split=0.1")
+        raise ConfigError(rule, config.validation_split, HOLD_OUT)
 
 
 def check_training(config: TrialConfig) -> None:
@@ -117,6 +155,8 @@ def _check_objective(config: TrialConfig, titles: list[str]) -> None:
     part = config.selecting_part
     if objective.name != f"{part}/{name}":
         held = f"validation_split={config.validation_split:g} " + ("holds data out" if part == "val" else "holds none")
+        if config.folds is not None or config.dataset.parts.val is not None:
+            held = "a fold is held out" if config.folds is not None else "dataset.parts.val is held out"
         raise ConfigError(
             f"task.objective.name must be {part}/ and the name of a metric, because {held}",
             objective.name,

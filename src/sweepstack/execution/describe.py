@@ -63,6 +63,26 @@ def describe_duplicates(trials: Sequence[Trial]) -> list[str]:
     return lines
 
 
+def describe_parts(trials: Sequence[Trial]) -> list[str]:
+    """Says of which trials no metric is a test result, and which folds are trained if that is not all of them."""
+    lines = []
+    untested = sum(trial.config.dataset.parts.test is None for trial in trials)
+    if untested:
+        lines.append(f"{count(untested, 'trial')} without a test part: no metrics and no predictions on test data")
+    selecting = sum(trial.config.selecting_part == "test" for trial in trials)
+    if selecting:
+        lines.append(
+            f"{count(selecting, 'trial')} selected on the test data, because nothing is held out: what they reach "
+            "there is no test result"
+        )
+    cut = {trial.config.folds for trial in trials if trial.config.folds is not None}
+    for folds in sorted(cut):
+        some = {trial.config.fold for trial in trials if trial.config.folds == folds}
+        if len(some) < folds:
+            lines.append(f"{len(some)} of {folds} folds")
+    return lines
+
+
 def _differing_keys(group: Sequence[Trial]) -> list[str]:
     """Returns the keys of `RunConfig` in which trials of one fingerprint differ."""
     return [key for key in sorted(RunConfig.model_fields) if len({repr(getattr(one.run, key)) for one in group}) > 1]

@@ -110,6 +110,7 @@ def _fingerprint(trial: Trial, digests: Mapping[str, str]) -> str:
 
 
 def _data_key(trial: Trial) -> str:
-    """What the checksum of the data depends on: the dataset, and the task, which says what its labels become."""
+    """What the checksum of the data depends on: the dataset, the task, which says what its labels become, and whether
+    its groups count."""
     task = trial.config.task.model_dump_json(by_alias=True, exclude={"loss", "metrics", "objective"})
-    return f"{trial.config.dataset.model_dump_json(by_alias=True)} {task}"
+    return f"{trial.config.dataset.model_dump_json(by_alias=True)} {task} {trial.config.split.grouped}"

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from sweepstack.errors import UserError, one_line
-from sweepstack.execution.describe import describe_duplicates, describe_work
+from sweepstack.execution.describe import describe_duplicates, describe_parts, describe_work
 from sweepstack.execution.executor import Executor
 from sweepstack.execution.listener import Listener
 from sweepstack.execution.open_store import wait_for_quiet
@@ -58,7 +58,7 @@ def execute(
 
     with open_session(run, store, prepared.task, listeners) as session:
         printed: set[str] = set()
-        for line in describe_duplicates(trials):
+        for line in [*describe_duplicates(trials), *describe_parts(trials)]:
             session.say(line)
         waiting = wanted
         while waiting and not session.is_stopping():

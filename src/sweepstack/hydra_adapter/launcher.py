@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweepstack.config.schema import Section
 from sweepstack.errors import ConfigError, UserError, printable
-from sweepstack.execution.describe import describe_duplicates, describe_work
+from sweepstack.execution.describe import describe_duplicates, describe_parts, describe_work
 from sweepstack.execution.open_store import usable_store
 from sweepstack.execution.prepare import prepare
 from sweepstack.execution.scheduler import execute, foresee
@@ -79,6 +79,7 @@ def launch(
         work, planned = foresee(prepared, store, jobs)
         lines = [
             *describe_duplicates(prepared.trials),
+            *describe_parts(prepared.trials),
             *describe_work(work, every=True),
             *(describe(planned) if planned.stacks else []),
         ]

@@ -6,7 +6,7 @@ import enum
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sweepstack.config.schema import TrialConfig
-from sweepstack.errors import UserError
+from sweepstack.data_files.encoder import Encoder
+from sweepstack.data_files.facts import IMAGES
+from sweepstack.errors import UserError, one_line
 from sweepstack.inference.handwriting import prepare_image, read_image
-from sweepstack.inference.inputs import ROWS, TENSORS, has_items, read_inputs
+from sweepstack.inference.inputs import (
+    ROWS,
+    TENSORS,
+    InputError,
+    check_is_file,
+    has_items,
+    names_columns,
+    read_inputs,
+    read_table,
+)
 from sweepstack.inference.weights import describe_load_error
 from sweepstack.training import models
 from sweepstack.training.tasks import Classification, Multilabel, Regression
@@ -61,16 +72,28 @@ class Predictor:
         dtype: the type of the dataset's items, "uint8" or "float32".
         box: the longest side of the drawing in a typical image of the dataset, in pixels.
         centre: row and column of the drawing's centre of mass in a typical image of the dataset.
+        columns: of a table, how its columns become numbers, as `Encoder.as_plain` returns it.
+        classes: the names of the classes, if they have names.
 
     Raises:
         UserError: the weights do not belong to this model, or the class of the model or the task cannot be imported.
     """
 
     def __init__(
-        self, config: TrialConfig, weights: bytes, high: float, dtype: str, box: int, centre: Sequence[float]
+        self,
+        config: TrialConfig,
+        weights: bytes,
+        high: float,
+        dtype: str,
+        box: int,
+        centre: Sequence[float],
+        columns: Iterable[Mapping[str, Any]] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.config, self.high, self.dtype, self.box = config, high, np.dtype(dtype), box
         self.centre = (centre[0], centre[1])
+        self.encoder = Encoder.from_plain(columns) if columns is not None else None
+        self.classes = classes
         self.task = build_task(config.task)
         target = config.model.target
         try:
@@ -104,8 +127,8 @@ class Predictor:
 
     @property
     def takes_pictures(self) -> bool:
-        """True if an item is a grey image."""
-        return is_grey_image(self.shape)
+        """True if an item is an image of a folder, or any grey image."""
+        return self.config.dataset.target == IMAGES or is_grey_image(self.shape)
 
     @property
     def file(self) -> str:
@@ -170,15 +193,19 @@ class Predictor:
     def predict_file(self, path: Path) -> NDArray[Any]:
         """Computes what the task answers for the items of a file, [n, ...].
 
-        Rows of numbers are read from .csv, tensors from .npy, see `inputs`; any other file is a picture of a
-        handwritten digit, see `handwriting`.
+        Rows of numbers are read from .csv, tensors from .npy, see `inputs`. If the dataset is a table, a .csv file may
+        have columns of the same names instead, with values as they are in the table. Any other file is a picture: one
+        as the folder of images has them that the model was trained on, or a handwritten digit, see `handwriting`.
 
         Raises:
             InputError: the file does not hold items for this model.
             UserError: it is a picture and the model takes no grey images, or the model does not give the same answer
                 twice.
         """
-        inputs = read_inputs(path, self.shape, self.dtype) if has_items(path) else self._read_picture(path)
+        if self.encoder is not None and names_columns(path, self.encoder):
+            inputs: NDArray[Any] = read_table(path, self.encoder)
+        else:
+            inputs = read_inputs(path, self.shape, self.dtype) if has_items(path) else self._read_picture(path)
         self.check_deterministic(inputs[:CHUNK])
         return self.predict(inputs)
 
@@ -187,6 +214,8 @@ class Predictor:
             rule = "a model must take grey images to read pictures"
             remedy = "give rows of numbers (.csv) or tensors (.npy), or choose another with --model"
             raise UserError(rule, list(self.shape), remedy)
+        if self.config.dataset.target == IMAGES:
+            return _read_as_in_folder(path, self.config.dataset.keywords)[None]
         scaled = prepare_image(read_image(path), self.shape, self.box, self.centre) * self.high
         image = scaled.round().astype(np.uint8) if self.dtype == np.uint8 else scaled.astype(self.dtype)
         return image.reshape(1, *self.shape)
@@ -204,6 +233,10 @@ class Predictor:
         """
         config = self.config.model_dump(mode="json", by_alias=True)
         about = {"config": config, "high": self.high, "dtype": self.dtype.name, "box": self.box, "centre": self.centre}
+        if self.encoder is not None:
+            about["columns"] = self.encoder.as_plain()
+        if self.classes is not None:
+            about["classes"] = list(self.classes)
         (folder / METADATA_FILE).write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
         (folder / WEIGHTS).write_bytes(weights)
 
@@ -214,6 +247,19 @@ class Predictor:
         about = json.loads((known if known.exists() else folder / METADATA_FILE).read_text(encoding="utf-8"))
         config = TrialConfig.model_validate(about.pop("config"))
         return cls(config, (folder / WEIGHTS).read_bytes(), **about)
+
+
+def _read_as_in_folder(path: Path, keywords: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Reads an image as the dataset with these keywords does, uint8 [channels, height, width]."""
+    from sweepstack.training.data.named.image_folder import read_picture
+
+    try:
+        check_is_file(path)
+        return read_picture(path, **{name: value for name, value in keywords.items() if name in ("size", "grey")})
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        raise InputError(f"must be an image that can be read ({one_line(error)})", remedy="correct it") from error
 
 
 def is_grey_image(shape: Sequence[int]) -> bool:

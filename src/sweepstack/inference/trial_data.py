@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sweepstack.blame import contained
-from sweepstack.config.schema import DatasetConfig, TaskConfig, TrialConfig
+from sweepstack.config.schema import DatasetConfig, HeldOut, TaskConfig, TrialConfig
+from sweepstack.data_files.facts import IMAGES, TABLE
+from sweepstack.data_files.images import class_folders
+from sweepstack.data_files.table import choose
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.inference.handwriting import centre_of_mass, longest_side
 from sweepstack.inference.predictor import CPU, Predictor, is_grey_image
 from sweepstack.training.data.load import load_data
-from sweepstack.training.data.source import Data
+from sweepstack.training.data.source import EVALUATED, Data
 from sweepstack.training.tasks.task import check_rows
 from sweepstack.trial import WEIGHTS
 
@@ -27,17 +30,20 @@ def load_test_data(config: TrialConfig) -> Data:
     Raises:
         UserError: the data cannot be obtained, or are not those of the task.
     """
-    return load_data(config.dataset, 0.0, CPU, config.task)
+    return load_data(config.dataset, HeldOut(grouped=config.split.grouped), CPU, config.task)
 
 
 def inputs_to_test(data: Data, most: int | None = None) -> NDArray[Any]:
     """Returns the inputs of the test items as the dataset gives them, or of the first `most`.
 
+    Without a test part they are those of the first training items.
+
     Raises:
         UserError: an item has several inputs.
     """
     parts: list[Tensor] = []
-    for inputs, _ in data.test_items(*([] if most is None else [most])):
+    chunk = EVALUATED if most is None else most
+    for inputs, _ in data.test_items(chunk) if data.test_count else [data.first(chunk)]:
         if not isinstance(inputs, Tensor):
             rule = "a model must have one input to be used here, an item of its dataset is a"
             raise UserError(rule, type(inputs).__name__, f"load its {WEIGHTS} in a program of your own")
@@ -65,10 +71,20 @@ def build_predictor(config: TrialConfig, weights: bytes) -> Predictor:
     if is_grey_image(images.shape[1:]) and high > 0:  # else an item is no picture, or has no ink
         pixels = images / high
         box, centre = longest_side(pixels), centre_of_mass(pixels)
-    found = Predictor(config, weights, high, dtype, box, centre)
+    found = Predictor(config, weights, high, dtype, box, centre, **_known_of(config.dataset))
     if config.trainer is not None:
         _check_outputs(found, images[:2])
     return found
+
+
+def _known_of(config: DatasetConfig) -> dict[str, Any]:
+    """Returns what `Predictor` gets from the files of a dataset: how columns become numbers, the names of classes."""
+    if config.target == TABLE:
+        table = choose(**config.keywords).load()
+        return {"columns": table.encoder.as_plain(), "classes": table.classes}
+    if config.target == IMAGES:
+        return {"classes": class_folders(config.keywords["folder"])[2]}
+    return {}
 
 
 def _check_outputs(trained: Predictor, items: NDArray[Any]) -> None:
@@ -77,20 +93,27 @@ def _check_outputs(trained: Predictor, items: NDArray[Any]) -> None:
     try:
         with contained():
             outputs = check_rows(trained.outputs(items), len(items), trained.config)
-        trained.task.check_outputs(outputs, load_test_data(trained.config).test_targets[:2], trained.config)
+        loaded = load_test_data(trained.config)
+        targets = loaded.test_targets if loaded.test_count else loaded.first(2)[1]
+        trained.task.check_outputs(outputs, targets[:2], trained.config)
     except Exception as error:  # a user's class can fail in any way
         rule = f"a model must give the outputs of its task to be used here, {target} does not ({one_line(error)})"
         raise UserError(rule, remedy=f"load its {WEIGHTS} in a program of your own") from error
 
 
 def example(config: TrialConfig) -> NDArray[Any]:
-    """Returns the first two test items, as the dataset has them."""
+    """Returns the first two items that `inputs_to_test` gives."""
     return inputs_to_test(load_test_data(config), 2)
 
 
 def predict_test_data(trained: Predictor) -> tuple[str, NDArray[Any]]:
-    """Returns the checksum of a model's dataset, and what the model predicts for its test items, as it is stored."""
+    """Returns the checksum of a model's dataset, and what the model predicts for its test items, as it is stored.
+
+    Without a test part nothing is predicted.
+    """
     loaded, task = load_test_data(trained.config), trained.task
+    if not loaded.test_count:
+        return loaded.facts.digest, loaded.test_targets.numpy()
     outputs = task.aligned(trained.outputs(inputs_to_test(loaded)), loaded.test_targets)
     return loaded.facts.digest, task.stored(task.predictions(outputs), outputs).numpy()
 
@@ -101,14 +124,15 @@ def load_test_targets(config: TrialConfig) -> tuple[str, NDArray[Any]]:
     Raises:
         DataError: the dataset cannot be obtained.
     """
-    return _load_test_targets(config.dataset.model_dump_json(by_alias=True), config.task.model_dump_json(by_alias=True))
+    dataset, task = (part.model_dump_json(by_alias=True) for part in (config.dataset, config.task))
+    return _load_test_targets(dataset, task, config.split.grouped)
 
 
 @functools.lru_cache(maxsize=8)
-def _load_test_targets(dataset_json: str, task_json: str) -> tuple[str, NDArray[Any]]:
+def _load_test_targets(dataset_json: str, task_json: str, grouped: bool) -> tuple[str, NDArray[Any]]:
     dataset, task = DatasetConfig.model_validate_json(dataset_json), TaskConfig.model_validate_json(task_json)
     try:
-        loaded = load_data(dataset, 0.0, CPU, task)
+        loaded = load_data(dataset, HeldOut(grouped=grouped), CPU, task)
     except UserError as error:  # also a ConfigError about a user's target
         raise DataError(error.rule, error.value, error.remedy, where=error.where) from error
     return loaded.facts.digest, loaded.test_targets.numpy()

@@ -147,10 +147,10 @@ def _config_as_json(part: BaseModel) -> dict[str, Any]:
 def _config(plain: Any) -> tuple[Config, str]:
     """Reads a config; the second value says why this version refuses it, and is empty if it does not."""
     try:
-        return FlatConfig.model_validate(plain).split(), ""
+        return FlatConfig.model_validate(plain).both(), ""
     except ValidationError as error:
         first = error.errors()[0]
-        return _unchecked(FlatConfig, plain).split(), f"{'.'.join(map(str, first['loc']))}: {one_line(first['msg'])}"
+        return _unchecked(FlatConfig, plain).both(), f"{'.'.join(map(str, first['loc']))}: {one_line(first['msg'])}"
 
 
 def _unchecked(kind: type[BaseModel], plain: Mapping[str, Any]) -> Any:

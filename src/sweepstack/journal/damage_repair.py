@@ -151,4 +151,4 @@ def _start(trial: Trial, at: float, summary: JournalSummary) -> Started:
 
 
 def _data_key(trial: Trial) -> str:
-    return f"{trial.config.validation_split} {trial.config.dataset!r}"
+    return f"{trial.config.held_out} {trial.config.dataset!r}"

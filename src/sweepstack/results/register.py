@@ -18,7 +18,7 @@ from sweepstack.results.reproduce import code_change
 from sweepstack.results.selection.predictions import count_changed_predictions
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import table
-from sweepstack.results.tables.objective import direction_note, objective
+from sweepstack.results.tables.objective import direction_note, note_of, objective
 from sweepstack.tracking import models
 from sweepstack.tracking.artifacts import artifact, config_of, location
 from sweepstack.tracking.objectives import objectives_of
@@ -78,11 +78,11 @@ def selected(store: Store, sweep: str, metric: str | None = None) -> tuple[Recor
 
 
 def describe_results(row: Row) -> str:
-    """Returns the values of a run's objective on all parts of the data, in words."""
+    """Returns the values of a run's objective on all parts of the data, in words, and what to know of them."""
     selects = {bare_name(name) for name in objectives_of([(row.declared, row.metrics)])}
-    return "  ".join(
-        f"{key} {rounded(value)}" for key, value in sorted(row.metrics.items()) if bare_name(key) in selects
-    )
+    values = [f"{key} {rounded(value)}" for key, value in sorted(row.metrics.items()) if bare_name(key) in selects]
+    note = note_of(row)
+    return "  ".join([*values, f"({note})"] if note else values)
 
 
 def register(store: Store, run: Record, name: str | None = None, alias: str = DEFAULT_ALIAS) -> Registered:

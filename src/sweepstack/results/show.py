@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sweepstack.errors import UserError, printable
 from sweepstack.metrics import BEST, NO_RESULTS, with_direction
+from sweepstack.results.tables.objective import note_of
 from sweepstack.tracking.artifacts import CONFIG, artifact, config_of
 from sweepstack.tracking.runs import Record, history
 from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG
@@ -53,7 +54,7 @@ def _facts(run: Record) -> dict[str, str]:
         "sweep": row.sweep or "",
         "began": f"{began:%Y-%m-%d %H:%M:%S} UTC{took}",
         "trained": run.tags.get(TRAINED_TAG, ""),
-        "note": run.tags.get(RECOMPOSED_TAG, ""),
+        "note": "; ".join(filter(None, [note_of(row), run.tags.get(RECOMPOSED_TAG, "")])),
         "fingerprint": run.tags.get(FINGERPRINT_TAG, ""),
         "commit": run.tags.get("mlflow.source.git.commit", ""),
         "log": row.log,

@@ -27,7 +27,7 @@ from sweepstack.training.trainer import autocast_of
 
 PROBE_SIZES = (2, 16, 2000)
 """Numbers of images that a model is tried with, in turn: a model that fails on two images may accept more."""
-OWN_KEYS = {"source", "identity", "tokens", "collate_fn"}
+OWN_KEYS = {"parts", "source", "identity", "tokens", "collate_fn"}
 """Keys of a dataset that say how it is read."""
 CPU = torch.device("cpu")
 """The device of the checks."""
@@ -52,7 +52,9 @@ def check_trial(config: TrialConfig, device: str) -> Data:
     """
     choose_device(device)
     _check_names(config.dataset)
-    check_keywords("dataset", config.dataset.target, 0, {"train": True, **config.dataset.keywords})
+    for part in (config.dataset.parts.train, config.dataset.parts.val, config.dataset.parts.test):
+        if part is not None:
+            check_keywords("dataset", config.dataset.target, 0, {**config.dataset.keywords, **part})
     check_keywords("model", config.model.target, 0, config.model.keywords)
     check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
     if config.trainer is not None:

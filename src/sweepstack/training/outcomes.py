@@ -95,7 +95,8 @@ def finished(
     steps: int,
     metrics: dict[str, float],
 ) -> Outcome:
-    """Returns the outcome of a training at its end: FAILED if a figure of the test is not a number.
+    """Returns the outcome of a training at its end: FAILED if a metric on the test data is not a number; without a test
+    part, if one on the held-out data is none.
 
     Args:
         config: of the trial.
@@ -106,10 +107,12 @@ def finished(
         metrics: what was measured until then; receives those of `kept`.
     """
     metrics.update(kept["figures"])
-    measured = {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")}
+    part = config.selecting_part if config.dataset.parts.test is None else "test"
+    measured = {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith(f"{part}/")}
     if not math.isfinite(measured["loss"]):  # the very last updates can be the ones that diverge
         return failed(config, measured["loss"], step, steps, metrics, tracker.factor)
     if (undefined := undefined_metric(measured)) is not None:
-        return unmeasurable(f"test/{undefined}", step, metrics)
-    why, predictions = tracker.why_early(step, steps * config.epochs), kept["predictions"].numpy()
+        return unmeasurable(f"{part}/{undefined}", step, metrics)
+    why, predicted = tracker.why_early(step, steps * config.epochs), kept["predictions"]
+    predictions = None if predicted is None else predicted.numpy()
     return Outcome(TrialState.FINISHED, metrics, why, weights=kept["weights"], predictions=predictions)

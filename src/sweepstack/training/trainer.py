@@ -137,21 +137,22 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
 def tested(
     model: nn.Module, data: Data, autocast: Autocast, task: BuiltTask, metrics: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Measures a model on the test data.
+    """Measures a model on the test data, if there are any.
 
     Args:
         model, data, autocast, task: see `evaluate`.
         metrics: its other metrics.
 
     Returns:
-        All that is kept of it, as a checkpoint can hold it: the metrics, copies of the weights, and the predictions.
+        All that is kept of it, as a checkpoint can hold it: the metrics, copies of the weights, and the predictions;
+        None for these without test data.
     """
     predicted: list[Tensor] = []
-    measured = evaluate(model, data.test(), autocast, task, predicted)
+    measured = evaluate(model, data.test(), autocast, task, predicted) if data.test_count else {}
     return {
         "figures": {**metrics, **{f"test/{name}": value for name, value in measured.items()}},
         "weights": {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()},
-        "predictions": torch.cat(predicted).cpu(),
+        "predictions": torch.cat(predicted).cpu() if predicted else None,
     }
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from sweepstack.results.reporting.params import scale
 from sweepstack.results.reporting.plots.charts import measured
-from sweepstack.results.reporting.plots.style import BLUE, INK, figure, styled, words
+from sweepstack.results.reporting.plots.style import BLUE, INK, figure, objective_words, styled, words
 from sweepstack.results.tables.columns import written
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def importance(frame: pd.DataFrame, varied: Sequence[str], objective: str) -> Im
     inputs = np.nan_to_num(np.column_stack([_as_numbers(known[param]) for param in varied]), nan=-1.0)
     values = known[objective].rank(pct=True).to_numpy(dtype=float)
     if values.std() == 0:
-        return f"All settings have the same {words(objective)}, so no hyperparameter matters."
+        return f"All settings have the same {objective_words(objective)}, so no hyperparameter matters."
     lost: list[np.ndarray[Any, Any]] = []
     predicted = np.zeros(len(values))
     parts = GroupKFold(min(FOLDS, settings.nunique()))
@@ -117,7 +117,7 @@ def importance_bars(found: Importance, objective: str) -> Figure:
         axes.axvline(0, color=INK, lw=0.8)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("error added by shuffling the values (mean square, as a part of the variance)")
-        drawn.suptitle(f"How much each hyperparameter matters for the {words(objective)}", x=0.01, ha="left")
+        drawn.suptitle(f"How much each hyperparameter matters for the {objective_words(objective)}", x=0.01, ha="left")
     return drawn
 
 

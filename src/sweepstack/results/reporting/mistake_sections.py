@@ -27,6 +27,9 @@ def make_mistake_sections(about: About, on_progress: OnProgress) -> Iterator[Rep
     run_id, digest = str(about.selection.trial["run_id"]), about.origin.digest
     try:
         config = config_of(about.store, run_id)
+        if config.dataset.parts.test is None:
+            yield ReportSection("mistakes", "There is no test part, so what the model gets wrong is not known.")
+            return
         known = {CLASSIFICATION: _of_classes, REGRESSION: _of_numbers, MULTILABEL: _of_labels}
         if config.task.target in known:
             yield from known[config.task.target](about.store, run_id, config, digest)

@@ -12,13 +12,11 @@ import pandas as pd
 from sweepstack.config.schema import GROUPS
 from sweepstack.errors import printable
 from sweepstack.results.reporting.plots.style import shortened
-from sweepstack.results.tables.columns import identity, is_number, order, written
+from sweepstack.results.tables.columns import REPLICATES, identity, is_number, order, written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SEED = "seed"
-"""The param that distinguishes the trials of a setting."""
 MAX_LISTED_VALUES = 12
 """The most values of a param that are shown one by one; more are shown as a range."""
 NOT_SET = "not set"
@@ -28,10 +26,10 @@ NOT_SET = "not set"
 def varied_params(frame: pd.DataFrame) -> list[str]:
     """Returns the params that a sweep varies on purpose.
 
-    The seed is not among them, and neither are params that follow from the choice of a group: if optimizers are swept,
-    Adam's betas follow from the optimizer. Groups come first, then learning rate, batch size and epochs.
+    Seed and fold are not among them, and neither are params that follow from the choice of a group: if optimizers are
+    swept, Adam's betas follow from the optimizer. Groups come first, then learning rate, batch size and epochs.
     """
-    vary = [str(name) for name in frame.columns[: frame.attrs["vary"]] if name != SEED]
+    vary = [str(name) for name in frame.columns[: frame.attrs["vary"]] if name not in REPLICATES]
     texts = {name: frame[name].map(value_text) for name in vary}
     dependent = {
         name
@@ -45,7 +43,7 @@ def varied_params(frame: pd.DataFrame) -> list[str]:
 
 
 def setting(row: pd.Series[Any], names: Sequence[str]) -> str:
-    """Returns a trial's setting as it is typed: lr=0.1 batch_size=50; empty if only the seed was varied."""
+    """Returns a trial's setting as it is typed: lr=0.1 batch_size=50; empty if only seed and fold were varied."""
     return " ".join(f"{name}={shortened(value_text(row[name]))}" for name in names)
 
 

@@ -15,7 +15,7 @@ from sweepstack.metrics import Metric
 from sweepstack.results.reporting.importance import importance, importance_bars
 from sweepstack.results.reporting.params import MAX_LISTED_VALUES, setting, varied_params
 from sweepstack.results.reporting.plots import charts, heat_maps, pareto
-from sweepstack.results.reporting.plots.style import words
+from sweepstack.results.reporting.plots.style import objective_words
 from sweepstack.results.reporting.tables import row_numbers
 from sweepstack.results.selection.predictions import compare_with_targets
 from sweepstack.results.selection.select import (
@@ -62,7 +62,7 @@ class About:
 
     @functools.cached_property
     def finished(self) -> pd.DataFrame:
-        """One row for each setting and seed, so that plots show the means that selected."""
+        """One row for each setting, seed and fold, so that plots show the means that selected."""
         return one_row_per_seed(self.frame, self.objective) if self.objective else self.frame.iloc[:0]
 
     @property
@@ -117,7 +117,8 @@ def make_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSecti
         yield ReportSection("hyperparameters", caption, charts.by_param(frame, names, objective, best))
         if pairs := heat_maps.pairs(frame, names):
             caption = (
-                "Each cell is the mean over all other hyperparameters and seeds; the frame marks the best setting."
+                "Each cell is the mean over all other hyperparameters, seeds and folds; the frame marks the best "
+                "setting."
             )
             yield ReportSection("pairs", caption, heat_maps.heat_maps(frame, pairs, objective, best))
         elif len(names) > 1:
@@ -135,7 +136,7 @@ def make_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSecti
         caption = "Dots mark the ends. A curve that leaves the plot at its edge is far worse there."
         yield ReportSection("curves", caption, charts.learning_curves(about.frame, history, objective, best, label))
     else:
-        yield ReportSection("curves", f"There is no history of the {words(objective)} to draw.")
+        yield ReportSection("curves", f"There is no history of the {objective_words(objective)} to draw.")
     if objective not in pareto.TIMES:  # else both axes would be the time
         yield _time_section(about)
 

@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 
 from sweepstack.metrics import rounded
-from sweepstack.results.reporting.params import SEED, value_text
+from sweepstack.results.reporting.params import value_text
 from sweepstack.results.reporting.plots.charts import measured
 from sweepstack.results.reporting.plots.pareto import time_metric
-from sweepstack.results.reporting.plots.style import listed, words
+from sweepstack.results.reporting.plots.style import listed, objective_words, words
 from sweepstack.results.selection.comparison import BEST, NOT_TOLD_APART
 from sweepstack.results.selection.select import Selection, one_row_per_seed, param_values
-from sweepstack.results.tables.columns import is_number
-from sweepstack.results.tables.objective import own_metrics
+from sweepstack.results.tables.columns import REPLICATES, is_number
+from sweepstack.results.tables.objective import note_columns, own_metrics
 
 MAX_ROWS = 1000
 """The most rows of a table on the page."""
@@ -90,20 +90,23 @@ def settings_table(frame: pd.DataFrame, selection: Selection, varied: Sequence[s
     spread = bool((groups["n"] > 1).any())
     statistics = ["mean", *(["sd", "low", "high"] if spread else [])]
     titles = {
-        "mean": f"mean {words(objective)}" if spread else words(objective),
+        "mean": f"mean {objective_words(objective)}" if spread else objective_words(objective),
         "sd": "standard deviation",
         "low": "95 % from",
         "high": "to",
         "n": "trials",
         "failed": "without a value",
     }
+    folds = ["folds_done"] if "folds_done" in groups else []
     failed = ["failed"] if groups["failed"].any() else []
     numeric = ["n", *failed, *statistics, *shown]
     columns = [Column(words(param), is_number(frame[param])) for param in varied]
+    columns += [Column("folds", number=False) for _ in folds]
     columns += [Column(titles.get(name, words(name)), number=True) for name in numeric]
     rows = []
     for _, group in groups.iterrows():
-        cells = [*map(_param_cell, param_values(group, varied)), *(_metric_cell(name, group[name]) for name in numeric)]
+        cells = [*map(_param_cell, param_values(group, varied)), *(Cell(group[name], None) for name in folds)]
+        cells += [_metric_cell(name, group[name]) for name in numeric]
         cells += [Cell(group["mark"] or "worse", None), Cell(group["why"], None, "text")]
         kind = {BEST: "best", NOT_TOLD_APART: "tied"}.get(group["mark"], "")
         rows.append(TableRow(cells, " ".join(str(row_of[run_id]) for run_id in group["run_ids"]), kind))
@@ -125,21 +128,26 @@ def trials_table(frame: pd.DataFrame, varied: Sequence[str], objective: str | No
         objective: the metric that selects.
         best: the row of the trial to use.
     """
-    seed = [SEED] if SEED in frame.columns[: frame.attrs["vary"]] else []
+    replicates = [name for name in REPLICATES if name in frame.columns[: frame.attrs["vary"]]]
     shown = [f"{part}/{name}" for part in ("val", "test") for name in own_metrics(frame)]
     own = [objective] if objective is not None and objective not in shown else []
     metrics = [name for name in dict.fromkeys([*own, *shown, time_metric(frame)]) if name in frame]
-    names = [*varied, *seed, *metrics]
-    columns = [Column(words(name), is_number(frame[name])) for name in names]
+    names = [*varied, *replicates, *metrics]
+    titles = {} if objective is None else {objective: objective_words(objective)}
+    columns = [Column(titles.get(name, words(name)), is_number(frame[name])) for name in names]
+    note = note_columns(frame)
     rows = []
     for index, trial in frame.head(MAX_ROWS).iterrows():
         cells = [_metric_cell(name, trial[name]) if name in metrics else _param_cell(trial[name]) for name in names]
-        cells += [Cell(str(trial["state"]), None), Cell(str(trial["name"]), None)]
+        cells += [Cell(str(trial[name]), None) for name in ("state", *note, "name")]
         rows.append(TableRow(cells, str(index), "best" if index == best else ""))
     count = f"All {len(frame):,} trials" if len(frame) > 1 else "The trial"
     marked = ", the trial to use is marked" if best is not None and len(frame) > 1 else ""
     return ReportTable(
-        f"{count}{marked}", [*columns, Column("state", False), Column("run", False)], rows, _rows_left_out(len(frame))
+        f"{count}{marked}",
+        [*columns, *(Column(title, False) for title in ("state", *note, "run"))],
+        rows,
+        _rows_left_out(len(frame)),
     )
 
 

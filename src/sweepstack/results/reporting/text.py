@@ -9,11 +9,21 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.metrics import Metric, bare_name, rounded
-from sweepstack.results.reporting.params import SEED, setting, value_text
-from sweepstack.results.reporting.plots.style import listed, shortened, words
-from sweepstack.results.selection.comparison import BY_ITEMS, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
+from sweepstack.results.reporting.params import setting, value_text
+from sweepstack.results.reporting.plots.style import listed, objective_words, shortened, words
+from sweepstack.results.selection.comparison import (
+    BY_ITEMS,
+    FOLDS,
+    FOLDS_OVERLAP,
+    NOT_MEASURED,
+    NOT_TESTED,
+    NOT_TOLD_APART,
+    SEEDS,
+    WORSE,
+)
 from sweepstack.results.selection.select import Selection, param_values
-from sweepstack.results.tables.columns import is_number
+from sweepstack.results.tables.columns import REPLICATES, is_number
+from sweepstack.results.tables.objective import NO_TEST_PART, NOTE
 from sweepstack.tracking.origin import Origin
 
 Sentence = list[tuple[str, bool]]
@@ -29,10 +39,10 @@ def question(settings: int, varied: Sequence[str], objective: Metric) -> str:
         objective: the metric that selects.
     """
     if settings < 2 or not varied:
-        return f"How {'high' if objective.larger_is_better else 'low'} is the {words(objective)}?"
+        return f"How {'high' if objective.larger_is_better else 'low'} is the {objective_words(objective)}?"
     extreme = "highest" if objective.larger_is_better else "lowest"
     varied = listed([words(param) for param in varied])
-    return f"Which of {settings:,} settings of {varied} has the {extreme} {words(objective)}?"
+    return f"Which of {settings:,} settings of {varied} has the {extreme} {objective_words(objective)}?"
 
 
 def answer(selection: Selection, varied: Sequence[str]) -> Sentence:
@@ -47,17 +57,29 @@ def answer(selection: Selection, varied: Sequence[str]) -> Sentence:
     others = len(selection.groups) - 1
     extreme = "highest" if objective.larger_is_better else "lowest"
     passed = _passed_over(selection)
-    has = f" has the {extreme} {words(objective)}{_among(passed, best)}" if others else f" has a {words(objective)} of"
+    has = (
+        f" has the {extreme} {objective_words(objective)}{_among(passed, best, selection)}"
+        if others
+        else f" has a {objective_words(objective)} of"
+    )
     figure = f" {rounded(best['mean'])}"
     if best["n"] > 1:
-        figure += f" on average over {best['n']} seeds"
+        figure += f" on average over {_replicates(best, selection)}"
     if np.isfinite(best["low"]):
         figure += f" (95 % interval {rounded(best['low'])} to {rounded(best['high'])})"
     sentence = [(setting(selection.trial, varied), True) if varied else ("This setting", False)]
     sentence.append((f"{has}{',' if others else ''}{figure}", False))
     sentence.append((_tested(selection, several=best["n"] > 1), False))
     sentence += [(f"; {part}", False) for part in _compared(selection)]
-    return [*sentence, *_why_passed_over(passed, best, varied, objective), (".", False)]
+    return [*sentence, *_why_passed_over(passed, best, varied, selection), (".", False)]
+
+
+def _replicates(group: pd.Series[Any], selection: Selection) -> str:
+    """Says how many trials a mean is of: 3 seeds, 3 of 5 folds."""
+    folds, axis = group.get("folds_done", ""), selection.axis
+    if axis is FOLDS and folds:
+        return f"{folds} folds"
+    return f"{group['n']} {axis.many}{f' ({folds} folds)' if folds else ''}"
 
 
 def _compared(selection: Selection) -> list[str]:
@@ -93,38 +115,46 @@ def _passed_over(selection: Selection) -> pd.DataFrame:
     return passed
 
 
-def _among(passed: pd.DataFrame, best: pd.Series[Any]) -> str:
+def _among(passed: pd.DataFrame, best: pd.Series[Any], selection: Selection) -> str:
     """Says among which settings the selected one has the best mean; empty if it is all of them. See `select`."""
     kinds = []
     if (passed["failed"] > best["failed"]).any():
         kinds.append("have the fewest trials without a value" if best["failed"] else "have a value of every trial")
     if (passed["failed"] == best["failed"]).any():
-        kinds.append("have several seeds")
+        kinds.append(f"have several {selection.axis.many}")
     return f" of the settings that {' and '.join(kinds)}" if kinds else ""
 
 
-def _why_passed_over(passed: pd.DataFrame, best: pd.Series[Any], varied: Sequence[str], objective: Metric) -> Sentence:
+def _why_passed_over(
+    passed: pd.DataFrame, best: pd.Series[Any], varied: Sequence[str], selection: Selection
+) -> Sentence:
     if passed.empty:
         return []
     first, more = passed.iloc[0], len(passed) - 1
-    lack = "it has a single seed"
+    lack = f"it has a single {selection.axis.one}"
     if first["failed"] > best["failed"]:
         lack = f"{first['failed']} of its {len(first['run_ids'])} trials gave no value"
     too = "" if not more else " (nor does that of 1 other)" if more == 1 else f" (nor do those of {more:,} others)"
-    better = "higher" if objective.larger_is_better else "lower"
+    better = "higher" if selection.objective.larger_is_better else "lower"
     text = f" has a {better} mean, {rounded(first['mean'])}, which does not count, since {lack}"
     return [("; ", False), (setting(param_values(first, varied), varied), True), (f"{text}{too}", False)]
 
 
 def _tested(selection: Selection, several: bool) -> str:
     metric = selection.test_metric
+    if selection.trial.get(NOTE) == NO_TEST_PART:
+        return "; there is no test part to measure it on"
     if metric is None or metric == selection.objective or not np.isfinite(float(selection.trial[metric])):
         return ""
-    inside = "" if selection.test is None else f" ({selection.test.low:.4f} to {selection.test.high:.4f})"
+    data, inside = "test data", ""
+    if not selection.honest:
+        data = "the test data that selected"
+    elif selection.test is not None:
+        inside = f" ({selection.test.low:.4f} to {selection.test.high:.4f})"
     whose = (
         f"the {words(bare_name(metric))} of the best of its trials" if several else f"its {words(bare_name(metric))}"
     )
-    return f"; on test data {whose} is {rounded(selection.trial[metric])}{inside}"
+    return f"; on {data} {whose} is {rounded(selection.trial[metric])}{inside}"
 
 
 def no_answer(frame: pd.DataFrame, why: str) -> Sentence:
@@ -150,13 +180,19 @@ def warnings(
             lines.append(f"Careful: {selection.caution}.")
         lines += at_the_edge(frame, varied, selection.trial)
         if selection.groups["n"].max() == 1 and len(selection.groups) > 1:
-            lines.append("Each setting has one seed, so its spread is not known; sweep seed=0,1,2 as well to see it.")
+            axis = selection.axis
+            lines.append(
+                f"Each setting has one {axis.one}, so its spread is not known; sweep {axis.example} as well to see it."
+            )
+        if "folds_done" in selection.groups and selection.groups["folds_done"].nunique() > 1:
+            lines.append("Settings have values of different folds, which may differ in how hard they are.")
     lines += _unfinished(frame)
     if selection is not None:
         odd = frame[(frame["state"] == "FINISHED") & ~np.isfinite(frame[selection.objective].to_numpy(dtype=float))]
         if len(odd):
             lines.append(
-                f"{_count(odd, 'has', 'have')} no finite {words(selection.objective)}, and cannot be selected."
+                f"{_count(odd, 'has', 'have')} no finite {objective_words(selection.objective)}, and cannot be "
+                "selected."
             )
     if origin is not None and origin.uncommitted:
         lines.append("The code had uncommitted changes when the trial to use was trained: its commit is not all of it.")
@@ -198,12 +234,16 @@ def explain_values(frame: pd.DataFrame, selection: Selection | None, images: int
         if selection.honest and selection.test_metric is not None:
             name = words(selection.test_metric)
             lines.append(f"Validation data selected, test data were only read: the {name} is unbiased.")
-        if SEED in frame.columns[: frame.attrs["vary"]]:
+        if selection.trial.get(NOTE) == NO_TEST_PART:
+            lines.append("There is no test part: the value of the best setting is too good, because it selected.")
+        if replicates := [name for name in REPLICATES if name in frame.columns[: frame.attrs["vary"]]]:
             lines.append(
-                "Trials that differ in their seed only are one setting; the interval of its mean is Student's. The "
-                "trial to use is the one of the best setting with the best value."
+                f"Trials that differ in their {' and '.join(replicates)} only are one setting; the interval of its "
+                "mean is Student's. The trial to use is the one of the best setting with the best value."
             )
-        if selection.test is not None:
+        if selection.axis is not SEEDS:
+            lines.append(f"{FOLDS_OVERLAP[0].upper()}{FOLDS_OVERLAP[1:]}.")
+        if selection.honest and selection.test is not None:
             count = f" on {images:,} images" if images else ""
             lines.append(
                 f"The interval of the test accuracy is Wilson's{count}: 95 of 100 such intervals hold the true value."
@@ -229,8 +269,8 @@ def _marks(selection: Selection) -> list[str]:
     if tested:
         lines.append(
             "“Not told apart” means that the values do not show that the best setting is better (5 %, corrected for "
-            "the number of settings); it does not mean that both are equal. Few seeds say little: five say far more "
-            "than three."
+            "the number of settings); it does not mean that both are equal. Few {selection.axis.many} say little: "
+            "five say far more than three."
         )
     if selection.groups["why"].str.contains(BY_ITEMS).any():
         lines.append(

@@ -24,6 +24,11 @@ NOT_MEASURED = "not measured"
 """Mark of a setting of which no trial has a value of the metric."""
 BY_ITEMS = "paired over the test items"
 """How single seeds are compared by the errors of their test predictions."""
+FOLDS_OVERLAP = (
+    "the training data of different folds overlap, so their trials are not independent: intervals and tests over folds "
+    "are surer than they should be"
+)
+"""What a reader must know of statistics over folds (Nadeau and Bengio 2003, Machine Learning 52)."""
 SIGNIFICANCE_LEVEL = 0.05
 """The probability, at most, that any setting of a table is marked as worse although it is as good as the best one."""
 
@@ -37,13 +42,27 @@ POWERS = {"rmse": 2, "mse": 2, "mae": 1}
 """Metrics that are (but for a root) the mean of a power of the absolute residuals, each with that power."""
 
 
+class Axis(NamedTuple):
+    """What distinguishes the trials of a setting, in words."""
+
+    one: str
+    many: str
+    example: str
+    """The override that sweeps it."""
+
+
+SEEDS = Axis("seed", "seeds", "seed=0,1,2")
+FOLDS = Axis("fold", "folds", "fold=0,1,2")
+SEEDS_AND_FOLDS = Axis("pair of seed and fold", "pairs of seed and fold", "seed=0,1,2")
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """The trials of one setting."""
 
     setting: dict[str, Any]
     objectives: dict[Hashable, float]
-    """The objective of the finished trials, by seed."""
+    """The objective of the finished trials, by seed, or by seed and fold."""
     failed: int
     """The number of trials without a value of the objective."""
     failure: str
@@ -53,6 +72,8 @@ class Group:
     """The id of the first run that finished. Its test predictions are compared if the setting has a single seed."""
     means: dict[str, float]
     """Means of other metrics."""
+    folds: str = ""
+    """How many folds have a value, such as "3 of 5"; empty without folds."""
 
     @property
     def values(self) -> list[float]:
@@ -79,10 +100,12 @@ class _Test(NamedTuple):
     how: str
 
 
-def assess_settings(groups: list[Group], key: Metric, same_data: bool, predictions: Predictions) -> list[Assessment]:
+def assess_settings(
+    groups: list[Group], key: Metric, same_data: bool, predictions: Predictions, axis: Axis = SEEDS
+) -> list[Assessment]:
     """Compares each setting with the best one, and decides on its mark.
 
-    Settings with several seeds are compared by their values. For single seeds there are two tests on the test
+    Settings with several seeds or folds are compared by their values. For single ones there are two tests on the test
     predictions: McNemar's for the accuracy of classes; and a paired t-test of the errors of each test item for the
     metrics in `POWERS` (Diebold and Mariano 1995, Journal of Business & Economic Statistics 13). For other metrics
     nothing is tested.
@@ -92,29 +115,34 @@ def assess_settings(groups: list[Group], key: Metric, same_data: bool, predictio
         key: the metric that selected the best one.
         same_data: True if test data selected it; then a test on the test predictions has no fresh data.
         predictions: returns how the test predictions of a run compare with the targets.
+        axis: what distinguishes the trials of a setting.
     """
     best, *others = groups
     single = len(best.objectives) == 1
-    errors = _errors(key, best, predictions) if single and others else None
+    errors = _errors(key, best, predictions, axis) if single and others else None
     sign = 1 if key.larger_is_better else -1
-    tests = [_compare(best, other, sign, errors, lambda one: _errors(key, one, predictions)) for other in others]
+
+    def errors_of(group: Group) -> NDArray[Any] | str:
+        return _errors(key, group, predictions, axis)
+
+    tests = [_compare(best, other, sign, errors, errors_of, axis) for other in others]
     p, df = np.array([test.p for test in tests]), np.array([test.df for test in tests])
     done = np.isfinite(p)
     rivals = sum(bool(group.objectives) for group in groups)
     fresh = single and not same_data
     p[done] = holm(p[done]) if fresh else holm_with_best(p[done], df[done], rivals)
-    won = "best single trial" if single else f"best mean over {len(best.objectives)} seeds"
+    won = "best single trial" if single else f"best mean over {len(best.objectives)} {axis.many}"
     assessments = [Assessment(BEST, NAN, _reason_of(best, best, won))]
     for other, value, test in zip(others, p.tolist(), tests, strict=True):
         assessments.append(Assessment(_mark(other, value), value, _reason_of(other, best, test.how)))
     return assessments
 
 
-def _errors(key: Metric, group: Group, predictions: Predictions) -> NDArray[Any] | str:
+def _errors(key: Metric, group: Group, predictions: Predictions, axis: Axis) -> NDArray[Any] | str:
     """Returns the errors of the test items [n] that the metric averages, bool for classes; or why there are none."""
     power = POWERS.get(bare_name(key))
     if power is None and bare_name(key) != "accuracy":
-        return "a single seed, which tells no spread"
+        return f"a single {axis.one}, which tells no spread"
     found = predictions(group.trained)
     if found is None or (found.dtype == np.bool_) == (power is not None):
         return "there are no test predictions to compare"
@@ -135,26 +163,28 @@ def _compare(
     sign: int,
     errors: NDArray[Any] | str | None,
     errors_of: Callable[[Group], NDArray[Any] | str],
+    axis: Axis,
 ) -> _Test:
     """Tests the best setting against another one.
 
     Args:
         sign: 1 if larger values are better, else -1.
-        errors: the errors of the best one, see `_errors`; None if it has several seeds.
+        errors: the errors of the best one, see `_errors`; None if it has several replicates.
         errors_of: returns those of another one.
+        axis: what distinguishes the trials of a setting.
     """
     if not other.objectives:
         return _Test(NAN, NAN, "no trial gave a value")
     shared = [seed for seed in best.objectives if seed in other.objectives]
     if len(shared) > 1:
         one, two = [best.objectives[seed] for seed in shared], [other.objectives[seed] for seed in shared]
-        how = f"paired over {len(shared)} seeds"
+        how = f"paired over {len(shared)} {axis.many}"
         return _if_better(*paired_t(one, two), how, sign * float(np.mean(one) - np.mean(two)))
     if len(best.objectives) > 1 and len(other.objectives) > 1:
-        how = f"Welch's t-test over {len(best.objectives)} and {len(other.objectives)} seeds that do not match"
+        how = f"Welch's t-test over {len(best.objectives)} and {len(other.objectives)} {axis.many} that do not match"
         return _if_better(*welch_t(best.values, other.values), how, sign * (best.mean - other.mean))
     if errors is None:
-        return _Test(NAN, NAN, "a single seed, which tells no spread")
+        return _Test(NAN, NAN, f"a single {axis.one}, which tells no spread")
     others = errors_of(other) if not isinstance(errors, str) else errors
     if isinstance(errors, str) or isinstance(others, str):
         return _Test(NAN, NAN, str(others))

@@ -15,9 +15,18 @@ import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.metrics import NO_RESULTS, Metric, bare_name
-from sweepstack.results.selection.comparison import Assessment, Group, Predictions, assess_settings
+from sweepstack.results.selection.comparison import (
+    FOLDS,
+    SEEDS,
+    SEEDS_AND_FOLDS,
+    Assessment,
+    Axis,
+    Group,
+    Predictions,
+    assess_settings,
+)
 from sweepstack.results.selection.statistics import Interval, mean_interval, wilson
-from sweepstack.results.tables.columns import identity, kind
+from sweepstack.results.tables.columns import REPLICATES, identity, kind, written
 from sweepstack.results.tables.objective import metric_of, objectives, own_metrics
 
 
@@ -30,14 +39,14 @@ class Selection:
     caution: str
     """Why the selected test metric is too good, in words; empty if validation data selected."""
     groups: pd.DataFrame
-    """A row for each setting, the best first. A setting is the values of all params that vary, without the seed.
+    """A row for each setting, the best first. A setting is the values of all params that vary, without `REPLICATES`.
 
     Columns: the params (`params.n` if a param has the name of another column); `n`, the finished trials, those of one
-    seed counted once; `failed`, the trials without a value, because they failed, were stopped, still run, or have no
-    finite one; of the objective `mean`, `sd`, and `low` to `high` (95 % by t; of a proportion within 0 to 1); means of
-    other metrics; `p` of the comparison with the best setting, two-sided and corrected (1 if the best is behind, NaN
-    if nothing was tested); `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`, `NOT_TESTED`, `NOT_MEASURED`); `why` in words;
-    `run_ids` (a tuple)."""
+    seed (and fold) counted once; with folds `folds_done`, those that have a value, such as "3 of 5"; `failed`, the
+    trials without a value, because they failed, were stopped, still run, or have no finite one; of the objective
+    `mean`, `sd`, and `low` to `high` (95 % by t; of a proportion within 0 to 1); means of other metrics; `p` of the
+    comparison with the best setting, two-sided and corrected (1 if the best is behind, NaN if nothing was tested);
+    `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`, `NOT_TESTED`, `NOT_MEASURED`); `why` in words; `run_ids` (a tuple)."""
     trial: pd.Series[Any]
     """The trial to use: the row of the finished trial of the best setting with the best objective. Among equal ones,
     the smallest seed decides, then the run id."""
@@ -46,6 +55,8 @@ class Selection:
     test: Interval | None
     """Bounds of its test accuracy (95 %, Wilson); None if that or the number of test images is not known, or if the
     task does not predict classes."""
+    axis: Axis = SEEDS
+    """What distinguishes the trials of a setting."""
 
     @property
     def honest(self) -> bool:
@@ -59,7 +70,8 @@ def select(
     objective: str | None = None,
     test_count: int | None = None,
 ) -> Selection:
-    """Selects the best setting of a table by its mean objective over seeds, and the settings that may be as good.
+    """Selects the best setting of a table by its mean objective over seeds and folds, and the settings that may be as
+    good. What is said here of seeds holds for folds, and for pairs of both.
 
     A setting with trials that failed or have not finished must not win by its lucky seeds: settings are ordered by the
     number of such trials, then by their mean. If some settings have several seeds, those with a single one come last.
@@ -82,10 +94,10 @@ def select(
             different objectives.
     """
     key, caution = _selecting_metric(frame, objective)
-    groups = _ranked(frame, key)
-    assessments = assess_settings(groups, key, bool(caution), predictions or (lambda run_id: None))
+    groups, axis = _ranked(frame, key), _axis(frame)
+    assessments = assess_settings(groups, key, bool(caution), predictions or (lambda run_id: None), axis)
     rows = frame[frame["run_id"].isin(groups[0].run_ids) & _usable(frame, key)]
-    by = [key, *(["seed"] if "seed" in frame else []), "run_id"]
+    by = [key, *_replicates(frame), "run_id"]
     trial = rows.sort_values(by, ascending=[not key.larger_is_better, *[True] * (len(by) - 1)]).iloc[0]
     names = own_metrics(frame)
     reported = f"test/{names[0] if len(names) == 1 else bare_name(key)}"
@@ -96,11 +108,12 @@ def select(
         trial,
         reported if reported in frame else None,
         _test(trial, predictions, test_count),
+        axis,
     )
 
 
 def one_row_per_seed(frame: pd.DataFrame, key: str) -> pd.DataFrame:
-    """Returns the finished trials of a table, one row for each setting and seed, as `select` counts them.
+    """Returns the finished trials of a table, one row for each setting, seed and fold, as `select` counts them.
 
     A trial that was recorded several times becomes its first row, with the means of the metrics of all its records.
     Records without a finite value count only if there is no other.
@@ -113,7 +126,7 @@ def one_row_per_seed(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     frame = frame[frame["state"] == "FINISHED"]
     if "seed" not in frame or frame.empty:
         return frame
-    keys = [*_settings(frame), "seed"]
+    keys = [*_settings(frame), *_replicates(frame)]
     number = frame[keys].apply(identity).groupby(keys, dropna=False).ngroup()
     usable = _usable(frame, key)
     kept = usable | ~usable.groupby(number).transform("any")
@@ -131,7 +144,17 @@ def param_values(group: pd.Series[Any], params: Sequence[str]) -> pd.Series[Any]
 
 def _settings(frame: pd.DataFrame) -> list[str]:
     """Returns the params that make up a setting."""
-    return [column for column in frame.columns[: frame.attrs["vary"]] if column != "seed"]
+    return [column for column in frame.columns[: frame.attrs["vary"]] if column not in REPLICATES]
+
+
+def _replicates(frame: pd.DataFrame) -> list[str]:
+    return [name for name in REPLICATES if name in frame]
+
+
+def _axis(frame: pd.DataFrame) -> Axis:
+    if "fold" not in frame or frame["fold"].isna().all():
+        return SEEDS
+    return SEEDS_AND_FOLDS if "seed" in frame.columns[: frame.attrs["vary"]] else FOLDS
 
 
 def _metrics(frame: pd.DataFrame) -> list[str]:
@@ -198,7 +221,9 @@ def _ranked(frame: pd.DataFrame, key: Metric) -> list[Group]:
     every = alike.groupby(settings, dropna=False, sort=False) if settings else frame.groupby(lambda _: 0)
     number = every.ngroup().rename("setting")  # in the order of their first trials
     usable = _usable(frame, key)
-    seeds = frame["seed" if "seed" in frame else "run_id"].rename("of seed")
+    replicates = _replicates(frame) or ["run_id"]
+    one = frame[replicates[0]] if len(replicates) == 1 else frame[replicates].map(written).agg(" ".join, axis=1)
+    seeds = one.rename("of seed")
     names = own_metrics(frame)
     shown = (*(f"val/{name}" for name in names), "val/loss", *(f"test/{name}" for name in names), "train_seconds")
     metrics = list(dict.fromkeys([str(key), *(metric for metric in shown if metric in frame)]))
@@ -210,6 +235,7 @@ def _ranked(frame: pd.DataFrame, key: Metric) -> list[Group]:
     failed, stopped = ((~good).groupby(number).sum() for good in (usable, frame["state"] == "FINISHED"))
     run_ids = frame.groupby(number)["run_id"].agg(tuple)
     finished = frame[usable].groupby(number[usable])["run_id"].first()
+    folds = _folds(frame[usable], number[usable])
     values = zip(
         frame.loc[~number.duplicated(), settings].to_numpy(dtype=object).tolist(),
         means.to_numpy().tolist(),
@@ -224,6 +250,7 @@ def _ranked(frame: pd.DataFrame, key: Metric) -> list[Group]:
             run_ids=run_ids[index],
             trained=finished.get(index, ""),
             means=dict(zip(metrics[1:], others, strict=True)),
+            folds=folds.get(index, ""),
         )
         for index, (setting, others) in enumerate(values)
     ]
@@ -237,14 +264,33 @@ def _ranked(frame: pd.DataFrame, key: Metric) -> list[Group]:
     return sorted(groups, key=rank)
 
 
+def _folds(frame: pd.DataFrame, number: pd.Series[Any]) -> dict[int, str]:
+    """Says how many of its folds each setting has, by its number."""
+    if "fold" not in frame or "folds" not in frame:
+        return {}
+    known = frame[frame["fold"].notna()].groupby(number)
+    return {index: f"{group['fold'].nunique()} of {group['folds'].iloc[0]:g}" for index, group in known}
+
+
 def _as_frame(groups: list[Group], assessments: list[Assessment], key: Metric) -> pd.DataFrame:
     rows = []
+    folded = any(group.folds for group in groups)
     parts = key.proportion and all(0 <= value <= 1 for group in groups for value in group.values)
     for group, (mark, p, why) in zip(groups, assessments, strict=True):
         mean, sd, n, low, high = mean_interval(group.values)
         if parts:
             low, high = np.clip([low, high], 0, 1).tolist()
-        columns = {"n": n, "failed": group.failed, "mean": mean, "sd": sd, "low": low, "high": high, **group.means}
+        folds_done = {"folds_done": group.folds} if folded else {}
+        columns = {
+            "n": n,
+            **folds_done,
+            "failed": group.failed,
+            "mean": mean,
+            "sd": sd,
+            "low": low,
+            "high": high,
+            **group.means,
+        }
         found = {**columns, "p": p, "mark": mark, "why": why, "run_ids": group.run_ids}
         setting = {f"params.{name}" if name in found else name: value for name, value in group.setting.items()}
         rows.append(setting | found)

@@ -13,7 +13,15 @@ from sweepstack.errors import UserError
 from sweepstack.metrics import CLASSIFICATION
 from sweepstack.results.tables.columns import find_column, identity, order, typed_column
 from sweepstack.results.tables.conditions import fulfilled
-from sweepstack.results.tables.objective import attrs_of, comparable, metric_of, objective
+from sweepstack.results.tables.objective import (
+    NOTE,
+    attrs_of,
+    comparable,
+    metric_of,
+    note_columns,
+    note_of,
+    objective,
+)
 from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
@@ -49,9 +57,10 @@ def table(
 ) -> pd.DataFrame:
     """Returns the trials of a sweep, one row each, the best first.
 
-    Columns: params that vary, metrics (their last values), `state` and the other columns of a run, then the params that
-    are the same in all rows. Params have the types that they had in the config; lists are tuples. A param that records
-    name only if it is used has its default in the other rows.
+    Columns: params that vary, metrics (their last values), `state` and the other columns of a run (`note` only if a
+    trial was selected on test data, or has none), then the params that are the same in all rows. Params have the types
+    that they had in the config; lists are tuples. A param that records name only if it is used has its default in the
+    other rows.
 
     `frame.attrs["vary"]` is the number of params that vary; `frame.attrs["params"]` and `frame.attrs["metrics"]` name
     all columns of that kind, and `frame.attrs["sorted"]` the column that sorts; see `objective.attrs_of` for its other
@@ -91,8 +100,12 @@ def as_frame(
     metrics = pd.DataFrame([dict(row.metrics) for row in rows], dtype=float)
     runs = pd.DataFrame([{column: getattr(row, column) for column in RUN_COLUMNS} for row in rows])
     runs["started"] = pd.to_datetime(runs["started"], unit="ms", utc=True)
-    params = _distinct_columns(params, "params", {*metrics, *RUN_COLUMNS})
-    metrics = _distinct_columns(metrics, "metrics", RUN_COLUMNS)
+    notes = pd.Series([note_of(row) for row in rows], index, "object")
+    taken = [*RUN_COLUMNS, NOTE] if notes.any() else RUN_COLUMNS
+    params = _distinct_columns(params, "params", {*metrics, *taken})
+    metrics = _distinct_columns(metrics, "metrics", taken)
+    if notes.any():
+        runs[NOTE] = notes
     frame = pd.concat([params, metrics, runs], axis=1)
     frame.attrs |= {"params": list(params), "metrics": list(metrics)}
     if where is not None:
@@ -100,7 +113,7 @@ def as_frame(
     frame.attrs |= attrs_of([rows[index] for index in frame.index])
     vary = [column for column in params if identity(frame[column]).nunique(dropna=False) > 1]
     same = [column for column in params if column not in vary]
-    frame = frame[[*vary, *metrics, *RUN_COLUMNS, *same]]
+    frame = frame[[*vary, *metrics, *RUN_COLUMNS, *note_columns(frame), *same]]
     frame.attrs["vary"] = len(vary)
     return _sorted(frame, metric, sort)
 

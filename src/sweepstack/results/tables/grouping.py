@@ -10,7 +10,7 @@ import pandas as pd
 from sweepstack.errors import UserError
 from sweepstack.metrics import Metric
 from sweepstack.results.tables.columns import find_column, identity, order, written
-from sweepstack.results.tables.objective import comparable, objective
+from sweepstack.results.tables.objective import NOTE, SELECTED_ON_TEST, comparable, objective
 
 
 def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None) -> pd.DataFrame:
@@ -84,8 +84,8 @@ def by_seed(
 ) -> pd.DataFrame:
     """Returns the settings of a table with mean, interval and mark; see `selection.select`.
 
-    A setting is the trials that are equal in all params but the seed. `attrs["caution"]` says why the selected test
-    metric is too good, if it is.
+    A setting is the trials that are equal in all params but the seed and the fold. `attrs["notes"]` says why test data
+    that selected are too good, and intervals over folds too narrow, if they are.
 
     Args:
         frame: the table, see `table`.
@@ -95,11 +95,15 @@ def by_seed(
     Raises:
         UserError: there is no such metric.
     """
+    from sweepstack.results.selection.comparison import FOLDS_OVERLAP, SEEDS
     from sweepstack.results.selection.select import select
 
     selection = select(frame, predictions, objective(frame, metric))
     groups = selection.groups.assign(run_ids=selection.groups["run_ids"].map(" ".join))
-    groups.attrs |= {**_attrs(groups, frame, selection.objective), "caution": selection.caution}
+    if selection.caution and NOTE not in groups:
+        groups[NOTE] = SELECTED_ON_TEST
+    notes = [selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
+    groups.attrs |= {**_attrs(groups, frame, selection.objective), "notes": [note for note in notes if note]}
     return groups
 
 

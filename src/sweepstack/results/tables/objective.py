@@ -17,6 +17,13 @@ from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.trial import TrialState
 
+NOTE = "note"
+"""The column with `note_of` each trial. A table has it if there is any."""
+SELECTED_ON_TEST = "selected on the test data"
+"""The note of a run whose test data selected it: none of its figures is a test result."""
+NO_TEST_PART = "no test part"
+"""The note of a run whose dataset has no test part."""
+
 
 def attrs_of(rows: Sequence[Row]) -> dict[str, Any]:
     """Returns what a table has to keep of its rows, as plain values: pandas copies them, and writes them to parquet.
@@ -40,6 +47,25 @@ def _asked(row: Row) -> list[str]:
     named = from_text(row.params.get("task.metrics", "[]"))
     own = {name for name in row.declared.directions if name not in KNOWN}
     return [*own, *(one for one in named if isinstance(one, str))] if isinstance(named, list) else [*own]
+
+
+def note_of(row: Row) -> str:
+    """Returns what a reader must know of a run before comparing it: that test data selected it, or that there are none.
+
+    Empty for a run that was selected on held-out data and measured on test data, and for one that did not finish.
+    """
+    parts = {name.partition("/")[0] for name in row.metrics}
+    if row.state != TrialState.FINISHED:
+        return ""
+    if "test" in parts:
+        return "" if "val" in parts else SELECTED_ON_TEST
+    named = from_text(row.params.get("dataset.parts", "{}"))
+    return NO_TEST_PART if isinstance(named, dict) and named.get("test", True) is None else ""
+
+
+def note_columns(frame: pd.DataFrame) -> list[str]:
+    """Returns the name of the column with `note_of` each trial, in a list; an empty one if a table has none."""
+    return [NOTE] if NOTE in frame and NOTE not in frame.attrs.get("params", ()) else []
 
 
 def direction_note(frame: pd.DataFrame, name: str) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from sweepstack.errors import printable
 from sweepstack.metrics import BEST, rounded
 from sweepstack.results.tables.columns import is_number, kind, written
-from sweepstack.results.tables.objective import own_metrics
+from sweepstack.results.tables.objective import note_columns, own_metrics
 from sweepstack.tracking.params import as_text
 
 FOR_READERS = ("text", "markdown", "latex", "html")
@@ -60,9 +60,9 @@ def short(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns that a reader wants first.
 
     Of trials, these are the params that vary, the metric that sorts, the objective, its best and its test value, some
-    of the metrics that the task names, the time, the state, and the reasons if there are any. Of groups, they are the
-    columns that are not empty, and the column of means names its metric. Of a pivot, each mean is shown with its number
-    of trials.
+    of the metrics that the task names, the time, the state, and the reasons and notes if there are any. Of groups, they
+    are the columns that are not empty, and the column of means names its metric. Of a pivot, each mean is shown with
+    its number of trials.
     """
     match frame.attrs.get("shape"):
         case "groups":
@@ -82,7 +82,7 @@ def short(frame: pd.DataFrame) -> pd.DataFrame:
     if SHARE in frame and not frame[SHARE].equals(frame["train_seconds"]):
         metrics.append(SHARE)
     reason = ["reason"] if frame["reason"].any() else []
-    return frame[[*params, *metrics, "state", *reason]]
+    return frame[[*params, *metrics, "state", *reason, *note_columns(frame)]]
 
 
 def _short_cells(frame: pd.DataFrame) -> pd.DataFrame:

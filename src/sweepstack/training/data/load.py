@@ -7,19 +7,21 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import ConcatDataset
 
-from sweepstack.config.schema import AugmentConfig, DatasetConfig, RunConfig, TaskConfig, TrialConfig
+from sweepstack.config.schema import AugmentConfig, DatasetConfig, HeldOut, RunConfig, TaskConfig, TrialConfig
 from sweepstack.errors import ConfigError, DataError, one_line
 from sweepstack.training.data import user_dataset
 from sweepstack.training.data.augmentation import Augmentation
-from sweepstack.training.data.inputs import Inputs, over, tensors_of
+from sweepstack.training.data.inputs import Inputs, joined, over, rows, tensors_of
 from sweepstack.training.data.memory import InMemory, digest_of
 from sweepstack.training.data.source import Data
+from sweepstack.training.data.splits import Splits
 from sweepstack.training.data.streamed import FIXED, ItemError, Items, Reader, Streamed, TransformedInMemory
 from sweepstack.training.data.user_dataset import TRIED, CheckTargets, DrawsItems, Part
 from sweepstack.training.hardware import memory_budget
@@ -29,8 +31,6 @@ CPU = torch.device("cpu")
 """Where data are read."""
 CLASSES = TaskConfig()
 """The default task: classification."""
-SPLIT_SEED = 0
-"""Seed of the split. Every trial holds out the same images, so that trials of different seeds can be compared."""
 DEFAULT_WORKERS = max(1, min(8, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1))
 """Processes that read streamed data: one core is left for the training."""
 HASHED_AT_ONCE = 256
@@ -50,7 +50,7 @@ def data_of(config: TrialConfig, device: torch.device, run: RunConfig | None = N
         DataError: see `load_data`.
     """
     workers = run.workers if run is not None else None
-    data = load_data(config.dataset, config.validation_split, device, config.task, workers)
+    data = load_data(config.dataset, config.held_out, device, config.task, workers)
     augmentation = _augmentation(config.augment, data)
     if config.augment.transforms:
         data = _transformed(data, config, workers)
@@ -62,16 +62,16 @@ def data_of(config: TrialConfig, device: torch.device, run: RunConfig | None = N
 
 def load_data(
     config: DatasetConfig,
-    validation_split: float,
+    held: HeldOut | float,
     device: torch.device,
     task: TaskConfig = CLASSES,
     workers: int | None = None,
 ) -> Data:
-    """Loads a dataset. It keeps the last two datasets, so that the trials of a sweep share one copy.
+    """Loads a dataset. It keeps the last two datasets, so that the trials of a sweep share one copy; its folds, too.
 
     Args:
         config: the dataset.
-        validation_split: the fraction of the training items to hold out.
+        held: the training items to hold out, or their fraction.
         device: the device to train on.
         task: the task whose targets the labels are.
         workers: the number of processes that read streamed data; None: chosen.
@@ -80,23 +80,9 @@ def load_data(
         DataError: the data cannot be loaded, or are not what config and task say.
     """
     learned = task.model_dump_json(by_alias=True, exclude={"loss", "metrics", "objective"})
-    read = _read(config.model_dump_json(by_alias=True), str(device), learned)
-    train, held_out = _split(read.count, validation_split)
-    return read.data(train, held_out, device, config, workers)
-
-
-@functools.lru_cache(maxsize=64)
-def _split(count: int, validation_split: float) -> tuple[Tensor, Tensor]:
-    """Returns the indices of the items to train on, and of those to select by."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
-    held_out = round(count * validation_split)
-    if held_out == count or (validation_split and not held_out):
-        raise DataError(
-            f"validation_split must leave images to train on and to select by of {count}",
-            validation_split,
-            "for example validation_split=0.1",
-        )
-    return order[held_out:].sort().values, order[:held_out].sort().values
+    held = held if isinstance(held, HeldOut) else HeldOut(held)
+    read, splits = _read(config.model_dump_json(by_alias=True), str(device), learned, held.grouped)
+    return read.data(*splits.of(held), device, config, workers)
 
 
 @dataclass(frozen=True)
@@ -108,11 +94,6 @@ class Tensors:
     test_images: Inputs
     test_labels: Tensor
     digest: str
-
-    @property
-    def count(self) -> int:
-        """The number of training items."""
-        return len(self.labels)
 
     def data(
         self, train: Tensor, held_out: Tensor, device: torch.device, config: DatasetConfig, workers: int | None
@@ -148,7 +129,6 @@ class Stream:
     training: Reader
     selecting: Reader
     testing: Reader
-    count: int
     test_count: int
     item_bytes: int
     digest: str
@@ -173,16 +153,19 @@ class Stream:
 
 
 @functools.lru_cache(maxsize=2)
-def _read(config_json: str, device_name: str, task_json: str) -> Tensors | Stream:
+def _read(config_json: str, device_name: str, task_json: str, grouped: bool) -> tuple[Tensors | Stream, Splits]:
     from sweepstack.training.tasks.built import build_task  # tasks import `conversion`, which imports this file first
 
     config = DatasetConfig.model_validate_json(config_json)
     check_targets = build_task(TaskConfig.model_validate_json(task_json)).check_targets
-    parts = Part(config, train=True), Part(config, train=False)
+    every = [Part(config, name) for name in ("training", "held-out", "test")]
+    parts = [part for part in every if part.keywords is not None]
+    splits = Splits.of_parts(parts, grouped)
     why = _why_streamed(parts)
     if why is None:
         try:
-            return _read_whole(parts, check_targets, torch.device(device_name))
+            read = _read_whole(parts, check_targets, torch.device(device_name))
+            return replace(read, digest=splits.digest(read.digest)), splits.with_labels(read.labels, read.test_labels)
         except DrawsItems:
             why = "its items draw random numbers, others in each epoch"
             if config.source in ("memory", "mapped"):
@@ -192,7 +175,8 @@ def _read(config_json: str, device_name: str, task_json: str) -> Tensors | Strea
                 remedy = "set dataset.source=auto or streamed; or give its random transforms as augment.transforms"
                 raise DataError(f"{rule} numbers for them", remedy=remedy) from None
     user_dataset.say_once(config, f"Dataset {config.target} is streamed by worker processes: {why}.")
-    return _open_stream(parts, check_targets)
+    stream = _open_stream(parts, check_targets)
+    return replace(stream, digest=splits.digest(stream.digest)), splits.with_targets(parts[0])
 
 
 def _why_streamed(parts: Sequence[Part]) -> str | None:
@@ -207,7 +191,7 @@ def _why_streamed(parts: Sequence[Part]) -> str | None:
         return "dataset.collate_fn makes its batches"
     if config.source == "streamed":
         return "dataset.source says so"
-    if config.source != "auto" or all(part.is_stored for part in parts) or config.target.startswith("sweepstack."):
+    if config.source != "auto" or all(part.is_stored for part in parts):
         return None
     if parts[0].draws_items():
         return "its items draw random numbers, others in each epoch"
@@ -218,12 +202,22 @@ def _why_streamed(parts: Sequence[Part]) -> str | None:
 
 
 def _read_whole(parts: Sequence[Part], check_targets: CheckTargets, device: torch.device) -> Tensors:
-    mapped = parts[0].config.source == "mapped"
-    (images, labels), (test_images, test_labels) = (
-        user_dataset.read(part, check_targets, mapped=mapped) for part in parts
-    )
-    _check_parts(images, test_images, parts[0].config)
-    digest = digest_of(images, labels, test_images, test_labels)
+    config = parts[0].config
+    mapped = config.source == "mapped"
+    read = [user_dataset.read(part, check_targets, mapped=mapped) for part in parts]
+    images, labels = read[0]
+    for part, (others, _) in zip(parts[1:], read[1:], strict=True):
+        _check_parts(images, others, config, part.name)
+    if config.parts.val is not None:
+        if mapped:
+            rule = "dataset.source=mapped maps one training part, and dataset.parts.val is another one"
+            raise DataError(rule, remedy="set dataset.source=auto or streamed")
+        others, of_others = read[1]
+        images, labels = joined(torch.cat, [images, others]), torch.cat([labels, of_others])
+    if config.parts.test is None:
+        _check_parts(images, images, config, "training")
+    test_images, test_labels = read[-1] if config.parts.test is not None else (rows(images, slice(0)), labels[:0])
+    digest = digest_of(*(one for part in read for one in part))
     tensors = images, labels, test_images, test_labels
     if _fits(sum(one.nbytes for part in tensors for one in tensors_of(part)), device):
         images, labels, test_images, test_labels = (over(lambda one: one.to(device), part) for part in tensors)
@@ -231,11 +225,11 @@ def _read_whole(parts: Sequence[Part], check_targets: CheckTargets, device: torc
 
 
 def _open_stream(parts: Sequence[Part], check_targets: CheckTargets) -> Stream:
-    config, (training, testing) = parts[0].config, parts
+    config = parts[0].config
     collate = None if config.collate_fn is None else bound(config.collate_fn, "dataset.collate_fn")
     items = [Items(part.dataset, config, part.name, check_targets, None, collate) for part in parts]
-    readers = [Reader(one, DEFAULT_WORKERS) for one in (items[0], items[0], items[1])]
-    for part, reader in zip(parts, readers[1:], strict=True):
+    readers = [Reader(one, DEFAULT_WORKERS) for one in items]
+    for part, reader in zip(parts, readers, strict=True):
         if not part.count:
             rule = f"dataset must give one image or more, {config.target} gives no {part.name} image"
             raise DataError(rule, remedy="correct it")
@@ -246,8 +240,13 @@ def _open_stream(parts: Sequence[Part], check_targets: CheckTargets) -> Stream:
             raise error.__cause__ or error from None
     inputs, _ = readers[0].read_here([(0, *FIXED)])
     size = sum(tensor.nbytes for tensor in tensors_of(inputs))
-    digest = _stated_digest(parts) or _digest_of_items(parts, readers[1:])
-    return Stream(readers[0], readers[1], readers[2], training.count, testing.count, size, digest)
+    digest = _stated_digest(parts) or _digest_of_items(parts, readers)
+    if config.parts.val is not None:
+        both: ConcatDataset[Any] = ConcatDataset([part.dataset for part in parts[:2]])
+        readers[0] = Reader(replace(items[0], dataset=both), DEFAULT_WORKERS)
+    training = Reader(readers[0].items, DEFAULT_WORKERS)  # items to train on have workers of their own
+    test_count = 0 if config.parts.test is None else parts[-1].count
+    return Stream(training, readers[0], readers[-1], test_count, size, digest)
 
 
 def _stated_digest(parts: Sequence[Part]) -> str | None:
@@ -352,23 +351,21 @@ def _fits(size: int, device: torch.device) -> bool:
     return device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 2
 
 
-def _check_parts(images: Inputs, test_images: Inputs, config: DatasetConfig) -> None:
-    """Checks that the same scaling fits both parts."""
-    kinds = [
-        ", ".join(str(one.dtype).removeprefix("torch.") for one in tensors_of(part)) for part in (images, test_images)
-    ]
+def _check_parts(images: Inputs, others: Inputs, config: DatasetConfig, name: str) -> None:
+    """Checks that the same scaling fits the training part and another one, of this name."""
+    kinds = [", ".join(str(one.dtype).removeprefix("torch.") for one in tensors_of(part)) for part in (images, others)]
     if kinds[0] != kinds[1]:
         raise DataError(
-            f"training and test images must be of one kind, those of {config.target} are {kinds[0]} and {kinds[1]}",
+            f"training and {name} images must be of one kind, those of {config.target} are {kinds[0]} and {kinds[1]}",
             remedy="give both as uint8 pixels, which are divided by 255, or both as float32",
         )
-    if not isinstance(images, Tensor) or not isinstance(test_images, Tensor) or images.dtype == torch.int64:
+    if not isinstance(images, Tensor) or not isinstance(others, Tensor) or images.dtype == torch.int64:
         if (config.mean, config.std) != (0.0, 1.0):
             rule = "dataset.mean and dataset.std must be 0 and 1 for tokens and for several inputs"
             raise DataError(rule, {"mean": config.mean, "std": config.std}, "set dataset.mean=0 dataset.std=1")
         return
     scale = 255 if images.dtype == torch.uint8 else 1
-    bounds = torch.stack([bound for part in (images, test_images) for bound in torch.aminmax(part)]).float() / scale
+    bounds = torch.stack([bound for part in (images, others) for bound in torch.aminmax(part)]).float() / scale
     scaled = ((bounds[:, None] - torch.tensor(config.mean)) / torch.tensor(config.std)).isfinite()
     if not bool(scaled.all()):
         raise DataError(

@@ -315,7 +315,8 @@ class Streamed(StreamedTraining):
     @property
     def test_targets(self) -> Tensor:
         if not self._targets:
-            self._targets.append(torch.cat([targets for _, targets in self.test_items()]))
+            found = [targets for _, targets in self.test_items()]
+            self._targets.append(torch.cat(found) if found else torch.empty(0))
         return self._targets[0]
 
     def with_transform(self, transform: Callable[[Tensor], Tensor]) -> Streamed:

@@ -47,7 +47,7 @@ _AS_STORED = {"MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "CIFAR100"
 `targets`."""
 
 CheckTargets = Callable[[Tensor, DatasetConfig, str], Tensor]
-"""Checks the targets of a part, "training" or "test", and returns them as they are trained on; see `Task`."""
+"""Checks the targets of a part, such as "training" or "test", and returns them as they are trained on; see `Task`."""
 
 
 _reported: set[tuple[str, str]] = set()
@@ -64,22 +64,23 @@ class Part:
 
     Args:
         config: the dataset.
-        train: True for the training part, False for the test part.
+        name: "training", "held-out" or "test".
     """
 
     config: DatasetConfig
-    train: bool
+    name: str
 
     @property
-    def name(self) -> str:
-        """What it is called in messages."""
-        return "training" if self.train else "test"
+    def keywords(self) -> dict[str, Any] | None:
+        """The keywords of the dataset's target that make it; None if the dataset has no such part."""
+        parts = self.config.parts
+        return {"training": parts.train, "held-out": parts.val, "test": parts.test}[self.name]
 
     @functools.cached_property
     def dataset(self) -> Any:
         """The dataset, built while the global random generators have a fixed seed."""
         with seeded() as drawn:
-            found = _build_dataset(self.config, self.name, self.train)
+            found = self._built()
             if drawn():
                 say_once(
                     self.config,
@@ -88,10 +89,14 @@ class Part:
                 )
         return found
 
+    def _built(self) -> Any:
+        with _theirs(self.config, f"for its {self.name} part"):
+            return bound(self.config, "dataset")(**(self.keywords or {}))
+
     @property
     def is_stored(self) -> bool:
         """True if its items are those of tensors that it holds."""
-        return type(self.dataset) is TensorDataset or _is_as_stored(self.dataset)
+        return _gives_its_tensors(self.dataset) or _is_as_stored(self.dataset)
 
     @functools.cached_property
     def count(self) -> int:
@@ -181,7 +186,7 @@ def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tu
         return images, labels
     if part.is_stored:
         _check_shortcut(part, given)
-    if type(part.dataset) is TensorDataset:  # who made the tensors may keep them, and change them in place
+    if _gives_its_tensors(part.dataset):  # who made the tensors may keep them, and change them in place
         if images.data_ptr() == given.images.data_ptr():  # type: ignore[union-attr]
             images = images.clone()  # type: ignore[union-attr]
         if labels.data_ptr() == given.labels.data_ptr():
@@ -190,7 +195,7 @@ def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tu
     first = over(lambda tensor: tensor[:TRIED].clone(), given.images)
     given = replace(given, images=first, labels=given.labels[:TRIED].clone())
     with seeded():
-        _check_same(given, _given(Part(config, part.train), TRIED), part)
+        _check_same(given, _given(Part(config, name), TRIED), part)
     return images, labels
 
 
@@ -203,11 +208,6 @@ def check_repeats(part: Part, read_first: Callable[[], tuple[Inputs, Tensor]]) -
     """
     (images, labels), (other_images, other_labels) = read_first(), read_first()
     _check_same(Given(images, labels, Source.TENSOR), Given(other_images, other_labels, Source.TENSOR), part)
-
-
-def _build_dataset(config: DatasetConfig, name: str, train: bool) -> Any:
-    with _theirs(config, f"for its {name} part"):
-        return bound(config, "dataset")(train=train)
 
 
 @contextlib.contextmanager
@@ -230,7 +230,7 @@ def _given(part: Part, most: int | None, mapped: bool = False) -> Given:
     dataset, config = part.dataset, part.config
     images: Any
     labels: Any
-    if type(dataset) is TensorDataset:
+    if _gives_its_tensors(dataset):
         if len(dataset.tensors) != 2:
             raise DataError(
                 f"dataset must give (image, label) pairs, the TensorDataset of {config.target} has another number of "
@@ -269,6 +269,10 @@ def _check_shortcut(part: Part, given: Given) -> None:
                 )
                 rule = f"{rule} the {part.name} part of {part.config.target} is not"
                 raise DataError(rule, remedy="do not change its __getitem__; let a class of your own give the items")
+
+
+def _gives_its_tensors(dataset: Any) -> bool:
+    return isinstance(dataset, TensorDataset) and type(dataset).__getitem__ is TensorDataset.__getitem__
 
 
 def _is_as_stored(dataset: Any) -> bool:

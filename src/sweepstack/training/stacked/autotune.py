@@ -258,7 +258,8 @@ def _cache_key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> st
     seeds = len({config.seed for config in configs})
     numbers = sorted({name for one in configs for name, value in one.optimizer.keywords.items() if value})
     program = [importlib.metadata.version("sweepstack"), torch.__version__, digest(config)]
-    parts = [stack_key(config, run), len(configs), seeds, numbers, run.launch.width, len(data.train), device, program]
+    key = stack_key(config.model_copy(update={"fold": None}), run)  # all folds take as long
+    parts = [key, len(configs), seeds, numbers, run.launch.width, len(data.train), device, program]
     parts += ["force"] if run.launch.stack == "force" else []
     return hashlib.sha1(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()
 

@@ -385,14 +385,16 @@ def _keep(
     """
     with clock.stopped():
         predicted = [] if tested is None or predicted is None else predicted
-        measured = tested or model.evaluate(data.test, predicted, {index for index, _ in chosen})
-        predictions = torch.cat(predicted, 1).cpu()
+        only = {index for index, _ in chosen}
+        measured = tested or (model.evaluate(data.test, predicted, only) if data.test_count else [])
+        predictions = torch.cat(predicted, 1).cpu() if predicted else None
         for index, reader in chosen:
-            metrics = {**reader.metrics, **{f"test/{name}": value for name, value in measured[index].items()}}
+            of_test = measured[index] if measured else {}
+            metrics = {**reader.metrics, **{f"test/{name}": value for name, value in of_test.items()}}
             reader.kept = {
                 "figures": metrics,
                 "weights": model.weights(index),
-                "predictions": predictions[index].clone(),
+                "predictions": None if predictions is None else predictions[index].clone(),
             }
 
 

@@ -20,6 +20,7 @@ from sweepstack.results.reporting.plots.style import (
     figure,
     gid,
     legend,
+    objective_words,
     sentence_case,
     shortened,
     styled,
@@ -82,7 +83,7 @@ def learning_curves(
         axes.set(xlabel="epoch" if by_epoch else "optimizer updates", ylabel=wrapped(objective))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(drawn, 2)
-        title(drawn, f"{sentence_case(words(objective))} while training")
+        title(drawn, f"{sentence_case(objective_words(objective))} while training")
     return drawn
 
 
@@ -125,7 +126,7 @@ def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: Metric, best
         panels[0].plot([], [], "o", color=GREY, ms=4, mew=0, label="one trial")
         panels[0].plot([], [], "o", mfc="none", mec=ORANGE, mew=1.8, label="the best setting")
         legend(drawn, 3)
-        title(drawn, f"{sentence_case(words(objective))} by hyperparameter")
+        title(drawn, f"{sentence_case(objective_words(objective))} by hyperparameter")
     return drawn
 
 

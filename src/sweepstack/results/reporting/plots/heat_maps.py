@@ -17,6 +17,7 @@ from sweepstack.results.reporting.plots.style import (
     SINGLE,
     figure,
     gid,
+    objective_words,
     shortened,
     styled,
     tick_text,
@@ -77,7 +78,7 @@ def heat_maps(
         colours = ScalarMappable(norm, COLOURS if objective.larger_is_better else f"{COLOURS}_r")
         bar = drawn.colorbar(colours, ax=list(panels[: len(chosen)]), shrink=0.8, label=f"mean {wrapped(objective)}")
         bar.outline.set_visible(False)
-        title(drawn, f"Mean {words(objective)} of pairs of values, over everything else")
+        title(drawn, f"Mean {objective_words(objective)} of pairs of values, over everything else")
     return drawn
 
 

@@ -15,6 +15,7 @@ from sweepstack.results.reporting.plots.style import (
     BLUE,
     figure,
     legend,
+    objective_words,
     shortened,
     styled,
     title,
@@ -80,7 +81,7 @@ def time_and_objective(
             axes.plot([], [], " ", label=f"{number}   {text}: {rounded(values[index])} in {seconds[index]:.3g} s")
         axes.set(xlabel=words(metric), ylabel=wrapped(objective))
         legend(drawn, 1, handlelength=0, fontsize=9)
-        title(drawn, f"What a better {words(objective)} costs")
+        title(drawn, f"What a better {objective_words(objective)} costs")
     return drawn
 
 

@@ -174,6 +174,13 @@ def words(name: str) -> str:
     return shortened(name.replace("_", " "), 60)
 
 
+def objective_words(objective: str) -> str:
+    """Returns the metric that selects in words. What test data give is no test result if they select."""
+    if not objective.startswith("test/"):
+        return words(objective)
+    return f"{words(bare_name(objective))} on the test data that selected"
+
+
 def tick_text(value: float) -> str:
     """Returns a value of a metric as it is written into a plot, as short as its size allows."""
     return format(value, ".3f" if 0.01 <= abs(value) < 100 or value == 0 else ".5g" if abs(value) >= 100 else ".3g")
@@ -186,7 +193,7 @@ def sentence_case(text: str) -> str:
 
 def wrapped(name: str, width: int = 28) -> str:
     """Returns a param or a metric in words, on several lines so that it fits beside an axis."""
-    return textwrap.fill(words(name), width)
+    return textwrap.fill(objective_words(name), width)
 
 
 def listed(names: Sequence[str]) -> str:

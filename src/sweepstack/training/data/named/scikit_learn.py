@@ -1,4 +1,4 @@
-"""The datasets that this package reads: MNIST, and those that come with scikit-learn."""
+"""Datasets that come with scikit-learn: `digits`, `diabetes`."""
 
 from __future__ import annotations
 
@@ -9,28 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import TensorDataset
-
-from sweepstack.training.data import download
-
-
-def mnist(train: bool, folder: str | None = None) -> TensorDataset:
-    """MNIST: uint8 images [n, 28, 28] and int64 labels [n]; 60,000 to train with, 10,000 to test with.
-
-    Args:
-        train: return the training part; else the test part.
-        folder: a root as torchvision has it, with the files in MNIST/raw; None for the cache.
-
-    Raises:
-        DataError: the files cannot be obtained, or one is corrupt.
-    """
-    part, count = ("train", 60_000) if train else ("t10k", 10_000)
-    root = Path(folder).expanduser().absolute() if folder else None
-    images = download.read_file("mnist", f"{part}-images-idx3-ubyte", root)
-    labels = download.read_file("mnist", f"{part}-labels-idx1-ubyte", root)
-    return TensorDataset(  # the header needs no check: the checksum covers it
-        torch.frombuffer(images, dtype=torch.uint8, offset=16).view(count, 28, 28),
-        torch.frombuffer(labels, dtype=torch.uint8, offset=8).long(),
-    )
 
 
 def digits(train: bool) -> TensorDataset:

@@ -1,0 +1,1 @@
+"""Files of a user's own data, without PyTorch: tables and folders of images. Read `table` and `images` first."""

@@ -1,0 +1,44 @@
+"""What a config need not say of a dataset, because its files say it: `${from_data:shape}` in `conf/dataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sweepstack.data_files.images import class_folders, size_of
+from sweepstack.errors import ConfigError, did_you_mean
+
+TABLE = "sweepstack.training.data.table"
+"""The `_target_` of a table."""
+IMAGES = "sweepstack.training.data.named.image_folder.image_folder"
+"""The `_target_` of a folder of images."""
+
+
+def find_fact(name: str, dataset: Mapping[str, Any], task: str) -> Any:
+    """Returns a value of the section `dataset` of a config.
+
+    Args:
+        name: its key: shape, classes, outputs or targets.
+        dataset: the section; of its values only those that name and describe files are read.
+        task: the `_target_` of the task.
+
+    Raises:
+        ConfigError: the dataset is none of those that say it.
+        DataError: a file is missing, or is not what the section says.
+    """
+    target = str(dataset["_target_"])
+    if target == IMAGES:
+        height, width = size_of(dataset["size"])
+        shape = [1 if dataset["grey"] else 3, height, width]
+        found: Mapping[str, Any] = {"shape": shape, "classes": len(class_folders(dataset["folder"])[2])}
+    elif target == TABLE:
+        from sweepstack.data_files import table
+
+        if name == "targets":
+            return table.targets_of(task, dataset["file"], dataset["predict"])
+        found = table.facts(table.choose(**{key: dataset[key] for key in table.Choice.__annotations__}).load())
+    else:
+        raise ConfigError("dataset must be a table or a folder of images for ${from_data:...}", target, "give a value")
+    if name not in found:
+        raise ConfigError("${from_data:...} must name what the files of a dataset say", name, did_you_mean(name, found))
+    return found[name]
