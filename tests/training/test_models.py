@@ -134,8 +134,8 @@ def test_lstm_takes_sequences_rows_of_images_and_tokens():
     images = torch.rand(4, 2, 7, 3)
     torch.testing.assert_close(rows(images), rows(torch.cat([images[:, 0], images[:, 1]], 2)))
     assert rows.state_dict()["layers.0.of_input.weight"].shape == (4 * 64, 6)
-    tokens = models.LSTM([9], 5, vocabulary=11)
-    assert tokens(torch.randint(11, (4, 9))).shape == (4, 5)
+    tokens = models.LSTM(None, 5, vocabulary=11)
+    assert [tokens(torch.randint(11, (4, length))).shape for length in (9, 3)] == [(4, 5), (4, 5)]
 
 
 @pytest.mark.parametrize(
@@ -152,10 +152,8 @@ def test_lstm_takes_sequences_rows_of_images_and_tokens():
          "example model.patch=4 for images of 28 x 28 pixels"),
         (models.ViT, [1, 8, 8], {"heads": 3}, "model.heads must divide model.width, 64, got 3; for example "
          "model.heads=4"),
-        (models.LSTM, [10], {}, "dataset.shape must be [length, features] for an LSTM, or [length] with "
-         "model.vocabulary, got [10]; choose another model, such as model=mlp"),
-        (models.LSTM, [10, 2], {"vocabulary": 5}, "dataset.shape must be [length, features] for an LSTM, or [length] "
-         "with model.vocabulary, got [10, 2]; choose another model, such as model=mlp"),
+        (models.LSTM, [10], {}, "dataset.shape must be [length, features] for an LSTM without model.vocabulary, got "
+         "[10]; choose another model, such as model=mlp"),
     ],
 )  # fmt: skip
 def test_what_a_model_cannot_be_is_refused_in_one_line(model, shape, keywords, line):

@@ -44,8 +44,8 @@ class LSTM(nn.Module):
     Where sequences are padded to one length, the padding belongs in front.
 
     Args:
-        shape: the shape of one sequence, [length, features]; of an image [channels, height, width] each row is a step;
-            with `vocabulary` it is [length].
+        shape: the shape of one sequence, [length, features]; of an image [channels, height, width] each row is a step.
+            It is not used with `vocabulary`, so that sequences of tokens may have any length.
         classes: number of classes, or of numbers to predict.
         hidden: numbers in the state of a layer.
         layers: number of layers.
@@ -59,7 +59,7 @@ class LSTM(nn.Module):
 
     def __init__(
         self,
-        shape: Sequence[int],
+        shape: Sequence[int] | None,
         classes: int,
         hidden: int = 64,
         layers: int = 1,
@@ -67,11 +67,13 @@ class LSTM(nn.Module):
         vocabulary: int | None = None,
     ) -> None:
         super().__init__()
-        if len(shape) not in ((2, 3) if vocabulary is None else (1,)):
-            rule = "dataset.shape must be [length, features] for an LSTM, or [length] with model.vocabulary"
-            raise ConfigError(rule, list(shape), "choose another model, such as model=mlp")
         self.embedding = None if vocabulary is None else nn.Embedding(vocabulary, hidden)
-        features = math.prod(shape) // shape[-2] if vocabulary is None else hidden
+        features = hidden
+        if vocabulary is None:
+            if shape is None or len(shape) not in (2, 3):
+                rule = "dataset.shape must be [length, features] for an LSTM without model.vocabulary"
+                raise ConfigError(rule, shape and list(shape), "choose another model, such as model=mlp")
+            features = math.prod(shape) // shape[-2]
         self.layers = nn.ModuleList(LSTMLayer(hidden if layer else features, hidden) for layer in range(layers))
         self.dropout, self.out = nn.Dropout(dropout), nn.Linear(hidden, classes)
 
