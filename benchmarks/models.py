@@ -1,7 +1,7 @@
-"""What a step costs in a stack for each model that comes with sweepstack: microseconds a trial, stacked / alone.
+"""What a step costs in a stack for each model that comes with sweepstack: milliseconds a trial, stacked / alone.
 
-A step takes a batch of 100 images of MNIST and SGD. Both ways are timed in turn in this one run, with the threads that
-`threads: null` gives the plain trainer; ratios are medians over the rounds.
+A step takes a batch of 100 images of MNIST and SGD. Both ways are timed in turn in this one run, by the processor time of
+one thread, which other work on the machine changes less than the clock's; ratios are medians over the rounds.
 
     python benchmarks/models.py [--runs 5] [--only cnn vit] [--widths 2 8]
 """
@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from stack import CPU, IMAGE, MNIST, endless, spread, timed
+from stack import CPU, IMAGE, MNIST, endless, spread
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training.data.load import load_data
-from sweepstack.training.hardware import choose_threads
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.single_model import SingleModel
 
@@ -38,25 +39,34 @@ def config_of(model: str, lr: float = 0.01) -> TrialConfig:
     return TrialConfig.model_validate({**MNIST, **plain, "model": {**IMAGE, **MODELS[model]}})
 
 
+def milliseconds(step: Callable[[], object]) -> float:
+    """The median processor time of five calls, behind one that does not count."""
+    times = []
+    for _ in range(6):
+        before = time.process_time()
+        step()
+        times.append(1e3 * (time.process_time() - before))
+    return statistics.median(times[1:])
+
+
 def measure(model: str, widths: list[int], runs: int) -> None:
     config = config_of(model)
     data = load_data(config.dataset, 0.1, CPU, config.task)
-    torch.set_num_threads(choose_threads(config, None))
     alone = SingleModel(config, CPU)
-    single = endless(data, alone)
+    batches = endless(data, alone)
     for width in widths:
         configs = [config_of(model, 0.01 / (place + 1)) for place in range(width)]
         stack = build.build_stacked_model(configs, IMAGE["shape"], CPU)
-        stacked = endless(data, stack)
+        stacked_batches = endless(data, stack)
         times: list[tuple[float, float]] = []
         for _ in range(runs):
-            one = timed(lambda: alone.step(*next(single)), least=5)
-            times.append((timed(lambda: stack.step(*next(stacked)), least=5) / width, one))  # noqa: B023 - called here
-        ratios = [one / other for one, other in times]
-        each, single_time = (1e6 * statistics.median(found) for found in zip(*times, strict=True))
-        way = f"{type(stack).__name__}, {torch.get_num_threads()} threads"
+            single = milliseconds(lambda: alone.step(*next(batches)))
+            stacked = milliseconds(lambda: stack.step(*next(stacked_batches)))  # noqa: B023 - called here
+            times.append((stacked / width, single))
+        each, once = (statistics.median(found) for found in zip(*times, strict=True))
+        ratios = [stacked / single for stacked, single in times]
         median = f"{statistics.median(ratios):.2f} ({spread(ratios)})"
-        print(f"| {model} ({way}) | {width} | {single_time:.0f} | {each:.0f} | {median} |", flush=True)
+        print(f"| {model} | {type(stack).__name__} | {width} | {once:.1f} | {each:.1f} | {median} |", flush=True)
 
 
 def main() -> None:
@@ -65,8 +75,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--widths", nargs="+", type=int, default=[2, 8])
     arguments = parser.parse_args()
-    print("| model | trials | alone, us a step | stacked, us a step and trial | stacked / alone |")
-    print("|---|---:|---:|---:|---:|")
+    torch.set_num_threads(1)
+    print("| model | stacked as | trials | alone, ms a step | stacked, ms a step and trial | stacked / alone |")
+    print("|---|---|---:|---:|---:|---:|")
     for model in arguments.only:
         measure(model, arguments.widths, arguments.runs)
 
