@@ -1,7 +1,7 @@
 """What a step costs in a stack for each model that comes with sweepstack: milliseconds a trial, stacked / alone.
 
-A step takes a batch of 100 images of MNIST and SGD. Both ways are timed in turn in this one run, by the processor time of
-one thread, which other work on the machine changes less than the clock's; ratios are medians over the rounds.
+A step takes a batch of 100 images of MNIST and SGD. Both ways are timed in turn in this one run, by the processor time
+of one thread, which other work on the machine changes less than the clock's; ratios are medians over the rounds.
 
     python benchmarks/models.py [--runs 5] [--only cnn vit] [--widths 2 8]
 """
