@@ -25,6 +25,7 @@ from sweepstack.training.data.conversion import (
     Source,
     images_of,
     kind_of,
+    no_items,
     pair_of,
     source_of,
     targets_of,
@@ -149,8 +150,7 @@ class Part:
             DataError: it has none.
         """
         if not self.count:
-            rule = f"dataset must give one image or more, {self.config.target} gives no {self.name} image"
-            raise DataError(rule, remedy="correct it")
+            raise no_items(self.config, self.name)
         with seeded():
             inputs, _ = self.item(0)
         with self.naming(0):
