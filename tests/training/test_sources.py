@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig, TrialConfig
 from sweepstack.errors import DataError, UserError
@@ -89,6 +90,61 @@ def test_every_source_gives_the_same_batches(sources, batch_size, seeds, epoch, 
         assert equal(data.test(7), first.test(7))
         assert equal([data.some(5)], [first.some(5)])
         assert torch.equal(data.test_targets, first.test_targets)
+
+
+FORMS = {
+    "grey": lambda pixels: Image.fromarray(pixels[:, :, 0]),
+    "colour": Image.fromarray,
+    "float64": lambda pixels: pixels / 255.0,
+    "int64": lambda pixels: pixels.astype(np.int64),
+    "uint8": lambda pixels: pixels,
+}
+
+
+class Formed(Numbered):
+    """Pictures, or arrays with the colours as their last axis."""
+
+    def __init__(self, train: bool, form: str, most: int = 255) -> None:
+        super().__init__(train, count=70)
+        self.form, self.most = FORMS[form], most
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:  # type: ignore[override]
+        pixels = np.random.default_rng(index).integers(0, self.most + 1, (4, 6, 3), dtype=np.uint8)
+        return self.form(pixels), index % 2
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [
+        *(("grey", [1, 4, 6]), ("grey", [4, 6]), ("grey", [24]), ("colour", [3, 4, 6]), ("colour", [72])),
+        *(("float64", [3, 4, 6]), ("float64", [72]), ("int64", [3, 4, 6]), ("int64", [72])),
+        *(("uint8", [3, 4, 6]), ("uint8", [72]), ("grey", None), ("float64", None)),
+    ],
+)
+def test_items_in_a_mapped_file_are_those_in_memory(form, shape):
+    def data(source: str) -> Data:
+        return load_data(dataset("Formed", form=form, shape=shape, source=source), 0.2, CPU)
+
+    memory, mapped = data("memory"), data("mapped")
+    assert mapped.facts == memory.facts
+    assert equal([mapped.first(70), *mapped.test(7)], [memory.first(70), *memory.test(7)])
+
+
+def test_dark_numbers_in_a_mapped_file_are_no_pixels_either():
+    for source in ("memory", "mapped"):
+        with pytest.raises(DataError, match="have none above 127"):
+            load_data(dataset("Formed", form="uint8", most=9, shape=[3, 4, 6], source=source), 0.2, CPU)
+
+
+def held(train: bool) -> TensorDataset:
+    return TensorDataset(torch.arange(40.0).view(10, 4), torch.arange(10) % 2)
+
+
+def test_what_is_in_memory_is_not_mapped(capsys):
+    load_data(dataset("held", source="mapped"), 0.2, CPU)
+    assert f"Dataset {__name__}.held is in memory already: dataset.source=mapped changes nothing." in (
+        capsys.readouterr().err
+    )
 
 
 def drawn(data: Any, seed: int, epoch: int, batch_size: int = 16) -> dict[int, list[float]]:
