@@ -49,7 +49,7 @@ def typed(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 def test_a_table_is_swept_and_predicted(typed: Terminal) -> None:
-    sweep, predict, _ = (shlex.split(command) for command in COMMANDS)
+    sweep, predict, *_ = (shlex.split(command) for command in COMMANDS)
     done = here.train(*sweep[2:], "epochs=3")
     assert (done.code, done.err) == (0, f"{DESCRIBED}\n"), done.err
     rows = typed.store.rows()
