@@ -118,6 +118,21 @@ def test_groups_stay_together_and_a_group_in_two_parts_is_refused(store):
     assert lacking.err.startswith("error: split.grouped needs an attribute groups, the training part of sweepstack.")
 
 
+def test_a_table_with_patients_is_cut_into_folds_of_whole_patients(store):
+    rows = [
+        f"patient {row // 5},{row * 7 % 11},{row % 3},{'ill' if row * 7 % 11 > 5 else 'well'}" for row in range(100)
+    ]
+    Path("patients.csv").write_text("\n".join(["patient,age,visits,state", *rows]))
+    of_table = ["dataset=table", "dataset.file=patients.csv", "dataset.predict=state", "dataset.group=patient"]
+    words = ["model=linear", "epochs=1", "split.grouped=true", "split.stratified=true", "folds=4", "fold=0,1,2,3"]
+    done = here.train("-m", *of_table, *words, "dataset.test=null", "+dataset.parts.test=null")
+    assert done.code == 0, done.err
+    assert "4 trials without a test part" in done.out
+    assert here.sweepstack("table", "--by-seed").out.count("4 of 4") == 1
+    empty = here.train(*of_table, "dataset.test=null", "model=linear")
+    assert empty.err.endswith("gives no test image; correct it, or set +dataset.parts.test=null\n")
+
+
 def test_a_class_that_is_missing_is_told_before_anything_trains(store):
     rare = ["dataset._target_=own_splits.rare", "dataset.classes=2"]
     told = here.train(*SMALL, *rare)

@@ -108,8 +108,12 @@ THAT_COUNT = {
 THAT_DO_NOT = {
     "dataset._target_": st.sampled_from(["mine.Images", "sweepstack.training.data.digits"]),
     "dataset.folder": VALUES,
+    "dataset.source": st.sampled_from(["auto", "memory", "mapped", "streamed"]),
+    "dataset.identity": st.sampled_from([None, "2026-11", 5]),
     "device": st.sampled_from(["auto", "cpu", "cuda:1"]),
     "threads": st.sampled_from([None, 1, 2]),
+    "workers": st.sampled_from([None, 1, 2]),
+    "eval_batch_size": st.sampled_from([None, 1, 500]),
     "pictures": st.integers(0, 100),
     "tracking": st.just({"uri": "http://127.0.0.1:5000", "experiment": "other", "sweep": "other", "journal": "here"}),
     "launch": st.just({"dry_run": True, "stack": False, "width": 3}),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import MAX_SEED, CheckpointConfig, Config, CosineSchedule, TaskConfig
+from sweepstack.config.schema import MAX_SEED, AugmentConfig, CheckpointConfig, Config, CosineSchedule, TaskConfig
 from sweepstack.errors import ConfigError
 
 from ..terminal import ROOT
@@ -55,10 +55,23 @@ def test_the_defaults_are_those_that_the_yaml_file_shows(digits_config, digits_r
     shown: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "config.yaml"))
     shown["tracking"]["sweep"] = digits_run().tracking.sweep
     plain = {**digits_config().model_dump(), **digits_run().model_dump()}
-    given = {"dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "device", "task"}
+    given = {"dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "device", "task", "augment"}
     assert {key: shown[key] for key in plain.keys() - given} == {key: plain[key] for key in plain.keys() - given}
     task: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "task" / "classification.yaml"))
     assert TaskConfig.model_validate(task) == TaskConfig()
+    augment: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "augment" / "none.yaml"))
+    assert augment == AugmentConfig().model_dump(mode="json")
+
+
+def test_channels_need_a_shape_that_names_them(digits_plain):
+    (line,) = refusal(digits_plain({"dataset.shape": None, "dataset.mean": [0.5]}))
+    assert line.startswith("dataset.mean should be one number, because dataset.shape=null names no channels, got [0.5]")
+    (line,) = refusal(digits_plain({"dataset.shape": [], "dataset.mean": [0.5]}))
+    assert line.startswith("dataset.shape ")
+
+
+def test_a_number_is_a_name_for_data(digits_config):
+    assert [digits_config({"dataset.identity": one}).dataset.identity for one in (5, 1.5, "a")] == ["5", "1.5", "a"]
 
 
 def test_free_variables_are_no_part_of_what_is_trained(digits_plain, digits_config):
@@ -196,6 +209,14 @@ NAN, INF = float("nan"), float("inf")
         ("seed", -1, "should be greater than or equal to 0", "seed=0"),
         ("seed", MAX_SEED + 1, "should be less than or equal to", "seed=0"),
         ("dataset.std", 0, "should be greater than 0", "dataset.std=1.0"),
+        ("dataset.std", [-1.0], "should be greater than 0", "dataset.std=1.0"),
+        ("dataset.mean", NAN, "should be a finite number", "dataset.mean=0.0"),
+        (
+            "dataset.mean",
+            [0.5, 0.5],
+            "should have as many numbers as dataset.shape has channels (1)",
+            "dataset.mean=0.0",
+        ),
         ("dataset.shape", [1, 0], "should be greater than or equal to 1", "dataset.shape=[1,28,28]"),
         ("dataset.shape", [], "should have at least 1 item", "dataset.shape=[1,28,28]"),
         ("pictures", 101, "should be less than or equal to 100", "pictures=10"),
@@ -235,6 +256,8 @@ NAN, INF = float("nan"), float("inf")
         ("max_failures", True, "should be a number", "max_failures=10"),
         ("retries", "2", "should be a number", "retries=2"),
         ("checkpoint.every", "10 s", "should be a number", "checkpoint.every=10.0"),
+        ("dataset.mean", "0.5", "should be a number, or a list with one for each channel", "dataset.mean=0.0"),
+        ("dataset.mean", [True], "should be a number, or a list with one for each channel", "dataset.mean=0.0"),
         ("dataset.shape", [1, "8"], "should be a number", "dataset.shape=[1,28,28]"),
         # one of a few
         ("device", "gpu", "should be auto, cpu, mps, cuda or cuda:N", "device=cpu"),

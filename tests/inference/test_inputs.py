@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from sweepstack.inference.inputs import InputError, read_inputs
 
-FLOAT, PIXELS = np.dtype("float32"), np.dtype("uint8")
+FLOAT, PIXELS, TOKENS = np.dtype("float32"), np.dtype("uint8"), np.dtype("int64")
 
 
 def refusal(path: Path, shape=(3,), dtype=FLOAT) -> str:
@@ -88,6 +88,20 @@ def test_a_row_that_is_none_is_named_by_its_line(tmp_path, text, line):
 def test_pixels_are_whole_numbers_to_255(tmp_path, value):
     line = refusal(written(tmp_path, f"0,255,{value}\n"), dtype=PIXELS)
     assert line.startswith("must hold pixels, whole numbers from 0 to 255; line 1, column 3 is not, got ")
+
+
+@pytest.mark.parametrize("value", ["1.7", "nan", "inf", str(2**53)])
+def test_tokens_are_whole_numbers(tmp_path, value):
+    rule = "must hold tokens, whole numbers of at most 9,007,199,254,740,991; "
+    assert refusal(written(tmp_path, f"0,3,{value}\n"), dtype=TOKENS).startswith(f"{rule}line 1, column 3 is not, got ")
+    assert refusal(saved(tmp_path, [0, 3, float(value)]), dtype=TOKENS).startswith(f"{rule}item 0 (from 0), number 3 ")
+
+
+@pytest.mark.parametrize("kind", ["uint8", "bool", "int16", "uint64", "float64"])
+def test_tokens_are_read_from_numbers_of_any_type(tmp_path, kind):
+    found = read_inputs(saved(tmp_path, np.array([0, 1, 1], kind)), (3,), TOKENS)
+    assert (found.dtype, found.tolist()) == (TOKENS, [[0, 1, 1]])
+    assert read_inputs(written(tmp_path, f"0,-7,{2**53 - 1}\n"), (3,), TOKENS).tolist() == [[0, -7, 2**53 - 1]]
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 3), (5, 1, 2, 3), (2, 3), (5, 2, 3)])

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError
+from sweepstack.inference.inputs import InputError
 from sweepstack.inference.predictor import CPU, Predictor
 from sweepstack.inference.trial_data import build_predictor, example, load_test_targets
 from sweepstack.inference.weights import distance, has_kinks
@@ -19,7 +20,7 @@ from sweepstack.training.stacked import build
 from sweepstack.training.stacked.loop import TrialReader, train_stack
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.trainer import train
-from sweepstack.trial import Outcome
+from sweepstack.trial import Outcome, TrialState
 
 from ..loading import Data, load_data
 
@@ -125,6 +126,29 @@ def test_pictures_of_digits_are_classified(trained, tmp_path):
 def coloured(train: bool) -> TensorDataset:
     images, labels = digits(train).tensors
     return TensorDataset(images.reshape(-1, 4, 4, 4), labels)
+
+
+class OfTokens(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(5, 10)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.embed(tokens).mean(1)  # type: ignore[no-any-return]
+
+
+def test_a_token_that_the_model_does_not_know_is_one_line(digits_config, tmp_path):
+    config = digits_config(
+        {"dataset.tokens": True, "dataset.shape": [3], "model": {"_target_": f"{__name__}.OfTokens"}}
+    )
+    model = Predictor(
+        config, weights_of(Outcome(TrialState.FINISHED, weights=OfTokens().state_dict())), 4, "int64", 1, (0, 0)
+    )
+    (tmp_path / "rows.csv").write_text("0,1,4\n")
+    assert model.predict_file(tmp_path / "rows.csv").shape == (1, 10)
+    (tmp_path / "rows.csv").write_text("0,1,5\n")
+    with pytest.raises(InputError, match=r"^must hold tokens that the model knows .*, got 'tokens from 0 to 5'; give"):
+        model.predict_file(tmp_path / "rows.csv")
 
 
 def test_a_model_of_coloured_images_takes_no_pictures_of_digits(digits_config, tmp_path):

@@ -135,6 +135,11 @@ class Shrink:
         return image[..., 1:]
 
 
+class Doubled:
+    def __call__(self, image: Tensor) -> Tensor:
+        return image.double()
+
+
 class Broken:
     def __call__(self, image: Tensor) -> Tensor:
         raise ValueError("no angle")
@@ -143,7 +148,13 @@ class Broken:
 @pytest.mark.parametrize(
     ("augment", "message"),
     [
-        ({"transforms": [{"_target_": f"{__name__}.Shrink"}]}, r"augment.transforms must keep the shape \[1, 8, 8\]"),
+        (
+            {"transforms": [{"_target_": f"{__name__}.Shrink"}]},
+            r"augment.transforms must keep shape and dtype \[1, 8, 8\]",
+        ),
+        ({"transforms": [{"_target_": f"{__name__}.Doubled"}]}, "must keep shape and dtype"),
+        ({"transforms": [{"_target_": "builtins.dict"}]}, "something that can be called"),
+        ({"crop": 8}, "augment.crop must be less than height and width"),
         ({"transforms": [{"_target_": f"{__name__}.Broken"}]}, r"item \d+ .*ValueError: no angle"),
         (
             {"transforms": [{"_target_": "torchvision.transforms.v2.RandomRotation", "degrees": "x"}]},

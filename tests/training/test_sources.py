@@ -1,5 +1,6 @@
 """Where batches come from: memory, a mapped file or a stream give the same; what is drawn is drawn for each item."""
 
+import os
 import random
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig, TrialConfig
 from sweepstack.errors import DataError, UserError
@@ -68,7 +70,7 @@ def sources() -> dict[str, Data]:
 
 @settings(max_examples=8, deadline=None)
 @given(
-    batch_size=st.integers(1, 70),
+    batch_size=st.integers(1, 48),
     seeds=st.lists(st.integers(0, 2**40), min_size=1, max_size=3, unique=True),
     epoch=st.integers(1, 5),
     skip=st.integers(0, 3),
@@ -88,6 +90,61 @@ def test_every_source_gives_the_same_batches(sources, batch_size, seeds, epoch, 
         assert equal(data.test(7), first.test(7))
         assert equal([data.some(5)], [first.some(5)])
         assert torch.equal(data.test_targets, first.test_targets)
+
+
+FORMS = {
+    "grey": lambda pixels: Image.fromarray(pixels[:, :, 0]),
+    "colour": Image.fromarray,
+    "float64": lambda pixels: pixels / 255.0,
+    "int64": lambda pixels: pixels.astype(np.int64),
+    "uint8": lambda pixels: pixels,
+}
+
+
+class Formed(Numbered):
+    """Pictures, or arrays with the colours as their last axis."""
+
+    def __init__(self, train: bool, form: str, most: int = 255) -> None:
+        super().__init__(train, count=70)
+        self.form, self.most = FORMS[form], most
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:  # type: ignore[override]
+        pixels = np.random.default_rng(index).integers(0, self.most + 1, (4, 6, 3), dtype=np.uint8)
+        return self.form(pixels), index % 2
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [
+        *(("grey", [1, 4, 6]), ("grey", [4, 6]), ("grey", [24]), ("colour", [3, 4, 6]), ("colour", [72])),
+        *(("float64", [3, 4, 6]), ("float64", [72]), ("int64", [3, 4, 6]), ("int64", [72])),
+        *(("uint8", [3, 4, 6]), ("uint8", [72]), ("grey", None), ("float64", None)),
+    ],
+)
+def test_items_in_a_mapped_file_are_those_in_memory(form, shape):
+    def data(source: str) -> Data:
+        return load_data(dataset("Formed", form=form, shape=shape, source=source), 0.2, CPU)
+
+    memory, mapped = data("memory"), data("mapped")
+    assert mapped.facts == memory.facts
+    assert equal([mapped.first(70), *mapped.test(7)], [memory.first(70), *memory.test(7)])
+
+
+def test_dark_numbers_in_a_mapped_file_are_no_pixels_either():
+    for source in ("memory", "mapped"):
+        with pytest.raises(DataError, match="have none above 127"):
+            load_data(dataset("Formed", form="uint8", most=9, shape=[3, 4, 6], source=source), 0.2, CPU)
+
+
+def held(train: bool) -> TensorDataset:
+    return TensorDataset(torch.arange(40.0).view(10, 4), torch.arange(10) % 2)
+
+
+def test_what_is_in_memory_is_not_mapped(capsys):
+    load_data(dataset("held", source="mapped"), 0.2, CPU)
+    assert f"Dataset {__name__}.held is in memory already: dataset.source=mapped changes nothing." in (
+        capsys.readouterr().err
+    )
 
 
 def drawn(data: Any, seed: int, epoch: int, batch_size: int = 16) -> dict[int, list[float]]:
@@ -354,3 +411,83 @@ def test_drop_last_leaves_the_short_batch_out(digits_config):
             ),
             CPU,
         )
+
+
+# What a stream must not do in silence
+
+
+def dropping(items: list[Any]) -> tuple[Tensor, Tensor]:
+    return pad(items[1:])
+
+
+def mixing(items: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """As mixup does: it draws in the function that makes batches."""
+    images = torch.stack([item[0] for item in items])
+    return images + torch.rand(1), torch.tensor([item[1] for item in items])
+
+
+class Rows(Numbered):
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.full((4,), index, dtype=torch.uint8), index % 2
+
+
+class NotANumber(Numbered):
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.full((4,), float("nan") if index == 37 else 1.0), index % 2
+
+
+class Opened(Numbered):
+    """Opens its file at the first item, as PyTorch's tutorials have it; no process may read that of another."""
+
+    process: int | None = None
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.process = self.process or os.getpid()
+        assert self.process == os.getpid()
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("source", ["memory", "streamed"])
+@pytest.mark.parametrize(
+    ("name", "keywords", "message"),
+    [
+        ("Rows", {}, "are no pictures but rows"),
+        ("Rows", {"shape": None}, "are no pictures but rows"),
+        ("Tokens", {"shape": [3], "tokens": True, "mean": 0.5}, "must be 0 and 1 for tokens"),
+        ("Numbered", {"std": 1e-45}, "must be finite as float32"),
+        ("NotANumber", {}, "finite as float32, got nan"),
+    ],
+)
+def test_every_source_refuses_the_same(source, name, keywords, message):
+    with pytest.raises(DataError, match=message) as caught:
+        load_data(dataset(name, source=source, **keywords), 0.2, CPU)
+    if (name, source) == ("NotANumber", "streamed"):
+        assert "item 37 (from 0) of the training part" in str(caught.value)
+
+
+def test_what_a_collate_fn_draws_depends_on_seed_epoch_and_batch():
+    mixed = dataset("Numbered", collate_fn={"_target_": f"{__name__}.mixing"})
+    data = load_data(mixed, 0.2, CPU)
+
+    def batches(seed: int, epoch: int) -> list[float]:
+        return [float(images[0, 1]) for images, _ in data.batches(16, seed, epoch)]
+
+    found = [*batches(0, 1), *batches(0, 2), *batches(1, 1)]
+    assert len(set(found)) == 9
+    assert batches(0, 1) == found[:3]
+
+
+def test_a_collate_fn_keeps_all_items():
+    with pytest.raises(DataError, match=r"collate_fn must keep all \d+ items of a batch"):
+        load_data(dataset("Sequences", shape=None, collate_fn={"_target_": f"{__name__}.dropping"}), 0.2, CPU)
+
+
+def test_a_file_that_is_opened_at_the_first_item_is_opened_by_each_process():
+    data = load_data(dataset("Opened", source="streamed"), 0.2, CPU, workers=2)
+    assert sum(len(labels) for _, labels in data.batches(8, 0, 1)) == 48
+
+
+@pytest.mark.parametrize("name", ["Both", "Pairs"])
+def test_several_inputs_have_one_checksum_whatever_the_source(name):
+    one, other = (dataset(name, shape=None, source=source, count=600) for source in ("memory", "streamed"))
+    assert load_data(one, 0.2, CPU).facts.digest == load_data(other, 0.2, CPU).facts.digest

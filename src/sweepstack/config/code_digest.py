@@ -19,7 +19,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import DatasetConfig, TrialConfig
 
 SEMANTICS = 1
 """Version of sweepstack's own training code. Raise it when you change what a config trains."""
@@ -34,7 +34,7 @@ def digest(config: TrialConfig) -> str:
 
     The user's own code is the modules of all targets but that of the dataset, such as model, optimizer and loss, and of
     targets in their keywords.
-    The code of the dataset does not count, because the checksum of its data does.
+    The code of the dataset does not count, because the checksum of its data does; what makes batches of its items does.
 
     Of each module the bytes of its source count, so that a changed comment is a change, and those of all modules that
     it imports, except installed ones and Python's own. The path of a module does not count. Of a target in an installed
@@ -44,8 +44,14 @@ def digest(config: TrialConfig) -> str:
     (`importlib.import_module`), and does not see a file that a module reads. What was read is cached until the process
     ends.
     """
-    targets = targets_in(config.model_dump(exclude={"dataset"}, by_alias=True))
-    return _digest_of(SEMANTICS, frozenset(targets))
+    others = {key for key in type(config.dataset).model_fields if key != "collate_fn"}
+    dumped = config.model_dump(exclude={"dataset": {*others, *config.dataset.keywords}}, by_alias=True)
+    return _digest_of(SEMANTICS, frozenset(targets_in(dumped)))
+
+
+def digest_of_dataset(config: DatasetConfig) -> str:
+    """Returns a checksum, 8 hex digits, of the user's own code that gives the items of a dataset; see `digest`."""
+    return _digest_of(SEMANTICS, frozenset(targets_in({"_target_": config.target, **config.keywords})))
 
 
 def targets_in(value: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ This file imports nothing heavy, so that a mistake is reported before PyTorch is
 from __future__ import annotations
 
 import enum
+import sys
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import (
@@ -129,9 +130,17 @@ class TargetConfig(BaseModel):
 
 def _number_or_channels(value: Any) -> Any:
     """Checks both branches of the union with one message; pydantic would give one for each."""
-    if isinstance(value, list | tuple):
-        return tuple(_strict_number(part) for part in value)
-    return _strict_number(value)
+    for part in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(part, bool) or not isinstance(part, int | float):
+            raise ValueError("Input should be a number, or a list with one for each channel")
+        if not abs(part) <= sys.float_info.max:
+            raise ValueError("Input should be a finite number")
+    return value
+
+
+def _text_of_number(value: Any) -> Any:
+    """Returns a number, such as 5 or 1.5, as its text."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class PartsConfig(Section):
@@ -171,13 +180,13 @@ class DatasetConfig(TargetConfig):
     outputs: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[1])] = None
     """The number of numbers that a regression predicts; of classes None."""
     mean: Annotated[
-        Float | tuple[Float, ...],
+        float | tuple[float, ...],
         BeforeValidator(_number_or_channels),
         Field(examples=[0.0, "[0.5,0.5,0.5]"]),
         Mark.HASHED_AT_DEFAULT,
     ] = 0.0
     std: Annotated[
-        Annotated[Float, Field(gt=0)] | tuple[Annotated[Float, Field(gt=0)], ...],
+        float | tuple[float, ...],
         BeforeValidator(_number_or_channels),
         Field(examples=[1.0, "[0.2,0.2,0.2]"]),
         Mark.HASHED_AT_DEFAULT,
@@ -188,15 +197,25 @@ class DatasetConfig(TargetConfig):
     source: Annotated[Literal["auto", "memory", "mapped", "streamed"], Field(examples=["streamed"]), Mark.IN_DIGEST] = (
         "auto"
     )
-    identity: Annotated[Annotated[str, Field(min_length=1)] | None, Field(examples=["2026-11"]), Mark.IN_DIGEST] = None
+    identity: Annotated[
+        Annotated[str, Field(min_length=1)] | None,
+        BeforeValidator(_text_of_number),
+        Field(examples=["2026-11"]),
+        Mark.IN_DIGEST,
+    ] = None
 
     @field_validator("mean", "std")
     @classmethod
     def _check_channels(cls, value: Any, info: ValidationInfo) -> Any:
-        shape = info.data.get("shape")
-        if isinstance(value, tuple) and (shape is None or len(value) != shape[0]):
-            channels = "dataset.shape, which is missing" if shape is None else f"{shape[0]} channels of dataset.shape"
-            raise ValueError(f"Input should have one number for each of the {channels}")
+        channels = value if isinstance(value, tuple) else (value,)
+        if info.field_name == "std" and not all(part > 0 for part in channels):
+            raise ValueError("Input should be greater than 0")
+        if isinstance(value, tuple) and "shape" in info.data:  # not there if it is wrong itself
+            shape = info.data["shape"]
+            if shape is None:
+                raise ValueError("Input should be one number, because dataset.shape=null names no channels")
+            if len(value) != shape[0]:
+                raise ValueError(f"Input should have as many numbers as dataset.shape has channels ({shape[0]})")
         return value
 
 

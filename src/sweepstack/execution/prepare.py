@@ -11,6 +11,7 @@ from sweepstack.config.fingerprint import fingerprint
 from sweepstack.config.schema import Mark, OptimizerConfig, OwnSchedule, RunConfig, TrialConfig, marked
 from sweepstack.errors import ConfigError, DataError, UserError
 from sweepstack.execution.executor import InProcessExecutor
+from sweepstack.execution.trial_files import check_pictures
 from sweepstack.execution.worker import load_data_of
 from sweepstack.planning.plan import Stack
 from sweepstack.trial import Trial
@@ -80,7 +81,7 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
         executor: says in which context a user's code runs.
 
     Raises:
-        ConfigError: see `check_trial`, `check_last_batch` and `check_schedule`.
+        ConfigError: see `check_trial`, `check_last_batch`, `check_schedule` and `check_pictures`.
         DataError: see `load_data`.
     """
     config = trial.config
@@ -90,6 +91,8 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
     last = f"{key} {config.batch_size}"
     if isinstance(config.schedule, OwnSchedule):
         last += config.model_dump_json(include={"schedule", "epochs", "accumulate"}, by_alias=True)
+    if trial.run.pictures:
+        last += " pictures"
     if last in seen:
         return
     from sweepstack.training.checks import check_last_batch, check_schedule, check_trial
@@ -101,6 +104,7 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
         digests[_data_key(trial)] = data.facts.digest
         check_last_batch(config, data)
         check_schedule(config, data)
+        check_pictures(trial.run.pictures, data)
 
 
 def _fingerprint(trial: Trial, digests: Mapping[str, str]) -> str:

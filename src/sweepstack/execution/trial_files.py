@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweepstack.blame import reason
+from sweepstack.errors import ConfigError
 from sweepstack.events import Ended
 from sweepstack.files.replacing import replacing
 from sweepstack.standard_streams import HoldingErrors
@@ -48,6 +49,23 @@ def ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
     except Exception as error:  # a full disk fails this trial only
         outcome, files = Outcome(TrialState.FAILED, reason=reason(error), traceback=traceback.format_exc()), []
     return Ended(trial, replace(outcome, weights=None, predictions=None), time.time(), tuple(files))
+
+
+def check_pictures(count: int, data: Data) -> None:
+    """Checks that a picture can be drawn of data, if a trial asks for `count` images.
+
+    Raises:
+        ConfigError: its inputs are no images.
+    """
+    import torch
+
+    if not count:
+        return
+    inputs, _ = data.first(1)
+    if not isinstance(inputs, torch.Tensor) or inputs.dtype == torch.int64:
+        raise ConfigError(
+            "pictures must be 0 for tokens and several inputs: they are no images", count, "set pictures=0"
+        )
 
 
 def draw(trial: Trial, data: Data) -> Path:

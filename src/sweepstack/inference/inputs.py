@@ -26,6 +26,8 @@ LARGEST_PIXEL = 255
 """The value of the brightest pixel."""
 LARGEST_EXACT_FLOAT32 = 2**24
 """The largest whole number up to which float32 holds every whole number."""
+LARGEST_TOKEN = 2**53 - 1
+"""The largest token that is read from a file: a number of CSV is a float64 until it is converted."""
 
 
 class InputError(UserError):
@@ -91,7 +93,7 @@ def read_inputs(path: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArr
     Args:
         path: the file.
         shape: the shape of one item.
-        dtype: the type of the dataset's items: uint8 of pixels, or float32.
+        dtype: the type of the dataset's items: uint8 of pixels, int64 of tokens, or float32.
 
     Returns:
         The items [n, *shape], n from 1, of `dtype`.
@@ -176,7 +178,7 @@ def _read_tensors(path: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> NDA
         raise InputError(rule, list(array.shape), "give the shape that dataset.shape says")
     if not len(array):
         raise InputError("must hold one item or more, it holds none", list(array.shape), "give one or more")
-    if dtype != np.uint8 and array.dtype == np.uint8:
+    if dtype == np.float32 and array.dtype == np.uint8:
         rule = f"must hold the numbers that the dataset gives, which are {dtype} and not pixels from 0 to 255"
         raise InputError(rule, array.dtype, "convert them as the dataset does")
     flat = array.reshape(len(array), -1)
@@ -191,11 +193,14 @@ def _converted(rows: NDArray[Any], where: Sequence[str], dtype: np.dtype[Any]) -
     Args:
         rows: the numbers.
         where: what to call a number of each row, with {} for its column, from 1.
-        dtype: uint8 or float32.
+        dtype: uint8, int64 or float32.
     """
     if dtype == np.uint8:
         valid = (rows >= 0) & (rows <= LARGEST_PIXEL) & (rows == np.floor(rows))
         rule = f"must hold pixels, whole numbers from 0 to {LARGEST_PIXEL}"
+    elif dtype == np.int64:
+        valid = (rows >= -LARGEST_TOKEN) & (rows <= LARGEST_TOKEN) & (rows == np.floor(rows))
+        rule = f"must hold tokens, whole numbers of at most {LARGEST_TOKEN:,}"
     elif rows.dtype.kind in "iu":
         valid = (rows <= LARGEST_EXACT_FLOAT32) & (rows >= -LARGEST_EXACT_FLOAT32)
         rule = f"must hold whole numbers of at most {LARGEST_EXACT_FLOAT32:,}, or float32 would round them"

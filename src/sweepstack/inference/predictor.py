@@ -198,7 +198,7 @@ class Predictor:
         as the folder of images has them that the model was trained on, or a handwritten digit, see `handwriting`.
 
         Raises:
-            InputError: the file does not hold items for this model.
+            InputError: the file does not hold items for this model, or tokens that it does not know.
             UserError: it is a picture and the model takes no grey images, or the model does not give the same answer
                 twice.
         """
@@ -206,8 +206,15 @@ class Predictor:
             inputs: NDArray[Any] = read_table(path, self.encoder)
         else:
             inputs = read_inputs(path, self.shape, self.dtype) if has_items(path) else self._read_picture(path)
-        self.check_deterministic(inputs[:CHUNK])
-        return self.predict(inputs)
+        try:
+            self.check_deterministic(inputs[:CHUNK])
+            return self.predict(inputs)
+        except (IndexError, RuntimeError) as error:
+            if inputs.dtype != np.int64:
+                raise
+            had = f"tokens from {inputs.min()} to {inputs.max()}"
+            rule = f"must hold tokens that the model knows ({type(error).__name__}: {one_line(error)})"
+            raise InputError(rule, had, "give tokens as its dataset has them") from error
 
     def _read_picture(self, path: Path) -> NDArray[Any]:
         if not self.takes_pictures:

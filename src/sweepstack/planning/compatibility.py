@@ -66,10 +66,13 @@ def stack_key(config: TrialConfig, run: RunConfig) -> str:
     """Returns a key that is equal for trajectories that can be trained as one stack.
 
     Such trajectories differ only in the numbers of the optimizer, the schedule, the seed, the epochs, and in when they
-    are measured and stop. Trajectories that cannot be stacked for one reason have a key in common, too.
+    are measured and stop; with a `dataset.collate_fn` not in the seed. Trajectories that cannot be stacked for one
+    reason have a key in common, too.
     """
     numbers = NUMBERS.get(config.optimizer.target, set())
     differ = PER_MEMBER | marked(TrialConfig, Mark.MEASURES)
+    if config.dataset.collate_fn is not None:  # how a batch is padded depends on all of its items
+        differ.discard("seed")
     return _key(config, run, {**dict.fromkeys(differ, True), "optimizer": numbers}) + (obstacle(config) or "")
 
 

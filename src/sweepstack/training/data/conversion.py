@@ -132,6 +132,18 @@ def pair_of(item: Any) -> tuple[Any, Any]:
     raise DataError("it must be a pair (inputs, target)", shown, remedy)
 
 
+def no_items(config: DatasetConfig, part: str) -> DataError:
+    """Returns the error for a part without items.
+
+    Args:
+        config: the dataset.
+        part: the name of the part.
+    """
+    rule = f"dataset must give one image or more, {config.target} gives no {part} image"
+    untested = ", or set +dataset.parts.test=null" if part == "test" else ""
+    return DataError(rule, remedy=f"correct it{untested}")
+
+
 def images_of(given: Given, config: DatasetConfig, part: str, is_whole: bool = True) -> Inputs:
     """Returns the inputs of a part as they are trained on: uint8 pixels from 0 to 255, float32, or int64 tokens.
 
@@ -148,13 +160,15 @@ def images_of(given: Given, config: DatasetConfig, part: str, is_whole: bool = T
     """
     target = config.target
     if not given.count:
-        raise DataError(f"dataset must give one image or more, {target} gives no {part} image", remedy="correct it")
+        raise no_items(config, part)
     for tensor in tensors_of(given.images):
         if not tensor[0].numel():
             shape = list(tensor.shape[1:])
             rule = f"an image must hold numbers, the {part} images of {target} hold none"
             raise DataError(rule, shape, "correct it")
     if config.shape is None:
+        if is_whole or config.collate_fn is None:
+            _check_rows(given, config, part)
         return over(lambda tensor: _as_given(tensor, config, part), given.images)  # type: ignore[no-any-return]
     if not isinstance(given.images, Tensor):
         rule = (
@@ -162,6 +176,8 @@ def images_of(given: Given, config: DatasetConfig, part: str, is_whole: bool = T
         )
         raise DataError(rule, list(config.shape), "set dataset.shape=null")
     shaped = _shaped(given, config, part).contiguous()
+    if not config.tokens:
+        _check_rows(given, config, part)
     if config.tokens or (shaped.dtype == torch.uint8 and not is_whole):
         return _as_given(shaped, config, part)
     if shaped.dtype == torch.uint8:
@@ -203,21 +219,34 @@ def _check_finite(images: Tensor, target: str, part: str) -> None:
     raise DataError(
         f"all numbers in the {part} images of {target} must be finite as float32",
         value,
-        f"correct or leave out {len(indices):,} of {len(images):,} images, first number {int(indices[0])} (from 0)",
+        f"correct or leave out {len(indices):,} of {len(images):,} images, first number {int(indices[0])} (from 0)"
+        if len(images) > 1
+        else "correct it or leave it out",
     )
 
 
+PIXELS = "uint8 numbers are taken as pixels from 0 to 255 and divided by 255"
+NO_PIXELS = "for what is no pixel (tokens, counts) give float32 or int64, for pixels float32 from 0 to 1"
+
+
+def _check_rows(given: Given, config: DatasetConfig, part: str) -> None:
+    """Checks that uint8 numbers, which are taken as pixels and divided by 255, are no rows."""
+    if given.source is Source.PICTURE or config.tokens:
+        return
+    for tensor in tensors_of(given.images):
+        if tensor.dtype == torch.uint8 and len(_axes(tensor.shape[1:])) < 2 and len(_axes(config.shape or ())) < 2:
+            rule = f"{PIXELS}, the {part} images of {config.target} are no pictures but rows"
+            raise DataError(rule, list(tensor.shape[1:]), NO_PIXELS)
+
+
 def _check_pixels(given: Given, config: DatasetConfig, part: str) -> None:
-    """Checks that uint8 numbers are pixels, because pixels are divided by 255."""
+    """Checks that uint8 numbers of a whole part are bright enough for pixels."""
     if given.source is Source.PICTURE:
         return
-    rule = f"uint8 numbers are taken as pixels from 0 to 255 and divided by 255, the {part} images of {config.target}"
-    remedy = "for what is no pixel (tokens, counts) give float32 or int64, for pixels float32 from 0 to 1"
-    if len(_axes(given.images.shape[1:])) < 2 and len(_axes(config.shape or ())) < 2:
-        raise DataError(f"{rule} are no pictures but rows", list(given.images.shape[1:]), remedy)
     brightest = int(given.images.max())
     if part == "training" and 0 < brightest < DARK:
-        raise DataError(f"{rule} have none above {DARK - 1}", f"{brightest} as the highest", remedy)
+        rule = f"{PIXELS}, the {part} images of {config.target} have none above {DARK - 1}"
+        raise DataError(rule, f"{brightest} as the highest", NO_PIXELS)
 
 
 def _axes(shape: Sequence[int]) -> list[int]:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
+from sweepstack.config.code_digest import digest_of_dataset
 from sweepstack.config.schema import AugmentConfig, DatasetConfig, HeldOut, RunConfig, TaskConfig, TrialConfig
 from sweepstack.errors import ConfigError, DataError, one_line
 from sweepstack.training.data import user_dataset
 from sweepstack.training.data.augmentation import Augmentation
 from sweepstack.training.data.inputs import Inputs, joined, over, rows, tensors_of
-from sweepstack.training.data.memory import InMemory, digest_of
+from sweepstack.training.data.memory import Checksum, InMemory, digest_of
 from sweepstack.training.data.source import Data
 from sweepstack.training.data.splits import Splits
 from sweepstack.training.data.streamed import FIXED, ItemError, Items, Reader, Streamed, TransformedInMemory
@@ -81,8 +82,9 @@ def load_data(
     """
     learned = task.model_dump_json(by_alias=True, exclude={"loss", "metrics", "objective"})
     held = held if isinstance(held, HeldOut) else HeldOut(held)
-    read, splits = _read(config.model_dump_json(by_alias=True), str(device), learned, held.grouped)
-    return read.data(*splits.of(held), device, config, workers)
+    chosen = workers or DEFAULT_WORKERS
+    read, splits = _read(config.model_dump_json(by_alias=True), str(device), learned, held.grouped, chosen)
+    return read.data(*splits.of(held), device, config)
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,7 @@ class Tensors:
     test_labels: Tensor
     digest: str
 
-    def data(
-        self, train: Tensor, held_out: Tensor, device: torch.device, config: DatasetConfig, workers: int | None
-    ) -> Data:
+    def data(self, train: Tensor, held_out: Tensor, device: torch.device, config: DatasetConfig) -> Data:
         """Returns it for a training.
 
         Args:
@@ -105,7 +105,6 @@ class Tensors:
             held_out: the indices of the items to select by.
             device: the device to train on.
             config: the dataset.
-            workers: the number of processes that read streamed data; None: as it is.
         """
         where = self.labels.device
         return InMemory(
@@ -133,9 +132,7 @@ class Stream:
     item_bytes: int
     digest: str
 
-    def data(
-        self, train: Tensor, held_out: Tensor, device: torch.device, config: DatasetConfig, workers: int | None
-    ) -> Data:
+    def data(self, train: Tensor, held_out: Tensor, device: torch.device, config: DatasetConfig) -> Data:
         """See `Tensors.data`."""
         return Streamed(
             train=train,
@@ -144,16 +141,18 @@ class Stream:
             mean=config.mean,
             std=config.std,
             digest=self.digest,
-            training=self.training.by(workers),
-            selecting=self.selecting.by(workers),
-            testing=self.testing.by(workers),
+            training=self.training,
+            selecting=self.selecting,
+            testing=self.testing,
             counted_tests=self.test_count,
             item_bytes=self.item_bytes,
         )
 
 
 @functools.lru_cache(maxsize=2)
-def _read(config_json: str, device_name: str, task_json: str, grouped: bool) -> tuple[Tensors | Stream, Splits]:
+def _read(
+    config_json: str, device_name: str, task_json: str, grouped: bool, workers: int
+) -> tuple[Tensors | Stream, Splits]:
     from sweepstack.training.tasks.built import build_task  # tasks import `conversion`, which imports this file first
 
     config = DatasetConfig.model_validate_json(config_json)
@@ -175,7 +174,7 @@ def _read(config_json: str, device_name: str, task_json: str, grouped: bool) -> 
                 remedy = "set dataset.source=auto or streamed; or give its random transforms as augment.transforms"
                 raise DataError(f"{rule} numbers for them", remedy=remedy) from None
     user_dataset.say_once(config, f"Dataset {config.target} is streamed by worker processes: {why}.")
-    stream = _open_stream(parts, check_targets)
+    stream = _open_stream(parts, check_targets, workers)
     return replace(stream, digest=splits.digest(stream.digest)), splits.with_targets(parts[0])
 
 
@@ -224,11 +223,15 @@ def _read_whole(parts: Sequence[Part], check_targets: CheckTargets, device: torc
     return Tensors(images, labels, test_images, test_labels, digest)
 
 
-def _open_stream(parts: Sequence[Part], check_targets: CheckTargets) -> Stream:
+def _open_stream(parts: Sequence[Part], check_targets: CheckTargets, workers: int) -> Stream:
     config = parts[0].config
     collate = None if config.collate_fn is None else bound(config.collate_fn, "dataset.collate_fn")
-    items = [Items(part.dataset, config, part.name, check_targets, None, collate) for part in parts]
-    readers = [Reader(one, DEFAULT_WORKERS) for one in items]
+
+    def items_of(part: Part) -> Items:
+        return Items(part.dataset, config, part.name, check_targets, None, collate)
+
+    readers = [Reader(items_of(Part(config, part.name)), items_of(part), workers) for part in parts]
+    firsts: list[Inputs] = []
     for part, reader in zip(parts, readers, strict=True):
         if not part.count:
             rule = f"dataset must give one image or more, {config.target} gives no {part.name} image"
@@ -236,15 +239,21 @@ def _open_stream(parts: Sequence[Part], check_targets: CheckTargets) -> Stream:
         keys = [(index, *FIXED) for index in range(min(part.count, TRIED))]
         try:
             user_dataset.check_repeats(part, functools.partial(reader.read_here, keys))
+            inputs, _ = reader.read_here(keys)
         except ItemError as error:
             raise error.__cause__ or error from None
-    inputs, _ = readers[0].read_here([(0, *FIXED)])
-    size = sum(tensor.nbytes for tensor in tensors_of(inputs))
+        firsts.append(inputs)
+        _check_parts(firsts[0], inputs, config, part.name)
+    size = sum(tensor.nbytes // len(tensor) for tensor in tensors_of(firsts[0]))
     digest = _stated_digest(parts) or _digest_of_items(parts, readers)
     if config.parts.val is not None:
-        both: ConcatDataset[Any] = ConcatDataset([part.dataset for part in parts[:2]])
-        readers[0] = Reader(replace(items[0], dataset=both), DEFAULT_WORKERS)
-    training = Reader(readers[0].items, DEFAULT_WORKERS)  # items to train on have workers of their own
+        both: list[ConcatDataset[Any]] = [
+            ConcatDataset([one.dataset for one in pair])
+            for pair in zip(*((one.items, one.here) for one in readers[:2]), strict=True)
+        ]
+        first = readers[0]
+        readers[0] = Reader(replace(first.items, dataset=both[0]), replace(first.here, dataset=both[1]), workers)
+    training = Reader(readers[0].items, readers[0].here, workers)  # items to train on have workers of their own
     test_count = 0 if config.parts.test is None else parts[-1].count
     return Stream(training, readers[0], readers[-1], test_count, size, digest)
 
@@ -253,7 +262,7 @@ def _stated_digest(parts: Sequence[Part]) -> str | None:
     """Returns a checksum that needs no items: of the identity that the user states, or of the names, sizes and times of
     the files in `samples`; None if there is neither."""
     config = parts[0].config
-    about: list[Any] = [config.target, config.keywords]
+    about: list[Any] = [config.target, config.keywords, digest_of_dataset(config)]
     if config.identity is not None:
         about.append(config.identity)
     else:
@@ -271,36 +280,43 @@ def _manifest(samples: Iterable[tuple[Any, Any]]) -> list[Any]:
     Args:
         samples: (path, class) pairs, as `torchvision.datasets.ImageFolder` has them.
     """
-    pairs = [(os.fspath(path), repr(label)) for path, label in samples]
+    pairs = [(os.fspath(path), label) for path, label in samples]
     root = os.path.commonpath([path for path, _ in pairs])
-    states = [os.stat(path) for path, _ in pairs]
-    return [
-        (os.path.relpath(path, root), label, state.st_size, state.st_mtime_ns)
-        for (path, label), state in zip(pairs, states, strict=True)
-    ]
+    found: list[Any] = []
+    for path, label in pairs:
+        is_file = isinstance(label, str | os.PathLike) and os.path.isfile(label)  # such as a mask
+        found += [_state_of(path, root), _state_of(os.fspath(label), root) if is_file else repr(label)]
+    return found
+
+
+def _state_of(path: str, root: str) -> tuple[str, int, int]:
+    state = os.stat(path)
+    return os.path.relpath(path, root), state.st_size, state.st_mtime_ns
 
 
 def _digest_of_items(parts: Sequence[Part], readers: Sequence[Reader]) -> str:
     """Reads all items once for the checksum; that of items without random numbers is the one they have in memory."""
-    digest = hashlib.sha1(usedforsecurity=False)
+    digest = Checksum()
     for part, reader in zip(parts, readers, strict=True):
         keys = [(index, *FIXED) for index in range(part.count)]
         batches = [keys[begin : begin + HASHED_AT_ONCE] for begin in range(0, len(keys), HASHED_AT_ONCE)]
-        show = user_dataset.progress(
-            part.count, f"Reading the {part.name} part of {part.config.target} for its checksum"
-        )
+        what = f"Reading the {part.name} part of {part.config.target} for its checksum"
+        show = user_dataset.progress(part.count, what)
         targets: list[Tensor] = []
         try:
             for inputs, labels in reader.read(batches):
-                for tensor in tensors_of(inputs):
-                    digest.update(tensor.contiguous().numpy().data)
+                digest.add(inputs)
                 targets.append(labels)
                 show(min(part.count, len(targets) * HASHED_AT_ONCE))
         except ItemError as error:
             raise error.__cause__ or error from None
+        finally:
+            reader.close()  # the workers of a training are begun when it needs them
+        digest.next_part()
         for labels in targets:
-            digest.update(labels.contiguous().numpy().data)
-    return digest.hexdigest()[:16]
+            digest.add(labels)
+        digest.next_part()
+    return digest.text()
 
 
 def _augmentation(config: AugmentConfig, data: Data) -> Augmentation | None:
@@ -312,6 +328,9 @@ def _augmentation(config: AugmentConfig, data: Data) -> Augmentation | None:
     if not (config.crop or config.flip or config.erase):
         return None
     inputs, _ = data.first(1)
+    if config.crop and isinstance(inputs, Tensor) and config.crop >= min(inputs.shape[1:][-2:], default=0):
+        rule = f"augment.crop must be less than height and width of an image {list(inputs.shape[1:])}"
+        raise ConfigError(rule, config.crop, "for example augment.crop=2")
     if not isinstance(inputs, Tensor) or inputs.ndim < 3 or inputs.dtype == torch.int64:
         shape = list(inputs.shape[1:]) if isinstance(inputs, Tensor) else type(inputs).__name__
         rule = "augment.crop, flip and erase must have images [channels, height, width] to change"
@@ -323,6 +342,9 @@ def _transformed(data: Data, config: TrialConfig, workers: int | None) -> Data:
     """Returns data whose training items `augment.transforms` change in worker processes."""
     from torchvision.transforms import v2
 
+    if config.dataset.collate_fn is not None:
+        rule = "augment.transforms change single images, dataset.collate_fn makes batches of items"
+        raise ConfigError(rule, remedy="let the dataset or collate_fn call the transforms")
     found = []
     for index, one in enumerate(config.augment.transforms):
         key = f"augment.transforms[{index}]"
@@ -331,19 +353,26 @@ def _transformed(data: Data, config: TrialConfig, workers: int | None) -> Data:
         except (ConfigError, DataError):
             raise
         except Exception as error:
-            raise ConfigError(
-                f"{key}: {one.target} refuses its values: {one_line(error)}", remedy="change it"
-            ) from error
+            reason = one_line(error)
+            raise ConfigError(f"{key}: {one.target} refuses its values: {reason}", remedy="change it") from error
+        if not callable(found[-1]):
+            rule = f"{key} must name something that can be called with an image, {one.target} gives"
+            raise ConfigError(rule, type(found[-1]).__name__, "for example torchvision.transforms.v2.RandomRotation")
     transform = v2.Compose(found)
-    try:
-        if isinstance(data, Streamed):
-            return data.with_transform(transform)
+    changed: Data
+    if isinstance(data, Streamed):
+        changed = data.with_transform(transform)
+    else:
         assert isinstance(data, InMemory)
+        if not isinstance(data.images, Tensor):
+            rule = "augment.transforms must have one image to change, an item is a"
+            raise ConfigError(rule, type(data.images).__name__, "set augment=none")
         changed = TransformedInMemory.of(data, config.dataset, transform, workers or DEFAULT_WORKERS)
+    try:
         changed.training.read_here([(index, 0, 1) for index in data.train[:TRIED].tolist()])
-        return changed
     except ItemError as error:
         raise error.__cause__ or error from None
+    return changed
 
 
 def _fits(size: int, device: torch.device) -> bool:
@@ -359,6 +388,12 @@ def _check_parts(images: Inputs, others: Inputs, config: DatasetConfig, name: st
             f"training and {name} images must be of one kind, those of {config.target} are {kinds[0]} and {kinds[1]}",
             remedy="give both as uint8 pixels, which are divided by 255, or both as float32",
         )
+    if config.collate_fn is None:
+        forms = [[list(one.shape[1:]) for one in tensors_of(part)] for part in (images, others)]
+        names = [list(part) if isinstance(part, dict) else len(tensors_of(part)) for part in (images, others)]
+        if forms[0] != forms[1] or names[0] != names[1]:
+            rule = f"training and {name} inputs of {config.target} must be of one shape, {forms[0]} and {forms[1]}"
+            raise DataError(rule, remedy="resize them")
     if not isinstance(images, Tensor) or not isinstance(others, Tensor) or images.dtype == torch.int64:
         if (config.mean, config.std) != (0.0, 1.0):
             rule = "dataset.mean and dataset.std must be 0 and 1 for tokens and for several inputs"

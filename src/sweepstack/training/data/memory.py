@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,8 +103,37 @@ def _in_batches(images: Inputs, labels: Tensor, size: int) -> Iterator[Batch]:
 
 def digest_of(*parts: Inputs) -> str:
     """Returns a checksum of tensors, 16 hex digits."""
-    digest = hashlib.sha1(usedforsecurity=False)
+    checksum = Checksum()
     for part in parts:
-        for tensor in tensors_of(part):
+        checksum.add(part)
+        checksum.next_part()
+    return checksum.text()
+
+
+class Checksum:
+    """A checksum of parts that may come in batches. One part of several tensors has one checksum for each, which are
+    joined: so batches of any size give the same."""
+
+    def __init__(self) -> None:
+        self._whole = hashlib.sha1(usedforsecurity=False)
+        self._each: list[Any] = []
+
+    def add(self, inputs: Inputs) -> None:
+        """Adds a batch of a part."""
+        if isinstance(inputs, Tensor):
+            self._whole.update(inputs.cpu().contiguous().numpy().data)
+            return
+        tensors = tensors_of(inputs)
+        self._each = self._each or [hashlib.sha1(usedforsecurity=False) for _ in tensors]
+        for digest, tensor in zip(self._each, tensors, strict=True):
             digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()[:16]
+
+    def next_part(self) -> None:
+        """Ends a part."""
+        for digest in self._each:
+            self._whole.update(digest.digest())
+        self._each = []
+
+    def text(self) -> str:
+        """Returns the checksum, 16 hex digits."""
+        return self._whole.hexdigest()[:16]

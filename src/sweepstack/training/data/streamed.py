@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
+import os
 import signal
+import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -11,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
@@ -32,6 +37,8 @@ from sweepstack.training.random_state import cpu_states, seed_cpu, seeded, strea
 
 Key = tuple[int, int, int]
 """An item in an epoch of a trial: its index, the seed and the epoch."""
+PR_SET_PDEATHSIG = 1
+"""Option of Linux's prctl: the signal that a process gets when its parent ends."""
 FIXED = (0, 0)
 """Seed and epoch of items that are not trained on: whatever is drawn for them is always the same."""
 EVALUATED_BYTES = 2**26
@@ -90,7 +97,14 @@ class Items(Dataset[Any]):
             self._draws = cpu_states() != before
         if self._draws:
             items = [self._item(key, is_seeded=True) for key in keys]
-        return self._batch_of(items)
+        index, seed, epoch = keys[0]
+        if self.collate_fn is not None:
+            seed_cpu(stream(seed, "collate", epoch, index))
+        found = self._batch_of(items, f"a batch of the {self.part} part of {self.config.target}")
+        if isinstance(found, Failed) and self.collate_fn is None:  # which item is it?
+            each = (self._batch_of([item], self._name(key[0])) for key, item in zip(keys, items, strict=True))
+            return next((one for one in each if isinstance(one, Failed)), found)
+        return found
 
     def _item(self, key: Key, is_seeded: bool = False) -> Any:
         index, seed, epoch = key
@@ -103,13 +117,16 @@ class Items(Dataset[Any]):
             inputs, target = pair_of(item)
             return (inputs if self.transform is None else self._transformed(inputs)), target
         except UserError as error:
-            return Failed(f"{self._name(index)}: {one_line(error)}", "")
+            return Failed(f"dataset: {self._name(index)}: {one_line(error)}", "")
         except (Exception, SystemExit) as error:
-            rule = f"{self._name(index)} fails ({type(error).__name__}: {one_line(error)})"
+            rule = f"dataset: {self._name(index)} fails ({type(error).__name__}: {one_line(error)})"
             return Failed(rule, traceback.format_exc())
 
     def _name(self, index: int) -> str:
-        return f"dataset: item {index} (from 0) of the {self.part} part of {self.config.target}"
+        part = self.part
+        if isinstance(self.dataset, ConcatDataset) and index >= self.dataset.cumulative_sizes[0]:
+            part, index = "held-out", index - self.dataset.cumulative_sizes[0]
+        return f"item {index} (from 0) of the {part} part of {self.config.target}"
 
     def _transformed(self, inputs: Any) -> Tensor:
         assert self.transform is not None
@@ -119,32 +136,36 @@ class Items(Dataset[Any]):
         given = Given(image[None], torch.zeros(1), source_of(inputs))
         (image,) = images_of(given, self.config, self.part, is_whole=False)
         found: Any = self.transform(image)
-        if not isinstance(found, Tensor) or found.shape != image.shape:
-            shown = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            rule = f"augment.transforms must keep the shape {list(image.shape)} of an image, they give"
-            raise DataError(rule, shown, "leave out what crops or resizes without padding")
+        if not isinstance(found, Tensor) or (found.shape, found.dtype) != (image.shape, image.dtype):
+            shown = kind_of(found) if isinstance(found, Tensor) else type(found).__name__
+            rule = f"augment.transforms must keep shape and dtype {kind_of(image)} of an image, they give"
+            remedy = "leave out what resizes, converts or normalizes: evaluation would see other images"
+            raise DataError(rule, shown, remedy)
         changed: Tensor = found.as_subclass(Tensor)
         return changed
 
-    def _batch_of(self, items: list[Any]) -> Batch | Failed:
-        """Joins items to the inputs and the targets of a batch, as the dataset gives them."""
+    def _batch_of(self, items: list[Any], name: str) -> Batch | Failed:
+        """Joins items to the inputs and the targets of a batch, as the dataset gives them; `name` is for messages."""
         failed = next((item for item in items if isinstance(item, Failed)), None)
         if failed is not None:
             return failed
-        name = f"dataset: a batch of the {self.part} part of {self.config.target}"
         try:
             if self.collate_fn is not None:
                 inputs, targets = pair_of(self.collate_fn(items))
                 given = Given(over(tensor_of, inputs), tensor_of(targets), Source.TENSOR)
+                counts = {len(tensor) for tensor in (*tensors_of(given.images), given.labels)}
+                if counts != {len(items)}:
+                    rule = f"dataset.collate_fn must keep all {len(items)} items of a batch, it gives"
+                    raise DataError(rule, sorted(counts), "replace what cannot be used, or leave it out of the dataset")
             else:
                 tensors = joined(_stacked, [inputs for inputs, _ in items])
                 given = Given(tensors, _stacked([target for _, target in items]), source_of(items[0][0]))
             images = images_of(given, self.config, self.part, is_whole=False)
             return images, self.check_targets(targets_of(given, self.config, self.part), self.config, self.part)
         except UserError as error:
-            return Failed(f"{name}: {one_line(error)}", "")
+            return Failed(f"dataset: {name}: {one_line(error)}", "")
         except (Exception, SystemExit) as error:
-            return Failed(f"{name} fails ({type(error).__name__}: {one_line(error)})", traceback.format_exc())
+            return Failed(f"dataset: {name} fails ({type(error).__name__}: {one_line(error)})", traceback.format_exc())
 
 
 def _stacked(parts: list[Any]) -> Tensor:
@@ -174,16 +195,22 @@ class Batches:
         return len(self.keys)
 
 
+class WorkerEndedError(OSError):
+    """A worker process has ended, perhaps because memory ran out; another try may succeed."""
+
+
 @dataclass(frozen=True)
 class Reader:
-    """Reads batches of items with worker processes, which live as long as the reader.
+    """Reads batches of items with worker processes, which live until it is closed.
 
     Args:
-        items: the items.
+        items: the items. They are not read in this process: a file that is opened at the first item would be shared.
+        here: the same items, of another instance of the dataset, to read in this process.
         workers: the number of processes.
     """
 
     items: Items
+    here: Items
     workers: int
     _next: Batches = field(default_factory=Batches)
     _kinds: list[Any] = field(default_factory=list)
@@ -191,34 +218,46 @@ class Reader:
 
     @functools.cached_property
     def _loader(self) -> DataLoader[Any]:
+        in_main_thread = threading.current_thread() is threading.main_thread()
         return DataLoader(
             self.items,
             batch_sampler=self._next,
             num_workers=self.workers,
             collate_fn=_as_it_is,
             persistent_workers=True,
-            worker_init_fn=_begin_worker,
+            worker_init_fn=functools.partial(_begin_worker, in_main_thread, os.getpid()),
             generator=torch.Generator(),  # else each epoch would draw from the global one
         )
-
-    def by(self, workers: int | None) -> Reader:
-        """Returns a reader with another number of processes; itself for None and for its own number."""
-        return self if workers in (None, self.workers) else Reader(self.items, workers or self.workers)
 
     def read(self, batches: Sequence[list[Key]]) -> Iterator[Batch]:
         """Yields batches of items, as the dataset gives them, on the CPU.
 
         Raises:
             ItemError: an item cannot be read, or is not what the config says.
+            WorkerEndedError: a worker process has ended.
         """
         self._next.keys = batches
-        for found in self._loader:
-            yield self._checked(found)
+        try:
+            for found in self._loader:
+                yield self._checked(found)
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            self.close()
+            rule = f"a worker process that reads the data has ended ({one_line(error)})"
+            raise WorkerEndedError(f"{rule}; perhaps memory ran out: try workers=1") from error
+
+    def close(self) -> None:
+        """Ends the worker processes; the next reading begins others."""
+        vars(self).pop("_loader", None)
 
     def read_here(self, keys: list[Key]) -> Batch:
         """Reads one batch in this process, whose random states stay as they are."""
         with seeded():
-            return self._checked(self.items.__getitems__(keys))
+            return self._checked(self.here.__getitems__(keys))
+
+    def changed_by(self, transform: Callable[[Tensor], Tensor]) -> Reader:
+        """Returns a reader of the same items, each changed by a function."""
+        changed = [replace(items, transform=transform) for items in (self.items, self.here)]
+        return Reader(changed[0], changed[1], self.workers)
 
     def _checked(self, found: Batch | Failed) -> Batch:
         if not isinstance(found, Failed):
@@ -227,7 +266,8 @@ class Reader:
             if kinds == self._kinds:
                 return found
             name = f"dataset: a batch of the {self.items.part} part of {self.items.config.target}"
-            found = Failed(f"{name} must have the dtypes of the first one, {self._kinds}, it has {kinds}", "")
+            first, had = (", ".join(str(one).removeprefix("torch.") for one in part) for part in (self._kinds, kinds))
+            found = Failed(f"{name} must have the dtypes of the first one, {first}, it has {had}", "")
         mistake = DataError(found.rule, remedy="correct it")
         if found.trace:
             mistake.__cause__ = WorkerTraceback(f"in the worker process:\n{found.trace}")
@@ -238,9 +278,21 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _begin_worker(number: int) -> None:
-    """Leaves Ctrl-C, which reaches all processes of a terminal, to the parent: it has a step to finish first."""
+def _begin_worker(in_main_thread: bool, parent: int, number: int) -> None:
+    """Makes a worker end with its parent, whatever it does then; Ctrl-C, which reaches all processes of a terminal, is
+    the parent's affair: it has a step to finish first.
+
+    Args:
+        in_main_thread: whether the main thread of the parent begins the worker: the system watches that thread.
+        parent: the process id of the parent.
+        number: the number of the worker.
+    """
+    gc.freeze()  # objects of the parent are not ended here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux" and in_main_thread:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has died meanwhile
+            os._exit(1)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -286,10 +338,10 @@ class TransformedInMemory(StreamedTraining, InMemory):
             transform: changes an image.
             workers: the number of processes.
         """
-        dataset = TensorDataset(*(tensor.cpu() for tensor in (*tensors_of(data.images), data.labels)))
-        items = Items(dataset, config, "training", _as_they_are, transform)
+        assert isinstance(data.images, Tensor)
+        items = Items(TensorDataset(data.images.cpu(), data.labels.cpu()), config, "training", _as_they_are, transform)
         values = {one.name: getattr(data, one.name) for one in fields(data)}
-        return cls(**values, training=Reader(items, workers))
+        return cls(**values, training=Reader(items, items, workers))
 
 
 def _as_they_are(targets: Tensor, config: DatasetConfig, part: str) -> Tensor:
@@ -321,8 +373,7 @@ class Streamed(StreamedTraining):
 
     def with_transform(self, transform: Callable[[Tensor], Tensor]) -> Streamed:
         """Returns the same data with training items that are changed."""
-        items = replace(self.training.items, transform=transform)
-        return replace(self, training=Reader(items, self.training.workers))
+        return replace(self, training=self.training.changed_by(transform))
 
     def first(self, count: int) -> Batch:
         total = len(self.train) + len(self.held_out)

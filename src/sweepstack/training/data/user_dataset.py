@@ -23,8 +23,10 @@ from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.training.data.conversion import (
     Given,
     Source,
+    _check_pixels,
     images_of,
     kind_of,
+    no_items,
     pair_of,
     source_of,
     targets_of,
@@ -149,8 +151,7 @@ class Part:
             DataError: it has none.
         """
         if not self.count:
-            rule = f"dataset must give one image or more, {self.config.target} gives no {self.name} image"
-            raise DataError(rule, remedy="correct it")
+            raise no_items(self.config, self.name)
         with seeded():
             inputs, _ = self.item(0)
         with self.naming(0):
@@ -176,7 +177,14 @@ def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tu
         given = _given(part, None, mapped)
         if drawn():
             raise DrawsItems
-    images = images_of(given, config, name)
+    if mapped and part.is_stored:
+        say_once(config, f"Dataset {config.target} is in memory already: dataset.source=mapped changes nothing.")
+    if mapped and given.count and not part.is_stored:  # its items were converted one by one
+        images = given.images
+        if isinstance(images, Tensor) and images.dtype == torch.uint8 and config.shape is not None:
+            _check_pixels(given, config, name)
+    else:
+        images = images_of(given, config, name)
     labels = check_targets(targets_of(given, config, name), config, name)
     if not isinstance(labels, Tensor) or labels.ndim == 0 or len(labels) != given.count:
         shape = list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
@@ -195,7 +203,7 @@ def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tu
     first = over(lambda tensor: tensor[:TRIED].clone(), given.images)
     given = replace(given, images=first, labels=given.labels[:TRIED].clone())
     with seeded():
-        _check_same(given, _given(Part(config, name), TRIED), part)
+        _check_same(given, _given(Part(config, name), TRIED, mapped), part)
     return images, labels
 
 
@@ -223,7 +231,7 @@ def _theirs(config: DatasetConfig, when: str) -> Iterator[None]:
 
 
 def _given(part: Part, most: int | None, mapped: bool = False) -> Given:
-    """Reads all items of a part, or at least the first `most`.
+    """Reads all items of a part, or at least the first `most`; with `mapped` in the form that they are trained on.
 
     It takes the stored tensors of the classes whose items equal them, which is a hundred times as fast.
     """
@@ -301,7 +309,7 @@ def _items(part: Part, most: int | None, mapped: bool) -> Given:
                 one = Given(over(lambda tensor: tensor[None], tensors), torch.zeros(1), source)
                 tensors = over(lambda tensor: tensor[0], images_of(one, part.config, part.name, is_whole=False))
             if not labels:
-                images = over(lambda tensor: _room(count, tensor, mapped), tensors)
+                images = over(lambda tensor: _room(count, tensor, mapped and most is None), tensors)
             _store(tensors, images, index)
             labels.append(label if type(label) is int else _label(label))
         show(index)
