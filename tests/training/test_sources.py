@@ -108,7 +108,7 @@ class Formed(Numbered):
         super().__init__(train, count=70)
         self.form, self.most = FORMS[form], most
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:  # type: ignore[override]
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         pixels = np.random.default_rng(index).integers(0, self.most + 1, (4, 6, 3), dtype=np.uint8)
         return self.form(pixels), index % 2
 

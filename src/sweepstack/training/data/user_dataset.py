@@ -195,8 +195,8 @@ def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tu
     if part.is_stored:
         _check_shortcut(part, given)
     if _gives_its_tensors(part.dataset):  # who made the tensors may keep them, and change them in place
-        if images.data_ptr() == given.images.data_ptr():  # type: ignore[union-attr]
-            images = images.clone()  # type: ignore[union-attr]
+        if images.data_ptr() == given.images.data_ptr():
+            images = images.clone()
         if labels.data_ptr() == given.labels.data_ptr():
             labels = labels.clone()
     vars(part).pop("dataset")  # a second instance is made below, and the memory may not hold two
