@@ -369,7 +369,7 @@ def test_mean_and_std_may_be_of_each_channel():
     (raw, _), (images, _) = plain.some(), scaled.some()
     mean, std = torch.tensor([0.5, 1.0, 5.0]), torch.tensor([1.0, 2.0, 4.0])
     torch.testing.assert_close(images, (raw - mean[:, None, None]) / std[:, None, None])
-    with pytest.raises(ValueError, match="one number for each of the 3 channels"):
+    with pytest.raises(ValueError, match=r"as many numbers as dataset.shape has channels .3."):
         dataset("Colours", shape=[3, 2, 2], mean=[0.5, 1.0])
 
 
