@@ -72,6 +72,8 @@ class Mark(enum.Enum):
     mark: it would change the fingerprints of all earlier trials, so that they would be trained again."""
     IN_DIGEST = enum.auto()
     """The key does not enter the fingerprint, because the checksum of the data says what it changes."""
+    LATER = enum.auto()
+    """Version 0.1 did not have this key of `RunConfig`. Journals name it only once it is used."""
     MEASURES = enum.auto()
     """The key says when a training is measured. If measurements decide what is trained or kept (see
     `TrialConfig.measurements_decide`), it is a param of the record; else it changes no weights, and is no param."""
@@ -99,6 +101,8 @@ def unused(config: BaseModel) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     always = marked(type(config), Mark.HASHED_AT_DEFAULT)
+    if isinstance(config, RunConfig):
+        always = RunConfig.model_fields.keys() - marked(RunConfig, Mark.LATER)
     for key, field in type(config).model_fields.items():
         value = getattr(config, key)
         later = not field.is_required() and key not in always
@@ -578,9 +582,9 @@ class RunConfig(Section):
         *(Mark.PER_JOB, Mark.PER_STACK, Mark.RECORDED),
     ] = "auto"
     threads: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[1]), Mark.PER_JOB, Mark.PER_STACK] = None
-    workers: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[4]), Mark.PER_JOB] = None
+    workers: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[4]), Mark.PER_JOB, Mark.LATER] = None
     eval_batch_size: Annotated[
-        Annotated[Int, Field(ge=1)] | None, Field(examples=[500]), Mark.PER_JOB, Mark.PER_STACK
+        Annotated[Int, Field(ge=1)] | None, Field(examples=[500]), *(Mark.PER_JOB, Mark.PER_STACK, Mark.LATER)
     ] = None
     pictures: Annotated[Int, Field(ge=0, le=100, examples=[10]), Mark.PER_JOB] = 0
     tracking: TrackingConfig = TrackingConfig()

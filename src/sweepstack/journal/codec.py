@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sweepstack.config.schema import Config, FlatConfig, TrialConfig, unused
+from sweepstack.config.schema import Config, FlatConfig, unused
 from sweepstack.errors import one_line
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
@@ -139,8 +139,7 @@ def trial_from_json(content: Mapping[str, Any]) -> Trial:
 
 
 def _config_as_json(part: BaseModel) -> dict[str, Any]:
-    left_out = unused(part) if isinstance(part, TrialConfig) else None
-    plain: dict[str, Any] = _keys_as_items(part.model_dump(exclude=left_out, by_alias=True, warnings=False))
+    plain: dict[str, Any] = _keys_as_items(part.model_dump(exclude=unused(part), by_alias=True, warnings=False))
     return plain
 
 
