@@ -229,3 +229,9 @@ def test_a_group_in_both_files_is_named(file: Path, tmp_path: Path) -> None:
     people().head(6).to_csv(tmp_path / "other.csv", index=False)
     line = refusal(file, test=str(tmp_path / "other.csv"), group="household")
     assert "a group must be in one part, 2 groups are in the training and in the test part" in line
+
+
+def test_a_group_is_the_same_one_as_a_whole_number_of_any_type(file: Path, tmp_path: Path) -> None:
+    people().head(6).to_parquet(tmp_path / "other.parquet")  # whole numbers; those of CSV are float64
+    line = refusal(file, test=str(tmp_path / "other.parquet"), group="household")
+    assert "2 groups are in the training and in the test part, got '0'" in line

@@ -100,8 +100,13 @@ def numbers_of(column: pd.Series) -> NDArray[np.float64] | None:
 
 
 def texts_of(column: pd.Series) -> NDArray[np.object_]:
-    """Returns a column as texts, None in its gaps."""
-    return np.array([None if gap else str(value) for value, gap in zip(column, column.isna(), strict=True)], object)
+    """Returns a column as texts, None in its gaps; a whole number is the same text, whatever its type."""
+    values = zip(column, column.isna(), strict=True)
+    return np.array([None if gap else _text(value) for value, gap in values], object)
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def is_dates(column: pd.Series) -> bool:
