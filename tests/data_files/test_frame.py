@@ -91,3 +91,12 @@ def test_what_is_no_table_is_refused_in_one_line(
 def test_a_folder_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory\); correct the path"):
         read_frame(tmp_path)
+
+
+@pytest.mark.parametrize("index", [["age"], ["age", "city"]])
+def test_a_named_index_of_parquet_is_a_column(file: Path, tmp_path: Path, index: list[str]) -> None:
+    frame = read_frame(file)
+    frame.set_index(index).to_parquet(tmp_path / "people.parquet")
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "people.parquet"), frame)
+    frame.set_index(frame["code"].rename(None)).to_parquet(tmp_path / "other.parquet")
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "other.parquet"), frame)

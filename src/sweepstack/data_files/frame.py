@@ -53,7 +53,7 @@ def read_frame(path: Path, texts: Iterable[str] = ()) -> pd.DataFrame:
 @functools.lru_cache(maxsize=4)
 def _read(path: Path, changed: int, size: int, texts: frozenset[str]) -> pd.DataFrame:
     is_csv = path.suffix.lower() not in PARQUET
-    frame = _read_csv(path) if is_csv else pd.read_parquet(path).reset_index(drop=True)
+    frame = _read_csv(path) if is_csv else _read_parquet(path)
     frame.columns = frame.columns.map(lambda name: str(name).strip())
     if frame.empty:
         raise DataError("must hold one row or more, it holds none", remedy="give rows", where=str(path))
@@ -72,6 +72,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
         separator = max(SEPARATORS, key=file.readline().count)
     with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows longer than the header
         return pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig", skipinitialspace=True, index_col=False)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    frame = pd.read_parquet(path)
+    named = [name for name in frame.index.names if name is not None]  # columns that pandas took as the index
+    return frame.reset_index(named).reset_index(drop=True)
 
 
 def check_columns(frame: pd.DataFrame, names: Iterable[str], path: Path, key: str = "") -> None:
