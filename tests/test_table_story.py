@@ -71,7 +71,7 @@ def test_a_table_is_swept_and_predicted(typed: Terminal) -> None:
     pd.DataFrame({"age": [30], "city": ["Oslo"]}).to_csv("rows.csv", index=False)
     refused = here.sweepstack(*predict[1:])
     assert (refused.code, refused.err) == (2, "error: rows.csv must have a column 'income'; known: age, city\n")
-    Path("rows.csv").write_text(",".join(["0.5"] * 10) + "\n")  # no names of columns
+    Path("rows.csv").write_text(f"{','.join(['0.5'] * 10)}\n" * 2)  # no names of columns
     assert "rows.csv must have a column 'age'" in here.sweepstack(*predict[1:]).err
     np.save("rows.npy", np.full((2, 10), 0.5, np.float32))  # numbers, as the dataset gives them
     assert here.sweepstack("predict", "rows.npy").code == 0
