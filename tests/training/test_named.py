@@ -267,6 +267,31 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path, folders: list[st
     assert str(caught.value).startswith(message.replace("{}", str(tmp_path)))
 
 
+def test_every_format_of_pillow_is_read_and_other_files_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "cat", [0, 255])
+    save(tmp_path / "dog", [100, 255])
+    for name in ("a.gif", "b.JPEG", "c.tga", "d.jp2"):
+        picture(50).save(tmp_path / "cat" / name)
+    for name in ("notes.txt", "paper.pdf", ".DS_Store"):
+        (tmp_path / "dog" / name).write_text("no image")
+    for _ in range(2):
+        assert image_folder(True, str(tmp_path), test=None).targets == [0] * 6 + [1] * 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"{tmp_path}: 2 files are left out, Pillow reads no such format, for example {tmp_path}/dog/"
+    )
+
+
+def test_a_class_without_an_image_to_train_on_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "train" / "cat", [0, 255])
+    (tmp_path / "train" / "dog").mkdir()
+    save(tmp_path / "test" / "dog", [1])
+    with pytest.raises(DataError, match=r"every class must have an image to train on, 1 of 2 have none, got 'dog'"):
+        image_folder(True, str(tmp_path))
+
+
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     save(tmp_path / "cat", [0, 255])
     save(tmp_path / "dog", [100, 255])
