@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sweepstack.data_files.draw import draw_test_part
 from sweepstack.data_files.encoder import Encoder
 from sweepstack.data_files.frame import read_frame
 from sweepstack.data_files.table import Table, choose
@@ -96,6 +97,16 @@ def test_what_only_other_rows_have_is_zeros_or_the_mean(file: Path) -> None:
         {"city": ["Paris", None], "member": [None, "True"], "income": [np.nan, encoder.columns[0].mean]}
     )
     assert encoder.encode(other, file).tolist() == [[0, 0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("value", [np.nan, 7.0])
+def test_a_column_that_has_one_value_in_the_training_rows_is_left_out(file: Path, value: float) -> None:
+    frame = people()
+    tested = draw_test_part(ROWS, 0.2, frame["buys"])
+    frame["late"] = np.where(tested, frame["income"], value)
+    frame.to_csv(file, index=False)
+    assert "late (one value in the rows to train with)" in load(file).description
+    assert "'late' is none (one value in the rows to train with)" in refusal(file, columns=["late"])
 
 
 def test_an_encoder_is_read_back(file: Path) -> None:

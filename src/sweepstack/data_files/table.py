@@ -128,7 +128,6 @@ def _load(choice: Choice, changed: tuple[int, ...]) -> Table:
     path = _path(choice.file)
     whole = read_frame(path)
     check_columns(whole, [choice.predict], path, "dataset.predict")
-    names, left_out = _inputs(choice, whole, path)
     _check_roles(choice, whole, path)
     files = [(whole, path)]
     if isinstance(choice.test, str):
@@ -144,6 +143,7 @@ def _load(choice: Choice, changed: tuple[int, ...]) -> Table:
         files = [(whole[~tested], path), (whole[tested], path)]
     else:
         tested = np.arange(len(targets)) >= len(whole)
+    names, left_out = _inputs(choice, whole, files[0][0], path)
     encoder = Encoder.fit(files[0][0], names, path)
     train, test = (
         Part(encoder.encode(frame, file), own, texts_of(frame[choice.group]) if choice.group is not None else None)
@@ -160,17 +160,29 @@ def _load(choice: Choice, changed: tuple[int, ...]) -> Table:
     return Table(train, test, encoder, named, "; ".join(words))
 
 
-def _inputs(choice: Choice, frame: pd.DataFrame, path: Path) -> tuple[list[str], dict[str, str]]:
-    """Returns the names of the columns to learn from, and those that are left out with the reason."""
+def _inputs(choice: Choice, frame: pd.DataFrame, train: pd.DataFrame, path: Path) -> tuple[list[str], dict[str, str]]:
+    """Returns the names of the columns to learn from, and those that are left out with the reason.
+
+    Args:
+        choice: the choice of a config.
+        frame: the whole table.
+        train: its training rows; from a column that has one value there nothing can be learned.
+        path: its file, for errors.
+    """
+
+    def reason_of(name: str) -> str:
+        same = "one value in the rows to train with"
+        return unusable(frame[name]) or (same if train[name].nunique(dropna=False) == 1 else "")
+
     taken = {choice.predict: "dataset.predict", choice.group: "dataset.group"}
     if choice.columns is None:
-        reasons = {name: unusable(frame[name]) for name in frame.columns if name not in taken}
+        reasons = {name: reason_of(name) for name in frame.columns if name not in taken}
         left_out = {name: reason for name, reason in reasons.items() if reason}
         names = [name for name, reason in reasons.items() if not reason]
     else:
         check_columns(frame, choice.columns, path, "dataset.columns")
         for name in choice.columns:
-            reason = f"it is {taken[name]}" if name in taken else unusable(frame[name])
+            reason = f"it is {taken[name]}" if name in taken else reason_of(name)
             if reason:
                 rule = f"dataset.columns must name columns to learn from, {name!r} is none ({reason})"
                 raise DataError(rule, remedy="leave it out", where=str(path))
