@@ -340,3 +340,16 @@ def test_every_dataset_of_the_config_fits_its_function(name: str) -> None:
     plain = {key: found.get(key) if str(value).startswith("${from_data:") else value for key, value in values.items()}
     config = DatasetConfig.model_validate(plain)
     check_keywords("dataset", config.target, 0, {"train": True, **config.keywords})
+
+
+def test_a_table_is_known_by_its_columns_and_classes_too(tmp_path: Path) -> None:
+    def digest(header: str, classes: tuple[str, str], source: str = "auto") -> str:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.csv"
+        path.write_text(header + "".join(f"{index % 7},{classes[index % 2]}\n" for index in range(40)))
+        config = {"_target_": "sweepstack.training.data.table", "file": str(path), "predict": "y", "source": source}
+        data = DatasetConfig.model_validate({**config, "shape": [1], "classes": 2})
+        return load_data(data, 0.2, torch.device("cpu"), workers=0).digest
+
+    found = [digest("x,y\n", ("a", "b")), digest("z,y\n", ("a", "b")), digest("x,y\n", ("a", "c"))]
+    assert len({*found}) == 3
+    assert digest("x,y\n", ("a", "b"), "streamed") == found[0]

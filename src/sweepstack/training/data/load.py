@@ -16,6 +16,7 @@ from torch.utils.data import ConcatDataset
 
 from sweepstack.config.code_digest import digest_of_dataset
 from sweepstack.config.schema import AugmentConfig, DatasetConfig, HeldOut, RunConfig, TaskConfig, TrialConfig
+from sweepstack.data_files.facts import TABLE
 from sweepstack.errors import ConfigError, DataError, one_line
 from sweepstack.training.data import user_dataset
 from sweepstack.training.data.augmentation import Augmentation
@@ -164,7 +165,8 @@ def _read(
     if why is None:
         try:
             read = _read_whole(parts, check_targets, torch.device(device_name))
-            return replace(read, digest=splits.digest(read.digest)), splits.with_labels(read.labels, read.test_labels)
+            digest = splits.digest(_with_identity(read.digest, parts[0]))
+            return replace(read, digest=digest), splits.with_labels(read.labels, read.test_labels)
         except DrawsItems:
             why = "its items draw random numbers, others in each epoch"
             if config.source in ("memory", "mapped"):
@@ -175,7 +177,20 @@ def _read(
                 raise DataError(f"{rule} numbers for them", remedy=remedy) from None
     user_dataset.say_once(config, f"Dataset {config.target} is streamed by worker processes: {why}.")
     stream = _open_stream(parts, check_targets, workers)
-    return replace(stream, digest=splits.digest(stream.digest)), splits.with_targets(parts[0])
+    digest = splits.digest(_with_identity(stream.digest, parts[0]))
+    return replace(stream, digest=digest), splits.with_targets(parts[0])
+
+
+def _with_identity(digest: str, part: Part) -> str:
+    """Returns the checksum of the data of a table together with its columns and classes; that of other data as it is.
+
+    Args:
+        digest: the checksum.
+        part: the training part.
+    """
+    if part.config.target != TABLE:
+        return digest
+    return hashlib.sha1(f"{digest} {part.dataset.identity}".encode(), usedforsecurity=False).hexdigest()[:16]
 
 
 def _why_streamed(parts: Sequence[Part]) -> str | None:

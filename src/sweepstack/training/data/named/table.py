@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ class Rows(TensorDataset):
     """The names of the classes in the order of their indices; None if numbers are predicted."""
     groups: Sequence[str] | None
     """The group of each row; None if the table has no groups."""
+    identity: str
+    """What the numbers stand for, in addition to them: the names and codes of the columns, and the classes."""
 
 
 def table(
@@ -55,4 +58,5 @@ def table(
     part = found.train if train else found.test
     rows = Rows(torch.from_numpy(part.rows), torch.from_numpy(part.targets))
     rows.classes, rows.groups = found.classes, None if part.groups is None else part.groups.tolist()
+    rows.identity = json.dumps([found.encoder.as_plain(), found.classes])
     return rows
