@@ -246,3 +246,17 @@ def test_a_group_is_the_same_one_as_a_whole_number_of_any_type(file: Path, tmp_p
     people().head(6).to_parquet(tmp_path / "other.parquet")  # whole numbers; those of CSV are float64
     line = refusal(file, test=str(tmp_path / "other.parquet"), group="household")
     assert "2 groups are in the training and in the test part, got '0'" in line
+
+
+@pytest.mark.parametrize("name", ["people.csv", "../{}/people.csv", "link.csv"])
+def test_the_same_file_is_not_trained_on_and_tested_on(file: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "link.csv").symlink_to(file)
+    line = refusal(file, test=str(tmp_path / name.format(tmp_path.name)))
+    assert line.startswith("dataset.test must be another file than dataset.file")
+
+
+def test_a_share_of_tests_that_groups_do_not_allow_is_said(file: Path) -> None:
+    assert "groups stay together" not in load(file, group="household").description
+    people().assign(household=np.arange(ROWS) // 100).to_csv(file, index=False)
+    said = "groups stay together, so 50% of the rows are to test with, not 20%"
+    assert said in load(file, group="household").description

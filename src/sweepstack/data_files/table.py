@@ -132,6 +132,9 @@ def _load(choice: Choice, changed: tuple[int, ...]) -> Table:
     files = [(whole, path)]
     if isinstance(choice.test, str):
         test_path = _path(choice.test)
+        if test_path.exists() and test_path.samefile(path):
+            rule = "dataset.test must be another file than dataset.file, its rows would be trained on and tested on"
+            raise DataError(rule, choice.test, "for example dataset.test=0.2")
         other = read_frame(test_path, [name for name in whole.columns if numbers_of(whole[name]) is None])
         check_columns(other, [choice.predict], test_path)
         _check_roles(choice, other, test_path)
@@ -153,6 +156,10 @@ def _load(choice: Choice, changed: tuple[int, ...]) -> Table:
     words = [f"{path.name}: {encoder.describe()}"]
     if left_out:
         words.append(f"left out: {', '.join(f'{name} ({why})' for name, why in left_out.items())}")
+    if choice.group is not None and isinstance(choice.test, float):
+        share = len(test.rows) / len(whole)
+        if abs(share - choice.test) > choice.test / 3:
+            words.append(f"groups stay together, so {share:.0%} of the rows are to test with, not {choice.test:.0%}")
     what = "numbers" if named is None else f"{len(named)} classes"
     words.append(
         f"predicted: {choice.predict} ({what}); {len(train.rows):,} rows to train with, {len(test.rows):,} to test with"
