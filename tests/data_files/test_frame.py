@@ -100,3 +100,20 @@ def test_a_named_index_of_parquet_is_a_column(file: Path, tmp_path: Path, index:
     pd.testing.assert_frame_equal(read_frame(tmp_path / "people.parquet"), frame)
     frame.set_index(frame["code"].rename(None)).to_parquet(tmp_path / "other.parquet")
     pd.testing.assert_frame_equal(read_frame(tmp_path / "other.parquet"), frame)
+
+
+def test_only_an_empty_cell_is_a_gap_among_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,city\n1,None\nNA,NA\nnan,null\nNaN,\n,nan\n")
+    frame = read_frame(path)
+    assert texts_of(frame["city"]).tolist() == ["None", "NA", "null", None, "nan"]
+    np.testing.assert_equal(numbers_of(frame["x"]), [1, *[np.nan] * 4])
+
+
+def test_a_row_shorter_than_the_header_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('x;city;y\n1;"a\nb";\n\n2;a;4\n3;\n')
+    with pytest.raises(DataError, match=r"must have 3 cells in every row, row 3 \(from 1, below the header\) has 2"):
+        read_frame(path)
+    path.write_text('x;city;y\n1;"a\nb";\n\n2;a;4\n3;;\n')
+    assert len(read_frame(path)) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import re
 import warnings
@@ -18,6 +19,8 @@ PARQUET = (".parquet", ".pq")
 """The ends of the names of Parquet files. Any other file is CSV."""
 SEPARATORS = ",;\t"
 """What may separate the columns of a CSV file: the one of these that is most frequent in the first line."""
+GAPS = ("NA", "NaN", "nan")
+"""Texts that are gaps in a CSV column of numbers. In any column an empty cell is one, and nothing else."""
 DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([T ]\d{1,2}:.*)?")
 """Matches a date in a CSV file."""
 
@@ -61,8 +64,8 @@ def _read(path: Path, changed: int, size: int, texts: frozenset[str]) -> pd.Data
         name = frame.columns[frame.columns.duplicated()][0]
         raise DataError("must have columns of different names", name, "rename one", where=str(path))
     for name in frame.columns if is_csv else ():
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        if name not in texts and bool((numbers.isna() == frame[name].isna()).all()):
+        numbers, gaps = pd.to_numeric(frame[name], errors="coerce"), frame[name].isna() | frame[name].isin(GAPS)
+        if name not in texts and bool((numbers.isna() == gaps).all()):
             frame[name] = numbers.astype(np.float64)
     return frame
 
@@ -71,7 +74,31 @@ def _read_csv(path: Path) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig") as file:
         separator = max(SEPARATORS, key=file.readline().count)
     with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows longer than the header
-        return pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig", skipinitialspace=True, index_col=False)
+        frame = pd.read_csv(
+            path,
+            sep=separator,
+            dtype=str,
+            encoding="utf-8-sig",
+            skipinitialspace=True,
+            index_col=False,
+            keep_default_na=False,
+            na_values=[""],
+        )
+    if frame.iloc[:, -1:].isna().any(axis=None):
+        _check_widths(path, separator)
+    return frame
+
+
+def _check_widths(path: Path, separator: str) -> None:
+    """Checks that no row of a CSV file is shorter than its header: what it lacks would be gaps."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        read = csv.reader(file, delimiter=separator, skipinitialspace=True)
+        rows = (row for row in read if len(row) > 1 or "".join(row).strip())
+        width = len(next(rows))
+        for number, row in enumerate(rows, 1):
+            if len(row) < width:
+                rule = f"must have {width:,} cells in every row, row {number:,} {BELOW_HEADER} has {len(row):,}"
+                raise DataError(rule, remedy="correct it", where=str(path))
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
