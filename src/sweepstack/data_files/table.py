@@ -90,11 +90,21 @@ def choose(
         group: a column whose rows of one value are in one part; it is not learned from.
 
     Raises:
-        DataError: `targets` is neither.
+        DataError: there is no file, `targets` is neither, or the columns do not suit each other.
     """
     if targets not in (CLASSES, NUMBERS):
         raise DataError("dataset.targets must be classes or numbers", targets, f"for example dataset.targets={CLASSES}")
+    if file is None:
+        raise DataError("dataset.file must name a CSV or Parquet file", file, "for example dataset.file=my.csv")
+    if isinstance(columns, str):
+        raise DataError("dataset.columns must be a list of names", columns, f"set dataset.columns=[{columns}]")
     names = None if columns is None else tuple(str(name) for name in columns)
+    if names is not None and len({*names}) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError("dataset.columns must name each column once", twice, "leave the second one out")
+    if group is not None and str(group) == str(predict):
+        rule = "dataset.group must be another column than dataset.predict"
+        raise DataError(rule, group, "name another one, or leave it out")
     return Choice(str(file), str(predict), targets, names, test, None if group is None else str(group))
 
 
@@ -111,7 +121,7 @@ def targets_of(task: str, file: str, predict: str) -> str:
     """
     if task in (CLASSIFICATION, REGRESSION):
         return CLASSES if task == CLASSIFICATION else NUMBERS
-    path = _path(file)
+    path = _path(choose(file, predict).file)
     frame = read_frame(path)
     check_columns(frame, [predict], path, "dataset.predict")
     return CLASSES if numbers_of(frame[predict]) is None else NUMBERS
