@@ -99,6 +99,21 @@ def test_what_only_other_rows_have_is_zeros_or_the_mean(file: Path) -> None:
     assert encoder.encode(other, file).tolist() == [[0, 0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 1]]
 
 
+@pytest.mark.parametrize("values", [["true", "FALSE"], ["TRUE", "false"], ["1", "0"], [True, False]])
+def test_true_and_false_may_be_written_in_several_ways(file: Path, tmp_path: Path, values: list[Any]) -> None:
+    encoder = load(file, columns=["member"]).encoder
+    (tmp_path / "other.csv").write_text("".join(f"{value},\n" for value in ["member", *values]))
+    assert encoder.encode_file(tmp_path / "other.csv") == (pytest.approx(np.array([[0, 1], [1, 0]])), "")
+
+
+def test_texts_that_no_training_row_has_are_said(file: Path, tmp_path: Path) -> None:
+    other = people().head(30).assign(city="7")
+    other.to_csv(tmp_path / "other.csv", index=False)
+    said = "column city: 30 of 30 rows have a value that no training row has, such as '7'"
+    assert f"; other.csv: {said}; predicted: " in load(file, test=str(tmp_path / "other.csv")).description
+    assert load(file, columns=["age", "city"]).encoder.encode_file(tmp_path / "other.csv")[1] == said
+
+
 @pytest.mark.parametrize("value", [np.nan, 7.0])
 def test_a_column_that_has_one_value_in_the_training_rows_is_left_out(file: Path, value: float) -> None:
     frame = people()

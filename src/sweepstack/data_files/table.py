@@ -166,6 +166,8 @@ def _load(choice: Choice, changed: tuple[int, ...]) -> Table:
     words = [f"{path.name}: {encoder.describe()}"]
     if left_out:
         words.append(f"left out: {', '.join(f'{name} ({why})' for name, why in left_out.items())}")
+    if isinstance(choice.test, str) and (unknown := encoder.unknown(files[1][0])):
+        words.append(f"{files[1][1].name}: {unknown}")
     if choice.group is not None and isinstance(choice.test, float):
         share = len(test.rows) / len(whole)
         if abs(share - choice.test) > choice.test / 3:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import stat
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepstack.data_files.encoder import Encoder
-from sweepstack.errors import DataError, UserError, one_line
+from sweepstack.errors import DataError, UserError, one_line, printable
 
 ROWS, TENSORS = ".csv", ".npy"
 """The ends of the names of files that hold rows, and tensors."""
@@ -49,7 +50,8 @@ def check_is_file(path: Path) -> None:
 
 
 def read_table(path: Path, encoder: Encoder) -> NDArray[np.float32]:
-    """Reads rows of a table as the numbers [n, width] that a model was trained with.
+    """Reads rows of a table as the numbers [n, width] that a model was trained with. A line on standard error names
+    texts that no training row has.
 
     Args:
         path: a CSV file whose first line has the names of the columns.
@@ -60,11 +62,14 @@ def read_table(path: Path, encoder: Encoder) -> NDArray[np.float32]:
     """
     try:
         check_is_file(path)
-        return encoder.encode_file(path)
+        rows, unknown = encoder.encode_file(path)
     except DataError as error:
         raise InputError(error.rule, error.value, error.remedy) from error
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or one_line(error)})", remedy="correct the path") from error
+    if unknown:
+        print(printable(f"{path}: {unknown}"), file=sys.stderr)
+    return rows
 
 
 def read_inputs(path: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
