@@ -18,8 +18,8 @@ import yaml
 from PIL import Image
 from scipy.io import savemat
 
-from sweepstack.config.schema import DatasetConfig
-from sweepstack.errors import DataError
+from sweepstack.config.schema import DatasetConfig, HeldOut
+from sweepstack.errors import ConfigError, DataError
 from sweepstack.training import data
 from sweepstack.training.data import user_dataset
 from sweepstack.training.data.load import load_data
@@ -353,3 +353,25 @@ def test_a_table_is_known_by_its_columns_and_classes_too(tmp_path: Path) -> None
     found = [digest("x,y\n", ("a", "b")), digest("z,y\n", ("a", "b")), digest("x,y\n", ("a", "c"))]
     assert len({*found}) == 3
     assert digest("x,y\n", ("a", "b"), "streamed") == found[0]
+
+
+def test_the_groups_of_a_table_that_are_held_out_in_part_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,y,house\n" + "".join(f"{index % 7},{'ab'[index % 2]},{index // 4}\n" for index in range(80)))
+    config = {"_target_": "sweepstack.training.data.table", "file": str(path), "predict": "y", "columns": ["x"]}
+
+    def load(held: HeldOut | float, group: str | None = "house") -> str:
+        load_data(
+            DatasetConfig.model_validate({**config, "shape": [1], "classes": 2, "group": group}),
+            held,
+            torch.device("cpu"),
+        )
+        return capsys.readouterr().err
+
+    said = "The rows of one house can be both trained on and held out: split.grouped=true keeps them together.\n"
+    assert "The rows" not in load(HeldOut(0.2, grouped=True)) + load(0.0) + load(0.2, None)
+    assert load(0.2).endswith(said)
+    with pytest.raises(ConfigError, match=r"the groups of a table; set dataset.group=COLUMN"):
+        load(HeldOut(0.2, grouped=True), None)

@@ -79,13 +79,29 @@ def load_data(
         workers: the number of processes that read streamed data; None: chosen.
 
     Raises:
+        ConfigError: the groups of a table must stay together, and it has none.
         DataError: the data cannot be loaded, or are not what config and task say.
     """
     learned = task.model_dump_json(by_alias=True, exclude={"loss", "metrics", "objective"})
     held = held if isinstance(held, HeldOut) else HeldOut(held)
+    _check_group(config, held)
     chosen = workers or DEFAULT_WORKERS
     read, splits = _read(config.model_dump_json(by_alias=True), str(device), learned, held.grouped, chosen)
     return read.data(*splits.of(held), device, config)
+
+
+def _check_group(config: DatasetConfig, held: HeldOut) -> None:
+    """Checks that a table has groups if they must stay together; a line says that they do not."""
+    if config.target != TABLE:
+        return
+    group = config.keywords.get("group")
+    if held.grouped and group is None:
+        raise ConfigError(
+            "split.grouped needs the column with the groups of a table", remedy="set dataset.group=COLUMN"
+        )
+    if group is not None and not held.grouped and (held.fraction or held.folds):
+        line = f"The rows of one {group} can be both trained on and held out: split.grouped=true keeps them together."
+        user_dataset.say_once(config, line)
 
 
 @dataclass(frozen=True)
