@@ -49,8 +49,8 @@ def test_parquet_has_the_same_columns(file: Path, tmp_path: Path) -> None:
     assert [name for name in other if is_dates(other[name])] == ["since"]
 
 
-@pytest.mark.parametrize("separator", [";", "\t"])
-def test_columns_can_be_separated_by_semicolons_or_tabs(file: Path, separator: str) -> None:
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_columns_can_be_separated_by_semicolons_tabs_or_bars(file: Path, separator: str) -> None:
     frame = read_frame(file)
     file.with_suffix(".txt").write_text("\ufeff" + TEXT.replace(",", separator))
     pd.testing.assert_frame_equal(read_frame(file.with_suffix(".txt")), frame)

@@ -44,11 +44,11 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def load(file: Path, predict: str = "buys", **keywords: Any) -> Table:
-    return choose(str(file), predict, **keywords).load()
+def load(file: Path | None, predict: str = "buys", **keywords: Any) -> Table:
+    return choose(file and str(file), predict, **keywords).load()
 
 
-def refusal(file: Path, predict: str = "buys", **keywords: Any) -> str:
+def refusal(file: Path | None, predict: str = "buys", **keywords: Any) -> str:
     with pytest.raises(DataError) as caught:
         load(file, predict, **keywords)
     line = str(caught.value)
@@ -193,6 +193,7 @@ def test_groups_stay_together_and_are_not_learned_from(file: Path) -> None:
         ({"columns": ["age", "citty"]}, "must name a column of the table, 'citty' is none; did you mean"),
         ({"columns": ["since"]}, "must name columns to learn from, 'since' is none (dates); leave it out"),
         ({"columns": ["buys"]}, "'buys' is none (it is dataset.predict)"),
+        ({"file": None}, "dataset.file must name a CSV or Parquet file, got None; for example dataset.file=my.csv"),
         ({"columns": "age"}, "dataset.columns must be a list of names, got 'age'; set dataset.columns=[age]"),
         ({"columns": ["age", "city", "age"]}, "dataset.columns must name each column once, got 'age'"),
         ({"group": "buys"}, "dataset.group must be another column than dataset.predict, got 'buys'"),
@@ -211,7 +212,7 @@ def test_groups_stay_together_and_are_not_learned_from(file: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_learned_is_refused(file: Path, keywords: dict[str, Any], message: str) -> None:
-    assert message in refusal(file, **keywords)
+    assert message in refusal(**{"file": file, **keywords})
 
 
 @pytest.mark.parametrize("value", ["inf", "-1e300"])

@@ -17,7 +17,7 @@ from sweepstack.errors import DataError, did_you_mean, one_line
 
 PARQUET = (".parquet", ".pq")
 """The ends of the names of Parquet files. Any other file is CSV."""
-SEPARATORS = ",;\t"
+SEPARATORS = ",;\t|"
 """What may separate the columns of a CSV file: the one of these that is most frequent in the first line."""
 GAPS = ("NA", "NaN", "nan")
 """Texts that are gaps in a CSV column of numbers. In any column an empty cell is one, and nothing else."""
