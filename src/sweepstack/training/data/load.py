@@ -17,7 +17,7 @@ from torch.utils.data import ConcatDataset
 from sweepstack.config.code_digest import digest_of_dataset
 from sweepstack.config.schema import AugmentConfig, DatasetConfig, HeldOut, RunConfig, TaskConfig, TrialConfig
 from sweepstack.data_files.facts import TABLE
-from sweepstack.errors import ConfigError, DataError, one_line
+from sweepstack.errors import ConfigError, DataError, one_line, printable
 from sweepstack.training.data import user_dataset
 from sweepstack.training.data.augmentation import Augmentation
 from sweepstack.training.data.inputs import Inputs, joined, over, rows, tensors_of
@@ -40,7 +40,8 @@ HASHED_AT_ONCE = 256
 
 
 def data_of(config: TrialConfig, device: torch.device, run: RunConfig | None = None) -> Data:
-    """Loads the data of a trial, with all that its config says of batches.
+    """Loads the data of a trial, with all that its config says of batches. A line on standard error says what becomes
+    of the columns of a table, once in a process.
 
     Args:
         config: the config of the trial.
@@ -53,6 +54,11 @@ def data_of(config: TrialConfig, device: torch.device, run: RunConfig | None = N
     """
     workers = run.workers if run is not None else None
     data = load_data(config.dataset, config.held_out, device, config.task, workers)
+    if config.dataset.target == TABLE:
+        from sweepstack.data_files.table import choose  # pandas, which only tables need
+
+        line = f"table {choose(**config.dataset.keywords).load().description}"
+        user_dataset.say_once(config.dataset, printable(line))
     augmentation = _augmentation(config.augment, data)
     if config.augment.transforms:
         data = _transformed(data, config, workers)

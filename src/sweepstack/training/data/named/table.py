@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 
 import torch
 from torch.utils.data import TensorDataset
-
-from sweepstack.errors import printable
-
-_described: set[str] = set()
-"""Descriptions of tables that this process has printed."""
 
 
 class Rows(TensorDataset):
@@ -35,7 +29,7 @@ def table(
     test: float | str | None = 0.2,
     group: str | None = None,
 ) -> Rows:
-    """A table. A line on standard error says what becomes of its columns, once in a process; see `Coded` for how.
+    """A table; see `Coded` for what becomes of its columns.
 
     Args:
         train: return the training part; else the test part.
@@ -52,9 +46,6 @@ def table(
     from sweepstack.data_files.table import choose
 
     found = choose(file, predict, targets, columns, test, group).load()
-    if found.description not in _described:
-        _described.add(found.description)
-        print(printable(f"table {found.description}"), file=sys.stderr)
     part = found.train if train else found.test
     rows = Rows(torch.from_numpy(part.rows), torch.from_numpy(part.targets))
     rows.classes, rows.groups = found.classes, None if part.groups is None else part.groups.tolist()
