@@ -33,8 +33,14 @@ def test_a_group_is_in_one_part(groups: list[int], fraction: float) -> None:
     tested = draw_test_part(len(groups), fraction, groups=groups)
     of_groups = np.array(groups)
     assert not set(of_groups[tested]) & set(of_groups[~tested])
-    largest = max(np.bincount(of_groups))
-    assert 0 < tested.sum() <= max(round(len(groups) * fraction), largest)
+    smallest = np.unique(of_groups, return_counts=True)[1].min()
+    assert 0 < tested.sum() <= max(round(len(groups) * fraction), smallest)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_large_group_is_not_for_tests_where_small_ones_fit(seed: int) -> None:
+    groups = np.random.default_rng(seed).permutation(np.repeat(np.arange(41), [60, *[1] * 40]))
+    assert draw_test_part(100, 0.2, groups=groups).sum() == 20
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, True, "a", float("nan")])

@@ -49,8 +49,8 @@ def test_parquet_has_the_same_columns(file: Path, tmp_path: Path) -> None:
     assert [name for name in other if is_dates(other[name])] == ["since"]
 
 
-@pytest.mark.parametrize("separator", [";", "\t"])
-def test_columns_can_be_separated_by_semicolons_or_tabs(file: Path, separator: str) -> None:
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_columns_can_be_separated_by_semicolons_tabs_or_bars(file: Path, separator: str) -> None:
     frame = read_frame(file)
     file.with_suffix(".txt").write_text("\ufeff" + TEXT.replace(",", separator))
     pd.testing.assert_frame_equal(read_frame(file.with_suffix(".txt")), frame)
@@ -91,3 +91,29 @@ def test_what_is_no_table_is_refused_in_one_line(
 def test_a_folder_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory\); correct the path"):
         read_frame(tmp_path)
+
+
+@pytest.mark.parametrize("index", [["age"], ["age", "city"]])
+def test_a_named_index_of_parquet_is_a_column(file: Path, tmp_path: Path, index: list[str]) -> None:
+    frame = read_frame(file)
+    frame.set_index(index).to_parquet(tmp_path / "people.parquet")
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "people.parquet"), frame)
+    frame.set_index(frame["code"].rename(None)).to_parquet(tmp_path / "other.parquet")
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "other.parquet"), frame)
+
+
+def test_only_an_empty_cell_is_a_gap_among_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,city\n1,None\nNA,NA\nnan,null\nNaN,\n,nan\n")
+    frame = read_frame(path)
+    assert texts_of(frame["city"]).tolist() == ["None", "NA", "null", None, "nan"]
+    np.testing.assert_equal(numbers_of(frame["x"]), [1, *[np.nan] * 4])
+
+
+def test_a_row_shorter_than_the_header_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('x;city;y\n1;"a\nb";\n\n2;a;4\n3;\n')
+    with pytest.raises(DataError, match=r"must have 3 cells in every row, row 3 \(from 1, below the header\) has 2"):
+        read_frame(path)
+    path.write_text('x;city;y\n1;"a\nb";\n\n2;a;4\n3;;\n')
+    assert len(read_frame(path)) == 3

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sweepstack.data_files.draw import draw_test_part
 from sweepstack.data_files.encoder import Encoder
 from sweepstack.data_files.frame import read_frame
 from sweepstack.data_files.table import Table, choose
@@ -43,11 +44,11 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def load(file: Path, predict: str = "buys", **keywords: Any) -> Table:
-    return choose(str(file), predict, **keywords).load()
+def load(file: Path | None, predict: str = "buys", **keywords: Any) -> Table:
+    return choose(file and str(file), predict, **keywords).load()
 
 
-def refusal(file: Path, predict: str = "buys", **keywords: Any) -> str:
+def refusal(file: Path | None, predict: str = "buys", **keywords: Any) -> str:
     with pytest.raises(DataError) as caught:
         load(file, predict, **keywords)
     line = str(caught.value)
@@ -96,6 +97,31 @@ def test_what_only_other_rows_have_is_zeros_or_the_mean(file: Path) -> None:
         {"city": ["Paris", None], "member": [None, "True"], "income": [np.nan, encoder.columns[0].mean]}
     )
     assert encoder.encode(other, file).tolist() == [[0, 0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("values", [["true", "FALSE"], ["TRUE", "false"], ["1", "0"], [True, False]])
+def test_true_and_false_may_be_written_in_several_ways(file: Path, tmp_path: Path, values: list[Any]) -> None:
+    encoder = load(file, columns=["member"]).encoder
+    (tmp_path / "other.csv").write_text("".join(f"{value},\n" for value in ["member", *values]))
+    assert encoder.encode_file(tmp_path / "other.csv") == (pytest.approx(np.array([[0, 1], [1, 0]])), "")
+
+
+def test_texts_that_no_training_row_has_are_said(file: Path, tmp_path: Path) -> None:
+    other = people().head(30).assign(city="7")
+    other.to_csv(tmp_path / "other.csv", index=False)
+    said = "column city: 30 of 30 rows have a value that no training row has, such as '7'"
+    assert f"; other.csv: {said}; predicted: " in load(file, test=str(tmp_path / "other.csv")).description
+    assert load(file, columns=["age", "city"]).encoder.encode_file(tmp_path / "other.csv")[1] == said
+
+
+@pytest.mark.parametrize("value", [np.nan, 7.0])
+def test_a_column_that_has_one_value_in_the_training_rows_is_left_out(file: Path, value: float) -> None:
+    frame = people()
+    tested = draw_test_part(ROWS, 0.2, frame["buys"])
+    frame["late"] = np.where(tested, frame["income"], value)
+    frame.to_csv(file, index=False)
+    assert "late (one value in the rows to train with)" in load(file).description
+    assert "'late' is none (one value in the rows to train with)" in refusal(file, columns=["late"])
 
 
 def test_an_encoder_is_read_back(file: Path) -> None:
@@ -167,6 +193,10 @@ def test_groups_stay_together_and_are_not_learned_from(file: Path) -> None:
         ({"columns": ["age", "citty"]}, "must name a column of the table, 'citty' is none; did you mean"),
         ({"columns": ["since"]}, "must name columns to learn from, 'since' is none (dates); leave it out"),
         ({"columns": ["buys"]}, "'buys' is none (it is dataset.predict)"),
+        ({"file": None}, "dataset.file must name a CSV or Parquet file, got None; for example dataset.file=my.csv"),
+        ({"columns": "age"}, "dataset.columns must be a list of names, got 'age'; set dataset.columns=[age]"),
+        ({"columns": ["age", "city", "age"]}, "dataset.columns must name each column once, got 'age'"),
+        ({"group": "buys"}, "dataset.group must be another column than dataset.predict, got 'buys'"),
         ({"columns": []}, "must have a column to learn from, it has none"),
         ({"group": "house"}, "must name a column of the table, 'house' is none; did you mean 'household'?"),
         ({"predict": "age"}, "must have a value in every row, 'age' has a gap (NaN) in row 4 (from 1, "),
@@ -182,7 +212,7 @@ def test_groups_stay_together_and_are_not_learned_from(file: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_learned_is_refused(file: Path, keywords: dict[str, Any], message: str) -> None:
-    assert message in refusal(file, **keywords)
+    assert message in refusal(**{"file": file, **keywords})
 
 
 @pytest.mark.parametrize("value", ["inf", "-1e300"])
@@ -229,3 +259,23 @@ def test_a_group_in_both_files_is_named(file: Path, tmp_path: Path) -> None:
     people().head(6).to_csv(tmp_path / "other.csv", index=False)
     line = refusal(file, test=str(tmp_path / "other.csv"), group="household")
     assert "a group must be in one part, 2 groups are in the training and in the test part" in line
+
+
+def test_a_group_is_the_same_one_as_a_whole_number_of_any_type(file: Path, tmp_path: Path) -> None:
+    people().head(6).to_parquet(tmp_path / "other.parquet")  # whole numbers; those of CSV are float64
+    line = refusal(file, test=str(tmp_path / "other.parquet"), group="household")
+    assert "2 groups are in the training and in the test part, got '0'" in line
+
+
+@pytest.mark.parametrize("name", ["people.csv", "../{}/people.csv", "link.csv"])
+def test_the_same_file_is_not_trained_on_and_tested_on(file: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "link.csv").symlink_to(file)
+    line = refusal(file, test=str(tmp_path / name.format(tmp_path.name)))
+    assert line.startswith("dataset.test must be another file than dataset.file")
+
+
+def test_a_share_of_tests_that_groups_do_not_allow_is_said(file: Path) -> None:
+    assert "groups stay together" not in load(file, group="household").description
+    people().assign(household=np.arange(ROWS) // 100).to_csv(file, index=False)
+    said = "groups stay together, so 50% of the rows are to test with, not 20%"
+    assert said in load(file, group="household").description

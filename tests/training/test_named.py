@@ -18,8 +18,8 @@ import yaml
 from PIL import Image
 from scipy.io import savemat
 
-from sweepstack.config.schema import DatasetConfig
-from sweepstack.errors import DataError
+from sweepstack.config.schema import DatasetConfig, HeldOut
+from sweepstack.errors import ConfigError, DataError
 from sweepstack.training import data
 from sweepstack.training.data import user_dataset
 from sweepstack.training.data.load import load_data
@@ -267,6 +267,31 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path, folders: list[st
     assert str(caught.value).startswith(message.replace("{}", str(tmp_path)))
 
 
+def test_every_format_of_pillow_is_read_and_other_files_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "cat", [0, 255])
+    save(tmp_path / "dog", [100, 255])
+    for name in ("a.gif", "b.JPEG", "c.tga", "d.jp2"):
+        picture(50).save(tmp_path / "cat" / name)
+    for name in ("notes.txt", "paper.pdf", ".DS_Store"):
+        (tmp_path / "dog" / name).write_text("no image")
+    for _ in range(2):
+        assert image_folder(True, str(tmp_path), test=None).targets == [0] * 6 + [1] * 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"{tmp_path}: 2 files are left out, Pillow reads no such format, for example {tmp_path}/dog/"
+    )
+
+
+def test_a_class_without_an_image_to_train_on_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "train" / "cat", [0, 255])
+    (tmp_path / "train" / "dog").mkdir()
+    save(tmp_path / "test" / "dog", [1])
+    with pytest.raises(DataError, match=r"every class must have an image to train on, 1 of 2 have none, got 'dog'"):
+        image_folder(True, str(tmp_path))
+
+
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     save(tmp_path / "cat", [0, 255])
     save(tmp_path / "dog", [100, 255])
@@ -315,3 +340,38 @@ def test_every_dataset_of_the_config_fits_its_function(name: str) -> None:
     plain = {key: found.get(key) if str(value).startswith("${from_data:") else value for key, value in values.items()}
     config = DatasetConfig.model_validate(plain)
     check_keywords("dataset", config.target, 0, {"train": True, **config.keywords})
+
+
+def test_a_table_is_known_by_its_columns_and_classes_too(tmp_path: Path) -> None:
+    def digest(header: str, classes: tuple[str, str], source: str = "auto") -> str:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.csv"
+        path.write_text(header + "".join(f"{index % 7},{classes[index % 2]}\n" for index in range(40)))
+        config = {"_target_": "sweepstack.training.data.table", "file": str(path), "predict": "y", "source": source}
+        data = DatasetConfig.model_validate({**config, "shape": [1], "classes": 2})
+        return load_data(data, 0.2, torch.device("cpu"), workers=0).digest
+
+    found = [digest("x,y\n", ("a", "b")), digest("z,y\n", ("a", "b")), digest("x,y\n", ("a", "c"))]
+    assert len({*found}) == 3
+    assert digest("x,y\n", ("a", "b"), "streamed") == found[0]
+
+
+def test_the_groups_of_a_table_that_are_held_out_in_part_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,y,house\n" + "".join(f"{index % 7},{'ab'[index % 2]},{index // 4}\n" for index in range(80)))
+    config = {"_target_": "sweepstack.training.data.table", "file": str(path), "predict": "y", "columns": ["x"]}
+
+    def load(held: HeldOut | float, group: str | None = "house") -> str:
+        load_data(
+            DatasetConfig.model_validate({**config, "shape": [1], "classes": 2, "group": group}),
+            held,
+            torch.device("cpu"),
+        )
+        return capsys.readouterr().err
+
+    said = "The rows of one house can be both trained on and held out: split.grouped=true keeps them together.\n"
+    assert "The rows" not in load(HeldOut(0.2, grouped=True)) + load(0.0) + load(0.2, None)
+    assert load(0.2).endswith(said)
+    with pytest.raises(ConfigError, match=r"the groups of a table; set dataset.group=COLUMN"):
+        load(HeldOut(0.2, grouped=True), None)

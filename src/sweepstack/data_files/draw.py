@@ -19,7 +19,8 @@ def draw_test_part(
     """Returns which items are for tests, [count].
 
     With classes, the fraction holds within each class as nearly as its size allows; with groups, a group is either for
-    tests as a whole or not at all, and classes do not count.
+    tests as a whole or not at all, and classes do not count: groups are taken in a random order, each that still fits,
+    and the smallest one if none fits.
 
     Args:
         count: the number of items.
@@ -38,9 +39,13 @@ def draw_test_part(
     generator, tested = np.random.default_rng(SEED), np.zeros(count, bool)
     if groups is not None:
         names, group, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-        shuffled = generator.permutation(len(names))
-        most = max(min(round(count * fraction), count - 1), *sizes[shuffled[:1]], 0)
-        tested = np.isin(group, shuffled[np.cumsum(sizes[shuffled]) <= most])
+        free = max(min(round(count * fraction), count - 1), min(sizes, default=0))
+        is_taken = np.zeros(len(names), bool)
+        for each in generator.permutation(len(names)):
+            if sizes[each] <= free:
+                is_taken[each] = True
+                free -= sizes[each]
+        tested = is_taken[group]
     else:
         order = generator.permutation(count)
         _, kind = np.unique(np.zeros(count) if classes is None else np.asarray(classes), return_inverse=True)

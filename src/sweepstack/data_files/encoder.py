@@ -43,6 +43,28 @@ class Coded:
         """How many numbers it becomes."""
         return (1 if self.values is None else len(self.values)) + self.gaps
 
+    def codes(self, column: pd.Series) -> NDArray[np.intp]:
+        """Returns the index of the text of each row in `values`, which are not None; -1 where it is none of them.
+
+        If the values are true and false, they may be written in any case, or as 1 and 0.
+        """
+        texts, values = texts_of(column), list(self.values or ())
+        if {value.lower() for value in values} <= {"true", "false"}:
+            known = {value.lower(): value for value in values}
+            known |= {number: known[name] for number, name in (("1", "true"), ("0", "false")) if name in known}
+            texts = np.array([text and known.get(text.lower(), text) for text in texts], object)
+        return pd.Index(values).get_indexer(pd.Index(texts, dtype=object))
+
+    def unknown(self, column: pd.Series) -> str:
+        """Says how many texts of a column no training row has; empty if there are none."""
+        if self.values is None:
+            return ""
+        wrong = np.flatnonzero((self.codes(column) < 0) & column.notna())
+        if not len(wrong):
+            return ""
+        rows, example = f"{len(wrong):,} of {len(column):,} rows", str(column.iloc[wrong[0]])
+        return f"column {self.name}: {rows} have a value that no training row has, such as {example!r}"
+
     def encode(self, column: pd.Series, out: NDArray[np.float32], path: Path) -> None:
         """Writes the numbers of a column.
 
@@ -55,7 +77,7 @@ class Coded:
             DataError: it must hold finite numbers, and does not.
         """
         if self.values is not None:
-            codes = pd.Index(self.values).get_indexer(pd.Index(texts_of(column), dtype=object))
+            codes = self.codes(column)
             known = np.flatnonzero(codes >= 0)
             out[known, codes[known]] = 1
         else:
@@ -98,9 +120,15 @@ class Encoder:
             begin += column.width
         return rows
 
-    def encode_file(self, path: Path) -> NDArray[np.float32]:
-        """Returns the rows of a file as numbers [n, width]; see `encode` and `read_frame`."""
-        return self.encode(read_frame(path, self.texts), path)
+    def encode_file(self, path: Path) -> tuple[NDArray[np.float32], str]:
+        """Returns the rows of a file as numbers [n, width] and what is `unknown`; see `encode` and `read_frame`."""
+        frame = read_frame(path, self.texts)
+        return self.encode(frame, path), self.unknown(frame)
+
+    def unknown(self, frame: pd.DataFrame) -> str:
+        """Says which columns of a table have texts that no training row has; empty if none has."""
+        said = (column.unknown(frame[column.name]) for column in self.columns)
+        return "; ".join(one for one in said if one)
 
     def describe(self) -> str:
         """Says what becomes of the columns, such as "2 columns -> 4 numbers: 1 number, 1 category (city: 3 values)"."""

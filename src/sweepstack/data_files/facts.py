@@ -30,8 +30,12 @@ def find_fact(name: str, dataset: Mapping[str, Any], task: str) -> Any:
     if target == IMAGES:
         height, width = size_of(dataset["size"])
         shape = [1 if dataset["grey"] else 3, height, width]
-        found: Mapping[str, Any] = {"shape": shape, "classes": len(class_folders(dataset["folder"])[2])}
+        _, test_folder, classes = class_folders(dataset["folder"])
+        if test_folder is None:
+            _check_tests(dataset)
+        found: Mapping[str, Any] = {"shape": shape, "classes": len(classes)}
     elif target == TABLE:
+        _check_tests(dataset)
         from sweepstack.data_files import table
 
         if name == "targets":
@@ -42,3 +46,14 @@ def find_fact(name: str, dataset: Mapping[str, Any], task: str) -> Any:
     if name not in found:
         raise ConfigError("${from_data:...} must name what the files of a dataset say", name, did_you_mean(name, found))
     return found[name]
+
+
+def _check_tests(dataset: Mapping[str, Any]) -> None:
+    """Checks that items are for tests only if they are tested on.
+
+    Raises:
+        ConfigError: there is no part for tests, and items are drawn for it.
+    """
+    if (dataset.get("parts") or {}).get("test", "default") is None and isinstance(dataset["test"], float):
+        rule = "dataset.parts.test=null needs dataset.test=null, or items that are drawn for tests are not used at all"
+        raise ConfigError(rule, dataset["test"], "set dataset.test=null")

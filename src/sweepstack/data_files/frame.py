@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import re
 import warnings
@@ -16,8 +17,10 @@ from sweepstack.errors import DataError, did_you_mean, one_line
 
 PARQUET = (".parquet", ".pq")
 """The ends of the names of Parquet files. Any other file is CSV."""
-SEPARATORS = ",;\t"
+SEPARATORS = ",;\t|"
 """What may separate the columns of a CSV file: the one of these that is most frequent in the first line."""
+GAPS = ("NA", "NaN", "nan")
+"""Texts that are gaps in a CSV column of numbers. In any column an empty cell is one, and nothing else."""
 DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([T ]\d{1,2}:.*)?")
 """Matches a date in a CSV file."""
 
@@ -53,7 +56,7 @@ def read_frame(path: Path, texts: Iterable[str] = ()) -> pd.DataFrame:
 @functools.lru_cache(maxsize=4)
 def _read(path: Path, changed: int, size: int, texts: frozenset[str]) -> pd.DataFrame:
     is_csv = path.suffix.lower() not in PARQUET
-    frame = _read_csv(path) if is_csv else pd.read_parquet(path).reset_index(drop=True)
+    frame = _read_csv(path) if is_csv else _read_parquet(path)
     frame.columns = frame.columns.map(lambda name: str(name).strip())
     if frame.empty:
         raise DataError("must hold one row or more, it holds none", remedy="give rows", where=str(path))
@@ -61,8 +64,8 @@ def _read(path: Path, changed: int, size: int, texts: frozenset[str]) -> pd.Data
         name = frame.columns[frame.columns.duplicated()][0]
         raise DataError("must have columns of different names", name, "rename one", where=str(path))
     for name in frame.columns if is_csv else ():
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        if name not in texts and bool((numbers.isna() == frame[name].isna()).all()):
+        numbers, gaps = pd.to_numeric(frame[name], errors="coerce"), frame[name].isna() | frame[name].isin(GAPS)
+        if name not in texts and bool((numbers.isna() == gaps).all()):
             frame[name] = numbers.astype(np.float64)
     return frame
 
@@ -71,7 +74,37 @@ def _read_csv(path: Path) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig") as file:
         separator = max(SEPARATORS, key=file.readline().count)
     with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows longer than the header
-        return pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig", skipinitialspace=True, index_col=False)
+        frame = pd.read_csv(
+            path,
+            sep=separator,
+            dtype=str,
+            encoding="utf-8-sig",
+            skipinitialspace=True,
+            index_col=False,
+            keep_default_na=False,
+            na_values=[""],
+        )
+    if frame.iloc[:, -1:].isna().any(axis=None):
+        _check_widths(path, separator)
+    return frame
+
+
+def _check_widths(path: Path, separator: str) -> None:
+    """Checks that no row of a CSV file is shorter than its header: what it lacks would be gaps."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        read = csv.reader(file, delimiter=separator, skipinitialspace=True)
+        rows = (row for row in read if len(row) > 1 or "".join(row).strip())
+        width = len(next(rows))
+        for number, row in enumerate(rows, 1):
+            if len(row) < width:
+                rule = f"must have {width:,} cells in every row, row {number:,} {BELOW_HEADER} has {len(row):,}"
+                raise DataError(rule, remedy="correct it", where=str(path))
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    frame = pd.read_parquet(path)
+    named = [name for name in frame.index.names if name is not None]  # columns that pandas took as the index
+    return frame.reset_index(named).reset_index(drop=True)
 
 
 def check_columns(frame: pd.DataFrame, names: Iterable[str], path: Path, key: str = "") -> None:
@@ -100,8 +133,13 @@ def numbers_of(column: pd.Series) -> NDArray[np.float64] | None:
 
 
 def texts_of(column: pd.Series) -> NDArray[np.object_]:
-    """Returns a column as texts, None in its gaps."""
-    return np.array([None if gap else str(value) for value, gap in zip(column, column.isna(), strict=True)], object)
+    """Returns a column as texts, None in its gaps; a whole number is the same text, whatever its type."""
+    values = zip(column, column.isna(), strict=True)
+    return np.array([None if gap else _text(value) for value, gap in values], object)
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def is_dates(column: pd.Series) -> bool:

@@ -90,11 +90,21 @@ def choose(
         group: a column whose rows of one value are in one part; it is not learned from.
 
     Raises:
-        DataError: `targets` is neither.
+        DataError: there is no file, `targets` is neither, or the columns do not suit each other.
     """
     if targets not in (CLASSES, NUMBERS):
         raise DataError("dataset.targets must be classes or numbers", targets, f"for example dataset.targets={CLASSES}")
+    if file is None:
+        raise DataError("dataset.file must name a CSV or Parquet file", file, "for example dataset.file=my.csv")
+    if isinstance(columns, str):
+        raise DataError("dataset.columns must be a list of names", columns, f"set dataset.columns=[{columns}]")
     names = None if columns is None else tuple(str(name) for name in columns)
+    if names is not None and len({*names}) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError("dataset.columns must name each column once", twice, "leave the second one out")
+    if group is not None and str(group) == str(predict):
+        rule = "dataset.group must be another column than dataset.predict"
+        raise DataError(rule, group, "name another one, or leave it out")
     return Choice(str(file), str(predict), targets, names, test, None if group is None else str(group))
 
 
@@ -111,7 +121,7 @@ def targets_of(task: str, file: str, predict: str) -> str:
     """
     if task in (CLASSIFICATION, REGRESSION):
         return CLASSES if task == CLASSIFICATION else NUMBERS
-    path = _path(file)
+    path = _path(choose(file, predict).file)
     frame = read_frame(path)
     check_columns(frame, [predict], path, "dataset.predict")
     return CLASSES if numbers_of(frame[predict]) is None else NUMBERS
@@ -128,11 +138,13 @@ def _load(choice: Choice, changed: tuple[int, ...]) -> Table:
     path = _path(choice.file)
     whole = read_frame(path)
     check_columns(whole, [choice.predict], path, "dataset.predict")
-    names, left_out = _inputs(choice, whole, path)
     _check_roles(choice, whole, path)
     files = [(whole, path)]
     if isinstance(choice.test, str):
         test_path = _path(choice.test)
+        if test_path.exists() and test_path.samefile(path):
+            rule = "dataset.test must be another file than dataset.file, its rows would be trained on and tested on"
+            raise DataError(rule, choice.test, "for example dataset.test=0.2")
         other = read_frame(test_path, [name for name in whole.columns if numbers_of(whole[name]) is None])
         check_columns(other, [choice.predict], test_path)
         _check_roles(choice, other, test_path)
@@ -144,6 +156,7 @@ def _load(choice: Choice, changed: tuple[int, ...]) -> Table:
         files = [(whole[~tested], path), (whole[tested], path)]
     else:
         tested = np.arange(len(targets)) >= len(whole)
+    names, left_out = _inputs(choice, whole, files[0][0], path)
     encoder = Encoder.fit(files[0][0], names, path)
     train, test = (
         Part(encoder.encode(frame, file), own, texts_of(frame[choice.group]) if choice.group is not None else None)
@@ -153,6 +166,12 @@ def _load(choice: Choice, changed: tuple[int, ...]) -> Table:
     words = [f"{path.name}: {encoder.describe()}"]
     if left_out:
         words.append(f"left out: {', '.join(f'{name} ({why})' for name, why in left_out.items())}")
+    if isinstance(choice.test, str) and (unknown := encoder.unknown(files[1][0])):
+        words.append(f"{files[1][1].name}: {unknown}")
+    if choice.group is not None and isinstance(choice.test, float):
+        share = len(test.rows) / len(whole)
+        if abs(share - choice.test) > choice.test / 3:
+            words.append(f"groups stay together, so {share:.0%} of the rows are to test with, not {choice.test:.0%}")
     what = "numbers" if named is None else f"{len(named)} classes"
     words.append(
         f"predicted: {choice.predict} ({what}); {len(train.rows):,} rows to train with, {len(test.rows):,} to test with"
@@ -160,17 +179,29 @@ def _load(choice: Choice, changed: tuple[int, ...]) -> Table:
     return Table(train, test, encoder, named, "; ".join(words))
 
 
-def _inputs(choice: Choice, frame: pd.DataFrame, path: Path) -> tuple[list[str], dict[str, str]]:
-    """Returns the names of the columns to learn from, and those that are left out with the reason."""
+def _inputs(choice: Choice, frame: pd.DataFrame, train: pd.DataFrame, path: Path) -> tuple[list[str], dict[str, str]]:
+    """Returns the names of the columns to learn from, and those that are left out with the reason.
+
+    Args:
+        choice: the choice of a config.
+        frame: the whole table.
+        train: its training rows; from a column that has one value there nothing can be learned.
+        path: its file, for errors.
+    """
+
+    def reason_of(name: str) -> str:
+        same = "one value in the rows to train with"
+        return unusable(frame[name]) or (same if train[name].nunique(dropna=False) == 1 else "")
+
     taken = {choice.predict: "dataset.predict", choice.group: "dataset.group"}
     if choice.columns is None:
-        reasons = {name: unusable(frame[name]) for name in frame.columns if name not in taken}
+        reasons = {name: reason_of(name) for name in frame.columns if name not in taken}
         left_out = {name: reason for name, reason in reasons.items() if reason}
         names = [name for name, reason in reasons.items() if not reason]
     else:
         check_columns(frame, choice.columns, path, "dataset.columns")
         for name in choice.columns:
-            reason = f"it is {taken[name]}" if name in taken else unusable(frame[name])
+            reason = f"it is {taken[name]}" if name in taken else reason_of(name)
             if reason:
                 rule = f"dataset.columns must name columns to learn from, {name!r} is none ({reason})"
                 raise DataError(rule, remedy="leave it out", where=str(path))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 import stat
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepstack.data_files.encoder import Encoder
-from sweepstack.data_files.frame import SEPARATORS
-from sweepstack.errors import DataError, UserError, one_line
+from sweepstack.errors import DataError, UserError, one_line, printable
 
 ROWS, TENSORS = ".csv", ".npy"
 """The ends of the names of files that hold rows, and tensors."""
@@ -50,25 +49,9 @@ def check_is_file(path: Path) -> None:
         raise InputError("must be a file, it is a pipe, a socket or a device", remedy="save it as a file")
 
 
-def names_columns(path: Path, encoder: Encoder) -> bool:
-    """True if a file is CSV, and its first line has the name of a column of a table.
-
-    Args:
-        path: the file.
-        encoder: the one that the model was trained with.
-    """
-    if path.suffix.lower() != ROWS or not path.is_file():
-        return False
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            cells = re.split(f"[{SEPARATORS}]", file.readline())
-    except OSError:  # `read_inputs` says why
-        return False
-    return bool({cell.strip(' "\n') for cell in cells} & {column.name for column in encoder.columns})
-
-
 def read_table(path: Path, encoder: Encoder) -> NDArray[np.float32]:
-    """Reads rows of a table as the numbers [n, width] that a model was trained with.
+    """Reads rows of a table as the numbers [n, width] that a model was trained with. A line on standard error names
+    texts that no training row has.
 
     Args:
         path: a CSV file whose first line has the names of the columns.
@@ -78,9 +61,15 @@ def read_table(path: Path, encoder: Encoder) -> NDArray[np.float32]:
         InputError: the file cannot be read, a column is missing, or one should hold numbers and does not.
     """
     try:
-        return encoder.encode_file(path)
+        check_is_file(path)
+        rows, unknown = encoder.encode_file(path)
     except DataError as error:
         raise InputError(error.rule, error.value, error.remedy) from error
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or one_line(error)})", remedy="correct the path") from error
+    if unknown:
+        print(printable(f"{path}: {unknown}"), file=sys.stderr)
+    return rows
 
 
 def read_inputs(path: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -26,7 +26,6 @@ from sweepstack.inference.inputs import (
     InputError,
     check_is_file,
     has_items,
-    names_columns,
     read_inputs,
     read_table,
 )
@@ -193,8 +192,8 @@ class Predictor:
     def predict_file(self, path: Path) -> NDArray[Any]:
         """Computes what the task answers for the items of a file, [n, ...].
 
-        Rows of numbers are read from .csv, tensors from .npy, see `inputs`. If the dataset is a table, a .csv file may
-        have columns of the same names instead, with values as they are in the table. Any other file is a picture: one
+        Rows of numbers are read from .csv, tensors from .npy, see `inputs`. If the dataset is a table, a .csv file has
+        columns of the same names instead, with values as they are in the table. Any other file is a picture: one
         as the folder of images has them that the model was trained on, or a handwritten digit, see `handwriting`.
 
         Raises:
@@ -202,7 +201,7 @@ class Predictor:
             UserError: it is a picture and the model takes no grey images, or the model does not give the same answer
                 twice.
         """
-        if self.encoder is not None and names_columns(path, self.encoder):
+        if self.encoder is not None and path.suffix.lower() == ROWS:
             inputs: NDArray[Any] = read_table(path, self.encoder)
         else:
             inputs = read_inputs(path, self.shape, self.dtype) if has_items(path) else self._read_picture(path)

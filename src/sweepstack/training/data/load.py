@@ -16,7 +16,8 @@ from torch.utils.data import ConcatDataset
 
 from sweepstack.config.code_digest import digest_of_dataset
 from sweepstack.config.schema import AugmentConfig, DatasetConfig, HeldOut, RunConfig, TaskConfig, TrialConfig
-from sweepstack.errors import ConfigError, DataError, one_line
+from sweepstack.data_files.facts import TABLE
+from sweepstack.errors import ConfigError, DataError, one_line, printable
 from sweepstack.training.data import user_dataset
 from sweepstack.training.data.augmentation import Augmentation
 from sweepstack.training.data.inputs import Inputs, joined, over, rows, tensors_of
@@ -39,7 +40,8 @@ HASHED_AT_ONCE = 256
 
 
 def data_of(config: TrialConfig, device: torch.device, run: RunConfig | None = None) -> Data:
-    """Loads the data of a trial, with all that its config says of batches.
+    """Loads the data of a trial, with all that its config says of batches. A line on standard error says what becomes
+    of the columns of a table, once in a process.
 
     Args:
         config: the config of the trial.
@@ -52,6 +54,11 @@ def data_of(config: TrialConfig, device: torch.device, run: RunConfig | None = N
     """
     workers = run.workers if run is not None else None
     data = load_data(config.dataset, config.held_out, device, config.task, workers)
+    if config.dataset.target == TABLE:
+        from sweepstack.data_files.table import choose  # pandas, which only tables need
+
+        line = f"table {choose(**config.dataset.keywords).load().description}"
+        user_dataset.say_once(config.dataset, printable(line))
     augmentation = _augmentation(config.augment, data)
     if config.augment.transforms:
         data = _transformed(data, config, workers)
@@ -78,13 +85,29 @@ def load_data(
         workers: the number of processes that read streamed data; None: chosen.
 
     Raises:
+        ConfigError: the groups of a table must stay together, and it has none.
         DataError: the data cannot be loaded, or are not what config and task say.
     """
     learned = task.model_dump_json(by_alias=True, exclude={"loss", "metrics", "objective"})
     held = held if isinstance(held, HeldOut) else HeldOut(held)
+    _check_group(config, held)
     chosen = workers or DEFAULT_WORKERS
     read, splits = _read(config.model_dump_json(by_alias=True), str(device), learned, held.grouped, chosen)
     return read.data(*splits.of(held), device, config)
+
+
+def _check_group(config: DatasetConfig, held: HeldOut) -> None:
+    """Checks that a table has groups if they must stay together; a line says that they do not."""
+    if config.target != TABLE:
+        return
+    group = config.keywords.get("group")
+    if held.grouped and group is None:
+        raise ConfigError(
+            "split.grouped needs the column with the groups of a table", remedy="set dataset.group=COLUMN"
+        )
+    if group is not None and not held.grouped and (held.fraction or held.folds):
+        line = f"The rows of one {group} can be both trained on and held out: split.grouped=true keeps them together."
+        user_dataset.say_once(config, line)
 
 
 @dataclass(frozen=True)
@@ -164,7 +187,8 @@ def _read(
     if why is None:
         try:
             read = _read_whole(parts, check_targets, torch.device(device_name))
-            return replace(read, digest=splits.digest(read.digest)), splits.with_labels(read.labels, read.test_labels)
+            digest = splits.digest(_with_identity(read.digest, parts[0]))
+            return replace(read, digest=digest), splits.with_labels(read.labels, read.test_labels)
         except DrawsItems:
             why = "its items draw random numbers, others in each epoch"
             if config.source in ("memory", "mapped"):
@@ -175,7 +199,20 @@ def _read(
                 raise DataError(f"{rule} numbers for them", remedy=remedy) from None
     user_dataset.say_once(config, f"Dataset {config.target} is streamed by worker processes: {why}.")
     stream = _open_stream(parts, check_targets, workers)
-    return replace(stream, digest=splits.digest(stream.digest)), splits.with_targets(parts[0])
+    digest = splits.digest(_with_identity(stream.digest, parts[0]))
+    return replace(stream, digest=digest), splits.with_targets(parts[0])
+
+
+def _with_identity(digest: str, part: Part) -> str:
+    """Returns the checksum of the data of a table together with its columns and classes; that of other data as it is.
+
+    Args:
+        digest: the checksum.
+        part: the training part.
+    """
+    if part.config.target != TABLE:
+        return digest
+    return hashlib.sha1(f"{digest} {part.dataset.identity}".encode(), usedforsecurity=False).hexdigest()[:16]
 
 
 def _why_streamed(parts: Sequence[Part]) -> str | None:

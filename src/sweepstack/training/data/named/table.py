@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Sequence
 
 import torch
 from torch.utils.data import TensorDataset
-
-from sweepstack.errors import printable
-
-_described: set[str] = set()
-"""Descriptions of tables that this process has printed."""
 
 
 class Rows(TensorDataset):
@@ -21,6 +16,8 @@ class Rows(TensorDataset):
     """The names of the classes in the order of their indices; None if numbers are predicted."""
     groups: Sequence[str] | None
     """The group of each row; None if the table has no groups."""
+    identity: str
+    """What the numbers stand for, in addition to them: the names and codes of the columns, and the classes."""
 
 
 def table(
@@ -32,7 +29,7 @@ def table(
     test: float | str | None = 0.2,
     group: str | None = None,
 ) -> Rows:
-    """A table. A line on standard error says what becomes of its columns, once in a process; see `Coded` for how.
+    """A table; see `Coded` for what becomes of its columns.
 
     Args:
         train: return the training part; else the test part.
@@ -49,10 +46,8 @@ def table(
     from sweepstack.data_files.table import choose
 
     found = choose(file, predict, targets, columns, test, group).load()
-    if found.description not in _described:
-        _described.add(found.description)
-        print(printable(f"table {found.description}"), file=sys.stderr)
     part = found.train if train else found.test
     rows = Rows(torch.from_numpy(part.rows), torch.from_numpy(part.targets))
     rows.classes, rows.groups = found.classes, None if part.groups is None else part.groups.tolist()
+    rows.identity = json.dumps([found.encoder.as_plain(), found.classes])
     return rows
