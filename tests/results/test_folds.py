@@ -54,16 +54,20 @@ def test_trials_that_differ_in_their_fold_are_one_setting():
     assert "on average over 5 of 5 folds" in said(frame)
 
 
-def test_the_same_fold_and_seed_are_compared_and_no_others():
+def test_folds_are_compared_by_the_means_over_their_seeds_and_no_other_folds():
     frame = folded({"1": FIVE, "2": [0, 1, 2]}, seeds=[0, 1])
     found = select(frame)
-    assert found.groups["n"].tolist() == [6, 10]
+    assert found.groups["n"].tolist() == [3, 5]
+    assert found.groups["trials"].tolist() == [6, 10]
+    values = [frame[frame["lr"] == lr].groupby("fold")["val/accuracy"].mean() for lr in (2, 1)]
+    assert found.groups["low"].tolist() == pytest.approx([mean_interval(one).low for one in values])
+    assert found.groups["p"][1] == pytest.approx(paired_t(values[0], values[1][:3]).p, rel=1e-3)
     assert found.groups["folds_done"].tolist() == ["3 of 5", "5 of 5"]
     assert found.groups["why"].tolist() == [
-        "best mean over 6 pairs of seed and fold",
-        "paired over 6 pairs of seed and fold",
+        "best mean over 3 folds",
+        "paired over 3 folds",
     ]
-    assert "on average over 6 pairs of seed and fold (3 of 5 folds)" in said(frame)
+    assert "on average over 3 of 5 folds (6 trials)" in said(frame)
     text = warnings(frame, ["lr"], found, None)
     assert "Settings have values of different folds, which may differ in how hard they are." in text
 
@@ -84,6 +88,13 @@ def test_one_fold_tells_no_spread():
     ]
     alone = folded({"1": [0], "2": [0]})
     assert any("Each setting has one fold" in line for line in warnings(alone, ["lr"], select(alone), None))
+
+
+def test_seeds_are_the_replicates_where_all_trials_have_the_same_fold():
+    groups = select(folded({"1": [0], "2": [0]}, seeds=range(3))).groups
+    assert groups["n"].tolist() == [3, 3]
+    assert groups["why"][0] == "best mean over 3 seeds"
+    assert groups["why"][1].startswith("paired over 3 seeds")
 
 
 def test_that_folds_overlap_is_said_wherever_there_is_an_interval():

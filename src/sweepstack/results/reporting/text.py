@@ -78,7 +78,7 @@ def _replicates(group: pd.Series[Any], selection: Selection) -> str:
     """Says how many trials a mean is of: 3 seeds, 3 of 5 folds."""
     folds, axis = group.get("folds_done", ""), selection.axis
     if axis is FOLDS and folds:
-        return f"{folds} folds"
+        return f"{folds} folds" + (f" ({group['trials']} trials)" if group["trials"] > group["n"] else "")
     return f"{group['n']} {axis.many}{f' ({folds} folds)' if folds else ''}"
 
 
@@ -242,6 +242,7 @@ def explain_values(frame: pd.DataFrame, selection: Selection | None, images: int
                 "mean is Student's. The trial to use is the one of the best setting with the best value."
             )
         if selection.axis is not SEEDS:
+            lines.append("The seeds of a fold are averaged first: intervals and tests count folds.")
             lines.append(f"{FOLDS_OVERLAP[0].upper()}{FOLDS_OVERLAP[1:]}.")
         if selection.honest and selection.test is not None:
             count = f" on {images:,} images" if images else ""

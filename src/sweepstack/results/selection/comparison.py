@@ -53,7 +53,6 @@ class Axis(NamedTuple):
 
 SEEDS = Axis("seed", "seeds", "seed=0,1,2")
 FOLDS = Axis("fold", "folds", "fold=0,1,2")
-SEEDS_AND_FOLDS = Axis("pair of seed and fold", "pairs of seed and fold", "seed=0,1,2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,9 @@ class Group:
 
     setting: dict[str, Any]
     objectives: dict[Hashable, float]
-    """The objective of the finished trials, by seed, or by seed and fold."""
+    """The objective of the finished trials, by seed; with folds by fold, each the mean over its seeds."""
+    trials: int
+    """The number of the finished trials, those of one seed (and fold) counted once."""
     failed: int
     """The number of trials without a value of the objective."""
     failure: str
@@ -118,7 +119,7 @@ def assess_settings(
         axis: what distinguishes the trials of a setting.
     """
     best, *others = groups
-    single = len(best.objectives) == 1
+    single = best.trials == 1
     errors = _errors(key, best, predictions, axis) if single and others else None
     sign = 1 if key.larger_is_better else -1
 
@@ -131,7 +132,8 @@ def assess_settings(
     rivals = sum(bool(group.objectives) for group in groups)
     fresh = single and not same_data
     p[done] = holm(p[done]) if fresh else holm_with_best(p[done], df[done], rivals)
-    won = "best single trial" if single else f"best mean over {len(best.objectives)} {axis.many}"
+    count = len(best.objectives)
+    won = "best single trial" if single else f"best mean over {count} {axis.one if count == 1 else axis.many}"
     assessments = [Assessment(BEST, NAN, _reason_of(best, best, won))]
     for other, value, test in zip(others, p.tolist(), tests, strict=True):
         assessments.append(Assessment(_mark(other, value), value, _reason_of(other, best, test.how)))
