@@ -111,6 +111,13 @@ def test_that_folds_overlap_is_said_wherever_there_is_an_interval():
     assert not any("fold" in line for line in explain_values(seeds, select(seeds), None))
 
 
+def test_no_text_of_a_report_shows_a_placeholder():
+    frame = folded({"1": FIVE, "2": FIVE})
+    found = select(frame)
+    texts = [said(frame), *warnings(frame, ["lr"], found, None), *explain_values(frame, found, None)]
+    assert not [text for text in texts if "{" in text]
+
+
 def test_a_report_shows_the_folds():
     frame = folded({"1": FIVE, "2": [0, 1]})
     table = settings_table(frame, select(frame), ["lr"])

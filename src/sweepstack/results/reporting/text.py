@@ -270,7 +270,7 @@ def _marks(selection: Selection) -> list[str]:
     if tested:
         lines.append(
             "“Not told apart” means that the values do not show that the best setting is better (5 %, corrected for "
-            "the number of settings); it does not mean that both are equal. Few {selection.axis.many} say little: "
+            f"the number of settings); it does not mean that both are equal. Few {selection.axis.many} say little: "
             "five say far more than three."
         )
     if selection.groups["why"].str.contains(BY_ITEMS).any():
