@@ -72,6 +72,14 @@ def test_folds_are_compared_by_the_means_over_their_seeds_and_no_other_folds():
     assert "Settings have values of different folds, which may differ in how hard they are." in text
 
 
+def test_as_many_folds_that_are_others_are_named():
+    frame = folded({"1": [0, 1], "2": [2, 3]})
+    assert any("values of different folds" in line for line in warnings(frame, ["lr"], select(frame), None))
+    assert any("values of different folds" in note for note in by_seed(frame).attrs["notes"])
+    same = folded({"1": [0, 1], "2": [0, 1]})
+    assert not any("values of different folds" in note for note in by_seed(same).attrs["notes"])
+
+
 def test_a_trial_that_was_recorded_twice_counts_once():
     frame = folded({"1": FIVE})
     twice = as_frame([row(n, {"fold": "0", "folds": "5", "seed": "0"}, {"val/accuracy": n / 10}) for n in (1, 3)])

@@ -14,6 +14,7 @@ from sweepstack.results.reporting.plots.style import listed, objective_words, sh
 from sweepstack.results.selection.comparison import (
     BY_ITEMS,
     FOLDS,
+    FOLDS_DIFFER,
     FOLDS_OVERLAP,
     NOT_MEASURED,
     NOT_TESTED,
@@ -184,8 +185,8 @@ def warnings(
             lines.append(
                 f"Each setting has one {axis.one}, so its spread is not known; sweep {axis.example} as well to see it."
             )
-        if "folds_done" in selection.groups and selection.groups["folds_done"].nunique() > 1:
-            lines.append("Settings have values of different folds, which may differ in how hard they are.")
+        if selection.folds_differ:
+            lines.append(f"{FOLDS_DIFFER[0].upper()}{FOLDS_DIFFER[1:]}.")
     lines += _unfinished(frame)
     if selection is not None:
         odd = frame[(frame["state"] == "FINISHED") & ~np.isfinite(frame[selection.objective].to_numpy(dtype=float))]

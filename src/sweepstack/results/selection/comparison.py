@@ -29,6 +29,8 @@ FOLDS_OVERLAP = (
     "are surer than they should be"
 )
 """What a reader must know of statistics over folds (Nadeau and Bengio 2003, Machine Learning 52)."""
+FOLDS_DIFFER = "settings have values of different folds, which may differ in how hard they are"
+"""What a reader must know of a comparison of means over different folds."""
 SIGNIFICANCE_LEVEL = 0.05
 """The probability, at most, that any setting of a table is marked as worse although it is as good as the best one."""
 

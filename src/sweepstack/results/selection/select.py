@@ -57,6 +57,8 @@ class Selection:
     task does not predict classes."""
     axis: Axis = SEEDS
     """What distinguishes the trials of a setting."""
+    folds_differ: bool = False
+    """True if settings have values of different folds."""
 
     @property
     def honest(self) -> bool:
@@ -112,6 +114,8 @@ def select(
         reported if reported in frame else None,
         _test(trial, predictions, test_count),
         axis,
+        axis is FOLDS
+        and len({(*group.folds.split()[2:], *sorted(map(str, group.objectives))) for group in groups}) > 1,
     )
 
 

@@ -95,7 +95,7 @@ def by_seed(
     Raises:
         UserError: there is no such metric.
     """
-    from sweepstack.results.selection.comparison import FOLDS_OVERLAP, SEEDS
+    from sweepstack.results.selection.comparison import FOLDS_DIFFER, FOLDS_OVERLAP, SEEDS
     from sweepstack.results.selection.select import select
 
     selection = select(frame, predictions, objective(frame, metric))
@@ -103,6 +103,7 @@ def by_seed(
     if selection.caution and NOTE not in groups:
         groups[NOTE] = SELECTED_ON_TEST
     notes = [selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
+    notes.append(FOLDS_DIFFER if selection.folds_differ else "")
     groups.attrs |= {**_attrs(groups, frame, selection.objective), "notes": [note for note in notes if note]}
     return groups
 
