@@ -80,6 +80,15 @@ def test_as_many_folds_that_are_others_are_named():
     assert not any("values of different folds" in note for note in by_seed(same).attrs["notes"])
 
 
+def test_folds_of_different_cuts_are_not_paired():
+    rows = []
+    for number, (folds, fold) in enumerate([(folds, fold) for folds in (5, 3) for fold in range(3)]):
+        params = {"folds": str(folds), "fold": str(fold)}
+        rows.append(row(number, params, {"val/accuracy": 0.5 + folds / 100 + number**2 / 1000}))
+    why = select(as_frame(rows)).groups["why"][1]
+    assert why.startswith("Welch's t-test over 3 and 3 folds that do not match")
+
+
 def test_a_trial_that_was_recorded_twice_counts_once():
     frame = folded({"1": FIVE})
     twice = as_frame([row(n, {"fold": "0", "folds": "5", "seed": "0"}, {"val/accuracy": n / 10}) for n in (1, 3)])

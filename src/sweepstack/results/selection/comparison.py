@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sweepstack.metrics import Metric, bare_name
 from sweepstack.results.selection.statistics import holm, holm_with_best, mcnemar, paired_t, welch_t
+from sweepstack.results.tables.columns import written
 
 BEST = "best"
 """Mark of the best setting."""
@@ -180,7 +181,7 @@ def _compare(
     if not other.objectives:
         return _Test(NAN, NAN, "no trial gave a value")
     shared = [seed for seed in best.objectives if seed in other.objectives]
-    if len(shared) > 1:
+    if len(shared) > 1 and (axis is not FOLDS or _cut(best) == _cut(other)):
         one, two = [best.objectives[seed] for seed in shared], [other.objectives[seed] for seed in shared]
         how = f"paired over {len(shared)} {axis.many}"
         return _if_better(*paired_t(one, two), how, sign * float(np.mean(one) - np.mean(two)))
@@ -198,6 +199,12 @@ def _compare(
     if errors.dtype == np.bool_:
         return _if_better(mcnemar(~errors, ~others), np.inf, f"McNemar on {len(errors)} test images", ahead)
     return _if_better(*paired_t(errors, others), f"{BY_ITEMS}, {len(errors)} of them", ahead)
+
+
+def _cut(group: Group) -> dict[str, str]:
+    """Returns the params that say how the data of a setting are cut into folds."""
+    keys = ("dataset", "folds", "split")
+    return {name: written(value) for name, value in group.setting.items() if name.partition(".")[0] in keys}
 
 
 def _if_better(p: float, df: float, how: str, ahead: float) -> _Test:
