@@ -13,7 +13,7 @@ from sweepstack.results.selection.comparison import BEST, NOT_TESTED
 from sweepstack.results.selection.select import one_row_per_seed, select
 from sweepstack.results.selection.statistics import mean_interval, paired_t
 from sweepstack.results.tables.frame import as_frame
-from sweepstack.results.tables.grouping import by_seed
+from sweepstack.results.tables.grouping import by_seed, grouped, pivoted
 from sweepstack.results.tables.objective import NO_TEST_PART, SELECTED_ON_TEST
 from sweepstack.results.tables.rendering import render, short, to_text
 from sweepstack.tracking.runs_as_rows import Row
@@ -174,6 +174,13 @@ def test_settings_that_test_data_selected_are_marked():
     assert groups["note"].tolist() == [SELECTED_ON_TEST] * 2
     assert SELECTED_ON_TEST in to_text(groups)
     assert "too good" in groups.attrs["notes"][0]
+
+
+def test_means_of_groups_say_that_test_data_selected():
+    frame = as_frame(rows(BY_TEST, BY_TEST))
+    assert "selected on the test data" in grouped(frame, ["lr"]).attrs["notes"][0]
+    assert "selected on the test data" in pivoted(frame, "lr", "validation_split").attrs["notes"][0]
+    assert grouped(as_frame(rows(HONEST, HONEST)), ["lr"]).attrs["notes"] == []
 
 
 def test_no_sentence_of_a_report_calls_it_a_test_accuracy():

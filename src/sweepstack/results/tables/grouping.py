@@ -38,6 +38,8 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
     groups = groups.sort_values(["mean", *columns], ascending=ascending, na_position="last", key=order)
     groups = groups.reset_index(drop=True)
     groups.attrs |= _attrs(groups, frame, chosen)
+    by_test = NOTE in frame and (frame[NOTE] == SELECTED_ON_TEST).any() and chosen.startswith("test/")
+    groups.attrs["notes"] = [f"trials were {SELECTED_ON_TEST}: the test value is too good"] if by_test else []
     return groups
 
 
