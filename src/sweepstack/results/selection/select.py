@@ -114,8 +114,7 @@ def select(
         reported if reported in frame else None,
         _test(trial, predictions, test_count),
         axis,
-        axis is FOLDS
-        and len({(*group.folds.split()[2:], *sorted(map(str, group.objectives))) for group in groups}) > 1,
+        axis is FOLDS and len({(one.folds, *sorted(map(str, one.objectives))) for one in groups if one.objectives}) > 1,
     )
 
 
