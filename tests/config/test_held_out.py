@@ -46,6 +46,11 @@ def test_what_is_held_out_follows_from_the_keys(digits_config, changes, held, pa
             "validation_split has no effect beside dataset.parts.val, got 0.2; leave it out",
         ),
         (
+            {"dataset.parts.val": {"train": False}},
+            "dataset.parts.val and dataset.parts.test must differ, or both are the same data, got {'train': False}; "
+            "correct dataset.parts.test",
+        ),
+        (
             {"folds": 5, "fold": 0, "validation_split": 0.2},
             "validation_split has no effect beside folds, got 0.2; leave it out",
         ),

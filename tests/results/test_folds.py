@@ -13,7 +13,7 @@ from sweepstack.results.selection.comparison import BEST, NOT_TESTED
 from sweepstack.results.selection.select import one_row_per_seed, select
 from sweepstack.results.selection.statistics import mean_interval, paired_t
 from sweepstack.results.tables.frame import as_frame
-from sweepstack.results.tables.grouping import by_seed
+from sweepstack.results.tables.grouping import by_seed, grouped, pivoted
 from sweepstack.results.tables.objective import NO_TEST_PART, SELECTED_ON_TEST
 from sweepstack.results.tables.rendering import render, short, to_text
 from sweepstack.tracking.runs_as_rows import Row
@@ -54,18 +54,39 @@ def test_trials_that_differ_in_their_fold_are_one_setting():
     assert "on average over 5 of 5 folds" in said(frame)
 
 
-def test_the_same_fold_and_seed_are_compared_and_no_others():
+def test_folds_are_compared_by_the_means_over_their_seeds_and_no_other_folds():
     frame = folded({"1": FIVE, "2": [0, 1, 2]}, seeds=[0, 1])
     found = select(frame)
-    assert found.groups["n"].tolist() == [6, 10]
+    assert found.groups["n"].tolist() == [3, 5]
+    assert found.groups["trials"].tolist() == [6, 10]
+    values = [frame[frame["lr"] == lr].groupby("fold")["val/accuracy"].mean() for lr in (2, 1)]
+    assert found.groups["low"].tolist() == pytest.approx([mean_interval(one).low for one in values])
+    assert found.groups["p"][1] == pytest.approx(paired_t(values[0], values[1][:3]).p, rel=1e-3)
     assert found.groups["folds_done"].tolist() == ["3 of 5", "5 of 5"]
     assert found.groups["why"].tolist() == [
-        "best mean over 6 pairs of seed and fold",
-        "paired over 6 pairs of seed and fold",
+        "best mean over 3 folds",
+        "paired over 3 folds",
     ]
-    assert "on average over 6 pairs of seed and fold (3 of 5 folds)" in said(frame)
+    assert "on average over 3 of 5 folds (6 trials)" in said(frame)
     text = warnings(frame, ["lr"], found, None)
     assert "Settings have values of different folds, which may differ in how hard they are." in text
+
+
+def test_as_many_folds_that_are_others_are_named():
+    frame = folded({"1": [0, 1], "2": [2, 3]})
+    assert any("values of different folds" in line for line in warnings(frame, ["lr"], select(frame), None))
+    assert any("values of different folds" in note for note in by_seed(frame).attrs["notes"])
+    same = folded({"1": [0, 1], "2": [0, 1]})
+    assert not any("values of different folds" in note for note in by_seed(same).attrs["notes"])
+
+
+def test_folds_of_different_cuts_are_not_paired():
+    rows = []
+    for number, (folds, fold) in enumerate([(folds, fold) for folds in (5, 3) for fold in range(3)]):
+        params = {"folds": str(folds), "fold": str(fold)}
+        rows.append(row(number, params, {"val/accuracy": 0.5 + folds / 100 + number**2 / 1000}))
+    why = select(as_frame(rows)).groups["why"][1]
+    assert why.startswith("Welch's t-test over 3 and 3 folds that do not match")
 
 
 def test_a_trial_that_was_recorded_twice_counts_once():
@@ -86,6 +107,13 @@ def test_one_fold_tells_no_spread():
     assert any("Each setting has one fold" in line for line in warnings(alone, ["lr"], select(alone), None))
 
 
+def test_seeds_are_the_replicates_where_all_trials_have_the_same_fold():
+    groups = select(folded({"1": [0], "2": [0]}, seeds=range(3))).groups
+    assert groups["n"].tolist() == [3, 3]
+    assert groups["why"][0] == "best mean over 3 seeds"
+    assert groups["why"][1].startswith("paired over 3 seeds")
+
+
 def test_that_folds_overlap_is_said_wherever_there_is_an_interval():
     frame = folded({"1": FIVE, "2": FIVE})
     assert any(
@@ -98,6 +126,13 @@ def test_that_folds_overlap_is_said_wherever_there_is_an_interval():
     assert by_seed(seeds).attrs["notes"] == []
     assert "folds_done" not in by_seed(seeds)
     assert not any("fold" in line for line in explain_values(seeds, select(seeds), None))
+
+
+def test_no_text_of_a_report_shows_a_placeholder():
+    frame = folded({"1": FIVE, "2": FIVE})
+    found = select(frame)
+    texts = [said(frame), *warnings(frame, ["lr"], found, None), *explain_values(frame, found, None)]
+    assert not [text for text in texts if "{" in text]
 
 
 def test_a_report_shows_the_folds():
@@ -139,6 +174,13 @@ def test_settings_that_test_data_selected_are_marked():
     assert groups["note"].tolist() == [SELECTED_ON_TEST] * 2
     assert SELECTED_ON_TEST in to_text(groups)
     assert "too good" in groups.attrs["notes"][0]
+
+
+def test_means_of_groups_say_that_test_data_selected():
+    frame = as_frame(rows(BY_TEST, BY_TEST))
+    assert "selected on the test data" in grouped(frame, ["lr"]).attrs["notes"][0]
+    assert "selected on the test data" in pivoted(frame, "lr", "validation_split").attrs["notes"][0]
+    assert grouped(as_frame(rows(HONEST, HONEST)), ["lr"]).attrs["notes"] == []
 
 
 def test_no_sentence_of_a_report_calls_it_a_test_accuracy():

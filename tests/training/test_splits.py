@@ -62,6 +62,31 @@ def test_strata_keep_the_shares_of_the_classes(held):
     assert shares(UNEVEN[split.held_out]) == [20, 7, 3]
 
 
+@pytest.mark.parametrize("fraction", [0.01, 0.07, 0.29, 0.333, 0.91])
+def test_any_fraction_is_stratified(fraction):
+    labels = torch.tensor([0] * 800 + [1] * 150 + [2] * 50)
+    held = shares(labels[split_items(HeldOut(fraction, stratified=True), 1000, labels).held_out])
+    assert sum(held) == round(1000 * fraction)
+    assert all(abs(have - size * fraction) < 1 for have, size in zip(held, (800, 150, 50), strict=True))
+
+
+def test_small_classes_make_up_a_fraction_together():
+    labels = torch.arange(400) % 100
+    split = split_items(HeldOut(0.1, stratified=True), 400, labels)
+    assert len(split.held_out) == 40
+    assert labels[split.held_out].bincount().max() == 1
+
+
+def test_a_large_group_is_not_held_out_for_a_small_fraction(capsys):
+    groups = ["large"] * 60 + [f"small {index}" for index in range(40)]
+    split = split_items(HeldOut(0.1, grouped=True), 100, None, groups)
+    assert len(split.held_out) == 10
+    assert min(split.held_out.tolist()) >= 60
+    assert not capsys.readouterr().err
+    assert len(split_items(HeldOut(0.1, grouped=True), 90, None, [*"aaabbbbbb"] * 10).held_out) == 30
+    assert "hold 33.3% of the items out, not 10.0%" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("fraction", "count"), [(0.1, 30), (0.15, 45), (0.25, 75), (0.5, 150), (0.7, 210)])
 @pytest.mark.parametrize("stratified", [True, False])
 def test_a_fraction_of_groups_comes_near(fraction, count, stratified):

@@ -156,12 +156,12 @@ def table(
         click.echo(printable(f"note: {note}"), err=True)
     if by_seed:
         frame = grouping.by_seed(frame, metric, compare_with_targets(target))
-        for note in frame.attrs["notes"]:
-            click.echo(printable(f"note: {note}"), err=True)
     elif group_by is not None:
         frame = grouping.grouped(frame, _split_list(group_by), metric)
     elif pivot:
         frame = grouping.pivoted(frame, *pivot, metric)
+    for note in frame.attrs.get("notes", ()):
+        click.echo(printable(f"note: {note}"), err=True)
     if chosen and sort is not None:
         frame = frames.sorted_by(frame, sort)
     if top is not None:

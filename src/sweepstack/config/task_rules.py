@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from sweepstack.config.schema import MetricConfig, PlateauSchedule, TrialConfig, WarmupCosineSchedule
@@ -48,6 +49,11 @@ def check_split(config: TrialConfig) -> None:
         ConfigError: one of them is missing, has no effect, or leaves nothing to select by.
     """
     has_val = config.dataset.parts.val is not None
+    parts = [(name, part) for name, part in config.dataset.parts if part is not None]
+    for (one, keywords), (other, others) in itertools.combinations(parts, 2):
+        if keywords == others:
+            rule = f"dataset.parts.{one} and dataset.parts.{other} must differ, or both are the same data"
+            raise ConfigError(rule, keywords, f"correct dataset.parts.{other}")
     if config.folds is None and config.fold is not None:
         raise ConfigError("fold needs folds, the number of all folds", config.fold, "for example folds=5 fold=0")
     if config.folds is not None:

@@ -99,7 +99,7 @@ def settings_table(frame: pd.DataFrame, selection: Selection, varied: Sequence[s
     }
     folds = ["folds_done"] if "folds_done" in groups else []
     failed = ["failed"] if groups["failed"].any() else []
-    numeric = ["n", *failed, *statistics, *shown]
+    numeric = ["trials" if folds else "n", *failed, *statistics, *shown]
     columns = [Column(words(param), is_number(frame[param])) for param in varied]
     columns += [Column("folds", number=False) for _ in folds]
     columns += [Column(titles.get(name, words(name)), number=True) for name in numeric]

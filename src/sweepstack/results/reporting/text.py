@@ -14,6 +14,7 @@ from sweepstack.results.reporting.plots.style import listed, objective_words, sh
 from sweepstack.results.selection.comparison import (
     BY_ITEMS,
     FOLDS,
+    FOLDS_DIFFER,
     FOLDS_OVERLAP,
     NOT_MEASURED,
     NOT_TESTED,
@@ -78,7 +79,7 @@ def _replicates(group: pd.Series[Any], selection: Selection) -> str:
     """Says how many trials a mean is of: 3 seeds, 3 of 5 folds."""
     folds, axis = group.get("folds_done", ""), selection.axis
     if axis is FOLDS and folds:
-        return f"{folds} folds"
+        return f"{folds} folds" + (f" ({group['trials']} trials)" if group["trials"] > group["n"] else "")
     return f"{group['n']} {axis.many}{f' ({folds} folds)' if folds else ''}"
 
 
@@ -184,8 +185,8 @@ def warnings(
             lines.append(
                 f"Each setting has one {axis.one}, so its spread is not known; sweep {axis.example} as well to see it."
             )
-        if "folds_done" in selection.groups and selection.groups["folds_done"].nunique() > 1:
-            lines.append("Settings have values of different folds, which may differ in how hard they are.")
+        if selection.folds_differ:
+            lines.append(f"{FOLDS_DIFFER[0].upper()}{FOLDS_DIFFER[1:]}.")
     lines += _unfinished(frame)
     if selection is not None:
         odd = frame[(frame["state"] == "FINISHED") & ~np.isfinite(frame[selection.objective].to_numpy(dtype=float))]
@@ -242,6 +243,7 @@ def explain_values(frame: pd.DataFrame, selection: Selection | None, images: int
                 "mean is Student's. The trial to use is the one of the best setting with the best value."
             )
         if selection.axis is not SEEDS:
+            lines.append("The seeds of a fold are averaged first: intervals and tests count folds.")
             lines.append(f"{FOLDS_OVERLAP[0].upper()}{FOLDS_OVERLAP[1:]}.")
         if selection.honest and selection.test is not None:
             count = f" on {images:,} images" if images else ""
@@ -269,7 +271,7 @@ def _marks(selection: Selection) -> list[str]:
     if tested:
         lines.append(
             "“Not told apart” means that the values do not show that the best setting is better (5 %, corrected for "
-            "the number of settings); it does not mean that both are equal. Few {selection.axis.many} say little: "
+            f"the number of settings); it does not mean that both are equal. Few {selection.axis.many} say little: "
             "five say far more than three."
         )
     if selection.groups["why"].str.contains(BY_ITEMS).any():

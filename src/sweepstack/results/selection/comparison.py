@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sweepstack.metrics import Metric, bare_name
 from sweepstack.results.selection.statistics import holm, holm_with_best, mcnemar, paired_t, welch_t
+from sweepstack.results.tables.columns import written
 
 BEST = "best"
 """Mark of the best setting."""
@@ -29,6 +30,8 @@ FOLDS_OVERLAP = (
     "are surer than they should be"
 )
 """What a reader must know of statistics over folds (Nadeau and Bengio 2003, Machine Learning 52)."""
+FOLDS_DIFFER = "settings have values of different folds, which may differ in how hard they are"
+"""What a reader must know of a comparison of means over different folds."""
 SIGNIFICANCE_LEVEL = 0.05
 """The probability, at most, that any setting of a table is marked as worse although it is as good as the best one."""
 
@@ -53,7 +56,6 @@ class Axis(NamedTuple):
 
 SEEDS = Axis("seed", "seeds", "seed=0,1,2")
 FOLDS = Axis("fold", "folds", "fold=0,1,2")
-SEEDS_AND_FOLDS = Axis("pair of seed and fold", "pairs of seed and fold", "seed=0,1,2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,9 @@ class Group:
 
     setting: dict[str, Any]
     objectives: dict[Hashable, float]
-    """The objective of the finished trials, by seed, or by seed and fold."""
+    """The objective of the finished trials, by seed; with folds by fold, each the mean over its seeds."""
+    trials: int
+    """The number of the finished trials, those of one seed (and fold) counted once."""
     failed: int
     """The number of trials without a value of the objective."""
     failure: str
@@ -118,7 +122,7 @@ def assess_settings(
         axis: what distinguishes the trials of a setting.
     """
     best, *others = groups
-    single = len(best.objectives) == 1
+    single = best.trials == 1
     errors = _errors(key, best, predictions, axis) if single and others else None
     sign = 1 if key.larger_is_better else -1
 
@@ -131,7 +135,8 @@ def assess_settings(
     rivals = sum(bool(group.objectives) for group in groups)
     fresh = single and not same_data
     p[done] = holm(p[done]) if fresh else holm_with_best(p[done], df[done], rivals)
-    won = "best single trial" if single else f"best mean over {len(best.objectives)} {axis.many}"
+    count = len(best.objectives)
+    won = "best single trial" if single else f"best mean over {count} {axis.one if count == 1 else axis.many}"
     assessments = [Assessment(BEST, NAN, _reason_of(best, best, won))]
     for other, value, test in zip(others, p.tolist(), tests, strict=True):
         assessments.append(Assessment(_mark(other, value), value, _reason_of(other, best, test.how)))
@@ -176,7 +181,7 @@ def _compare(
     if not other.objectives:
         return _Test(NAN, NAN, "no trial gave a value")
     shared = [seed for seed in best.objectives if seed in other.objectives]
-    if len(shared) > 1:
+    if len(shared) > 1 and (axis is not FOLDS or _cut(best) == _cut(other)):
         one, two = [best.objectives[seed] for seed in shared], [other.objectives[seed] for seed in shared]
         how = f"paired over {len(shared)} {axis.many}"
         return _if_better(*paired_t(one, two), how, sign * float(np.mean(one) - np.mean(two)))
@@ -194,6 +199,12 @@ def _compare(
     if errors.dtype == np.bool_:
         return _if_better(mcnemar(~errors, ~others), np.inf, f"McNemar on {len(errors)} test images", ahead)
     return _if_better(*paired_t(errors, others), f"{BY_ITEMS}, {len(errors)} of them", ahead)
+
+
+def _cut(group: Group) -> dict[str, str]:
+    """Returns the params that say how the data of a setting are cut into folds."""
+    keys = ("dataset", "folds", "split")
+    return {name: written(value) for name, value in group.setting.items() if name.partition(".")[0] in keys}
 
 
 def _if_better(p: float, df: float, how: str, ahead: float) -> _Test:

@@ -18,7 +18,6 @@ from sweepstack.metrics import NO_RESULTS, Metric, bare_name
 from sweepstack.results.selection.comparison import (
     FOLDS,
     SEEDS,
-    SEEDS_AND_FOLDS,
     Assessment,
     Axis,
     Group,
@@ -41,12 +40,13 @@ class Selection:
     groups: pd.DataFrame
     """A row for each setting, the best first. A setting is the values of all params that vary, without `REPLICATES`.
 
-    Columns: the params (`params.n` if a param has the name of another column); `n`, the finished trials, those of one
-    seed (and fold) counted once; with folds `folds_done`, those that have a value, such as "3 of 5"; `failed`, the
-    trials without a value, because they failed, were stopped, still run, or have no finite one; of the objective
-    `mean`, `sd`, and `low` to `high` (95 % by t; of a proportion within 0 to 1); means of other metrics; `p` of the
-    comparison with the best setting, two-sided and corrected (1 if the best is behind, NaN if nothing was tested);
-    `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`, `NOT_TESTED`, `NOT_MEASURED`); `why` in words; `run_ids` (a tuple)."""
+    Columns: the params (`params.n` if a param has the name of another column); `n`, the values that the mean is of:
+    of each seed, or of each fold the mean over its seeds; with folds `trials`, the number of pairs of seed and fold,
+    and `folds_done`, those that have a value, such as "3 of 5"; `failed`, the trials without a value, because they
+    failed, were stopped, still run, or have no finite one; of the objective `mean`, `sd`, and `low` to `high` (95 %
+    by t; of a proportion within 0 to 1); means of other metrics; `p` of the comparison with the best setting,
+    two-sided and corrected (1 if the best is behind, NaN if nothing was tested); `mark` (`BEST`, `NOT_TOLD_APART`,
+    `WORSE`, `NOT_TESTED`, `NOT_MEASURED`); `why` in words; `run_ids` (a tuple)."""
     trial: pd.Series[Any]
     """The trial to use: the row of the finished trial of the best setting with the best objective. Among equal ones,
     the smallest seed decides, then the run id."""
@@ -57,6 +57,8 @@ class Selection:
     task does not predict classes."""
     axis: Axis = SEEDS
     """What distinguishes the trials of a setting."""
+    folds_differ: bool = False
+    """True if settings have values of different folds."""
 
     @property
     def honest(self) -> bool:
@@ -70,8 +72,10 @@ def select(
     objective: str | None = None,
     test_count: int | None = None,
 ) -> Selection:
-    """Selects the best setting of a table by its mean objective over seeds and folds, and the settings that may be as
-    good. What is said here of seeds holds for folds, and for pairs of both.
+    """Selects the best setting of a table by its mean objective over seeds, and the settings that may be as good.
+
+    What is said here of seeds holds for folds if the table has several. The seeds of a fold share its data, so they are
+    averaged first: n is the number of folds.
 
     A setting with trials that failed or have not finished must not win by its lucky seeds: settings are ordered by the
     number of such trials, then by their mean. If some settings have several seeds, those with a single one come last.
@@ -94,7 +98,8 @@ def select(
             different objectives.
     """
     key, caution = _selecting_metric(frame, objective)
-    groups, axis = _ranked(frame, key), _axis(frame)
+    axis = _axis(frame)
+    groups = _ranked(frame, key, axis)
     assessments = assess_settings(groups, key, bool(caution), predictions or (lambda run_id: None), axis)
     rows = frame[frame["run_id"].isin(groups[0].run_ids) & _usable(frame, key)]
     by = [key, *_replicates(frame), "run_id"]
@@ -109,6 +114,7 @@ def select(
         reported if reported in frame else None,
         _test(trial, predictions, test_count),
         axis,
+        axis is FOLDS and len({(one.folds, *sorted(map(str, one.objectives))) for one in groups if one.objectives}) > 1,
     )
 
 
@@ -154,7 +160,8 @@ def _replicates(frame: pd.DataFrame) -> list[str]:
 def _axis(frame: pd.DataFrame) -> Axis:
     if "fold" not in frame or frame["fold"].isna().all():
         return SEEDS
-    return SEEDS_AND_FOLDS if "seed" in frame.columns[: frame.attrs["vary"]] else FOLDS
+    one_fold = frame["fold"].nunique(dropna=False) == 1
+    return SEEDS if one_fold and "seed" in frame.columns[: frame.attrs["vary"]] else FOLDS
 
 
 def _metrics(frame: pd.DataFrame) -> list[str]:
@@ -213,7 +220,7 @@ def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[Metric, s
     return key, "nothing was held out, so test data selected: the test value is too good"
 
 
-def _ranked(frame: pd.DataFrame, key: Metric) -> list[Group]:
+def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis) -> list[Group]:
     """Returns the settings of a table, the best first; equally good ones in the order in which they began."""
     settings = _settings(frame)
     frame = frame.sort_values(["started", "run_id"]).reset_index(drop=True)
@@ -228,6 +235,11 @@ def _ranked(frame: pd.DataFrame, key: Metric) -> list[Group]:
     shown = (*(f"val/{name}" for name in names), "val/loss", *(f"test/{name}" for name in names), "train_seconds")
     metrics = list(dict.fromkeys([str(key), *(metric for metric in shown if metric in frame)]))
     by_seed = frame.loc[usable, metrics].groupby([number[usable], seeds[usable]], dropna=False).mean()
+    trials = by_seed.groupby(level=0).size()
+    if axis is FOLDS:
+        fold = frame["fold"].map(written).where(frame["fold"].notna(), seeds)  # without a fold, a seed stands alone
+        fold_of = dict(zip(zip(number, seeds, strict=True), fold, strict=True))
+        by_seed = by_seed.groupby([by_seed.index.get_level_values(0), by_seed.index.map(fold_of)]).mean()
     objectives: dict[int, dict[Hashable, float]] = defaultdict(dict)
     for (index, seed), value in zip(by_seed.index, by_seed[key], strict=True):
         objectives[index][seed] = float(value)
@@ -245,6 +257,7 @@ def _ranked(frame: pd.DataFrame, key: Metric) -> list[Group]:
         Group(
             setting=dict(zip(settings, setting, strict=True)),
             objectives=objectives[index],
+            trials=int(trials.get(index, 0)),
             failed=int(failed[index]),
             failure="did not finish" if stopped[index] == failed[index] else f"gave no {key}",
             run_ids=run_ids[index],
@@ -280,7 +293,7 @@ def _as_frame(groups: list[Group], assessments: list[Assessment], key: Metric) -
         mean, sd, n, low, high = mean_interval(group.values)
         if parts:
             low, high = np.clip([low, high], 0, 1).tolist()
-        folds_done = {"folds_done": group.folds} if folded else {}
+        folds_done = {"folds_done": group.folds, "trials": group.trials} if folded else {}
         columns = {
             "n": n,
             **folds_done,

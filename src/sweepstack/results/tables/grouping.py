@@ -38,6 +38,8 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
     groups = groups.sort_values(["mean", *columns], ascending=ascending, na_position="last", key=order)
     groups = groups.reset_index(drop=True)
     groups.attrs |= _attrs(groups, frame, chosen)
+    by_test = NOTE in frame and (frame[NOTE] == SELECTED_ON_TEST).any() and chosen.startswith("test/")
+    groups.attrs["notes"] = [f"trials were {SELECTED_ON_TEST}: the test value is too good"] if by_test else []
     return groups
 
 
@@ -95,7 +97,7 @@ def by_seed(
     Raises:
         UserError: there is no such metric.
     """
-    from sweepstack.results.selection.comparison import FOLDS_OVERLAP, SEEDS
+    from sweepstack.results.selection.comparison import FOLDS_DIFFER, FOLDS_OVERLAP, SEEDS
     from sweepstack.results.selection.select import select
 
     selection = select(frame, predictions, objective(frame, metric))
@@ -103,6 +105,7 @@ def by_seed(
     if selection.caution and NOTE not in groups:
         groups[NOTE] = SELECTED_ON_TEST
     notes = [selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
+    notes.append(FOLDS_DIFFER if selection.folds_differ else "")
     groups.attrs |= {**_attrs(groups, frame, selection.objective), "notes": [note for note in notes if note]}
     return groups
 

@@ -18,12 +18,14 @@ from torch import Tensor
 from sweepstack.config.schema import DatasetConfig, HeldOut
 from sweepstack.errors import DataError
 from sweepstack.training.data.conversion import tensor_of
+from sweepstack.training.data.fractions import draw_classes, draw_groups
 from sweepstack.training.data.user_dataset import Part
 
 SPLIT_SEED = 0
 """Seed of the split. Every trial holds out the same items, so that trials of different seeds can be compared."""
-MOST_CUTS = 100
-"""A fraction of stratified or grouped items is made of so many equal cuts, at most: 0.15 is 3 of 20."""
+MOST_CUTS = 20
+"""A fraction with strata and groups is made of so many equal cuts, at most: 0.15 is 3 of 20. With more, a cut has too
+few items of a class."""
 Groups = Sequence[Hashable]
 """The group of each item."""
 
@@ -142,7 +144,7 @@ def split_items(held: HeldOut, count: int, labels: Tensor | None = None, groups:
     """Chooses the items that are held out; the same ones in every process.
 
     Without folds, strata and groups these are the first ones of a fixed permutation. Folds are equal cuts of the same
-    permutation. scikit-learn makes folds with strata or groups, and a fraction is then as many of them as come nearest.
+    permutation. scikit-learn makes folds with strata or groups; a fraction with both is the folds that come nearest.
 
     Args:
         held: what is held out.
@@ -166,6 +168,9 @@ def split_items(held: HeldOut, count: int, labels: Tensor | None = None, groups:
         first = order[: round(count * held.fraction)]
         is_held[first if held.folds is None else torch.tensor_split(order, held.folds)[held.fold or 0]] = True
     split = _parts(is_held)
+    share = len(split.held_out) / max(count, 1)
+    if held.grouped and held.folds is None and abs(share - held.fraction) > held.fraction / 3:
+        _warn(f"Whole groups hold {share:.1%} of the items out, not {held.fraction:.1%}: no others fit better.")
     if not len(split.train) or not len(split.held_out):
         raise DataError(
             f"{'validation_split' if held.folds is None else 'folds'} must leave images to train on and to select by "
@@ -248,21 +253,27 @@ def _most_folds(held: HeldOut, count: int, labels: Tensor | None, groups: Groups
 
 
 def _drawn(held: HeldOut, most: int, count: int, labels: Tensor | None, groups: Groups | None) -> NDArray[np.bool_]:
-    """Returns which items are held out, [n], by folds with strata or groups.
+    """Returns which items are held out, [n], with strata or groups.
 
     Args:
         held, count, labels, groups: see `split_items`.
         most: the most folds.
     """
+    if held.folds is not None:
+        return np.asarray(_fold_numbers(held.folds, held, count, labels, groups) == held.fold)
+    if not held.grouped:
+        assert labels is not None
+        return draw_classes(held.fraction, labels.numpy(), SPLIT_SEED)
+    if not held.stratified:
+        assert groups is not None
+        return draw_groups(held.fraction, groups, SPLIT_SEED)
     limit = max(2, min(most, MOST_CUTS))
-    cuts = held.folds or max(Fraction(held.fraction).limit_denominator(limit).denominator, 2)
-    if held.folds is None and not 1 / limit <= held.fraction <= 1 - 1 / limit:
+    cuts = max(Fraction(held.fraction).limit_denominator(limit).denominator, 2)
+    if not 1 / limit <= held.fraction <= 1 - 1 / limit:
         cuts = limit
     numbers = _fold_numbers(cuts, held, count, labels, groups)
     reached = np.bincount(numbers, minlength=cuts).cumsum()[:-1]
-    last = np.abs(reached - held.fraction * count).argmin()
-    found: NDArray[np.bool_] = numbers <= last if held.folds is None else numbers == held.fold
-    return found
+    return np.asarray(numbers <= np.abs(reached - held.fraction * count).argmin())
 
 
 def _fold_numbers(cuts: int, held: HeldOut, count: int, labels: Tensor | None, groups: Groups | None) -> NDArray[Any]:
