@@ -99,10 +99,11 @@ def unused(config: BaseModel) -> dict[str, Any]:
 
     Fingerprints, records and journals name such a key only once it is used.
     """
+    if isinstance(config, RunConfig):
+        later_keys = marked(RunConfig, Mark.LATER)
+        return {key: True for key in later_keys if getattr(config, key) == RunConfig.model_fields[key].default}
     found: dict[str, Any] = {}
     always = marked(type(config), Mark.HASHED_AT_DEFAULT)
-    if isinstance(config, RunConfig):
-        always = RunConfig.model_fields.keys() - marked(RunConfig, Mark.LATER)
     for key, field in type(config).model_fields.items():
         value = getattr(config, key)
         later = not field.is_required() and key not in always
