@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from scipy.io import savemat
 
-from sweepstack.config.schema import DatasetConfig, HeldOut
+from sweepstack.config.schema import DatasetConfig, HeldOut, HeldOut
 from sweepstack.errors import ConfigError, DataError
 from sweepstack.training import data
 from sweepstack.training.data import user_dataset
@@ -321,7 +321,11 @@ def test_a_folder_can_be_streamed_and_is_known_by_its_files(tmp_path: Path) -> N
         "classes": 2,
     }
     kept, streamed = (
-        load_data(DatasetConfig.model_validate({**config, "source": source}), 0.5, torch.device("cpu"), workers=0)
+        load_data(
+            DatasetConfig.model_validate({**config, "source": source}),
+            HeldOut(0.5, stratified=True),
+            torch.device("cpu"),
+        )
         for source in ("auto", "streamed")
     )
     assert kept.facts.train == streamed.facts.train == 2
