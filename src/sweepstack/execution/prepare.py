@@ -100,7 +100,7 @@ def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InPro
     known = key in seen
     seen |= {key, last}  # a mistake too is told once
     with executor.in_job(trial), contained():
-        data = load_data_of(trial) if known else check_trial(config, trial.run.device)
+        data = load_data_of(trial) if known else check_trial(config, trial.run.device, trial.run)
         digests[_data_key(trial)] = data.facts.digest
         check_last_batch(config, data)
         check_schedule(config, data)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sweepstack.blame import contained, judge
-from sweepstack.config.schema import DatasetConfig, OwnSchedule, TrialConfig
+from sweepstack.config.schema import DatasetConfig, OwnSchedule, RunConfig, TrialConfig
 from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.schedules import factor
 from sweepstack.training import models, optimizers, random_state
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 """The device of the checks."""
 
 
-def check_trial(config: TrialConfig, device: str) -> Data:
+def check_trial(config: TrialConfig, device: str, run: RunConfig | None = None) -> Data:
     """Checks that every target can be imported and called, and that the model accepts the dataset's images.
 
     What a loop of the user's own does with model and optimizer is its own affair, and is not checked.
@@ -42,6 +42,7 @@ def check_trial(config: TrialConfig, device: str) -> Data:
 
     Args:
         device: the `device` of a config, such as auto.
+        run: see `data_of`.
 
     Returns:
         The data. They are loaded after the checks that do not need them, because loading may take long.
@@ -59,7 +60,7 @@ def check_trial(config: TrialConfig, device: str) -> Data:
     check_keywords("optimizer", config.optimizer.target, 1, {"lr": config.optimizer.lr, **config.optimizer.keywords})
     if config.trainer is not None:
         check_keywords("trainer", config.trainer.target, 2, config.trainer.keywords)
-        return data_of(config, choose_device(device))
+        return data_of(config, choose_device(device), run)
     if config.task.loss is not None:
         check_keywords("task.loss", config.task.loss.target, 0, config.task.loss.keywords)
     if config.step is not None:
@@ -67,7 +68,7 @@ def check_trial(config: TrialConfig, device: str) -> Data:
     with _undisturbed():
         task = BuiltTask(config, CPU)
         model = _build_model(config)
-        data = data_of(config, choose_device(device))
+        data = data_of(config, choose_device(device), run)
         _check_evaluation(config, task, model, data)
         _check_step(config, task, model, data)
         parameters = list(model.parameters())
