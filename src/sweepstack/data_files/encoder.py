@@ -127,8 +127,8 @@ class Encoder:
 
     def unknown(self, frame: pd.DataFrame) -> str:
         """Says which columns of a table have texts that no training row has; empty if none has."""
-        said = (column.unknown(frame[column.name]) for column in self.columns)
-        return "; ".join(one for one in said if one)
+        lines = (column.unknown(frame[column.name]) for column in self.columns)
+        return "; ".join(line for line in lines if line)
 
     def describe(self) -> str:
         """Says what becomes of the columns, such as "2 columns -> 4 numbers: 1 number, 1 category (city: 3 values)"."""

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 
 def draw_classes(fraction: float, labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """Draws a fraction of the items, [n], and of each class as nearly as whole items allow; one of each stays."""
+    """Draws a fraction of the items, and of each class as nearly as whole items allow; one of each stays.
+
+    Args:
+        fraction: the part of the items.
+        labels: the class of each item, [n].
+        seed: determines which ones.
+
+    Returns:
+        Whether each item is drawn, [n].
+    """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).numpy()
     classes, sizes = np.unique(labels, return_counts=True)
     taken = np.floor(sizes * fraction).astype(int)
@@ -24,7 +33,16 @@ def draw_classes(fraction: float, labels: NDArray[np.int64], seed: int) -> NDArr
 
 
 def draw_groups(fraction: float, groups: Sequence[Hashable], seed: int) -> NDArray[np.bool_]:
-    """Draws groups, in a fixed random order each that still fits into the fraction; the smallest if none does."""
+    """Draws groups, in a fixed random order each that still fits into the fraction; the smallest if none does.
+
+    Args:
+        fraction: the part of the items.
+        groups: the group of each item, [n].
+        seed: determines the order.
+
+    Returns:
+        Whether each item is drawn, [n].
+    """
     sizes = list(Counter(groups).items())
     order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).tolist()
     left, drawn = min(round(len(groups) * fraction), len(groups) - 1), set()
