@@ -134,7 +134,7 @@ class Data(abc.ABC):
         batches = count // batch_size if self.drop_last else -(-count // batch_size)
         return -(-batches // accumulate)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 -- data in memory have none
         """Ends the processes that read the data, if there are any; the next reading begins others."""
 
     def trained_with(self, augmentation: Augmentation | None, drop_last: bool, eval_batch_size: int | None) -> Self:
