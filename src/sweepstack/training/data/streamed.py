@@ -33,7 +33,7 @@ from sweepstack.training.data.conversion import (
 from sweepstack.training.data.inputs import grouped, joined, over, rows, tensors_of
 from sweepstack.training.data.memory import InMemory
 from sweepstack.training.data.source import EVALUATED, Batch, Data
-from sweepstack.training.random_state import cpu_states, seed_cpu, seeded, stream
+from sweepstack.training.random_state import first_draws, next_draws, seed_cpu, seeded, stream
 
 Key = tuple[int, int, int]
 """An item in an epoch of a trial: its index, the seed and the epoch."""
@@ -91,10 +91,10 @@ class Items(Dataset[Any]):
     def __getitems__(self, keys: list[Key]) -> Batch | Failed:
         """Returns a batch of items; a DataLoader calls it with the keys of a batch."""
         if not self._draws:
+            undrawn = first_draws(0)
             seed_cpu(0)
-            before = cpu_states()
             items = [self._item(key) for key in keys]
-            self._draws = cpu_states() != before
+            self._draws = next_draws() != undrawn
         if self._draws:
             items = [self._item(key, is_seeded=True) for key in keys]
         index, seed, epoch = keys[0]
