@@ -491,3 +491,16 @@ def test_a_file_that_is_opened_at_the_first_item_is_opened_by_each_process():
 def test_several_inputs_have_one_checksum_whatever_the_source(name):
     one, other = (dataset(name, shape=None, source=source, count=600) for source in ("memory", "streamed"))
     assert load_data(one, 0.2, CPU).facts.digest == load_data(other, 0.2, CPU).facts.digest
+
+
+class ColoursLast(Numbered):
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return np.full((2, 4, 3), index % 2 * 255, np.uint8), index % 2
+
+
+@pytest.mark.parametrize("source", ["memory", "streamed"])
+def test_colours_that_come_last_are_moved_and_said(source, capsys, monkeypatch):
+    monkeypatch.setattr(user_dataset, "_reported", set())
+    data = load_data(dataset("ColoursLast", shape=[3, 2, 4], source=source), 0.2, CPU)
+    assert data.some(1)[0].shape[1:] == (3, 2, 4)
+    assert "gives its colours last, [2, 4, 3]: they are moved to the front, [3, 2, 4]." in capsys.readouterr().err

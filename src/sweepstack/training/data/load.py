@@ -242,6 +242,8 @@ def _read_whole(parts: Sequence[Part], check_targets: CheckTargets, device: torc
     mapped = config.source == "mapped"
     read = [user_dataset.read(part, check_targets, mapped=mapped) for part in parts]
     images, labels = read[0]
+    if not parts[0].is_stored:
+        user_dataset.say_where_colours_are(parts[0], images)
     for part, (others, _) in zip(parts[1:], read[1:], strict=True):
         _check_parts(images, others, config, part.name)
     if config.parts.val is not None:
@@ -280,6 +282,7 @@ def _open_stream(parts: Sequence[Part], check_targets: CheckTargets, workers: in
         except ItemError as error:
             raise error.__cause__ or error from None
         firsts.append(inputs)
+        user_dataset.say_where_colours_are(part, inputs)
         _check_parts(firsts[0], inputs, config, part.name)
     size = sum(tensor.nbytes // len(tensor) for tensor in tensors_of(firsts[0]))
     digest = _stated_digest(parts) or _digest_of_items(parts, readers)

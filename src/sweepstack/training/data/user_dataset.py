@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, TensorDataset
@@ -205,6 +206,22 @@ def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tu
     with seeded():
         _check_same(given, _given(Part(config, name), TRIED, mapped), part)
     return images, labels
+
+
+def say_where_colours_are(part: Part, inputs: Inputs) -> None:
+    """Says in a line if the colours of images come last in the dataset, and are moved to the front.
+
+    Args:
+        part: the part.
+        inputs: its first items as they are trained on, [n, *shape].
+    """
+    with seeded():
+        first, _ = part.item(0)
+    if isinstance(first, np.ndarray | Tensor) and isinstance(inputs, Tensor) and first.ndim == inputs.ndim - 1 == 3:
+        had, has = list(first.shape), list(inputs.shape[1:])
+        if had != has and had == [*has[1:], has[0]]:
+            line = f"Dataset {part.config.target} gives its colours last, {had}: they are moved to the front, {has}."
+            say_once(part.config, line)
 
 
 def check_repeats(part: Part, read_first: Callable[[], tuple[Inputs, Tensor]]) -> None:
