@@ -33,6 +33,7 @@ from sweepstack.training.data.conversion import (
 from sweepstack.training.data.inputs import grouped, joined, over, rows, tensors_of
 from sweepstack.training.data.memory import InMemory
 from sweepstack.training.data.source import EVALUATED, Batch, Data
+from sweepstack.training.data.user_dataset import CheckTargets
 from sweepstack.training.random_state import first_draws, next_draws, seed_cpu, seeded, stream
 
 Key = tuple[int, int, int]
@@ -43,7 +44,6 @@ FIXED = (0, 0)
 """Seed and epoch of items that are not trained on: whatever is drawn for them is always the same."""
 EVALUATED_BYTES = 2**26
 """The most bytes of items that are evaluated at once; 64 MB."""
-CheckTargets = Callable[[Tensor, DatasetConfig, str], Tensor]
 
 
 class ItemError(Exception):
