@@ -181,7 +181,7 @@ def images_of(given: Given, config: DatasetConfig, part: str, is_whole: bool = T
     if config.tokens or (shaped.dtype == torch.uint8 and not is_whole):
         return _as_given(shaped, config, part)
     if shaped.dtype == torch.uint8:
-        _check_pixels(given, config, part)
+        check_pixels(given, config, part)
         return shaped
     if shaped.dtype in WHOLE:
         numbers = shaped.numpy()
@@ -239,7 +239,7 @@ def _check_rows(given: Given, config: DatasetConfig, part: str) -> None:
             raise DataError(rule, list(tensor.shape[1:]), NO_PIXELS)
 
 
-def _check_pixels(given: Given, config: DatasetConfig, part: str) -> None:
+def check_pixels(given: Given, config: DatasetConfig, part: str) -> None:
     """Checks that uint8 numbers of a whole part are bright enough for pixels."""
     if given.source is Source.PICTURE:
         return

@@ -242,8 +242,6 @@ def _read_whole(parts: Sequence[Part], check_targets: CheckTargets, device: torc
     mapped = config.source == "mapped"
     read = [user_dataset.read(part, check_targets, mapped=mapped) for part in parts]
     images, labels = read[0]
-    if not parts[0].is_stored:
-        user_dataset.say_where_colours_are(parts[0], images)
     for part, (others, _) in zip(parts[1:], read[1:], strict=True):
         _check_parts(images, others, config, part.name)
     if config.parts.val is not None:

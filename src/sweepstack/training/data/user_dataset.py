@@ -24,7 +24,7 @@ from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.training.data.conversion import (
     Given,
     Source,
-    _check_pixels,
+    check_pixels,
     images_of,
     kind_of,
     no_items,
@@ -183,7 +183,7 @@ def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tu
     if mapped and given.count and not part.is_stored:  # its items were converted one by one
         images = given.images
         if isinstance(images, Tensor) and images.dtype == torch.uint8 and config.shape is not None:
-            _check_pixels(given, config, name)
+            check_pixels(given, config, name)
     else:
         images = images_of(given, config, name)
     labels = check_targets(targets_of(given, config, name), config, name)
@@ -195,6 +195,8 @@ def read(part: Part, check_targets: CheckTargets, *, mapped: bool = False) -> tu
         return images, labels
     if part.is_stored:
         _check_shortcut(part, given)
+    else:
+        say_where_colours_are(part, images)
     if _gives_its_tensors(part.dataset):  # who made the tensors may keep them, and change them in place
         if images.data_ptr() == given.images.data_ptr():
             images = images.clone()
