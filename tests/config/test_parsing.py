@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import MAX_SEED, AugmentConfig, CheckpointConfig, Config, CosineSchedule, TaskConfig
+from sweepstack.config.schema import (
+    MAX_SEED,
+    AugmentConfig,
+    CheckpointConfig,
+    Config,
+    CosineSchedule,
+    EngineConfig,
+    TaskConfig,
+)
 from sweepstack.errors import ConfigError
 
 from ..terminal import ROOT
@@ -55,8 +63,10 @@ def test_the_defaults_are_those_that_the_yaml_file_shows(digits_config, digits_r
     shown: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "config.yaml"))
     shown["tracking"]["sweep"] = digits_run().tracking.sweep
     plain = {**digits_config().model_dump(), **digits_run().model_dump()}
-    given = {"dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "device", "task", "augment"}
+    given = {"dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "device", "task", "augment", "engine"}
     assert {key: shown[key] for key in plain.keys() - given} == {key: plain[key] for key in plain.keys() - given}
+    engine: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "engine" / "auto.yaml"))
+    assert EngineConfig.model_validate({**shown["engine"], **engine}) == EngineConfig() == digits_run().engine
     task: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "task" / "classification.yaml"))
     assert TaskConfig.model_validate(task) == TaskConfig()
     augment: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "augment" / "none.yaml"))

@@ -231,9 +231,9 @@ def test_a_stack_that_is_not_whole_any_more_is_foreseen_as_new_trials(
     taker = Command(ledger)
     taker.claim(three[1])
     taker.end()
-    work, planned = foresee(prepared(three), store, InProcessExecutor())
+    work, chosen = foresee(prepared(three), store, InProcessExecutor())
     assert (work.fresh, work.resumed) == ([known[0], three[1], known[2]], [])
-    assert {trial.name for trial in planned.trials} == {"lr=0.1", "lr=0.2", "lr=0.3"}
+    assert {trial.name for trial in chosen.plan.trials} == {"lr=0.1", "lr=0.2", "lr=0.3"}
     assert composition(ledger, str(three[0].sweep)) is not None  # though the ledger still has it
 
 

@@ -444,6 +444,65 @@ class LaunchConfig(Section):
     width: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[64])] = None
 
 
+ENGINE_KEYS = {
+    "address": ("dask",),
+    "tls_ca": ("dask",),
+    "tls_cert": ("dask",),
+    "tls_key": ("dask",),
+    "partition": ("slurm",),
+    "account": ("slurm",),
+    "minutes": ("slurm",),
+    "memory_gb": ("slurm",),
+    "setup": ("slurm",),
+    "detach": ("slurm",),
+    "cores": ("slurm", "local"),
+    "gpus_per_worker": ("slurm", "local"),
+}
+"""Keys of `engine` that only some engines have."""
+
+
+class EngineConfig(Section):
+    """Who trains the stacks of a sweep. It changes results by rounding at most.
+
+    `auto` is `inline` or `local`, whichever the plan says is faster. `workers` train side by side: so many processes,
+    Slurm jobs or Dask tasks at once. `cores` and `gpus_per_worker` are for each of them; less than one GPU is a share
+    of one. `lease` is the time in seconds without a sign of life after which a worker counts as lost. With `detach`,
+    jobs go on when the command is ended. `setup` are shell commands that a Slurm job runs first.
+    """
+
+    name: Annotated[Literal["auto", "inline", "local", "slurm", "dask"], Field(examples=["local"])] = "auto"
+    workers: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[4])] = None
+    cores: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[2])] = None
+    gpus_per_worker: Annotated[Annotated[Float, Field(gt=0)] | None, Field(examples=[1])] = None
+    lease: Annotated[Float, Field(ge=1, examples=[60])] = 60.0
+    detach: Annotated[bool, Field(strict=True, examples=["true"])] = False
+    address: Annotated[Annotated[str, Field(min_length=1)] | None, Field(examples=["tcp://scheduler:8786"])] = None
+    tls_ca: Annotated[Annotated[str, Field(min_length=1)] | None, Field(examples=["ca.pem"])] = None
+    tls_cert: Annotated[Annotated[str, Field(min_length=1)] | None, Field(examples=["cert.pem"])] = None
+    tls_key: Annotated[Annotated[str, Field(min_length=1)] | None, Field(examples=["key.pem"])] = None
+    partition: Annotated[Annotated[str, Field(min_length=1)] | None, Field(examples=["gpu"])] = None
+    account: Annotated[Annotated[str, Field(min_length=1)] | None, Field(examples=["physics"])] = None
+    minutes: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[60])] = None
+    memory_gb: Annotated[Annotated[Float, Field(gt=0)] | None, Field(examples=[8])] = None
+    setup: Annotated[tuple[str, ...], Field(examples=["[module load cuda]"])] = ()
+
+    @field_validator(*ENGINE_KEYS)
+    @classmethod
+    def _check_engine(cls, value: Any, info: ValidationInfo) -> Any:
+        engines = ENGINE_KEYS[str(info.field_name)]
+        default = cls.model_fields[str(info.field_name)].default
+        if value != default and info.data.get("name", engines[0]) not in engines:
+            raise ValueError(f"Input should be {default}, because it is a key of engine={' and engine='.join(engines)}")
+        return value
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _check_whole(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError("Input should be a whole number, or a share below 1")
+        return value
+
+
 class CheckpointConfig(Section):
     """When the state of a training is saved, so that it can be resumed: after an epoch, if `every` seconds have passed
     since the last time. `keep` keeps the checkpoints of trials that have ended."""
@@ -590,6 +649,7 @@ class RunConfig(Section):
     pictures: Annotated[Int, Field(ge=0, le=100, examples=[10]), Mark.PER_JOB] = 0
     tracking: TrackingConfig = TrackingConfig()
     launch: LaunchConfig = LaunchConfig()
+    engine: Annotated[EngineConfig, Mark.LATER] = EngineConfig()
     rerun: Annotated[bool, Field(strict=True, examples=["true"])] = False
     retries: Annotated[Int, Field(ge=0, examples=[2])] = 0
     max_failures: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[10])] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
@@ -11,34 +12,119 @@ from sweepstack.execution.worker import choose_settings, run_stack
 from sweepstack.trial import StackSettings, Trial
 
 
-class Executor(Protocol):
-    """Trains stacks, and chooses the best settings for the machine where it trains them."""
+@dataclass(frozen=True)
+class Trained:
+    """A worker has done its assignment."""
 
-    def choose_settings(self, trials: Sequence[Trial], wait_for_quiet: Callable[[], None] | None) -> StackSettings:
-        """Chooses how the trajectories of some trials are trained best.
+    parts: Parts | None = None
+    """The parts into which the stack is to be cut; None if every wanted trial has ended."""
 
-        Args:
-            trials: one trial of each trajectory; they could be one stack.
-            wait_for_quiet: called before anything is timed. None for a dry run, which also estimates the time and
-                writes nothing.
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker has ended, or has given no sign of life, before it had done its assignment."""
+
+    reason: str
+    """What is known of it, such as "it was killed by signal 9"."""
+
+
+class Handle(Protocol):
+    """A worker that trains a stack."""
+
+    def poll(self) -> Trained | Lost | None:
+        """Passes what the worker has reported since the last call to the reporter; returns None while it trains.
+
+        Raises:
+            UserError: the worker cannot train anything, such as for its data cannot be obtained.
         """
 
-    def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
-        """Trains a stack; see `worker.run_stack`."""
+    def stop(self) -> None:
+        """Asks the worker to save its state and to report its trials as KILLED. Returns at once."""
+
+    def end(self) -> None:
+        """Ends the worker now if it still runs. Nothing that it reports later counts."""
+
+
+class Executor(Protocol):
+    """Trains stacks."""
+
+    @property
+    def workers(self) -> int:
+        """The number of stacks that it trains at once."""
+
+    def submit(self, assignment: Assignment, reporter: Reporter) -> Handle:
+        """Begins to train a stack.
+
+        Args:
+            assignment: the stack.
+            reporter: receives the events of its trials, during calls of this method and of `Handle.poll` only.
+
+        Raises:
+            UserError: see `Handle.poll`.
+            KeyboardInterrupt: a signal has come.
+        """
+
+    def close(self) -> None:
+        """Ends everything that it has begun and that may not outlive this command."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The handle of a stack that is trained already."""
+
+    result: Trained | Lost
+
+    def poll(self) -> Trained | Lost | None:
+        """See `Handle`."""
+        return self.result
+
+    def stop(self) -> None:
+        """See `Handle`."""
+
+    def end(self) -> None:
+        """See `Handle`."""
 
 
 class InProcessExecutor:
     """Trains one stack after the other in this process."""
 
+    workers = 1
+
     def in_job(self, trial: Trial) -> AbstractContextManager[None]:
         """Gives a context in which a user's code finds what it finds in the job of a trial; here there is no job."""
         return nullcontext()
 
-    def choose_settings(self, trials: Sequence[Trial], wait_for_quiet: Callable[[], None] | None) -> StackSettings:
-        """See `Executor`."""
+    def choose_settings(
+        self,
+        trials: Sequence[Trial],
+        wait_for_quiet: Callable[[], None] | None,
+        estimate: bool = False,
+        beside: tuple[int, int] | None = None,
+    ) -> StackSettings:
+        """Chooses how the trajectories of some trials are trained best on this machine; see `worker.choose_settings`.
+
+        Args:
+            trials: one trial of each trajectory; they could be one stack.
+            wait_for_quiet: called before anything is timed. None for a dry run, which also estimates the time and
+                writes nothing.
+            estimate: estimate the time of an epoch even if there is only one way to train.
+            beside: the threads of each worker and the number of workers that can train these trajectories side by side;
+                None: one stack after the other.
+        """
         with self.in_job(trials[0]):
-            return choose_settings(trials, wait_for_quiet)
+            return choose_settings(trials, wait_for_quiet, estimate, beside)
+
+    def submit(self, assignment: Assignment, reporter: Reporter) -> Handle:
+        """See `Executor`; it returns when the stack is trained."""
+        return Done(Trained(self.train(assignment, reporter)))
+
+    def close(self) -> None:
+        """See `Executor`."""
 
     def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
-        """See `Executor`."""
+        """Trains a stack; see `worker.run_stack`."""
+        return run_stack(assignment, reporter)
+
+    def train_in_worker(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
+        """Trains a stack in a process that was forked from this one."""
         return run_stack(assignment, reporter)

@@ -17,8 +17,13 @@ def cut_stack(error: Exception, unended: Sequence[int]) -> tuple[tuple[tuple[int
     """
     if not is_out_of_memory(error):
         return tuple((index,) for index in unended), "one by one"
-    halves = (tuple(unended[: len(unended) // 2]), tuple(unended[len(unended) // 2 :]))
-    return tuple(part for part in halves if part), "in halves"
+    return halves(unended), "in halves"
+
+
+def halves(unended: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Cuts the indices of trajectories in halves."""
+    both = (tuple(unended[: len(unended) // 2]), tuple(unended[len(unended) // 2 :]))
+    return tuple(part for part in both if part)
 
 
 def is_out_of_memory(error: Exception) -> bool:

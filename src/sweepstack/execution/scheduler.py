@@ -12,17 +12,18 @@ from pathlib import Path
 
 from sweepstack.errors import UserError, one_line
 from sweepstack.execution.describe import describe_duplicates, describe_parts, describe_work
-from sweepstack.execution.executor import Executor
+from sweepstack.execution.engines.choose import Chosen, open_engine
+from sweepstack.execution.engines.dispatch import Dispatcher
+from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.listener import Listener
-from sweepstack.execution.open_store import wait_for_quiet
+from sweepstack.execution.open_store import ledger_of, wait_for_quiet
 from sweepstack.execution.prepare import Prepared
 from sweepstack.execution.remaining_work import Work
-from sweepstack.execution.session import Session, open_session, peek
-from sweepstack.execution.signals import deferred_signals
+from sweepstack.execution.session import open_session, peek
 from sweepstack.execution.trial_files import draw
-from sweepstack.execution.worker import killed_event, load_data_of
+from sweepstack.execution.worker import load_data_of
 from sweepstack.files.replacing import replacing
-from sweepstack.planning.plan import Plan, Stack, count, plan, summary, unique
+from sweepstack.planning.plan import Plan, count, summary, unique
 from sweepstack.tracking.store import Store
 from sweepstack.trial import PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
 
@@ -31,14 +32,14 @@ POLL_SECONDS = 1.0
 
 
 def execute(
-    prepared: Prepared, store: Store, executor: Executor, listeners: Sequence[Listener] = ()
+    prepared: Prepared, store: Store, jobs: InProcessExecutor, listeners: Sequence[Listener] = ()
 ) -> dict[str, Outcome]:
     """Trains all trials that have no outcome yet. Trials of one fingerprint are trained once.
 
     Args:
         prepared: the trials.
         store: where they are recorded.
-        executor: trains the stacks.
+        jobs: trains stacks in this process; `engine` may choose others to train them.
         listeners: receive what happens to the trials, after the terminal does.
 
     Returns:
@@ -56,7 +57,11 @@ def execute(
         for listener in listeners:
             listener.on_skipped(trial, outcome, reason)
 
-    with open_session(run, store, prepared.task, listeners) as session:
+    journal = ledger_of(store, run.tracking.journal).folder
+    with (
+        open_engine(prepared, jobs, journal) as engine,
+        open_session(run, store, prepared.task, listeners) as session,
+    ):
         printed: set[str] = set()
         for line in [*describe_duplicates(trials), *describe_parts(trials)]:
             session.say(line)
@@ -69,17 +74,16 @@ def execute(
                     later = session.artifacts(trial)  # the journal was delivered meanwhile, which moves the files
                     _ = later is not None and _keep_files(trial, later)
                 skip(trial, outcome, "it was trained before")
-            planned = _plan(work.fresh, prepared, executor, lambda: wait_for_quiet(store))
-            stacks = [*work.resumed, *session.keep_plan(planned.stacks)]
-            lines = [*describe_work(work), *([summary(planned)] if work.fresh else [])]
-            for line in lines if len(trials) > 1 else describe_work(work):
+            chosen = engine.choose(work.fresh, work.resumed, lambda: wait_for_quiet(store))
+            stacks = [*work.resumed, *session.keep_plan(chosen.plan.stacks)]
+            lines = [*describe_work(work), *([summary(chosen.plan)] if work.fresh else [])]
+            lines = lines if len(trials) > 1 else describe_work(work)
+            for line in [*lines, *([chosen.reason] if chosen.reason else [])]:
                 if line not in printed:
                     session.say(line)
                     printed.add(line)
             session.announce_plan(stacks)
-            for stack in stacks:
-                if not session.is_stopping():
-                    _train(stack, session, prepared, executor)
+            Dispatcher(session, prepared, chosen.executor).train(stacks)
             waiting = work.held
             if waiting and not session.is_stopping():
                 time.sleep(POLL_SECONDS)
@@ -99,40 +103,19 @@ def execute(
     return outcomes
 
 
-def foresee(prepared: Prepared, store: Store, executor: Executor) -> tuple[Work, Plan]:
+def foresee(prepared: Prepared, store: Store, jobs: InProcessExecutor) -> tuple[Work, Chosen]:
     """Returns what `execute` would find and train. Writes nothing.
 
     Args:
         prepared: the trials.
         store: where they would be recorded.
-        executor: chooses the settings of the stacks.
+        jobs: chooses the settings of the stacks.
     """
-    work = peek(unique(prepared.trials), store, prepared.run.rerun)
-    return work, Plan((*work.resumed, *_plan(work.fresh, prepared, executor, None).stacks))
-
-
-def _plan(
-    trials: Sequence[Trial], prepared: Prepared, executor: Executor, wait_for_quiet: Callable[[], None] | None
-) -> Plan:
-    planned = plan(trials, lambda group: executor.choose_settings(group, wait_for_quiet), prepared.isolation_reason)
-    return Plan(tuple(replace(stack, device=prepared.device_of(stack)) for stack in planned.stacks))
-
-
-def _train(stack: Stack, session: Session, prepared: Prepared, executor: Executor) -> None:
-    """Trains a stack. If it fails as a whole, trains its parts."""
-    device = prepared.device_of(stack)
-    parts = executor.train(session.assign(stack, device), session)
-    if parts is None:
-        return
-    with deferred_signals():  # a signal leaves the ledger with the old stack or with all of the new ones
-        pieces = session.split(stack, parts, device)
-    for number, piece in enumerate(pieces, 1):
-        try:
-            _train(piece, session, prepared, executor)
-        except KeyboardInterrupt as stop:  # the trials of the other pieces have begun, too, in the stack that was cut
-            for trial in (trial for later in pieces[number:] for trial in later.trials):
-                session.emit(killed_event(trial, stop))
-            raise
+    journal = ledger_of(store, prepared.run.tracking.journal).folder
+    with open_engine(prepared, jobs, journal) as engine:
+        work = peek(unique(prepared.trials), store, prepared.run.rerun)
+        chosen = engine.choose(work.fresh, work.resumed, None)
+        return work, replace(chosen, plan=Plan((*work.resumed, *chosen.plan.stacks)))
 
 
 def _missing_pictures(trial: Trial, outcome: Outcome, files: Path | None, say: Callable[[str], None]) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -162,14 +163,45 @@ class Session:
             )
             for part in (*parts.indices, *failed)
         ]
-        checkpoints = self._ledger.checkpoints
         for piece in pieces:
-            folder = checkpoints(piece.id)
-            with contextlib.suppress(OSError):  # on a full disk they begin from scratch
-                for file in checkpoints(stack.id).glob("*.pt") if len(piece.trajectories) > 1 else ():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    os.link(file, folder / file.name)
+            if len(piece.trajectories) > 1:
+                self._link_checkpoints(stack, piece)
         return self.keep_plan(pieces)[: len(parts.indices)]
+
+    def renewed(self, stack: Stack) -> Stack:
+        """Returns a stack with a new id, which has the checkpoints that the stack has now. See `keep_renewed`."""
+        renewed = replace(stack, id=secrets.token_hex(8))
+        self._link_checkpoints(stack, renewed)
+        return renewed
+
+    def keep_renewed(self, stack: Stack) -> None:
+        """Stores a renewed stack in place of the old one."""
+        self._ledger.plan(self._number, [_composition(stack)])
+
+    def _link_checkpoints(self, stack: Stack, other: Stack) -> None:
+        """Gives another stack the checkpoints of a stack, as they are now."""
+        folder = self._ledger.checkpoints(other.id)
+        with contextlib.suppress(OSError):  # on a full disk it begins from scratch
+            for file in self._ledger.checkpoints(stack.id).glob("*.pt"):
+                folder.mkdir(parents=True, exist_ok=True)
+                os.link(file, folder / file.name)
+
+    @property
+    def journal_folder(self) -> Path:
+        """The folder of the journal, with all that belongs to it."""
+        return self._ledger.folder
+
+    def forget_work(self, stack: Stack) -> None:
+        """Deletes what a worker has reported of a stack; the journal has it."""
+        shutil.rmtree(self._ledger.work(stack.id), ignore_errors=True)
+
+    def has_begun(self, trial: Trial) -> bool:
+        """True if this session trains a trial and has recorded that it has begun."""
+        return self.owns(trial) and trial.id in self.replay.progress
+
+    def measured(self, stack: Stack) -> int:
+        """Returns the sum of the last steps that the trials of a stack have metrics of."""
+        return sum(self._measured(trial) for trial in stack.trials if trial.id in self._mine)
 
     def owns(self, trial: Trial) -> bool:
         """True if this session has claimed a trial, and the trial has not ended."""

@@ -1,6 +1,6 @@
 """Runs one stack: loads its data, trains it, writes the weights, reports the events of its trials, and retries.
 
-It takes plain values and knows no session, no ledger and no store, so it could run in another process.
+It takes plain values and knows no session, no ledger and no store, so it runs in any process; see `engines`.
 """
 
 from __future__ import annotations
@@ -42,21 +42,31 @@ def load_data_of(trial: Trial) -> Data:
     return data_of(trial.config, choose_device(trial.run.device), trial.run)
 
 
-def choose_settings(trials: Sequence[Trial], wait_for_quiet: Callable[[], None] | None) -> StackSettings:
+def choose_settings(
+    trials: Sequence[Trial],
+    wait_for_quiet: Callable[[], None] | None,
+    estimate: bool = False,
+    beside: tuple[int, int] | None = None,
+) -> StackSettings:
     """Chooses how the trajectories of some trials are trained best on this machine; see `autotune.choose`.
 
     Args:
         trials: one trial of each trajectory.
         wait_for_quiet: called before anything is timed. None for a dry run, which also estimates the time and writes
             nothing.
+        estimate: estimate the time of an epoch even if there is only one way to train.
+        beside: the threads of each worker and the number of workers that can train these trajectories side by side;
+            None: one stack after the other.
     """
     from sweepstack.training.data import download
     from sweepstack.training.stacked import autotune
 
     configs, run, data = [trial.config for trial in trials], trials[0].run, load_data_of(trials[0])
+    workers = None if beside is None else autotune.Beside(*beside)
     if wait_for_quiet is None:
-        return autotune.choose(configs, run, data, None, estimate=True)
-    return autotune.choose(configs, run, data, Path(download.cache_folder(), "choices.json"), wait_for_quiet)
+        return autotune.choose(configs, run, data, None, estimate=True, beside=workers)
+    remembered = Path(download.cache_folder(), "choices.json")
+    return autotune.choose(configs, run, data, remembered, wait_for_quiet, estimate, workers)
 
 
 def run_stack(assignment: Assignment, reporter: Reporter) -> Parts | None:

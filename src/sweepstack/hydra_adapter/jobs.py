@@ -7,17 +7,18 @@ import copy
 import functools
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, run_job
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.errors import ConfigError, DataError, UserError, one_line, printable
-from sweepstack.events import Ended
+from sweepstack.events import Ended, Started
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.listener import Listener, log_outcome
@@ -127,8 +128,6 @@ class HydraJobs(InProcessExecutor, Listener):
         stack = assignment.stack
         trials = [trial for trial in stack.trials if self._is_ours(trial)]
         if len(stack.trials) > 1 or not trials:
-            for trial in trials:
-                self._begin(trial)
             return super().train(assignment, reporter)
         (trial,) = trials
         job = self.compose(trial.number)
@@ -156,6 +155,25 @@ class HydraJobs(InProcessExecutor, Listener):
         _ = done.return_value  # raises an error that is not the outcome of a trial; it ends the sweep
         self._keep(trial.number, done)
         return None
+
+    def train_in_worker(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
+        """See `InProcessExecutor.train_in_worker`; code of a stack of one trial finds the context of its job."""
+        (trial, *others) = assignment.stack.trials
+        own = self.trials.get(trial.number)
+        if others or own is None or own.fingerprint != trial.fingerprint:
+            return super().train_in_worker(assignment, reporter)
+        job = self.compose(trial.number)
+        with inside(job) as folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            configure_log(job.hydra.job_logging, job.hydra.verbose)
+            if job.hydra.job.chdir:
+                os.chdir(folder)
+            return super().train_in_worker(assignment, reporter)
+
+    def on_started(self, event: Started) -> None:
+        """Begins the job of a trial that is trained together with others, or by a worker."""
+        if self._inside != event.trial.number and self._is_ours(event.trial):
+            self._begin(event.trial)
 
     def _begin(self, trial: Trial) -> None:
         """Calls Hydra's callbacks for the start of a job, before the training, if one of them wants that."""

@@ -76,12 +76,13 @@ def launch(
     prepared = replace(prepared, isolation_reason=isolation_reason)
     if run.launch.dry_run:
         store.check()
-        work, planned = foresee(prepared, store, jobs)
+        work, chosen = foresee(prepared, store, jobs)
         lines = [
             *describe_duplicates(prepared.trials),
             *describe_parts(prepared.trials),
             *describe_work(work, every=True),
-            *(describe(planned) if planned.stacks else []),
+            *(describe(chosen.plan) if chosen.plan.stacks else []),
+            *([chosen.reason] if chosen.reason else []),
         ]
         print("\n".join(map(printable, lines)))
         raise SystemExit(0)

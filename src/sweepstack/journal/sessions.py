@@ -64,6 +64,10 @@ class Sessions:
         """Returns the folder for the checkpoints of a stack."""
         return self.folder / "checkpoints" / stack
 
+    def work(self, stack: str) -> Path:
+        """Returns the folder of what a worker has been told to do with a stack, and of what it reports."""
+        return self.folder / "work" / stack
+
     def files(self, trial_id: str) -> Path:
         """Returns the folder that keeps a trial's files until they are delivered."""
         return self.folder / "files" / trial_id
@@ -407,6 +411,7 @@ class Sessions:
             composition = composition_of(database, stack)
             if composition is not None and not composition.keep:
                 shutil.rmtree(self.checkpoints(stack), ignore_errors=True)
+            shutil.rmtree(self.work(stack), ignore_errors=True)
             database.execute("DELETE FROM stacks WHERE id = ?", (stack,))
 
 

@@ -39,6 +39,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def visible_gpus() -> list[str]:
+    """Returns the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    count = torch.cuda.device_count()
+    return named[:count] or [str(index) for index in range(count)]
+
+
 def choose_threads(config: TrialConfig, wanted: int | None) -> int:
     """Returns `wanted` if it is given; else 1 for a small model, and PyTorch's own choice for a large one.
 

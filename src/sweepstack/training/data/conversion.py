@@ -240,7 +240,13 @@ def _check_rows(given: Given, config: DatasetConfig, part: str) -> None:
 
 
 def check_pixels(given: Given, config: DatasetConfig, part: str) -> None:
-    """Checks that uint8 numbers of a whole part are bright enough for pixels."""
+    """Checks that uint8 numbers of a whole part are bright enough for pixels.
+
+    Args:
+        given: the images of the part.
+        config: the dataset.
+        part: the name of the part, such as "training".
+    """
     if given.source is Source.PICTURE:
         return
     brightest = int(given.images.max())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import gc
 import os
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
 
+from sweepstack.child_process import end_with_parent
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.training.data.conversion import (
@@ -38,8 +37,6 @@ from sweepstack.training.random_state import first_draws, next_draws, seed_cpu, 
 
 Key = tuple[int, int, int]
 """An item in an epoch of a trial: its index, the seed and the epoch."""
-PR_SET_PDEATHSIG = 1
-"""Option of Linux's prctl: the signal that a process gets when its parent ends."""
 FIXED = (0, 0)
 """Seed and epoch of items that are not trained on: whatever is drawn for them is always the same."""
 EVALUATED_BYTES = 2**26
@@ -289,10 +286,8 @@ def _begin_worker(in_main_thread: bool, parent: int, number: int) -> None:
     """
     gc.freeze()  # objects of the parent are not ended here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux" and in_main_thread:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it has died meanwhile
-            os._exit(1)
+    if in_main_thread:
+        end_with_parent(parent)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

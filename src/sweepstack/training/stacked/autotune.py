@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +56,19 @@ THREADS_PAY_BELOW = 0.8
 uses a core."""
 
 
+class Beside(NamedTuple):
+    """Workers that train side by side."""
+
+    threads: int
+    """The number of threads of each."""
+    parts: int
+    """The number of workers that can train trajectories of one `stack_key` at once."""
+
+
+_known_epochs: dict[str, float] = {}
+"""The seconds of an epoch of trials that are trained alone, as this process has measured or read them."""
+
+
 def choose(
     configs: Sequence[TrialConfig],
     run: RunConfig,
@@ -63,6 +76,7 @@ def choose(
     remembered: Path | None,
     wait_for_quiet: Callable[[], None] = lambda: None,
     estimate: bool = False,
+    beside: Beside | None = None,
 ) -> StackSettings:
     """Chooses the fastest way to train trajectories of one `stack_key` on this machine.
 
@@ -76,24 +90,31 @@ def choose(
             nothing.
         wait_for_quiet: called before the first measurement.
         estimate: measure even if there is only one way, to know the time of an epoch.
+        beside: how many workers train side by side; None: the stacks are trained one after the other.
     """
     config = configs[0]
     threads = choose_threads(config, run.threads)
+    if beside is not None:
+        threads = run.threads or beside.threads
+    key = _cache_key(configs, run, data, beside)
+    known = _read_cache(remembered)
     if not run.launch.stack or len(configs) == 1:
         seconds = 0.0
         if estimate and config.trainer is None:
-            with contextlib.suppress(Exception):  # the trainer will report the error, with its traceback
-                seconds = _plain_epoch(config, data, threads)
+            seconds = _known_epochs.get(key) or known.get(key, {}).get("epoch_seconds", 0.0)
+            if not seconds:
+                with contextlib.suppress(Exception):  # the trainer will report the error, with its traceback
+                    seconds = _plain_epoch(config, data, threads)
+                _write_cache(remembered, {**known, key: {"epoch_seconds": seconds}})
+            _known_epochs[key] = seconds
         return StackSettings(1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")
-    key = _cache_key(configs, run, data)
-    known = _read_cache(remembered)
     if key in known:
         with contextlib.suppress(TypeError):  # another version of sweepstack wrote it
             return StackSettings(**known[key])
     wait_for_quiet()
     try:
         with random_state.preserved():
-            choice = _time_all_ways(configs, run, data, threads)
+            choice = _time_all_ways(configs, run, data, threads, beside)
     except Unstackable as why:
         choice = StackSettings(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
     except Exception as error:  # it does not train alone either; the trainer will report it, with its traceback
@@ -102,46 +123,60 @@ def choose(
     return choice
 
 
-def _time_all_ways(configs: Sequence[TrialConfig], run: RunConfig, data: Data, plain_threads: int) -> StackSettings:
+def _time_all_ways(
+    configs: Sequence[TrialConfig], run: RunConfig, data: Data, plain_threads: int, beside: Beside | None
+) -> StackSettings:
     config, count = configs[0], len(configs)
+    parts = 1 if beside is None else min(beside.parts, count)
+    thread_counts = _thread_counts(run, data) if beside is None else [plain_threads]
     forced = run.launch.stack == "force"
     may_refuse = run.launch.width is None and not forced
     alone = _plain_epoch(config, data, plain_threads)
     per_step = 1e6 / data.steps_per_epoch(config.batch_size)
     narrow = min(NARROW, count)
-    seconds = min(_stacked_epoch(configs[:narrow], data, threads) for threads in _thread_counts(run, data))
+    seconds = min(_stacked_epoch(configs[:narrow], data, threads) for threads in thread_counts)
     if may_refuse and seconds > HOPELESS * narrow * alone:  # a wide one would take long to time
         reason = f"{seconds / narrow * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
         return StackSettings(1, plain_threads, alone, reason)
     fitting = _fitting_width(config, data)
-    widest = min(count, fitting) if run.launch.width else min(count, fitting, MAX_WIDTH)
+    widest = min(count, fitting) if run.launch.width else min(math.ceil(count / parts), fitting, MAX_WIDTH)
     wanted = [run.launch.width] if run.launch.width else [count, *WIDTHS]
     widths = sorted({_balanced(count, min(width, widest)) for width in wanted}, reverse=True)
     times: dict[tuple[int, int], float] = {}
     for _ in range(TIMED_ROUNDS):
-        for width, threads in itertools.product(widths, _thread_counts(run, data)):
+        for width, threads in itertools.product(widths, thread_counts):
             seconds = _stacked_epoch(configs[:width], data, threads)
             times[width, threads] = min(seconds, times.get((width, threads), math.inf))
     tries = [StackSettings(width, threads, seconds, "") for (width, threads), seconds in times.items()]
 
     def handicapped(choice: StackSettings) -> float:
         wide, single = choice.width == widths[0], choice.threads == 1
-        return _total(choice, count) / (1.0 if wide else NARROWER_PAYS_BELOW) / (1.0 if single else THREADS_PAY_BELOW)
+        return (
+            _total(choice, count, parts)
+            / (1.0 if wide else NARROWER_PAYS_BELOW)
+            / (1.0 if single else THREADS_PAY_BELOW)
+        )
 
     best = min(tries, key=handicapped)
     reason = (
         f"{_total(best, count) / count * per_step:.0f} us a step and trial stacked, {alone * per_step:.0f} us alone"
     )
     reason = f"launch.stack is force: {reason}" if forced else reason
-    if may_refuse and alone * count < _total(best, count):
+    if may_refuse and alone * math.ceil(count / parts) < _total(best, count, parts):
         return StackSettings(1, plain_threads, alone, reason)
     narrow_why = f", {best.width} fit into memory" if best.width == _balanced(count, fitting) < count else ""
     return StackSettings(best.width, best.threads, best.epoch_seconds, reason + narrow_why)
 
 
-def _total(choice: StackSettings, count: int) -> float:
-    """Returns the seconds that one epoch of all members takes."""
-    return math.ceil(count / choice.width) * choice.epoch_seconds
+def _total(choice: StackSettings, count: int, parts: int = 1) -> float:
+    """Returns the seconds that one epoch of all members takes.
+
+    Args:
+        choice: the settings of their stacks.
+        count: the number of members.
+        parts: the number of stacks that are trained at once.
+    """
+    return math.ceil(math.ceil(count / choice.width) / parts) * choice.epoch_seconds
 
 
 def _balanced(count: int, width: int) -> int:
@@ -251,7 +286,7 @@ def _fitting_width(config: TrialConfig, data: Data) -> int:
     return max(1, memory_budget(data.device) // (6 * own + 3 * (kept + size)))
 
 
-def _cache_key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> str:
+def _cache_key(configs: Sequence[TrialConfig], run: RunConfig, data: Data, beside: Beside | None = None) -> str:
     """Returns a hash of everything that a choice depends on."""
     device = torch.cuda.get_device_name(data.device) if data.device.type == "cuda" else f"{ALL_THREADS} threads"
     config = configs[0]
@@ -261,6 +296,7 @@ def _cache_key(configs: Sequence[TrialConfig], run: RunConfig, data: Data) -> st
     key = stack_key(config.model_copy(update={"fold": None}), run)  # all folds take as long
     parts = [key, len(configs), seeds, numbers, run.launch.width, len(data.train), device, program]
     parts += ["force"] if run.launch.stack == "force" else []
+    parts += [[*beside]] if beside is not None else []
     return hashlib.sha1(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()
 
 

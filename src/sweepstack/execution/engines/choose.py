@@ -1,0 +1,183 @@
+"""Chooses who trains the stacks of a command: this process, or several ones side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sweepstack.config.schema import EngineConfig
+from sweepstack.execution.engines.fork_server import ForkServer
+from sweepstack.execution.engines.local import LocalExecutor
+from sweepstack.execution.executor import Executor, InProcessExecutor
+from sweepstack.execution.prepare import Prepared
+from sweepstack.planning.compatibility import stack_key
+from sweepstack.planning.plan import Plan, Stack, plan
+from sweepstack.trial import StackSettings, Trial
+
+WORTH_SECONDS = 2.0
+"""Estimated seconds of training from which several workers are considered: choosing for them takes time, too."""
+SLOWER_TOGETHER = 1.15
+"""How much longer a stack takes while other workers use the rest of the processor's caches and memory channels."""
+PAYS_BELOW = 0.9
+"""Ratio of the estimated times, of workers side by side to one process, below which they are chosen."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A plan, and who executes it."""
+
+    plan: Plan
+    executor: Executor
+    reason: str = ""
+    """A line for the user; empty if there is nothing to say."""
+
+
+class Engine:
+    """Chooses plans and executors for the trials of a command. Get it from `open_engine`.
+
+    Args:
+        prepared: the trials.
+        jobs: trains in this process.
+        journal: the folder of the journal.
+        server: forks workers; None if there is none.
+        workers: the number of workers that train at once if they are chosen.
+        gpus: for each of them, the value of CUDA_VISIBLE_DEVICES; empty without GPUs.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        jobs: InProcessExecutor,
+        journal: Path,
+        server: ForkServer | None,
+        workers: int,
+        gpus: Sequence[str],
+    ) -> None:
+        self._prepared, self._jobs, self._config = prepared, jobs, prepared.run.engine
+        self._workers = workers
+        self._threads = self._config.cores or max(1, cores() // workers)
+        self._local = LocalExecutor(journal, workers, server, self._config.lease, gpus)
+
+    def choose(
+        self, fresh: Sequence[Trial], resumed: Sequence[Stack], wait_for_quiet: Callable[[], None] | None
+    ) -> Chosen:
+        """Plans trials, and chooses who trains them.
+
+        Args:
+            fresh: trials that are trained from their beginning.
+            resumed: stacks that are resumed, as they were planned.
+            wait_for_quiet: see `Executor.choose_settings`.
+        """
+        name = self._config.name
+        may_be_local = name in ("auto", "local") and self._workers > 1 and len(fresh) + len(resumed) > 1
+        if not may_be_local:
+            return Chosen(self._plan(fresh, wait_for_quiet), self._jobs)
+        if name == "local":
+            local = self._plan_beside(fresh, len(resumed), wait_for_quiet)
+            several = len(resumed) + len(local.stacks) > 1
+            return Chosen(local, self._local if several else self._jobs)
+        inline = self._plan(fresh, wait_for_quiet, estimate=True)
+        stacks = [*resumed, *inline.stacks]
+        one_by_one = sum(map(seconds_of, stacks))
+        if one_by_one < WORTH_SECONDS or not all(map(seconds_of, stacks)):
+            return Chosen(inline, self._jobs)
+        local = self._plan_beside(fresh, len(resumed), wait_for_quiet, estimate=True)
+        beside = SLOWER_TOGETHER * makespan(map(seconds_of, [*resumed, *local.stacks]), self._workers)
+        if len(resumed) + len(local.stacks) < 2 or beside > PAYS_BELOW * one_by_one:
+            return Chosen(inline, self._jobs)
+        reason = f"{self._workers} workers side by side: about {beside:.1f} s of training, {one_by_one:.1f} s in one"
+        return Chosen(local, self._local, f"{reason} process (engine=inline trains so)")
+
+    def _plan(self, trials: Sequence[Trial], wait_for_quiet: Callable[[], None] | None, estimate: bool = False) -> Plan:
+        return self._planned(trials, lambda group: self._jobs.choose_settings(group, wait_for_quiet, estimate))
+
+    def _plan_beside(
+        self, trials: Sequence[Trial], others: int, wait_for_quiet: Callable[[], None] | None, estimate: bool = False
+    ) -> Plan:
+        """Plans trials for workers side by side.
+
+        Args:
+            others: the number of stacks that are trained, too.
+        """
+        groups = len({stack_key(trial.config, trial.run) for trial in trials}) + others
+        beside = self._threads, max(1, math.ceil(self._workers / max(groups, 1)))
+
+        def choose(group: Sequence[Trial]) -> StackSettings:
+            found = self._jobs.choose_settings(group, wait_for_quiet, estimate, beside)
+            return replace(found, reason=f"{found.reason}; {self._workers} workers side by side")
+
+        return self._planned(trials, choose)
+
+    def _planned(self, trials: Sequence[Trial], choose: Callable[[Sequence[Trial]], StackSettings]) -> Plan:
+        planned = plan(trials, choose, self._prepared.isolation_reason)
+        return Plan(tuple(replace(stack, device=self._prepared.device_of(stack)) for stack in planned.stacks))
+
+    def close(self) -> None:
+        """Ends all workers."""
+        self._local.close()
+
+
+@contextlib.contextmanager
+def open_engine(prepared: Prepared, jobs: InProcessExecutor, journal: Path) -> Iterator[Engine]:
+    """Opens the engine of a command for the block. It forks this process, so nothing may have been computed before.
+
+    Args:
+        prepared: the trials.
+        jobs: trains in this process.
+        journal: the folder of the journal.
+    """
+    config = prepared.run.engine
+    on_gpus = set(prepared.devices.values()) == {"cuda"}
+    gpus = _shares(config) if on_gpus and config.name in ("auto", "local") else []
+    workers = config.workers or (len(gpus) if on_gpus else cores() // (config.cores or 1)) or 1
+    workers = min(workers, len(prepared.trials))
+    server = None
+    wanted = config.name in ("auto", "local") and workers > 1
+    may_fork = sys.platform == "linux" and threading.current_thread() is threading.main_thread()
+    if wanted and may_fork and set(prepared.devices.values()) == {"cpu"}:
+        server = ForkServer(jobs.train_in_worker)
+    engine = Engine(prepared, jobs, journal, server, workers, gpus[:workers])
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def cores() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def seconds_of(stack: Stack) -> float:
+    """The estimated seconds that a stack trains; 0 if that is not known."""
+    return stack.epochs * stack.choice.epoch_seconds
+
+
+def makespan(times: Iterator[float] | Sequence[float], workers: int) -> float:
+    """Returns the time until all stacks are trained, the longest ones first.
+
+    Args:
+        times: the times of the stacks.
+        workers: the number of workers.
+    """
+    busy = [0.0] * workers
+    for time in sorted(times, reverse=True):
+        busy[busy.index(min(busy))] += time
+    return max(busy)
+
+
+def _shares(config: EngineConfig) -> list[str]:
+    """Returns the GPUs of each worker: several, one, or one that others have, too."""
+    from sweepstack.training.hardware import visible_gpus
+
+    gpus, each = visible_gpus(), config.gpus_per_worker or 1.0
+    if each < 1:
+        return [gpu for gpu in gpus for _ in range(int(1 / each))]
+    size = int(each)
+    return [",".join(gpus[begin : begin + size]) for begin in range(0, len(gpus) - size + 1, size)]

@@ -1,0 +1,192 @@
+"""Gives the stacks of a plan to the workers of an executor, until all of them are trained."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweepstack.events import Ended
+from sweepstack.execution.assignment import Parts
+from sweepstack.execution.engines.choose import seconds_of
+from sweepstack.execution.engines.leftovers import take_over
+from sweepstack.execution.executor import Executor, Handle, Lost, Trained
+from sweepstack.execution.failures import halves
+from sweepstack.execution.prepare import Prepared
+from sweepstack.execution.session import Session
+from sweepstack.execution.signals import GRACE_SECONDS, deferred_signals
+from sweepstack.execution.worker import killed_event
+from sweepstack.planning.plan import Stack
+from sweepstack.trial import Outcome, TrialState
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.1
+"""Seconds between two looks at the workers: short after news, then longer."""
+MAX_LOSSES = 3
+"""Workers that a stack may lose. Then it is cut in halves, because its memory may be what ends them; a stack of one
+trajectory has failed."""
+
+
+@dataclass
+class Queued:
+    """A stack that waits for a worker, or trains."""
+
+    stack: Stack
+    has_begun: bool = False
+    """True if its trials have begun in a stack that was cut, or with a worker that was lost."""
+    losses: int = 0
+    """The workers that it has lost since it has last made progress."""
+    measured: int = 0
+    """How far it had got when it lost the last one; see `Session.measured`."""
+
+
+class Dispatcher:
+    """Trains stacks with the workers of an executor.
+
+    Args:
+        session: claims the trials, and receives their events.
+        prepared: says which device a stack trains on.
+        executor: trains the stacks.
+    """
+
+    def __init__(self, session: Session, prepared: Prepared, executor: Executor) -> None:
+        self._session, self._prepared, self._executor = session, prepared, executor
+        self._waiting: deque[Queued] = deque()
+        self._running: dict[int, tuple[Handle, Queued]] = {}
+        self._number = 0
+
+    def train(self, stacks: Sequence[Stack]) -> None:
+        """Trains stacks: with several workers those that take longest first.
+
+        Raises:
+            UserError: a worker cannot train anything.
+            KeyboardInterrupt: a signal has come; the trials that had begun and not ended were reported as KILLED.
+        """
+        ordered = sorted(stacks, key=seconds_of, reverse=True) if self._executor.workers > 1 else stacks
+        self._waiting.extend(Queued(stack) for stack in ordered)
+        try:
+            self._train_all()
+        except BaseException as error:
+            self._stop_all(error)
+            raise
+
+    def _train_all(self) -> None:
+        pause, asked_to_stop = SHORTEST_PAUSE, False
+        while self._running or self._can_submit():
+            while len(self._running) < self._executor.workers and self._can_submit():
+                self._submit(self._waiting.popleft())
+            if self._session.is_stopping() and not asked_to_stop:
+                asked_to_stop = True
+                for handle, _ in self._running.values():
+                    handle.stop()
+            with deferred_signals():  # what a worker has reported is taken as a whole
+                before = self._session.journal.lines
+                ended = [(key, result) for key, (handle, _) in self._running.items() if (result := handle.poll())]
+                for key, result in ended:
+                    self._end(self._running.pop(key)[1], result)
+            news = bool(ended) or self._session.journal.lines > before
+            pause = SHORTEST_PAUSE if news else min(2 * pause, LONGEST_PAUSE)
+            if self._running and not ended:
+                time.sleep(pause)
+
+    def _can_submit(self) -> bool:
+        """True if a stack is to be given to a worker. Trials that have begun must get an end, even while we stop."""
+        return bool(self._waiting) and (self._waiting[0].has_begun or not self._session.is_stopping())
+
+    def _submit(self, one: Queued) -> None:
+        device = self._prepared.device_of(one.stack)
+        one.stack = take_over(self._session, one.stack)
+        self._number += 1
+        assignment = self._session.assign(one.stack, device)
+        if not assignment.wanted:  # the reports that a lost worker had left have settled all of its trials
+            return
+        try:
+            handle = self._executor.submit(assignment, self._session)
+        except BaseException:
+            self._running[self._number] = (_NOBODY, one)
+            raise
+        self._running[self._number] = (handle, one)
+
+    def _end(self, one: Queued, result: Trained | Lost) -> None:
+        """Takes the result of a worker: what is left of its stack waits again."""
+        stack, session = one.stack, self._session
+        match result:
+            case Trained(None):
+                session.forget_work(stack)
+            case Trained(parts) if parts is not None:
+                pieces = session.split(stack, parts, self._prepared.device_of(stack))
+                session.forget_work(stack)
+                self._waiting.extendleft(Queued(piece, True) for piece in reversed(pieces))
+            case Lost(reason):
+                self._take_up(one, reason)
+
+    def _take_up(self, one: Queued, reason: str) -> None:
+        """Lets another worker train a stack that has lost its worker."""
+        one.stack, one.has_begun = take_over(self._session, one.stack), True
+        measured = self._session.measured(one.stack)
+        one.losses = one.losses + 1 if measured == one.measured else 1
+        one.measured = measured
+        open_trials = [trial for trial in one.stack.trials if self._session.owns(trial)]
+        if not open_trials:
+            return
+        name = open_trials[0].name + (f" and {len(open_trials) - 1} others" if len(open_trials) > 1 else "")
+        if one.losses < MAX_LOSSES:
+            self._session.say(f"The worker of {name} was lost: {reason}; another one goes on from the checkpoint.")
+            self._waiting.appendleft(one)
+            return
+        why = f"it has lost {one.losses} workers, the last one because {reason}"
+        unended = [
+            index
+            for index, trajectory in enumerate(one.stack.trajectories)
+            if any(map(self._session.owns, trajectory.trials))
+        ]
+        if len(unended) > 1:
+            self._session.say(f"{name}: {why}; its trials go on in halves, which need less memory.")
+            note = f"a stack of {len(one.stack.trajectories)} failed: {why}"
+            pieces = self._session.split(one.stack, Parts(halves(unended), note), self._prepared.device_of(one.stack))
+            self._waiting.extendleft(Queued(piece, True) for piece in reversed(pieces))
+            return
+        for trial in open_trials:
+            self._session.emit(Ended(trial, Outcome(TrialState.FAILED, reason=why), time.time()))
+
+    def _stop_all(self, error: BaseException) -> None:
+        """Stops all workers: they save their states. Trials that have begun and not ended are reported as KILLED."""
+        for handle, _ in self._running.values():
+            handle.stop()
+        stopped: list[Queued] = []
+        until = time.monotonic() + GRACE_SECONDS
+        while self._running and time.monotonic() < until:
+            for key, (handle, _) in [*self._running.items()]:
+                if handle is _NOBODY or _result_of(handle) is not None:
+                    stopped.append(self._running.pop(key)[1])
+            time.sleep(SHORTEST_PAUSE)
+        for handle, one in self._running.values():
+            handle.end()
+            stopped.append(one)
+        if isinstance(error, KeyboardInterrupt):
+            for trial in (trial for one in (*stopped, *self._waiting) for trial in one.stack.trials):
+                if self._session.has_begun(trial):
+                    self._session.emit(killed_event(trial, error))
+
+
+class _Nobody:
+    """Stands for the worker of a stack whose submission has failed."""
+
+    def poll(self) -> Trained | Lost | None:
+        return Trained()
+
+    def stop(self) -> None:
+        """Does nothing."""
+
+    def end(self) -> None:
+        """Does nothing."""
+
+
+_NOBODY = _Nobody()
+
+
+def _result_of(handle: Handle) -> Trained | Lost | None:
+    try:
+        return handle.poll()
+    except Exception as error:  # the error that stops everything is the one that counts
+        return Lost(str(error))

@@ -1,0 +1,31 @@
+"""Takes over a stack from a worker that is lost, or that an earlier command had started."""
+
+from __future__ import annotations
+
+from sweepstack.execution.engines.channel import Reports, ask_to_stop, work_folder
+from sweepstack.execution.session import Session
+from sweepstack.planning.plan import Stack
+
+
+def take_over(session: Session, stack: Stack) -> Stack:
+    """Takes what a worker has reported of a stack and nobody has read, and gives the stack a new id.
+
+    The worker may still live, on a machine that cannot be reached: it goes on under the old id, which nobody reads.
+
+    Args:
+        session: the session that trains the stack now.
+        stack: the stack.
+
+    Returns:
+        The stack under its new id, with the checkpoints of the old one; as it is if no worker had it.
+    """
+    folder = work_folder(session.journal_folder, stack.id)
+    if not folder.is_dir():
+        return stack
+    ask_to_stop(folder, "another worker has taken its stack over", over=True)
+    renewed = session.renewed(stack)  # before its reports are read: a checkpoint must not be ahead of them
+    Reports(folder, stack, session).pass_on(only_settled=True)
+    session.sync()
+    session.keep_renewed(renewed)
+    session.forget_work(stack)
+    return renewed

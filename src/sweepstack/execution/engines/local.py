@@ -1,0 +1,96 @@
+"""Trains stacks side by side, in processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from sweepstack.execution.assignment import Assignment, Reporter
+from sweepstack.execution.engines.channel import Reports, WorkerHandle, work_folder, write_assignment
+from sweepstack.execution.engines.fork_server import ForkServer
+from sweepstack.execution.executor import Handle
+from sweepstack.paths import began_in
+
+
+class LocalExecutor:
+    """Trains stacks in workers of this machine: forked ones on processors, new processes on GPUs.
+
+    Args:
+        journal: the folder of the journal.
+        workers: the number of workers that train at once.
+        server: forks workers; None starts new processes.
+        lease: seconds without a sign of life after which a worker counts as lost.
+        gpus: for each of the workers, the value of CUDA_VISIBLE_DEVICES; empty without GPUs.
+    """
+
+    def __init__(
+        self,
+        journal: Path,
+        workers: int,
+        server: ForkServer | None = None,
+        lease: float = 60.0,
+        gpus: Sequence[str] = (),
+    ) -> None:
+        self.workers = workers
+        self._journal, self._server, self._lease, self._gpus = journal, server, lease, gpus
+        self._processes: dict[subprocess.Popen[bytes], str] = {}  # with its GPUs
+
+    def submit(self, assignment: Assignment, reporter: Reporter) -> Handle:
+        """See `Executor`."""
+        folder = work_folder(self._journal, assignment.stack.id)
+        write_assignment(assignment, folder, self._lease)
+        reports = Reports(folder, assignment.stack, reporter)
+        if self._server is not None and self._server.alive and not self._gpus:
+            server, worker = self._server, self._server.start(folder)
+            if worker is not None:
+                return WorkerHandle(reports, self._lease, lambda: server.ended(worker), lambda: _kill(worker))
+        return self._start(folder, reports)
+
+    def _start(self, folder: Path, reports: Reports) -> WorkerHandle:
+        """Starts a worker that is a new process."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        gpu = self._free_gpu() if self._gpus else ""
+        if gpu:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        command = [sys.executable, "-m", "sweepstack.execution.engines.worker_main", str(folder), str(os.getpid())]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, cwd=began_in(), env=environment, start_new_session=True
+        )
+        self._processes[process] = gpu
+
+        def gone() -> str | None:
+            code = process.poll()
+            if code is None:
+                return None
+            return f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
+
+        return WorkerHandle(reports, self._lease, gone, process.kill)
+
+    def _free_gpu(self) -> str:
+        """Returns the GPUs of a worker that has ended, or of none yet. A worker ends soon after its last report."""
+        while True:
+            taken = [gpu for process, gpu in self._processes.items() if process.poll() is None]
+            for gpu in self._gpus:
+                if taken.count(gpu) < self._gpus.count(gpu):
+                    return gpu
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """See `Executor`."""
+        if self._server is not None:
+            self._server.close()
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+
+
+def _kill(worker: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGKILL)
