@@ -405,6 +405,11 @@ class WorkerHandle:
         """The stack that it trains."""
         return self._reports.stack
 
+    @property
+    def host(self) -> str:
+        """The machine of the worker; empty until it has begun."""
+        return self._reports.host
+
     def poll(self) -> Trained | Lost | None:
         """See `Handle`."""
         if self._result is not None:
