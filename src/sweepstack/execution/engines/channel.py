@@ -336,7 +336,12 @@ class Reports:
                     if not line.endswith(b"\n"):  # the rest of it comes later
                         return
                     self._offset += len(line)
-                    yield from (content for content in decode_line(line) if content is not None)
+                    for content in decode_line(line):
+                        if content is not None:
+                            yield content
+                            continue
+                        where = f"{self.folder / EVENTS} is damaged before byte {self._offset}"
+                        self.reporter.say(f"{where}: what a worker has reported there is lost.")
         except FileNotFoundError:
             return
 
