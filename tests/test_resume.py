@@ -386,7 +386,7 @@ def test_errors_that_may_pass_are_tried_again_and_a_sweep_stops_after_enough_fai
         "class Last(Net):\n"
         "    error = OSError\n"
     )
-    grid = (*SHORT, "epochs=2", "model._target_=flaky.Passes,flaky.Fails,flaky.Last", "retries=1")
+    grid = (*SHORT, "epochs=2", "model._target_=flaky.Passes,flaky.Fails,flaky.Last", "retries=1", "engine=inline")
     done = terminal.type(*grid, "max_failures=1", "tracking.sweep=first")
     assert done.returncode == 1
     assert re.search(r"Passes: OSError: the cat is on the keyboard \(in your flaky.py, .*\); try 2 of 2\.", done.stdout)
