@@ -123,7 +123,6 @@ def _describe_stack(stack: StackStatus) -> Iterator[str]:
 
 def _describe_stopped(one: Stopped) -> str:
     from sweepstack.execution.control.status import WAITING
-    from sweepstack.planning.plan import count
 
     where = f"{one.host}, process {one.pid}" if one.host is not None else "its machine"
     if not one.taken and one.ended:
@@ -135,13 +134,9 @@ def _describe_stopped(one: Stopped) -> str:
         return f"{name} on {where} {'was stopped' if one.ended else 'is stopping, and saves its states'}."
     begun = [trial for trial in one.trials if trial.state != WAITING]
     waiting = [trial for trial in one.trials if trial.state == WAITING]
-    parts = [f"{count(len(begun), 'trial')} stopped at the next measurement: {_names(begun)}"] if begun else []
-    parts += (
-        [f"{count(len(waiting), 'trial')} stopped before or after its first epoch: {_names(waiting)}"]
-        if waiting
-        else []
-    )
-    return "; ".join(parts)
+    lines = [f"Stopped at the next measurement: {_names(begun)}."] if begun else []
+    lines += [f"Stopped before it begins, or at the first measurement: {_names(waiting)}."] if waiting else []
+    return " ".join(lines)
 
 
 def _name(one: CommandStatus) -> str:

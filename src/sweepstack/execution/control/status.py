@@ -242,18 +242,18 @@ def _histories(events: Iterable[Event]) -> dict[str, _History]:
     return found
 
 
-def _trial_status(entry: Entry, history: _History | None, otherwise: str) -> TrialStatus:
+def _trial_status(entry: Entry, history: _History | None, default_state: str) -> TrialStatus:
     """Returns the status of a trial.
 
     Args:
         entry: its row.
         history: what the journal says of it, if it does.
-        otherwise: its state if it has not begun, or if nobody trains it.
+        default_state: its state if it has not begun, or if nobody trains it.
     """
     config, known = entry.trial.config, history or _History(entry.trial)
     outcome = known.ended.outcome if known.ended is not None else entry.outcome
-    trains = history is not None and otherwise == WAITING
-    state = str(outcome.state) if outcome is not None else TRAINING if trains else otherwise
+    trains = history is not None and default_state == WAITING
+    state = str(outcome.state) if outcome is not None else TRAINING if trains else default_state
     epoch: int | None = None if history is None and entry.begun else 0
     if (at := known.last.measurement if known.last is not None else None) is not None:
         epoch = at.step if config.trainer is not None else min(at.epoch, config.epochs)
