@@ -10,7 +10,8 @@ Each scenario is a sweep. Undisturbed, in a folder and a store of its own, it gi
 run, each in a new folder and store: started, killed, started again, a few times, until it ends on its own. A fifth of
 the kills come within the first second, two at any time up to what the reference took, two in the phase that has been
 hit least so far. One in five hits only the parent, one in five only the process that writes records (the sweep has to
-go on by itself then), the rest all processes at once, however they are descended.
+go on by itself then), the rest all processes at once, however they are descended. Where there are workers, two in five
+hit one or all of them instead, and the sweep has to go on by itself, too.
 
 Then the figures of every trial, at every step, are those of the reference bit for bit, and so are its weights and the
 table; each trial has one run, none is RUNNING, no figure is there twice, no trial has been trained twice, and the same
@@ -57,7 +58,7 @@ HOST = "127.0.0.1"
 STARTING, DATABASE, FETCHING, TRAINING = "starting", "making the database", "fetching", "training"
 CHECKPOINTING, DELIVERING, ENDING = "checkpointing", "delivering", "after the last trial"
 PHASES = (STARTING, DATABASE, FETCHING, TRAINING, CHECKPOINTING, DELIVERING, ENDING)
-ALL, PARENT, WRITER = "all", "the parent", "the writer"
+ALL, PARENT, WRITER, WORKER, WORKERS = "all", "the parent", "the writer", "a worker", "all workers"
 WRITERS = 2
 """Kills of the writer alone in one start: one that dies again and again is given up, with a line that says so."""
 TRIAL_ENDED = re.compile(r"^\[(\d+)/(\d+)\] (\S.*?)  ", re.MULTILINE)
@@ -618,10 +619,10 @@ class Hunt:
             kills -= 1
             send(signal.SIGKILL, pids)
             send(signal.SIGCONT, set(frozen) - set(pids))
-            if victim != WRITER:
+            if victim in (ALL, PARENT):
                 command.wait(60)
                 return None
-            writers += 1
+            writers += victim == WRITER
         command.wait(self.limit)
         return command
 
@@ -669,10 +670,16 @@ class Hunt:
     def choose_victim(
         self, command: Command, frozen: Mapping[int, Process], may_be_writer: bool
     ) -> tuple[str, set[int]]:
-        """The writer is what has a session of its own beside the parent's."""
+        """The writer and the server of workers have sessions of their own beside the parent's; workers are in that of
+        their server."""
         parent = command.process.pid
         beside = {pid for pid, process in frozen.items() if process.session != parent}
+        workers = {pid for pid in beside if frozen[pid].session != pid}
+        beside -= workers | {frozen[pid].session for pid in workers}
         chance = self.rng.random()
+        if workers and chance > 0.6:
+            one = self.rng.choice(sorted(workers))
+            return (WORKER, {one}) if chance < 0.8 else (WORKERS, workers)
         if chance < 0.2:
             return PARENT, {parent}
         if chance < 0.4 and beside and may_be_writer:
@@ -923,6 +930,7 @@ SCENARIOS = [
     Scenario("stacks", (*STACKS, "epochs=40,120"), trials=32, share=30, code=1),
     Scenario("singles", (*SINGLES, "batch_size=25,50,100", "epochs=20"), trials=30, share=24),
     Scenario("mixed", (*MIXED, "batch_size=25", "epochs=40"), trials=32, share=20),
+    Scenario("local", (*STACKS, "epochs=40,120", "engine=local", "engine.workers=2"), trials=32, share=15, code=1),
     Scenario("basic", (*BASIC, "batch_size=10", "epochs=60"), trials=3, share=6),
     Scenario("mnist-fetch", (*MNIST, "epochs=2"), trials=3, share=5, empty_cache=True),
     Scenario("two", (*STACKS, "epochs=40,120"), trials=32, share=8, code=1, disturb=Hunt.two_at_once),

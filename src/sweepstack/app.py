@@ -26,9 +26,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.blame import Whose, is_signal, judge
 from sweepstack.errors import StoreError, UserError, as_typed, printable
-from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, ending
+from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, ending, leave
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
 from sweepstack.masking import MASK, has_masks, hide
+from sweepstack.private_api_switch import tricks
 from sweepstack.standard_streams import lenient_output, open_closed
 from sweepstack.trial import TrialState
 
@@ -258,6 +259,17 @@ def main(task: Callable[[], Any]) -> NoReturn:
 
     Exit codes: see `exits`. With HYDRA_FULL_ERROR=1 it shows the traceback instead of the line, and exits with 1.
     """
+    caller = sys._getframe(1)
+    is_program = caller.f_back is None and caller.f_globals["__name__"] == "__main__"
+    try:
+        _run_task(task)
+    except SystemExit as end:
+        if is_program and tricks() and isinstance(end.code, int):  # nobody is left who could catch it
+            leave(end.code)
+        raise
+
+
+def _run_task(task: Callable[[], Any]) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints every exception itself, and exits with 1
     # Threads that spin while they wait cost 10x on a busy machine, threads that sleep at once 1.5x on a quiet one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

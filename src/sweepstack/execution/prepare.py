@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,15 +56,17 @@ def prepare(trials: Sequence[Trial], task: str, executor: InProcessExecutor) -> 
     seen: set[str] = set()
     digests: dict[str, str] = {}
     mistakes: list[UserError] = []
-    for trial in trials:
-        try:
-            check(trial, seen, digests, executor)
-        except (ConfigError, DataError) as error:
-            mistakes.append(error)
+    from sweepstack.training.hardware import choose_device, one_thread
+
+    may_fork = len(trials) > 1 and trials[0].run.engine.name in ("auto", "local")
+    with one_thread() if may_fork else contextlib.nullcontext():
+        for trial in trials:
+            try:
+                check(trial, seen, digests, executor)
+            except (ConfigError, DataError) as error:
+                mistakes.append(error)
     if mistakes:
         raise mistakes[0] if len(mistakes) == 1 else ConfigError.of_all(mistakes)
-    from sweepstack.training.hardware import choose_device
-
     return Prepared(
         tuple(replace(trial, fingerprint=_fingerprint(trial, digests)) for trial in trials),
         task,

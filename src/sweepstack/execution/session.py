@@ -42,6 +42,8 @@ from sweepstack.trial import Outcome, Trial, TrialState, Verdict
 
 MissingFiles = Callable[[Trial, Outcome, Path | None], Sequence[Path]]
 """Takes a settled trial, its outcome, and the folder of its files if that is on this machine; returns further files."""
+CHECKPOINTS = ("latest.pt", "previous.pt")
+"""The files of a stack's checkpoints; see `CheckpointManager`. By name, because listings of shared disks come late."""
 INTERRUPTED_WAIT = 1.0
 """Seconds that an interrupted command waits until its records are delivered; the writer's process goes on alone."""
 
@@ -188,10 +190,12 @@ class Session:
     def _link_checkpoints(self, stack: Stack, other: Stack) -> None:
         """Gives another stack the checkpoints of a stack, as they are now."""
         folder = self._ledger.checkpoints(other.id)
-        with contextlib.suppress(OSError):  # on a full disk it begins from scratch
-            for file in self._ledger.checkpoints(stack.id).glob("*.pt"):
-                folder.mkdir(parents=True, exist_ok=True)
-                os.link(file, folder / file.name)
+        for name in CHECKPOINTS:
+            file = self._ledger.checkpoints(stack.id) / name
+            with contextlib.suppress(OSError):  # on a full disk it begins from scratch
+                if file.exists():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    os.link(file, folder / name)
 
     @property
     def journal_folder(self) -> Path:

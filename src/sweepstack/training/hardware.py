@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -44,6 +46,20 @@ def visible_gpus() -> list[str]:
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     count = torch.cuda.device_count()
     return named[:count] or [str(index) for index in range(count)]
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Makes PyTorch use one thread in the block, so that it starts none: a process with threads cannot be forked well.
+
+    A fork has none of the threads, and would wait for them for ever.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def choose_threads(config: TrialConfig, wanted: int | None) -> int:

@@ -379,7 +379,12 @@ class Reports:
                     if not line.endswith(b"\n"):  # the rest of it comes later
                         return
                     self._offset += len(line)
-                    yield from (content for content in decode_line(line) if content is not None)
+                    for content in decode_line(line):
+                        if content is not None:
+                            yield content
+                            continue
+                        where = f"{self.folder / EVENTS} is damaged before byte {self._offset}"
+                        self.reporter.say(f"{where}: what a worker has reported there is lost.")
         except FileNotFoundError:
             return
 
@@ -447,6 +452,11 @@ class WorkerHandle:
     def stack(self) -> Stack:
         """The stack that it trains."""
         return self._reports.stack
+
+    @property
+    def host(self) -> str:
+        """The machine of the worker; empty until it has begun."""
+        return self._reports.host
 
     def poll(self) -> Trained | Lost | None:
         """See `Handle`."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweepstack.config.schema import EngineConfig
+from sweepstack.errors import ConfigError
 from sweepstack.execution.engines.fork_server import ForkServer
 from sweepstack.execution.engines.local import LocalExecutor
 from sweepstack.execution.executor import Executor, InProcessExecutor
@@ -26,6 +27,9 @@ SLOWER_TOGETHER = 1.15
 """How much longer a stack takes while other workers use the rest of the processor's caches and memory channels."""
 PAYS_BELOW = 0.9
 """Ratio of the estimated times, of workers side by side to one process, below which they are chosen."""
+
+_has_trained = False
+"""True if this process has trained or timed something, so that it must not be forked any more."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Engine:
         one_by_one = sum(map(seconds_of, stacks))
         if one_by_one < WORTH_SECONDS or not all(map(seconds_of, stacks)):
             return Chosen(inline, self._jobs)
-        local = self._plan_beside(fresh, len(resumed), wait_for_quiet, estimate=True)
+        local = self._plan_beside(fresh, len(resumed), wait_for_quiet, inline)
         beside = SLOWER_TOGETHER * makespan(map(seconds_of, [*resumed, *local.stacks]), self._workers)
         if len(resumed) + len(local.stacks) < 2 or beside > PAYS_BELOW * one_by_one:
             return Chosen(inline, self._jobs)
@@ -98,18 +102,29 @@ class Engine:
         return self._planned(trials, lambda group: self._jobs.choose_settings(group, wait_for_quiet, estimate))
 
     def _plan_beside(
-        self, trials: Sequence[Trial], others: int, wait_for_quiet: Callable[[], None] | None, estimate: bool = False
+        self,
+        trials: Sequence[Trial],
+        others: int,
+        wait_for_quiet: Callable[[], None] | None,
+        inline: Plan | None = None,
     ) -> Plan:
         """Plans trials for workers side by side.
 
         Args:
+            trials: the trials.
             others: the number of stacks that are trained, too.
+            wait_for_quiet: see `choose`.
+            inline: how they would be trained one after the other, if that is known. What fits is not timed again.
         """
-        groups = len({stack_key(trial.config, trial.run) for trial in trials}) + others
-        beside = self._threads, max(1, math.ceil(self._workers / max(groups, 1)))
+        groups = len({_key(trial) for trial in trials}) + others
+        parts = max(1, math.ceil(self._workers / max(groups, 1)))
+        known = {_key(stack.trials[0]): stack.choice for stack in inline.stacks} if inline and parts == 1 else {}
 
         def choose(group: Sequence[Trial]) -> StackSettings:
-            found = self._jobs.choose_settings(group, wait_for_quiet, estimate, beside)
+            found = known.get(_key(group[0]))
+            if found is None or found.threads != (group[0].run.threads or self._threads):
+                estimate = inline is not None
+                found = self._jobs.choose_settings(group, wait_for_quiet, estimate, (self._threads, parts))
             return replace(found, reason=f"{found.reason}; {self._workers} workers side by side")
 
         return self._planned(trials, choose)
@@ -131,22 +146,34 @@ def open_engine(prepared: Prepared, jobs: InProcessExecutor, journal: Path) -> I
         prepared: the trials.
         jobs: trains in this process.
         journal: the folder of the journal.
+
+    Raises:
+        ConfigError: this machine does not have the GPUs that the config asks for.
     """
+    global _has_trained
     config = prepared.run.engine
     on_gpus = set(prepared.devices.values()) == {"cuda"}
+    if config.gpus_per_worker is not None and not on_gpus and config.name == "local":
+        rule = "engine.gpus_per_worker needs a GPU to train on, and this machine has none or device is another one"
+        raise ConfigError(rule, config.gpus_per_worker, "leave it out")
     gpus = _shares(config) if on_gpus and config.name in ("auto", "local") else []
     workers = config.workers or (len(gpus) if on_gpus else cores() // (config.cores or 1)) or 1
     workers = min(workers, len(prepared.trials))
     server = None
     wanted = config.name in ("auto", "local") and workers > 1
     may_fork = sys.platform == "linux" and threading.current_thread() is threading.main_thread()
-    if wanted and may_fork and set(prepared.devices.values()) == {"cpu"}:
+    if wanted and may_fork and set(prepared.devices.values()) == {"cpu"} and not _has_trained:
         server = ForkServer(jobs.train_in_worker)
+    _has_trained = True
     engine = Engine(prepared, jobs, journal, server, workers, gpus[:workers])
     try:
         yield engine
     finally:
         engine.close()
+
+
+def _key(trial: Trial) -> str:
+    return stack_key(trial.config, trial.run)
 
 
 def cores() -> int:
@@ -180,4 +207,7 @@ def _shares(config: EngineConfig) -> list[str]:
     if each < 1:
         return [gpu for gpu in gpus for _ in range(int(1 / each))]
     size = int(each)
+    if size > len(gpus):
+        rule = f"engine.gpus_per_worker must be at most the {len(gpus)} GPUs that this machine has"
+        raise ConfigError(rule, size, f"for example engine.gpus_per_worker={len(gpus)}")
     return [",".join(gpus[begin : begin + size]) for begin in range(0, len(gpus) - size + 1, size)]

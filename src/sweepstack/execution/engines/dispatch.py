@@ -73,14 +73,15 @@ class Dispatcher:
             raise
 
     def _train_all(self) -> None:
-        pause, asked_to_stop = SHORTEST_PAUSE, False
+        pause = SHORTEST_PAUSE
+        asked_to_stop: set[int] = set()
         while self._running or self._can_submit():
             while len(self._running) < self._executor.workers and self._can_submit():
                 self._submit(self._waiting.popleft())
-            if self._session.is_stopping() and not asked_to_stop:
-                asked_to_stop = True
-                for handle, _ in self._running.values():
-                    handle.stop()
+            if self._session.is_stopping():
+                for key in self._running.keys() - asked_to_stop:
+                    self._running[key][0].stop()
+                    asked_to_stop.add(key)
             for handle, one in self._running.values():
                 if (stopped := self._session.stopped(one.stack)) - one.stopped:
                     handle.stop_trials(stopped)

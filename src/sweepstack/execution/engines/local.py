@@ -19,7 +19,7 @@ from sweepstack.paths import began_in
 
 
 class LocalExecutor:
-    """Trains stacks in workers of this machine: forked ones on processors, new processes on GPUs.
+    """Trains stacks in workers of this machine: forked ones, or new processes on GPUs and for several threads.
 
     Args:
         journal: the folder of the journal.
@@ -46,7 +46,8 @@ class LocalExecutor:
         folder = work_folder(self._journal, assignment.stack.id)
         write_assignment(assignment, folder, self._lease)
         reports = Reports(folder, assignment.stack, reporter)
-        if self._server is not None and self._server.alive and not self._gpus:
+        single = assignment.stack.choice.threads == 1  # a fork cannot use threads that this process may have had
+        if self._server is not None and self._server.alive and single:
             server, worker = self._server, self._server.start(folder)
             if worker is not None:
                 return WorkerHandle(reports, self._lease, lambda: server.ended(worker), lambda: _kill(worker))
