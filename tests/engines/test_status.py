@@ -1,9 +1,11 @@
 """`sweepstack status`: what runs where, how far it is, what waits, and what was interrupted."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import time
 import zipfile
 from pathlib import Path
@@ -181,7 +183,9 @@ def test_a_session_on_a_machine_whose_locks_are_not_seen_lives_by_its_signs(ledg
 def test_a_ledger_of_version_1_is_shown_and_stays_as_it_is(tmp_path: Path) -> None:
     with zipfile.ZipFile(Path(__file__).parents[1] / "journal" / "store_of_version_1.zip") as archive:
         archive.extractall(tmp_path)
-    (file,) = tmp_path.rglob("ledger.db")
+    file = tmp_path / "journal" / "mlflow.db" / "ledger.db"
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.executescript((tmp_path / "ledger.sql").read_text())
     before = content(file.parent)
     status = find_status(Ledger(file.parent))
     assert status.running == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -41,7 +42,9 @@ def living_sessions(ledger: Sessions) -> list[int]:
     if not ledger.file.exists():
         return []
     with reading(ledger.file) as database:
-        found = database.execute("SELECT number FROM sessions WHERE NOT ended ORDER BY number").fetchall()
+        found = []
+        if _has_tables(database):
+            found = database.execute("SELECT number FROM sessions WHERE NOT ended ORDER BY number").fetchall()
     return [number for (number,) in found if is_living(ledger, number)]
 
 
@@ -65,6 +68,8 @@ def find_unfinished(ledger: Sessions) -> Unfinished:
         return Unfinished()
     found = Unfinished()
     with reading(ledger.file) as database:
+        if not _has_tables(database):
+            return found
         for number in numbers:
             rows = entries(database, "session = ? ORDER BY rowid", (number,))
             found.living.append(Living(number, ledger.control(number).read().about, rows))
@@ -77,3 +82,9 @@ def find_unfinished(ledger: Sessions) -> Unfinished:
         stacks = {stack: composition_of(database, stack) for stack in ids}
         found.stacks = {key: one for key, one in stacks.items() if one is not None}
     return found
+
+
+def _has_tables(database: sqlite3.Connection) -> bool:
+    """False while a command makes the ledger."""
+    query = "SELECT count(*) FROM sqlite_master WHERE name IN ('sessions', 'trials', 'stacks')"
+    return bool(database.execute(query).fetchone()[0] == 3)

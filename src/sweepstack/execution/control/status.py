@@ -148,6 +148,7 @@ def find_status(ledger: Ledger, sweep: str | None = None) -> Status:
         left.setdefault((trial.sweep, "" if trial.sweep else trial.fingerprint), []).append(entry)
     running = [_running(ledger, found, one) for one in found.living]
     interrupted = [_interrupted(ledger, found, name, rows) for (name, _), rows in left.items()]
+    interrupted = [one for one in interrupted if one.stacks]
     return Status(
         str(ledger.folder),
         tuple(one for one in running if sweep in (None, one.sweep)),
@@ -182,6 +183,8 @@ def _interrupted(ledger: Ledger, found: Unfinished, sweep: str | None, rows: Seq
     sessions = sorted({entry.session for entry in rows if entry.session is not None})
     histories = _histories(event for session in sessions for event in _events(ledger, session, rows))
     stacks = []
+    settled = {id for id, one in histories.items() if one.ended is not None and one.ended.outcome.settled}
+    rows = [entry for entry in rows if entry.trial.id not in settled]  # the next command notes it in the ledger
     for id, members in _by_stack(rows).items():
         worker = _worker(ledger, id, members[0])
         if worker is not None and worker[0] in REMOTE and id is not None and _is_fresh(ledger.work(id), members[0]):
