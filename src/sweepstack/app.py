@@ -298,7 +298,8 @@ def _exiting() -> Iterator[None]:
         _stop(TERMINATED, f"Stopped by SIGTERM; {RESUME_HINT}.")
     except KeyboardInterrupt as error:
         if is_signal(error):
-            _stop(EXIT_INTERRUPTED, f"Stopped; {RESUME_HINT}.")
+            by = "" if type(error) is KeyboardInterrupt else f" by {error}"
+            _stop(EXIT_INTERRUPTED, f"Stopped{by}; {RESUME_HINT}.")
         end = ending(error)
         _stop(end.code, *end.lines)
     except BaseException as error:
@@ -310,8 +311,10 @@ def _exiting() -> Iterator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """Handles a signal: after the first one the trial is recorded as KILLED, a second one ends the process at once."""
+    from sweepstack.execution.signals import interruption
+
     signal.signal(number, signal.SIG_DFL)
-    raise Terminated("SIGTERM") if number == signal.SIGTERM else KeyboardInterrupt("Ctrl-C")
+    raise Terminated("SIGTERM") if number == signal.SIGTERM else interruption()
 
 
 def _stop(code: int, *lines: str) -> NoReturn:

@@ -1,4 +1,5 @@
-"""The command `sweepstack`: results table, report, UI, delivery, datasets. `runs` has its other subcommands."""
+"""The command `sweepstack`: results table, report, UI, delivery, datasets. `runs` and `control` have its other
+subcommands."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from sweepstack.blame import Whose, is_signal, judge
-from sweepstack.cli import runs
+from sweepstack.cli import control, runs
 from sweepstack.cli.runs import store_option
 from sweepstack.errors import StoreError, UserError, one_line, printable
 from sweepstack.exits import EXIT_INTERRUPTED, ending
@@ -20,6 +21,8 @@ from sweepstack.standard_streams import READER_GONE_ERRNOS, discard, open_closed
 
 TABLE_FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
 """The choices of `sweepstack table --format`."""
+FILES = (__file__, runs.__file__, control.__file__)
+"""The files with subcommands."""
 
 
 class Commands(click.Group):
@@ -74,7 +77,7 @@ def _is_of_output(error: OSError) -> bool:
     """True if an error was raised while something was printed. Such an error names no file, so the frame decides."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     printing = {"click", "rich"} & {frame.f_globals.get("__name__", "").partition(".")[0]}
-    return error.filename is None and (bool(printing) or frame.f_code.co_filename in (__file__, runs.__file__))
+    return error.filename is None and (bool(printing) or frame.f_code.co_filename in FILES)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -84,7 +87,7 @@ def main() -> None:
     sys.path.append(os.getcwd())  # a user's own modules are there, as for train.py
 
 
-for command in (runs.register, runs.predict, runs.show, runs.repro):
+for command in (runs.register, runs.predict, runs.show, runs.repro, control.status, control.stop):
     main.add_command(command)
 
 

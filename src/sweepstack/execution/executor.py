@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,6 +40,13 @@ class Handle(Protocol):
 
     def stop(self) -> None:
         """Asks the worker to save its state and to report its trials as KILLED. Returns at once."""
+
+    def stop_trials(self, trials: Collection[str]) -> None:
+        """Asks the worker to end some trials as KILLED at their next measurements. Returns at once.
+
+        Args:
+            trials: the ids of all trials of its stack that are to end so.
+        """
 
     def end(self) -> None:
         """Ends the worker now if it still runs. Nothing that it reports later counts."""
@@ -79,6 +86,9 @@ class Done:
         return self.result
 
     def stop(self) -> None:
+        """See `Handle`."""
+
+    def stop_trials(self, trials: Collection[str]) -> None:
         """See `Handle`."""
 
     def end(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -60,7 +61,7 @@ def execute(
     journal = ledger_of(store, run.tracking.journal).folder
     with (
         open_engine(prepared, jobs, journal) as engine,
-        open_session(run, store, prepared.task, listeners) as session,
+        open_session(run, store, prepared.task, listeners, trials[0].sweep) as session,
     ):
         printed: set[str] = set()
         for line in [*describe_duplicates(trials), *describe_parts(trials)]:
@@ -88,14 +89,19 @@ def execute(
             if waiting and not session.is_stopping():
                 time.sleep(POLL_SECONDS)
     outcomes = {**settled, **session.outcomes}
-    untrained = first.keys() - outcomes.keys()
     why = f", because max_failures={run.max_failures} is reached" if session.is_stopping() else ""
-    reason = f"not trained{why}; the same command goes on from here"
-    if untrained:
-        print(f"{count(len(untrained), 'trial')} {reason}")
+    usual = f"not trained{why}"
+    untrained = {
+        key: f"{session.left_out.get(key, usual)}; the same command goes on from here"
+        for key in first
+        if key not in outcomes
+    }
+    for reason, number in Counter(untrained.values()).items():
+        print(f"{count(number, 'trial')} {reason}")
     for trial in trials:
         known = outcomes.get(trial.fingerprint)
         if known is None:
+            reason = untrained[trial.fingerprint]
             outcomes[trial.fingerprint] = known = Outcome(TrialState.KILLED, reason=reason)
             skip(trial, known, reason)
         elif trial is not first[trial.fingerprint]:

@@ -21,10 +21,12 @@ from sweepstack.config.schema import RunConfig
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.execution.assignment import Assignment, Parts
+from sweepstack.execution.control.follow import Requests
 from sweepstack.execution.listener import Listener
 from sweepstack.execution.open_store import ledger_of
 from sweepstack.execution.progress import Display
 from sweepstack.execution.remaining_work import Work, claimed_members, lookup_settled, work_for
+from sweepstack.execution.signals import interrupt
 from sweepstack.execution.undelivered import note_closed
 from sweepstack.journal.files import keep_file
 from sweepstack.journal.ledger import Ledger
@@ -53,6 +55,7 @@ class Session:
         number: the number of the session in the ledger.
         listeners: receive every event after it was written to the journal.
         max_failures: the number of failed trials that stops the training; None for no limit.
+        requests: what other terminals ask for; None: nothing.
     """
 
     def __init__(
@@ -62,11 +65,15 @@ class Session:
         store: Store,
         listeners: Sequence[Listener],
         max_failures: int | None = None,
+        requests: Requests | None = None,
     ) -> None:
         self._ledger, self._number, self._store = ledger, number, store
         self._listeners, self._max_failures = listeners, max_failures
         self.outcomes: dict[str, Outcome] = {}
         """The outcomes of the trials that were trained, by fingerprint."""
+        self.left_out: dict[str, str] = {}
+        """Why trials were not trained, by fingerprint: somebody has stopped them before they began."""
+        self._stopped = {} if requests is None else requests.stopped
         self._failures = 0
         self.journal = Journal(ledger.journal(number))
         self.replay = Replay()
@@ -234,8 +241,9 @@ class Session:
                 event = replace(event, resumed=entry.begun)
             case Measured() if event.measurement.step <= self._measured(trial):
                 self._announce(event)
-                return Verdict.CONTINUE
+                return self._verdict(trial)
             case Ended():
+                event = self._with_reason(event)
                 with contextlib.suppress(OSError):  # files that cannot be kept are delivered from the trial's folder
                     files = tuple(keep_file(self._ledger.files(trial.id), file) for file in event.files)
                     event = replace(event, files=files)
@@ -245,7 +253,35 @@ class Session:
             self.outcomes[trial.fingerprint] = event.outcome
             self._failures += event.outcome.state is TrialState.FAILED
         self._announce(event)
-        return Verdict.CONTINUE
+        return self._verdict(trial)
+
+    def _verdict(self, trial: Trial) -> Verdict:
+        return Verdict.STOP if trial.id in self._stopped else Verdict.CONTINUE
+
+    def _with_reason(self, event: Ended) -> Ended:
+        """Says in the reason of a trial that was stopped by hand who has stopped it."""
+        by, outcome = self._stopped.get(event.trial.id), event.outcome
+        if by is None or outcome.state is not TrialState.KILLED:
+            return event
+        return replace(event, outcome=replace(outcome, reason=f"{outcome.reason} by {by}"))
+
+    def stopped(self, stack: Stack) -> frozenset[str]:
+        """Returns the ids of those trials of a stack that have not ended and that somebody has stopped by hand."""
+        if not self._stopped:
+            return frozenset()
+        return frozenset(trial.id for trial in stack.trials if trial.id in self._stopped and self.owns(trial))
+
+    def leave_out(self, stack: Stack) -> bool:
+        """Leaves a stack out if all that is left of it was stopped by hand; returns whether it was."""
+        left = [trial for trial in stack.trials if self.owns(trial)]
+        if not left or len(self.stopped(stack)) < len(left):
+            return False
+        for trial in left:
+            if self.has_begun(trial):
+                self.emit(Ended(trial, Outcome(TrialState.KILLED, reason="stopped"), time.time()))
+            else:
+                self.left_out[trial.fingerprint] = f"not trained, because it was stopped by {self._stopped[trial.id]}"
+        return True
 
     def _measured(self, trial: Trial) -> int:
         known = self.replay.progress.get(trial.id)
@@ -287,13 +323,16 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(run: RunConfig, store: Store, task: str, listeners: Sequence[Listener]) -> Iterator[Session]:
+def open_session(
+    run: RunConfig, store: Store, task: str, listeners: Sequence[Listener], sweep: str | None = None
+) -> Iterator[Session]:
     """Opens a session for the block. At its end all records are in the store; if that fails, they are in the journal.
 
     Args:
         run: how the trials are trained and recorded.
         task: the name of the Hydra task, and of the experiment unless the config names another one.
         listeners: receive what happens to trials, after the terminal does.
+        sweep: the name of the sweep; None for a single run.
 
     Raises:
         StoreError: the journal cannot be written.
@@ -301,13 +340,15 @@ def open_session(run: RunConfig, store: Store, task: str, listeners: Sequence[Li
     ledger = ledger_of(store, run.tracking.journal)
     number, lock = ledger.open(experiment_name(run.tracking.experiment, task, store.database))
     process = writer_process(store.uri)
+    requests = Requests(ledger.control(number), interrupt)
     stopped = True
     with Display() as display:
-        session = Session(ledger, number, store, [display, *listeners], run.max_failures)
+        session = Session(ledger, number, store, [display, *listeners], run.max_failures, requests)
         ledger.show_notes(session.say)
         process.open(ledger.folder, number, session.say)
         try:
-            yield session
+            with requests.followed(sweep):
+                yield session
             stopped = False
         finally:
             _end_session(session, ledger, number, lock)

@@ -16,6 +16,41 @@ GRACE_SECONDS = 1.5
 """Seconds after a signal in which a step or an evaluation may finish; then it is interrupted."""
 
 
+class StoppedByHand(KeyboardInterrupt):
+    """Another terminal has stopped this command; the message says who. It is handled like Ctrl-C."""
+
+
+def interrupt(by: str) -> None:
+    """Interrupts this command as Ctrl-C would.
+
+    Args:
+        by: who wants it, in words.
+    """
+    global _by
+    _by = by
+    _send(signal.SIGINT)
+
+
+def interruption() -> KeyboardInterrupt:
+    """Returns what the handler of Ctrl-C raises."""
+    global _by
+    by, _by = _by, ""
+    return StoppedByHand(by) if by else KeyboardInterrupt("Ctrl-C")
+
+
+_by = ""
+
+
+def _send(number: signal.Signals) -> None:
+    """Sends a signal to the main thread of this process."""
+    main = threading.main_thread().ident
+    assert main is not None
+    if hasattr(signal, "pthread_kill"):  # it also wakes a call that sleeps
+        signal.pthread_kill(main, number)
+    else:
+        _thread.interrupt_main(number)
+
+
 @dataclass
 class StopRequest:
     """Whether a training is asked to stop."""
@@ -41,12 +76,7 @@ def deferred_signals() -> Iterator[StopRequest]:
     def is_late() -> None:
         late.set()
         assert asked.signal is not None
-        main = threading.main_thread().ident
-        assert main is not None
-        if hasattr(signal, "pthread_kill"):  # it also wakes a call that sleeps
-            signal.pthread_kill(main, asked.signal)
-        else:
-            _thread.interrupt_main(asked.signal)
+        _send(asked.signal)
 
     timer = threading.Timer(GRACE_SECONDS, is_late)
     timer.daemon = True

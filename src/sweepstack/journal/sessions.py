@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from sweepstack.errors import StoreError
 from sweepstack.events import Started
 from sweepstack.files.owner_only import FILE
+from sweepstack.journal.control import ControlFile
 from sweepstack.journal.database import damaged, reading, transaction
 from sweepstack.journal.files import is_locked, keep_damaged_file
 from sweepstack.journal.ledger_rows import (
@@ -79,6 +80,10 @@ class Sessions:
     def delivery_lock(self, session: int) -> FileLock:
         """Returns the lock that a process holds while it delivers a session's journal."""
         return FileLock(self.folder / f"{session:06}.delivery.lock", mode=FILE)
+
+    def control(self, session: int) -> ControlFile:
+        """Returns the file in which other terminals ask something of a session."""
+        return ControlFile(self.folder / f"{session:06}.control")
 
     def open(self, experiment: str) -> tuple[int, FileLock]:
         """Opens a new session; returns its number and its lock, which is held."""
@@ -278,7 +283,7 @@ class Sessions:
             if damage:
                 kept = keep_damaged_file(journal, self.folder / "damaged") if journal.exists() else None
                 note(database, damage + (f" The file is kept as {kept}." if kept else " The file is gone."))
-        for path in (journal, self.folder / f"{session:06}.lock"):
+        for path in (journal, self.folder / f"{session:06}.lock", self.control(session).path):
             path.unlink(missing_ok=True)  # before the session's row: a journal without one is taken for a lost session
         with transaction(self.file) as database:
             if remember:

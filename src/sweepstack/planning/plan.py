@@ -177,7 +177,7 @@ def describe(planned: Plan) -> list[str]:
     lines = [
         summary(planned).split(":")[0],
         f"{planned.epochs_asked_for} run-epochs asked for, {planned.epochs_to_train} to train, "
-        f"in {'an unknown time' if own_loop else f'about {_duration(planned.seconds)}'}",
+        f"in {'an unknown time' if own_loop else f'about {duration(planned.seconds)}'}",
         "",
     ]
     for number, stack in enumerate(planned.stacks, 1):
@@ -197,7 +197,8 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else plural}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns a time in words."""
     if seconds < 90:
         return f"{max(seconds, 0.1):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,7 +1,7 @@
 """What a worker and its controller exchange: files in a folder of the assignment, which both see.
 
     assignment.json   the controller writes it once: what to train
-    control.json      the controller replaces it: whether to stop
+    control.json      the controller replaces it: whether to stop, and which trials
     events.jsonl      the worker appends to it: events, lines for the user, signs of life, and how it ended
     files/ID/         the worker writes the files of a trial there; the controller moves them to the trial's folder
 
@@ -22,7 +22,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -44,6 +44,10 @@ from sweepstack.trial import Outcome, Trial, TrialState, Verdict
 ASSIGNMENT, CONTROL, EVENTS, FILES = "assignment.json", "control.json", "events.jsonl", "files"
 BEATS_PER_LEASE = 6
 """Signs of life that a worker gives in the time after which it counts as lost without one."""
+ENDS = {"done", "stopped", "failed", "error"}
+"""Keys of the last line of a worker."""
+LONGEST_END = 1 << 20
+"""The most bytes of that line that are read."""
 CONTROL_SECONDS = 0.1
 """Seconds between two looks at the control file by a worker on the machine of its controller."""
 
@@ -99,22 +103,56 @@ def write_assignment(assignment: Assignment, folder: Path, lease: float, look: f
     _replace(folder / ASSIGNMENT, content)
 
 
-def ask_to_stop(folder: Path, reason: str, over: bool = False) -> None:
+def ask_to_stop(folder: Path, reason: str, over: bool = False, trials: Collection[str] = ()) -> None:
     """Asks the worker of an assignment to stop.
 
     Args:
         folder: the folder of the assignment.
-        reason: why, in words.
+        reason: why, in words; empty: only some trials stop.
         over: True if nobody reads what it reports any more.
+        trials: the ids of the trials that stop at their next measurements.
     """
     with contextlib.suppress(OSError):  # it is gone
-        _replace(folder / CONTROL, {"stop": reason, "over": over})
+        _replace(folder / CONTROL, {"stop": reason, "over": over, "trials": sorted(trials)})
 
 
 def _replace(path: Path, content: Mapping[str, Any]) -> None:
     with replacing(path) as temporary:
         make_file(temporary)
         temporary.write_text(json.dumps(content))
+
+
+def worker_of(folder: Path) -> Mapping[str, Any] | None:
+    """Returns the machine (`host`), the process (`pid`) and the begin (`at`) of the worker of an assignment.
+
+    None if it has not begun, or has said that it ends.
+    """
+    first, last = _ends_of(folder / EVENTS)
+    is_over = ENDS & last.keys()
+    hello: Mapping[str, Any] | None = first.get("hello")
+    return None if is_over else hello
+
+
+def _ends_of(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Returns the first and the last line of what a worker has reported; empty ones if they cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            first = stream.readline()
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - LONGEST_END))
+            last = stream.read().rstrip(b"\n").rpartition(b"\n")[2]
+    except OSError:
+        return {}, {}
+    found = [next((one for one in decode_line(line) if one is not None), {}) for line in (first, last)]
+    return found[0], found[1]
+
+
+def reported_events(folder: Path, trials: Iterable[Trial]) -> Iterator[Event]:
+    """Yields what the worker of an assignment has reported of some trials so far."""
+    known = {trial.id: trial for trial in trials}
+    with contextlib.suppress(OSError), (folder / EVENTS).open("rb") as stream:
+        for content in (content for line in stream for content in decode_line(line)):
+            if content is not None and content.get("id") in known:
+                yield event_from_json(content, known.get)
 
 
 class Sink(Protocol):
@@ -172,6 +210,7 @@ class WorkerReporter:
         self._writing = threading.Lock()
         self._lines = 0
         self._stop = ""
+        self._stopped_trials: frozenset[str] = frozenset()
         self._over = threading.Event()
 
     def emit(self, event: Event) -> Verdict:
@@ -183,7 +222,7 @@ class WorkerReporter:
             content["traceback"] = event.outcome.traceback
             self._sink.sync()
         self.send(content)
-        return Verdict.CONTINUE
+        return Verdict.STOP if event.trial.id in self._stopped_trials else Verdict.CONTINUE
 
     def say(self, line: str) -> None:
         """See `Reporter`."""
@@ -224,7 +263,9 @@ class WorkerReporter:
     def _watch(self, lease: float, look: float) -> None:
         beaten = time.monotonic()
         while not self._over.wait(look):
-            self._stop = self._stop or str(self._sink.control().get("stop") or "")
+            control = self._sink.control()
+            self._stop = self._stop or str(control.get("stop") or "")
+            self._stopped_trials |= frozenset(control.get("trials", ()))
             if time.monotonic() - beaten >= lease / BEATS_PER_LEASE:
                 beaten = time.monotonic()
                 with contextlib.suppress(OSError):  # the next one may reach it
@@ -302,6 +343,8 @@ class Reports:
     """The machine of the worker; empty until it has begun."""
     is_stopping: bool = False
     """True if its trials may end as KILLED. A worker that was ended by others leaves them to the next one."""
+    stopped: frozenset[str] = frozenset()
+    """Ids of further trials that may end so."""
     _offset: int = 0
     _trials: dict[str, Trial] = field(default_factory=dict)
 
@@ -350,7 +393,7 @@ class Reports:
             case {"event": _, "id": id} if id in self._trials:
                 event = event_from_json(content, self._trials.get)
                 if isinstance(event, Ended):
-                    killed = event.outcome.state is TrialState.KILLED
+                    killed = event.outcome.state is TrialState.KILLED and id not in self.stopped
                     if (only_settled and not event.outcome.settled) or (killed and not self.is_stopping):
                         return None
                     event = self._with_files(event, str(content["traceback"]))
@@ -434,7 +477,16 @@ class WorkerHandle:
     def stop(self) -> None:
         """See `Handle`."""
         self._reports.is_stopping = True
-        ask_to_stop(self._reports.folder, "the command was ended")
+        self._ask_to_stop()
+
+    def stop_trials(self, trials: Collection[str]) -> None:
+        """See `Handle`."""
+        self._reports.stopped |= frozenset(trials)
+        self._ask_to_stop()
+
+    def _ask_to_stop(self) -> None:
+        reason = "the command was ended" if self._reports.is_stopping else ""
+        ask_to_stop(self._reports.folder, reason, trials=self._reports.stopped)
 
     def end(self) -> None:
         """See `Handle`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sweepstack.events import Ended
@@ -38,6 +38,8 @@ class Queued:
     """The workers that it has lost since it has last made progress."""
     measured: int = 0
     """How far it had got when it lost the last one; see `Session.measured`."""
+    stopped: frozenset[str] = frozenset()
+    """The trials that its worker was asked to stop."""
 
 
 class Dispatcher:
@@ -80,6 +82,10 @@ class Dispatcher:
                 for key in self._running.keys() - asked_to_stop:
                     self._running[key][0].stop()
                     asked_to_stop.add(key)
+            for handle, one in self._running.values():
+                if (stopped := self._session.stopped(one.stack)) - one.stopped:
+                    handle.stop_trials(stopped)
+                    one.stopped |= stopped
             with deferred_signals():  # what a worker has reported is taken as a whole
                 before = self._session.journal.lines
                 ended = [(key, result) for key, (handle, _) in self._running.items() if (result := handle.poll())]
@@ -96,7 +102,9 @@ class Dispatcher:
 
     def _submit(self, one: Queued) -> None:
         device = self._prepared.device_of(one.stack)
-        one.stack = take_over(self._session, one.stack)
+        one.stack, one.stopped = take_over(self._session, one.stack), frozenset()
+        if self._session.leave_out(one.stack):
+            return
         self._number += 1
         assignment = self._session.assign(one.stack, device)
         if not assignment.wanted:  # the reports that a lost worker had left have settled all of its trials
@@ -177,6 +185,9 @@ class _Nobody:
         return Trained()
 
     def stop(self) -> None:
+        """Does nothing."""
+
+    def stop_trials(self, trials: Collection[str]) -> None:
         """Does nothing."""
 
     def end(self) -> None:

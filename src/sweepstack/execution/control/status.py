@@ -1,0 +1,313 @@
+"""What runs where, since when, how far it is, what waits, and what it will take. It reads files, and writes none."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sweepstack.errors import StoreError
+from sweepstack.events import Ended, Event, Measured, Started
+from sweepstack.execution.engines.channel import EVENTS, reported_events, worker_of
+from sweepstack.execution.engines.choose import makespan
+from sweepstack.journal.control import About
+from sweepstack.journal.ledger import Ledger
+from sweepstack.journal.log import LogReader
+from sweepstack.journal.unfinished import Living, Unfinished, find_unfinished
+from sweepstack.metrics import is_better
+from sweepstack.planning.known_trials import Composition, Entry
+from sweepstack.trial import Trial, TrialState
+
+WAITING, TRAINING, INTERRUPTED = "waiting", "training", "interrupted"
+"""States of trials and stacks, beside those of `TrialState`."""
+ENDED = "ended"
+"""State of a stack of which all trials have ended."""
+REMOTE = ("slurm", "dask")
+"""Engines whose workers may outlive their command."""
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """A trial."""
+
+    name: str
+    number: int
+    id: str
+    run_id: str | None
+    """Its run in MLflow, if it has one already."""
+    state: str
+    epoch: int | None
+    """The epoch of its last measurement, or the last step of a loop of the user's own; None if it is not known."""
+    epochs: int
+    objective: str
+    best: float | None
+    """The best value of the objective in this session; None if there is none."""
+    reason: str = ""
+    """Why it ended so, if it did not finish."""
+
+
+@dataclass(frozen=True)
+class StackStatus:
+    """Trials that train together."""
+
+    id: str | None
+    """None if they are not planned yet."""
+    state: str
+    engine: str
+    """Who trains it: inline, local, slurm or dask; empty if nobody does."""
+    host: str | None
+    """The machine that trains it; None if none does yet."""
+    pid: int | None
+    since: float | None
+    """Seconds since the epoch."""
+    seconds_left: float | None
+    """Estimated; None if it is not known."""
+    trials: tuple[TrialStatus, ...]
+
+
+@dataclass(frozen=True)
+class CommandStatus:
+    """A command that trains; or what an interrupted one has left, with which the same command goes on."""
+
+    sweep: str | None
+    """None for a single run."""
+    session: int | None
+    """None if it is over."""
+    about: About | None
+    """Who it is or was; None if that is not known."""
+    seconds_left: float | None
+    """Estimated; None if it is not known."""
+    stacks: tuple[StackStatus, ...]
+
+    @property
+    def trials(self) -> list[TrialStatus]:
+        """The trials of all its stacks."""
+        return [trial for stack in self.stacks for trial in stack.trials]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What runs, and what was interrupted."""
+
+    journal: str
+    """The folder of the journal."""
+    running: tuple[CommandStatus, ...] = ()
+    interrupted: tuple[CommandStatus, ...] = ()
+
+
+@dataclass
+class _History:
+    """What the journal of a session says of a trial."""
+
+    trial: Trial
+    started: Started | None = None
+    first: Measured | None = None
+    last: Measured | None = None
+    ended: Ended | None = None
+    best: float = math.nan
+
+    def take(self, event: Measured) -> None:
+        config = event.trial.config
+        self.first, self.last = self.first or event, event
+        value = event.measurement.metrics.get(config.objective, math.nan)
+        self.best = value if is_better(value, self.best, config.mode) else self.best
+
+    @cached_property
+    def epoch_seconds(self) -> float:
+        """The seconds that an epoch has taken; 0 if that is not known."""
+        began, steps = (self.first.at, self.first.measurement.step) if self.first is not None else (0.0, 0)
+        if self.started is not None and not self.started.resumed:
+            began, steps = self.started.at, 0
+        if self.last is None or self.last.measurement.step <= steps:
+            return 0.0
+        each = (self.last.at - began) / (self.last.measurement.step - steps)
+        return each * self.last.measurement.steps / self.trial.config.epochs
+
+    @property
+    def epochs_left(self) -> float:
+        """The epochs that are left, according to the last measurement."""
+        epochs, at = self.trial.config.epochs, self.last.measurement if self.last is not None else None
+        return float(epochs) if at is None else epochs * (1 - at.step / at.steps)
+
+
+def find_status(ledger: Ledger, sweep: str | None = None) -> Status:
+    """Returns what runs and what was interrupted.
+
+    Args:
+        ledger: the ledger of the store.
+        sweep: only this sweep.
+    """
+    found = find_unfinished(ledger)
+    left: dict[tuple[str | None, str], list[Entry]] = {}
+    for entry in found.interrupted:
+        trial = entry.trial
+        left.setdefault((trial.sweep, "" if trial.sweep else trial.fingerprint), []).append(entry)
+    running = [_running(ledger, found, one) for one in found.living]
+    interrupted = [_interrupted(ledger, found, name, rows) for (name, _), rows in left.items()]
+    interrupted = [one for one in interrupted if one.stacks]
+    return Status(
+        str(ledger.folder),
+        tuple(one for one in running if sweep in (None, one.sweep)),
+        tuple(one for one in interrupted if sweep in (None, one.sweep)),
+    )
+
+
+def _running(ledger: Ledger, found: Unfinished, living: Living) -> CommandStatus:
+    """Returns what a living session does."""
+    about, histories = living.about, _histories(_events(ledger, living.number, living.entries))
+    seconds = [history.epoch_seconds for history in histories.values() if history.epoch_seconds]
+    usual = sum(seconds) / len(seconds) if seconds else 0.0
+    stacks = []
+    for id, rows in _by_stack(living.entries).items():
+        trials = tuple(_trial_status(entry, histories.get(entry.trial.id), WAITING) for entry in rows)
+        unended = [row for row, one in zip(rows, trials, strict=True) if one.state in (WAITING, TRAINING)]
+        engine, host, pid, since = "", None, None, None
+        if unended and (worker := _worker(ledger, id, rows[0])) is not None:
+            engine, host, pid, since = worker
+        elif begun := [one.started.at for row in unended if (one := histories.get(row.trial.id)) and one.started]:
+            engine, since = "inline", min(begun)
+            host, pid = (about.host, about.pid) if about is not None else (None, None)
+        state = ENDED if not unended else TRAINING if engine else WAITING
+        left = _seconds_left(unended, histories, found.stacks.get(id or ""), usual, time.time())
+        stacks.append(StackStatus(id, state, engine, host, pid, since, left, trials))
+    sweep = about.sweep if about is not None else next((entry.trial.sweep for entry in living.entries), None)
+    return CommandStatus(sweep, living.number, about, _total(stacks), tuple(stacks))
+
+
+def _interrupted(ledger: Ledger, found: Unfinished, sweep: str | None, rows: Sequence[Entry]) -> CommandStatus:
+    """Returns what is left of a sweep. Its workers may still train."""
+    sessions = sorted({entry.session for entry in rows if entry.session is not None})
+    histories = _histories(event for session in sessions for event in _events(ledger, session, rows))
+    stacks = []
+    settled = {id for id, one in histories.items() if one.ended is not None and one.ended.outcome.settled}
+    rows = [entry for entry in rows if entry.trial.id not in settled]  # the next command notes it in the ledger
+    for id, members in _by_stack(rows).items():
+        worker = _worker(ledger, id, members[0])
+        if worker is not None and worker[0] in REMOTE and id is not None and _is_fresh(ledger.work(id), members[0]):
+            reported = reported_events(ledger.work(id), [entry.trial for entry in members])
+            histories |= _histories(reported)
+            state, (engine, host, pid, since) = TRAINING, worker
+        else:
+            state, engine, host, pid, since = INTERRUPTED, "", None, None, None
+        trials = tuple(_trial_status(entry, histories.get(entry.trial.id), INTERRUPTED) for entry in members)
+        left = _seconds_left(members, histories, found.stacks.get(id or ""), 0.0, None)
+        stacks.append(StackStatus(id, state, engine, host, pid, since, left, trials))
+    known = [about for one in sessions if (about := ledger.control(one).read().about) is not None]
+    return CommandStatus(sweep, None, known[-1] if known else None, _total(stacks), tuple(stacks))
+
+
+def _worker(ledger: Ledger, stack: str | None, entry: Entry) -> tuple[str, str | None, int | None, float | None] | None:
+    """Returns the engine, machine, process and begin of the worker that has a stack; None if none was asked for."""
+    if stack is None or not ledger.work(stack).is_dir():
+        return None
+    name, found = entry.trial.run.engine.name, worker_of(ledger.work(stack)) or {}
+    return "local" if name == "auto" else name, found.get("host"), found.get("pid"), found.get("at")
+
+
+def _is_fresh(folder: Path, entry: Entry) -> bool:
+    """True if the worker of an assignment has given a sign of life within its lease."""
+    with contextlib.suppress(OSError):
+        return time.time() - (folder / EVENTS).stat().st_mtime < entry.trial.run.engine.lease
+    return False
+
+
+def _by_stack(rows: Iterable[Entry]) -> dict[str | None, list[Entry]]:
+    """Returns rows by the id of their stack. Those that are not planned yet have None."""
+    found: dict[str | None, list[Entry]] = {}
+    for entry in rows:
+        found.setdefault(entry.stack, []).append(entry)
+    return found
+
+
+def _events(ledger: Ledger, session: int, rows: Iterable[Entry]) -> Iterable[Event]:
+    """Yields what the journal of a session says of some trials."""
+    trials = {entry.trial.id: entry.trial for entry in rows}
+    with contextlib.suppress(StoreError):  # a newer version writes it
+        yield from (event for _, event in LogReader(ledger.journal(session), trials.get).events())
+
+
+def _histories(events: Iterable[Event]) -> dict[str, _History]:
+    """Returns what events say of their trials, by the trial's id."""
+    found: dict[str, _History] = {}
+    for event in events:
+        history = found.setdefault(event.trial.id, _History(event.trial))
+        match event:
+            case Started():
+                found[event.trial.id] = _History(event.trial, event)
+            case Measured():
+                history.take(event)
+            case Ended():
+                history.ended = event
+    return found
+
+
+def _trial_status(entry: Entry, history: _History | None, default_state: str) -> TrialStatus:
+    """Returns the status of a trial.
+
+    Args:
+        entry: its row.
+        history: what the journal says of it, if it does.
+        default_state: its state if it has not begun, or if nobody trains it.
+    """
+    config, known = entry.trial.config, history or _History(entry.trial)
+    outcome = known.ended.outcome if known.ended is not None else entry.outcome
+    trains = history is not None and default_state == WAITING
+    state = str(outcome.state) if outcome is not None else TRAINING if trains else default_state
+    epoch: int | None = None if history is None and entry.begun else 0
+    if (at := known.last.measurement if known.last is not None else None) is not None:
+        epoch = at.step if config.trainer is not None else min(at.epoch, config.epochs)
+    best = None if math.isnan(known.best) else known.best
+    if outcome is not None and outcome.state is TrialState.FINISHED:
+        best = outcome.metrics.get(config.objective, best)
+    return TrialStatus(
+        entry.trial.name,
+        entry.trial.number,
+        entry.trial.id,
+        entry.run_id,
+        state,
+        epoch,
+        config.epochs,
+        config.objective,
+        best,
+        outcome.reason if outcome is not None else "",
+    )
+
+
+def _seconds_left(
+    rows: Sequence[Entry],
+    histories: Mapping[str, _History],
+    composition: Composition | None,
+    usual: float,
+    now: float | None,
+) -> float | None:
+    """Returns how long a stack still trains, estimated; None if that is not known.
+
+    Args:
+        rows: the rows of the trials that it still trains.
+        histories: what the journal says of them.
+        composition: the stack.
+        usual: the seconds of an epoch of other stacks of the command; 0 if they are not known.
+        now: the time, if it trains now.
+    """
+    planned = float(composition.choice.get("epoch_seconds", 0.0)) if composition is not None else 0.0
+    left = 0.0
+    for entry in rows:
+        history = histories.get(entry.trial.id) or _History(entry.trial)
+        each = history.epoch_seconds or planned or usual
+        if not each:
+            return None
+        since = now - history.last.at if now is not None and history.last is not None else 0.0
+        left = max(left, each * history.epochs_left - since)
+    return left
+
+
+def _total(stacks: Sequence[StackStatus]) -> float | None:
+    """Returns how long stacks still train, if as many train at once as do now."""
+    times = [stack.seconds_left for stack in stacks if stack.seconds_left is not None]
+    if len(times) < len(stacks):
+        return None
+    return makespan(times, max(1, sum(stack.state == TRAINING for stack in stacks)))
