@@ -201,7 +201,7 @@ OURS_TRAIN = [
     ("sweepstack.hydra_adapter.jobs.make_trial", TypeError("planted")),
     ("sweepstack.hydra_adapter.launcher.fixed_keys", ValueError("planted")),
     ("sweepstack.hydra_adapter.launcher.prepare", AssertionError("planted")),
-    ("sweepstack.execution.scheduler.plan", IndexError("planted")),
+    ("sweepstack.execution.engines.choose.plan", IndexError("planted")),
     ("sweepstack.execution.prepare._fingerprint", UnicodeDecodeError("utf-8", b"", 0, 1, "planted")),
     ("sweepstack.execution.session.Journal", AttributeError("planted")),
     ("sweepstack.execution.session.ledger_of", sqlite3.ProgrammingError("planted")),

@@ -103,7 +103,7 @@ def choose(
         if estimate and config.trainer is None:
             seconds = _known_epochs.get(key) or known.get(key, {}).get("epoch_seconds", 0.0)
             if not seconds:
-                with contextlib.suppress(Exception):  # the trainer will report the error, with its traceback
+                with contextlib.suppress(Exception, SystemExit):  # the trainer will report it, with its traceback
                     seconds = _plain_epoch(config, data, threads)
                 _write_cache(remembered, {**known, key: {"epoch_seconds": seconds}})
             _known_epochs[key] = seconds
@@ -117,7 +117,7 @@ def choose(
             choice = _time_all_ways(configs, run, data, threads, beside)
     except Unstackable as why:
         choice = StackSettings(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
-    except Exception as error:  # it does not train alone either; the trainer will report it, with its traceback
+    except (Exception, SystemExit) as error:  # it does not train alone either; the trainer will report it
         return StackSettings(1, threads, 0.0, f"it cannot be timed: {one_line(error)}")
     _write_cache(remembered, {**known, key: asdict(choice)})
     return choice
