@@ -138,13 +138,10 @@ def test_a_choice_is_remembered_by_what_it_depends_on(digits_config, tmp_path: P
     monkeypatch.setattr(autotune, "_time_all_ways", lambda *_: pytest.fail("measured again"))
     assert choose(rates(digits_config, 4), file) == first
     assert choose(rates(digits_config, 4, {"epochs": 99, "schedule": {"kind": "cosine"}}), file) == first
-    with pytest.raises(BaseException, match="measured again"):
-        choose(rates(digits_config, 5), file)
-    with pytest.raises(BaseException, match="measured again"):
-        choose(rates(digits_config, 4, {"batch_size": 50}), file)
+    assert "measured again" in choose(rates(digits_config, 5), file).reason
+    assert "measured again" in choose(rates(digits_config, 4, {"batch_size": 50}), file).reason
     monkeypatch.setattr(code_digest, "SEMANTICS", 0)  # as if any code that trains had changed
-    with pytest.raises(BaseException, match="measured again"):
-        choose(rates(digits_config, 4), file)
+    assert "measured again" in choose(rates(digits_config, 4), file).reason
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", json.dumps({"x": {"old": 1}})])

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sweepstack.blame import contained
 from sweepstack.config.code_digest import digest
 from sweepstack.config.schema import RunConfig, TrialConfig
 from sweepstack.errors import UserError, one_line
@@ -103,7 +104,7 @@ def choose(
         if estimate and config.trainer is None:
             seconds = _known_epochs.get(key) or known.get(key, {}).get("epoch_seconds", 0.0)
             if not seconds:
-                with contextlib.suppress(Exception, SystemExit):  # the trainer will report it, with its traceback
+                with contextlib.suppress(Exception), contained():  # the trainer will report it, with its traceback
                     seconds = _plain_epoch(config, data, threads)
                 _write_cache(remembered, {**known, key: {"epoch_seconds": seconds}})
             _known_epochs[key] = seconds
@@ -113,11 +114,11 @@ def choose(
             return StackSettings(**known[key])
     wait_for_quiet()
     try:
-        with random_state.preserved():
+        with random_state.preserved(), contained():
             choice = _time_all_ways(configs, run, data, threads, beside)
     except Unstackable as why:
         choice = StackSettings(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
-    except (Exception, SystemExit) as error:  # it does not train alone either; the trainer will report it
+    except Exception as error:  # it does not train alone either; the trainer will report it, with its traceback
         return StackSettings(1, threads, 0.0, f"it cannot be timed: {one_line(error)}")
     _write_cache(remembered, {**known, key: asdict(choice)})
     return choice
