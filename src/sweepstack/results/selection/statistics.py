@@ -134,7 +134,8 @@ def welch_t(first: ArrayLike, second: ArrayLike) -> TTest:
     variances = np.array([one.var(ddof=1) / len(one), other.var(ddof=1) / len(other)])
     df = float(min(len(one), len(other)) - 1)
     if len(one) == len(other):
-        df *= float(variances.sum() ** 2 / (variances**2).sum())
+        shares = variances / variances.max()  # the squares of tiny variances would be 0
+        df *= float(shares.sum() ** 2 / (shares**2).sum())
     distance = abs(one.mean() - other.mean()) / math.sqrt(variances.sum())
     return TTest(float(2 * stats.t.sf(distance, df)), df)
 
