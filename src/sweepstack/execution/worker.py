@@ -42,6 +42,16 @@ def load_data_of(trial: Trial) -> Data:
     return data_of(trial.config, choose_device(trial.run.device), trial.run)
 
 
+def close_readers(trials: Sequence[Trial]) -> bool:
+    """Ends the processes of this one that read the data of trials; returns whether data are read so."""
+    found = False
+    for data in (load_data_of(trial) for trial in trials):
+        if data.is_read_beside:
+            found = True
+            data.close()
+    return found
+
+
 def choose_settings(
     trials: Sequence[Trial],
     wait_for_quiet: Callable[[], None] | None,

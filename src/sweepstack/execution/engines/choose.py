@@ -17,6 +17,7 @@ from sweepstack.execution.engines.fork_server import ForkServer
 from sweepstack.execution.engines.local import LocalExecutor
 from sweepstack.execution.executor import Executor, InProcessExecutor
 from sweepstack.execution.prepare import Prepared
+from sweepstack.execution.worker import close_readers
 from sweepstack.planning.compatibility import stack_key
 from sweepstack.planning.plan import Plan, Stack, plan
 from sweepstack.trial import StackSettings, Trial
@@ -85,11 +86,14 @@ class Engine:
         if name == "local":
             local = self._plan_beside(fresh, len(resumed), wait_for_quiet)
             several = len(resumed) + len(local.stacks) > 1
+            close_readers([stack.trials[0] for stack in (*resumed, *local.stacks)])
             return Chosen(local, self._local if several else self._jobs)
         inline = self._plan(fresh, wait_for_quiet, estimate=True)
         stacks = [*resumed, *inline.stacks]
         one_by_one = sum(map(seconds_of, stacks))
         if one_by_one < WORTH_SECONDS or not all(map(seconds_of, stacks)):
+            return Chosen(inline, self._jobs)
+        if close_readers([stack.trials[0] for stack in stacks]):  # they use the other cores, and each needs memory
             return Chosen(inline, self._jobs)
         local = self._plan_beside(fresh, len(resumed), wait_for_quiet, inline)
         beside = SLOWER_TOGETHER * makespan(map(seconds_of, [*resumed, *local.stacks]), self._workers)

@@ -119,6 +119,11 @@ class Data(abc.ABC):
         return self.augmentation is not None
 
     @property
+    def is_read_beside(self) -> bool:
+        """True if other processes read the data while they are trained on."""
+        return False
+
+    @property
     def facts(self) -> DatasetFacts:
         """The numbers of items, and a checksum of all of them."""
         return DatasetFacts(self.digest, len(self.train), len(self.held_out), self.test_count)

@@ -10,13 +10,13 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
 
-from sweepstack.child_process import end_with_parent
+from sweepstack.child_process import end_with_parent, return_memory
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.training.data.conversion import (
@@ -39,6 +39,8 @@ Key = tuple[int, int, int]
 """An item in an epoch of a trial: its index, the seed and the epoch."""
 FIXED = (0, 0)
 """Seed and epoch of items that are not trained on: whatever is drawn for them is always the same."""
+LARGE_BYTES = 2**22
+"""The size of a batch, in bytes, from which the memory of one is given back before the next is read; 4 MB."""
 EVALUATED_BYTES = 2**26
 """The most bytes of items that are evaluated at once; 64 MB."""
 
@@ -78,6 +80,8 @@ class Items(Dataset[Any]):
     check_targets: CheckTargets
     transform: Callable[[Tensor], Tensor] | None = None
     collate_fn: Callable[[list[Any]], Any] | None = None
+    _is_large: bool = False
+    """Whether the batch before was large."""
     _draws: bool = False
     """Whether an item was seen that draws random numbers; to seed all generators takes longer than many an item."""
 
@@ -87,6 +91,14 @@ class Items(Dataset[Any]):
 
     def __getitems__(self, keys: list[Key]) -> Batch | Failed:
         """Returns a batch of items; a DataLoader calls it with the keys of a batch."""
+        if self._is_large:
+            return_memory()  # that of the batch before: else a process that evaluates grows to several of them
+        found = self._read(keys)
+        if not isinstance(found, Failed):
+            self._is_large = sum(tensor.nbytes for tensor in tensors_of(found[0])) >= LARGE_BYTES
+        return found
+
+    def _read(self, keys: list[Key]) -> Batch | Failed:
         if not self._draws:
             undrawn = first_draws(0)
             seed_cpu(0)
@@ -190,6 +202,34 @@ class Batches:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+@dataclass(frozen=True)
+class KeysOfEpoch(Sequence[list[Key]]):
+    """The keys of the batches of an epoch. Each list is made when it is asked for: all together need 100 bytes an item.
+
+    Args:
+        indices: of each batch, the indices of its items [seeds, batch].
+        seeds: the seeds.
+        epoch: the epoch.
+    """
+
+    indices: Sequence[Tensor]
+    seeds: Sequence[int]
+    epoch: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, batch: int) -> list[Key]: ...
+    @overload
+    def __getitem__(self, batch: slice) -> list[list[Key]]: ...
+    def __getitem__(self, batch: int | slice) -> list[Key] | list[list[Key]]:
+        if isinstance(batch, slice):
+            return [self[one] for one in range(*batch.indices(len(self)))]
+        rows = self.indices[batch].tolist()
+        return [(index, seed, self.epoch) for seed, row in zip(self.seeds, rows, strict=True) for index in row]
 
 
 class WorkerEndedError(OSError):
@@ -300,6 +340,10 @@ class StreamedTraining(Data):
     def prepares_batches(self) -> bool:
         return True
 
+    @property
+    def is_read_beside(self) -> bool:
+        return True
+
     def close(self) -> None:
         self.training.close()
 
@@ -310,10 +354,7 @@ class StreamedTraining(Data):
     def stacked_batches(self, batch_size: int, seeds: Sequence[int], epoch: int, skip: int = 0) -> Iterator[Batch]:
         orders = torch.stack([self._order(seed, epoch, batch_size).cpu() for seed in seeds])
         indices = torch.split(orders, batch_size, 1)[skip:]
-        keys = [
-            [(index, seed, epoch) for seed, row in zip(seeds, part.tolist(), strict=True) for index in row]
-            for part in indices
-        ]
+        keys = KeysOfEpoch(indices, seeds, epoch)
         draws = [self._draws(seed, epoch) for seed in seeds]
         for part, (images, targets) in zip(indices, self.training.read(keys), strict=True):
             images, targets = self._ready(self._augmented(images, draws, part), targets)
