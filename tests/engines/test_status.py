@@ -76,6 +76,7 @@ def test_workers_are_shown_with_their_processes_and_what_they_leave_is_shown_too
 
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))  # they end with it, and wrote
     before = content(terminal.folder / "journal")
     killed = shown(terminal)
     assert killed["running"] == []
