@@ -1,113 +1,215 @@
-"""How often a table of a sweep sets a setting apart from the best though it is as good, and how often rightly.
+"""How often a table of a sweep tells a setting apart from the best though it is as good, how often rightly, and how
+often the interval of the winner holds.
 
-Tables are made up: every setting has a figure for each seed, normally distributed, with an effect of the seed that all
-settings share. The best is the one with the highest mean, as `results.selection` takes it, and is compared with each
-other one by a paired t-test over the seeds. Three corrections for that being many comparisons: Holm's over those with
-the best, which forgets that the best was chosen by the same figures; Holm's over all pairs; and `holm_with_best` of
-`results.statistics`, which is what the marks of a table are made with. A false mark is a table in which any setting
-that is truly as good as the best is told apart from it. Numbers are drawn from a fixed seed.
+Tables are made up: every setting has a value for each seed, with an effect of the seed that all settings share. The
+best is the one with the highest mean, and `results.selection.replicates.compare_values`, which marks a table, compares
+it with the others. A false mark is a table in which any setting that is truly as good as the best is told apart from
+it. Numbers are drawn from a fixed seed. With --before, each pair is tested on its own, as versions before did: a paired
+t-test over the seeds, corrected by `holm_with_best`.
 
-    python benchmarks/false_marks.py [--tables 10000]
+    python benchmarks/false_marks.py [--tables 20000] [--before]
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sweepstack.results.selection.statistics import holm, holm_with_best
+from sweepstack.results.selection.replicates import Comparison, compare_values
+from sweepstack.results.selection.statistics import holm_with_best
 
 LEVEL = 0.05
 Figures = NDArray[np.float64]
+Draw = Callable[[np.random.Generator, int, int], Figures]
+"""Returns errors [settings, seeds] of standard deviation 1 or so."""
+
+
+def normal(rng: np.random.Generator, settings: int, seeds: int) -> Figures:
+    return rng.normal(size=(settings, seeds))
+
+
+def noisy(rng: np.random.Generator, settings: int, seeds: int, share: float) -> Figures:
+    """Errors of which some settings have ten times as much; one at least."""
+    found = normal(rng, settings, seeds)
+    found[: max(1, int(settings * share))] *= 10
+    return found
+
+
+def log_normal(rng: np.random.Generator, settings: int, seeds: int) -> Figures:
+    return normal(rng, settings, seeds) * np.exp(0.7 * rng.normal(size=(settings, 1)))
+
+
+def heavy(rng: np.random.Generator, settings: int, seeds: int) -> Figures:
+    return rng.standard_t(4, size=(settings, seeds)) / math.sqrt(2)
+
+
+def shares(rng: np.random.Generator, settings: int, seeds: int, images: int) -> Figures:
+    """Accuracies near 0.95 of so many images, in units of their standard deviation, with their steps."""
+    return (rng.binomial(images, 0.95, size=(settings, seeds)) / images - 0.95) / math.sqrt(0.95 * 0.05 / images)
+
+
+def single_seeds(rng: np.random.Generator, settings: int, seeds: int) -> Figures:
+    """Errors of which a third of the settings have one seed only."""
+    found = normal(rng, settings, seeds)
+    found[::3, 1:] = np.nan
+    return found
+
+
+def missing(rng: np.random.Generator, settings: int, seeds: int) -> Figures:
+    """Errors of which a fifth are missing; each setting has one at least."""
+    found = normal(rng, settings, seeds)
+    gone = rng.random(found.shape) < 0.2
+    gone[:, 0] &= ~gone.all(1)
+    found[gone] = np.nan
+    return found
 
 
 class Case(NamedTuple):
     words: str
     settings: int
     seeds: int
+    draw: Draw = normal
     worse: int = 0
     """Settings that are truly worse, by `gap`."""
     gap: float = 0.0
-    """In standard deviations of a figure."""
-    noisy: int = 0
-    """Settings of ten times the standard deviation."""
+    """In standard deviations of a value."""
+    goal: float = 0.0
+    """Of the worse settings, the share that is to be told apart."""
 
 
 CASES = (
-    *(Case("all equal", settings, seeds) for settings in (2, 9, 27) for seeds in (2, 3, 5, 10)),
-    Case("equal, one of 10 times the sd", 27, 3, noisy=1),
-    Case("equal, half of 10 times the sd", 27, 3, noisy=13),
-    Case("half worse by 10 sd", 9, 3, 4, 10.0),
-    Case("half worse by 10 sd", 27, 3, 13, 10.0),
-    Case("half worse by 40 sd", 27, 3, 13, 40.0),
-    Case("half worse by 10 sd", 27, 5, 13, 10.0),
+    *(Case("all equal", settings, seeds) for settings in (2, 9, 27, 100) for seeds in (2, 3, 5, 10)),
+    Case("equal, one of 10 times the sd", 27, 3, partial(noisy, share=0.0)),
+    Case("equal, half of 10 times the sd", 27, 3, partial(noisy, share=0.5)),
+    Case("equal, one of 10 times the sd", 9, 2, partial(noisy, share=0.0)),
+    Case("equal, one of 10 times the sd", 3, 3, partial(noisy, share=0.0)),
+    Case("equal, sd log-normal (0.7)", 27, 3, log_normal),
+    Case("equal, sd log-normal (0.7)", 9, 5, log_normal),
+    Case("equal, t with 4 degrees", 27, 3, heavy),
+    Case("equal, accuracies of 360 images", 27, 3, partial(shares, images=360)),
+    Case("equal, accuracies of 10,000 images", 27, 3, partial(shares, images=10_000)),
+    Case("equal, a third with a single seed", 27, 3, single_seeds),
+    Case("equal, a fifth missing", 9, 5, missing),
+    Case("half worse by 10 sd", 27, 3, normal, 13, 10.0, 0.90),
+    Case("half worse by 4 sd", 27, 3, normal, 13, 4.0, 0.50),
+    Case("half worse by 10 sd", 9, 3, normal, 4, 10.0, 0.97),
+    Case("half worse by 10 sd", 27, 2, normal, 13, 10.0, 0.60),
 )
 
 
-def tables(case: Case, count: int) -> Figures:
-    """Figures [count, settings, seeds]; the settings that are worse come last."""
-    rng = np.random.default_rng(0)
-    figures = rng.normal(size=(count, case.settings, case.seeds))
-    figures[:, : case.noisy] *= 10.0
-    figures[:, case.settings - case.worse :] -= case.gap
-    return figures + rng.normal(size=(count, 1, case.seeds))
+def table(case: Case, rng: np.random.Generator) -> tuple[Figures, Figures]:
+    """Values [settings, seeds] and true means [settings]; those that are worse come last."""
+    truth = np.zeros(case.settings)
+    truth[case.settings - case.worse :] -= case.gap
+    values = case.draw(rng, case.settings, case.seeds) + truth[:, None] + rng.normal(size=(1, case.seeds))
+    return values, truth
 
 
-def paired(differences: Figures) -> Figures:
-    """Two-sided p-values [...] of differences [..., seeds]."""
-    seeds = differences.shape[-1]
-    t = differences.mean(-1) / (differences.std(-1, ddof=1) / np.sqrt(seeds))
-    return np.asarray(2 * stats.t.sf(np.abs(t), seeds - 1))
+def ranked(values: Figures, truth: Figures) -> tuple[Figures, Figures]:
+    """The same with the best setting first: of those with most values, as `select` takes it."""
+    counts = np.isfinite(values).sum(1)
+    means = np.where((counts > 1) | (counts.max() == 1), np.nanmean(values, 1), -np.inf)
+    order = np.argsort(-means, kind="stable")
+    return values[order], truth[order]
 
 
-def with_the_best(table: Figures, best: int) -> Figures:
-    return holm(paired(np.delete(table[best] - table, best, axis=0)))
+def on_its_own(values: Figures) -> Figures:
+    """The p-values [settings - 1] of versions before."""
+    seeds = values.shape[1]
+    differences = values[0] - values[1:]
+    t = differences.mean(1) / (differences.std(1, ddof=1) / math.sqrt(seeds))
+    return holm_with_best(2 * stats.t.sf(np.abs(t), seeds - 1), np.full(len(t), seeds - 1.0), len(values))
 
 
-def all_pairs(table: Figures, best: int) -> Figures:
-    one, other = np.triu_indices(len(table), 1)
-    return holm(paired(table[one] - table[other]))[(one == best) | (other == best)]
+@dataclass
+class Counts:
+    """What was found in some tables."""
+
+    tables: int = 0
+    false: int = 0
+    right: int = 0
+    held: int = 0
+    bounds: int = 0
+    """Tables in which a setting is less far behind than the lowest bound says."""
+    widths: tuple[float, ...] = ()
+    raw_widths: tuple[float, ...] = ()
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def chosen(table: Figures, best: int) -> Figures:
-    p = paired(np.delete(table[best] - table, best, axis=0))
-    return holm_with_best(p, np.full(len(p), table.shape[1] - 1.0), len(table))
+def count_marks(case: Case, number: int, tables: int, before: bool) -> Counts:
+    """Makes so many tables, from a seed of its own."""
+    rng = np.random.default_rng((number, case.settings, case.seeds))
+    found = Counts()
+    widths, raw = [], []
+    for _ in range(tables):
+        values, truth = ranked(*table(case, rng))
+        best = truth[0]
+        if before:
+            apart = on_its_own(values) <= LEVEL
+        else:
+            compared: Comparison = compare_values(values, larger_is_better=True)
+            apart = compared.p[1:] <= LEVEL
+            behind = np.nan_to_num(compared.behind[1:], nan=0.0)
+            found.bounds += bool((behind > best - truth[1:] + 1e-9)[behind > 0].any())
+            if compared.winner is not None:
+                found.held += compared.winner.low <= best <= compared.winner.high
+                widths.append(compared.winner.high - compared.winner.low)
+            one = values[0][np.isfinite(values[0])]
+            if len(one) > 1:
+                raw.append(2 * stats.t.isf(0.025, len(one) - 1) * one.std(ddof=1) / math.sqrt(len(one)))
+        found.tables += 1
+        found.false += bool(apart[truth[1:] >= best].any())
+        found.right += int(apart[truth[1:] < best].sum())
+    found.widths, found.raw_widths = tuple(widths), tuple(raw)
+    return found
 
 
-CORRECTIONS: dict[str, Callable[[Figures, int], Figures]] = {
-    "Holm, with the best": with_the_best,
-    "Holm, all pairs": all_pairs,
-    "holm_with_best": chosen,
-}
-
-
-def rates(case: Case, count: int, correct: Callable[[Figures, int], Figures]) -> tuple[float, float]:
-    """The share of tables with a false mark, and of the worse settings the share that is told apart."""
-    false, right = 0, 0
-    for table in tables(case, count):
-        best = int(table.mean(1).argmax())
-        apart = np.insert(correct(table, best) <= LEVEL, best, False)
-        false += bool(apart[: case.settings - case.worse].any())
-        right += int(apart[case.settings - case.worse :].sum())
-    return false / count, right / count / case.worse if case.worse else float("nan")
+def parts(tables: int) -> Iterator[tuple[int, int]]:
+    """Parts of a simulation, which run side by side: number and tables of each."""
+    size = 250
+    for number in range(math.ceil(tables / size)):
+        yield number, min(size, tables - number * size)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How often settings are told apart, falsely and rightly.")
-    parser.add_argument("--tables", type=int, default=10_000, help="of each case (default 10000)")
-    count = parser.parse_args().tables
-    print(f"{count:,} tables each: false marks (goal: at most 5 in 100) / of the worse settings, those told apart\n")
-    print(f"| settings | seeds | case | {' | '.join(CORRECTIONS)} |")
-    print("|---:|---:|---|" + "---:|" * len(CORRECTIONS))
-    for case in CASES:
-        found = [rates(case, count, correct) for correct in CORRECTIONS.values()]
-        cells = [f"{100 * false:.1f} %" + (f" / {100 * right:.0f} %" if case.worse else "") for false, right in found]
-        print(f"| {case.settings} | {case.seeds} | {case.words} | {' | '.join(cells)} |", flush=True)
+    parser.add_argument("--tables", type=int, default=20_000, help="of each case (default 20000)")
+    parser.add_argument("--before", action="store_true", help="test each pair on its own, as versions before did")
+    arguments = parser.parse_args()
+    count = arguments.tables
+    most = LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / count)
+    print(f"{count:,} tables each. Goals: false marks at most {100 * most:.2f} %, intervals hold in at least 94 %\n")
+    print(
+        "| settings | seeds | case | false marks | told apart | goal | bounds wrong | interval holds | width / usual |"
+    )
+    print("|---:|---:|---|---:|---:|---:|---:|---:|---:|")
+    with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
+        for case in CASES:
+            each = [(case, number, size, arguments.before) for number, size in parts(count)]
+            found = sum(pool.starmap(count_marks, each, chunksize=1), Counts())
+            right = f"{found.right / count / case.worse:.0%}" if case.worse else ""
+            goal = f"{case.goal:.0%}" if case.goal else ""
+            cells = [f"{100 * found.false / count:.1f} %", right, goal]
+            if found.widths:
+                ratio = float(np.median(found.widths) / np.median(found.raw_widths))
+                cells += [
+                    f"{100 * found.bounds / count:.1f} %",
+                    f"{100 * found.held / len(found.widths):.1f} %",
+                    f"{ratio:.2f}",
+                ]
+            print(f"| {case.settings} | {case.seeds} | {case.words} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

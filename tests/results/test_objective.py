@@ -12,13 +12,14 @@ from matplotlib import colormaps
 
 from sweepstack.errors import UserError
 from sweepstack.metrics import KNOWN, Direction, Metric, Mode, bare_name, is_better, rounded
+from sweepstack.results.reporting.answer import answer, question
 from sweepstack.results.reporting.params import varied_params
 from sweepstack.results.reporting.plots.charts import by_param, parallel_coordinates
 from sweepstack.results.reporting.plots.heat_maps import heat_maps
 from sweepstack.results.reporting.plots.pareto import time_and_objective
 from sweepstack.results.reporting.plots.style import tick_text, words
 from sweepstack.results.reporting.tables import trials_table
-from sweepstack.results.reporting.text import answer, explain_values, question
+from sweepstack.results.reporting.text import explain_values
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import as_frame, sorted_by
 from sweepstack.results.tables.grouping import by_seed, grouped, pivoted

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import pytest
 
+from sweepstack.results.reporting.answer import answer
 from sweepstack.results.reporting.params import varied_params
 from sweepstack.results.reporting.tables import settings_table
-from sweepstack.results.reporting.text import answer, explain_values
+from sweepstack.results.reporting.text import explain_values
 from sweepstack.results.selection.comparison import BEST, NOT_MEASURED
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import as_frame
@@ -90,6 +91,7 @@ def test_a_better_mean_is_named_by_its_knobs_even_where_one_is_named_like_a_figu
 
 
 FIGURES: dict[str, list[float | None]] = {"1": [0.9, 0.91, 0.92], "2": [0.5, 0.53, 0.52], "3": [0.4, 0.42, 0.45]}
+TWO = {rate: FIGURES[rate] for rate in ("1", "2")}
 ONLY_HIGHEST = "lr=1 has the highest validation accuracy, 0.9100 on average over 3 seeds"
 
 
@@ -97,8 +99,9 @@ ONLY_HIGHEST = "lr=1 has the highest validation accuracy, 0.9100 on average over
 def test_what_gave_no_figure_is_neither_worse_nor_told_apart(state: str) -> None:
     table: dict[str, list[float | None]] = {**FIGURES, "4": [None, None, None], "5": [None], "6": [None]}
     frame = sweep(table, state=state)
-    told = "it can be told apart from the 2 others that were measured; 3 other settings gave no value."
-    assert said(frame) == f"{ONLY_HIGHEST}; {told}"
+    told = "it can be told apart from the 2 others that were measured, which are at least 34 points behind (95 %)"
+    chosen = "(0.8637 to 0.9563 with 95 %, allowing for its having been chosen from 3)"
+    assert said(frame) == f"{ONLY_HIGHEST} {chosen}; {told}; 3 other settings gave no value."
     grid = settings_table(frame, select(frame), ["lr"])
     titles = [column.title for column in grid.columns]
     assert "failed" not in titles
@@ -110,15 +113,21 @@ def test_what_gave_no_figure_is_neither_worse_nor_told_apart(state: str) -> None
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        (FIGURES, "it can be told apart from every other setting."),
-        ({**FIGURES, "4": [0.1]}, "the 2 others that were tested; 1 other setting could not be tested against it."),
+        (FIGURES, "it can be told apart from every other setting, which are at least 3"),
+        ({**FIGURES, "4": [0.1]}, "it can be told apart from every other setting, which"),  # three tell its spread
         (
-            {**FIGURES, "4": [0.1], "5": [None]},
+            {**TWO, "4": [0.1]},
+            "the 1 other that was tested, which is at least 32 points behind (95 %); 1 other setting could "
+            "not be tested against it.",
+        ),
+        (
+            {**TWO, "4": [0.1], "5": [None]},
             "1 other setting could not be tested against it; 1 other setting gave no",
         ),
         (
             {"1": [0.9, 0.91], "2": [0.9, 0.89], "3": [0.1]},
-            "1 other setting cannot be told apart from it; 1 other setting",
+            "the set that may be the best: 2 of 3 settings, it and lr=2; 1 other setting could not be tested against "
+            "it; about",
         ),
         ({"1": [0.9], "2": [0.8], "3": [0.7]}, "0.9000; 2 other settings could not be tested against it."),
         ({"1": [0.9], "2": [None]}, "0.9000; 1 other setting gave no value."),
@@ -129,12 +138,12 @@ def test_tested_and_untested_settings_are_counted_apart(table: dict[str, list[fl
 
 
 def test_where_nothing_was_tested_the_report_does_not_explain_a_test() -> None:
-    single, both = sweep({"1": [0.1], "2": [0.2], "3": [0.3]}, "val/loss"), sweep({**FIGURES, "4": [0.1]})
+    single, both = sweep({"1": [0.1], "2": [0.2], "3": [0.3]}, "val/loss"), sweep({**TWO, "4": [0.1]})
     lines = explain_values(single, select(single, objective="val/loss"), None)
     assert not any("told apart" in line for line in lines)
     assert any(line.startswith("“Not tested” (2 other settings)") for line in lines)
     lines = explain_values(both, select(both), None)
-    assert "2 of 3 other settings were tested against the best." in lines
+    assert "1 of 2 other settings was tested against the best." in lines
     assert any(line.startswith("“Not told apart” means") for line in lines)
 
 

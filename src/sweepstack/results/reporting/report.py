@@ -13,6 +13,7 @@ import pandas as pd
 
 from sweepstack.errors import printable
 from sweepstack.results.reporting import text
+from sweepstack.results.reporting.answer import answer, no_answer, question
 from sweepstack.results.reporting.mistake_sections import make_mistake_sections
 from sweepstack.results.reporting.plots.style import SINGLE, png, svg
 from sweepstack.results.reporting.sections import (
@@ -118,14 +119,12 @@ def _page(
         lstrip_blocks=True,
     )
     settings = 0 if selection is None else len(selection.groups)
-    answer = text.no_answer(frame, about.why_none) if selection is None else text.answer(selection, about.varied)
+    sentence = no_answer(frame, about.why_none) if selection is None else answer(selection, about.varied)
     page = environment.get_template("report.html.j2").render(
         sweep=name,
         when=_when(frame),
-        question=text.question(
-            settings, about.varied, about.objective or metric_of(frame, f"val/{own_metrics(frame)[0]}")
-        ),
-        answer=answer,
+        question=question(settings, about.varied, about.objective or metric_of(frame, f"val/{own_metrics(frame)[0]}")),
+        answer=sentence,
         warnings=text.warnings(frame, about.varied, selection, about.origin),
         settings=settings_table(frame, selection, about.varied) if selection is not None and settings > 1 else None,
         trials=trials_table(frame, about.varied, about.objective, chosen),

@@ -89,11 +89,13 @@ def settings_table(frame: pd.DataFrame, selection: Selection, varied: Sequence[s
     groups = groups.assign(**{name: [mean[name] for mean in means] for name in others})
     spread = bool((groups["n"] > 1).any())
     statistics = ["mean", *(["sd", "low", "high"] if spread else [])]
+    statistics += ["behind"] if groups["behind"].notna().any() else []
     titles = {
         "mean": f"mean {objective_words(objective)}" if spread else objective_words(objective),
         "sd": "standard deviation",
         "low": "95 % from",
         "high": "to",
+        "behind": "behind by at least",
         "n": "trials",
         "failed": "without a value",
     }

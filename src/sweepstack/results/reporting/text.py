@@ -1,4 +1,4 @@
-"""Writes the sentences of a report: the question, the answer, and the warnings."""
+"""Writes the warnings of a report, and explains how its values are computed."""
 
 from __future__ import annotations
 
@@ -8,160 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweepstack.metrics import Metric, bare_name, rounded
-from sweepstack.results.reporting.params import setting, value_text
-from sweepstack.results.reporting.plots.style import listed, objective_words, shortened, words
+from sweepstack.results.reporting.answer import others
+from sweepstack.results.reporting.params import value_text
+from sweepstack.results.reporting.plots.style import objective_words, shortened, words
 from sweepstack.results.selection.comparison import (
     BY_ITEMS,
-    FOLDS,
     FOLDS_DIFFER,
     FOLDS_OVERLAP,
     NOT_MEASURED,
     NOT_TESTED,
-    NOT_TOLD_APART,
     SEEDS,
-    WORSE,
 )
-from sweepstack.results.selection.select import Selection, param_values
+from sweepstack.results.selection.select import Selection
 from sweepstack.results.tables.columns import REPLICATES, is_number
 from sweepstack.results.tables.objective import NO_TEST_PART, NOTE
 from sweepstack.tracking.origin import Origin
-
-Sentence = list[tuple[str, bool]]
-"""Pieces of text, each with True if it is something that is typed."""
-
-
-def question(settings: int, varied: Sequence[str], objective: Metric) -> str:
-    """Returns the question that the sweep answers.
-
-    Args:
-        settings: the number of settings.
-        varied: the params that vary.
-        objective: the metric that selects.
-    """
-    if settings < 2 or not varied:
-        return f"How {'high' if objective.larger_is_better else 'low'} is the {objective_words(objective)}?"
-    extreme = "highest" if objective.larger_is_better else "lowest"
-    varied = listed([words(param) for param in varied])
-    return f"Which of {settings:,} settings of {varied} has the {extreme} {objective_words(objective)}?"
-
-
-def answer(selection: Selection, varied: Sequence[str]) -> Sentence:
-    """Returns the answer in one sentence: the best setting with its objective and test value, the settings that may
-    be as good, and those with a better mean that does not count.
-
-    Args:
-        selection: what was selected.
-        varied: the params that vary.
-    """
-    best, objective = selection.groups.iloc[0], selection.objective
-    others = len(selection.groups) - 1
-    extreme = "highest" if objective.larger_is_better else "lowest"
-    passed = _passed_over(selection)
-    has = (
-        f" has the {extreme} {objective_words(objective)}{_among(passed, best, selection)}"
-        if others
-        else f" has a {objective_words(objective)} of"
-    )
-    figure = f" {rounded(best['mean'])}"
-    if best["n"] > 1:
-        figure += f" on average over {_replicates(best, selection)}"
-    if np.isfinite(best["low"]):
-        figure += f" (95 % interval {rounded(best['low'])} to {rounded(best['high'])})"
-    sentence = [(setting(selection.trial, varied), True) if varied else ("This setting", False)]
-    sentence.append((f"{has}{',' if others else ''}{figure}", False))
-    sentence.append((_tested(selection, several=best["n"] > 1), False))
-    sentence += [(f"; {part}", False) for part in _compared(selection)]
-    return [*sentence, *_why_passed_over(passed, best, varied, selection), (".", False)]
-
-
-def _replicates(group: pd.Series[Any], selection: Selection) -> str:
-    """Says how many trials a mean is of: 3 seeds, 3 of 5 folds."""
-    folds, axis = group.get("folds_done", ""), selection.axis
-    if axis is FOLDS and folds:
-        return f"{folds} folds" + (f" ({group['trials']} trials)" if group["trials"] > group["n"] else "")
-    return f"{group['n']} {axis.many}{f' ({folds} folds)' if folds else ''}"
-
-
-def _compared(selection: Selection) -> list[str]:
-    """Says how many of the other settings may be as good, could not be tested, and were not measured."""
-    marks = selection.groups["mark"].iloc[1:]
-    tied, worse, untested, unmeasured = (
-        int((marks == mark).sum()) for mark in (NOT_TOLD_APART, WORSE, NOT_TESTED, NOT_MEASURED)
-    )
-    parts = []
-    if tied:
-        parts.append(f"{_others(tied)} cannot be told apart from it")
-    elif worse == len(marks) and worse:
-        parts.append("it can be told apart from every other setting")
-    elif worse:
-        which = "the 1 other that was" if worse == 1 else f"the {worse:,} others that were"
-        parts.append(f"it can be told apart from {which} {'tested' if untested else 'measured'}")
-    if untested:
-        parts.append(f"{_others(untested)} could not be tested against it")
-    if unmeasured:
-        parts.append(f"{_others(unmeasured)} gave no value")
-    return parts
-
-
-def _others(count: int) -> str:
-    return "1 other setting" if count == 1 else f"{count:,} other settings"
-
-
-def _passed_over(selection: Selection) -> pd.DataFrame:
-    """Returns settings with a better mean than the selected one that have too few trials to count, the best first."""
-    groups, up = selection.groups, selection.objective.larger_is_better
-    ahead = groups["mean"] > groups["mean"].iloc[0] if up else groups["mean"] < groups["mean"].iloc[0]
-    passed: pd.DataFrame = groups[ahead].sort_values("mean", ascending=not up, kind="stable")
-    return passed
-
-
-def _among(passed: pd.DataFrame, best: pd.Series[Any], selection: Selection) -> str:
-    """Says among which settings the selected one has the best mean; empty if it is all of them. See `select`."""
-    kinds = []
-    if (passed["failed"] > best["failed"]).any():
-        kinds.append("have the fewest trials without a value" if best["failed"] else "have a value of every trial")
-    if (passed["failed"] == best["failed"]).any():
-        kinds.append(f"have several {selection.axis.many}")
-    return f" of the settings that {' and '.join(kinds)}" if kinds else ""
-
-
-def _why_passed_over(
-    passed: pd.DataFrame, best: pd.Series[Any], varied: Sequence[str], selection: Selection
-) -> Sentence:
-    if passed.empty:
-        return []
-    first, more = passed.iloc[0], len(passed) - 1
-    lack = f"it has a single {selection.axis.one}"
-    if first["failed"] > best["failed"]:
-        lack = f"{first['failed']} of its {len(first['run_ids'])} trials gave no value"
-    too = "" if not more else " (nor does that of 1 other)" if more == 1 else f" (nor do those of {more:,} others)"
-    better = "higher" if selection.objective.larger_is_better else "lower"
-    text = f" has a {better} mean, {rounded(first['mean'])}, which does not count, since {lack}"
-    return [("; ", False), (setting(param_values(first, varied), varied), True), (f"{text}{too}", False)]
-
-
-def _tested(selection: Selection, several: bool) -> str:
-    metric = selection.test_metric
-    if selection.trial.get(NOTE) == NO_TEST_PART:
-        return "; there is no test part to measure it on"
-    if metric is None or metric == selection.objective or not np.isfinite(float(selection.trial[metric])):
-        return ""
-    data, inside = "test data", ""
-    if not selection.honest:
-        data = "the test data that selected"
-    elif selection.test is not None:
-        inside = f" ({selection.test.low:.4f} to {selection.test.high:.4f})"
-    whose = (
-        f"the {words(bare_name(metric))} of the best of its trials" if several else f"its {words(bare_name(metric))}"
-    )
-    return f"; on {data} {whose} is {rounded(selection.trial[metric])}{inside}"
-
-
-def no_answer(frame: pd.DataFrame, why: str) -> Sentence:
-    """Returns the sentence that says why there is no answer."""
-    states = ", ".join(f"{count:,} {state}" for state, count in frame["state"].value_counts().sort_index().items())
-    return [(f"There is no answer: {why} ({len(frame):,} trials: {states}).", False)]
 
 
 def warnings(
@@ -267,12 +128,30 @@ def _marks(selection: Selection) -> list[str]:
     tested = len(marks) - untested - unmeasured
     lines = []
     if 0 < tested < len(marks):
-        lines.append(f"{tested:,} of {_others(len(marks))} {'was' if tested == 1 else 'were'} tested against the best.")
+        lines.append(f"{tested:,} of {others(len(marks))} {'was' if tested == 1 else 'were'} tested against the best.")
     if tested:
         lines.append(
             "“Not told apart” means that the values do not show that the best setting is better (5 %, corrected for "
-            f"the number of settings); it does not mean that both are equal. Few {selection.axis.many} say little: "
-            "five say far more than three."
+            "the number of settings); it does not mean that both are equal."
+        )
+    several = selection.groups["n"].iloc[0] > 1
+    if tested and several:
+        lines.append(
+            f"This is about {selection.axis.many}: what another {selection.axis.one} would give. How much each setting "
+            "spreads is estimated from all settings together (empirical Bayes), since a few values hardly tell it."
+            if len(marks) > 1
+            else f"This is about {selection.axis.many}: what another {selection.axis.one} would give."
+        )
+    elif tested:
+        lines.append("This is about the items of the test data: what other items would give, not another seed.")
+    if selection.winner is not None and several:
+        lines.append(
+            "The interval of the best setting allows for its having been chosen by the same values (zoom correction, "
+            "Zrnic and Fithian 2024); the table has Student's interval of each setting on its own."
+        )
+    if np.isfinite(selection.groups["behind"]).any():
+        lines.append(
+            "“Behind by at least” holds for all settings together (95 %); 0 means that it may be as good as the best."
         )
     if selection.groups["why"].str.contains(BY_ITEMS).any():
         lines.append(
@@ -281,11 +160,11 @@ def _marks(selection: Selection) -> list[str]:
         )
     if untested:
         lines.append(
-            f"“Not tested” ({_others(untested)}) means that there was nothing to test with, for the reason in the "
+            f"“Not tested” ({others(untested)}) means that there was nothing to test with, for the reason in the "
             "table: whether the best setting is better than such a one is not known."
         )
     if unmeasured:
-        lines.append(f"“Not measured” ({_others(unmeasured)}) means that no trial of it has finished with a value.")
+        lines.append(f"“Not measured” ({others(unmeasured)}) means that no trial of it has finished with a value.")
     return lines
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepstack.metrics import Metric, bare_name
-from sweepstack.results.selection.statistics import holm, holm_with_best, mcnemar, paired_t, welch_t
+from sweepstack.results.selection.replicates import compare
+from sweepstack.results.selection.statistics import Interval, holm, holm_with_best, mcnemar, paired_t
 from sweepstack.results.tables.columns import written
 
 BEST = "best"
@@ -27,9 +28,9 @@ BY_ITEMS = "paired over the test items"
 """How single seeds are compared by the errors of their test predictions."""
 FOLDS_OVERLAP = (
     "the training data of different folds overlap, so their trials are not independent: intervals and tests over folds "
-    "are surer than they should be"
+    "are widened for that (Nadeau and Bengio 2003), which is an approximation"
 )
-"""What a reader must know of statistics over folds (Nadeau and Bengio 2003, Machine Learning 52)."""
+"""What a reader must know of statistics over folds."""
 FOLDS_DIFFER = "settings have values of different folds, which may differ in how hard they are"
 """What a reader must know of a comparison of means over different folds."""
 SIGNIFICANCE_LEVEL = 0.05
@@ -78,6 +79,8 @@ class Group:
     """Means of other metrics."""
     folds: str = ""
     """How many folds have a value, such as "3 of 5"; empty without folds."""
+    overlap: float = 0.0
+    """With folds the ratio of the sizes of validation and training data; see `statistics.mean_interval`."""
 
     @property
     def values(self) -> list[float]:
@@ -91,11 +94,26 @@ class Group:
 
 
 class Assessment(NamedTuple):
-    """The mark of a setting, the corrected p-value (NaN if nothing was tested), and the reason in words."""
+    """What is known of a setting beside the best one."""
 
     mark: str
     p: float
+    """The corrected p-value; NaN if nothing was tested."""
     why: str
+    """The reason of the mark, in words."""
+    behind: float = NAN
+    """How far it is behind the best at least: bounds of all settings, which hold together in 95 of 100 sweeps. NaN if
+    that is not known."""
+    needed: float = NAN
+    """The number of seeds or folds that would probably tell it apart; NaN if that is not known."""
+
+
+class Assessments(NamedTuple):
+    """What is known of the settings of a sweep."""
+
+    settings: list[Assessment]
+    winner: Interval | None
+    """An interval of the true mean of the best setting, which knows that it was chosen (95 %)."""
 
 
 class _Test(NamedTuple):
@@ -106,13 +124,13 @@ class _Test(NamedTuple):
 
 def assess_settings(
     groups: list[Group], key: Metric, same_data: bool, predictions: Predictions, axis: Axis = SEEDS
-) -> list[Assessment]:
+) -> Assessments:
     """Compares each setting with the best one, and decides on its mark.
 
-    Settings with several seeds or folds are compared by their values. For single ones there are two tests on the test
-    predictions: McNemar's for the accuracy of classes; and a paired t-test of the errors of each test item for the
-    metrics in `POWERS` (Diebold and Mariano 1995, Journal of Business & Economic Statistics 13). For other metrics
-    nothing is tested.
+    Settings with several seeds or folds are compared by their values, see `replicates.compare`. For single ones there
+    are two tests on the test predictions: McNemar's for the accuracy of classes; and a paired t-test of the errors of
+    each test item for the metrics in `POWERS` (Diebold and Mariano 1995, Journal of Business & Economic Statistics 13).
+    For other metrics nothing is tested.
 
     Args:
         groups: the settings, the best first.
@@ -121,26 +139,73 @@ def assess_settings(
         predictions: returns how the test predictions of a run compare with the targets.
         axis: what distinguishes the trials of a setting.
     """
+    best = groups[0]
+    single = best.trials == 1
+    count = len(best.objectives)
+    won = "best single trial" if single else f"best mean over {count} {axis.one if count == 1 else axis.many}"
+    first = Assessment(BEST, NAN, _reason_of(best, best, won))
+    if count > 1 and sum(bool(group.objectives) for group in groups) > 1:
+        others, winner = _by_values(groups, key, axis)
+    else:
+        others, winner = _by_items(groups, key, same_data, predictions, axis), None
+    return Assessments([first, *others], winner)
+
+
+def _by_values(groups: list[Group], key: Metric, axis: Axis) -> tuple[list[Assessment], Interval | None]:
+    """Compares the settings after the first by their values for several seeds or folds."""
+    best = groups[0]
+    measured = [group for group in groups if group.objectives]
+    match = axis is not FOLDS or len({tuple(sorted(_cut(group).items())) for group in measured}) == 1
+    overlap = max(group.overlap for group in measured)
+    values = [group.objectives for group in measured]
+    found = compare(values, key.larger_is_better, SIGNIFICANCE_LEVEL, match, overlap)
+    borrowed = f"; the spread is estimated from {found.settings:,} settings" if found.settings else ""
+    assessments, number = [], 0
+    for group in groups[1:]:
+        if not group.objectives:
+            assessments.append(Assessment(NOT_MEASURED, NAN, _reason_of(group, best, "no trial gave a value")))
+            continue
+        number += 1
+        p = float(found.p[number])
+        shared = sum(one in best.objectives for one in group.objectives)
+        how = f"{len(best.objectives)} and {len(group.objectives)} {axis.many} that do not match"
+        if match and shared == len(group.objectives) == len(best.objectives):
+            how = f"paired over {shared} {axis.many}"
+        elif not found.settings:
+            how = f"paired over {shared} {axis.many}" if match and shared > 1 else f"Welch's t-test over {how}"
+        if found.ahead[number] < 0 and np.isfinite(p):
+            how += ", where it is ahead of the best"
+        elif np.isnan(p):
+            alone = len(group.objectives) == 1
+            none = f"a single {axis.one}, which tells no spread"
+            how = none if alone else f"{how}, whose differences are all the same: no spread to compare with"
+        else:
+            how += borrowed
+        behind, needed = float(found.behind[number]), float(found.needed[number])
+        assessments.append(Assessment(_mark(group, p), p, _reason_of(group, best, how), behind, needed))
+    return assessments, found.winner
+
+
+def _by_items(
+    groups: list[Group], key: Metric, same_data: bool, predictions: Predictions, axis: Axis
+) -> list[Assessment]:
+    """Compares the settings after the first by the errors of their single trials."""
     best, *others = groups
     single = best.trials == 1
     errors = _errors(key, best, predictions, axis) if single and others else None
-    sign = 1 if key.larger_is_better else -1
 
     def errors_of(group: Group) -> NDArray[Any] | str:
         return _errors(key, group, predictions, axis)
 
-    tests = [_compare(best, other, sign, errors, errors_of, axis) for other in others]
+    tests = [_compare(other, errors, errors_of, axis) for other in others]
     p, df = np.array([test.p for test in tests]), np.array([test.df for test in tests])
     done = np.isfinite(p)
     rivals = sum(bool(group.objectives) for group in groups)
-    fresh = single and not same_data
-    p[done] = holm(p[done]) if fresh else holm_with_best(p[done], df[done], rivals)
-    count = len(best.objectives)
-    won = "best single trial" if single else f"best mean over {count} {axis.one if count == 1 else axis.many}"
-    assessments = [Assessment(BEST, NAN, _reason_of(best, best, won))]
-    for other, value, test in zip(others, p.tolist(), tests, strict=True):
-        assessments.append(Assessment(_mark(other, value), value, _reason_of(other, best, test.how)))
-    return assessments
+    p[done] = holm(p[done]) if single and not same_data else holm_with_best(p[done], df[done], rivals)
+    return [
+        Assessment(_mark(other, value), value, _reason_of(other, best, test.how))
+        for other, value, test in zip(others, p.tolist(), tests, strict=True)
+    ]
 
 
 def _errors(key: Metric, group: Group, predictions: Predictions, axis: Axis) -> NDArray[Any] | str:
@@ -163,9 +228,7 @@ def _mark(other: Group, p: float) -> str:
 
 
 def _compare(
-    best: Group,
     other: Group,
-    sign: int,
     errors: NDArray[Any] | str | None,
     errors_of: Callable[[Group], NDArray[Any] | str],
     axis: Axis,
@@ -173,21 +236,13 @@ def _compare(
     """Tests the best setting against another one.
 
     Args:
-        sign: 1 if larger values are better, else -1.
-        errors: the errors of the best one, see `_errors`; None if it has several replicates.
+        other: the other setting.
+        errors: the errors of the best one, see `_errors`; None if it has several trials.
         errors_of: returns those of another one.
         axis: what distinguishes the trials of a setting.
     """
     if not other.objectives:
         return _Test(NAN, NAN, "no trial gave a value")
-    shared = [seed for seed in best.objectives if seed in other.objectives]
-    if len(shared) > 1 and (axis is not FOLDS or _cut(best) == _cut(other)):
-        one, two = [best.objectives[seed] for seed in shared], [other.objectives[seed] for seed in shared]
-        how = f"paired over {len(shared)} {axis.many}"
-        return _if_better(*paired_t(one, two), how, sign * float(np.mean(one) - np.mean(two)))
-    if len(best.objectives) > 1 and len(other.objectives) > 1:
-        how = f"Welch's t-test over {len(best.objectives)} and {len(other.objectives)} {axis.many} that do not match"
-        return _if_better(*welch_t(best.values, other.values), how, sign * (best.mean - other.mean))
     if errors is None:
         return _Test(NAN, NAN, f"a single {axis.one}, which tells no spread")
     others = errors_of(other) if not isinstance(errors, str) else errors

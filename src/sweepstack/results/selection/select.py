@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
-from sweepstack.metrics import NO_RESULTS, Metric, bare_name
+from sweepstack.metrics import NO_RESULTS, Metric, bare_name, rounded
 from sweepstack.results.selection.comparison import (
     FOLDS,
+    NOT_TOLD_APART,
     SEEDS,
+    WORSE,
     Assessment,
     Axis,
     Group,
@@ -45,8 +47,9 @@ class Selection:
     and `folds_done`, those that have a value, such as "3 of 5"; `failed`, the trials without a value, because they
     failed, were stopped, still run, or have no finite one; of the objective `mean`, `sd`, and `low` to `high` (95 %
     by t; of a proportion within 0 to 1); means of other metrics; `p` of the comparison with the best setting,
-    two-sided and corrected (1 if the best is behind, NaN if nothing was tested); `mark` (`BEST`, `NOT_TOLD_APART`,
-    `WORSE`, `NOT_TESTED`, `NOT_MEASURED`); `why` in words; `run_ids` (a tuple)."""
+    two-sided and corrected (1 if the best is behind, NaN if nothing was tested); `behind`, how far the setting is
+    behind the best at least, and `needed`, the number of seeds that would probably tell it apart (see `Assessment`);
+    `mark` (`BEST`, `NOT_TOLD_APART`, `WORSE`, `NOT_TESTED`, `NOT_MEASURED`); `why` in words; `run_ids` (a tuple)."""
     trial: pd.Series[Any]
     """The trial to use: the row of the finished trial of the best setting with the best objective. Among equal ones,
     the smallest seed decides, then the run id."""
@@ -59,11 +62,27 @@ class Selection:
     """What distinguishes the trials of a setting."""
     folds_differ: bool = False
     """True if settings have values of different folds."""
+    winner: Interval | None = None
+    """An interval of the true mean of the best setting that knows that it was chosen from all (95 %, the zoom
+    correction of Zrnic and Fithian 2024); None if it has a single value, or nobody to be chosen from."""
 
     @property
     def honest(self) -> bool:
         """True if test data were not used to select."""
         return not self.caution
+
+    @property
+    def in_short(self) -> str:
+        """How many settings may be the best, and how good it is in truth, in words; empty if nothing was compared."""
+        marks = self.groups["mark"]
+        if not marks.isin([NOT_TOLD_APART, WORSE]).any():
+            return ""
+        tied = int((marks == NOT_TOLD_APART).sum())
+        found = f"the set that may be the best: {1 + tied:,} of {len(marks):,} settings"
+        if self.winner is None:
+            return found
+        low, high = map(rounded, self.winner)
+        return f"{found}; the mean of the best one is {low} to {high} with 95 %, allowing for its having been chosen"
 
 
 def select(
@@ -80,11 +99,12 @@ def select(
     A setting with trials that failed or have not finished must not win by its lucky seeds: settings are ordered by the
     number of such trials, then by their mean. If some settings have several seeds, those with a single one come last.
 
-    A setting is marked as worse if the best one is better with p <= 0.05, corrected over the table. The test is a
-    paired t-test over at least two seeds that both have; Welch's if several seeds do not match; if all have a single
-    seed, a test on the test predictions (see `assess_settings`) if there is one for the metric. The best setting was
-    chosen by the same values, so the correction is `holm_with_best`. It is `holm` only if validation data selected and
-    the test is on the test predictions, which are fresh.
+    A setting is marked as worse if the best one is better with p <= 0.05, corrected over the table. With several seeds
+    the spreads of all settings are estimated together (see `spread`); two settings are compared by a paired t-test, or
+    Welch's if their seeds do not match. If all have a single seed it is a test on the test predictions (see
+    `assess_settings`) if there is one for the metric. The best setting was chosen by the same values, so the correction
+    is `holm_with_best`. It is `holm` only if validation data selected and the test is on the test predictions, which
+    are fresh.
 
     Args:
         frame: what `sweepstack.results.table` returns.
@@ -100,7 +120,7 @@ def select(
     key, caution = _selecting_metric(frame, objective)
     axis = _axis(frame)
     groups = _ranked(frame, key, axis)
-    assessments = assess_settings(groups, key, bool(caution), predictions or (lambda run_id: None), axis)
+    found = assess_settings(groups, key, bool(caution), predictions or (lambda run_id: None), axis)
     rows = frame[frame["run_id"].isin(groups[0].run_ids) & _usable(frame, key)]
     by = [key, *_replicates(frame), "run_id"]
     trial = rows.sort_values(by, ascending=[not key.larger_is_better, *[True] * (len(by) - 1)]).iloc[0]
@@ -109,12 +129,13 @@ def select(
     return Selection(
         key,
         caution,
-        _as_frame(groups, assessments, key),
+        _as_frame(groups, found.settings, key),
         trial,
         reported if reported in frame else None,
         _test(trial, predictions, test_count),
         axis,
         axis is FOLDS and len({(one.folds, *sorted(map(str, one.objectives))) for one in groups if one.objectives}) > 1,
+        _within(found.winner, groups, key),
     )
 
 
@@ -248,6 +269,7 @@ def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis) -> list[Group]:
     run_ids = frame.groupby(number)["run_id"].agg(tuple)
     finished = frame[usable].groupby(number[usable])["run_id"].first()
     folds = _folds(frame[usable], number[usable])
+    overlaps = _overlaps(frame[usable], number[usable])
     values = zip(
         frame.loc[~number.duplicated(), settings].to_numpy(dtype=object).tolist(),
         means.to_numpy().tolist(),
@@ -264,6 +286,7 @@ def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis) -> list[Group]:
             trained=finished.get(index, ""),
             means=dict(zip(metrics[1:], others, strict=True)),
             folds=folds.get(index, ""),
+            overlap=overlaps.get(index, 0.0) if axis is FOLDS else 0.0,
         )
         for index, (setting, others) in enumerate(values)
     ]
@@ -285,12 +308,21 @@ def _folds(frame: pd.DataFrame, number: pd.Series[Any]) -> dict[int, str]:
     return {index: f"{group['fold'].nunique()} of {group['folds'].iloc[0]:g}" for index, group in known}
 
 
+def _overlaps(frame: pd.DataFrame, number: pd.Series[Any]) -> dict[int, float]:
+    """Returns the ratio of the sizes of validation and training data of each setting with folds, by its number."""
+    if "fold" not in frame or "folds" not in frame:
+        return {}
+    counts = frame.loc[frame["fold"].notna() & (frame["folds"] > 1), "folds"].astype(float)
+    found = (1 / (counts - 1)).groupby(number).max()
+    return dict(zip(found.index.tolist(), found.tolist(), strict=True))
+
+
 def _as_frame(groups: list[Group], assessments: list[Assessment], key: Metric) -> pd.DataFrame:
     rows = []
     folded = any(group.folds for group in groups)
-    parts = key.proportion and all(0 <= value <= 1 for group in groups for value in group.values)
-    for group, (mark, p, why) in zip(groups, assessments, strict=True):
-        mean, sd, n, low, high = mean_interval(group.values)
+    parts = _are_parts(groups, key)
+    for group, one in zip(groups, assessments, strict=True):
+        mean, sd, n, low, high = mean_interval(group.values, overlap=group.overlap)
         if parts:
             low, high = np.clip([low, high], 0, 1).tolist()
         folds_done = {"folds_done": group.folds, "trials": group.trials} if folded else {}
@@ -304,10 +336,22 @@ def _as_frame(groups: list[Group], assessments: list[Assessment], key: Metric) -
             "high": high,
             **group.means,
         }
-        found = {**columns, "p": p, "mark": mark, "why": why, "run_ids": group.run_ids}
+        compared = {"p": one.p, "behind": one.behind, "needed": one.needed, "mark": one.mark, "why": one.why}
+        found = {**columns, **compared, "run_ids": group.run_ids}
         setting = {f"params.{name}" if name in found else name: value for name, value in group.setting.items()}
         rows.append(setting | found)
     return pd.DataFrame(rows)
+
+
+def _are_parts(groups: list[Group], key: Metric) -> bool:
+    return key.proportion and all(0 <= value <= 1 for group in groups for value in group.values)
+
+
+def _within(interval: Interval | None, groups: list[Group], key: Metric) -> Interval | None:
+    """Returns the interval of a proportion within 0 to 1."""
+    if interval is None or not _are_parts(groups, key):
+        return interval
+    return Interval(max(interval.low, 0.0), min(interval.high, 1.0))
 
 
 def accuracy_interval(trial: pd.Series[Any], count: int | None) -> Interval | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 EQUAL_WITHIN = 1e-6
 """Differences that differ by less than this, relative to the values, are equal: rounding is not spread."""
@@ -66,11 +66,17 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
     return Interval(min(float(found.low), share), max(float(found.high), share))
 
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Summary:
-    """Computes the mean of values [n] with Student's interval, mean +- t(n - 1) sd / sqrt(n).
+def mean_interval(values: ArrayLike, confidence: float = 0.95, overlap: float = 0.0) -> Summary:
+    """Computes the mean of values [n] with Student's interval, mean +- t(n - 1) sd sqrt(1 / n + overlap).
 
     A single value shows no spread: sd and bounds are NaN. Without values, or with a NaN among them, the mean is NaN,
     too.
+
+    Args:
+        values: the values.
+        confidence: the probability that the interval contains the true mean.
+        overlap: for folds the ratio of the sizes of validation and training data, because the training data of folds
+            overlap (Nadeau and Bengio 2003, Machine Learning 52).
     """
     sample = np.asarray(values, dtype=float)
     n = len(sample)
@@ -78,7 +84,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Summary:
     if n < 2 or not np.isfinite(sample).all():
         return Summary(mean, math.nan, n, math.nan, math.nan)
     sd = float(sample.std(ddof=1))
-    margin = float(stats.t.isf((1 - confidence) / 2, n - 1)) * sd / math.sqrt(n)
+    margin = float(stats.t.isf((1 - confidence) / 2, n - 1)) * sd * math.sqrt(1 / n + overlap)
     return Summary(mean, sd, n, mean - margin, mean + margin)
 
 
@@ -101,11 +107,15 @@ def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> float:
     return float(stats.binomtest(alone, discordant).pvalue) if discordant else 1.0
 
 
-def paired_t(first: ArrayLike, second: ArrayLike) -> TTest:
+def paired_t(first: ArrayLike, second: ArrayLike, overlap: float = 0.0) -> TTest:
     """Student's t-test of the differences of matched values [n], with n - 1 degrees of freedom.
 
     For two settings with the same seeds, what a seed does to both of them cancels. If all differences are equal, as
     happens with accuracies on few images, there is no spread to compare with: p is 1 if they are zero, else NaN.
+
+    Args:
+        first, second: the values.
+        overlap: see `mean_interval`.
     """
     one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     differences = one - other
@@ -114,7 +124,9 @@ def paired_t(first: ArrayLike, second: ArrayLike) -> TTest:
     tolerance = max(EQUAL_WITHIN * max(np.abs(one).max(), np.abs(other).max()), MIN_DIFFERENCE)
     if np.ptp(differences) <= tolerance:
         return TTest(1.0 if np.abs(differences).max() <= tolerance else math.nan, len(differences) - 1)
-    return TTest(float(stats.ttest_1samp(differences, 0.0).pvalue), len(differences) - 1)
+    n = len(differences)
+    t = differences.mean() / (differences.std(ddof=1) * math.sqrt(1 / n + overlap))
+    return TTest(float(2 * stats.t.sf(abs(t), n - 1)), n - 1)
 
 
 def welch_t(first: ArrayLike, second: ArrayLike) -> TTest:
@@ -187,6 +199,24 @@ def holm_with_best(p_values: ArrayLike, df: ArrayLike, groups: int) -> NDArray[n
             break
         corrected[index] = highest
     return corrected
+
+
+def p_of_first_step(groups: int, level: float) -> float:
+    """Returns the largest p-value that `holm_with_best` corrects to `level` in its first step: a difference with it is
+    told apart however the others compare.
+
+    Args:
+        groups: the number of groups that the best was chosen from.
+        level: the chance that any of equal groups is told apart.
+    """
+    if groups <= 2:
+        return level
+    df = np.array([MAX_DF])
+
+    def excess(exponent: float) -> float:
+        return (groups - 1) * float(_chances_with_best(math.exp(exponent), df, groups)[0]) - level
+
+    return math.exp(float(optimize.brentq(excess, math.log(level) - 40, math.log(level), xtol=1e-6)))
 
 
 def _chances_with_best(p: float, df: NDArray[np.float64], groups: int) -> NDArray[np.float64]:

@@ -86,8 +86,8 @@ def by_seed(
 ) -> pd.DataFrame:
     """Returns the settings of a table with mean, interval and mark; see `selection.select`.
 
-    A setting is the trials that are equal in all params but the seed and the fold. `attrs["notes"]` says why test data
-    that selected are too good, and intervals over folds too narrow, if they are.
+    A setting is the trials that are equal in all params but the seed and the fold. `attrs["notes"]` has the answer in
+    a sentence, and says why test data that selected are too good, and what to know of intervals over folds.
 
     Args:
         frame: the table, see `table`.
@@ -104,7 +104,7 @@ def by_seed(
     groups = selection.groups.assign(run_ids=selection.groups["run_ids"].map(" ".join))
     if selection.caution and NOTE not in groups:
         groups[NOTE] = SELECTED_ON_TEST
-    notes = [selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
+    notes = [selection.in_short, selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
     notes.append(FOLDS_DIFFER if selection.folds_differ else "")
     groups.attrs |= {**_attrs(groups, frame, selection.objective), "notes": [note for note in notes if note]}
     return groups

@@ -21,7 +21,7 @@ FOR_READERS = ("text", "markdown", "latex", "html")
 """Formats which round, and show the short form of a table; the others keep every column and digit."""
 SHARE = "train_seconds_share"
 """Shown beside `train_seconds` if trials were trained together, so that nobody adds the same seconds twice."""
-IN_UNIT_OF_METRIC = ("mean", "sd", "low", "high")
+IN_UNIT_OF_METRIC = ("mean", "sd", "low", "high", "behind")
 """Columns of groups that are in the unit of their metric."""
 MOST_ASKED = 4
 """The most metrics that the task names of which a terminal shows the held-out values."""
@@ -67,8 +67,10 @@ def short(frame: pd.DataFrame) -> pd.DataFrame:
     match frame.attrs.get("shape"):
         case "groups":
             empty = [name for name in ("missing", "failed") if name in frame and not frame[name].any()]
-            empty += [name for name in ("sd", "low", "high", "p") if name in frame and frame[name].isna().all()]
-            shown = frame.drop(columns=["why", "run_ids", *empty], errors="ignore")
+            empty += [
+                name for name in ("sd", "low", "high", "p", "behind") if name in frame and frame[name].isna().all()
+            ]
+            shown = frame.drop(columns=["why", "run_ids", "needed", *empty], errors="ignore")
             return shown.rename(columns={"mean": f"mean {frame.attrs['metric']}", "failed": "without a value"})
         case "cells":
             return _short_cells(frame)

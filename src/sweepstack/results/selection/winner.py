@@ -1,0 +1,93 @@
+"""An interval of the true value of the setting that was selected: being selected, it was lucky.
+
+The zoom correction of Zrnic and Fithian (2024, A flexible defense against the winner's curse): an interval that holds
+whichever setting is selected, and that is as narrow as a usual one where the winner is far ahead. The winner's mean is
+off by at most r if that of no setting is off by more than r, or, where that is more, by half of what it is behind in
+truth. A setting that is D behind by its mean is then behind by 2 (D - r) / 3 at least where D is more than 4 r; so the
+chance of an error above r is at most the sum over all settings of their chances to be off by max(r, (D - r) / 3).
+
+What the common seeds do to all settings does not matter for who wins, but for the value. That error is Student's, and
+independent of the other one, so that its sign does not depend on who wins. Nor is the interval narrower than Student's
+of the winner's own values: the one setting that spreads far more than all others is taken for one of them now and then.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import special, stats
+
+from sweepstack.results.selection.spread import Floats, Spreads
+from sweepstack.results.selection.statistics import Interval
+
+ERRORS = np.concatenate([[0.0], np.geomspace(0.05, 1000.0, 280)])
+"""Errors r whose chances are computed, in units of the standard error of the winner."""
+
+
+def winner_interval(known: Spreads, best: int, larger_is_better: bool, confidence: float = 0.95) -> Interval:
+    """Computes an interval of the true mean of the selected setting, which knows that it was selected.
+
+    Args:
+        known: what is known of the settings.
+        best: the selected one.
+        larger_is_better: the direction of the values.
+        confidence: the chance, at least, that the interval holds.
+    """
+    found, count = known.fit, int(known.fit.counts[best])
+    behind = np.maximum((found.means[best] - found.means) * (1 if larger_is_better else -1), 0.0)
+    unit = math.sqrt(float(known.typical()[best]) * (1 / count + found.overlap))
+    errors = ERRORS * unit
+    chances = _chances(errors, behind, known)
+    middle, scale = float(found.means[best]), 0.0
+    if found.matched and count > 1:
+        effects = found.effects[found.seen[best]]
+        middle += float(effects.mean())
+        scale = float(effects.std(ddof=1)) * math.sqrt(1 / count + found.overlap)
+    margin = _margin(errors, chances, scale, count - 1, 1 - confidence)
+    if count > 1:
+        own = known.fit.values[best][found.seen[best]]
+        student = float(stats.t.isf((1 - confidence) / 2, count - 1) * own.std(ddof=1))
+        margin = max(margin, student * math.sqrt(1 / count + found.overlap))
+    return Interval(middle - margin, middle + margin)
+
+
+def _chances(errors: Floats, behind: Floats, known: Spreads) -> Floats:
+    """Returns bounds of the chances that the winner's mean is off by more than some errors [r].
+
+    Args:
+        errors: the errors [r], ascending.
+        behind: how far each setting is behind the best one [k].
+        known: what is known of the settings.
+    """
+    one_over = 1 / np.sqrt(known.variances * (1 / known.fit.counts + known.fit.overlap)[:, None])  # [k, g]
+    sums = np.array(
+        [
+            float((known.chances * special.ndtr(-np.maximum(r, (behind - r) / 3)[:, None] * one_over)).sum())
+            for r in errors.tolist()
+        ]
+    )
+    bounds: Floats = np.minimum(2 * np.maximum.accumulate(sums[::-1])[::-1], 1.0)
+    return bounds
+
+
+def _margin(errors: Floats, chances: Floats, scale: float, df: int, most: float) -> float:
+    """Returns what the absolute sum of two errors exceeds with a given chance at most.
+
+    Args:
+        errors: the size of the first one exceeds these [r] ...
+        chances: ... with these chances at most [r].
+        scale: of the second one, which is Student's and independent; 0 if there is none.
+        df: its degrees of freedom.
+        most: the chance.
+    """
+    if scale == 0.0:
+        return float(np.interp(-most, -chances, errors))
+    shares = np.append(chances[:-1] - chances[1:], chances[-1])  # of errors up to the next one
+    upper = np.append(errors[1:], np.inf)
+    low, high = 0.0, float(errors[-1]) + scale * float(stats.t.isf(most / 4, df))
+    for _ in range(60):
+        middle = (low + high) / 2
+        tails = special.stdtr(df, (upper - middle) / scale) + special.stdtr(df, (-upper - middle) / scale)
+        low, high = (middle, high) if float((shares * tails).sum()) > most - 1e-12 else (low, middle)
+    return high
