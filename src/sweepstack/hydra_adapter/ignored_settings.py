@@ -20,6 +20,20 @@ OF_THE_SWEEP = ("mode", "launcher", "sweeper", "callbacks", "hydra_logging")
 """The sections below hydra that Hydra reads from the config of the sweep and never from that of a job."""
 
 
+def trains_elsewhere(config: DictConfig) -> bool:
+    """True if the launcher of a sweep trains its jobs in processes of their own.
+
+    Args:
+        config: the config of the sweep.
+    """
+    return launcher_of(config) not in ("sweepstack", "basic")
+
+
+def launcher_of(config: DictConfig) -> str:
+    """Returns the name of the launcher of a sweep."""
+    return str(config.hydra.runtime.choices.get("hydra/launcher"))
+
+
 def grid_of(hydra: DictConfig) -> dict[str, str]:
     """Returns `hydra.sweeper.params`: the values to sweep by the keys of overrides; empty if the sweeper has none."""
     params = OmegaConf.select(hydra, "sweeper.params", throw_on_missing=False)

@@ -1,13 +1,18 @@
-"""The work of Hydra's launcher: composes and checks every job, plans, trains, and makes the returns for Hydra."""
+"""The work of Hydra's launcher: composes and checks every job, plans, trains, and makes the returns for Hydra.
+
+Other launchers train each job in a process of its own, as a command of one trial; for them, only the checks are done.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -88,6 +93,71 @@ def launch(
         raise SystemExit(0)
     jobs.finish_rest(execute(prepared, store, jobs, [jobs]))
     return [jobs.returns[number] for number in jobs.trials]
+
+
+class LauncherError(Exception):
+    """Another launcher has raised its cause. Some of the jobs may never have reported.
+
+    Args:
+        launcher: its name.
+        jobs: all jobs of the sweep.
+    """
+
+    def __init__(self, launcher: str, jobs: HydraJobs) -> None:
+        super().__init__(f"hydra/launcher={launcher} has failed")
+        self.jobs = jobs
+
+
+def check_jobs(
+    context: HydraContext, config: DictConfig, composer: Composer, job_overrides: Sequence[Sequence[str]]
+) -> HydraJobs:
+    """Checks the jobs of a sweep that another launcher trains, as far as that needs neither data nor PyTorch.
+
+    Args:
+        context: Hydra's context.
+        config: the config of the multirun.
+        composer: composes the jobs.
+        job_overrides: the overrides of each job.
+
+    Raises:
+        ConfigError: see `launch`.
+    """
+    jobs = HydraJobs(context, composer, job_overrides, 0)
+    trials, _ = _parse_jobs(jobs, config.hydra, composer.folders)
+    jobs.trials = {trial.number: trial for trial in trials}
+    return jobs
+
+
+def launch_elsewhere(
+    launcher: Launcher, name: str, jobs: HydraJobs, job_overrides: Sequence[Sequence[str]], first: int
+) -> Sequence[JobReturn]:
+    """Lets another launcher train some jobs of a sweep.
+
+    Args:
+        launcher: the launcher.
+        name: its name.
+        jobs: all jobs of the sweep.
+        job_overrides: the overrides of the jobs to launch.
+        first: the number of the first one.
+
+    Raises:
+        LauncherError: the launcher has failed.
+        UserError: jobs have a mistake, or their data cannot be obtained. The others have trained.
+    """
+    try:
+        returns = launcher.launch(job_overrides, initial_job_idx=first)
+    except Exception as error:
+        raise LauncherError(name, jobs) from error
+    mistakes: list[UserError] = []
+    for number, done in enumerate(returns, first):
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # Hydra would add a line of its own
+                _ = done.return_value
+        except UserError as error:
+            mistakes.append(of_job(number, jobs.overrides(number), error))
+    if mistakes:
+        raise UserError.of_all(mistakes)
+    return returns
 
 
 def _parse_jobs(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tuple[list[Trial], str]:
