@@ -243,6 +243,7 @@ def _run_task(task: Callable[[], Any]) -> NoReturn:
             from sweepstack.hydra_adapter.show_configs import understood
 
             sys.argv[1:] = understood(sys.argv[1:])
+            AfterSweep.elsewhere = None
             try:
                 task()
             except Exception as error:

@@ -97,7 +97,8 @@ def print_after_error(config: DictConfig, error: Exception) -> str | None:
     store, ledger = _store_and_ledger(config)
     sweep, cause = str(config.tracking.sweep), error.__cause__ or error
     jobs = error.jobs if isinstance(error, LauncherError) else None
-    begun = jobs is None or any(trial.folder.exists() for trial in jobs.trials.values())
+    folders = [Path(config.hydra.sweep.dir)] if jobs is None else [one.folder for one in jobs.trials.values()]
+    begun = any(folder.exists() for folder in folders)
     is_over = isinstance(error, UserError) or isinstance(cause, BrokenExecutor) or not begun
     unreported: list[Trial] = []
     with contextlib.suppress(StoreError):

@@ -27,12 +27,12 @@ def wait_until_none_trains(ledger: Ledger, sweep: str, patience: float, say: Cal
         patience: seconds without such a command after which none is expected: a process needs some to begin.
         say: takes a line for the user, once.
     """
-    seen, told = time.monotonic(), False
+    seen, announced = time.monotonic(), False
     while True:
         if running := find_status(ledger, sweep).running:
             seen = time.monotonic()
-            if not told:
-                told = True
+            if not announced:
+                announced = True
                 say(f"Waiting for other jobs of the sweep, {len(running)} of which train now.")
         elif time.monotonic() - seen >= patience:
             return
