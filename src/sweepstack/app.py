@@ -65,14 +65,13 @@ def run(cfg: DictConfig) -> float:
 
 
 def _run(cfg: DictConfig) -> float:
-    from sweepstack.errors import ConfigError
     from sweepstack.execution.executor import InProcessExecutor
     from sweepstack.execution.listener import JobLog
     from sweepstack.execution.open_store import usable_store
     from sweepstack.execution.prepare import prepare
     from sweepstack.execution.scheduler import execute
     from sweepstack.execution.undelivered import undelivered
-    from sweepstack.hydra_adapter.ignored_settings import check_grid
+    from sweepstack.hydra_adapter.ignored_settings import check_grid, check_trains
     from sweepstack.hydra_adapter.trials import make_trial
     from sweepstack.metrics import bare_name, rounded
     from sweepstack.paths import begin_in
@@ -85,11 +84,7 @@ def _run(cfg: DictConfig) -> float:
     begin_in(Path(hydra.runtime.cwd))
     reveal_environment(hydra.job.env_set)
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)
-    if trial.run.launch.dry_run:
-        raise ConfigError(
-            "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack",
-            remedy="add these two, or leave out launch.dry_run",
-        )
+    check_trains(trial.run)
     task = hydra.job.name
     store = usable_store(trial.run.tracking, task)
 

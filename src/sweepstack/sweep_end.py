@@ -102,11 +102,12 @@ def print_after_error(config: DictConfig, error: Exception) -> str | None:
     is_over = isinstance(error, UserError) or isinstance(cause, BrokenExecutor) or not begun
     unreported: list[Trial] = []
     with contextlib.suppress(StoreError):
-        from sweepstack.execution.control.unreported import deliver, wait_until_none_trains
+        from sweepstack.execution.control.unreported import wait_for_unreported
+        from sweepstack.tracking.writer.delivery import deliver_what_is_left
 
-        wait_until_none_trains(ledger, sweep, 0.0 if is_over else START_SECONDS, print)
-        unreported = _unreported(config, jobs, store, ledger)
-        deliver(store, ledger)
+        trials = _prepared(config, jobs) if begun and jobs is not None else ()
+        unreported = wait_for_unreported(trials, sweep, store, ledger, 0.0 if is_over else START_SECONDS, print)
+        deliver_what_is_left(store, ledger)  # of killed processes
     if begun:
         print_table(config, unreported)
     if not isinstance(error, LauncherError):
@@ -116,17 +117,13 @@ def print_after_error(config: DictConfig, error: Exception) -> str | None:
     return printable(f"error: {error}: {describe_error(cause)}{where}")
 
 
-def _unreported(config: DictConfig, jobs: HydraJobs | None, store: Store, ledger: Ledger) -> list[Trial]:
-    """Returns the trials of a sweep that have not ended; if the jobs are not known, those of them that have begun."""
-    from sweepstack.execution.control.unreported import find_unreported
+def _prepared(config: DictConfig, jobs: HydraJobs) -> Sequence[Trial]:
+    """Returns the trials of all jobs with their fingerprints; none if their data are gone."""
     from sweepstack.execution.prepare import prepare
-    from sweepstack.journal.unfinished import rows_of_sweep
 
-    if jobs is not None:
-        with contextlib.suppress(UserError):  # such as data that are gone
-            prepared = prepare([*jobs.trials.values()], config.hydra.job.name, jobs)
-            return find_unreported(prepared.trials, store, ledger)
-    return [row.trial for row in rows_of_sweep(ledger, str(config.tracking.sweep)) if row.outcome is None]
+    with contextlib.suppress(UserError):
+        return prepare([*jobs.trials.values()], config.hydra.job.name, jobs).trials
+    return ()
 
 
 def _states_in_journal(config: DictConfig) -> list[str]:

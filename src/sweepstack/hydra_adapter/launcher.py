@@ -24,6 +24,7 @@ from sweepstack.execution.open_store import usable_store
 from sweepstack.execution.prepare import prepare
 from sweepstack.execution.scheduler import execute, foresee
 from sweepstack.hydra_adapter.composer import Composer
+from sweepstack.hydra_adapter.ignored_settings import check_trains
 from sweepstack.hydra_adapter.jobs import HydraJobs, of_job
 from sweepstack.hydra_adapter.output_folders import Folders
 from sweepstack.hydra_adapter.show_configs import asked, print_configs
@@ -124,6 +125,7 @@ def check_jobs(
     """
     jobs = HydraJobs(context, composer, job_overrides, 0)
     trials, _ = _parse_jobs(jobs, config.hydra, composer.folders)
+    check_trains(trials[0].run)
     jobs.trials = {trial.number: trial for trial in trials}
     return jobs
 
@@ -142,21 +144,22 @@ def launch_elsewhere(
 
     Raises:
         LauncherError: the launcher has failed.
-        UserError: jobs have a mistake, or their data cannot be obtained. The others have trained.
+        UserError: jobs have a mistake, or their data cannot be obtained. The others have trained. A mistake of several
+            jobs is told of the first.
     """
     try:
         returns = launcher.launch(job_overrides, initial_job_idx=first)
     except Exception as error:
         raise LauncherError(name, jobs) from error
-    mistakes: list[UserError] = []
+    mistakes: dict[str, UserError] = {}
     for number, done in enumerate(returns, first):
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # Hydra would add a line of its own
                 _ = done.return_value
         except UserError as error:
-            mistakes.append(of_job(number, jobs.overrides(number), error))
+            mistakes.setdefault(str(error), of_job(number, jobs.overrides(number), error))
     if mistakes:
-        raise UserError.of_all(mistakes)
+        raise UserError.of_all([*mistakes.values()])
     return returns
 
 

@@ -8,23 +8,28 @@ from collections.abc import Callable, Sequence
 from sweepstack.execution.control.status import find_status
 from sweepstack.execution.session import peek
 from sweepstack.journal.ledger import Ledger
+from sweepstack.journal.unfinished import rows_of_sweep
 from sweepstack.planning.classify import Reuse
 from sweepstack.planning.plan import unique
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.writer.delivery import deliver_what_is_left
 from sweepstack.trial import Trial
 
 POLL_SECONDS = 0.5
 """Seconds between two looks at which commands train."""
 
 
-def wait_until_none_trains(ledger: Ledger, sweep: str, patience: float, say: Callable[[str], None]) -> None:
-    """Waits until no command trains a trial of a sweep any more.
+def wait_for_unreported(
+    trials: Sequence[Trial], sweep: str, store: Store, ledger: Ledger, patience: float, say: Callable[[str], None]
+) -> list[Trial]:
+    """Waits for the jobs of a sweep that still train or begin; returns the trials that have not ended then.
 
     Args:
-        ledger: the ledger of the store.
+        trials: all trials of the sweep, with their fingerprints; empty if they are not known. Then only those can be
+            found that have begun.
         sweep: the name of the sweep.
-        patience: seconds without such a command after which none is expected: a process needs some to begin.
+        store: where they are recorded.
+        ledger: its ledger.
+        patience: the longest time in seconds to wait for a job to claim its trial.
         say: takes a line for the user, once.
     """
     seen, announced = time.monotonic(), False
@@ -33,25 +38,18 @@ def wait_until_none_trains(ledger: Ledger, sweep: str, patience: float, say: Cal
             seen = time.monotonic()
             if not announced:
                 announced = True
-                say(f"Waiting for other jobs of the sweep, {len(running)} of which train now.")
-        elif time.monotonic() - seen >= patience:
-            return
+                say(f"Waiting for the other jobs of the sweep; {len(running)} of them train.")
+        else:
+            found = _unreported(trials, store, ledger) if trials else []
+            begun = [row.trial for row in rows_of_sweep(ledger, sweep) if row.outcome is None]
+            may_begin = not trials or {one.fingerprint for one in found} - {one.fingerprint for one in begun}
+            if not may_begin or time.monotonic() - seen >= patience:
+                return found if trials else begun
         time.sleep(POLL_SECONDS)
 
 
-def deliver(store: Store, ledger: Ledger) -> None:
-    """Delivers what killed commands have left in the journal; what the store refuses, stays there."""
-    deliver_what_is_left(store, ledger)
-
-
-def find_unreported(trials: Sequence[Trial], store: Store, ledger: Ledger) -> list[Trial]:
-    """Returns the trials of a sweep that have neither ended in it nor been settled before.
-
-    Args:
-        trials: all trials of the sweep, with their fingerprints.
-        store: where they are recorded.
-        ledger: its ledger.
-    """
+def _unreported(trials: Sequence[Trial], store: Store, ledger: Ledger) -> list[Trial]:
+    """Returns the trials of a sweep that have neither ended in it nor been settled before."""
     wanted = unique(trials)
     known = ledger.peek(wanted).entries
     found = []
