@@ -28,8 +28,8 @@ import torch
 
 
 class Model(torch.nn.Linear):
-    def __init__(self, fate):
-        super().__init__(64, 10)
+    def __init__(self, fate, shape, classes):
+        super().__init__(64, classes)
         self.fate = fate
         self.register_buffer("calls", torch.zeros(()))
 
@@ -53,6 +53,11 @@ PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_
 
 def running(terminal: Terminal) -> list[CommandStatus]:
     return [one for journal in terminal.folder.glob("journal/*") for one in find_status(Ledger(journal)).running]
+
+
+def epochs(terminal: Terminal) -> list[int | None]:
+    """How far the trials are that train."""
+    return [trial.epoch for one in running(terminal) for trial in one.trials]
 
 
 @pytest.fixture
@@ -82,8 +87,8 @@ def test_failed_and_killed_jobs_are_named_and_the_same_command_goes_on(
     terminal: Terminal, hanging: Path, launcher: str
 ) -> None:
     process = terminal.start(*COMMAND, *LAUNCHERS[launcher], "+model.fate=good,bad,hangs", "tracking.sweep=first")
-    wait_until(lambda: fates(terminal) == {"good": "FINISHED", "bad": "FAILED", "hangs": "RUNNING"}, 120)
-    wait_until(lambda: any(trial.epoch == 2 for one in running(terminal) for trial in one.trials), 120)
+    ended = {"good": "FINISHED", "bad": "FAILED", "hangs": "RUNNING"}
+    wait_until(lambda: process.poll() is not None or (fates(terminal) == ended and epochs(terminal) == [2]), 120)
     while process.poll() is None:
         for pid in [one.about.pid for one in running(terminal) if one.about is not None]:
             with contextlib.suppress(ProcessLookupError):
@@ -128,7 +133,6 @@ def test_a_failed_trial_counts_while_no_server_answers(terminal: Terminal) -> No
     assert done.returncode == 1
     assert "The table must wait: " in done.stderr
     assert "sweepstack sync --store http://127.0.0.1:9" in done.stdout
-    assert terminal.type("train.py", "-m", *digits, "optimizer.lr=0.1", *away).returncode == 3
 
 
 @pytest.mark.parametrize(
