@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -92,6 +93,7 @@ def print_after_error(config: DictConfig, error: Exception) -> str | None:
     Returns:
         A line about the error; None if the error itself says what there is to say.
     """
+    from sweepstack.hydra_adapter.ignored_settings import launcher_of
     from sweepstack.hydra_adapter.launcher import LauncherError
 
     store, ledger = _store_and_ledger(config)
@@ -110,11 +112,17 @@ def print_after_error(config: DictConfig, error: Exception) -> str | None:
         deliver_what_is_left(store, ledger)  # of killed processes
     if begun:
         print_table(config, unreported)
-    if not isinstance(error, LauncherError):
+    if jobs is None and not _is_of_launcher(error):
         return None
     log = log_traceback(error)
     where = f" (the traceback is in {log})" if log else ""
-    return printable(f"error: {error}: {describe_error(cause)}{where}")
+    return printable(f"error: hydra/launcher={launcher_of(config)} has failed: {describe_error(cause)}{where}")
+
+
+def _is_of_launcher(error: Exception) -> bool:
+    """True if a launcher has raised an error, and not a job or a sweeper; another sweeper than ours does not say so."""
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return "launch" in frames and not isinstance(error, UserError)
 
 
 def _prepared(config: DictConfig, jobs: HydraJobs) -> Sequence[Trial]:

@@ -104,14 +104,12 @@ class SweepstackSweeper(sweeper.Sweeper):
         return returns
 
     def _launch_batch(self, batch: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
-        assert self.config is not None
         assert self.launcher is not None
         if self._jobs is None:
             return self.launcher.launch(batch, initial_job_idx=first)
-        from sweepstack.hydra_adapter.ignored_settings import launcher_of
         from sweepstack.hydra_adapter.launcher import launch_elsewhere
 
-        return launch_elsewhere(self.launcher, launcher_of(self.config), self._jobs, batch, first)
+        return launch_elsewhere(self.launcher, self._jobs, batch, first)
 
     def _shows_a_plan(self, arguments: list[str]) -> bool:
         wanted = OmegaConf.select(cast("DictConfig", self.config), "launch.dry_run")

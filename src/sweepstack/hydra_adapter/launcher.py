@@ -100,12 +100,11 @@ class LauncherError(Exception):
     """Another launcher has raised its cause. Some of the jobs may never have reported.
 
     Args:
-        launcher: its name.
         jobs: all jobs of the sweep.
     """
 
-    def __init__(self, launcher: str, jobs: HydraJobs) -> None:
-        super().__init__(f"hydra/launcher={launcher} has failed")
+    def __init__(self, jobs: HydraJobs) -> None:
+        super().__init__("the launcher has failed")
         self.jobs = jobs
 
 
@@ -131,13 +130,12 @@ def check_jobs(
 
 
 def launch_elsewhere(
-    launcher: Launcher, name: str, jobs: HydraJobs, job_overrides: Sequence[Sequence[str]], first: int
+    launcher: Launcher, jobs: HydraJobs, job_overrides: Sequence[Sequence[str]], first: int
 ) -> Sequence[JobReturn]:
     """Lets another launcher train some jobs of a sweep.
 
     Args:
         launcher: the launcher.
-        name: its name.
         jobs: all jobs of the sweep.
         job_overrides: the overrides of the jobs to launch.
         first: the number of the first one.
@@ -150,7 +148,7 @@ def launch_elsewhere(
     try:
         returns = launcher.launch(job_overrides, initial_job_idx=first)
     except Exception as error:
-        raise LauncherError(name, jobs) from error
+        raise LauncherError(jobs) from error
     mistakes: dict[str, UserError] = {}
     for number, done in enumerate(returns, first):
         try:
