@@ -19,9 +19,11 @@ from ..stories import ask, points, wait_until
 from ..terminal import Terminal
 
 FATES = '''
-"""A model that trains, has a mistake in it, or hangs in its third epoch as long as a file is there."""
+"""A model that trains, has a mistake in it, dies, or hangs in its third epoch as long as a file is there."""
 
+import os
 import pathlib
+import signal
 import time
 
 import torch
@@ -39,6 +41,8 @@ class Model(torch.nn.Linear):
                 raise ArithmeticError("this cannot be computed")
             while self.fate == "hangs" and self.calls > 30 and pathlib.Path("hanging").exists():
                 time.sleep(0.01)
+            if self.fate == "dies" and self.calls > 15:
+                os.kill(os.getpid(), signal.SIGKILL)
             self.calls += 1
         return super().forward(images.flatten(1))
 '''
@@ -124,6 +128,15 @@ def test_failed_and_killed_jobs_are_named_and_the_same_command_goes_on(
     }
     assert by_fate["good"] == by_fate["hangs"]  # as if it had not been disturbed
     assert [step for _, step, _ in by_fate["hangs"]] == [1, 2, 3, 4]
+
+
+def test_another_sweeper_does_not_know_the_jobs_and_those_that_have_begun_are_named(terminal: Terminal) -> None:
+    (terminal.folder / "fates.py").write_text(FATES)
+    done = terminal.type(*COMMAND, *LAUNCHERS["joblib"], "hydra/sweeper=basic", "+model.fate=dies")
+    assert done.returncode == 1
+    assert fates(terminal) == {"dies": "KILLED"}
+    assert re.search(r"^never reported .*\n-.*\n.* fate=dies  /.*/0/train.log$", done.stdout, re.MULTILINE)
+    assert "error: hydra/launcher=joblib has failed: TerminatedWorkerError: " in done.stderr
 
 
 def test_a_failed_trial_counts_while_no_server_answers(terminal: Terminal) -> None:
