@@ -118,7 +118,8 @@ def test_failed_and_killed_jobs_are_named_and_the_same_command_goes_on(
     assert err.splitlines()[-1].endswith("; the same command goes on from here")
 
     hanging.unlink()
-    done = terminal.type(*COMMAND, *LAUNCHERS[launcher], "+model.fate=good,hangs", "+vars.twin=1,2")
+    twins = ("+vars.twin=1,2",) if launcher == "joblib" else ()  # two jobs of one fingerprint
+    done = terminal.type(*COMMAND, *LAUNCHERS[launcher], "+model.fate=good,hangs", *twins)
     assert done.returncode == 0, done.stderr
     assert fates(terminal) == {"good": "FINISHED", "bad": "FAILED", "hangs": "FINISHED"}
     measured = points(terminal.store, "key = 'val/accuracy' AND status = 'FINISHED'")
