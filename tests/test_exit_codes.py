@@ -15,7 +15,7 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
 
 from . import here
-from .terminal import Terminal, new_store
+from .terminal import new_store
 
 DIGITS = ("dataset=digits", "epochs=1")
 
@@ -45,15 +45,6 @@ def test_a_failed_trial_comes_before_records_that_wait(folder: Path) -> None:
     assert here.train(*DIGITS, "model=mlp", "optimizer.lr=1e30", *away, "seed=1").code == 1
     assert here.train("-m", *DIGITS, "optimizer.lr=0.13,-1", *away).code == 2
     assert here.train("-m", *DIGITS, "optimizer.lr=0.13", *away, "launch.dry_run=true").code == 0
-
-
-def test_trials_that_another_process_trained_count_as_they_are_recorded(terminal: Terminal) -> None:
-    """Hydra's launcher for joblib tells this process nothing."""
-    elsewhere = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    done = terminal.type("train.py", "-m", *DIGITS, "model=mlp", *elsewhere, "optimizer.lr=0.1,1e30")
-    assert done.returncode == 1
-    assert {row.params["lr"]: row.state for row in terminal.store.rows()} == {"0.1": "FINISHED", "1e+30": "FAILED"}
-    assert "the loss was nan at step 2" in done.stdout
 
 
 def test_a_table_that_cannot_be_printed_is_an_error_and_nobody_to_read_it_ends_it_quietly(folder: Path) -> None:

@@ -35,6 +35,7 @@ FLOORS = {
     "results": 8,
     "hydra_adapter": 9,
     "exits": 10,
+    "sweep_end": 10,
     "app": 11,
     "cli": 11,
 }

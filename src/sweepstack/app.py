@@ -8,7 +8,6 @@ import gc
 import math
 import os
 import secrets
-import shutil
 import signal
 import sys
 import time
@@ -16,7 +15,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, cast
+from typing import Any, ClassVar, NoReturn, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
@@ -25,19 +24,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.blame import Whose, is_signal, judge
-from sweepstack.errors import StoreError, UserError, as_typed, printable
+from sweepstack.errors import printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, ending, leave
+from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
-from sweepstack.masking import MASK, has_masks, hide
 from sweepstack.private_api_switch import tricks
 from sweepstack.standard_streams import lenient_output, open_closed
+from sweepstack.sweep_end import print_after_error, print_next, print_table
 from sweepstack.trial import TrialState
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
 """True if the user wants tracebacks instead of one-line errors."""
 RESUME_HINT = "the same command goes on from here"
 """What a user reads when a command was stopped."""
-
 HYDRA_1_4 = ("The version_base parameter", "(?s).*execution whitelist", r"register_new_resolver\(\) is deprecated")
 """Warnings of Hydra 1.4 about calls that Hydra 1.3 needs, as patterns."""
 for warning in HYDRA_1_4:
@@ -66,14 +65,13 @@ def run(cfg: DictConfig) -> float:
 
 
 def _run(cfg: DictConfig) -> float:
-    from sweepstack.errors import ConfigError
     from sweepstack.execution.executor import InProcessExecutor
     from sweepstack.execution.listener import JobLog
     from sweepstack.execution.open_store import usable_store
     from sweepstack.execution.prepare import prepare
     from sweepstack.execution.scheduler import execute
     from sweepstack.execution.undelivered import undelivered
-    from sweepstack.hydra_adapter.ignored_settings import check_grid
+    from sweepstack.hydra_adapter.ignored_settings import check_grid, check_trains
     from sweepstack.hydra_adapter.trials import make_trial
     from sweepstack.metrics import bare_name, rounded
     from sweepstack.paths import begin_in
@@ -86,11 +84,7 @@ def _run(cfg: DictConfig) -> float:
     begin_in(Path(hydra.runtime.cwd))
     reveal_environment(hydra.job.env_set)
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)
-    if trial.run.launch.dry_run:
-        raise ConfigError(
-            "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack",
-            remedy="add these two, or leave out launch.dry_run",
-        )
+    check_trains(trial.run)
     task = hydra.job.name
     store = usable_store(trial.run.tracking, task)
 
@@ -113,7 +107,7 @@ def _run(cfg: DictConfig) -> float:
         own = own_options(trial.run.tracking.uri)
         if undelivered():  # the session has printed why
             raise SystemExit(WAITING)
-        _print_next(["Browse", "ui", *own], ["Table", "table", "--sweep", "all", *own])
+        print_next(["Browse", "ui", *own], ["Table", "table", "--sweep", "all", *own])
     return outcome.objective(trial.config)
 
 
@@ -149,6 +143,9 @@ OmegaConf.register_new_resolver("from_data", from_data, replace=True)
 class AfterSweep(Callback):
     """Prints the table of the trials and the next commands at the end of a multirun."""
 
+    elsewhere: ClassVar[DictConfig | None] = None
+    """The config of the sweep that other processes train for this one; None if there is none."""
+
     def __init__(self) -> None:
         self._objectives: list[float] = []
 
@@ -159,6 +156,7 @@ class AfterSweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _exiting():
             _check_names(config)
+        AfterSweep.elsewhere = config if trains_elsewhere(config) else None
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if job_return.status is JobStatus.COMPLETED:
@@ -169,7 +167,7 @@ class AfterSweep(Callback):
         if stopped:
             return
         with _exiting():
-            states = self._print_table(config)
+            states = print_table(config)
             code = self._code(config, states)
         if code != OK:
             raise SystemExit(code)
@@ -190,41 +188,6 @@ class AfterSweep(Callback):
             return undelivered()
         return undelivered(Store(config.tracking.uri), config.tracking.journal)
 
-    def _print_table(self, config: DictConfig) -> list[str]:
-        """Prints the table of the sweep and the next commands; returns the states of its trials."""
-        from sweepstack.tracking.address import own_options, resolve_uri
-        from sweepstack.tracking.writer.client import writer_process
-
-        sweep = str(config.tracking.sweep)
-        uri = hide(config.tracking.uri) if config.tracking.uri else None
-        store = own_options(uri)
-        found = writer_process(resolve_uri(uri)).find(sweep)
-        from sweepstack.results.tables.frame import as_frame  # loads pandas, while the store is read
-        from sweepstack.results.tables.rendering import failures, to_text
-
-        try:
-            rows, link = found()
-        except StoreError as error:  # the journal holds what has been trained
-            print(f"The table must wait: {error}", file=sys.stderr)
-            sync = own_options(uri, config.tracking.journal)
-            _print_next(["Deliver", "sync", *sync], ["Table", "table", "--sweep", sweep, *store])
-            return []
-        try:
-            frame = as_frame(rows)
-        except UserError as error:  # the trials have different objectives
-            print(f"The trials are not ranked: {error}", file=sys.stderr)
-            frame = as_frame(rows, sort="started")
-        print(f"\n{to_text(frame)}")
-        if failed := failures(frame):
-            print(failed)
-        _print_next(
-            ["Browse", "ui", *store],
-            ["Export", "table", "--sweep", sweep, "--format", "csv", *store],
-            ["Report", "report", "--sweep", sweep, *store],
-        )
-        print(f"          {link}")
-        return [str(row.state) for row in rows]
-
 
 def _check_names(config: DictConfig) -> None:
     """Checks the name of the sweep before Hydra makes a folder of that name. `parse` checks everything else."""
@@ -242,16 +205,6 @@ def _check_names(config: DictConfig) -> None:
             check_sweep(name)
         except ValueError as error:
             raise ConfigError(f"tracking.sweep {error}", name, "for example tracking.sweep=my_sweep") from None
-
-
-def _print_next(*commands: list[str]) -> None:
-    """Prints the next commands, as they can be typed in any terminal."""
-    installed = Path(sys.executable).with_name("sweepstack")
-    program = "sweepstack" if shutil.which("sweepstack") or not installed.exists() else str(installed)
-    for title, *arguments in commands:
-        print(f"{title + ':':<9} {as_typed([program, *arguments])}")
-    if any(has_masks(argument) for arguments in commands for argument in arguments):
-        print(f"          ({MASK} stands for the password; MLFLOW_TRACKING_URI can hold the whole address)")
 
 
 def main(task: Callable[[], Any]) -> NoReturn:
@@ -285,7 +238,14 @@ def _run_task(task: Callable[[], Any]) -> NoReturn:
             from sweepstack.hydra_adapter.show_configs import understood
 
             sys.argv[1:] = understood(sys.argv[1:])
-            task()
+            AfterSweep.elsewhere = None
+            try:
+                task()
+            except Exception as error:
+                config = AfterSweep.elsewhere
+                if config is not None and (line := print_after_error(config, error)) is not None:
+                    _stop(FAILED, f"{line}; {RESUME_HINT}")
+                raise
         sys.exit(OK)
 
 

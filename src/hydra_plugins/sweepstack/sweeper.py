@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -15,6 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.sweepstack._registering import register
 from sweepstack.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sweepstack.hydra_adapter.jobs import HydraJobs
 
 
 @dataclass
@@ -38,6 +41,8 @@ class SweepstackSweeper(sweeper.Sweeper):
 
     def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None) -> None:
         self.max_batch_size = max_batch_size
+        self._jobs: HydraJobs | None = None
+        """The jobs of the sweep if another launcher trains them."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -50,6 +55,7 @@ class SweepstackSweeper(sweeper.Sweeper):
         from hydra_plugins.sweepstack.launcher import SweepstackLauncher
         from sweepstack.hydra_adapter.composer import Composer
         from sweepstack.hydra_adapter.grids import jobs_of
+        from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
         from sweepstack.hydra_adapter.job_context import inside
         from sweepstack.hydra_adapter.show_configs import asked
 
@@ -61,7 +67,11 @@ class SweepstackSweeper(sweeper.Sweeper):
         elif asked() is not None:
             raise ConfigError("--multirun --cfg shows jobs of hydra/launcher=sweepstack", remedy="choose that launcher")
         jobs = jobs_of(composer, self.config, arguments)
-        if not isinstance(self.launcher, SweepstackLauncher):  # that launcher checks the folders itself
+        if trains_elsewhere(self.config):
+            from sweepstack.hydra_adapter.launcher import check_jobs
+
+            self._jobs = check_jobs(self.hydra_context, self.config, composer, jobs)
+        elif not isinstance(self.launcher, SweepstackLauncher):  # that launcher checks the folders itself
             for number, overrides in enumerate(jobs):
                 with inside(composer.compose(overrides, number)) as folder:
                     composer.folders.take(folder, number)
@@ -87,11 +97,19 @@ class SweepstackSweeper(sweeper.Sweeper):
         assert size > 0
         for batch in (jobs[start : start + size] for start in range(0, len(jobs), size)):
             self.validate_batch_is_legal(batch)
-            returns.append(self.launcher.launch(batch, initial_job_idx=first))
+            returns.append(self._launch_batch(batch, first))
             for done in returns[-1]:
                 _ = done.return_value  # raises the error of the job
             first += len(batch)
         return returns
+
+    def _launch_batch(self, batch: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        assert self.launcher is not None
+        if self._jobs is None:
+            return self.launcher.launch(batch, initial_job_idx=first)
+        from sweepstack.hydra_adapter.launcher import launch_elsewhere
+
+        return launch_elsewhere(self.launcher, self._jobs, batch, first)
 
     def _shows_a_plan(self, arguments: list[str]) -> bool:
         wanted = OmegaConf.select(cast("DictConfig", self.config), "launch.dry_run")

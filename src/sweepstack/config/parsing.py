@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sweepstack.config.schema import (
+    ENGINE_TAGS,
     METRIC_TAGS,
     SCHEDULE_TAGS,
     TARGET_PATTERN,
@@ -20,6 +21,7 @@ from sweepstack.config.schema import (
     CosineSchedule,
     FlatConfig,
     OneCycleSchedule,
+    OwnEngine,
     OwnSchedule,
     PlateauSchedule,
     Section,
@@ -128,7 +130,7 @@ def _key_path(loc: tuple[int | str, ...]) -> list[str]:
         if isinstance(part, int):
             path[-1] += f"[{part}]"
         elif not (
-            part in SCHEDULE_TAGS
+            part in SCHEDULE_TAGS + ENGINE_TAGS
             or (depth == 2 and loc[1] in SCHEDULE_TAGS and part in _KINDS)
             or (depth == 3 and part in METRIC_TAGS)
         ):
@@ -140,6 +142,8 @@ def _section(section: Any, part: str, plain: Any) -> Any:
     if part == "schedule":
         schedule = plain["schedule"]
         return OwnSchedule if "_target_" in schedule else _KINDS.get(schedule.get("kind"), section)
+    if part == "engine" and "_target_" in plain["engine"]:
+        return OwnEngine
     field = _field(section, part)
     return _model_in(field.annotation) if field is not None else section
 

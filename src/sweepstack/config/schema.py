@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import sys
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -503,6 +503,25 @@ class EngineConfig(Section):
         return value
 
 
+class OwnEngine(TargetConfig):
+    """An engine of one's own: `target(journal, lease, **keywords)` gives an `Executor`; `workers` is one of the
+    keywords, unless it is null."""
+
+    name: Annotated[Literal["own"], BeforeValidator(lambda _: "own")] = "own"
+    workers: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[4])] = None
+    lease: Annotated[Float, Field(ge=1, examples=[60])] = 60.0
+    cores: ClassVar[None] = None
+
+
+ENGINE_TAGS = ("by name", "by target of an executor")
+AnyEngine = Annotated[
+    Annotated[EngineConfig, Tag(ENGINE_TAGS[0])] | Annotated[OwnEngine, Tag(ENGINE_TAGS[1])],
+    Discriminator(
+        lambda value: ENGINE_TAGS[isinstance(value, OwnEngine) or (isinstance(value, dict) and "_target_" in value)]
+    ),
+]
+
+
 class CheckpointConfig(Section):
     """When the state of a training is saved, so that it can be resumed: after an epoch, if `every` seconds have passed
     since the last time. `keep` keeps the checkpoints of trials that have ended."""
@@ -649,7 +668,7 @@ class RunConfig(Section):
     pictures: Annotated[Int, Field(ge=0, le=100, examples=[10]), Mark.PER_JOB] = 0
     tracking: TrackingConfig = TrackingConfig()
     launch: LaunchConfig = LaunchConfig()
-    engine: Annotated[EngineConfig, Mark.LATER] = EngineConfig()
+    engine: Annotated[AnyEngine, Mark.LATER] = EngineConfig()
     rerun: Annotated[bool, Field(strict=True, examples=["true"])] = False
     retries: Annotated[Int, Field(ge=0, examples=[2])] = 0
     max_failures: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[10])] = None

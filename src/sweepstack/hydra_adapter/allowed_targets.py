@@ -6,8 +6,9 @@ all of the config, so it does.
 
 from __future__ import annotations
 
+from pydantic import BaseModel
+
 from sweepstack.config.code_digest import targets_in
-from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter import private
 
@@ -15,8 +16,8 @@ ALWAYS = "sweepstack.*"
 """Sweepstack's own classes and functions."""
 
 
-def check_allowed(config: TrialConfig) -> None:
-    """Checks that every target of a config is on the whitelist, if there is one.
+def check_allowed(*parts: BaseModel) -> None:
+    """Checks that every target in parts of a config is on the whitelist, if there is one.
 
     Raises:
         ConfigError: a target is not.
@@ -24,7 +25,7 @@ def check_allowed(config: TrialConfig) -> None:
     allowed = private.execution_whitelist()
     if allowed is None:
         return
-    for target in targets_in(config.model_dump(by_alias=True)):
+    for target in targets_in([part.model_dump(by_alias=True) for part in parts]):
         if not any(_matches(target, pattern) for pattern in (ALWAYS, *allowed)):
             raise ConfigError(
                 "every _target_ must be on the execution whitelist of hydra.main, which holds "

@@ -13,11 +13,26 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from sweepstack.config.schema import RunConfig
 from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter.private import child, is_empty
 
 OF_THE_SWEEP = ("mode", "launcher", "sweeper", "callbacks", "hydra_logging")
 """The sections below hydra that Hydra reads from the config of the sweep and never from that of a job."""
+
+
+def trains_elsewhere(config: DictConfig) -> bool:
+    """True if the launcher of a sweep trains its jobs in processes of their own.
+
+    Args:
+        config: the config of the sweep.
+    """
+    return launcher_of(config) not in ("sweepstack", "basic")
+
+
+def launcher_of(config: DictConfig) -> str:
+    """Returns the name of the launcher of a sweep."""
+    return str(config.hydra.runtime.choices.get("hydra/launcher"))
 
 
 def grid_of(hydra: DictConfig) -> dict[str, str]:
@@ -83,6 +98,19 @@ def check_grid(hydra: DictConfig, where: str = "") -> None:
         )
     for key, value in lost.items():
         raise ConfigError(f"hydra.sweeper.params.{key} is a grid that nothing sweeps", value, remedy, where=where)
+
+
+def check_trains(run: RunConfig) -> None:
+    """Checks that no plan is asked for where nobody makes one.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if run.launch.dry_run:
+        raise ConfigError(
+            "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack",
+            remedy="add these two, or leave out launch.dry_run",
+        )
 
 
 def _of_the_main_file(hydra: DictConfig) -> dict[str, str]:

@@ -1,13 +1,18 @@
-"""The work of Hydra's launcher: composes and checks every job, plans, trains, and makes the returns for Hydra."""
+"""The work of Hydra's launcher: composes and checks every job, plans, trains, and makes the returns for Hydra.
+
+Other launchers train each job in a process of its own, as a command of one trial; for them, only the checks are done.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,6 +24,7 @@ from sweepstack.execution.open_store import usable_store
 from sweepstack.execution.prepare import prepare
 from sweepstack.execution.scheduler import execute, foresee
 from sweepstack.hydra_adapter.composer import Composer
+from sweepstack.hydra_adapter.ignored_settings import check_trains
 from sweepstack.hydra_adapter.jobs import HydraJobs, of_job
 from sweepstack.hydra_adapter.output_folders import Folders
 from sweepstack.hydra_adapter.show_configs import asked, print_configs
@@ -88,6 +94,71 @@ def launch(
         raise SystemExit(0)
     jobs.finish_rest(execute(prepared, store, jobs, [jobs]))
     return [jobs.returns[number] for number in jobs.trials]
+
+
+class LauncherError(Exception):
+    """Another launcher has raised its cause. Some of the jobs may never have reported.
+
+    Args:
+        jobs: all jobs of the sweep.
+    """
+
+    def __init__(self, jobs: HydraJobs) -> None:
+        super().__init__("the launcher has failed")
+        self.jobs = jobs
+
+
+def check_jobs(
+    context: HydraContext, config: DictConfig, composer: Composer, job_overrides: Sequence[Sequence[str]]
+) -> HydraJobs:
+    """Checks the jobs of a sweep that another launcher trains, as far as that needs neither data nor PyTorch.
+
+    Args:
+        context: Hydra's context.
+        config: the config of the multirun.
+        composer: composes the jobs.
+        job_overrides: the overrides of each job.
+
+    Raises:
+        ConfigError: see `launch`.
+    """
+    jobs = HydraJobs(context, composer, job_overrides, 0)
+    trials, _ = _parse_jobs(jobs, config.hydra, composer.folders)
+    check_trains(trials[0].run)
+    jobs.trials = {trial.number: trial for trial in trials}
+    return jobs
+
+
+def launch_elsewhere(
+    launcher: Launcher, jobs: HydraJobs, job_overrides: Sequence[Sequence[str]], first: int
+) -> Sequence[JobReturn]:
+    """Lets another launcher train some jobs of a sweep.
+
+    Args:
+        launcher: the launcher.
+        jobs: all jobs of the sweep.
+        job_overrides: the overrides of the jobs to launch.
+        first: the number of the first one.
+
+    Raises:
+        LauncherError: the launcher has failed.
+        UserError: jobs have a mistake, or their data cannot be obtained. The others have trained. A mistake of several
+            jobs is told of the first.
+    """
+    try:
+        returns = launcher.launch(job_overrides, initial_job_idx=first)
+    except Exception as error:
+        raise LauncherError(jobs) from error
+    mistakes: dict[str, UserError] = {}
+    for number, done in enumerate(returns, first):
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # Hydra would add a line of its own
+                _ = done.return_value
+        except UserError as error:
+            mistakes.setdefault(str(error), of_job(number, jobs.overrides(number), error))
+    if mistakes:
+        raise UserError.of_all([*mistakes.values()])
+    return returns
 
 
 def _parse_jobs(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tuple[list[Trial], str]:

@@ -54,7 +54,7 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collecti
     """
     resolved = resolve_config(cfg)  # once, because a resolver may draw random numbers
     config, run = parse(resolved)
-    check_allowed(config)
+    check_allowed(config, run.engine)
     overrides = tuple(hide(line, unescape=True) for line in task_overrides(hydra))
     choices = {group: str(hydra.runtime.choices.get(group, "own")) for group in GROUPS}
     name = _name([line for line in overrides if line.partition("=")[0] not in fixed]) or _name(overrides)

@@ -158,7 +158,7 @@ def _unchecked(kind: type[BaseModel], plain: Mapping[str, Any]) -> Any:
     for name, field in kind.model_fields.items():
         missing = None if field.is_required() else field.get_default()
         value = plain.get(field.alias or name, plain.get(name, missing))
-        section = field.annotation
+        section = field.annotation if isinstance(field.annotation, type) else type(missing)
         if isinstance(value, Mapping) and isinstance(section, type) and issubclass(section, BaseModel):
             value = _unchecked(section, value)
         values[name] = value

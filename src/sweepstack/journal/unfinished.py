@@ -84,6 +84,20 @@ def find_unfinished(ledger: Sessions) -> Unfinished:
     return found
 
 
+def rows_of_sweep(ledger: Sessions, sweep: str) -> list[Entry]:
+    """Returns the rows of the trials of a sweep: of those that are not settled, or whose records are not delivered.
+
+    Args:
+        ledger: the ledger.
+        sweep: the name of the sweep.
+    """
+    if not ledger.file.exists():
+        return []
+    with reading(ledger.file) as database:
+        rows = entries(database, "TRUE ORDER BY rowid", ()) if _has_tables(database) else []
+    return [entry for entry in rows if entry.trial.sweep == sweep]
+
+
 def _has_tables(database: sqlite3.Connection) -> bool:
     """False while a command makes the ledger."""
     query = "SELECT count(*) FROM sqlite_master WHERE name IN ('sessions', 'trials', 'stacks')"

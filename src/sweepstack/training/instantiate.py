@@ -14,6 +14,7 @@ from sweepstack.errors import ConfigError, did_you_mean, one_line
 from sweepstack.training.random_state import seeded
 
 CALLED_WITH = {
+    "engine": "(journal, lease)",
     "optimizer": "(parameters)",
     "schedule": "(step, steps_per_epoch, epochs)",
     "step": "(model, batch, loss)",

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from sweepstack.metrics import BEST, rounded
 from sweepstack.results.tables.columns import is_number, kind, written
 from sweepstack.results.tables.objective import note_columns, own_metrics
 from sweepstack.tracking.params import as_text
+from sweepstack.trial import Trial
 
 FOR_READERS = ("text", "markdown", "latex", "html")
 """Formats which round, and show the short form of a table; the others keep every column and digit."""
@@ -107,9 +108,20 @@ def to_text(frame: pd.DataFrame) -> str:
 def failures(frame: pd.DataFrame) -> str:
     """Renders the failed trials with their reasons and logs, which may hold a traceback; empty if none failed."""
     failed = frame[frame["state"] == "FAILED"][["name", "reason", "log"]].rename(columns={"name": "failed"})
-    if failed.empty:
+    return _plain(failed)
+
+
+def never_reported(trials: Sequence[Trial]) -> str:
+    """Renders the trials whose end nobody has heard of, with their logs; empty if there are none."""
+    return _plain(
+        pd.DataFrame({"never reported": [one.name for one in trials], "log": [str(one.log) for one in trials]})
+    )
+
+
+def _plain(frame: pd.DataFrame) -> str:
+    if frame.empty:
         return ""
-    return f"{failed.map(printable).to_markdown(index=False, tablefmt='simple', disable_numparse=True)}\n"
+    return f"{frame.map(printable).to_markdown(index=False, tablefmt='simple', disable_numparse=True)}\n"
 
 
 def render(frame: pd.DataFrame, form: str) -> str | bytes:

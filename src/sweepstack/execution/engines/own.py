@@ -1,0 +1,46 @@
+"""Builds the executor that a user's config names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from sweepstack.blame import describe_error
+from sweepstack.config.schema import OwnEngine
+from sweepstack.errors import ConfigError, UserError
+from sweepstack.execution.executor import Executor
+
+PARTS = ("workers", "submit", "close")
+"""What an executor must have."""
+
+
+def build_executor(config: OwnEngine, journal: Path) -> Executor:
+    """Builds the executor of `engine._target_`.
+
+    Args:
+        config: the section of the config.
+        journal: the folder of the journal.
+
+    Raises:
+        ConfigError: it cannot be built, or is no executor.
+    """
+    from sweepstack.training.instantiate import bound, check_keywords
+
+    workers = {} if config.workers is None else {"workers": config.workers}
+    check_keywords("engine", config.target, 2, {**config.keywords, **workers})
+    try:
+        executor = bound(config, "engine")(journal, config.lease, **workers)
+        missing = [name for name in PARTS if not hasattr(executor, name)]
+        at_once = None if missing else executor.workers
+    except UserError:
+        raise
+    except Exception as error:  # a user's code can fail in any way
+        rule = f"engine: {config.target} cannot be built: {describe_error(error)}"
+        raise ConfigError(rule, remedy="correct it, or what the config gives it") from error
+    if missing:
+        rule = f"engine._target_ must make an executor with {', '.join(PARTS)}; that of {config.target} lacks"
+        raise ConfigError(f"{rule} {', '.join(missing)}", remedy="see docs/extending.md")
+    if not isinstance(at_once, int) or isinstance(at_once, bool) or at_once < 1:
+        rule = f"the attribute workers of {config.target} must be the number of stacks that it trains at once"
+        raise ConfigError(rule, at_once, "for example workers = 2")
+    return cast("Executor", executor)
