@@ -53,6 +53,7 @@ class Engine:
         server: forks workers; None if there is none.
         workers: the number of workers that train at once if they are chosen.
         gpus: for each of them, the value of CUDA_VISIBLE_DEVICES; empty without GPUs.
+        cluster: trains on other machines; None: this machine trains.
     """
 
     def __init__(
@@ -63,10 +64,11 @@ class Engine:
         server: ForkServer | None,
         workers: int,
         gpus: Sequence[str],
+        cluster: Executor | None = None,
     ) -> None:
         self._prepared, self._jobs, self._config = prepared, jobs, prepared.run.engine
-        self._workers = workers
-        self._threads = self._config.cores or max(1, cores() // workers)
+        self._workers, self._cluster = workers, cluster
+        self._threads = self._config.cores or (max(1, cores() // workers) if cluster is None else 1)
         self._local = LocalExecutor(journal, workers, server, self._config.lease, gpus)
 
     def choose(
@@ -80,6 +82,10 @@ class Engine:
             wait_for_quiet: see `Executor.choose_settings`.
         """
         name = self._config.name
+        if self._cluster is not None:
+            planned = self._plan_beside(fresh, len(resumed), wait_for_quiet)
+            close_readers([stack.trials[0] for stack in (*resumed, *planned.stacks)])
+            return Chosen(planned, self._cluster)
         may_be_local = name in ("auto", "local") and self._workers > 1 and len(fresh) + len(resumed) > 1
         if not may_be_local:
             return Chosen(self._plan(fresh, wait_for_quiet), self._jobs)
@@ -129,7 +135,8 @@ class Engine:
             if found is None or found.threads != (group[0].run.threads or self._threads):
                 estimate = inline is not None
                 found = self._jobs.choose_settings(group, wait_for_quiet, estimate, (self._threads, parts))
-            return replace(found, reason=f"{found.reason}; {self._workers} workers side by side")
+            who = f"{self._workers} workers side by side" if self._cluster is None else f"engine={self._config.name}"
+            return replace(found, reason=f"{found.reason}; {who}")
 
         return self._planned(trials, choose)
 
@@ -140,6 +147,8 @@ class Engine:
     def close(self) -> None:
         """Ends all workers."""
         self._local.close()
+        if self._cluster is not None:
+            self._cluster.close()
 
 
 @contextlib.contextmanager
@@ -156,6 +165,13 @@ def open_engine(prepared: Prepared, jobs: InProcessExecutor, journal: Path) -> I
     """
     global _has_trained
     config = prepared.run.engine
+    if config.name == "slurm":
+        from sweepstack.execution.engines.slurm.executor import SlurmExecutor
+
+        slurm = SlurmExecutor(journal, config)
+        with contextlib.closing(Engine(prepared, jobs, journal, None, config.workers or 1, [], slurm)) as engine:
+            yield engine
+        return
     on_gpus = set(prepared.devices.values()) == {"cuda"}
     if config.gpus_per_worker is not None and not on_gpus and config.name == "local":
         rule = "engine.gpus_per_worker needs a GPU to train on, and this machine has none or device is another one"
