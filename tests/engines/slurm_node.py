@@ -47,6 +47,7 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 MessageTimeout=5
+DefMemPerCPU=200
 KillWait=10
 MinJobAge=30
 GresTypes=gpu

@@ -70,7 +70,7 @@ class SlurmExecutor:
 
         self._jobs.queue.wait(find)
         if found and _does(assignment, folder):
-            reporter.say(f"{stack.trials[0].name}: {found[-1].id} is its job in Slurm, and goes on.")
+            reporter.say(f"{stack.trials[0].name}: job {found[-1].id} of Slurm goes on.")
             return SlurmHandle(Reports(folder, stack, reporter), self._jobs, Submitted(found[-1].id))
         if found:
             cancel(f"--name={name}")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sweepstack.config.schema import EngineConfig
 from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.execution.engines.channel import Reports, WorkerHandle
-from sweepstack.execution.engines.slurm.queue import SlurmJob, SlurmQueue, cancel
+from sweepstack.execution.engines.slurm.queue import SlurmJob, SlurmQueue, cancel, hasten
 from sweepstack.execution.engines.slurm.submission import LOGS, cannot_start, job_name
 from sweepstack.execution.executor import Lost, Trained
 
@@ -135,6 +135,10 @@ class SlurmHandle(WorkerHandle):
         if reason in NEVER or reason.endswith(NEVER_ENDS):
             self._cancel()
             raise cannot_start(f"Slurm says {reason}", self._jobs.config)
+        if reason == "BeginTime":
+            hasten(self._job.id)
+            self._since = time.monotonic()  # the next look shows whether it has helped
+            return
         is_late = time.monotonic() - self._since > SILENT_SECONDS
         if is_late and reason not in self._jobs.reasons:
             self._jobs.reasons.add(reason)

@@ -148,13 +148,9 @@ def _requeue() -> None:
         KeyboardInterrupt: Slurm refuses.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it comes at once
-    job = os.environ["SLURM_JOB_ID"]
+    command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
     try:
-        command = ["scontrol", "requeue", job]
         subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True)
-        # Without this, Slurm waits for two minutes before it lets the job begin.
-        command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
-        subprocess.run(command, capture_output=True, timeout=COMMAND_SECONDS, check=False)
     except (OSError, subprocess.SubprocessError) as error:
         raise KeyboardInterrupt(f"{REASON}; scontrol requeue: {error}") from error
     raise Requeued
