@@ -113,7 +113,12 @@ class SlurmNode:
         with (self.folder / f"{name}.out").open("ab") as out:
             environment = {**os.environ, **self.environment}
             self._daemons[name] = subprocess.Popen(
-                [name, *words], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
+                [name, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=environment,
+                start_new_session=True,
             )
 
     def run(self, *words: str, check: bool = True) -> str:

@@ -2,20 +2,24 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sweepstack.config.schema import EngineConfig
+from sweepstack.errors import ConfigError
 from sweepstack.execution.control.status import find_status
 from sweepstack.execution.engines.channel import worker_of
-from sweepstack.execution.engines.conformance import ExecutorConformance
+from sweepstack.execution.engines.conformance import ExecutorConformance, Recorder, assign, make_trials, wait
 from sweepstack.execution.engines.slurm.executor import SlurmExecutor
-from sweepstack.execution.executor import Executor
+from sweepstack.execution.executor import Executor, Handle, Lost
 from sweepstack.journal.ledger import Ledger
 
 from ..stories import wait_until
@@ -28,16 +32,20 @@ pytestmark = [pytest.mark.slurm, pytest.mark.skipif(why_not() != "", reason=why_
 GRID = ("dataset=digits", "epochs=60", "batch_size=50,100", "optimizer.lr=0.1,0.2", "threads=1", "launch.width=2")
 SWEEP = ("train.py", "-m", *GRID, "checkpoint.every=0")
 SLURM = (*SWEEP, "engine=slurm", "engine.lease=600")
+Submit = Callable[..., tuple[Handle, Recorder]]
 Held = Callable[..., tuple[subprocess.Popen[str], list[int]]]
 
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[SlurmNode]:
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, pytest.MonkeyPatch.context() as patch:
-        with slurm_node(Path(folder), Path(folder, "hidden")) as running:
-            for name, value in running.environment.items():
-                patch.setenv(name, value)
-            yield running
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
+        slurm_node(Path(folder), Path(folder, "hidden")) as running,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        yield running
 
 
 @pytest.mark.usefixtures("node")
@@ -97,6 +105,16 @@ def go_on(*pids: int) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
+def read_until(command: subprocess.Popen[str], words: str) -> str:
+    """What a command prints up to the line with some words."""
+    read = ""
+    while words not in read:
+        line = command.stdout.readline()
+        assert line, read
+        read += line
+    return read
+
+
 def ids(node: SlurmNode) -> set[str]:
     """The ids of the jobs that wait or run."""
     return {line.split()[1] for line in node.jobs() if not line.startswith("COMPLETING")}
@@ -138,9 +156,15 @@ def test_ctrl_c_leaves_no_job_and_loses_nothing(
 ) -> None:
     command, pids = held("engine.cores=5", "engine.minutes=5", jobs=1)  # so that the other one waits
     assert sorted(line.split()[0] for line in node.jobs()) == ["PENDING", "RUNNING"]
+    (journal,) = terminal.folder.glob("journal/*")
+    (status,) = find_status(Ledger(journal)).running
+    assert {(one.engine, one.state, one.pid) for one in status.stacks} == {
+        ("slurm", "training", pids[0]),
+        ("slurm", "waiting", None),
+    }
     os.kill(command.pid, signal.SIGINT)
     go_on(*pids)
-    out, err = command.communicate(timeout=60)
+    _, err = command.communicate(timeout=60)
     assert (command.returncode, err) == (130, "Stopped; the same command goes on from here.\n")
     assert not node.jobs()
     again = terminal.type(*SWEEP, "engine=inline")
@@ -159,18 +183,16 @@ def test_a_command_that_has_ended_finds_its_jobs_when_it_is_typed_again(
 ) -> None:
     command, pids = held(*words)
     os.kill(command.pid, number)
-    out, _ = command.communicate(timeout=60)
+    command.communicate(timeout=60)
     jobs = ids(node)
     assert jobs == {*map(job_of, pids)}
     again = terminal.start(*SLURM, *words)
-    lines = []
-    while not lines or "goes on" not in lines[-1]:
-        lines.append(again.stdout.readline())
+    out = read_until(again, " of Slurm goes on")
     go_on(*pids)
     rest, err = again.communicate(timeout=120)
     assert (again.returncode, err) == (0, "")
-    assert {job for job in jobs if f"job {job} of Slurm goes on" in "".join([*lines, rest])} == jobs
-    assert "was lost" not in rest
+    assert {job for job in jobs if f"job {job} of Slurm goes on" in out + rest} == jobs
+    assert "was lost" not in out + rest
     assert figures(terminal) == undisturbed
 
 
@@ -180,13 +202,90 @@ def test_a_controller_that_is_restarted_is_waited_for(
     command, pids = held()
     node.stop_controller()
     go_on(pids[0])
-    lines = [command.stdout.readline()]
-    while "Slurm does not answer" not in lines[-1]:
-        lines.append(command.stdout.readline())
+    out = read_until(command, "Slurm does not answer: ")
     node.start_controller()
-    wait_until(lambda: "answers again" in (lines.append(command.stdout.readline()) or lines[-1]))
+    out += read_until(command, "Slurm answers again.")
     go_on(pids[1])
-    out, err = command.communicate(timeout=120)
+    rest, err = command.communicate(timeout=120)
     assert (command.returncode, err) == (0, "")
-    assert "was lost" not in "".join(lines) + out
+    assert "was lost" not in out + rest
     assert figures(terminal) == undisturbed
+
+
+@pytest.fixture
+def executor(node: SlurmNode, tmp_path: Path) -> Iterator[Submit]:
+    """`executor(partition="gpu")` submits a stack with these keys of `engine`."""
+    opened: list[SlurmExecutor] = []
+
+    def submit(journal: Path = tmp_path / "journal", **keys: Any) -> tuple[Handle, Recorder]:
+        opened.append(SlurmExecutor(journal, EngineConfig(**{"name": "slurm", **keys})))
+        recorder = Recorder()
+        trials = make_trials(tmp_path / "trials", changes={"epochs": 20_000})
+        return opened[-1].submit(assign(journal, trials), recorder), recorder
+
+    yield submit
+    for one in opened:
+        one.close()
+    assert not ids(node)
+
+
+def test_a_job_that_is_cancelled_by_hand_is_lost(node: SlurmNode, executor: Submit) -> None:
+    handle, recorder = executor()
+    wait_until(lambda: handle.poll() is None and bool(recorder.events))
+    (job,) = ids(node)
+    node.run("scancel", job)
+    (result,) = wait(handle)
+    assert isinstance(result, Lost)
+    assert result.reason == f"it was stopped (SIGTERM); Slurm says CANCELLED of job {job}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"partition": "mian"}, r"engine\.partition must be .*, got 'mian'; did you mean 'main'\?"),
+        ({"memory_gb": 400}, r"a job must ask for .*Memory specification .*, got 'engine\.memory_gb=400\.0'; `sinfo"),
+        ({"gpus_per_worker": 2}, r"a job must ask for .*, got 'engine\.gpus_per_worker=2\.0'; `sinfo --format=.*"),
+        ({"gpus_per_worker": 0.5}, r"engine\.gpus_per_worker must be at least 1 .*, got 0\.5; for example"),
+        ({"minutes": 500}, r"a job must ask for .*Slurm says Partition\w+\), got 'engine\.minutes=500'; `sinfo"),
+        ({"setup": ["exit 3"]}, r"a job must be able to start Python .* FAILED, NonZeroExitCode .*; install the same"),
+    ],
+)
+def test_a_mistake_is_one_line(keys: dict[str, Any], line: str, executor: Submit) -> None:
+    with pytest.raises(ConfigError) as met:
+        wait(executor(**keys)[0])
+    assert re.match(line, str(met.value))
+    assert str(met.value).count("\n") == 0
+
+
+def test_a_journal_that_the_nodes_do_not_see_is_one_line(node: SlurmNode, executor: Submit) -> None:
+    with pytest.raises(ConfigError, match=r"tracking\.journal must be a folder that the nodes see .*; for example"):
+        wait(executor(node.hidden / "journal")[0])
+
+
+def test_a_model_that_the_nodes_do_not_have_is_one_line_and_no_job_is_left(
+    terminal: Terminal, node: SlurmNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (node.hidden / "hidden_net.py").write_text("from sweepstack.training.models import Logistic as Net\n")
+    monkeypatch.setenv("PYTHONPATH", str(node.hidden))
+    done = terminal.type(*SLURM, "model._target_=hidden_net.Net")
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: job \d+ of Slurm on \w+: model\._target_ should .*'hidden_net'.*\n", done.stderr)
+    assert not node.jobs()
+
+
+@pytest.mark.parametrize(
+    ("program", "line"),
+    [
+        ("sbatch", "sbatch is not on this machine; type the command on"),
+        ("", 'submitit; pip install "sweepstack[slurm]"'),
+    ],
+)
+def test_without_slurm_one_line_says_what_is_missing(
+    program: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if program:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    else:
+        monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        SlurmExecutor(tmp_path, EngineConfig(name="slurm"))

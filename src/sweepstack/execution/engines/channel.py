@@ -367,7 +367,8 @@ class Reports:
         lines = 0
         for content in self._new():
             lines += 1
-            if (result := self._take(content, only_settled)) is not None:
+            result = self._take(content, only_settled)
+            if result is not None and not only_settled:  # a worker that was stopped may have begun once more
                 return lines, result
         return lines, None
 

@@ -8,10 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from sweepstack.config.schema import EngineConfig
+from sweepstack.errors import UserError
 from sweepstack.execution.assignment import Assignment, Reporter
 from sweepstack.execution.engines.channel import ASSIGNMENT, CONTROL, Reports, work_folder, write_assignment
 from sweepstack.execution.engines.slurm.handle import Jobs, SlurmHandle, Submitted
-from sweepstack.execution.engines.slurm.queue import SlurmJob, SlurmQueue, cancel
+from sweepstack.execution.engines.slurm.queue import SlurmJob, SlurmQueue
 from sweepstack.execution.engines.slurm.submission import UnansweredError, check_config, job_name, submit
 from sweepstack.execution.executor import Handle
 from sweepstack.execution.signals import StoppedByHand
@@ -53,6 +54,9 @@ class SlurmExecutor:
             job = Submitted(submit(folder, stack.id, self._config))
         except UnansweredError as error:
             job = Submitted("", str(error))
+        except UserError:
+            self._jobs.cancelled.discard(job_name(stack.id))
+            raise
         self._jobs.cancelled.discard(job_name(stack.id))
         return SlurmHandle(Reports(folder, stack, reporter), self._jobs, job)
 
@@ -73,7 +77,7 @@ class SlurmExecutor:
             reporter.say(f"{stack.trials[0].name}: job {found[-1].id} of Slurm goes on.")
             return SlurmHandle(Reports(folder, stack, reporter), self._jobs, Submitted(found[-1].id))
         if found:
-            cancel(f"--name={name}")
+            self._jobs.queue.cancel(f"--name={name}")
         return None
 
     def leaves_workers(self, error: BaseException) -> bool:
@@ -89,7 +93,7 @@ class SlurmExecutor:
         names = {*self._jobs.cancelled, *([] if self._is_left else map(job_name, self._jobs.unended))}
         try:
             for name in names:
-                cancel(f"--name={name}")
+                self._jobs.queue.cancel(f"--name={name}")
             if names and not self._jobs.queue.wait(lambda jobs: not names & _running(jobs), CLOSE_SECONDS):
                 self._say("Slurm does not say that all jobs have ended; `squeue --me` shows those that run.")
         finally:

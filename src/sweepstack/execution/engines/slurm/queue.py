@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO
 
 from sweepstack.errors import one_line
 
@@ -16,8 +15,6 @@ LOOK_SECONDS = 2.0
 """Seconds between two looks at the queue."""
 LONGEST_SECONDS = 60.0
 """Seconds after which a program of Slurm that asks or submits is given up."""
-COMMAND_SECONDS = 15.0
-"""Seconds after which another program of Slurm is killed, while the command waits for it."""
 SQUEUE = ("squeue", "--me", "--states=all", "--noheader", "--format=%i|%j|%T|%r")
 ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
@@ -61,11 +58,12 @@ class SlurmQueue:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._squeue: subprocess.Popen[bytes] | None = None
-        self._output: IO[bytes] | None = None
+        self._output = b""
         self._began = 0.0
         self._looked: float | None = None
         self._jobs: tuple[SlurmJob, ...] = ()
         self._is_silent = False
+        self._asked: list[subprocess.Popen[bytes]] = []
 
     def look(self, since: float) -> Sequence[SlurmJob] | None:
         """Returns the jobs of this user, also those that have ended lately; None if the last look is too old.
@@ -95,32 +93,55 @@ class SlurmQueue:
             time.sleep(0.05)
         return False
 
+    def cancel(self, *words: str) -> None:
+        """Cancels jobs. Returns at once: later looks show what has become of them.
+
+        Args:
+            words: which, as `scancel` takes them.
+        """
+        self._ask("scancel", "--quiet", *words)
+
+    def hasten(self, job: str) -> None:
+        """Lets a job that was requeued begin as soon as there is room; by itself, Slurm first waits for two minutes."""
+        self._ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    def _ask(self, *command: str) -> None:
+        self._asked = [one for one in self._asked if one.poll() is None]
+        with suppress(OSError):
+            quiet = subprocess.DEVNULL
+            one = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+            self._asked.append(one)
+
     def _begin(self) -> None:
         self._began = time.monotonic()
-        self._output = tempfile.TemporaryFile()
+        self._output = b""
         try:
             self._squeue = subprocess.Popen(
-                SQUEUE, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, start_new_session=True
+                SQUEUE,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         except OSError as error:
             self._fail(str(error))
+            return
+        assert self._squeue.stdout is not None
+        os.set_blocking(self._squeue.stdout.fileno(), False)
 
     def _read(self) -> None:
         """Reads the answer if there is one."""
         assert self._squeue is not None
-        assert self._output is not None
-        code = self._squeue.poll()
+        assert self._squeue.stdout is not None
+        code = self._squeue.poll()  # before the rest is read
+        self._output += self._squeue.stdout.read() or b""
         if code is None and time.monotonic() - self._began < LONGEST_SECONDS:
             return
-        if code is None:
-            self._squeue.kill()
-            self._squeue.wait()
-        self._output.seek(0)
-        text = self._output.read().decode(errors="replace")
+        text = self._output.decode(errors="replace")
         if code != 0:
             self._fail(text or f"squeue has not ended within {LONGEST_SECONDS:g} s")
             return
-        self.close()
+        self._forget()
         fields = [line.split("|", 3) for line in text.splitlines()]
         self._jobs = tuple(SlurmJob(*one) for one in fields if len(one) == 4)
         self._looked = self._began
@@ -129,35 +150,22 @@ class SlurmQueue:
             self._is_silent = False
 
     def _fail(self, text: str) -> None:
-        self.close()
+        self._forget()
         if not self._is_silent:
             self._say(f"Slurm does not answer: {one_line(text)}. Its jobs go on, and this command asks it further.")
             self._is_silent = True
 
     def close(self) -> None:
-        """Ends the look that is under way."""
-        if self._squeue is not None and self._squeue.poll() is None:
+        """Ends the look that is under way. What Slurm was asked for before goes on until Slurm answers."""
+        self._forget()
+        with suppress(subprocess.TimeoutExpired):
+            for one in self._asked:
+                one.wait(1.0)
+
+    def _forget(self) -> None:
+        if self._squeue is not None:
             self._squeue.kill()
             self._squeue.wait()
-        if self._output is not None:
-            self._output.close()
-        self._squeue = self._output = None
-
-
-def cancel(*words: str) -> None:
-    """Cancels jobs; does nothing if Slurm does not answer.
-
-    Args:
-        words: which, as `scancel` takes them.
-    """
-    _run("scancel", "--quiet", *words)
-
-
-def hasten(job: str) -> None:
-    """Lets a job that was requeued begin as soon as there is room. By itself, Slurm waits for two minutes before."""
-    _run("scontrol", "update", f"JobId={job}", "StartTime=now")
-
-
-def _run(*command: str) -> None:
-    with suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(command, capture_output=True, timeout=COMMAND_SECONDS, check=False)
+            assert self._squeue.stdout is not None
+            self._squeue.stdout.close()
+        self._squeue = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -87,8 +88,9 @@ def submit(folder: Path, stack: str, config: EngineConfig) -> str:
             result.append(error)
 
     thread = threading.Thread(target=run, daemon=True, name="sweepstack-sbatch")  # submitit waits without a limit
-    thread.start()
-    thread.join(LONGEST_SECONDS)
+    with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what sbatch says
+        thread.start()
+        thread.join(LONGEST_SECONDS)
     if not result:
         raise UnansweredError(f"sbatch has not ended within {LONGEST_SECONDS:g} s")
     (found,) = result
@@ -140,7 +142,7 @@ def _outside_of_jobs() -> Iterator[None]:
 def _refusal(text: str, config: EngineConfig) -> Exception:
     """Returns what the user is to know of a refusal by sbatch."""
     lines = [line.removeprefix("sbatch: error: ") for line in text.splitlines() if line.startswith("sbatch: ")]
-    said = one_line(". ".join(lines) or text)
+    said = one_line("; ".join(lines) or text)
     lower = said.lower()
     if "partition" in lower and "invalid" in lower and "account" not in lower:
         known = _output("sinfo", "--noheader", "--format=%R").split()
