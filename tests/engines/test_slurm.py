@@ -19,7 +19,8 @@ from sweepstack.execution.control.status import find_status
 from sweepstack.execution.engines.channel import worker_of
 from sweepstack.execution.engines.conformance import ExecutorConformance, Recorder, assign, make_trials, wait
 from sweepstack.execution.engines.slurm.executor import SlurmExecutor
-from sweepstack.execution.executor import Executor, Handle, Lost
+from sweepstack.execution.executor import Executor, Handle, InProcessExecutor, Lost
+from sweepstack.execution.prepare import prepare
 from sweepstack.journal.ledger import Ledger
 
 from ..stories import wait_until
@@ -271,6 +272,12 @@ def test_a_model_that_the_nodes_do_not_have_is_one_line_and_no_job_is_left(
     assert done.returncode == 2
     assert re.fullmatch(r"error: job \d+ of Slurm on \w+: model\._target_ should .*'hidden_net'.*\n", done.stderr)
     assert not node.jobs()
+
+
+@pytest.mark.parametrize(("gpus", "kind"), [(None, "cpu"), (1, "cuda")])
+def test_the_device_is_that_of_the_nodes(gpus: int | None, kind: str, tmp_path: Path) -> None:
+    trials = make_trials(tmp_path, changes={"device": "auto", "engine.name": "slurm", "engine.gpus_per_worker": gpus})
+    assert prepare(trials, "train", InProcessExecutor()).devices == {"auto": kind}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Submitted(NamedTuple):
 
     id: str
     """Empty if Slurm has not said whether it has the job."""
-    said: str = ""
+    answer: str = ""
     """What sbatch has said then."""
 
 
@@ -127,7 +127,7 @@ class SlurmHandle(WorkerHandle):
         if not self._job.id:
             found = [job.id for job in jobs if job.name == job_name(self.stack.id) and not job.has_ended]
             if not found:
-                return f"Slurm has not taken its job ({self._job.said})"
+                return f"Slurm has not taken its job ({self._job.answer})"
             self._job = Submitted(found[-1])
         self._seen = next((job for job in jobs if job.id == self._job.id), None)
         if self._seen is None:

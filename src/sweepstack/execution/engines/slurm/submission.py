@@ -142,39 +142,39 @@ def _outside_of_jobs() -> Iterator[None]:
 def _refusal(text: str, config: EngineConfig) -> Exception:
     """Returns what the user is to know of a refusal by sbatch."""
     lines = [line.removeprefix("sbatch: error: ") for line in text.splitlines() if line.startswith("sbatch: ")]
-    said = one_line("; ".join(lines) or text)
-    lower = said.lower()
+    message = one_line("; ".join(lines) or text)
+    lower = message.lower()
     if "partition" in lower and "invalid" in lower and "account" not in lower:
         known = _output("sinfo", "--noheader", "--format=%R").split()
-        rule = f"engine.partition must be a partition of this Slurm ({said})"
+        rule = f"engine.partition must be a partition of this Slurm ({message})"
         return ConfigError(rule, config.partition, did_you_mean(config.partition or "", known))
     if "account" in lower and ("invalid" in lower or "not permitted" in lower):
-        rule = f"engine.account must be an account that may use this Slurm ({said})"
+        rule = f"engine.account must be an account that may use this Slurm ({message})"
         return ConfigError(rule, config.account, "`sacctmgr show associations user=$USER` lists yours")
     if "configuration is not available" in lower or "memory specification" in lower or "generic resource" in lower:
-        return cannot_start(said, config)
+        return cannot_start(message, config)
     if "time limit" in lower and "submit limit" not in lower:
-        rule = f"engine.minutes must be a time that the partition allows ({said})"
+        rule = f"engine.minutes must be a time that the partition allows ({message})"
         return ConfigError(rule, config.minutes, "`sinfo --format='%P %l'` shows the limits")
     if "submit limit" in lower or "submitjob" in lower:
-        rule = f"engine.workers must be at most the number of jobs that Slurm takes from you ({said})"
+        rule = f"engine.workers must be at most the number of jobs that Slurm takes from you ({message})"
         return ConfigError(rule, config.workers, "for example engine.workers=4")
-    if UNANSWERED.search(said):
-        return UnansweredError(said)
-    rule = f"Slurm must take the jobs of engine=slurm, sbatch says: {said}"
+    if UNANSWERED.search(message):
+        return UnansweredError(message)
+    rule = f"Slurm must take the jobs of engine=slurm, sbatch says: {message}"
     return UserError(rule, remedy="ask the people who run the cluster, or set other keys of engine")
 
 
-def cannot_start(said: str, config: EngineConfig) -> ConfigError:
+def cannot_start(message: str, config: EngineConfig) -> ConfigError:
     """Returns the mistake of a job that asks for more than there is.
 
     Args:
-        said: what Slurm says of it.
+        message: what Slurm says of it.
         config: what the job asks for.
     """
     keys = ("partition", "gpus_per_worker", "memory_gb", "cores", "minutes", "account")
     asked = " ".join(f"engine.{key}={value}" for key in keys if (value := getattr(config, key)) is not None)
-    rule = f"a job must ask for what a partition has and allows, or it never starts ({said})"
+    rule = f"a job must ask for what a partition has and allows, or it never starts ({message})"
     remedy = "`sinfo --format='%P %c %m %G %l'` shows the cores, MB, GPUs and time limits of the partitions"
     return ConfigError(rule, asked, remedy)
 
