@@ -173,27 +173,41 @@ def test_ctrl_c_leaves_no_job_and_loses_nothing(
     assert figures(terminal) == undisturbed
 
 
-@pytest.mark.parametrize(("words", "number"), [((), signal.SIGKILL), (("engine.detach=true",), signal.SIGINT)])
-def test_a_command_that_has_ended_finds_its_jobs_when_it_is_typed_again(
-    words: tuple[str, ...],
-    number: signal.Signals,
-    terminal: Terminal,
-    node: SlurmNode,
-    held: Held,
-    undisturbed: Figures,
+def test_a_command_that_was_killed_finds_its_jobs_when_it_is_typed_again(
+    terminal: Terminal, node: SlurmNode, held: Held, undisturbed: Figures
 ) -> None:
-    command, pids = held(*words)
-    os.kill(command.pid, number)
-    command.communicate(timeout=60)
-    jobs = ids(node)
-    assert jobs == {*map(job_of, pids)}
-    again = terminal.start(*SLURM, *words)
+    command, pids = held()
+    command.kill()
+    command.wait()
+    jobs = {*map(job_of, pids)}
+    assert ids(node) == jobs
+    again = terminal.start(*SLURM)
     out = read_until(again, " of Slurm goes on")
     go_on(*pids)
     rest, err = again.communicate(timeout=120)
     assert (again.returncode, err) == (0, "")
     assert {job for job in jobs if f"job {job} of Slurm goes on" in out + rest} == jobs
     assert "was lost" not in out + rest
+    assert figures(terminal) == undisturbed
+
+
+def test_jobs_go_on_without_their_command_if_that_is_wanted(
+    terminal: Terminal, node: SlurmNode, held: Held, undisturbed: Figures
+) -> None:
+    """One of them ends meanwhile, one comes near its time limit and waits in the queue."""
+    command, (one, other) = held("engine.detach=true")
+    limited = job_of(other)
+    os.kill(command.pid, signal.SIGINT)
+    out, err = command.communicate(timeout=60)
+    assert (command.returncode, err) == (130, "Stopped; the same command goes on from here.\n")
+    assert "2 jobs go on in Slurm" in out
+    node.run("scancel", "--signal=USR2", limited)
+    go_on(one, other)
+    wait_until(lambda: [line.split()[:2] for line in node.jobs()] == [["PENDING", limited]])
+    again = terminal.type(*SLURM, "engine.detach=true")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert f"job {limited} of Slurm goes on" in again.stdout
+    assert "was lost" not in again.stdout
     assert figures(terminal) == undisturbed
 
 
