@@ -91,6 +91,9 @@ class SlurmHandle(WorkerHandle):
             self._jobs.has_begun, self._since = True, time.monotonic()
         if isinstance(result, Lost) and not self._knows_state():
             return None
+        if isinstance(result, Lost) and self._seen is not None and self._seen.is_pending and not self._is_cancelled:
+            self._result, self._lost = None, None  # Slurm has requeued the job, such as for its node was lost
+            return None
         if result is not None:
             self._is_over = True
             self._jobs.unended.pop(self.stack.id, None)
@@ -150,8 +153,8 @@ class SlurmHandle(WorkerHandle):
 
     def _is_waiting(self) -> bool:
         """True while no sign of life is expected: the job waits in the queue, begins, or is suspended."""
-        if self._seen is not None and self._seen.is_pending:
-            self._reports.host = ""  # it may have trained before
+        if self.host and self._seen is not None and self._seen.is_pending:  # it was requeued
+            self._reports.host, self._since = "", time.monotonic()
         return not self.host or (self._seen is not None and self._seen.state in ("SUSPENDED", "STOPPED"))
 
     def _check_reason(self, reason: str) -> None:
@@ -163,7 +166,7 @@ class SlurmHandle(WorkerHandle):
             self._since = time.monotonic()  # the next look shows whether it has helped
             return
         is_late = time.monotonic() - self._since > SILENT_SECONDS
-        if is_late and reason not in self._jobs.reasons:
+        if is_late and reason not in {"None", *self._jobs.reasons}:
             self._jobs.reasons.add(reason)
             self._reports.reporter.say(f"Job {self._job.id} waits in Slurm's queue: {reason}.")
 
