@@ -6,6 +6,7 @@ It runs as root, without accounting, and keeps all of its files in one folder. B
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -15,6 +16,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from sweepstack.child_process import end_with_parent
 
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 CPUS, MEGABYTES = 8, 4000
@@ -62,7 +65,10 @@ def why_not() -> str:
     missing = [name for name in PROGRAMS if shutil.which(name, path=search_path()) is None]
     if missing:
         return f"{missing[0]} is not installed (apt-get install slurm-wlm munge)"
-    return "" if os.geteuid() == 0 else "only root can start the daemons of Slurm"
+    if os.geteuid() != 0:
+        return "only root can start the daemons of Slurm"
+    mounts = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
+    return "" if mounts else "no process may have mounts of its own here"
 
 
 def search_path() -> str:
@@ -119,6 +125,7 @@ class SlurmNode:
                 stderr=out,
                 env=environment,
                 start_new_session=True,
+                preexec_fn=functools.partial(end_with_parent, os.getpid()),
             )
 
     def run(self, *words: str, check: bool = True) -> str:

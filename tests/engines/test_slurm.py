@@ -272,6 +272,58 @@ def test_a_mistake_is_one_line(keys: dict[str, Any], line: str, executor: Submit
     assert str(met.value).count("\n") == 0
 
 
+@pytest.fixture
+def refuse(node: SlurmNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets sbatch fail with some words: those of a Slurm with accounting, or of one that is overloaded."""
+
+    def begin(words: str) -> None:
+        program = tmp_path / "bin" / "sbatch"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\necho 'sbatch: error: Batch job submission failed: {words}' >&2\nexit 1\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("words", "keys", "line"),
+    [
+        (
+            "Invalid account or account/partition combination specified",
+            {"account": "physics"},
+            r"engine\.account must be .* combination specified\), got 'physics'; `sacctmgr show .*",
+        ),
+        (
+            "Requested time limit is invalid (missing or exceeds some limit)",
+            {"minutes": 5},
+            r"engine\.minutes must be a time that the partition allows .*, got 5; `sinfo .*",
+        ),
+        (
+            "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)".replace("'", ""),
+            {"workers": 9},
+            r"engine\.workers must be at most .*, got 9; for example engine\.workers=4",
+        ),
+    ],
+)
+def test_a_refusal_of_accounting_is_one_line(
+    words: str, keys: dict[str, Any], line: str, executor: Submit, refuse: Callable[[str], None]
+) -> None:
+    refuse(words)
+    with pytest.raises(ConfigError) as met:
+        executor(**keys)
+    assert re.fullmatch(line, str(met.value))
+
+
+def test_a_job_that_slurm_may_not_have_taken_is_lost_when_the_queue_lacks_it(
+    executor: Submit, refuse: Callable[[str], None]
+) -> None:
+    refuse("Socket timed out on send/recv operation")
+    (result,) = wait(executor()[0])
+    assert isinstance(result, Lost)
+    assert re.fullmatch(r"Slurm has not taken its job \(.*Socket timed out.*\)", result.reason)
+
+
 def test_a_journal_that_the_nodes_do_not_see_is_one_line(node: SlurmNode, executor: Submit) -> None:
     with pytest.raises(ConfigError, match=r"tracking\.journal must be a folder that the nodes see .*; for example"):
         wait(executor(node.hidden / "journal")[0])
