@@ -27,6 +27,7 @@ from .terminal import DIGITS, Terminal, new_store
 subprocess.Popen = Forked  # type: ignore[misc] # also for the process that writes records, which tests begin in this one
 
 LONGEST = (
+    "test_slurm.py",
     "test_resume.py",
     "test_train_command.py",
     "test_examples.py",

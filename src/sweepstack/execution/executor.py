@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
 from sweepstack.execution.worker import choose_settings, run_stack
@@ -73,6 +73,22 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Ends everything that it has begun and that may not outlive this command."""
+
+
+@runtime_checkable
+class LastingExecutor(Executor, Protocol):
+    """An executor whose workers may go on when the command has ended, and are found by the next one."""
+
+    def reattach(self, assignment: Assignment, reporter: Reporter) -> Handle | None:
+        """Returns the handle of a worker that does an assignment already; None if there is none.
+
+        Args:
+            assignment: the stack, under the id that it had for an earlier command.
+            reporter: see `Executor.submit`; it gets again what the worker has reported so far.
+        """
+
+    def leaves_workers(self, error: BaseException) -> bool:
+        """Returns whether the workers go on when this error ends the command; `close` then leaves them alone."""
 
 
 @dataclass(frozen=True)

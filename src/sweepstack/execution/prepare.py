@@ -9,7 +9,16 @@ from typing import Any
 
 from sweepstack.blame import contained
 from sweepstack.config.fingerprint import fingerprint
-from sweepstack.config.schema import Mark, OptimizerConfig, OwnSchedule, RunConfig, TrialConfig, marked
+from sweepstack.config.schema import (
+    EngineConfig,
+    Mark,
+    OptimizerConfig,
+    OwnEngine,
+    OwnSchedule,
+    RunConfig,
+    TrialConfig,
+    marked,
+)
 from sweepstack.errors import ConfigError, DataError, UserError
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.trial_files import check_pictures
@@ -56,7 +65,7 @@ def prepare(trials: Sequence[Trial], task: str, executor: InProcessExecutor) -> 
     seen: set[str] = set()
     digests: dict[str, str] = {}
     mistakes: list[UserError] = []
-    from sweepstack.training.hardware import choose_device, one_thread
+    from sweepstack.training.hardware import one_thread
 
     may_fork = len(trials) > 1 and trials[0].run.engine.name in ("auto", "local")
     with one_thread() if may_fork else contextlib.nullcontext():
@@ -70,8 +79,19 @@ def prepare(trials: Sequence[Trial], task: str, executor: InProcessExecutor) -> 
     return Prepared(
         tuple(replace(trial, fingerprint=_fingerprint(trial, digests)) for trial in trials),
         task,
-        {name: choose_device(name).type for name in {trial.run.device for trial in trials}},
+        {name: _device(name, trials[0].run.engine) for name in {trial.run.device for trial in trials}},
     )
+
+
+def _device(name: str, engine: EngineConfig | OwnEngine) -> str:
+    """Returns the kind of device that a value of `device` means for who trains."""
+    from sweepstack.training.hardware import choose_device
+
+    if (
+        isinstance(engine, EngineConfig) and engine.name == "slurm" and name == "auto"
+    ):  # the machine of the command says nothing of the nodes
+        return "cpu" if engine.gpus_per_worker is None else "cuda"
+    return choose_device(name).type
 
 
 def check(trial: Trial, seen: set[str], digests: dict[str, str], executor: InProcessExecutor) -> None:

@@ -171,7 +171,8 @@ def _running(ledger: Ledger, found: Unfinished, living: Living) -> CommandStatus
         elif begun := [one.started.at for row in unended if (one := histories.get(row.trial.id)) and one.started]:
             engine, since = "inline", min(begun)
             host, pid = (about.host, about.pid) if about is not None else (None, None)
-        state = ENDED if not unended else TRAINING if engine else WAITING
+        trains = engine not in REMOTE or (host is not None and _is_fresh(ledger.work(id or ""), rows[0]))
+        state = ENDED if not unended else TRAINING if engine and trains else WAITING
         left = _seconds_left(unended, histories, found.stacks.get(id or ""), usual, time.time())
         stacks.append(StackStatus(id, state, engine, host, pid, since, left, trials))
     sweep = about.sweep if about is not None else next((entry.trial.sweep for entry in living.entries), None)
@@ -190,7 +191,8 @@ def _interrupted(ledger: Ledger, found: Unfinished, sweep: str | None, rows: Seq
         if worker is not None and worker[0] in REMOTE and id is not None and _is_fresh(ledger.work(id), members[0]):
             reported = reported_events(ledger.work(id), [entry.trial for entry in members])
             histories |= _histories(reported)
-            state, (engine, host, pid, since) = TRAINING, worker
+            engine, host, pid, since = worker
+            state = TRAINING if host is not None else WAITING
         else:
             state, engine, host, pid, since = INTERRUPTED, "", None, None, None
         trials = tuple(_trial_status(entry, histories.get(entry.trial.id), INTERRUPTED) for entry in members)

@@ -367,7 +367,8 @@ class Reports:
         lines = 0
         for content in self._new():
             lines += 1
-            if (result := self._take(content, only_settled)) is not None:
+            result = self._take(content, only_settled)
+            if result is not None and not only_settled:  # a worker that was stopped may have begun once more
                 return lines, result
         return lines, None
 
@@ -441,10 +442,19 @@ class WorkerHandle:
         lease: seconds without a sign of life after which it counts as lost. Only this machine's clock counts.
         gone: returns why the worker cannot report any more, such as "it was killed by signal 9"; None while it can.
         end: ends it.
+        is_waiting: returns True while it waits to begin, so that nothing is to be heard of it.
     """
 
-    def __init__(self, reports: Reports, lease: float, gone: Callable[[], str | None], end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        reports: Reports,
+        lease: float,
+        gone: Callable[[], str | None],
+        end: Callable[[], None],
+        is_waiting: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._reports, self._lease, self._gone, self._end = reports, lease, gone, end
+        self._is_waiting = is_waiting
         self._heard = time.monotonic()
         self._result: Trained | Lost | None = None
 
@@ -465,7 +475,7 @@ class WorkerHandle:
         gone = self._gone()  # before its reports are read: it has written them before it ended
         lines, self._result = self._reports.pass_on()
         now = time.monotonic()
-        if lines:
+        if lines or self._is_waiting():
             self._heard = now
         if self._result is None and gone is not None:
             self._result = Lost(gone)

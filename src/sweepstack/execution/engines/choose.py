@@ -54,7 +54,7 @@ class Engine:
         server: forks workers; None if there is none.
         workers: the number of workers that train at once if they are chosen.
         gpus: for each of them, the value of CUDA_VISIBLE_DEVICES; empty without GPUs.
-        cluster: trains on other machines; None: this machine trains.
+        cluster: trains elsewhere; None: this machine trains.
     """
 
     def __init__(
@@ -83,7 +83,9 @@ class Engine:
             wait_for_quiet: see `Executor.choose_settings`.
         """
         name = self._config.name
-        if self._cluster is not None:
+        if self._cluster is not None and (fresh or resumed):
+            if name != "slurm":  # the jobs of its stacks are as many as these are, unless the config says how many
+                self._workers = self._cluster.workers
             planned = self._plan_beside(fresh, len(resumed), wait_for_quiet)
             close_readers([stack.trials[0] for stack in (*resumed, *planned.stacks)])
             return Chosen(planned, self._cluster)
@@ -166,9 +168,9 @@ def open_engine(prepared: Prepared, jobs: InProcessExecutor, journal: Path) -> I
     """
     global _has_trained
     config = prepared.run.engine
-    if isinstance(config, OwnEngine):
-        own = build_executor(config, journal)
-        with contextlib.closing(Engine(prepared, jobs, journal, None, own.workers, [], own)) as engine:
+    cluster = _cluster(config, journal)
+    if cluster is not None or isinstance(config, OwnEngine):
+        with contextlib.closing(Engine(prepared, jobs, journal, None, config.workers or 1, [], cluster)) as engine:
             yield engine
         return
     on_gpus = set(prepared.devices.values()) == {"cuda"}
@@ -189,6 +191,17 @@ def open_engine(prepared: Prepared, jobs: InProcessExecutor, journal: Path) -> I
         yield engine
     finally:
         engine.close()
+
+
+def _cluster(config: EngineConfig | OwnEngine, journal: Path) -> Executor | None:
+    """Returns the executor that an engine names; None for this process and this machine's workers."""
+    if isinstance(config, OwnEngine):
+        return build_executor(config, journal)
+    if config.name == "slurm":
+        from sweepstack.execution.engines.slurm.executor import SlurmExecutor
+
+        return SlurmExecutor(journal, config)
+    return None
 
 
 def _key(trial: Trial) -> str:

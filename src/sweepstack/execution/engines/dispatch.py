@@ -11,7 +11,7 @@ from sweepstack.events import Ended
 from sweepstack.execution.assignment import Parts
 from sweepstack.execution.engines.choose import seconds_of
 from sweepstack.execution.engines.leftovers import take_over
-from sweepstack.execution.executor import Executor, Handle, Lost, Trained
+from sweepstack.execution.executor import Executor, Handle, LastingExecutor, Lost, Trained
 from sweepstack.execution.failures import halves
 from sweepstack.execution.prepare import Prepared
 from sweepstack.execution.session import Session
@@ -69,7 +69,8 @@ class Dispatcher:
         try:
             self._train_all()
         except BaseException as error:
-            self._stop_all(error)
+            if not (isinstance(self._executor, LastingExecutor) and self._executor.leaves_workers(error)):
+                self._stop_all(error)
             raise
 
     def _train_all(self) -> None:
@@ -79,6 +80,7 @@ class Dispatcher:
             while len(self._running) < self._executor.workers and self._can_submit():
                 self._submit(self._waiting.popleft())
             if self._session.is_stopping():
+                self._waiting = deque(waiting for waiting in self._waiting if waiting.has_begun)
                 for key in self._running.keys() - asked_to_stop:
                     self._running[key][0].stop()
                     asked_to_stop.add(key)
@@ -101,8 +103,14 @@ class Dispatcher:
         return bool(self._waiting) and (self._waiting[0].has_begun or not self._session.is_stopping())
 
     def _submit(self, one: Queued) -> None:
-        device = self._prepared.device_of(one.stack)
-        one.stack, one.stopped = take_over(self._session, one.stack), frozenset()
+        device, one.stopped = self._prepared.device_of(one.stack), frozenset()
+        if isinstance(self._executor, LastingExecutor) and not one.losses:
+            known = self._executor.reattach(self._session.assign(one.stack, device), self._session)
+            if known is not None:
+                self._number += 1
+                self._running[self._number] = (known, one)
+                return
+        one.stack = take_over(self._session, one.stack)
         if self._session.leave_out(one.stack):
             return
         self._number += 1
@@ -131,12 +139,13 @@ class Dispatcher:
 
     def _take_up(self, one: Queued, reason: str) -> None:
         """Lets another worker train a stack that has lost its worker."""
-        one.stack, one.has_begun = take_over(self._session, one.stack), True
+        one.stack = take_over(self._session, one.stack)
+        one.has_begun = one.has_begun or any(map(self._session.has_begun, one.stack.trials))
         measured = self._session.measured(one.stack)
         one.losses = one.losses + 1 if measured == one.measured else 1
         one.measured = measured
         open_trials = [trial for trial in one.stack.trials if self._session.owns(trial)]
-        if not open_trials:
+        if not open_trials or (self._session.is_stopping() and not one.has_begun):
             return
         name = open_trials[0].name + (f" and {len(open_trials) - 1} others" if len(open_trials) > 1 else "")
         if one.losses < MAX_LOSSES:

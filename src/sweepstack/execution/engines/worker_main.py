@@ -8,20 +8,28 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from sweepstack.child_process import end_with_parent
-from sweepstack.execution.engines.channel import ASSIGNMENT, FileSink, do_assignment
+from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.engines.channel import ASSIGNMENT, FileSink, Sink, do_assignment
 from sweepstack.execution.worker import run_stack
 from sweepstack.masking import mask
 from sweepstack.standard_streams import open_closed
 
 
-def main(folder: Path) -> int:
+def main(
+    folder: Path,
+    open_sink: Callable[[Path], Sink] = FileSink,
+    train: Callable[[Assignment, Reporter], Parts | None] = run_stack,
+) -> int:
     """Does the assignment of a folder; returns the exit code: 0 if it has reported how that went.
 
     Args:
         folder: the folder.
+        open_sink: returns where the worker reports to.
+        train: trains a stack.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before PyTorch is loaded; see `app.main`
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -34,7 +42,7 @@ def main(folder: Path) -> int:
         rule = "a worker must see the folder of the journal: let tracking.journal name a folder that all machines share"
         print(mask(f"{rule} ({error})"), file=sys.stderr)
         return 2
-    do_assignment(folder, FileSink(folder), run_stack, content)
+    do_assignment(folder, open_sink(folder), train, content)
     return 0
 
 
