@@ -68,6 +68,12 @@ class Engine:
         self._workers = workers
         self._threads = self._config.cores or max(1, cores() // workers)
         self._local = LocalExecutor(journal, workers, server, self._config.lease, gpus)
+        self._dask: Executor | None = None
+        if self._config.name == "dask":
+            from sweepstack.execution.engines.dask.executor import DaskExecutor
+
+            self._threads = prepared.run.threads or 1
+            self._dask = DaskExecutor(journal, self._config, self._threads)
 
     def choose(
         self, fresh: Sequence[Trial], resumed: Sequence[Stack], wait_for_quiet: Callable[[], None] | None
@@ -80,6 +86,9 @@ class Engine:
             wait_for_quiet: see `Executor.choose_settings`.
         """
         name = self._config.name
+        if self._dask is not None and (fresh or resumed):
+            self._workers = self._dask.workers
+            return Chosen(self._plan_beside(fresh, len(resumed), wait_for_quiet), self._dask)
         may_be_local = name in ("auto", "local") and self._workers > 1 and len(fresh) + len(resumed) > 1
         if not may_be_local:
             return Chosen(self._plan(fresh, wait_for_quiet), self._jobs)
@@ -140,6 +149,8 @@ class Engine:
     def close(self) -> None:
         """Ends all workers."""
         self._local.close()
+        if self._dask is not None:
+            self._dask.close()
 
 
 @contextlib.contextmanager
