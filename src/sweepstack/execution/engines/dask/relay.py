@@ -210,7 +210,7 @@ class Training:
         answer: dict[str, Any] = {"lines": lines} if lines else {}
         if taken:
             self.handed = found
-            answer["checkpoint"] = (self.checkpoints / SNAPSHOT).stat().st_size
+            answer["checkpoint"] = (self.folder / SNAPSHOT).stat().st_size
         if how is not None:
             answer |= {"how": how, "has_checkpoint": found is not None}
         return answer
@@ -223,9 +223,9 @@ class Training:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _take_snapshot(self) -> bool:
-        (self.checkpoints / SNAPSHOT).unlink(missing_ok=True)
+        (self.folder / SNAPSHOT).unlink(missing_ok=True)
         try:
-            os.link(self.checkpoints / LATEST, self.checkpoints / SNAPSHOT)
+            os.link(self.checkpoints / LATEST, self.folder / SNAPSHOT)
         except FileNotFoundError:  # the next one comes
             return False
         return True
@@ -251,7 +251,7 @@ class Training:
             name: its path in the folder of such files.
             offset: where the piece begins.
         """
-        path = self.checkpoints / SNAPSHOT if name == SNAPSHOT else self.folder / FILES / name
+        path = self.folder / (SNAPSHOT if name == SNAPSHOT else Path(FILES, name))
         with path.open("rb") as stream:
             stream.seek(offset)
             return stream.read(PIECE)

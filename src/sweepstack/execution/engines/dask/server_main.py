@@ -48,6 +48,18 @@ def train(assignment: Assignment, reporter: Reporter) -> Parts | None:
     return run_stack(assignment, reporter)
 
 
+def warm_up() -> None:
+    """Loads all that trains, so that the forked processes have it."""
+    import torch
+
+    from sweepstack.training import own_loop, trainer  # noqa: F401
+    from sweepstack.training.data import load  # noqa: F401
+    from sweepstack.training.stacked import build, loop, single_model  # noqa: F401
+
+    torch.set_num_threads(1)  # so that it starts none: a fork would wait for threads that it does not have
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # PyTorch loads its compiler with the first optimizer
+
+
 def load(folder: Path) -> None:
     """Loads the data of an assignment, so that the process that trains it has them at once. It meets the errors.
 
@@ -77,9 +89,7 @@ def main(parent: int) -> None:
     orders = socket.socket(fileno=os.dup(0))
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    import torch
-
-    torch.set_num_threads(1)  # so that it starts none: a fork would wait for threads that it does not have
+    warm_up()
     serve(orders, train, load)
 
 
