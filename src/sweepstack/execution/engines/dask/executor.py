@@ -22,6 +22,7 @@ from sweepstack.execution.engines.dask.cluster import Loopback, address_of, chec
 from sweepstack.execution.engines.dask.following import Following
 from sweepstack.execution.engines.dask.link import Link
 from sweepstack.execution.executor import Handle, Lost, Trained
+from sweepstack.planning.plan import count
 
 
 class DaskExecutor:
@@ -45,8 +46,8 @@ class DaskExecutor:
         if self._config.workers is not None:
             return self._config.workers
         if self._config.address is None:
-            count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            return max(1, count // self._threads)
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            return max(1, cores // self._threads)
         return max(1, sum(max(1, threads // self._threads) for threads in self._connected().threads.values()))
 
     def _connected(self) -> Link:
@@ -72,7 +73,9 @@ class DaskExecutor:
         if self._said:
             return
         dashboard = self._loopback.dashboard if self._loopback is not None else link.dashboard
-        self._said = f"Dask: {len(link.threads)} workers at {link.address}; dashboard: {dashboard}"
+        self._said = f"Dask: {count(len(link.threads), 'worker')} at {link.address}"
+        if dashboard:
+            self._said += f"; dashboard: {dashboard}"
         reporter.say(self._said)
 
     def close(self) -> None:
