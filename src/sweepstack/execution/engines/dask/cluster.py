@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +30,7 @@ CONNECT_SECONDS = 8.0
 LOGGERS = ("distributed", "distributed.client", "distributed.comm", "bokeh", "tornado", "tornado.application")
 
 
-class Unreachable(UserError):
+class UnreachableError(UserError):
     """Nobody answers at the address of a scheduler."""
 
 
@@ -95,7 +97,9 @@ def security_of(config: EngineConfig) -> Security | None:
     try:
         security.get_connection_args("client")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        rule = f"engine.tls_ca, tls_cert and tls_key must be a certificate authority, a certificate and its key: {error}"
+        rule = (
+            f"engine.tls_ca, tls_cert and tls_key must be a certificate authority, a certificate and its key: {error}"
+        )
         raise ConfigError(one_line(rule), remedy="give the PEM files that the cluster was started with") from error
     return security
 
@@ -109,7 +113,7 @@ async def connect(address: str, security: Security | None, seconds: float = CONN
         seconds: the longest time to wait.
 
     Raises:
-        Unreachable: nobody answers.
+        UnreachableError: nobody answers.
     """
     from distributed import Client
 
@@ -119,9 +123,9 @@ async def connect(address: str, security: Security | None, seconds: float = CONN
     try:
         return await client
     except Exception as error:
-        await client._close(fast=True)
+        await client.close()
         what = "or it refuses the certificates" if security else "or it wants TLS"
-        raise Unreachable(
+        raise UnreachableError(
             f"engine.address must be that of a Dask scheduler that answers, nobody does in {seconds:g} s, {what}",
             address,
             "start it (dask scheduler), or leave engine.address out to use this machine",
@@ -143,6 +147,7 @@ class Loopback:
         self.security = Security.temporary()
         keys = ("tls_ca_file", "tls_client_cert", "tls_client_key", "tls_scheduler_cert", "tls_scheduler_key")
         values = {key: getattr(self.security, key) for key in (*keys, "tls_worker_cert", "tls_worker_key")}
+        self._scratch = tempfile.mkdtemp(prefix="sweepstack-dask-")
         make_folder(log.parent)
         log.unlink(missing_ok=True)
         make_file(log)
@@ -161,7 +166,9 @@ class Loopback:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps({"workers": workers, "security": values}) + "\n")
+            self._process.stdin.write(
+                json.dumps({"workers": workers, "scratch": self._scratch, "security": values}) + "\n"
+            )
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         except OSError:
@@ -177,3 +184,4 @@ class Loopback:
         """Ends it; its workers end with it, and the training processes with them."""
         self._process.kill()
         self._process.communicate()
+        shutil.rmtree(self._scratch, ignore_errors=True)  # workers that end now may still write there

@@ -1,17 +1,16 @@
 """Trains stacks with the workers of a Dask cluster.
 
-    cluster.py      connects to a cluster, or starts one of this machine (loopback.py)
-    link.py         the connection, which outlives interruptions
-    following.py    takes what a worker hands over for one stack
-    relay.py        in the Dask worker: hands over what a training process writes
-    server_main.py  beside the Dask worker: forks the training processes
+cluster.py      connects to a cluster, or starts one of this machine (loopback.py)
+link.py         the connection, which outlives interruptions
+following.py    takes what a worker hands over for one stack
+relay.py        in the Dask worker: hands over what a training process writes
+server_main.py  beside the Dask worker: forks the training processes
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 from sweepstack.config.schema import EngineConfig
@@ -110,7 +109,9 @@ class DaskHandle(WorkerHandle):
         if self._link.threads:
             self._without_workers = time.monotonic()
         elif time.monotonic() - self._without_workers > self._lease:
-            rule = f"a Dask cluster must have workers, the one at {self._link.address} has had none for {self._lease:g} s"
+            rule = (
+                f"a Dask cluster must have workers, the one at {self._link.address} has had none for {self._lease:g} s"
+            )
             raise UserError(rule, remedy=f"start one (dask worker {self._link.address}); the same command goes on")
         self._heard = max(self._heard, self._following.heard())
         result = super().poll()

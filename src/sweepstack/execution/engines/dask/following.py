@@ -57,6 +57,7 @@ class Following:
         self._task: Any = None
         self._begun = False
         self._offset = 0
+        self._has: list[int] = []
         self._control: Mapping[str, Any] = {"stop": ""}
         self._running = link.spawn(self._run())
 
@@ -121,7 +122,7 @@ class Following:
         for name in (PREVIOUS, LATEST):
             if (file := self._checkpoints / name).exists():
                 await self._send(file)
-        await self._call("go")
+        self._has = (await self._call("go"))["has"]
         self._heard, self._begun = time.monotonic(), True
 
     def _take_begin(self, said: Mapping[str, Any]) -> None:
@@ -132,10 +133,10 @@ class Following:
     async def _send(self, file: Path) -> None:
         with file.open("rb") as stream:
             while piece := stream.read(relay.PIECE):
-                await self._call("put", name=file.name, piece=piece)
+                await self._call("put", name=file.name, offset=stream.tell() - len(piece), piece=piece)
 
     def _question(self, wait: float, ready: bool = False) -> dict[str, Any]:
-        return {"offset": self._offset, "ready": ready, "control": self._control, "wait": wait}
+        return {"offset": self._offset, "ready": ready, "has": self._has, "control": self._control, "wait": wait}
 
     async def _follow(self) -> None:
         """Takes all that the worker hands over."""
@@ -147,33 +148,41 @@ class Following:
                     fetching.result()
                 fetching = None
             news = await self._call("read", **self._question(wait, ready))
-            lines, size = news.get("lines", b""), news.get("checkpoint")
+            lines, checkpoint = news.get("lines", b""), news.get("checkpoint")
             if (how := news.get("how")) is not None:
                 last = lines[lines[:-1].rfind(b"\n") + 1 :]
                 await self._take(lines[: len(lines) - len(last)])
-                if size is not None:
-                    await self._fetch_checkpoint(size)
+                if checkpoint:
+                    await self._fetch_checkpoint(checkpoint)
                 elif not news["has_checkpoint"]:  # the worker has removed it
                     shutil.rmtree(self._checkpoints, ignore_errors=True)
                 await self._take(last)
                 raise Gone(how)
             await self._take(lines)
-            if size is not None:
-                fetching = asyncio.create_task(self._fetch_checkpoint(size))
+            if checkpoint:
+                fetching = asyncio.create_task(self._fetch_checkpoint(checkpoint))
 
     async def _call(self, what: str, **values: Any) -> dict[str, Any]:
         """Asks the worker, and asks again until it can be reached."""
         while True:
-            if self._link.client is not None and self._worker not in self._link.threads:
-                raise Gone("its Dask worker has ended")
+            asked = asyncio.ensure_future(self._link.call(self._worker, what, key=self._key, **values))
             try:
-                answer = await self._link.call(self._worker, what, key=self._key, **values)
+                while not (await asyncio.wait([asked], timeout=LOOK_SECONDS))[0]:
+                    self._check_worker()
+                answer = asked.result()
             except LinkDown:
+                self._check_worker()
                 await asyncio.sleep(LOOK_SECONDS)
                 continue
+            finally:
+                asked.cancel()
             if answer.get("unknown"):
                 raise Gone("its Dask worker has ended it")
             return answer
+
+    def _check_worker(self) -> None:
+        if self._link.client is not None and self._worker not in self._link.threads:
+            raise Gone("its Dask worker has ended")
 
     async def _take(self, lines: bytes) -> None:
         """Appends lines to the file of the assignment, each after the files that it names."""
@@ -189,13 +198,12 @@ class Following:
         self._offset += len(lines)
         self._heard = time.monotonic()
 
-    async def _fetch(self, name: str, target: Path, size: int | None = None) -> None:
+    async def _fetch(self, name: str, target: Path) -> None:
         """Fetches a file from the worker.
 
         Args:
             name: see `Training.fetch`.
             target: where it goes.
-            size: its size; None if the worker does not change it any more.
         """
         make_folder(target.parent)
         with open(target, "wb", opener=opener) as stream:
@@ -207,8 +215,12 @@ class Following:
             stream.flush()
             os.fsync(stream.fileno())
 
-    async def _fetch_checkpoint(self, size: int) -> None:
-        """Fetches a checkpoint. The lines that were written before it are here already."""
+    async def _fetch_checkpoint(self, identity: list[int]) -> None:
+        """Fetches a checkpoint. The lines that were written before it are here already.
+
+        Args:
+            identity: identifies it.
+        """
         make_folder(self._checkpoints.parent)
         make_folder(self._checkpoints)
         partial = self._checkpoints / f"{LATEST}.partial"
@@ -218,14 +230,13 @@ class Following:
         with contextlib.suppress(FileNotFoundError):  # the first one
             os.replace(self._checkpoints / LATEST, self._checkpoints / PREVIOUS)
         os.replace(partial, self._checkpoints / LATEST)
+        self._has = identity
 
 
 async def _why(task: Any) -> Exception:
     """Returns why a task has failed before it could begin."""
     error = await task.exception()
     if isinstance(error, ImportError) or "deserializ" in str(error):
-        return UserError(
-            f"the Dask scheduler and its workers must have sweepstack ({one_line(error)})",
-            remedy='install it there: pip install "sweepstack[dask]"',
-        )
+        rule = "the Dask scheduler and its workers must have sweepstack"
+        return UserError(rule, remedy='install it there: pip install "sweepstack[dask]"')
     return Gone(one_line(error))

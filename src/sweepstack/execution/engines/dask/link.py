@@ -16,7 +16,7 @@ from sweepstack.error_log import log_traceback
 from sweepstack.errors import UserError, one_line
 from sweepstack.execution.engines.channel import CONTROL_SECONDS, versions
 from sweepstack.execution.engines.dask import relay
-from sweepstack.execution.engines.dask.cluster import CONNECT_SECONDS, Unreachable, connect
+from sweepstack.execution.engines.dask.cluster import CONNECT_SECONDS, UnreachableError, connect
 from sweepstack.paths import began_in
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Link:
         answers = await client.run(relay.greet, self.settings, workers=workers, on_error="return") if workers else {}
         for worker, answer in answers.items():
             if isinstance(answer, ImportError):
-                rule = f"a Dask worker must have sweepstack, the one at {worker} lacks it ({one_line(answer)})"
+                rule = f"a Dask worker must have sweepstack, {worker} has not ({one_line(answer)})"
                 raise UserError(rule, remedy='install it there: pip install "sweepstack[dask]"')
             if isinstance(answer, str) and answer:
                 raise unlike(answer)
@@ -169,9 +169,9 @@ class Link:
         while self.client is None:
             try:
                 await self._open(2.0)
-            except (Unreachable, OSError):
+            except (UnreachableError, OSError):
                 if time.monotonic() > until:
-                    return Unreachable(
+                    return UnreachableError(
                         f"the Dask scheduler must answer, it has not for {max(self._lease, LEAST_PATIENCE):g} s",
                         self.address,
                         "start it and its workers; the same command goes on from here",

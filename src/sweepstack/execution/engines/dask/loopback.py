@@ -29,6 +29,7 @@ def main() -> None:
         protocol="tls",
         security=Security(**wanted["security"], require_encryption=True),
         dashboard_address="127.0.0.1:8787",
+        local_directory=wanted["scratch"],
         memory_limit=0,  # it would not count the training processes
     )
     answers.write(json.dumps({"address": cluster.scheduler_address, "dashboard": cluster.dashboard_link}) + "\n")

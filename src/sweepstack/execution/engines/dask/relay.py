@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Session:
         paths = [os.environ.get("PYTHONPATH", ""), *self._settings["paths"]]
         process = subprocess.Popen(
             [sys.executable, "-m", "sweepstack.execution.engines.dask.server_main", str(os.getpid())],
-            stdin=theirs,
+            stdin=theirs.fileno(),
             cwd=folder if os.path.isdir(folder) else None,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
@@ -142,8 +142,6 @@ class Training:
         """How its process has ended; None while it runs."""
         self.heard = time.monotonic()
         self._control: Mapping[str, Any] = {"stop": ""}
-        self.handed: tuple[int, int, int] | None = None
-        """Identifies the checkpoint that the command has, or is being sent."""
         make_assignment(content, self.folder)
 
     def run(self) -> None:
@@ -185,18 +183,19 @@ class Training:
             self._control = control
             write_control(self.folder, control)
 
-    def news(self, offset: int, ready: bool) -> dict[str, Any]:
-        """Returns what the command does not have yet: whole lines, the size of a new checkpoint, how the process ended.
+    def news(self, offset: int, ready: bool, has: Sequence[int]) -> dict[str, Any]:
+        """Returns what the command does not have yet: whole lines, which checkpoint is new, how the process has ended.
 
         The last lines of a process come together with how it ended.
 
         Args:
             offset: the bytes of lines that it has.
             ready: True if it is not receiving a checkpoint, so that the next one may be handed over.
+            has: identifies the checkpoint that it has; empty if it has none.
         """
-        how, found = self.how if ready else None, self._identity()
+        how, found = self.how if ready else None, self.identity()
         with (self.folder / EVENTS).open("rb") as stream:
-            taken = ready and found is not None and found != self.handed and self._take_snapshot()
+            is_new = ready and found and found != [*has] and self._take_snapshot()
             stream.seek(offset)
             lines = stream.read(PIECE)
             while lines and b"\n" not in lines and (more := stream.read(PIECE)):
@@ -208,19 +207,19 @@ class Training:
         if how is None and lines and _is_end(last := lines[lines[:-1].rfind(b"\n") + 1 :]):
             lines = lines[: -len(last)]
         answer: dict[str, Any] = {"lines": lines} if lines else {}
-        if taken:
-            self.handed = found
-            answer["checkpoint"] = (self.folder / SNAPSHOT).stat().st_size
+        if is_new:
+            answer["checkpoint"] = found
         if how is not None:
-            answer |= {"how": how, "has_checkpoint": found is not None}
+            answer |= {"how": how, "has_checkpoint": bool(found)}
         return answer
 
-    def _identity(self) -> tuple[int, int, int] | None:
+    def identity(self) -> list[int]:
+        """Identifies the newest checkpoint; empty if there is none."""
         try:
             found = (self.checkpoints / LATEST).stat()
         except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+            return []
+        return [found.st_ino, found.st_mtime_ns, found.st_size]
 
     def _take_snapshot(self) -> bool:
         (self.folder / SNAPSHOT).unlink(missing_ok=True)
@@ -230,19 +229,19 @@ class Training:
             return False
         return True
 
-    def put(self, name: str, piece: bytes) -> None:
-        """Appends to the checkpoint of an earlier try.
+    def put(self, name: str, offset: int, piece: bytes) -> None:
+        """Writes a piece of the checkpoint of an earlier try.
 
         Args:
             name: the name of the file.
+            offset: where the piece begins.
             piece: the bytes.
         """
         make_folder(self.checkpoints.parent)
         make_folder(self.checkpoints)
-        with (self.checkpoints / name).open("ab") as stream:
+        with (self.checkpoints / name).open("r+b" if offset else "wb") as stream:
+            stream.seek(offset)
             stream.write(piece)
-        if name == LATEST:
-            self.handed = self._identity()
 
     def fetch(self, name: str, offset: int) -> bytes:
         """Returns a piece of a file of a trial, or of the snapshot of a checkpoint.
@@ -310,20 +309,22 @@ def _find(token: str, key: str) -> Training | None:
     return training
 
 
-async def _read(token: str, key: str, offset: int, ready: bool, control: Any, wait: float) -> dict[str, Any]:
+async def _read(
+    token: str, key: str, offset: int, ready: bool, has: list[int], control: Any, wait: float
+) -> dict[str, Any]:
     until = time.monotonic() + wait
     while (training := _find(token, key)) is not None:
         training.obey(control)
-        if (news := training.news(offset, ready)) or time.monotonic() > until:
+        if (news := training.news(offset, ready, has)) or time.monotonic() > until:
             return news
         await asyncio.sleep(POLL_SECONDS)
     return {"unknown": True}
 
 
-async def _put(token: str, key: str, name: str, piece: bytes) -> dict[str, Any]:
+async def _put(token: str, key: str, name: str, offset: int, piece: bytes) -> dict[str, Any]:
     if (training := _find(token, key)) is None:
         return {"unknown": True}
-    training.put(name, piece)
+    training.put(name, offset, piece)
     return {}
 
 
@@ -331,7 +332,7 @@ async def _go(token: str, key: str) -> dict[str, Any]:
     if (training := _find(token, key)) is None:
         return {"unknown": True}
     training.go.set()
-    return {}
+    return {"has": training.identity()}
 
 
 async def _fetch(token: str, key: str, name: str, offset: int) -> dict[str, Any]:
