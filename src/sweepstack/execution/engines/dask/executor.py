@@ -37,7 +37,7 @@ class DaskExecutor:
         self._journal, self._config, self._threads = journal, config, threads
         self._loopback: Loopback | None = None
         self._link: Link | None = None
-        self._said = ""
+        self._announced = ""
 
     @property
     def workers(self) -> int:
@@ -69,13 +69,13 @@ class DaskExecutor:
         return DaskHandle(Reports(folder, assignment.stack, reporter), self._config.lease, link, folder)
 
     def _say_once(self, link: Link, reporter: Reporter) -> None:
-        if self._said:
+        if self._announced:
             return
         dashboard = self._loopback.dashboard if self._loopback is not None else link.dashboard
-        self._said = f"Dask: {count(len(link.threads), 'worker')} at {link.address}"
+        self._announced = f"Dask: {count(len(link.threads), 'worker')} at {link.address}"
         if dashboard:
-            self._said += f"; dashboard: {dashboard}"
-        reporter.say(self._said)
+            self._announced += f"; dashboard: {dashboard}"
+        reporter.say(self._announced)
 
     def close(self) -> None:
         """See `Executor`."""

@@ -70,7 +70,7 @@ class Following:
         """Passes the control file to the worker."""
         self._control = json.loads((self._folder / CONTROL).read_text())
         if self._begun:
-            self._link.spawn(self._link.tell(self._worker, "read", key=self._key, **self._question(0.0)))
+            self._link.spawn(self._link.notify(self._worker, "read", key=self._key, **self._question(0.0)))
 
     def end(self) -> None:
         """Ends the training; nothing that comes later counts."""
@@ -96,7 +96,7 @@ class Following:
             self._is_over = True
             self._link.begun.pop(self._key, None)
             if self._worker:
-                self._link.later(self._link.tell(self._worker, "end", key=self._key))
+                self._link.later(self._link.notify(self._worker, "end", key=self._key))
             if self._task is not None:
                 self._task.release()  # the scheduler forgets it, whether it waits or runs
 
@@ -125,15 +125,15 @@ class Following:
         self._has = (await self._call("go"))["has"]
         self._heard, self._begun = time.monotonic(), True
 
-    def _take_begin(self, said: Mapping[str, Any]) -> None:
-        if said["refused"]:
-            raise unlike(said["refused"])
-        self._worker = said["worker"]
+    def _take_begin(self, message: Mapping[str, Any]) -> None:
+        if message["refused"]:
+            raise unlike(message["refused"])
+        self._worker = message["worker"]
 
     async def _send(self, file: Path) -> None:
         with file.open("rb") as stream:
             while piece := stream.read(relay.PIECE):
-                await self._call("put", name=file.name, offset=stream.tell() - len(piece), piece=piece)
+                await self._call("put", name=file.name, offset=stream.notify() - len(piece), piece=piece)
 
     def _question(self, wait: float, ready: bool = False) -> dict[str, Any]:
         return {"offset": self._offset, "ready": ready, "has": self._has, "control": self._control, "wait": wait}
@@ -207,7 +207,7 @@ class Following:
         """
         make_folder(target.parent)
         with open(target, "wb", opener=opener) as stream:
-            while piece := (await self._call("fetch", name=name, offset=stream.tell()))["piece"]:
+            while piece := (await self._call("fetch", name=name, offset=stream.notify()))["piece"]:
                 stream.write(piece)
                 self._heard = time.monotonic()
                 if len(piece) < relay.PIECE:

@@ -132,12 +132,12 @@ class Link:
 
     async def _hear(self, event: tuple[Any, Mapping[str, Any]]) -> None:
         """Takes what a task says when it begins."""
-        _, said = event
-        begun = self.begun.get(said["key"])
+        _, message = event
+        begun = self.begun.get(message["key"])
         if begun is not None and not begun.done():
-            begun.set_result(said)
+            begun.set_result(message)
         else:  # nobody waits for it any more, or the scheduler has begun it again
-            self.later(self.tell(said["worker"], "end", key=said["key"]))
+            self.later(self.notify(message["worker"], "end", key=message["key"]))
 
     async def _watch(self) -> None:
         """Notices which workers come and go, and connects again when the scheduler is gone."""
@@ -154,7 +154,7 @@ class Link:
                 if time.monotonic() - pinged > self._lease / 6:
                     pinged = time.monotonic()
                     for worker in self.threads:
-                        self.later(self.tell(worker, "ping"))
+                        self.later(self.notify(worker, "ping"))
             except UserError as error:
                 self.failure = error
             except (OSError, LinkDown):
@@ -202,8 +202,8 @@ class Link:
             raise LinkDown from error
         return dict(answer)
 
-    async def tell(self, worker: str, what: str, **values: Any) -> None:
-        """Tells a worker something, if it can be reached.
+    async def notify(self, worker: str, what: str, **values: Any) -> None:
+        """Asks a worker for something, if it can be reached.
 
         Args:
             worker: its address.
@@ -229,7 +229,7 @@ class Link:
 
     async def _close(self) -> None:
         if self.client is not None:
-            await asyncio.gather(*(self.tell(worker, "close") for worker in self.threads))
+            await asyncio.gather(*(self.notify(worker, "close") for worker in self.threads))
             await self.client.close()
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             task.cancel()
