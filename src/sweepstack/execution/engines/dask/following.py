@@ -133,7 +133,7 @@ class Following:
     async def _send(self, file: Path) -> None:
         with file.open("rb") as stream:
             while piece := stream.read(relay.PIECE):
-                await self._call("put", name=file.name, offset=stream.notify() - len(piece), piece=piece)
+                await self._call("put", name=file.name, offset=stream.tell() - len(piece), piece=piece)
 
     def _question(self, wait: float, ready: bool = False) -> dict[str, Any]:
         return {"offset": self._offset, "ready": ready, "has": self._has, "control": self._control, "wait": wait}
@@ -159,6 +159,8 @@ class Following:
                 await self._take(last)
                 raise Gone(how)
             await self._take(lines)
+            if not news["has_process"]:
+                self._heard = time.monotonic()
             if checkpoint:
                 fetching = asyncio.create_task(self._fetch_checkpoint(checkpoint))
 
@@ -207,7 +209,7 @@ class Following:
         """
         make_folder(target.parent)
         with open(target, "wb", opener=opener) as stream:
-            while piece := (await self._call("fetch", name=name, offset=stream.notify()))["piece"]:
+            while piece := (await self._call("fetch", name=name, offset=stream.tell()))["piece"]:
                 stream.write(piece)
                 self._heard = time.monotonic()
                 if len(piece) < relay.PIECE:

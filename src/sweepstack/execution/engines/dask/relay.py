@@ -138,6 +138,8 @@ class Training:
         self.folder = work_folder(session.folder / key, content["id"])
         self.checkpoints = checkpoints_of(self.folder)
         self.go, self.end = threading.Event(), threading.Event()
+        self.has_process = False
+        """False until its process begins: PyTorch and the data may have to be loaded before."""
         self.how: str | None = None
         """How its process has ended; None while it runs."""
         self.heard = time.monotonic()
@@ -151,6 +153,7 @@ class Training:
             if not self.go.is_set():
                 return
             process = self._session.start(self.folder)
+            self.has_process = True
             self.how = "no process could be started" if process is None else self._ended(process)
             self._wait(self.end)
         finally:
@@ -316,7 +319,7 @@ async def _read(
     while (training := _find(token, key)) is not None:
         training.obey(control)
         if (news := training.news(offset, ready, has)) or time.monotonic() > until:
-            return news
+            return {**news, "has_process": training.has_process}
         await asyncio.sleep(POLL_SECONDS)
     return {"unknown": True}
 
