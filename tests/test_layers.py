@@ -53,6 +53,7 @@ GUESTS = {  # the number of threads; which errors are of memory; weights are sav
     ("execution/worker.py", "torch"),
     ("execution/failures.py", "torch"),
     ("execution/trial_files.py", "torch"),
+    ("execution/engines/dask/server_main.py", "torch"),
     ("app.py", "hydra"),
 }
 PRIVATE = {
@@ -77,7 +78,8 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     inside = {
         node
         for part in ast.walk(tree)
-        if isinstance(part, ast.FunctionDef) or (isinstance(part, ast.If) and "TYPE_CHECKING" in ast.dump(part.test))
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(part, ast.If) and "TYPE_CHECKING" in ast.dump(part.test))
         for node in ast.walk(part)
     }
     found = []

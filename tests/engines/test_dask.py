@@ -26,7 +26,7 @@ from .test_two_hosts import why_not
 pytest.importorskip("distributed", reason='needs pip install "sweepstack[dask]"')
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="training processes are forked, and found in /proc")
 
-GRID = ("dataset=digits", "epochs=600", "batch_size=50,100", "optimizer.lr=0.1,0.2", "threads=1", "launch.width=2")
+GRID = ("dataset=digits", "epochs=300", "batch_size=50,100", "optimizer.lr=0.1,0.2", "threads=1", "launch.width=2")
 SWEEP = ("train.py", "-m", *GRID, "checkpoint.every=0")
 
 

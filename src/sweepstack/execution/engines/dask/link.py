@@ -182,13 +182,12 @@ class Link:
         return None
 
     async def call(self, worker: str, what: str, seconds: float = ANSWER_SECONDS, **values: Any) -> dict[str, Any]:
-        """Asks a worker.
+        """Asks a worker, with the details as keywords.
 
         Args:
             worker: its address.
             what: the question; see the handlers of `relay`.
             seconds: the longest time to wait for the answer.
-            values: the details.
 
         Raises:
             LinkDown: it cannot be reached.
@@ -208,7 +207,6 @@ class Link:
         Args:
             worker: its address.
             what: see `call`.
-            values: the details.
         """
         try:
             await self.call(worker, what, **values)
