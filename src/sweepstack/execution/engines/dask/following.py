@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ LONGEST_WAIT = 2.0
 """Seconds that a worker waits for news before it answers that there is none."""
 LOOK_SECONDS = 0.2
 """Seconds between two looks at a task that has not begun, or at a worker that cannot be reached."""
+END_SECONDS = 0.5
+"""The longest time to wait until nothing is written any more."""
 LATEST, PREVIOUS = relay.LATEST, "previous.pt"
 
 
@@ -52,12 +55,14 @@ class Following:
         self.failure: UserError | None = None
         """Why no worker can train it."""
         self._heard = 0.0
-        self._is_over = False
+        self._is_over, self._ended = False, threading.Event()
         self._key = self._worker = ""
         self._task: Any = None
         self._begun = False
         self._offset = 0
         self._has: list[int] = []
+        self._fetching: asyncio.Task[None] | None = None
+        """Fetches a checkpoint."""
         self._control: Mapping[str, Any] = {"stop": ""}
         self._running = link.spawn(self._run())
 
@@ -78,6 +83,7 @@ class Following:
             self._is_over = True
             self.gone = self.gone or "it was ended"
             self._running.cancel()
+            self._ended.wait(END_SECONDS)  # then nothing is written to the folder any more
 
     async def _run(self) -> None:
         try:
@@ -94,11 +100,14 @@ class Following:
             self.gone = one_line(error)
         finally:
             self._is_over = True
+            if self._fetching is not None:
+                self._fetching.cancel()
             self._link.begun.pop(self._key, None)
             if self._worker:
                 self._link.later(self._link.notify(self._worker, "end", key=self._key))
             if self._task is not None:
                 self._task.release()  # the scheduler forgets it, whether it waits or runs
+            self._ended.set()
 
     async def _begin(self) -> None:
         """Submits the task, waits until it begins, and sends the checkpoints of an earlier try."""
@@ -140,13 +149,11 @@ class Following:
 
     async def _follow(self) -> None:
         """Takes all that the worker hands over."""
-        fetching: asyncio.Task[None] | None = None
         wait = min(LONGEST_WAIT, self._lease / 6)
         while True:
-            if ready := fetching is None or fetching.done():
-                if fetching is not None:
-                    fetching.result()
-                fetching = None
+            if (ready := self._fetching is None or self._fetching.done()) and self._fetching is not None:
+                self._fetching.result()
+                self._fetching = None
             news = await self._call("read", **self._question(wait, ready))
             lines, checkpoint = news.get("lines", b""), news.get("checkpoint")
             if (how := news.get("how")) is not None:
@@ -162,7 +169,7 @@ class Following:
             if not news["has_process"]:
                 self._heard = time.monotonic()
             if checkpoint:
-                fetching = asyncio.create_task(self._fetch_checkpoint(checkpoint))
+                self._fetching = asyncio.create_task(self._fetch_checkpoint(checkpoint))
 
     async def _call(self, what: str, **values: Any) -> dict[str, Any]:
         """Asks the worker, and asks again until it can be reached."""

@@ -111,7 +111,7 @@ class Link:
         client = await connect(self.address, self._security, seconds)
         client.subscribe_topic(self.token, self._hear)
         try:
-            self.threads = dict(await client.nthreads())
+            self.threads = dict(await asyncio.wait_for(client.nthreads(), ANSWER_SECONDS))
             await self._greet(client, [*self.threads])
         except BaseException:
             await client.close()
@@ -122,7 +122,12 @@ class Link:
 
     async def _greet(self, client: Client, workers: list[str]) -> None:
         """Opens the session of this command on workers, so that they load PyTorch before the first stack comes."""
-        answers = await client.run(relay.greet, self.settings, workers=workers, on_error="return") if workers else {}
+        if not workers:
+            return
+        answers: dict[str, Any] = {}
+        with contextlib.suppress(OSError):  # such as a worker that does not answer: its first task opens the session
+            greeting = client.run(relay.greet, self.settings, workers=workers, on_error="return")
+            answers = await asyncio.wait_for(greeting, ANSWER_SECONDS)
         for worker, answer in answers.items():
             if isinstance(answer, ImportError):
                 rule = f"a Dask worker must have sweepstack, {worker} has not ({one_line(answer)})"
@@ -157,7 +162,9 @@ class Link:
                         self.later(self.notify(worker, "ping"))
             except UserError as error:
                 self.failure = error
-            except (OSError, LinkDown):
+            except Exception as error:
+                if not isinstance(error, OSError | LinkDown):
+                    log_traceback(error)
                 self.failure = await self._reconnect()
 
     async def _reconnect(self) -> UserError | None:
@@ -169,7 +176,7 @@ class Link:
         while self.client is None:
             try:
                 await self._open(2.0)
-            except (UnreachableError, OSError):
+            except (UnreachableError, OSError):  # a timeout is an OSError
                 if time.monotonic() > until:
                     return UnreachableError(
                         f"the Dask scheduler must answer, it has not for {max(self._lease, LEAST_PATIENCE):g} s",

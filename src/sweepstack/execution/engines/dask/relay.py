@@ -61,6 +61,7 @@ class Session:
         self.folder = Path(tempfile.mkdtemp(prefix="sweepstack-", dir=worker.local_directory))
         self.trainings: dict[str, Training] = {}
         self._servers = threading.Lock()
+        self._is_closed = False
         self._server = None if self.refused else self._start_server()
         self.heard = time.monotonic()
         self._watching = asyncio.ensure_future(self._watch())
@@ -80,7 +81,7 @@ class Session:
         return WorkerServer(ours, process.pid)
 
     async def _renew_server(self) -> None:
-        if self._server is not None and not self._server.alive:
+        if self._server is not None and not self._server.alive and not self._is_closed:
             self._server.close()
             self._server = self._start_server()
 
@@ -92,7 +93,8 @@ class Session:
         """
         with self._servers:
             for _ in range(2):
-                assert self._server is not None
+                if self._is_closed or self._server is None:
+                    return None
                 if (process := self._server.start(folder)) is not None:
                     return process
                 asyncio.run_coroutine_threadsafe(self._renew_server(), self.worker.loop.asyncio_loop).result()
@@ -105,7 +107,7 @@ class Session:
             process: its id.
         """
         with self._servers:
-            return None if self._server is None else self._server.ended(process)
+            return "the command has ended" if self._is_closed or self._server is None else self._server.ended(process)
 
     async def _watch(self) -> None:
         """Closes the session when nothing is heard of the command any more."""
@@ -115,6 +117,7 @@ class Session:
 
     def close(self) -> None:
         """Ends all that this session has started here."""
+        self._is_closed = True
         for training in self.trainings.values():
             training.end.set()
         if self._server is not None:
@@ -213,7 +216,7 @@ class Training:
         if is_new:
             answer["checkpoint"] = found
         if how is not None:
-            answer |= {"how": how, "has_checkpoint": bool(found)}
+            answer |= {"how": how, "has_checkpoint": self.checkpoints.is_dir()}
         return answer
 
     def identity(self) -> list[int]:
@@ -316,8 +319,9 @@ async def _read(
     token: str, key: str, offset: int, ready: bool, has: list[int], control: Any, wait: float
 ) -> dict[str, Any]:
     until = time.monotonic() + wait
-    while (training := _find(token, key)) is not None:
+    if (training := _find(token, key)) is not None:
         training.obey(control)
+    while (training := _find(token, key)) is not None:
         if (news := training.news(offset, ready, has)) or time.monotonic() > until:
             return {**news, "has_process": training.has_process}
         await asyncio.sleep(POLL_SECONDS)
