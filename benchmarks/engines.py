@@ -88,7 +88,7 @@ def cnns(arguments: argparse.Namespace) -> None:
 def overhead(arguments: argparse.Namespace) -> None:
     workers = arguments.workers if arguments.workers < 1000 else len(os.sched_getaffinity(0))
     seeds = f"seed={','.join(map(str, range(arguments.stacks)))}"
-    loop = ["dataset=digits", "epochs=1", "trainer._target_=spin.train", f"+trainer.seconds={arguments.seconds}"]
+    loop = ["dataset=digits", "epochs=1", "+trainer._target_=spin.train", f"+trainer.seconds={arguments.seconds}"]
     words = [*loop, seeds, f"engine={arguments.engine}", f"engine.workers={workers}"]
     shares = []
     for number in range(arguments.pairs):

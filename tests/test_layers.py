@@ -47,12 +47,14 @@ HOMES = {
     "mlflow": ("tracking",),
     "pandas": ("results", "data_files"),
     "hydra": ("hydra_adapter",),
+    "distributed": ("execution",),
 }
 """Libraries, each with the only folders that know it."""
 GUESTS = {  # the number of threads; which errors are of memory; weights are saved; the program itself
     ("execution/worker.py", "torch"),
     ("execution/failures.py", "torch"),
     ("execution/trial_files.py", "torch"),
+    ("execution/engines/dask/server_main.py", "torch"),
     ("app.py", "hydra"),
 }
 PRIVATE = {
@@ -77,7 +79,8 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     inside = {
         node
         for part in ast.walk(tree)
-        if isinstance(part, ast.FunctionDef) or (isinstance(part, ast.If) and "TYPE_CHECKING" in ast.dump(part.test))
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(part, ast.If) and "TYPE_CHECKING" in ast.dump(part.test))
         for node in ast.walk(part)
     }
     found = []
@@ -141,7 +144,7 @@ def test_the_doors_and_the_upper_floors_import_nothing_heavy_at_once() -> None:
     light = [path for name, path in modules().items() if name.split(".")[1] not in heavy]
     for path in [*light, *(SOURCE / "hydra_plugins").rglob("*.py")]:
         at_once = {imported.split(".")[0] for imported, early in imports(path) if early}
-        assert not at_once & {"torch", "torchvision", "mlflow", "pandas", "numpy"}, path
+        assert not at_once & {"torch", "torchvision", "mlflow", "pandas", "numpy", "distributed"}, path
 
 
 def test_a_worker_knows_no_session_no_ledger_and_no_store() -> None:

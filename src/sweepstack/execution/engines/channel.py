@@ -85,6 +85,18 @@ def versions() -> dict[str, str]:
     return {**packages, "python": f"{major}.{minor}"}
 
 
+def unlike_versions(of_command: Mapping[str, str]) -> str:
+    """Returns which versions of this process differ from those of a command, in words; empty if none does.
+
+    Args:
+        of_command: see `versions`.
+    """
+    own = versions()
+    unlike = [name for name, theirs in of_command.items() if own[name] != theirs]
+    wanted = ", ".join(f"{name} {of_command[name]}" for name in unlike)
+    return wanted and f"{wanted}, got {', '.join(f'{name} {own[name]}' for name in unlike)} on {socket.gethostname()}"
+
+
 def write_assignment(assignment: Assignment, folder: Path, lease: float, look: float = CONTROL_SECONDS) -> None:
     """Makes the folder of an assignment with all of its files.
 
@@ -94,13 +106,32 @@ def write_assignment(assignment: Assignment, folder: Path, lease: float, look: f
         lease: seconds without a sign of life after which the worker counts as lost.
         look: seconds between two looks of the worker at the control file.
     """
+    make_assignment({"lease": lease, "look": look, "versions": versions(), **assignment_as_json(assignment)}, folder)
+
+
+def make_assignment(content: Mapping[str, Any], folder: Path) -> None:
+    """Makes the folder of an assignment with all of its files.
+
+    Args:
+        content: the content of the assignment's file.
+        folder: its folder, see `work_folder`.
+    """
     make_folder(folder.parent)
     make_folder(folder)
-    content = {"lease": lease, "look": look, "versions": versions(), **assignment_as_json(assignment)}
-    _replace(folder / CONTROL, {"stop": ""})
+    write_control(folder, {"stop": ""})
     (folder / EVENTS).unlink(missing_ok=True)  # an earlier worker may still have it open
     make_file(folder / EVENTS)
     _replace(folder / ASSIGNMENT, content)
+
+
+def write_control(folder: Path, content: Mapping[str, Any]) -> None:
+    """Replaces the control file of an assignment.
+
+    Args:
+        folder: the folder of the assignment.
+        content: what its worker is to do, see `ask_to_stop`.
+    """
+    _replace(folder / CONTROL, content)
 
 
 def ask_to_stop(folder: Path, reason: str, over: bool = False, trials: Collection[str] = ()) -> None:
@@ -113,7 +144,7 @@ def ask_to_stop(folder: Path, reason: str, over: bool = False, trials: Collectio
         trials: the ids of the trials that stop at their next measurements.
     """
     with contextlib.suppress(OSError):  # it is gone
-        _replace(folder / CONTROL, {"stop": reason, "over": over, "trials": sorted(trials)})
+        write_control(folder, {"stop": reason, "over": over, "trials": sorted(trials)})
 
 
 def _replace(path: Path, content: Mapping[str, Any]) -> None:
@@ -286,11 +317,9 @@ def do_assignment(
     signal.signal(signal.SIGTERM, _interrupt)
     reporter = WorkerReporter(sink, folder / FILES)
     reporter.send({"hello": {"host": socket.gethostname(), "pid": os.getpid(), "at": time.time()}})
-    if (own := versions()) != content["versions"]:
-        unlike = [f"{name} {theirs}" for name, theirs in content["versions"].items() if own[name] != theirs]
-        got = ", ".join(f"{name} {own[name]}" for name in own if own[name] != content["versions"][name])
-        rule = f"a worker must have the versions of the command: {', '.join(unlike)}"
-        reporter.send(_as_json(UserError(rule, f"{got} on {socket.gethostname()}", "install the same there")))
+    if unlike := unlike_versions(content["versions"]):
+        rule = f"a worker must have the versions of the command: {unlike}"
+        reporter.send(_as_json(UserError(rule, remedy="install the same there")))
         return
     try:
         with reporter.alive(content["lease"], content["look"]):

@@ -168,7 +168,7 @@ def open_engine(prepared: Prepared, jobs: InProcessExecutor, journal: Path) -> I
     """
     global _has_trained
     config = prepared.run.engine
-    cluster = _cluster(config, journal)
+    cluster = _cluster(config, journal, prepared.run.threads or 1)
     if cluster is not None or isinstance(config, OwnEngine):
         with contextlib.closing(Engine(prepared, jobs, journal, None, config.workers or 1, [], cluster)) as engine:
             yield engine
@@ -193,14 +193,24 @@ def open_engine(prepared: Prepared, jobs: InProcessExecutor, journal: Path) -> I
         engine.close()
 
 
-def _cluster(config: EngineConfig | OwnEngine, journal: Path) -> Executor | None:
-    """Returns the executor that an engine names; None for this process and this machine's workers."""
+def _cluster(config: EngineConfig | OwnEngine, journal: Path, threads: int) -> Executor | None:
+    """Returns the executor that an engine names; None for this process and this machine's workers.
+
+    Args:
+        config: the section of the config.
+        journal: the folder of the journal.
+        threads: the number of threads of a worker.
+    """
     if isinstance(config, OwnEngine):
         return build_executor(config, journal)
     if config.name == "slurm":
         from sweepstack.execution.engines.slurm.executor import SlurmExecutor
 
         return SlurmExecutor(journal, config)
+    if config.name == "dask":
+        from sweepstack.execution.engines.dask.executor import DaskExecutor
+
+        return DaskExecutor(journal, config, threads)
     return None
 
 

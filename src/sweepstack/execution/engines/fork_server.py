@@ -27,34 +27,20 @@ POLL_SECONDS = 0.1
 Train = Callable[[Assignment, Reporter], Parts | None]
 
 
-class ForkServer:
-    """Forks workers; see the file. It and its workers end with this process.
+class WorkerServer:
+    """A process that starts workers; they end with it.
 
     Args:
-        train: trains a stack, in a worker.
+        orders: the connection to the process.
+        pid: the id of the process, which is a child of this one.
     """
 
-    def __init__(self, train: Train) -> None:
-        self._socket, theirs = socket.socketpair()
+    def __init__(self, orders: socket.socket, pid: int) -> None:
+        self._socket, self.pid = orders, pid
         self._received = b""
         self._ended: dict[int, str] = {}
         self.alive = True
         """False when it has ended: it can start no worker any more."""
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        parent = os.getpid()
-        with warnings.catch_warnings():  # other threads of this process wait for pipes, and hold no lock meanwhile
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                end_with_parent(parent)
-                self._socket.close()
-                _serve(theirs, train)
-            finally:
-                os._exit(0)
-        theirs.close()
 
     def start(self, folder: Path, environment: dict[str, str] | None = None) -> int | None:
         """Starts a worker; returns the id of its process, or None if the server has ended.
@@ -118,8 +104,41 @@ class ForkServer:
             os.waitpid(self.pid, 0)
 
 
-def _serve(orders: socket.socket, train: Train) -> None:
-    """The server: starts workers until its parent is gone."""
+class ForkServer(WorkerServer):
+    """Forks workers; see the file. It and its workers end with this process.
+
+    Args:
+        train: trains a stack, in a worker.
+    """
+
+    def __init__(self, train: Train) -> None:
+        ours, theirs = socket.socketpair()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        parent = os.getpid()
+        with warnings.catch_warnings():  # other threads of this process wait for pipes, and hold no lock meanwhile
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            try:
+                end_with_parent(parent)
+                ours.close()
+                serve(theirs, train)
+            finally:
+                os._exit(0)
+        theirs.close()
+        super().__init__(ours, pid)
+
+
+def serve(orders: socket.socket, train: Train, before: Callable[[Path], None] = lambda _: None) -> None:
+    """The server: starts workers until its parent is gone.
+
+    Args:
+        orders: the connection to its parent.
+        train: trains a stack, in a worker.
+        before: called in the server with the folder of an assignment, before its worker is forked.
+    """
     os.setsid()  # Ctrl-C reaches the command alone, which then asks its workers to stop
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -144,6 +163,7 @@ def _serve(orders: socket.socket, train: Train) -> None:
             *lines, received = (received + data).split(b"\n")
             for line in lines:
                 order = json.loads(line)
+                before(Path(order["folder"]))
                 worker = _fork(Path(order["folder"]), order["environment"], train, orders)
                 workers[worker] = os.pidfd_open(worker) if hasattr(os, "pidfd_open") else -1
                 orders.sendall(json.dumps({"started": worker}).encode() + b"\n")
