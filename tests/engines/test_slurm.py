@@ -73,7 +73,7 @@ def workers(terminal: Terminal) -> dict[str, int]:
 
 
 @pytest.fixture
-def held(terminal: Terminal) -> Iterator[Held]:
+def held(terminal: Terminal, node: SlurmNode) -> Iterator[Held]:
     """Begins a sweep, and gives the command and the processes of its jobs, which are held in their middle."""
     stopped: dict[str, int] = {}
     commands: list[subprocess.Popen[str]] = []
@@ -99,6 +99,7 @@ def held(terminal: Terminal) -> Iterator[Held]:
     for pid in stopped.values():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    node.clear()
 
 
 def go_on(*pids: int) -> None:
