@@ -215,13 +215,12 @@ def test_jobs_go_on_without_their_command_if_that_is_wanted(
 def test_a_controller_that_is_restarted_is_waited_for(
     terminal: Terminal, node: SlurmNode, held: Held, undisturbed: Figures
 ) -> None:
-    command, pids = held()
+    command, pids = held()  # a job that ends while Slurm is away is noticed by it minutes later
     node.stop_controller()
-    go_on(pids[0])
     out = read_until(command, "Slurm does not answer: ")
     node.start_controller()
     out += read_until(command, "Slurm answers again.")
-    go_on(pids[1])
+    go_on(*pids)
     rest, err = command.communicate(timeout=120)
     assert (command.returncode, err) == (0, "")
     assert "was lost" not in out + rest
