@@ -147,13 +147,17 @@ class SlurmNode:
     def start_controller(self) -> None:
         self.start("slurmctld", "-D")
 
+    def clear(self) -> None:
+        """Ends all jobs, also those that are held."""
+        self.run("scancel", "--user=root", "--signal=KILL", "--full", check=False)
+        self.run("scancel", "--user=root", check=False)
+        _wait_for(lambda: not self.jobs(), 30)
+
     def end(self) -> None:
         """Ends all jobs and daemons."""
         if "slurmctld" in self._daemons and (self.folder / "slurm.conf").exists():
             with contextlib.suppress(subprocess.TimeoutExpired, AssertionError):
-                self.run("scancel", "--user=root", "--signal=KILL", "--full", check=False)
-                self.run("scancel", "--user=root", check=False)
-                _wait_for(lambda: not self.jobs(), 20)
+                self.clear()
         for name in ("unshare", "slurmctld", "munged"):
             if (daemon := self._daemons.pop(name, None)) is not None:
                 daemon.terminate()

@@ -73,7 +73,7 @@ def workers(terminal: Terminal) -> dict[str, int]:
 
 
 @pytest.fixture
-def held(terminal: Terminal) -> Iterator[Held]:
+def held(terminal: Terminal, node: SlurmNode) -> Iterator[Held]:
     """Begins a sweep, and gives the command and the processes of its jobs, which are held in their middle."""
     stopped: dict[str, int] = {}
     commands: list[subprocess.Popen[str]] = []
@@ -99,6 +99,7 @@ def held(terminal: Terminal) -> Iterator[Held]:
     for pid in stopped.values():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    node.clear()
 
 
 def go_on(*pids: int) -> None:
@@ -214,13 +215,12 @@ def test_jobs_go_on_without_their_command_if_that_is_wanted(
 def test_a_controller_that_is_restarted_is_waited_for(
     terminal: Terminal, node: SlurmNode, held: Held, undisturbed: Figures
 ) -> None:
-    command, pids = held()
+    command, pids = held()  # a job that ends while Slurm is away is noticed by it minutes later
     node.stop_controller()
-    go_on(pids[0])
     out = read_until(command, "Slurm does not answer: ")
     node.start_controller()
     out += read_until(command, "Slurm answers again.")
-    go_on(pids[1])
+    go_on(*pids)
     rest, err = command.communicate(timeout=120)
     assert (command.returncode, err) == (0, "")
     assert "was lost" not in out + rest
