@@ -168,7 +168,7 @@ def dask_processes(folder: Path) -> list[Path]:
 def training(terminal: Terminal, cluster: Cluster) -> Iterator[subprocess.Popen[str]]:
     """A sweep whose two training processes have both handed over a state."""
     command = terminal.start(*SWEEP, "engine=dask", f"engine.address={cluster.address}", "engine.lease=10")
-    wait_until(lambda: len(checkpoints(terminal.folder)) == 2)
+    wait_until(lambda: len(checkpoints(terminal.folder)) == 2, 120)
     yield command
     command.kill()
     command.wait()
@@ -228,7 +228,7 @@ def test_a_scheduler_that_is_restarted_is_found_again(
 ) -> None:
     cluster = clusters().start()
     command = terminal.start(*SWEEP, "engine=dask", f"engine.address={cluster.address}")
-    wait_until(lambda: len(checkpoints(terminal.folder)) == 2)
+    wait_until(lambda: len(checkpoints(terminal.folder)) == 2, 120)
     cluster.kill()
     cluster.start()
     assert "was lost: its Dask worker has ended; another one goes on from the checkpoint." in ended(command)
