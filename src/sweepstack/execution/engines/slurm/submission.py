@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ UNANSWERED = re.compile(
     r"unable to contact|timed out|connect|communication|zero bytes|temporarily|has not ended|try again", re.IGNORECASE
 )
 """Matches what sbatch says when it does not know whether Slurm has the job."""
+THREAD = "sweepstack-sbatch"
+"""The name of the threads that wait for sbatch."""
 
 
 class UnansweredError(Exception):
@@ -87,7 +90,7 @@ def submit(folder: Path, stack: str, config: EngineConfig) -> str:
         except BaseException as error:  # for the thread that waits
             result.append(error)
 
-    thread = threading.Thread(target=run, daemon=True, name="sweepstack-sbatch")  # submitit waits without a limit
+    thread = threading.Thread(target=run, daemon=True, name=THREAD)  # submitit waits without a limit
     with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what sbatch says
         thread.start()
         thread.join(LONGEST_SECONDS)
@@ -99,6 +102,28 @@ def submit(folder: Path, stack: str, config: EngineConfig) -> str:
     if isinstance(found, BaseException):
         raise found
     return found
+
+
+def wait_for_sbatch(seconds: float) -> None:
+    """Waits until no sbatch is under way any more.
+
+    Args:
+        seconds: how long at most. A job that Slurm takes later cannot begin, see `can_begin`.
+    """
+    until = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if thread.name == THREAD:
+            thread.join(max(0.0, until - time.monotonic()))
+
+
+def can_begin(folder: Path, job: str) -> bool:
+    """True if a job finds what it is to run: submitit puts it there when sbatch has said the id of the job.
+
+    Args:
+        folder: the folder of the assignment.
+        job: the id of the job.
+    """
+    return (folder / LOGS / f"{job}_submitted.pkl").exists()
 
 
 def _parameters(stack: str, config: EngineConfig) -> dict[str, Any]:
