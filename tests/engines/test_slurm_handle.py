@@ -19,6 +19,8 @@ from sweepstack.execution.engines.slurm import handle, queue
 from sweepstack.execution.engines.slurm.executor import SlurmExecutor
 from sweepstack.execution.engines.slurm.handle import Jobs, SlurmHandle, Submitted
 from sweepstack.execution.engines.slurm.queue import SlurmQueue
+from sweepstack.execution.engines.slurm.worker import Job as WorkerJob
+from sweepstack.execution.engines.slurm.worker import JobSink
 from sweepstack.execution.executor import Lost, Trained
 from sweepstack.journal.codec import encode_line
 
@@ -182,6 +184,23 @@ def test_slurm_is_asked_less_often_while_it_does_not_answer(stand: Stand) -> Non
         asked.peek(time.monotonic())
     assert len(lines) == 1
     assert len(stand.calls("squeue")) == 1
+
+
+def test_a_worker_whose_job_has_begun_elsewhere_writes_nothing_more(
+    tmp_path: Path, assignment: Assignment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = work_folder(tmp_path / "journal", assignment.stack.id)
+    write_assignment(assignment, folder, 60.0)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    before = JobSink(folder, job := WorkerJob(folder))
+    assert before.control() == {"stop": ""}
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    now = JobSink(folder, WorkerJob(folder))
+    assert (before.control()["over"], job.is_stopped) == (True, True)
+    before.append(b"before\n")
+    now.append(b"now\n")
+    assert now.control() == {"stop": ""}
+    assert (folder / EVENTS).read_text() == "now\n"
 
 
 Open = Callable[[], SlurmExecutor]
