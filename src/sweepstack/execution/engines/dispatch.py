@@ -165,7 +165,7 @@ class Dispatcher:
             return
         name = open_trials[0].name + (f" and {len(open_trials) - 1} others" if len(open_trials) > 1 else "")
         if not lost.blames_stack:
-            one.not_before = time.monotonic() + min(SHORTEST_DELAY * 2.0**one.delays, LONGEST_DELAY)
+            one.not_before = time.monotonic() + min(SHORTEST_DELAY * 2 ** min(one.delays, 10), LONGEST_DELAY)
             one.delays += 1
         if one.losses < MAX_LOSSES:
             if begun or lost.blames_stack:
