@@ -216,14 +216,16 @@ class Link:
                     if not isinstance(error, OSError | LinkDown):
                         log_traceback(error)
                     await self._reconnect()
-        finally:  # whatever has ended it: nobody would notice else
+        except Exception as error:
+            log_traceback(error)
+        finally:  # nobody would notice else
             self.failure = self.failure or self._unreachable()
 
     async def _reconnect(self) -> None:
         """Connects again; notes the failure if that is impossible."""
         client, self.client = self.client, None
         if client is not None:
-            self.later(client.close())
+            self.later(_close(client))
         until = time.monotonic() + max(self._lease, LEAST_PATIENCE)
         while self.client is None:
             try:
@@ -292,6 +294,10 @@ class Link:
             await self.client.close()
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             task.cancel()
+
+
+async def _close(client: Client) -> None:
+    await client.close()  # what it returns is no coroutine if it is closed already
 
 
 def unlike(what: str) -> UserError:
