@@ -96,6 +96,8 @@ def print_after_error(config: DictConfig, error: Exception) -> str | None:
     from sweepstack.hydra_adapter.ignored_settings import launcher_of
     from sweepstack.hydra_adapter.launcher import LauncherError
 
+    if not isinstance(error, LauncherError) and not _frames(error) & {"launch", "return_value"}:
+        return None  # nothing was launched
     store, ledger = _store_and_ledger(config)
     sweep, cause = str(config.tracking.sweep), error.__cause__ or error
     jobs = error.jobs if isinstance(error, LauncherError) else None
@@ -121,8 +123,12 @@ def print_after_error(config: DictConfig, error: Exception) -> str | None:
 
 def _is_of_launcher(error: Exception) -> bool:
     """True if a launcher has raised an error, and not a job or a sweeper; another sweeper than ours does not say so."""
-    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return "launch" in frames and not isinstance(error, UserError)
+    return "launch" in _frames(error) and not isinstance(error, UserError)
+
+
+def _frames(error: Exception) -> set[str]:
+    """Returns the names of the functions that an error has come through."""
+    return {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
 
 
 def _prepared(config: DictConfig, jobs: HydraJobs) -> Sequence[Trial]:

@@ -166,7 +166,9 @@ def test_what_is_wrong_before_a_job_begins_is_one_line(
 ) -> None:
     monkeypatch.chdir(terminal.folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
-    done = here.train("-m", "dataset=digits", "hydra/launcher=joblib", *words)
+    (terminal.folder / "there").mkdir()  # as an earlier sweep leaves it
+    done = here.train("-m", "dataset=digits", "hydra/launcher=joblib", "hydra.sweep.dir=there", *words)
     assert (done.code, done.err.count("\n")) == (code, 1)
+    assert "Table:" not in done.out
     assert done.err.startswith(line)
-    assert not [*terminal.folder.glob("multirun/*/0")]
+    assert not [*terminal.folder.glob("there/*")]

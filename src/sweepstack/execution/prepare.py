@@ -84,12 +84,10 @@ def prepare(trials: Sequence[Trial], task: str, executor: InProcessExecutor) -> 
 
 
 def _device(name: str, engine: EngineConfig | OwnEngine) -> str:
-    """Returns the kind of device that a value of `device` means for who trains."""
+    """Returns the kind of device that a value of `device` means for who trains. Slurm gives what is asked of it."""
     from sweepstack.training.hardware import choose_device
 
-    if (
-        isinstance(engine, EngineConfig) and engine.name == "slurm" and name == "auto"
-    ):  # the machine of the command says nothing of the nodes
+    if name == "auto" and isinstance(engine, EngineConfig) and engine.name == "slurm":
         return "cpu" if engine.gpus_per_worker is None else "cuda"
     return choose_device(name).type
 

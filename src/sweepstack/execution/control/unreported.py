@@ -53,7 +53,7 @@ def _unreported(trials: Sequence[Trial], store: Store, ledger: Ledger) -> list[T
     wanted = unique(trials)
     known = ledger.peek(wanted).entries
     found = []
-    for trial, decision in zip(wanted, peek(wanted, store, rerun=False).decisions, strict=True):
+    for trial, decision in zip(wanted, peek(wanted, store, wanted[0].run.rerun).decisions, strict=True):
         entry = known.get(trial.fingerprint)
         has_ended = entry is not None and entry.outcome is not None and entry.trial.sweep == trial.sweep
         if not has_ended and not isinstance(decision, Reuse):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ def assignment_from_json(content: Mapping[str, Any], checkpoints: Path) -> Assig
         UnreadableError: this version refuses the config of a trial.
     """
     stack = Stack(
-        tuple(Trajectory(tuple(map(_trial, trials))) for trials in content["trajectories"]),
+        tuple(
+            Trajectory(tuple(_trial(trial, content["device"]) for trial in trials))
+            for trials in content["trajectories"]
+        ),
         StackSettings(**content["choice"]),
         content["id"],
         content["keep_stack"],
@@ -48,8 +52,11 @@ def assignment_from_json(content: Mapping[str, Any], checkpoints: Path) -> Assig
     return Assignment(stack, frozenset(content["wanted"]), checkpoints, content["keep"])
 
 
-def _trial(content: Mapping[str, Any]) -> Trial:
+def _trial(content: Mapping[str, Any], device: str) -> Trial:
+    """Returns a trial, which trains on the kind of device that was planned: `auto` may mean another one here."""
     trial, refused = stored_trial(content)
     if refused:
         raise UnreadableError(f"the config of {trial.name} is refused: {refused}")
+    if trial.run.device == "auto" and device:
+        return replace(trial, run=trial.run.model_copy(update={"device": device}))
     return trial

@@ -39,7 +39,7 @@ def question(settings: int, varied: Sequence[str], objective: Metric) -> str:
 
 
 def answer(selection: Selection, varied: Sequence[str]) -> Sentence:
-    """Returns the answer in one sentence: the best setting with its objective and test value, the set of settings that
+    """Returns the answer in a few words: the best setting with its objective and test value, the set of settings that
     may be the best, how far behind the others are, and what has a better mean that does not count.
 
     Args:
@@ -90,7 +90,7 @@ def _compared(selection: Selection, varied: Sequence[str]) -> Sentence:
     untested, unmeasured = (int((marks == mark).sum()) for mark in (NOT_TESTED, NOT_MEASURED))
     pieces: Sentence = []
     if len(tied):
-        pieces.append((f"; the set that may be the best: {1 + len(tied):,} of {1 + len(groups):,} settings", False))
+        pieces.append((f". The set that may be the best: {1 + len(tied):,} of {1 + len(groups):,} settings", False))
         for number, (_, group) in enumerate(tied.iterrows() if len(tied) <= MOST_NAMED else ()):
             pieces.append((", it and " if number == 0 else ", ", False))
             pieces.append((setting(param_values(group, varied), varied), True))
@@ -128,9 +128,9 @@ def _more(tied: pd.DataFrame, selection: Selection, varied: Sequence[str]) -> Se
     count, axis = int(first["needed"]), selection.axis
     if axis is FOLDS or count <= first["n"]:
         return []
-    about = f"about {count:,}" if count <= MOST_SEEDS else f"more than {MOST_SEEDS:,}"
+    about = f"About {float(f'{count:.2g}'):,.0f}" if count <= MOST_SEEDS else f"More than {MOST_SEEDS:,}"
     return [
-        (f"; {about} {axis.many} each would tell it apart from ", False),
+        (f". {about} {axis.many} each would tell it apart from ", False),
         (setting(param_values(first, varied), varied), True),
         (" if they differ as much as it seems", False),
     ]
