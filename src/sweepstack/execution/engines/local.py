@@ -18,6 +18,11 @@ from sweepstack.execution.executor import Handle
 from sweepstack.paths import began_in
 
 
+def cores() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class LocalExecutor:
     """Trains stacks in workers of this machine: forked ones, or new processes on GPUs and for several threads.
 

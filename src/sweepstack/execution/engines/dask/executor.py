@@ -16,10 +16,10 @@ from sweepstack.config.schema import EngineConfig
 from sweepstack.errors import ConfigError, UserError
 from sweepstack.execution.assignment import Assignment, Reporter
 from sweepstack.execution.engines.channel import Reports, WorkerHandle, work_folder, write_assignment
-from sweepstack.execution.engines.choose import cores
 from sweepstack.execution.engines.dask.cluster import Loopback, address_of, check_installed, security_of
 from sweepstack.execution.engines.dask.following import Following
 from sweepstack.execution.engines.dask.link import Link
+from sweepstack.execution.engines.local import cores
 from sweepstack.execution.executor import Handle, Lost, Trained
 from sweepstack.masking import has_masks
 from sweepstack.planning.plan import count
