@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sweepstack.execution.engines import dispatch
 from sweepstack.execution.engines.conformance import ExecutorConformance
 from sweepstack.execution.executor import Executor
 
@@ -43,6 +44,34 @@ class Fails(Counted):
     def submit(self, assignment, reporter):
         raise RuntimeError("the queue is closed")
 """
+OTHER = """
+import signal
+from pathlib import Path
+
+from my_executor import Processes
+from sweepstack.execution.executor import Done, Lost
+
+
+class Busy(Processes):
+    refused = 0
+
+    def submit(self, assignment, reporter):
+        self.refused += 1
+        if self.refused <= 4:
+            return Done(Lost("the queue is full", blames_stack=False))
+        return super().submit(assignment, reporter)
+
+
+class Lasting(Processes):
+    def reattach(self, assignment, reporter):
+        signal.raise_signal(signal.SIGINT)
+
+    def end_workers(self, stacks):
+        Path("ended").write_text(str(len(stacks)))
+
+    def leaves_workers(self, error):
+        return False
+"""
 
 
 @pytest.fixture
@@ -50,10 +79,11 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder with the modules of the page, where they can be imported."""
     (tmp_path / "my_executor.py").write_text(EXECUTOR)
     (tmp_path / "wrong.py").write_text(WRONG)
+    (tmp_path / "other.py").write_text(OTHER)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    for name in ("my_executor", "wrong"):
+    for name in ("my_executor", "wrong", "other"):
         sys.modules.pop(name, None)
 
 
@@ -80,6 +110,27 @@ def test_the_command_of_the_page_trains_with_it(
     trained = {run.data.tags["trained"] for run in terminal.store.client.search_runs(["1"])}
     assert all(text.endswith("engine=own)") for text in trained if text)
     assert not [*terminal.folder.glob("journal/*/work/*")]
+
+
+def test_a_stack_that_is_not_to_blame_is_tried_until_it_is_taken(
+    modules: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    monkeypatch.setattr(dispatch, "SHORTEST_DELAY", 0.01)
+    done = here.train("-m", "dataset=digits", "optimizer.lr=0.1", "engine=own", "engine._target_=other.Busy")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("could not begin: the queue is full; it is tried again") == 1
+    assert [row.state for row in terminal.store.rows()] == ["FINISHED"]
+
+
+def test_an_interrupt_while_workers_are_looked_for_ends_all_of_them(
+    modules: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    grid = ("dataset=digits", "optimizer.lr=0.1,0.2,0.3", "launch.width=1")
+    done = here.train("-m", *grid, "engine=own", "engine._target_=other.Lasting")
+    assert done.code == 130
+    assert (modules / "ended").read_text() == "3"
 
 
 @pytest.mark.parametrize(

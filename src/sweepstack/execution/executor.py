@@ -26,6 +26,8 @@ class Lost:
 
     reason: str
     """What is known of it, such as "it was killed by signal 9"."""
+    blames_stack: bool = True
+    """False if the stack cannot have caused that, such as if a queue takes no jobs; it is tried again later."""
 
 
 class Handle(Protocol):
@@ -85,6 +87,13 @@ class LastingExecutor(Executor, Protocol):
         Args:
             assignment: the stack, under the id that it had for an earlier command.
             reporter: see `Executor.submit`; it gets again what the worker has reported so far.
+        """
+
+    def end_workers(self, stacks: Collection[str]) -> None:
+        """Ends the workers that an earlier command has left. Returns at once.
+
+        Args:
+            stacks: the ids of their stacks; those that have no worker, too.
         """
 
     def leaves_workers(self, error: BaseException) -> bool:

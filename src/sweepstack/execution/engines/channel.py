@@ -394,13 +394,11 @@ class Reports:
             UserError: the worker cannot train anything.
             WorkerError: it has failed by a mistake of ours.
         """
-        lines = 0
+        lines, result = 0, None
         for content in self._new():
             lines += 1
-            result = self._take(content, only_settled)
-            if result is not None and not only_settled:  # a worker that was stopped may have begun once more
-                return lines, result
-        return lines, None
+            result = self._take(content, only_settled)  # the last one counts: what was stopped may have begun once more
+        return lines, None if only_settled else result
 
     def _new(self) -> Iterator[dict[str, Any]]:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweepstack.events import Ended
@@ -25,9 +25,11 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.1
 MAX_LOSSES = 3
 """Workers that a stack may lose. Then it is cut in halves, because its memory may be what ends them; a stack of one
 trajectory has failed."""
+SHORTEST_DELAY, LONGEST_DELAY = 0.5, 60.0
+"""Seconds until a stack that is not to blame for what has ended its worker gets another one: longer each time."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Queued:
     """A stack that waits for a worker, or trains."""
 
@@ -36,6 +38,10 @@ class Queued:
     """True if its trials have begun in a stack that was cut, or with a worker that was lost."""
     losses: int = 0
     """The workers that it has lost since it has last made progress."""
+    delays: int = 0
+    """How often it was put off since then."""
+    not_before: float = 0.0
+    """When it may be given to the next worker, as `time.monotonic` counts."""
     measured: int = 0
     """How far it had got when it lost the last one; see `Session.measured`."""
     stopped: frozenset[str] = frozenset()
@@ -56,6 +62,8 @@ class Dispatcher:
         self._waiting: deque[Queued] = deque()
         self._running: dict[int, tuple[Handle, Queued]] = {}
         self._number = 0
+        self._reasons: set[str] = set()
+        """Why stacks were put off before they had begun, as far as the user knows it."""
 
     def train(self, stacks: Sequence[Stack]) -> None:
         """Trains stacks: with several workers those that take longest first.
@@ -76,9 +84,11 @@ class Dispatcher:
     def _train_all(self) -> None:
         pause = SHORTEST_PAUSE
         asked_to_stop: set[int] = set()
-        while self._running or self._can_submit():
-            while len(self._running) < self._executor.workers and self._can_submit():
-                self._submit(self._waiting.popleft())
+        while self._running or self._open():
+            one = next((one for one in self._open() if one.not_before <= time.monotonic()), None)
+            is_submitting = one is not None and len(self._running) < self._executor.workers
+            if one is not None and is_submitting:  # one at a time: it may take long, and the others report meanwhile
+                self._submit(one)
             if self._session.is_stopping():
                 self._waiting = deque(waiting for waiting in self._waiting if waiting.has_begun)
                 for key in self._running.keys() - asked_to_stop:
@@ -95,34 +105,34 @@ class Dispatcher:
                     self._end(self._running.pop(key)[1], result)
             news = bool(ended) or self._session.journal.lines > before
             pause = SHORTEST_PAUSE if news else min(2 * pause, LONGEST_PAUSE)
-            if self._running and not ended:
+            if not (ended or is_submitting):
                 time.sleep(pause)
 
-    def _can_submit(self) -> bool:
-        """True if a stack is to be given to a worker. Trials that have begun must get an end, even while we stop."""
-        return bool(self._waiting) and (self._waiting[0].has_begun or not self._session.is_stopping())
+    def _open(self) -> list[Queued]:
+        """The stacks that are to be given to workers. Trials that have begun must get an end, even while we stop."""
+        return [one for one in self._waiting if one.has_begun or not self._session.is_stopping()]
 
     def _submit(self, one: Queued) -> None:
+        handle = self._begin(one)  # until it returns, the stack waits
+        self._waiting.remove(one)
+        if handle is not None:
+            self._number += 1
+            self._running[self._number] = (handle, one)
+
+    def _begin(self, one: Queued) -> Handle | None:
+        """Returns a worker that trains a stack; None if nothing of it is left to train."""
         device, one.stopped = self._prepared.device_of(one.stack), frozenset()
-        if isinstance(self._executor, LastingExecutor) and not one.losses:
+        if isinstance(self._executor, LastingExecutor) and not (one.losses or one.delays):
             known = self._executor.reattach(self._session.assign(one.stack, device), self._session)
             if known is not None:
-                self._number += 1
-                self._running[self._number] = (known, one)
-                return
+                return known
         one.stack = take_over(self._session, one.stack)
         if self._session.leave_out(one.stack):
-            return
-        self._number += 1
+            return None
         assignment = self._session.assign(one.stack, device)
         if not assignment.wanted:  # the reports that a lost worker had left have settled all of its trials
-            return
-        try:
-            handle = self._executor.submit(assignment, self._session)
-        except BaseException:
-            self._running[self._number] = (_NOBODY, one)
-            raise
-        self._running[self._number] = (handle, one)
+            return None
+        return self._executor.submit(assignment, self._session)
 
     def _end(self, one: Queued, result: Trained | Lost) -> None:
         """Takes the result of a worker: what is left of its stack waits again."""
@@ -134,25 +144,41 @@ class Dispatcher:
                 pieces = session.split(stack, parts, self._prepared.device_of(stack))
                 session.forget_work(stack)
                 self._waiting.extendleft(Queued(piece, True) for piece in reversed(pieces))
-            case Lost(reason):
-                self._take_up(one, reason)
+            case Lost():
+                self._take_up(one, result)
 
-    def _take_up(self, one: Queued, reason: str) -> None:
+    def _take_up(self, one: Queued, lost: Lost) -> None:
         """Lets another worker train a stack that has lost its worker."""
         one.stack = take_over(self._session, one.stack)
         one.has_begun = one.has_begun or any(map(self._session.has_begun, one.stack.trials))
         measured = self._session.measured(one.stack)
-        one.losses = one.losses + 1 if measured == one.measured else 1
-        one.measured = measured
+        if measured != one.measured:
+            one.losses = one.delays = 0
+        one.losses, one.measured = one.losses + lost.blames_stack, measured
         open_trials = [trial for trial in one.stack.trials if self._session.owns(trial)]
         if not open_trials or (self._session.is_stopping() and not one.has_begun):
             return
+        begun = [trial for trial in open_trials if self._session.has_begun(trial)]
+        if self._session.is_stopping() and not lost.blames_stack:
+            for trial in begun:
+                self._session.emit(killed_event(trial, KeyboardInterrupt("the command was ended")))
+            return
         name = open_trials[0].name + (f" and {len(open_trials) - 1} others" if len(open_trials) > 1 else "")
+        if not lost.blames_stack:
+            one.not_before = time.monotonic() + min(SHORTEST_DELAY * 2.0**one.delays, LONGEST_DELAY)
+            one.delays += 1
         if one.losses < MAX_LOSSES:
-            self._session.say(f"The worker of {name} was lost: {reason}; another one goes on from the checkpoint.")
+            if begun or lost.blames_stack:
+                then = "goes on from the checkpoint" if begun else "is tried"
+                self._session.say(f"The worker of {name} was lost: {lost.reason}; another one {then}.")
+            elif lost.reason not in self._reasons:
+                self._session.say(
+                    f"{name} could not begin: {lost.reason}; it is tried again, after longer and longer pauses."
+                )
+                self._reasons.add(lost.reason)
             self._waiting.appendleft(one)
             return
-        why = f"it has lost {one.losses} workers, the last one because {reason}"
+        why = f"it has lost {one.losses} workers, the last one because {lost.reason}"
         unended = [
             index
             for index, trajectory in enumerate(one.stack.trajectories)
@@ -171,11 +197,13 @@ class Dispatcher:
         """Stops all workers: they save their states. Trials that have begun and not ended are reported as KILLED."""
         for handle, _ in self._running.values():
             handle.stop()
+        if isinstance(self._executor, LastingExecutor):  # those of an earlier command that were not reattached yet
+            self._executor.end_workers([one.stack.id for one in self._waiting])
         stopped: list[Queued] = []
         until = time.monotonic() + GRACE_SECONDS
         while self._running and time.monotonic() < until:
             for key, (handle, _) in [*self._running.items()]:
-                if handle is _NOBODY or _result_of(handle) is not None:
+                if _result_of(handle) is not None:
                     stopped.append(self._running.pop(key)[1])
             time.sleep(SHORTEST_PAUSE)
         for handle, one in self._running.values():
@@ -185,25 +213,6 @@ class Dispatcher:
             for trial in (trial for one in (*stopped, *self._waiting) for trial in one.stack.trials):
                 if self._session.has_begun(trial):
                     self._session.emit(killed_event(trial, error))
-
-
-class _Nobody:
-    """Stands for the worker of a stack whose submission has failed."""
-
-    def poll(self) -> Trained | Lost | None:
-        return Trained()
-
-    def stop(self) -> None:
-        """Does nothing."""
-
-    def stop_trials(self, trials: Collection[str]) -> None:
-        """Does nothing."""
-
-    def end(self) -> None:
-        """Does nothing."""
-
-
-_NOBODY = _Nobody()
 
 
 def _result_of(handle: Handle) -> Trained | Lost | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,8 +12,8 @@ from typing import NamedTuple
 from sweepstack.config.schema import EngineConfig
 from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.execution.engines.channel import Reports, WorkerHandle
-from sweepstack.execution.engines.slurm.queue import LOOK_SECONDS, SlurmJob, SlurmQueue
-from sweepstack.execution.engines.slurm.submission import LOGS, cannot_start, job_name
+from sweepstack.execution.engines.slurm.queue import QUERY_SECONDS, SlurmJob, SlurmQueue
+from sweepstack.execution.engines.slurm.submission import LOGS, can_begin, cannot_start, job_name
 from sweepstack.execution.executor import Lost, Trained
 
 NEVER = {
@@ -23,6 +24,12 @@ NEVER = {
 NEVER_ENDS = ("PerJob", "PerJobLimit")
 OWN_ENDS = ("COMPLETED", "FAILED")
 """States of jobs that have ended by themselves."""
+NODE_ENDS = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED")
+"""States of jobs that have ended for no fault of theirs."""
+POLL_SECONDS = 0.5
+"""Seconds between two looks at what a worker has reported, which is on a shared disk."""
+HASTEN_SECONDS = 30.0
+"""Seconds until Slurm is asked once more to let a job that was requeued begin."""
 SILENT_SECONDS = 10.0
 """Seconds that a job waits until the user learns why."""
 
@@ -68,6 +75,7 @@ class SlurmHandle(WorkerHandle):
         self._since = time.monotonic()
         """When the job was submitted or has begun: looks at the queue from before say nothing."""
         self._seen: SlurmJob | None = None
+        self._polled = self._hastened = -math.inf
         self._is_cancelled = self._is_over = False
         self._lost: float | None = None
         """When the worker has said that it is stopped."""
@@ -82,8 +90,13 @@ class SlurmHandle(WorkerHandle):
         """
         if self._is_over:
             return self._result
+        now = time.monotonic()
+        if now - self._polled < POLL_SECONDS:
+            return None
+        self._polled = now
         was_waiting = not self.host
         try:
+            self._take_back()
             result = super().poll()
         except UserError as error:
             raise error.inside(f"job {self._job.id} of Slurm on {self.host}") from error
@@ -98,8 +111,8 @@ class SlurmHandle(WorkerHandle):
             self._is_over = True
             self._jobs.unended.pop(self.stack.id, None)
         if isinstance(result, Lost):
-            if self._seen is not None and str(self._seen) not in result.reason:
-                result = self._result = Lost(f"{result.reason}; {self._seen}")
+            also = "" if self._seen is None or str(self._seen) in result.reason else f"; {self._seen}"
+            result = self._result = Lost(f"{result.reason}{also}", self._blames_stack())
             if self._seen is None or not self._seen.has_ended:
                 self._cancel()
             if not self._jobs.has_begun and self._seen is not None and self._seen.state in OWN_ENDS:
@@ -107,6 +120,19 @@ class SlurmHandle(WorkerHandle):
         elif result is None and self._seen is not None and self._seen.is_pending:
             self._check_reason(self._seen.reason)
         return result
+
+    def _take_back(self) -> None:
+        """Takes a loss back if the worker has reported further: Slurm has requeued its job."""
+        if self._result is not None:
+            lines, result = self._reports.pass_on()
+            if lines:
+                self._result, self._lost, self._heard = result, None, time.monotonic()
+
+    def _blames_stack(self) -> bool:
+        """See `Lost`. A job that could not begin is to blame if it has ended by itself."""
+        if self._seen is None or not self._seen.has_ended:
+            return bool(self.host)
+        return self._seen.state not in NODE_ENDS and (bool(self.host) or self._seen.state != "CANCELLED")
 
     def stop(self) -> None:
         """See `Handle`. A job that waits is cancelled."""
@@ -123,14 +149,16 @@ class SlurmHandle(WorkerHandle):
         """Returns why the job does not train any more; None while it may."""
         if self._is_cancelled and not self.host:
             return "its job was cancelled"
-        jobs = self._jobs.queue.look(self._since)
+        jobs = self._jobs.queue.peek(self._since)
         if jobs is None:
             self._seen = None
             return None
         if not self._job.id:
             found = [job.id for job in jobs if job.name == job_name(self.stack.id) and not job.has_ended]
-            if not found:
-                return f"Slurm has not taken its job ({self._job.answer})"
+            if not found or not can_begin(self._reports.folder, found[-1]):
+                self._cancel()
+                how = "taken its job, which cannot begin, without saying so" if found else "not taken its job"
+                return f"Slurm has {how} ({self._job.answer})"
             self._job = Submitted(found[-1])
         self._seen = next((job for job in jobs if job.id == self._job.id), None)
         if self._seen is None:
@@ -145,11 +173,11 @@ class SlurmHandle(WorkerHandle):
             return True
         now = time.monotonic()
         self._lost = self._lost or now
-        jobs = self._jobs.queue.look(self._lost)
+        jobs = self._jobs.queue.peek(self._lost)
         if jobs is not None:
             self._seen = next((job for job in jobs if job.id == self._job.id), None)
         shows_end = jobs is not None and (self._seen is None or self._seen.state not in ("RUNNING", "COMPLETING"))
-        return shows_end or now - self._lost > 3 * LOOK_SECONDS
+        return shows_end or now - self._lost > 3 * QUERY_SECONDS
 
     def _is_waiting(self) -> bool:
         """True while no sign of life is expected: the job waits in the queue, begins, or is suspended."""
@@ -158,14 +186,16 @@ class SlurmHandle(WorkerHandle):
         return not self.host or (self._seen is not None and self._seen.state in ("SUSPENDED", "STOPPED"))
 
     def _check_reason(self, reason: str) -> None:
-        if reason in NEVER or reason.endswith(NEVER_ENDS):
+        if (reason in NEVER or reason.endswith(NEVER_ENDS)) and not self._jobs.has_begun:  # else it may pass
             self._cancel()
             raise cannot_start(f"Slurm says {reason}", self._jobs.config)
+        now = time.monotonic()
         if reason == "BeginTime":
-            self._jobs.queue.hasten(self._job.id)
-            self._since = time.monotonic()  # the next look shows whether it has helped
+            if now - self._hastened > HASTEN_SECONDS:
+                self._hastened = now
+                self._jobs.queue.hasten(self._job.id)
             return
-        is_late = time.monotonic() - self._since > SILENT_SECONDS
+        is_late = now - self._since > SILENT_SECONDS
         if is_late and reason not in {"None", *self._jobs.reasons}:
             self._jobs.reasons.add(reason)
             self._reports.reporter.say(f"Job {self._job.id} waits in Slurm's queue: {reason}.")

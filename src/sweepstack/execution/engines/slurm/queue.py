@@ -1,7 +1,8 @@
-"""Slurm's queue as the command sees it: one `squeue` for all jobs, every few seconds, which nobody waits for."""
+"""Slurm's queue as the command sees it: one `squeue` for all jobs, every two seconds, in the background."""
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import time
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 
 from sweepstack.errors import one_line
 
-LOOK_SECONDS = 2.0
-"""Seconds between two looks at the queue."""
+QUERY_SECONDS, LONGEST_QUERY_SECONDS = 2.0, 30.0
+"""Seconds between two looks at the queue: longer each time while Slurm does not answer."""
+WAIT_SECONDS = 0.5
+"""The same while the command waits for an answer, at its beginning and at its end."""
 LONGEST_SECONDS = 60.0
 """Seconds after which a program of Slurm that asks or submits is given up."""
 SQUEUE = ("squeue", "--me", "--states=all", "--noheader", "--format=%i|%j|%T|%r")
@@ -49,7 +52,7 @@ class SlurmJob:
 
 
 class SlurmQueue:
-    """The queue. Nobody waits for an answer of Slurm, which may take minutes: the last one counts.
+    """The queue. Whoever looks does not wait for an answer of Slurm, which may take minutes: the last one counts.
 
     Args:
         say: takes a line for the user.
@@ -59,13 +62,15 @@ class SlurmQueue:
         self._say = say
         self._squeue: subprocess.Popen[bytes] | None = None
         self._output = b""
-        self._began = 0.0
+        self._began = -math.inf
+        self._pause = QUERY_SECONDS
         self._looked: float | None = None
         self._jobs: tuple[SlurmJob, ...] = ()
         self._is_silent = False
         self._asked: list[subprocess.Popen[bytes]] = []
+        self._to_hasten: set[str] = set()
 
-    def look(self, since: float) -> Sequence[SlurmJob] | None:
+    def peek(self, since: float) -> Sequence[SlurmJob] | None:
         """Returns the jobs of this user, also those that have ended lately; None if the last look is too old.
 
         Args:
@@ -73,25 +78,26 @@ class SlurmQueue:
         """
         if self._squeue is not None:
             self._read()
-        elif time.monotonic() - self._began >= LOOK_SECONDS or (self._looked or 0.0) <= since:
+        elif time.monotonic() - self._began >= self._pause:
             self._begin()
         return self._jobs if self._looked is not None and self._looked > since else None
 
-    def wait(self, until: Callable[[Sequence[SlurmJob]], bool], seconds: float | None = None) -> bool:
-        """Waits for something that looks at the queue from now on show; returns False if they do not.
+    def wait(self, until: Callable[[Sequence[SlurmJob]], bool], seconds: float) -> Sequence[SlurmJob] | None:
+        """Waits for something that looks at the queue from now on show; returns the jobs, or None if they do not.
 
         Args:
             until: returns whether the jobs show it.
-            seconds: how long; None: as long as it takes.
+            seconds: how long.
         """
         began = time.monotonic()
-        while seconds is None or time.monotonic() - began < seconds:
-            jobs = self.look(began)
+        while time.monotonic() - began < seconds:
+            if self._squeue is None and not self._is_silent and time.monotonic() - self._began > WAIT_SECONDS:
+                self._begin()
+            jobs = self.peek(began)
             if jobs is not None and until(jobs):
-                return True
-            began = began if jobs is None else time.monotonic()
+                return jobs
             time.sleep(0.05)
-        return False
+        return None
 
     def cancel(self, *words: str) -> None:
         """Cancels jobs. Returns at once: later looks show what has become of them.
@@ -102,8 +108,11 @@ class SlurmQueue:
         self._ask("scancel", "--quiet", *words)
 
     def hasten(self, job: str) -> None:
-        """Lets a job that was requeued begin as soon as there is room; by itself, Slurm first waits for two minutes."""
-        self._ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+        """Lets a job that was requeued begin as soon as there is room; by itself, Slurm first waits for two minutes.
+
+        Slurm is asked before the next look, once for all jobs.
+        """
+        self._to_hasten.add(job)
 
     def _ask(self, *command: str) -> None:
         self._asked = [one for one in self._asked if one.poll() is None]
@@ -113,6 +122,9 @@ class SlurmQueue:
             self._asked.append(one)
 
     def _begin(self) -> None:
+        if self._to_hasten:
+            self._ask("scontrol", "update", f"JobId={','.join(sorted(self._to_hasten))}", "StartTime=now")
+            self._to_hasten.clear()
         self._began = time.monotonic()
         self._output = b""
         try:
@@ -144,13 +156,14 @@ class SlurmQueue:
         self._forget()
         fields = [line.split("|", 3) for line in text.splitlines()]
         self._jobs = tuple(SlurmJob(*one) for one in fields if len(one) == 4)
-        self._looked = self._began
+        self._looked, self._pause = self._began, QUERY_SECONDS
         if self._is_silent:
             self._say("Slurm answers again.")
             self._is_silent = False
 
     def _fail(self, text: str) -> None:
         self._forget()
+        self._pause = min(2 * self._pause, LONGEST_QUERY_SECONDS)
         if not self._is_silent:
             self._say(f"Slurm does not answer: {one_line(text)}. Its jobs go on, and this command asks it further.")
             self._is_silent = True

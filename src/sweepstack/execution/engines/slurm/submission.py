@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent import futures
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ UNANSWERED = re.compile(
     r"unable to contact|timed out|connect|communication|zero bytes|temporarily|has not ended|try again", re.IGNORECASE
 )
 """Matches what sbatch says when it does not know whether Slurm has the job."""
+
+_under_way: set[Future[str]] = set()
+"""The submissions for which sbatch has not ended: the ids of their jobs."""
 
 
 class UnansweredError(Exception):
@@ -78,27 +83,45 @@ def submit(folder: Path, stack: str, config: EngineConfig) -> str:
 
     executor = SlurmExecutor(folder / LOGS)
     executor.update_parameters(**_parameters(stack, config))
-    result: list[str | BaseException] = []
+    job: Future[str] = Future()
+    job.add_done_callback(_under_way.discard)
 
     def run() -> None:
         try:
             with _outside_of_jobs():
-                result.append(str(executor.submit(SlurmWorker(folder)).job_id))
+                job.set_result(str(executor.submit(SlurmWorker(folder)).job_id))
         except BaseException as error:  # for the thread that waits
-            result.append(error)
+            job.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True, name="sweepstack-sbatch")  # submitit waits without a limit
+    _under_way.add(job)
     with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what sbatch says
-        thread.start()
-        thread.join(LONGEST_SECONDS)
-    if not result:
+        threading.Thread(target=run, daemon=True, name="sweepstack-sbatch").start()  # submitit waits without a limit
+        futures.wait([job], LONGEST_SECONDS)
+    if not job.done():
         raise UnansweredError(f"sbatch has not ended within {LONGEST_SECONDS:g} s")
-    (found,) = result
-    if isinstance(found, FailedJobError):
-        raise _refusal(str(found), config) from found
-    if isinstance(found, BaseException):
-        raise found
-    return found
+    try:
+        return job.result()
+    except FailedJobError as error:
+        raise _refusal(str(error), config) from error
+
+
+def wait_for_sbatch(seconds: float) -> None:
+    """Waits until no sbatch is under way any more.
+
+    Args:
+        seconds: how long at most. A job that Slurm takes later cannot begin, see `can_begin`.
+    """
+    futures.wait([*_under_way], seconds)
+
+
+def can_begin(folder: Path, job: str) -> bool:
+    """True if a job finds what it is to run: submitit puts it there when sbatch has said the id of the job.
+
+    Args:
+        folder: the folder of the assignment.
+        job: the id of the job.
+    """
+    return (folder / LOGS / f"{job}_submitted.pkl").exists()
 
 
 def _parameters(stack: str, config: EngineConfig) -> dict[str, Any]:

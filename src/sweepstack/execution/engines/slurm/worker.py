@@ -18,6 +18,8 @@ from sweepstack.execution.assignment import Assignment, Parts, Reporter
 from sweepstack.execution.engines.channel import FileSink, reported_events
 from sweepstack.execution.engines.worker_main import main
 from sweepstack.execution.worker import run_stack
+from sweepstack.files.owner_only import make_file
+from sweepstack.files.replacing import replacing
 from sweepstack.trial import TrialState, Verdict
 
 LIMIT = signal.SIGUSR2
@@ -25,6 +27,8 @@ LIMIT = signal.SIGUSR2
 COMMAND_SECONDS = 60
 """Seconds after which a command of Slurm that has not ended is killed."""
 REASON = "the time limit of its job"
+OWNER = "owner"
+"""The file, in the folder of an assignment, that says which begin of the job does it: the last one."""
 
 
 class Requeued(BaseException):
@@ -43,17 +47,17 @@ class SlurmWorker:
 
     def __call__(self) -> None:
         """Does the assignment, and ends the process."""
-        job = _Job(self._folder)
+        job = Job(self._folder)
         signal.signal(LIMIT, job.on_limit)
         code = 0
         with suppress(Requeued):
-            code = main(self._folder, lambda folder: _JobSink(folder, job), job.train)
+            code = main(self._folder, lambda folder: JobSink(folder, job), job.train)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # without a result for submitit, whose folder is deleted when the command has read everything
 
 
-class _Job:
+class Job:
     """The job of this process, which can begin several times."""
 
     def __init__(self, folder: Path) -> None:
@@ -88,16 +92,34 @@ class _Job:
         return parts
 
 
-class _JobSink(FileSink):
-    """The folder of an assignment. A time limit that is near stops the worker as its command would."""
+class JobSink(FileSink):
+    """The folder of an assignment. A time limit that is near stops the worker as its command would.
 
-    def __init__(self, folder: Path, job: _Job) -> None:
+    If Slurm has lost the node of a worker that lives on, and has begun the job elsewhere, this worker stops and writes
+    nothing more.
+    """
+
+    def __init__(self, folder: Path, job: Job) -> None:
         super().__init__(folder)
-        self._job = job
+        self._job, self._owner = job, folder / OWNER
+        self._own = f"{os.environ.get('SLURM_JOB_ID')} {os.environ.get('SLURM_RESTART_COUNT', 0)}"
+        self._is_replaced = False
+        with replacing(self._owner) as temporary:
+            make_file(temporary)
+            temporary.write_text(self._own)
+
+    def append(self, line: bytes) -> None:
+        """See `Sink`."""
+        if not self._is_replaced:
+            super().append(line)
 
     def control(self) -> Mapping[str, Any]:
         """See `Sink`."""
+        with suppress(OSError):  # the disk cannot be reached; the next look may succeed
+            self._is_replaced = self._owner.read_text() != self._own
         found = super().control()
+        if self._is_replaced:
+            found = {"stop": "its job has begun elsewhere", "over": True}
         self._job.is_stopped = self._job.is_stopped or bool(found.get("stop"))
         return {**found, "stop": REASON} if self._job.is_near_limit and not self._job.is_stopped else found
 
