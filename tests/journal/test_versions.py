@@ -99,7 +99,8 @@ def test_what_version_1_has_left_open_is_resumed_and_ends_as_undisturbed(
     for one in (process, other):
         one.close()
         one._process.wait(60)
-    assert outcomes == expected
+    # Another kind of processor had trained the first epochs, and rounds differently.
+    assert outcomes == {name: pytest.approx(metrics, rel=1e-5) for name, metrics in expected.items()}
     assert "1 trial trained before: not trained again" in told
     assert "1 stack interrupted before" in told
     assert "checkpoint" not in told.lower()

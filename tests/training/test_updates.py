@@ -205,7 +205,7 @@ OPTIMIZERS = [
     if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
 ]
 MODELS = {"Muon": "Matrices", "SparseAdam": "Sparse"}
-RATES = {"SGD": 0.1, "ASGD": 0.3, "RAdam": 0.03, "LBFGS": 0.05, "Adadelta": 1.0, "SparseAdam": 0.05}
+RATES = {"SGD": 0.1, "ASGD": 0.3, "RAdam": 0.03, "LBFGS": 0.02, "Adadelta": 1.0, "SparseAdam": 0.05}
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "Optimizer"])

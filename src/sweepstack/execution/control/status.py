@@ -182,15 +182,17 @@ def _running(ledger: Ledger, found: Unfinished, living: Living) -> CommandStatus
 def _interrupted(ledger: Ledger, found: Unfinished, sweep: str | None, rows: Sequence[Entry]) -> CommandStatus:
     """Returns what is left of a sweep. Its workers may still train."""
     sessions = sorted({entry.session for entry in rows if entry.session is not None})
-    histories = _histories(event for session in sessions for event in _events(ledger, session, rows))
+    events = [event for session in sessions for event in _events(ledger, session, rows)]
+    for id, members in _by_stack(rows).items():
+        if id is not None:  # what its worker has reported, and no command has read
+            events += reported_events(ledger.work(id), [entry.trial for entry in members])
+    histories = _histories(events)
     stacks = []
     settled = {id for id, one in histories.items() if one.ended is not None and one.ended.outcome.settled}
     rows = [entry for entry in rows if entry.trial.id not in settled]  # the next command notes it in the ledger
     for id, members in _by_stack(rows).items():
         worker = _worker(ledger, id, members[0])
         if worker is not None and worker[0] in REMOTE and id is not None and _is_fresh(ledger.work(id), members[0]):
-            reported = reported_events(ledger.work(id), [entry.trial for entry in members])
-            histories |= _histories(reported)
             engine, host, pid, since = worker
             state = TRAINING if host is not None else WAITING
         else:

@@ -35,6 +35,7 @@ from sweepstack.events import Ended, Event
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
 from sweepstack.execution.engines.assignment_file import assignment_as_json, assignment_from_json
 from sweepstack.execution.executor import Lost, Trained
+from sweepstack.files.inside import inside
 from sweepstack.files.owner_only import FILE, make_file, make_folder
 from sweepstack.files.replacing import replacing
 from sweepstack.journal.codec import decode_line, encode_line, event_as_json, event_from_json
@@ -448,7 +449,7 @@ class Reports:
         files: list[Path] = []
         try:
             for file in event.files:
-                source = self.folder / FILES / file
+                source = inside(self.folder / FILES, file)
                 target = event.trial.folder / Path(*file.parts[1:])  # the first part is the id of the trial
                 if source.exists():  # else they were moved before a controller died
                     target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from sweepstack.config.schema import EngineConfig, OwnEngine
 from sweepstack.errors import ConfigError
 from sweepstack.execution.engines.fork_server import ForkServer
-from sweepstack.execution.engines.local import LocalExecutor
+from sweepstack.execution.engines.local import LocalExecutor, cores
 from sweepstack.execution.engines.own import build_executor
 from sweepstack.execution.executor import Executor, InProcessExecutor
 from sweepstack.execution.prepare import Prepared
@@ -216,11 +215,6 @@ def _cluster(config: EngineConfig | OwnEngine, journal: Path, threads: int) -> E
 
 def _key(trial: Trial) -> str:
     return stack_key(trial.config, trial.run)
-
-
-def cores() -> int:
-    """The number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seconds_of(stack: Stack) -> float:

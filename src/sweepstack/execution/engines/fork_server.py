@@ -42,16 +42,14 @@ class WorkerServer:
         self.alive = True
         """False when it has ended: it can start no worker any more."""
 
-    def start(self, folder: Path, environment: dict[str, str] | None = None) -> int | None:
+    def start(self, folder: Path) -> int | None:
         """Starts a worker; returns the id of its process, or None if the server has ended.
 
         Args:
             folder: the folder of the assignment, see `channel`.
-            environment: variables to set for it.
         """
-        order = {"folder": str(folder), "environment": environment or {}}
         try:
-            self._socket.sendall(json.dumps(order).encode() + b"\n")
+            self._socket.sendall(json.dumps({"folder": str(folder)}).encode() + b"\n")
             while True:
                 for message in self._messages(None):
                     if "started" in message:
@@ -155,26 +153,31 @@ def serve(orders: socket.socket, train: Train, before: Callable[[Path], None] = 
                     del workers[worker]
                     if file >= 0:
                         os.close(file)
-                    orders.sendall(json.dumps({"ended": worker, "how": _how(status)}).encode() + b"\n")
+                    how = how_it_ended(os.waitstatus_to_exitcode(status))
+                    orders.sendall(json.dumps({"ended": worker, "how": how}).encode() + b"\n")
         if orders.fileno() in ready:
             data = orders.recv(65536)
             if not data:
                 return
             *lines, received = (received + data).split(b"\n")
             for line in lines:
-                order = json.loads(line)
-                before(Path(order["folder"]))
-                worker = _fork(Path(order["folder"]), order["environment"], train, orders)
+                folder = Path(json.loads(line)["folder"])
+                before(folder)
+                worker = _fork(folder, train, orders)
                 workers[worker] = os.pidfd_open(worker) if hasattr(os, "pidfd_open") else -1
                 orders.sendall(json.dumps({"started": worker}).encode() + b"\n")
 
 
-def _how(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
+def how_it_ended(code: int) -> str:
+    """Says how a process has ended.
+
+    Args:
+        code: its exit code; the negative number of a signal if one has killed it.
+    """
     return f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
 
 
-def _fork(folder: Path, environment: dict[str, str], train: Train, orders: socket.socket) -> int:
+def _fork(folder: Path, train: Train, orders: socket.socket) -> int:
     server = os.getpid()
     worker = os.fork()
     if worker:
@@ -183,7 +186,6 @@ def _fork(folder: Path, environment: dict[str, str], train: Train, orders: socke
     try:
         end_with_parent(server)
         orders.close()
-        os.environ.update(environment)
         do_assignment(folder, FileSink(folder), train, json.loads((folder / ASSIGNMENT).read_text()))
         code = 0
     finally:

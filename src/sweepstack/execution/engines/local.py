@@ -13,9 +13,14 @@ from pathlib import Path
 
 from sweepstack.execution.assignment import Assignment, Reporter
 from sweepstack.execution.engines.channel import Reports, WorkerHandle, work_folder, write_assignment
-from sweepstack.execution.engines.fork_server import ForkServer
+from sweepstack.execution.engines.fork_server import ForkServer, how_it_ended
 from sweepstack.execution.executor import Handle
 from sweepstack.paths import began_in
+
+
+def cores() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class LocalExecutor:
@@ -67,9 +72,7 @@ class LocalExecutor:
 
         def gone() -> str | None:
             code = process.poll()
-            if code is None:
-                return None
-            return f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
+            return None if code is None else how_it_ended(code)
 
         return WorkerHandle(reports, self._lease, gone, process.kill)
 

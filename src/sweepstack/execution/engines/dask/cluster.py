@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from sweepstack.config.schema import EngineConfig
 from sweepstack.error_log import ErrorsLog
 from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.files.owner_only import make_file, make_folder
+from sweepstack.files.scratch import scratch
 from sweepstack.masking import reveal
 from sweepstack.paths import began_in
 
@@ -147,7 +147,8 @@ class Loopback:
         self.security = Security.temporary()
         keys = ("tls_ca_file", "tls_client_cert", "tls_client_key", "tls_scheduler_cert", "tls_scheduler_key")
         values = {key: getattr(self.security, key) for key in (*keys, "tls_worker_cert", "tls_worker_key")}
-        self._scratch = tempfile.mkdtemp(prefix="sweepstack-dask-")
+        self._resources = contextlib.ExitStack()
+        folder = str(self._resources.enter_context(scratch()))
         make_folder(log.parent)
         log.unlink(missing_ok=True)
         make_file(log)
@@ -166,9 +167,7 @@ class Loopback:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(
-                json.dumps({"workers": workers, "scratch": self._scratch, "security": values}) + "\n"
-            )
+            self._process.stdin.write(json.dumps({"workers": workers, "scratch": folder, "security": values}) + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         except OSError:
@@ -184,4 +183,4 @@ class Loopback:
         """Ends it; its workers end with it, and the training processes with them."""
         self._process.kill()
         self._process.communicate()
-        shutil.rmtree(self._scratch, ignore_errors=True)  # workers that end now may still write there
+        self._resources.close()

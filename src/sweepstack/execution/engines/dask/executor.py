@@ -9,19 +9,23 @@ server_main.py  beside the Dask worker: forks the training processes
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 from sweepstack.config.schema import EngineConfig
-from sweepstack.errors import UserError
+from sweepstack.errors import ConfigError, UserError
 from sweepstack.execution.assignment import Assignment, Reporter
 from sweepstack.execution.engines.channel import Reports, WorkerHandle, work_folder, write_assignment
 from sweepstack.execution.engines.dask.cluster import Loopback, address_of, check_installed, security_of
 from sweepstack.execution.engines.dask.following import Following
 from sweepstack.execution.engines.dask.link import Link
+from sweepstack.execution.engines.local import cores
 from sweepstack.execution.executor import Handle, Lost, Trained
+from sweepstack.masking import has_masks
 from sweepstack.planning.plan import count
+
+LAST_SECONDS = 10.0
+"""Seconds after a worker was asked to stop in which its last checkpoint may arrive."""
 
 
 class DaskExecutor:
@@ -45,8 +49,7 @@ class DaskExecutor:
         if self._config.workers is not None:
             return self._config.workers
         if self._config.address is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            return max(1, cores // self._threads)
+            return max(1, cores() // self._threads)
         return max(1, sum(max(1, threads // self._threads) for threads in self._connected().threads.values()))
 
     def _connected(self) -> Link:
@@ -62,7 +65,11 @@ class DaskExecutor:
 
     def submit(self, assignment: Assignment, reporter: Reporter) -> Handle:
         """See `Executor`."""
+        if self._config.address is not None and any(has_masks(repr(trial.config)) for trial in assignment.stack.trials):
+            rule = "a config must have no passwords and tokens in its addresses: they are not sent to a Dask cluster"
+            raise ConfigError(rule, remedy="let your code read them on the workers, or leave engine.address out")
         link = self._connected()
+        link.greet()
         self._say_once(link, reporter)
         folder = work_folder(self._journal, assignment.stack.id)
         write_assignment(assignment, folder, self._config.lease)
@@ -99,6 +106,7 @@ class DaskHandle(WorkerHandle):
         self._following = Following(link, folder, lease)
         super().__init__(reports, lease, lambda: self._following.gone, self._following.end)
         self._link, self._without_workers = link, time.monotonic()
+        self._asked_to_stop = 0.0
 
     def poll(self) -> Trained | Lost | None:
         """See `Handle`."""
@@ -106,6 +114,8 @@ class DaskHandle(WorkerHandle):
             return self._result
         if (failure := self._following.failure or self._link.failure) is not None:
             raise failure
+        while self._link.notes:
+            self._reports.reporter.say(self._link.notes.pop(0))
         if self._link.threads:
             self._without_workers = time.monotonic()
         elif time.monotonic() - self._without_workers > self._lease:
@@ -118,6 +128,17 @@ class DaskHandle(WorkerHandle):
         if result is not None:
             self._following.end()
         return result
+
+    def stop(self) -> None:
+        """See `Handle`."""
+        self._asked_to_stop = time.monotonic()
+        super().stop()
+
+    def end(self) -> None:
+        """See `Handle`. What a worker has saved when it was asked to stop may still be on its way."""
+        if self._asked_to_stop:
+            self._following.wait(self._asked_to_stop + LAST_SECONDS - time.monotonic())
+        super().end()
 
     def _ask_to_stop(self) -> None:
         super()._ask_to_stop()

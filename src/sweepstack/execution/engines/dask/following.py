@@ -22,13 +22,14 @@ from sweepstack.errors import StoreError, UserError, one_line
 from sweepstack.execution.engines.channel import ASSIGNMENT, CONTROL, EVENTS, FILES, checkpoints_of
 from sweepstack.execution.engines.dask import relay
 from sweepstack.execution.engines.dask.link import Link, LinkDown, unlike
+from sweepstack.files.inside import inside
 from sweepstack.files.owner_only import make_folder, opener
 from sweepstack.journal.codec import decode_line
 
 LONGEST_WAIT = 2.0
 """Seconds that a worker waits for news before it answers that there is none."""
-LOOK_SECONDS = 0.2
-"""Seconds between two looks at a task that has not begun, or at a worker that cannot be reached."""
+QUERY_SECONDS = 0.2
+"""Seconds between two queries about a task that has not begun, or to a worker that cannot be reached."""
 END_SECONDS = 0.5
 """The longest time to wait until nothing is written any more."""
 LATEST, PREVIOUS = relay.LATEST, "previous.pt"
@@ -77,6 +78,15 @@ class Following:
         if self._begun:
             self._link.spawn(self._link.notify(self._worker, "read", key=self._key, **self._question(0.0)))
 
+    def wait(self, seconds: float) -> None:
+        """Waits until the worker has handed over everything.
+
+        Args:
+            seconds: the longest time to wait.
+        """
+        if self._begun and self._link.client is not None:
+            self._ended.wait(max(0.0, seconds))
+
     def end(self) -> None:
         """Ends the training; nothing that comes later counts."""
         if not self._is_over:
@@ -113,21 +123,28 @@ class Following:
         """Submits the task, waits until it begins, and sends the checkpoints of an earlier try."""
         content = (self._folder / ASSIGNMENT).read_bytes()
         while not self._worker:
-            while (client := self._link.client) is None:
-                await asyncio.sleep(LOOK_SECONDS)
+            while (client := self._link.client) is None or (workers := self._link.suited) == []:
+                await asyncio.sleep(QUERY_SECONDS)
+            left_out = {*self._link.left_out}
             self._key = f"sweepstack-{self._folder.name}-{secrets.token_hex(4)}"
             begun = self._link.begun[self._key] = asyncio.get_running_loop().create_future()
-            self._task = client.submit(
-                relay.train, self._link.settings, self._key, content, key=self._key, pure=False, retries=0
-            )
-            while not begun.done() and self._link.client is client and self._task.status != "cancelled":
-                await asyncio.wait([begun], timeout=LOOK_SECONDS)
-                if self._task.status in ("error", "lost"):
-                    raise await _why(self._task)
+            words, options = (self._link.settings, self._key, content), {"pure": False, "retries": 0}
+            self._task = client.submit(relay.train, *words, key=self._key, workers=workers, **options)
+            while not begun.done() and self._task.status not in ("cancelled", "error", "lost"):
+                if self._link.client is not client or self._link.suited != workers:
+                    break
+                await asyncio.wait([begun], timeout=QUERY_SECONDS)
             if begun.done():
                 self._take_begin(begun.result())
-            else:  # the scheduler was gone
+            elif self._task.status in ("error", "lost"):
+                error = await _why(self._task)
+                with contextlib.suppress(OSError):  # it cannot be reached
+                    await self._link.update(client)
+                if self._link.left_out <= left_out:  # it was not the first task of a worker that has just come
+                    raise error
+            if not self._worker:
                 del self._link.begun[self._key]
+                self._task.release()
         for name in (PREVIOUS, LATEST):
             if (file := self._checkpoints / name).exists():
                 await self._send(file)
@@ -136,8 +153,10 @@ class Following:
 
     def _take_begin(self, message: Mapping[str, Any]) -> None:
         if message["refused"]:
-            raise unlike(message["refused"])
-        self._worker = message["worker"]
+            self._link.leave_out(message["worker"], unlike(message["refused"]))
+        else:
+            self._worker = message["worker"]
+            self._link.threads.setdefault(self._worker, 1)  # it may have come a moment ago
 
     async def _send(self, file: Path) -> None:
         with file.open("rb") as stream:
@@ -176,12 +195,12 @@ class Following:
         while True:
             asked = asyncio.ensure_future(self._link.call(self._worker, what, key=self._key, **values))
             try:
-                while not (await asyncio.wait([asked], timeout=LOOK_SECONDS))[0]:
+                while not (await asyncio.wait([asked], timeout=QUERY_SECONDS))[0]:
                     self._check_worker()
                 answer = asked.result()
             except LinkDown:
                 self._check_worker()
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(QUERY_SECONDS)
                 continue
             finally:
                 asked.cancel()
@@ -201,7 +220,7 @@ class Following:
             if b'"files"' in line:
                 for content in filter(None, decode_line(line)):
                     for name in content.get("files", ()):
-                        await self._fetch(str(name), self._folder / FILES / str(name))
+                        await self._fetch(str(name), inside(self._folder / FILES, str(name)))
         with open(self._folder / EVENTS, "ab", opener=opener) as stream:
             stream.write(lines)
         self._offset += len(lines)

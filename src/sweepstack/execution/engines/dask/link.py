@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweepstack.error_log import log_traceback
 from sweepstack.errors import UserError, one_line
-from sweepstack.execution.engines.channel import CONTROL_SECONDS, versions
+from sweepstack.execution.engines.channel import versions
 from sweepstack.execution.engines.dask import relay
 from sweepstack.execution.engines.dask.cluster import CONNECT_SECONDS, UnreachableError, connect
 from sweepstack.paths import began_in
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from distributed import Client
     from distributed.security import Security
 
-LOOK_SECONDS = 1.0
-"""Seconds between two looks at which workers the cluster has."""
+QUERY_SECONDS = 1.0
+"""Seconds between two queries about which workers the cluster has."""
 ANSWER_SECONDS = 10.0
 """Seconds in which a worker must answer a question that it can answer at once."""
 LEAST_PATIENCE = 30.0
@@ -44,7 +44,7 @@ class Link:
         lease: seconds without a sign of life after which a worker counts as lost.
 
     Raises:
-        UserError: the scheduler does not answer, or its workers cannot train.
+        UserError: the scheduler does not answer.
     """
 
     def __init__(self, address: str, security: Security | None, lease: float) -> None:
@@ -54,7 +54,13 @@ class Link:
         self.client: Client | None = None
         """None while the scheduler cannot be reached."""
         self.threads: dict[str, int] = {}
-        """The workers of the cluster, each with its number of threads."""
+        """The workers of the cluster that can train, each with its number of threads."""
+        self.left_out: set[str] = set()
+        """The other ones."""
+        self.notes: list[str] = []
+        """Lines for the user that nobody has shown yet."""
+        self._greeted: set[str] | None = None
+        """Workers that can train, as far as they have said; None before the first stack is submitted."""
         self.dashboard = ""
         """The address of the cluster's dashboard."""
         self.failure: UserError | None = None
@@ -66,7 +72,6 @@ class Link:
         self.settings: dict[str, Any] = {
             "token": self.token,
             "lease": lease,
-            "look": CONTROL_SECONDS,
             "versions": versions(),
             "folder": str(began_in()),
             "paths": paths,
@@ -111,8 +116,7 @@ class Link:
         client = await connect(self.address, self._security, seconds)
         client.subscribe_topic(self.token, self._hear)
         try:
-            self.threads = dict(await asyncio.wait_for(client.nthreads(), ANSWER_SECONDS))
-            await self._greet(client, [*self.threads])
+            await self.update(client)
         except BaseException:
             await client.close()
             raise
@@ -120,20 +124,69 @@ class Link:
         with contextlib.suppress(LookupError):  # it has none
             self.dashboard = str(client.dashboard_link)
 
-    async def _greet(self, client: Client, workers: list[str]) -> None:
-        """Opens the session of this command on workers, so that they load PyTorch before the first stack comes."""
+    @property
+    def suited(self) -> list[str] | None:
+        """The workers that can train; None if all can."""
+        return [*self.threads] if self.left_out else None
+
+    def greet(self) -> None:
+        """Prepares the workers for this command, so that they load PyTorch before the first stack comes.
+
+        Raises:
+            UserError: one of them cannot train.
+        """
+        if self._greeted is None:
+            self._greeted = set()
+            if (client := self.client) is not None:  # else those that are found again are greeted
+                for error in self.do(self._greet(client, [*self.threads])).values():
+                    raise error
+
+    async def update(self, client: Client) -> None:
+        """Notices which workers have come and gone. Those that come later and cannot train are left out.
+
+        Args:
+            client: the client of the scheduler.
+        """
+        workers = dict(await asyncio.wait_for(client.nthreads(), ANSWER_SECONDS))
+        self.left_out &= workers.keys()
+        self.threads = {worker: threads for worker, threads in workers.items() if worker not in self.left_out}
+        if self._greeted is not None:
+            come = [worker for worker in self.threads if worker not in self._greeted]
+            for worker, error in (await self._greet(client, come)).items():
+                self.leave_out(worker, error)
+
+    def leave_out(self, worker: str, error: UserError) -> None:
+        """Gives no stacks to a worker any more. If no worker could train yet, the command ends with the error.
+
+        Args:
+            worker: its address.
+            error: why it cannot train.
+        """
+        if worker not in self.left_out:
+            self.left_out.add(worker)
+            self.threads.pop(worker, None)
+            self.notes.append(f"The Dask worker {worker} is left out: {error}.")
+            if not self._greeted:
+                self.failure = error
+
+    async def _greet(self, client: Client, workers: list[str]) -> dict[str, UserError]:
+        """Prepares workers for this command; returns those that cannot train, and why."""
         if not workers:
-            return
+            return {}
+        found: dict[str, UserError] = {}
         answers: dict[str, Any] = {}
-        with contextlib.suppress(OSError):  # such as a worker that does not answer: its first task opens the session
+        with contextlib.suppress(OSError):  # such as a worker that does not answer: its first task does that, too
             greeting = client.run(relay.greet, self.settings, workers=workers, on_error="return")
             answers = await asyncio.wait_for(greeting, ANSWER_SECONDS)
         for worker, answer in answers.items():
             if isinstance(answer, ImportError):
                 rule = f"a Dask worker must have sweepstack, {worker} has not ({one_line(answer)})"
-                raise UserError(rule, remedy='install it there: pip install "sweepstack[dask]"')
-            if isinstance(answer, str) and answer:
-                raise unlike(answer)
+                found[worker] = UserError(rule, remedy='install it there: pip install "sweepstack[dask]"')
+            elif isinstance(answer, str) and answer:
+                found[worker] = unlike(answer)
+        if self._greeted is not None:
+            self._greeted.update(worker for worker in workers if worker not in found)
+        return found
 
     async def _hear(self, event: tuple[Any, Mapping[str, Any]]) -> None:
         """Takes what a task says when it begins."""
@@ -147,54 +200,57 @@ class Link:
     async def _watch(self) -> None:
         """Notices which workers come and go, and connects again when the scheduler is gone."""
         pinged = time.monotonic()
-        while self.failure is None:
-            await asyncio.sleep(LOOK_SECONDS)
-            try:
-                assert self.client is not None
-                if self.client.status != "running" or self.client.scheduler_comm is not self._comm:
-                    raise LinkDown
-                known = self.threads
-                self.threads = dict(await asyncio.wait_for(self.client.nthreads(), ANSWER_SECONDS))
-                await self._greet(self.client, [worker for worker in self.threads if worker not in known])
-                if time.monotonic() - pinged > self._lease / 6:
-                    pinged = time.monotonic()
-                    for worker in self.threads:
-                        self.later(self.notify(worker, "ping"))
-            except UserError as error:
-                self.failure = error
-            except Exception as error:
-                if not isinstance(error, OSError | LinkDown):
-                    log_traceback(error)
-                self.failure = await self._reconnect()
+        try:
+            while self.failure is None:
+                await asyncio.sleep(QUERY_SECONDS)
+                try:
+                    assert self.client is not None
+                    if self.client.status != "running" or self.client.scheduler_comm is not self._comm:
+                        raise LinkDown
+                    await self.update(self.client)
+                    if time.monotonic() - pinged > self._lease / 6:
+                        pinged = time.monotonic()
+                        for worker in self.threads:
+                            self.later(self.notify(worker, "ping"))
+                except Exception as error:
+                    if not isinstance(error, OSError | LinkDown):
+                        log_traceback(error)
+                    await self._reconnect()
+        except Exception as error:
+            log_traceback(error)
+        finally:  # nobody would notice else
+            self.failure = self.failure or self._unreachable()
 
-    async def _reconnect(self) -> UserError | None:
-        """Connects again; returns the mistake if that is impossible."""
+    async def _reconnect(self) -> None:
+        """Connects again; notes the failure if that is impossible."""
         client, self.client = self.client, None
         if client is not None:
-            self.later(client.close())
+            self.later(_close(client))
         until = time.monotonic() + max(self._lease, LEAST_PATIENCE)
         while self.client is None:
             try:
                 await self._open(2.0)
-            except (UnreachableError, OSError):  # a timeout is an OSError
+            except Exception as error:
+                if not isinstance(error, UnreachableError | OSError):  # a timeout is an OSError
+                    log_traceback(error)
                 if time.monotonic() > until:
-                    return UnreachableError(
-                        f"the Dask scheduler must answer, it has not for {max(self._lease, LEAST_PATIENCE):g} s",
-                        self.address,
-                        "start it and its workers; the same command goes on from here",
-                    )
-                await asyncio.sleep(LOOK_SECONDS)
-            except UserError as error:
-                return error
-        return None
+                    self.failure = self._unreachable()
+                    return
+                await asyncio.sleep(QUERY_SECONDS)
 
-    async def call(self, worker: str, what: str, seconds: float = ANSWER_SECONDS, **values: Any) -> dict[str, Any]:
+    def _unreachable(self) -> UnreachableError:
+        return UnreachableError(
+            f"the Dask scheduler must answer, it has not for {max(self._lease, LEAST_PATIENCE):g} s",
+            self.address,
+            "start it and its workers; the same command goes on from here",
+        )
+
+    async def call(self, worker: str, what: str, **values: Any) -> dict[str, Any]:
         """Asks a worker, with the details as keywords.
 
         Args:
             worker: its address.
             what: the question; see the handlers of `relay`.
-            seconds: the longest time to wait for the answer.
 
         Raises:
             LinkDown: it cannot be reached.
@@ -203,7 +259,7 @@ class Link:
             raise LinkDown
         message = {"op": f"sweepstack-{what}", "token": self.token, **values}
         try:
-            answer = await asyncio.wait_for(self.client.scheduler.proxy(worker=worker, msg=message), seconds)
+            answer = await asyncio.wait_for(self.client.scheduler.proxy(worker=worker, msg=message), ANSWER_SECONDS)
         except OSError as error:  # so is a timeout
             raise LinkDown from error
         return dict(answer)
@@ -224,9 +280,9 @@ class Link:
     def close(self) -> None:
         """Ends all that this command has started on the workers, and the connection."""
         if self._thread.is_alive():
-            with_errors = self.spawn(self._close())
+            closing = self.spawn(self._close())
             try:
-                with_errors.result(5.0)
+                closing.result(5.0)
             except Exception as error:
                 log_traceback(error)
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -238,6 +294,10 @@ class Link:
             await self.client.close()
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             task.cancel()
+
+
+async def _close(client: Client) -> None:
+    await client.close()  # what it returns is no coroutine if it is closed already
 
 
 def unlike(what: str) -> UserError:

@@ -21,7 +21,7 @@ def main() -> None:
     wanted = json.loads(sys.stdin.readline())
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what workers print goes where errors go
-    dask.config.set({"distributed.scheduler.reuse-broadcast-comm": True})
+    dask.config.set({"distributed.scheduler.reuse-broadcast-comm": True, "temporary-directory": wanted["scratch"]})
     cluster = LocalCluster(
         n_workers=wanted["workers"],
         threads_per_worker=1,
@@ -29,7 +29,6 @@ def main() -> None:
         protocol="tls",
         security=Security(**wanted["security"], require_encryption=True),
         dashboard_address="127.0.0.1:8787",
-        local_directory=wanted["scratch"],
         memory_limit=0,  # it would not count the training processes
     )
     answers.write(json.dumps({"address": cluster.scheduler_address, "dashboard": cluster.dashboard_link}) + "\n")

@@ -35,6 +35,7 @@ from sweepstack.execution.engines.channel import (
     write_control,
 )
 from sweepstack.execution.engines.fork_server import WorkerServer
+from sweepstack.files.inside import inside
 from sweepstack.files.owner_only import make_folder
 from sweepstack.journal.codec import decode_line
 
@@ -46,8 +47,8 @@ LATEST, SNAPSHOT = "latest.pt", "snapshot.pt"
 """The newest checkpoint of a stack; a link to it that stays while it is sent."""
 
 
-class Session:
-    """A command that uses this Dask worker: the server of its training processes, and what they train.
+class Trainings:
+    """What a command trains in this Dask worker, and the server of its training processes.
 
     Args:
         worker: the Dask worker.
@@ -59,7 +60,7 @@ class Session:
         self.refused = unlike_versions(settings["versions"])
         """Which versions differ from those of the command; empty if none does."""
         self.folder = Path(tempfile.mkdtemp(prefix="sweepstack-", dir=worker.local_directory))
-        self.trainings: dict[str, Training] = {}
+        self.running: dict[str, Training] = {}
         self._servers = threading.Lock()
         self._is_closed = False
         self._server = None if self.refused else self._start_server()
@@ -110,20 +111,20 @@ class Session:
             return "the command has ended" if self._is_closed or self._server is None else self._server.ended(process)
 
     async def _watch(self) -> None:
-        """Closes the session when nothing is heard of the command any more."""
+        """Ends everything when nothing is heard of the command any more."""
         while time.monotonic() - self.heard < self.lease:
             await asyncio.sleep(min(1.0, self.lease / 4))
         self.close()
 
     def close(self) -> None:
-        """Ends all that this session has started here."""
+        """Ends all that the command has started here."""
         self._is_closed = True
-        for training in self.trainings.values():
+        for training in self.running.values():
             training.end.set()
         if self._server is not None:
             self._server.close()
         self._watching.cancel()
-        _sessions.pop(self._settings["token"], None)
+        _commands.pop(self._settings["token"], None)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -131,14 +132,14 @@ class Training:
     """A stack that is trained by a process of this Dask worker.
 
     Args:
-        session: the session of the command.
+        trainings: all of the command.
         key: names it.
         content: the content of the assignment's file.
     """
 
-    def __init__(self, session: Session, key: str, content: Mapping[str, Any]) -> None:
-        self._session, self._key = session, key
-        self.folder = work_folder(session.folder / key, content["id"])
+    def __init__(self, trainings: Trainings, key: str, content: Mapping[str, Any]) -> None:
+        self._trainings, self._key = trainings, key
+        self.folder = work_folder(trainings.folder / key, content["id"])
         self.checkpoints = checkpoints_of(self.folder)
         self.go, self.end = threading.Event(), threading.Event()
         self.has_process = False
@@ -155,16 +156,16 @@ class Training:
             self._wait(self.go)
             if not self.go.is_set():
                 return
-            process = self._session.start(self.folder)
+            process = self._trainings.start(self.folder)
             self.has_process = True
             self.how = "no process could be started" if process is None else self._ended(process)
             self._wait(self.end)
         finally:
-            self._session.trainings.pop(self._key, None)
-            shutil.rmtree(self._session.folder / self._key, ignore_errors=True)
+            self._trainings.running.pop(self._key, None)
+            shutil.rmtree(self._trainings.folder / self._key, ignore_errors=True)
 
     def _ended(self, process: int) -> str:
-        while (how := self._session.ended(process)) is None:
+        while (how := self._trainings.ended(process)) is None:
             if self._is_over():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
@@ -177,7 +178,7 @@ class Training:
 
     def _is_over(self) -> bool:
         """True if the command does not want it any more, or has not been heard of for too long."""
-        return self.end.is_set() or time.monotonic() - self.heard > self._session.lease
+        return self.end.is_set() or time.monotonic() - self.heard > self._trainings.lease
 
     def obey(self, control: Mapping[str, Any]) -> None:
         """Passes what the command wants to the process.
@@ -245,7 +246,7 @@ class Training:
         """
         make_folder(self.checkpoints.parent)
         make_folder(self.checkpoints)
-        with (self.checkpoints / name).open("r+b" if offset else "wb") as stream:
+        with inside(self.checkpoints, name).open("r+b" if offset else "wb") as stream:
             stream.seek(offset)
             stream.write(piece)
 
@@ -256,7 +257,7 @@ class Training:
             name: its path in the folder of such files.
             offset: where the piece begins.
         """
-        path = self.folder / (SNAPSHOT if name == SNAPSHOT else Path(FILES, name))
+        path = self.folder / SNAPSHOT if name == SNAPSHOT else inside(self.folder / FILES, name)
         with path.open("rb") as stream:
             stream.seek(offset)
             return stream.read(PIECE)
@@ -266,22 +267,23 @@ def _is_end(line: bytes) -> bool:
     return any(content is not None and ENDS & content.keys() for content in decode_line(line))
 
 
-_sessions: dict[str, Session] = {}
+_commands: dict[str, Trainings] = {}
+"""The commands that use this Dask worker, by their tokens."""
 
 
 async def greet(settings: Mapping[str, Any], dask_worker: Any) -> str:
-    """Opens the session of a command; returns which versions differ, empty if none does.
+    """Prepares this worker for a command; returns which versions differ, empty if none does.
 
     Args:
         settings: see `Link.settings`.
         dask_worker: the Dask worker; `distributed` gives it.
     """
-    if (session := _sessions.get(settings["token"])) is None:
-        session = _sessions[settings["token"]] = Session(dask_worker, settings)
+    if (command := _commands.get(settings["token"])) is None:
+        command = _commands[settings["token"]] = Trainings(dask_worker, settings)
         handlers = {"read": _read, "put": _put, "go": _go, "fetch": _fetch, "end": _end, "close": _close, "ping": _ping}
         dask_worker.handlers.update({f"sweepstack-{name}": handler for name, handler in handlers.items()})
-    session.heard = time.monotonic()
-    return session.refused
+    command.heard = time.monotonic()
+    return command.refused
 
 
 def train(settings: Mapping[str, Any], key: str, content: bytes) -> None:
@@ -300,18 +302,18 @@ def train(settings: Mapping[str, Any], key: str, content: bytes) -> None:
     if refused:
         worker.log_event(settings["token"], begun)
         return
-    session = _sessions[settings["token"]]
-    training = session.trainings[key] = Training(session, key, json.loads(content))
+    command = _commands[settings["token"]]
+    training = command.running[key] = Training(command, key, json.loads(content))
     worker.log_event(settings["token"], begun)
     training.run()
 
 
 def _find(token: str, key: str) -> Training | None:
     """Returns a training of which the command asks, and notes that it does."""
-    session = _sessions.get(token)
-    training = None if session is None else session.trainings.get(key)
-    if session is not None and training is not None:
-        session.heard = training.heard = time.monotonic()
+    command = _commands.get(token)
+    training = None if command is None else command.running.get(key)
+    if command is not None and training is not None:
+        command.heard = training.heard = time.monotonic()
     return training
 
 
@@ -354,13 +356,13 @@ async def _end(token: str, key: str) -> dict[str, Any]:
 
 
 async def _close(token: str) -> dict[str, Any]:
-    if (session := _sessions.get(token)) is not None:
-        session.close()
+    if (command := _commands.get(token)) is not None:
+        command.close()
     return {}
 
 
 async def _ping(token: str) -> dict[str, Any]:
-    if (session := _sessions.get(token)) is None:
+    if (command := _commands.get(token)) is None:
         return {"unknown": True}
-    session.heard = time.monotonic()
+    command.heard = time.monotonic()
     return {}
