@@ -11,8 +11,8 @@ samples: Smyth 2004, Statistical Applications in Genetics and Molecular Biology 
   not known; half a setting a sweep is expected to be an outlier, which spreads far more or less. All of these are
   summed over a grid, weighted by how well they explain what was seen (Bayes' rule).
 - A p-value is the chance of a difference by that: the mean of normal tails over all standard deviations that are
-  possible. Of the same settings p-values are valid on average over settings that have spread as little or as much
-  (Ignatiadis and Sen 2025, Annals of Statistics 53), so that neither a lucky nor a noisy setting is taken for certain.
+  possible. Such p-values are valid on average over settings whose values happen to spread as much (Ignatiadis and Sen,
+  arXiv:2303.02887), so that neither a lucky nor a noisy setting is taken for certain.
 """
 
 from __future__ import annotations
