@@ -1,10 +1,10 @@
 """An interval of the true value of the setting that was selected: being selected, it was lucky.
 
-The zoom correction of Zrnic and Fithian (arXiv:2411.18569): an interval that holds
-whichever setting is selected, and that is as narrow as a usual one where the winner is far ahead. The winner's mean is
-off by at most r if that of no setting is off by more than r, or, where that is more, by half of what it is behind in
-truth. A setting that is D behind by its mean is then behind by 2 (D - r) / 3 at least where D is more than 4 r; so the
-chance of an error above r is at most the sum over all settings of their chances to be off by max(r, (D - r) / 3).
+The zoom correction of Zrnic and Fithian (arXiv:2411.18569): an interval that holds whichever setting is selected, and
+that is as narrow as a usual one where the winner is far ahead. The winner's mean is off by at most r if that of no
+setting is off by more than r, or, where that is more, by half of what it is behind in truth. A setting that is D behind
+by its mean is then behind by 2 (D - r) / 3 at least where D is more than 4 r; so the chance of an error above r is at
+most the sum over all settings of their chances to be off by max(r, (D - r) / 3).
 
 What the common seeds do to all settings does not matter for who wins, but for the value. That error is Student's, and
 independent of the other one, so that its sign does not depend on who wins. Nor is the interval narrower than Student's
