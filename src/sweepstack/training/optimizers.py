@@ -92,6 +92,11 @@ def _matching(pattern: str, model: nn.Module) -> set[str]:
     return {name for name in names if fnmatch.fnmatchcase(name, pattern)}
 
 
+def load_compiler() -> None:
+    """Loads PyTorch's compiler, which takes a second: PyTorch does so when the first optimizer gets its parameters."""
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+
+
 class _ValuesAccepted(Exception):  # noqa: N818 -- a signal, not a fault
     pass
 

@@ -122,11 +122,24 @@ class ForkServer(WorkerServer):
             try:
                 end_with_parent(parent)
                 ours.close()
-                serve(theirs, train)
+                serve(theirs, train, _load)
             finally:
                 os._exit(0)
         theirs.close()
         super().__init__(ours, pid)
+
+
+def _load(folder: Path) -> None:
+    """Loads what a worker would load, once for all of them.
+
+    Args:
+        folder: the folder of its assignment.
+    """
+    with contextlib.suppress(Exception):  # the worker meets it, too
+        if len(json.loads((folder / ASSIGNMENT).read_text())["trajectories"]) == 1:  # a stack has no optimizer
+            from sweepstack.training.optimizers import load_compiler
+
+            load_compiler()
 
 
 def serve(orders: socket.socket, train: Train, before: Callable[[Path], None] = lambda _: None) -> None:

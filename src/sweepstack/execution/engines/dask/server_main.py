@@ -54,10 +54,11 @@ def warm_up() -> None:
 
     from sweepstack.training import own_loop, trainer  # noqa: F401
     from sweepstack.training.data import load  # noqa: F401
+    from sweepstack.training.optimizers import load_compiler
     from sweepstack.training.stacked import build, loop, single_model  # noqa: F401
 
     torch.set_num_threads(1)  # so that it starts none: a fork would wait for threads that it does not have
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # PyTorch loads its compiler with the first optimizer
+    load_compiler()
 
 
 def load(folder: Path) -> None:
