@@ -129,6 +129,10 @@ def test_what_gave_no_figure_is_neither_worse_nor_told_apart(state: str) -> None
             ". The set that may be the best: 2 of 3 settings, it and lr=2; 1 other setting could not be tested against "
             "it. ",
         ),
+        (
+            {"1": [0.9, 0.91], "2": [0.9, 0.89], "3": [0.89, 0.9]},
+            ". The set that may be the best: 3 of 3 settings, it, lr=2 and lr=3. ",
+        ),
         ({"1": [0.9], "2": [0.8], "3": [0.7]}, "0.9000; 2 other settings could not be tested against it."),
         ({"1": [0.9], "2": [None]}, "0.9000; 1 other setting gave no value."),
     ],

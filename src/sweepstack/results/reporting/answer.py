@@ -92,7 +92,7 @@ def _compared(selection: Selection, varied: Sequence[str]) -> Sentence:
     if len(tied):
         pieces.append((f". The set that may be the best: {1 + len(tied):,} of {1 + len(groups):,} settings", False))
         for number, (_, group) in enumerate(tied.iterrows() if len(tied) <= MOST_NAMED else ()):
-            pieces.append((", it and " if number == 0 else ", ", False))
+            pieces.append(((", it" if number == 0 else "") + (" and " if number == len(tied) - 1 else ", "), False))
             pieces.append((setting(param_values(group, varied), varied), True))
     elif len(worse) == len(groups) and len(groups):
         pieces.append(("; it can be told apart from every other setting", False))

@@ -116,7 +116,9 @@ class SlurmExecutor:
         """See `LastingExecutor`."""
         is_left = self._config.detach and isinstance(error, KeyboardInterrupt) and not isinstance(error, StoppedByHand)
         if is_left and self._jobs.unended:
-            self._say(f"{len(self._jobs.unended)} jobs go on in Slurm; the same command goes on with their reports.")
+            self._say(
+                f"{len(self._jobs.unended)} jobs go on in Slurm; type the same command again to read their results."
+            )
         self._is_left = self._is_left or is_left
         return self._is_left
 
