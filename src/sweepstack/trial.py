@@ -17,6 +17,8 @@ PREDICTIONS = "test_predictions.npy"
 """File with the classes that a finished trial predicts for the test images."""
 PICTURES = "first_images.png"
 """File with the first training images, if `pictures` asks for them."""
+REPLICATES = ("seed", "fold")
+"""Params in which the trials of one setting differ: each pair of their values is a replicate."""
 OWN_FILES = "files"
 """The folder, in that of the trial, for the files of a loop of the user's own."""
 
@@ -57,6 +59,9 @@ class Trial:
     """Digest of all that can change its weights or metrics."""
     id: str = ""
     """Identifies its events and its run; it stays when the trial is interrupted and resumed."""
+    asked: str = ""
+    """The seeds (and folds) of its setting that the command asks for, such as "3: 0, 1, 2". A setting whose trials differ
+    in it got seeds after somebody may have looked at the first ones."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import click
 
 from sweepstack.blame import Whose, is_signal, judge
 from sweepstack.cli import control, runs
+from sweepstack.cli.refine import refine
 from sweepstack.cli.runs import store_option
 from sweepstack.errors import StoreError, UserError, one_line, printable
 from sweepstack.exits import EXIT_INTERRUPTED, ending
@@ -87,7 +88,7 @@ def main() -> None:
     sys.path.append(os.getcwd())  # a user's own modules are there, as for train.py
 
 
-for command in (runs.register, runs.predict, runs.show, runs.repro, control.status, control.stop):
+for command in (runs.register, runs.predict, runs.show, runs.repro, refine, control.status, control.stop):
     main.add_command(command)
 
 

@@ -17,8 +17,9 @@ from sweepstack.results.reporting.plots.pareto import time_metric
 from sweepstack.results.reporting.plots.style import listed, objective_words, words
 from sweepstack.results.selection.comparison import BEST, NOT_TOLD_APART
 from sweepstack.results.selection.select import Selection, one_row_per_seed, param_values
-from sweepstack.results.tables.columns import REPLICATES, is_number
+from sweepstack.results.tables.columns import is_number
 from sweepstack.results.tables.objective import note_columns, own_metrics
+from sweepstack.trial import REPLICATES
 
 MAX_ROWS = 1000
 """The most rows of a table on the page."""

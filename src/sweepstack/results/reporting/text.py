@@ -20,9 +20,10 @@ from sweepstack.results.selection.comparison import (
     SEEDS,
 )
 from sweepstack.results.selection.select import Selection
-from sweepstack.results.tables.columns import REPLICATES, is_number
+from sweepstack.results.tables.columns import is_number
 from sweepstack.results.tables.objective import NO_TEST_PART, NOTE
 from sweepstack.tracking.origin import Origin
+from sweepstack.trial import REPLICATES
 
 
 def warnings(

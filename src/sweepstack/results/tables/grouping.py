@@ -104,7 +104,7 @@ def by_seed(
     groups = selection.groups.assign(run_ids=selection.groups["run_ids"].map(" ".join))
     if selection.caution and NOTE not in groups:
         groups[NOTE] = SELECTED_ON_TEST
-    notes = [selection.in_short, selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
+    notes = [selection.in_short, selection.added, selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
     notes.append(FOLDS_DIFFER if selection.folds_differ else "")
     groups.attrs |= {**_attrs(groups, frame, selection.objective), "notes": [note for note in notes if note]}
     return groups
