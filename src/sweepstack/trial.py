@@ -60,8 +60,8 @@ class Trial:
     id: str = ""
     """Identifies its events and its run; it stays when the trial is interrupted and resumed."""
     asked: str = ""
-    """The seeds (and folds) of its setting that the command asks for, such as "3: 0, 1, 2". A setting whose trials differ
-    in it got seeds after somebody may have looked at the first ones."""
+    """The seeds (and folds) of its setting that its command asks for, such as "3: 0, 1, 2". If the trials of a setting
+    differ in it, seeds were added after somebody may have looked at the first ones."""
 
 
 @dataclass(frozen=True)

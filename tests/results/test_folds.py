@@ -178,9 +178,15 @@ def test_settings_that_test_data_selected_are_marked():
 
 def test_means_of_groups_say_that_test_data_selected():
     frame = as_frame(rows(BY_TEST, BY_TEST))
-    assert "selected on the test data" in grouped(frame, ["lr"]).attrs["notes"][0]
-    assert "selected on the test data" in pivoted(frame, "lr", "validation_split").attrs["notes"][0]
-    assert grouped(as_frame(rows(HONEST, HONEST)), ["lr"]).attrs["notes"] == []
+    for groups in (grouped(frame, ["lr"]), pivoted(frame, "lr", "validation_split")):
+        assert groups.attrs["notes"] == ["nothing was held out, so test data selected: the test value is too good"]
+        assert groups["note"].tolist() == [SELECTED_ON_TEST] * 2
+        assert SELECTED_ON_TEST in to_text(groups)
+    honest = as_frame(rows(HONEST, HONEST))
+    assert grouped(honest, ["lr"]).attrs["notes"] == []
+    assert "note" not in grouped(honest, ["lr"])
+    assert "as was asked for" in grouped(honest, ["lr"], "test/accuracy").attrs["notes"][0]
+    assert "as was asked for" in as_frame(rows(HONEST, HONEST), metric="test/accuracy").attrs["notes"][0]
 
 
 def test_no_sentence_of_a_report_calls_it_a_test_accuracy():

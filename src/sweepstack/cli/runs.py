@@ -51,7 +51,7 @@ def register(
         chosen, caution = register.selected(target, sweep or "latest", metric)
     else:
         chosen, caution = find_run(target, run), ""
-    done = register.register(target, chosen, name, alias)
+    done = register.register(target, chosen, name, alias, caution)
     click.echo(printable(f"{chosen.row.name}  {register.describe_results(chosen.row)}"))
     if caution:
         click.echo(printable(f"Careful: {caution}"))

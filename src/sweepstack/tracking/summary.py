@@ -21,7 +21,7 @@ PLOTS = "plots"
 """The folder of pictures among the artifacts."""
 
 
-def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[str, bytes]) -> str:
+def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[str, bytes], caution: str = "") -> str:
     """Stores files with the summary run of a sweep, and removes those of an earlier report.
 
     It makes the run if it does not exist yet.
@@ -31,6 +31,7 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
         sweep: the name of the sweep.
         experiment_id: the experiment of a new summary run.
         files: the content of each file by its path; pictures are below `plots/`.
+        caution: what a reader must know of what was selected.
 
     Returns:
         The run's id.
@@ -40,6 +41,7 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
     """
     try:
         run_id = _run_of(store, sweep, experiment_id)
+        store.client.set_tag(run_id, ABOUT_TAG, _about(sweep, caution))
         delete_artifacts(store.client, run_id, PLOTS)
         with scratch() as temporary:
             for name, content in files.items():
@@ -74,7 +76,12 @@ def _run_of(store: Store, sweep: str, experiment_id: str) -> str:
         run_id = summary_run(store, sweep)
         if run_id is not None:
             return run_id
-        tags = {SUMMARY_TAG: sweep, ABOUT_TAG: f"The report of sweep {sweep}, with its table and plots."}
+        tags = {SUMMARY_TAG: sweep, ABOUT_TAG: _about(sweep, "")}
         run_id = str(client.create_run(experiment_id, tags=tags, run_name=f"summary of {sweep}").info.run_id)
         client.set_terminated(run_id, "FINISHED", int(time.time() * 1000))
     return run_id
+
+
+def _about(sweep: str, caution: str) -> str:
+    text = f"The report of sweep {sweep}, with its table and plots."
+    return f"{text} Careful: {caution}." if caution else text

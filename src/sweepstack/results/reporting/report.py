@@ -47,6 +47,8 @@ class Report:
     html: str
     files: dict[str, bytes]
     """The page, the table as csv, and the plots as PNG, by their paths."""
+    caution: str = ""
+    """Why the value of the best setting is too good, see `Selection`; else empty."""
 
 
 def report(
@@ -82,7 +84,8 @@ def report(
     html = _page(name, about, sections, mistakes, pictures)
     files = {"report.html": html.encode(), "table.csv": str(render(frame, "csv")).encode()}
     files |= {f"plots/{key}.png": content for key, content in pictures.items()}
-    return Report(name, rows[0].experiment_id, len(rows), html, files)
+    caution = "" if about.selection is None else about.selection.caution
+    return Report(name, rows[0].experiment_id, len(rows), html, files, caution)
 
 
 def _page(

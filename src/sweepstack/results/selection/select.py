@@ -30,7 +30,7 @@ from sweepstack.results.selection.comparison import (
 from sweepstack.results.selection.sequential import Added
 from sweepstack.results.selection.statistics import Interval, mean_interval, wilson
 from sweepstack.results.tables.columns import identity, kind, written
-from sweepstack.results.tables.objective import metric_of, objectives, own_metrics
+from sweepstack.results.tables.objective import caution_of, metric_of, objectives, own_metrics
 from sweepstack.trial import REPLICATES
 
 
@@ -244,11 +244,7 @@ def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[Metric, s
             f"no finished trial has a finite {key}, which should select",
             remedy=f"choose another metric: {others}",
         )
-    if not key.startswith("test/"):
-        return key, ""
-    if any(metric.startswith("val/") for metric in known):
-        return key, "test data selected, as was asked for: the test value is too good"
-    return key, "nothing was held out, so test data selected: the test value is too good"
+    return key, caution_of(frame, key)
 
 
 def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis, goes_on: bool) -> tuple[list[Group], Added | None]:

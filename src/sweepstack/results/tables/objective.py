@@ -73,6 +73,23 @@ def note_columns(frame: pd.DataFrame) -> list[str]:
     return [NOTE] if NOTE in frame and NOTE not in frame.attrs.get("params", ()) else []
 
 
+def caution_of(frame: pd.DataFrame, metric: str) -> str:
+    """Says why the best value of a metric is too good: it is measured on test data, which so select.
+
+    Empty for any other metric: then test data are only read.
+
+    Args:
+        frame: the table, see `table`.
+        metric: the metric that selects.
+    """
+    if not metric.startswith("test/"):
+        return ""
+    held_out = [name for name in frame.attrs["metrics"] if name.startswith("val/")]
+    if any(name in frame and comparable(frame, name).notna().any() for name in held_out):
+        return "test data selected, as was asked for: the test value is too good"
+    return "nothing was held out, so test data selected: the test value is too good"
+
+
 def direction_note(frame: pd.DataFrame, name: str) -> str:
     """Returns a sentence about a metric if nothing says which of its values are better; else an empty text.
 
