@@ -220,7 +220,7 @@ def report(sweep: str, metric: str | None, output: Path, record: bool, store: st
     write(made.html, output, f"{made.trials} trials")
     if record:
         try:
-            record_summary(target, made.sweep, made.experiment_id, made.files, made.caution)
+            record_summary(target, made.sweep, made.experiment_id, made.files, made.answer, made.caution)
         except StoreError as error:  # no failure: the file that was asked for is written
             click.echo(f"The report is not recorded in MLflow: {error}", err=True)
 

@@ -18,6 +18,7 @@ from sweepstack.metrics import NO_RESULTS, Metric, bare_name, rounded
 from sweepstack.results.selection.comparison import (
     ADDED_LATER,
     FOLDS,
+    ITEMS,
     NOT_TOLD_APART,
     SEEDS,
     WORSE,
@@ -32,6 +33,9 @@ from sweepstack.results.selection.statistics import Interval, mean_interval, wil
 from sweepstack.results.tables.columns import identity, kind, written
 from sweepstack.results.tables.objective import caution_of, metric_of, objectives, own_metrics
 from sweepstack.trial import REPLICATES
+
+NO_PREDICTIONS = "no predictions were read"
+"""Why single seeds are not compared where `select` gets no predictions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +82,32 @@ class Selection:
         return not self.caution
 
     @property
+    def compared(self) -> bool:
+        """True if any setting was tested against the best one."""
+        return bool(self.groups["mark"].isin([NOT_TOLD_APART, WORSE]).any())
+
+    @property
+    def items(self) -> str:
+        """The items over which single trials were compared, in words, such as "held-out items"; empty if none were, or
+        if the settings were compared by their values for several seeds or folds."""
+        return ITEMS[self.objective.partition("/")[0]] if self.compared and self.groups["n"].iloc[0] == 1 else ""
+
+    @property
+    def variation(self) -> str:
+        """What the marks are about, in words: training again, or other items. Empty if nothing was compared."""
+        if self.items:
+            return f"this is about the {self.items}: what these trained models would give on others, not another seed"
+        return f"this is about {self.axis.many}: what another {self.axis.one} would give" if self.compared else ""
+
+    @property
     def in_short(self) -> str:
-        """How many settings may be the best, and how good it is in truth, in words; empty if nothing was compared."""
-        marks = self.groups["mark"]
-        if not marks.isin([NOT_TOLD_APART, WORSE]).any():
+        """How many settings may be the best, what that is about, and how good the best one is in truth, in words; empty
+        if nothing was compared."""
+        if not self.compared:
             return ""
+        marks = self.groups["mark"]
         tied = int((marks == NOT_TOLD_APART).sum())
-        found = f"the set that may be the best: {1 + tied:,} of {len(marks):,} settings"
+        found = f"the set that may be the best: {1 + tied:,} of {len(marks):,} settings; {self.variation}"
         if self.winner is None:
             return found
         low, high = map(rounded, self.winner)
@@ -108,14 +131,13 @@ def select(
 
     A setting is marked as worse if the best one is better with p <= 0.05, corrected over the table. With several seeds
     the spreads of all settings are estimated together (see `spread`); two settings are compared by a paired t-test, or
-    Welch's if their seeds do not match. If all have a single seed it is a test on the test predictions (see
-    `assess_settings`) if there is one for the metric. The best setting was chosen by the same values, so the correction
-    is `holm_with_best`. It is `holm` only if validation data selected and the test is on the test predictions, which
-    are fresh.
+    Welch's if their seeds do not match. If all have a single seed, their predictions for the items that selected are
+    compared (see `assess_settings`) if there is a test for the metric. The best setting was chosen by the same values,
+    so the correction is `holm_with_best`.
 
     Args:
         frame: what `sweepstack.results.table` returns.
-        predictions: returns how the test predictions of a run compare with the targets; see `Predictions`.
+        predictions: returns how the predictions of a run compare with the targets; see `Predictions`.
         objective: the metric that selects, by default the objective of the task: for classes the accuracy on held-out
             data, or on test data if nothing was held out.
         test_count: the number of test images, if no predictions show it.
@@ -128,7 +150,7 @@ def select(
     key, caution = _selecting_metric(frame, objective)
     axis = _axis(frame)
     ranked, added = _ranked(frame, key, axis, goes_on)
-    found = assess_settings(ranked, key, bool(caution), predictions or (lambda run_id: None), axis, added)
+    found = assess_settings(ranked, key, predictions or (lambda *_: NO_PREDICTIONS), axis, added)
     groups = found.groups
     rows = frame[frame["run_id"].isin(groups[0].run_ids) & _usable(frame, key)]
     by = [key, *_replicates(frame), "run_id"]
@@ -281,7 +303,7 @@ def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis, goes_on: bool) -> tupl
     means = by_seed[metrics[1:]].groupby(level=0).mean().reindex(range(number.nunique()))
     failed, stopped = ((~good).groupby(number).sum() for good in (usable, frame["state"] == "FINISHED"))
     run_ids = frame.groupby(number)["run_id"].agg(tuple)
-    finished = frame[usable].groupby(number[usable])["run_id"].first()
+    trained = frame.loc[usable, ["run_id", key]].groupby(number[usable]).first()
     folds = _folds(frame[usable], number[usable])
     overlaps = _overlaps(frame[usable], number[usable])
     values = zip(
@@ -297,7 +319,8 @@ def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis, goes_on: bool) -> tupl
             failed=int(failed[index]),
             failure="did not finish" if stopped[index] == failed[index] else f"gave no {key}",
             run_ids=run_ids[index],
-            trained=finished.get(index, ""),
+            trained=trained["run_id"].get(index, ""),
+            trained_value=float(trained[key].get(index, np.nan)),
             means=dict(zip(metrics[1:], others, strict=True)),
             folds=folds.get(index, ""),
             overlap=overlaps.get(index, 0.0) if axis is FOLDS else 0.0,
@@ -404,5 +427,5 @@ def accuracy_interval(trial: pd.Series[Any], count: int | None) -> Interval | No
 
 
 def _test(trial: pd.Series[Any], predictions: Predictions | None, count: int | None) -> Interval | None:
-    compared = predictions(str(trial["run_id"])) if predictions and count is None else None
-    return accuracy_interval(trial, len(compared) if compared is not None else count)
+    compared = predictions(str(trial["run_id"]), "test") if predictions and count is None else NO_PREDICTIONS
+    return accuracy_interval(trial, count if isinstance(compared, str) else len(compared.values))
