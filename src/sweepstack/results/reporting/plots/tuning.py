@@ -60,7 +60,8 @@ def tuning_curves(curves: Mapping[str, Curve], objective: Metric, what: str = "t
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda value, _: format(value, ",g"))
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlim(1 - 0.03 * most, most + 0.03 * most)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, prune="lower" if most > 20 else None))
         axes.set(xlabel=f"number of {what}", ylabel=wrapped(objective))
         if len(curves) > 1:
             legend(drawn, 2)
