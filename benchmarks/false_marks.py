@@ -4,10 +4,12 @@ often the interval of the winner holds.
 Tables are made up: every setting has a value for each seed, with an effect of the seed that all settings share. The
 best is the one with the highest mean, and `results.selection.replicates.compare_values`, which marks a table, compares
 it with the others. A false mark is a table in which any setting that is truly as good as the best is told apart from
-it. Numbers are drawn from a fixed seed. With --before, each pair is tested on its own, as versions before did: a paired
-t-test over the seeds, corrected by `holm_with_best`.
+it. Single seeds are compared by their errors on the held-out images, as `results.selection.items` does it: models that
+are equally good, whose errors on the same images are correlated. Numbers are drawn from a fixed seed. With --before,
+each pair of settings is tested on its own, as versions before did: a paired t-test over the seeds, corrected by
+`holm_with_best`.
 
-    python benchmarks/false_marks.py [--tables 20000] [--before]
+    python benchmarks/false_marks.py [--tables 20000] [--item-tables 2000] [--only seeds|images] [--before]
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
+import multiprocessing.pool
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from sweepstack.results.selection.items import compare_errors, corrected
 from sweepstack.results.selection.replicates import Comparison, compare_values
 from sweepstack.results.selection.statistics import holm_with_best
 
@@ -107,6 +111,59 @@ CASES = (
 )
 
 
+class ItemCase(NamedTuple):
+    words: str
+    settings: int
+    items: int
+    correlation: tuple[float, ...]
+    """Of what makes two models err on an item; settings have these in turn."""
+    power: int = 0
+    """0: an item is right or wrong, one in twelve is wrong; else the error is this power of the residual."""
+
+
+ALIKE, UNLIKE, MIXED = (0.95,), (0.5,), (0.95, 0.3)
+ITEM_CASES = (
+    *(
+        ItemCase(words, settings, images, correlation)
+        for images in (360, 10_000)
+        for settings in (2, 9, 27)
+        for words, correlation in (("alike", ALIKE), ("unlike", UNLIKE), ("of both kinds", MIXED))
+    ),
+    ItemCase("squared errors, unlike", 9, 360, UNLIKE, 2),
+    ItemCase("absolute errors, of both kinds", 27, 360, MIXED, 1),
+)
+
+
+def draw_errors(case: ItemCase, rng: np.random.Generator) -> NDArray[np.bool_] | Figures:
+    """Errors [settings, items] of models that are equally good: each errs for a reason that all share, and for one of
+    its own."""
+    share = np.resize(np.asarray(case.correlation, dtype=np.float32), case.settings)[:, None]
+    own = rng.standard_normal((case.settings, case.items), dtype=np.float32)
+    found = np.sqrt(share) * rng.standard_normal(case.items, dtype=np.float32) + np.sqrt(1 - share) * own
+    return np.abs(found.astype(np.float64)) ** case.power if case.power else found < stats.norm.ppf(1 / 12)
+
+
+def count_false_items(case: ItemCase, number: int, tables: int) -> int:
+    """Makes so many tables of single seeds, and counts those with a false mark."""
+    rng = np.random.default_rng((number, case.settings, case.items))
+    false = 0
+    for _ in range(tables):
+        errors = draw_errors(case, rng)
+        best, *others = errors[np.argsort(errors.mean(1), kind="stable")]
+        p = corrected([compare_errors(best, other, "images") for other in others], case.settings)
+        false += min(p) <= LEVEL
+    return false
+
+
+def print_item_cases(pool: multiprocessing.pool.Pool, count: int) -> None:
+    most = LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / count)
+    print(f"\nSingle seeds, {count:,} tables each. Goal: false marks at most {100 * most:.2f} %\n")
+    print("| settings | items | models | false marks |\n|---:|---:|---|---:|")
+    for case in ITEM_CASES:
+        false = sum(pool.starmap(count_false_items, [(case, *part) for part in parts(count, 100)], chunksize=1))
+        print(f"| {case.settings} | {case.items:,} | {case.words} | {100 * false / count:.1f} % |", flush=True)
+
+
 def table(case: Case, rng: np.random.Generator) -> tuple[Figures, Figures]:
     """Values [settings, seeds] and true means [settings]; those that are worse come last."""
     truth = np.zeros(case.settings)
@@ -176,40 +233,47 @@ def count_marks(case: Case, number: int, tables: int, before: bool) -> Counts:
     return found
 
 
-def parts(tables: int) -> Iterator[tuple[int, int]]:
+def parts(tables: int, size: int = 250) -> Iterator[tuple[int, int]]:
     """Parts of a simulation, which run side by side: number and tables of each."""
-    size = 250
     for number in range(math.ceil(tables / size)):
         yield number, min(size, tables - number * size)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="How often settings are told apart, falsely and rightly.")
-    parser.add_argument("--tables", type=int, default=20_000, help="of each case (default 20000)")
-    parser.add_argument("--before", action="store_true", help="test each pair on its own, as versions before did")
-    arguments = parser.parse_args()
-    count = arguments.tables
+def print_seed_cases(pool: multiprocessing.pool.Pool, count: int, before: bool) -> None:
     most = LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / count)
     print(f"{count:,} tables each. Goals: false marks at most {100 * most:.2f} %, intervals hold in at least 94 %\n")
     print(
         "| settings | seeds | case | false marks | told apart | goal | bounds wrong | interval holds | width / usual |"
     )
     print("|---:|---:|---|---:|---:|---:|---:|---:|---:|")
+    for case in CASES:
+        each = [(case, number, size, before) for number, size in parts(count)]
+        found = sum(pool.starmap(count_marks, each, chunksize=1), Counts())
+        right = f"{found.right / count / case.worse:.0%}" if case.worse else ""
+        goal = f"{case.goal:.0%}" if case.goal else ""
+        cells = [f"{100 * found.false / count:.1f} %", right, goal]
+        if found.widths:
+            ratio = float(np.median(found.widths) / np.median(found.raw_widths))
+            cells += [
+                f"{100 * found.bounds / count:.1f} %",
+                f"{100 * found.held / len(found.widths):.1f} %",
+                f"{ratio:.2f}",
+            ]
+        print(f"| {case.settings} | {case.seeds} | {case.words} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How often settings are told apart, falsely and rightly.")
+    parser.add_argument("--tables", type=int, default=20_000, help="of each case (default 20000)")
+    parser.add_argument("--item-tables", type=int, default=2_000, help="of each case of single seeds (default 2000)")
+    parser.add_argument("--only", choices=("seeds", "images"), help="leave out the other cases")
+    parser.add_argument("--before", action="store_true", help="test each pair on its own, as versions before did")
+    arguments = parser.parse_args()
     with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
-        for case in CASES:
-            each = [(case, number, size, arguments.before) for number, size in parts(count)]
-            found = sum(pool.starmap(count_marks, each, chunksize=1), Counts())
-            right = f"{found.right / count / case.worse:.0%}" if case.worse else ""
-            goal = f"{case.goal:.0%}" if case.goal else ""
-            cells = [f"{100 * found.false / count:.1f} %", right, goal]
-            if found.widths:
-                ratio = float(np.median(found.widths) / np.median(found.raw_widths))
-                cells += [
-                    f"{100 * found.bounds / count:.1f} %",
-                    f"{100 * found.held / len(found.widths):.1f} %",
-                    f"{ratio:.2f}",
-                ]
-            print(f"| {case.settings} | {case.seeds} | {case.words} | {' | '.join(cells)} |", flush=True)
+        if arguments.only != "images":
+            print_seed_cases(pool, arguments.tables, arguments.before)
+        if arguments.only != "seeds":
+            print_item_cases(pool, arguments.item_tables)
 
 
 if __name__ == "__main__":

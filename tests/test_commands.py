@@ -23,6 +23,7 @@ from sweepstack.cli.main import main
 from sweepstack.config import code_digest
 from sweepstack.inference.predictor import METADATA_FILE
 from sweepstack.results import repetition
+from sweepstack.results.selection.items import PerItem
 from sweepstack.results.selection.predictions import compare_with_targets
 from sweepstack.tracking.artifacts import artifact, predictions
 from sweepstack.tracking.models import EARLIER_LOADERS, files, load_model, registered, version
@@ -117,14 +118,18 @@ def best(terminal: Terminal) -> Result:
 
 def test_finished_trials_keep_what_they_predict(terminal: Terminal) -> None:
     store, labels = terminal.store, digits(train=False).tensors[1].numpy()
-    is_right = compare_with_targets(store)
+    compared = compare_with_targets(store)
     finished = [row for row in store.rows("all") if row.state == "FINISHED"]
     assert len(finished) == 4
     for row in finished:
         kept = predictions(store, row.run_id)
         assert kept.dtype == np.uint8
-        assert (is_right(row.run_id) == (kept == labels)).all()
-        assert float(is_right(row.run_id).mean()) == pytest.approx(row.metrics["test/accuracy"], abs=1e-6)
+        right, held_out = compared(row.run_id, "test"), compared(row.run_id, "val")
+        assert isinstance(right, PerItem)
+        assert isinstance(held_out, PerItem)
+        assert (right.values == (kept == labels)).all()
+        assert float(right.values.mean()) == pytest.approx(row.metrics["test/accuracy"], abs=1e-6)
+        assert float(held_out.values.mean()) == pytest.approx(row.metrics["val/accuracy"], abs=1e-6)
 
 
 def test_what_is_gone_or_damaged_is_none(terminal: Terminal, tmp_path: Path) -> None:
@@ -133,7 +138,7 @@ def test_what_is_gone_or_damaged_is_none(terminal: Terminal, tmp_path: Path) -> 
     (diverged,) = [row for row in store.rows("all") if row.state == "FAILED"]
     assert predictions(store, diverged.run_id) is None
     assert predictions(store, "0" * 32) is None
-    assert compare_with_targets(store)("0" * 32) is None
+    assert "an earlier version" in str(compare_with_targets(store)("0" * 32, "val"))
     run_id = store.rows()[0].run_id
     file = files_of(terminal, store.rows()[0]) / "test_predictions.npy"
     content = file.read_bytes()
@@ -141,9 +146,31 @@ def test_what_is_gone_or_damaged_is_none(terminal: Terminal, tmp_path: Path) -> 
         file.write_bytes(damaged)
         assert predictions(store, run_id) is None
     file.unlink()
-    assert compare_with_targets(store)(run_id) is None
+    assert compare_with_targets(store)(run_id, "test") == "its record has no test_predictions.npy"
     file.write_bytes(content)
-    assert compare_with_targets(store)(run_id) is not None
+    assert isinstance(compare_with_targets(store)(run_id, "test"), PerItem)
+
+
+def test_a_run_of_an_earlier_version_is_not_compared_by_its_test_predictions(terminal: Terminal) -> None:
+    rows = {row.name: row for row in terminal.store.rows("swept")}
+    file = files_of(terminal, rows["lr=0.01"]) / "held_out_predictions.npy"
+    tested = sweepstack(terminal, "table", "--by-seed", "--sweep", "swept", "--format", "csv")
+    content = file.read_bytes()
+    file.unlink()
+    untested = sweepstack(terminal, "table", "--by-seed", "--sweep", "swept", "--format", "csv")
+    again = terminal.type("train.py", *SWEEP)
+    assert again.returncode == 0, again.stderr
+    assert "3 trials trained before: not trained again" in again.stdout
+    assert file.read_bytes() == content
+    before, after = (
+        {row["lr"]: (row["mark"], row["why"]) for row in csv.DictReader(io.StringIO(done.stdout))}
+        for done in (tested, untested)
+    )
+    why = "it was recorded before held_out_predictions.npy was kept; repeat its command to add it (with rerun=true if"
+    assert before["0.01"][1].startswith("McNemar over 144 held-out items")
+    assert after["0.01"][0] == "not tested"
+    assert after["0.01"][1].startswith(why)
+    assert before["0.3"] == after["0.3"]
 
 
 # register
@@ -153,8 +180,9 @@ def test_the_selected_model_is_registered(terminal: Terminal, best: Result, row:
     assert (best.exit_code, best.stderr) == (0, "")
     lines = best.stdout.splitlines()
     assert lines[0].startswith("lr=0.3  test/accuracy")
-    assert lines[1] == "registered as digits, version 1: models:/digits@best"
-    assert lines[2] == f"Predict:  sweepstack predict --store {terminal.uri} IMAGE.png"
+    assert lines[1].startswith("The set that may be the best: ")
+    assert lines[2] == "registered as digits, version 1: models:/digits@best"
+    assert lines[3] == f"Predict:  sweepstack predict --store {terminal.uri} IMAGE.png"
     client = terminal.store.client
     version = client.get_model_version_by_alias("digits", "best")
     assert version.run_id == row.run_id

@@ -69,6 +69,17 @@ def test_folds_are_swept_added_and_told(store):
     assert "Which of 2 settings of learning rate has" in made.html
 
 
+def test_single_trials_are_compared_over_items_only_if_these_are_the_same(store):
+    words = ["-m", *SMALL, "optimizer.lr=0.001,0.1", "tracking.sweep=one_fold"]
+    assert here.train(*words, "folds=5", "fold=3").code == 0
+    groups = here.sweepstack("table", "--by-seed", "--format", "csv")
+    assert "McNemar over 287 held-out items" in groups.out
+    assert "this is about the held-out items: what these trained models would give on others" in groups.err
+    assert here.train("-m", *SMALL, "validation_split=0.1,0.2", "tracking.sweep=splits").code == 0
+    groups = here.sweepstack("table", "--by-seed", "--format", "csv")
+    assert "not tested,its held-out items are others than those of the best one" in groups.out
+
+
 def test_a_sweep_without_a_test_part_says_so_everywhere(store):
     words = ["-m", *SMALL, "+dataset.parts.test=null", "optimizer.lr=0.01,0.1", "tracking.sweep=untested"]
     done = here.train(*words, "launch.stack=force")
@@ -101,6 +112,9 @@ def test_what_test_data_select_is_marked_where_it_is_shown(store):
     assert re.findall("test accuracy", made.html) == []
     shown = here.sweepstack("show", str(table("tempted", store=store)["run_id"][0]))
     assert re.search(r"note +selected on the test data", shown.out)
+    groups = here.sweepstack("table", "--by-seed", "--sweep", "tempted", "--format", "csv")
+    assert "McNemar over 360 test items" in groups.out
+    assert "nothing was held out, so test data selected: the test value is too good" in groups.err
 
 
 def test_groups_stay_together_and_a_group_in_two_parts_is_refused(store):

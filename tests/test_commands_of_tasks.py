@@ -110,8 +110,9 @@ def test_the_best_regression_is_registered_and_predicts_rows_of_a_table(
     assert (registered.exit_code, registered.stderr) == (0, "")
     lines = registered.stdout.splitlines()
     assert re.match(r"lr=0\.03  test/rmse [\d.]+  val/rmse [\d.]+", lines[0])
-    assert lines[1] == "registered as diabetes, version 1: models:/diabetes@best"
-    assert lines[2] == f"Predict:  sweepstack predict --store {terminal.uri} ROWS.csv"
+    assert lines[1].startswith("The set that may be the best: ")
+    assert lines[2] == "registered as diabetes, version 1: models:/diabetes@best"
+    assert lines[3] == f"Predict:  sweepstack predict --store {terminal.uri} ROWS.csv"
     expected = predictions(terminal.store, runs["numbers"].run_id)[:5, 0]
     done = sweepstack(terminal, "predict", str(patients), "--format", "json")
     assert (done.exit_code, done.stderr) == (0, "")

@@ -81,7 +81,8 @@ def test_a_run_carries_metrics_per_epoch_dataset_artifacts_and_origin(swept) -> 
     assert client.get_experiment(run.info.experiment_id).name == "train"
 
     names = {file.path for file in client.list_artifacts(row.run_id)}
-    assert names == {"config.yaml", "overrides.yaml", "weights.pt", "test_predictions.npy", "first_images.png"}
+    kept = {"weights.pt", "test_predictions.npy", "held_out_predictions.npy", "first_images.png"}
+    assert names == {"config.yaml", "overrides.yaml", *kept}
     config = yaml.safe_load(Path(client.download_artifacts(row.run_id, "config.yaml")).read_text())
     assert config["optimizer"]["lr"] == 0.3
     assert config["model"]["shape"] == [1, 8, 8]  # resolved, not ${dataset.shape}

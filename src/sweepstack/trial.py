@@ -14,9 +14,13 @@ from sweepstack.config.schema import RunConfig, TrialConfig
 WEIGHTS = "weights.pt"
 """File with the `state_dict` of a finished trial."""
 PREDICTIONS = "test_predictions.npy"
-"""File with the classes that a finished trial predicts for the test images."""
+"""File with what a finished trial predicts for the test items, in their order."""
+HELD_OUT_PREDICTIONS = "held_out_predictions.npy"
+"""File with what a finished trial predicts for the items that were held out, in the order of the training data."""
 PICTURES = "first_images.png"
 """File with the first training images, if `pictures` asks for them."""
+REPLICATES = ("seed", "fold")
+"""Params in which the trials of one setting differ: each pair of their values is a replicate."""
 OWN_FILES = "files"
 """The folder, in that of the trial, for the files of a loop of the user's own."""
 
@@ -57,6 +61,9 @@ class Trial:
     """Digest of all that can change its weights or metrics."""
     id: str = ""
     """Identifies its events and its run; it stays when the trial is interrupted and resumed."""
+    asked: str = ""
+    """The seeds (and folds) of its setting that its command asks for, such as "3: 0, 1, 2". If the trials of a setting
+    differ in it, seeds were added after somebody may have looked at the first ones."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,11 @@ class Outcome:
     weights: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     """The trained `state_dict`."""
     predictions: Any = field(default=None, repr=False, compare=False)
-    """The class that a finished trial predicts for each test image, in their order: an array [n] of uint8, or of int32
-    if there are more than 256 classes."""
+    """What a finished trial predicts for the test items, in their order, as its task stores it: for classes an array
+    [n] of uint8, or of int32 if there are more than 256."""
+    held_out_predictions: Any = field(default=None, repr=False, compare=False)
+    """The same for the items that were held out, in the order of the training data. They belong to the metrics that
+    select: with `keep_best`, to the best measurement."""
     traceback: str = field(default="", repr=False)
     """The traceback of the exception that ended it, for the log."""
     diverged: bool = False

@@ -13,7 +13,7 @@ from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError
 from sweepstack.inference.inputs import InputError
 from sweepstack.inference.predictor import CPU, Predictor
-from sweepstack.inference.trial_data import build_predictor, example, load_test_targets
+from sweepstack.inference.trial_data import build_predictor, example, load_targets
 from sweepstack.inference.weights import distance, has_kinks
 from sweepstack.training.data import digits
 from sweepstack.training.stacked import build
@@ -68,6 +68,9 @@ def test_a_finished_trial_keeps_what_it_predicts(digits_config, way, validation_
     for place, outcome in outcomes.items():
         assert outcome.predictions.dtype == np.uint8
         assert accuracy(outcome, configs[place]) == pytest.approx(outcome.metrics["test/accuracy"], abs=1e-6)
+        assert outcome.held_out_predictions.dtype == np.uint8
+        right = outcome.held_out_predictions == loaded(configs[place]).held_out_targets.numpy()
+        assert float(right.mean()) == pytest.approx(outcome.metrics["val/accuracy"], abs=1e-6)
 
 
 def test_a_trial_that_diverges_keeps_none(digits_config):
@@ -259,6 +262,7 @@ def test_kinks_are_seen_wherever_the_model_has_them(digits_config):
 
 def test_labels_come_with_the_checksum_of_their_data(digits_config):
     config = digits_config()
-    digest, labels = load_test_targets(config)
-    assert digest == loaded(config).facts.digest
-    assert (labels == loaded(config).test_labels.numpy()).all()
+    for part, expected in (("test", "test_targets"), ("val", "held_out_targets")):
+        digest, labels = load_targets(config, part)
+        assert digest == loaded(config).facts.digest
+        assert (labels == getattr(loaded(config), expected).numpy()).all()

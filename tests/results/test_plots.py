@@ -72,6 +72,31 @@ def test_learning_curves_hold_every_history_and_the_best_is_in_front(frame: pd.D
     assert axes.get_ylabel() == "validation accuracy"
 
 
+def test_others_that_may_be_the_best_are_drawn_in_another_form(frame: pd.DataFrame) -> None:
+    best, tied, other = 0, 2, 6
+    names, groups = ["lr", "batch_size"], [[place] for place in frame.index]
+    history = pd.DataFrame([(run_id, step, step / 9) for run_id in frame["run_id"] for step in (1, 2)])
+    history.columns = pd.Index(["run_id", "step", "value"])
+    lines = [
+        learning_curves(frame, history, ACCURACY, [best], "lr=0.1", [tied]),
+        parallel_coordinates(frame, names, ACCURACY, [best], [tied]),
+    ]
+    points = [
+        by_param(frame, names, ACCURACY, [best], [tied]),
+        time_and_objective(frame, groups, names, ACCURACY, [best], [tied]),
+    ]
+    for drawn in lines:
+        styles = {place: marks(drawn.axes[0])[gid([place])].get_linestyle() for place in (best, tied, other)}
+        assert styles == {best: "-", tied: "--", other: "-"}
+    for drawn in points:
+        forms = {place: marks(drawn.axes[0])[gid([place])].get_marker() for place in (best, tied, other)}
+        assert forms == {best: "o", tied: "s", other: "o"}
+    for drawn in [*lines, *points[:1]]:
+        assert "may be the best, too" in [text.get_text() for legend in drawn.legends for text in legend.get_texts()]
+    axes, _ = heat_maps(frame, [("lr", "batch_size")], ACCURACY, [best], [tied]).axes
+    assert [patch.get_label() for patch in axes.patches if patch.get_label()].count("tied") == 1
+
+
 def test_each_knob_has_a_panel_with_every_trial_and_the_means(frame: pd.DataFrame) -> None:
     names = varied_params(frame)
     assert names == ["lr", "batch_size"]

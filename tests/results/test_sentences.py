@@ -151,6 +151,21 @@ def test_where_nothing_was_tested_the_report_does_not_explain_a_test() -> None:
     assert any(line.startswith("“Not told apart” means") for line in lines)
 
 
+def test_settings_that_are_known_not_to_be_the_best_are_folded_away_if_they_are_many() -> None:
+    near: dict[str, list[float | None]] = {"1": [0.9, 0.91, 0.92], "2": [0.9, 0.93, 0.9]}
+    far: dict[str, list[float | None]] = {str(rate): [0.3, 0.31, rate / 100] for rate in range(30, 36)}
+    few, many = sweep({**near, "30": far["30"]}), sweep({**near, **far, "40": [None]})
+    table = settings_table(few, select(few), ["lr"])
+    assert (len(table.rows), len(table.folded)) == (3, 0)
+    table = settings_table(many, select(many), ["lr"])
+    assert {row.cells[0].text for row in table.rows} == {"1", "2"}
+    assert len(table.folded) == 7
+    assert table.title == "Settings of learning rate, the best first: 2 of 9, those that may be the best"
+    assert table.folded_title == "The other 7 settings: 6 worse and 1 not measured"
+    untested = sweep({str(rate): [rate / 100] for rate in range(9)})
+    assert len(settings_table(untested, select(untested), ["lr"]).rows) == 9  # any of them may be the best
+
+
 @pytest.mark.parametrize("seeds", [[0.15], [0.1, 0.2, 0.15]])
 def test_a_sweep_of_seeds_alone_is_about_this_setting_and_no_seed(seeds: list[float | None]) -> None:
     over = " on average over 3 seeds" if len(seeds) > 1 else ""

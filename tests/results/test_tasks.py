@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from sweepstack.cli.main import main
 from sweepstack.results.reporting.report import report
+from sweepstack.results.selection.items import PerItem
 from sweepstack.results.selection.predictions import compare_with_targets
 from sweepstack.results.tables.frame import table
 from sweepstack.results.tables.rendering import short
@@ -143,16 +144,17 @@ def test_a_regression_is_selected_and_reported_by_its_error(swept: Terminal) -> 
     settings = page.rows("settings")
     assert [row["how that was found"] for row in settings] == [
         "best single trial",
-        "paired over the test items, 111 of them",
+        "paired t-test over 33 held-out items",
     ]
     assert [row["mark"] for row in settings] == ["best", "worse"]
     compared = compare_with_targets(swept.store)
     for row in (best, other):
-        residuals = compared(row["run_id"])
-        assert residuals is not None
-        assert np.sqrt((residuals**2).mean()) == pytest.approx(row["test/rmse"], rel=1e-6)
-        assert np.abs(residuals).mean() == pytest.approx(row["test/mae"], rel=1e-6)
-    assert any(text.startswith("“paired over the test items” is a t-test") for text in page.texts["li"])
+        for part in ("val", "test"):
+            found = compared(row["run_id"], part)
+            assert isinstance(found, PerItem)
+            assert np.sqrt((found.values**2).mean()) == pytest.approx(row[f"{part}/rmse"], rel=1e-6)
+            assert np.abs(found.values).mean() == pytest.approx(row[f"{part}/mae"], rel=1e-6)
+    assert any(text.startswith("“Paired t-test over … items” compares the errors") for text in page.texts["li"])
     by_r2 = Page(report("sugar", store=swept.store, metric="val/r2").html)
     assert by_r2.texts["h1"] == ["Which of 2 settings of learning rate has the highest validation R²?"]
 

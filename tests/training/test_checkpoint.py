@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -94,6 +95,8 @@ def assert_same_bits(one: Outcome, other: Outcome) -> None:
     assert (one.weights is None) == (other.weights is None)
     for name, value in (one.weights or {}).items():
         assert torch.equal(value, other.weights[name]), name
+    for kind in ("predictions", "held_out_predictions"):
+        assert np.array_equal(getattr(one, kind), getattr(other, kind)), kind
 
 
 # One trial alone

@@ -243,6 +243,8 @@ def test_a_stack_ends_where_its_trials_end_alone(task_config, name):
             torch.testing.assert_close(outcome.weights[key], weights, rtol=1e-3, atol=1e-4)
         assert outcome.predictions.dtype == alone.predictions.dtype
         assert outcome.predictions.shape == alone.predictions.shape
+        assert outcome.held_out_predictions.dtype == alone.held_out_predictions.dtype
+        assert outcome.held_out_predictions.shape == alone.held_out_predictions.shape
 
 
 @pytest.mark.parametrize(

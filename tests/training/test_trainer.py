@@ -180,6 +180,8 @@ def test_the_figures_are_those_of_the_returned_weights(digits_config):
     loss, accuracy = by_hand(images[held_out], labels[held_out])
     assert outcome.metrics["val/loss"] == pytest.approx(loss, rel=1e-5)
     assert outcome.metrics["val/accuracy"] == pytest.approx(accuracy)
+    assert (outcome.held_out_predictions == (images[held_out] @ weight.T + bias).argmax(1)).all()
+    assert (outcome.predictions == (test_images @ weight.T + bias).argmax(1)).all()
     history = [measurement.metrics["val/accuracy"] for measurement in reported]
     assert outcome.metrics["val/accuracy_best"] == max(history)
     assert outcome.metrics["val/accuracy"] == history[-1]
@@ -352,6 +354,8 @@ def test_with_nothing_held_out_it_is_measured_on_the_test_data(digits_config):
     assert all(set(m.metrics) == {"train/loss", "train/lr", "test/loss", "test/accuracy"} for m in reported)
     assert outcome.metrics["test/accuracy"] == reported[-1].metrics["test/accuracy"]
     assert not [name for name in outcome.metrics if name.startswith("val/")]
+    assert len(outcome.predictions) == TESTED_ON
+    assert outcome.held_out_predictions is None
 
 
 # How it can end

@@ -14,6 +14,7 @@ import click
 
 from sweepstack.blame import Whose, is_signal, judge
 from sweepstack.cli import compare, control, runs, writing
+from sweepstack.cli.refine import refine
 from sweepstack.cli.runs import store_option
 from sweepstack.cli.writing import write
 from sweepstack.errors import StoreError, UserError, one_line, printable
@@ -88,7 +89,16 @@ def main() -> None:
     sys.path.append(os.getcwd())  # a user's own modules are there, as for train.py
 
 
-for command in (compare.compare, runs.register, runs.predict, runs.show, runs.repro, control.status, control.stop):
+for command in (
+    compare.compare,
+    runs.register,
+    runs.predict,
+    runs.show,
+    runs.repro,
+    refine,
+    control.status,
+    control.stop,
+):
     main.add_command(command)
 
 
@@ -210,7 +220,7 @@ def report(sweep: str, metric: str | None, output: Path, record: bool, store: st
     write(made.html, output, f"{made.trials} trials")
     if record:
         try:
-            record_summary(target, made.sweep, made.experiment_id, made.files, made.caution)
+            record_summary(target, made.sweep, made.experiment_id, made.files, made.answer, made.caution)
         except StoreError as error:  # no failure: the file that was asked for is written
             click.echo(f"The report is not recorded in MLflow: {error}", err=True)
 

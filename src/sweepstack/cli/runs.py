@@ -48,11 +48,13 @@ def register(
 
     target = Store(store)
     if run is None:
-        chosen, caution = register.selected(target, sweep or "latest", metric)
+        chosen, found, caution = register.selected(target, sweep or "latest", metric)
     else:
-        chosen, caution = find_run(target, run), ""
+        chosen, found, caution = find_run(target, run), "", ""
     done = register.register(target, chosen, name, alias, caution)
     click.echo(printable(f"{chosen.row.name}  {register.describe_results(chosen.row)}"))
+    if found:
+        click.echo(printable(f"{found[:1].upper()}{found[1:]}."))
     if caution:
         click.echo(printable(f"Careful: {caution}"))
     click.echo(f"registered as {done.name}, version {done.version}: models:/{done.name}@{done.alias}")

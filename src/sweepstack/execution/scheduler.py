@@ -21,12 +21,12 @@ from sweepstack.execution.open_store import ledger_of, wait_for_quiet
 from sweepstack.execution.prepare import Prepared
 from sweepstack.execution.remaining_work import Work
 from sweepstack.execution.session import open_session, peek
-from sweepstack.execution.trial_files import draw
+from sweepstack.execution.trial_files import draw, predict_held_out
 from sweepstack.execution.worker import load_data_of
 from sweepstack.files.replacing import replacing
 from sweepstack.planning.plan import Plan, count, summary, unique
 from sweepstack.tracking.store import Store
-from sweepstack.trial import PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
+from sweepstack.trial import HELD_OUT_PREDICTIONS, PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
 
 POLL_SECONDS = 1.0
 """Seconds between two queries of what another command trains."""
@@ -68,7 +68,7 @@ def execute(
             session.say(line)
         waiting = wanted
         while waiting and not session.is_stopping():
-            work = session.claim(waiting, run.rerun, partial(_missing_pictures, say=session.say))
+            work = session.claim(waiting, run.rerun, partial(_missing_files, say=session.say))
             for trial, outcome, files in work.settled:
                 settled[trial.fingerprint] = outcome
                 if files is not None and not _keep_files(trial, files):
@@ -124,14 +124,37 @@ def foresee(prepared: Prepared, store: Store, jobs: InProcessExecutor) -> tuple[
         return work, replace(chosen, plan=Plan((*work.resumed, *chosen.plan.stacks)))
 
 
-def _missing_pictures(trial: Trial, outcome: Outcome, files: Path | None, say: Callable[[str], None]) -> list[Path]:
+def _missing_files(trial: Trial, outcome: Outcome, files: Path | None, say: Callable[[str], None]) -> list[Path]:
+    """Makes the files that a settled trial asks for, or that an earlier version has not kept, unless its record has
+    them; see `Session.claim`.
+
+    Args:
+        say: takes a line for the user.
+    """
+    if outcome.state is not TrialState.FINISHED:
+        return []
+    return [*_missing_pictures(trial, files, say), *_missing_predictions(trial, files)]
+
+
+def _missing_predictions(trial: Trial, files: Path | None) -> list[Path]:
+    """Predicts the held-out items with the recorded weights. Nothing if they are not here or cannot be used: the table
+    says what a record lacks."""
+    holds_out = trial.config.trainer is None and trial.config.selecting_part == "val"
+    if files is None or not holds_out or (files / HELD_OUT_PREDICTIONS).exists() or not (files / WEIGHTS).is_file():
+        return []
+    with contextlib.suppress(Exception):  # a user's model can fail in any way
+        return [predict_held_out(trial, files / WEIGHTS, load_data_of(trial))]
+    return []
+
+
+def _missing_pictures(trial: Trial, files: Path | None, say: Callable[[str], None]) -> list[Path]:
     """Draws the pictures that a settled trial asks for, unless its record has the same.
 
     Args:
         files: the folder of the record's files, if it is on this machine.
         say: takes a line for the user.
     """
-    if not trial.run.pictures or outcome.state is not TrialState.FINISHED:
+    if not trial.run.pictures:
         return []
     try:
         drawn = draw(trial, load_data_of(trial))
@@ -151,7 +174,7 @@ def _keep_files(trial: Trial, recorded: Path) -> bool:
     """
     if not recorded.is_dir():
         return False
-    for name in (WEIGHTS, PREDICTIONS):
+    for name in (WEIGHTS, PREDICTIONS, HELD_OUT_PREDICTIONS):
         with contextlib.suppress(OSError, UserError):
             if not (recorded / name).is_file():
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import traceback
 from collections.abc import Callable
@@ -14,7 +15,16 @@ from sweepstack.errors import ConfigError
 from sweepstack.events import Ended
 from sweepstack.files.replacing import replacing
 from sweepstack.standard_streams import HoldingErrors
-from sweepstack.trial import OWN_FILES, PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
+from sweepstack.trial import (
+    HELD_OUT_PREDICTIONS,
+    OWN_FILES,
+    PICTURES,
+    PREDICTIONS,
+    WEIGHTS,
+    Outcome,
+    Trial,
+    TrialState,
+)
 
 if TYPE_CHECKING:
     from sweepstack.training.data.source import Data
@@ -40,15 +50,17 @@ def ended(trial: Trial, outcome: Outcome, data: Data) -> Ended:
             files.append(trial.folder / WEIGHTS)
             weights = outcome.weights
             _write_output(files[-1], _held(lambda file: torch.save(weights, file)))
-        if outcome.predictions is not None:
-            files.append(trial.folder / PREDICTIONS)
-            predictions = outcome.predictions
-            _write_output(files[-1], _held(lambda file: np.save(file, predictions, allow_pickle=False)))
+        predicted = {PREDICTIONS: outcome.predictions, HELD_OUT_PREDICTIONS: outcome.held_out_predictions}
+        for name, values in predicted.items():
+            if values is not None:
+                files.append(trial.folder / name)
+                _write_output(files[-1], _held(functools.partial(np.save, arr=values, allow_pickle=False)))
         if trial.run.pictures and outcome.state is TrialState.FINISHED:
             files.append(draw(trial, data))
     except Exception as error:  # a full disk fails this trial only
         outcome, files = Outcome(TrialState.FAILED, reason=reason(error), traceback=traceback.format_exc()), []
-    return Ended(trial, replace(outcome, weights=None, predictions=None), time.time(), tuple(files))
+    outcome = replace(outcome, weights=None, predictions=None, held_out_predictions=None)
+    return Ended(trial, outcome, time.time(), tuple(files))
 
 
 def check_pictures(count: int, data: Data) -> None:
@@ -75,6 +87,33 @@ def draw(trial: Trial, data: Data) -> Path:
     trial.folder.mkdir(parents=True, exist_ok=True)
     path, count = trial.folder / PICTURES, trial.run.pictures
     _write_output(path, lambda part: save_first(*data.first(count), part))
+    return path
+
+
+def predict_held_out(trial: Trial, weights: Path, data: Data) -> Path:
+    """Predicts the items that a trial has held out; returns the file in the trial's folder.
+
+    Args:
+        trial: the trial.
+        weights: the file with its weights.
+        data: the data that it was trained on.
+    """
+    import numpy as np
+    import torch
+
+    from sweepstack.training.models import build_model
+    from sweepstack.training.tasks.built import BuiltTask
+    from sweepstack.training.trainer import autocast_of, evaluate
+
+    config, device = trial.config, data.device
+    model = build_model(config.model)
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    predicted: list[torch.Tensor] = []
+    task = BuiltTask(config, device)
+    evaluate(model.to(device), data.evaluation(), autocast_of(config, device), task, predicted)
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    path, values = trial.folder / HELD_OUT_PREDICTIONS, torch.cat(predicted).cpu().numpy()
+    _write_output(path, _held(functools.partial(np.save, arr=values, allow_pickle=False)))
     return path
 
 

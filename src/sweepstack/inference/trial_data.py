@@ -20,6 +20,7 @@ from sweepstack.inference.handwriting import centre_of_mass, longest_side
 from sweepstack.inference.predictor import CPU, Predictor, is_grey_image
 from sweepstack.training.data.load import load_data
 from sweepstack.training.data.source import EVALUATED, Data
+from sweepstack.training.data.streamed import ItemError
 from sweepstack.training.tasks.task import check_rows
 from sweepstack.trial import WEIGHTS
 
@@ -118,21 +119,33 @@ def predict_test_data(trained: Predictor) -> tuple[str, NDArray[Any]]:
     return loaded.facts.digest, task.stored(task.predictions(outputs), outputs).numpy()
 
 
-def load_test_targets(config: TrialConfig) -> tuple[str, NDArray[Any]]:
-    """Returns the checksum of the dataset of a config, and the targets of its test items: of classes int64 [n].
+def load_targets(config: TrialConfig, part: str) -> tuple[str, NDArray[Any]]:
+    """Returns the checksum of the dataset of a config, and the targets of a part of it, in order: of classes int64 [n].
+
+    Args:
+        config: the config of the trial.
+        part: "val" for the items that were held out, "test" for the test items.
 
     Raises:
         DataError: the dataset cannot be obtained.
     """
-    dataset, task = (part.model_dump_json(by_alias=True) for part in (config.dataset, config.task))
-    return _load_test_targets(dataset, task, config.split.grouped)
+    dataset, task = (section.model_dump_json(by_alias=True) for section in (config.dataset, config.task))
+    held = config.held_out if part == "val" else HeldOut(grouped=config.split.grouped)
+    return _load_targets(dataset, task, held, part)
 
 
 @functools.lru_cache(maxsize=8)
-def _load_test_targets(dataset_json: str, task_json: str, grouped: bool) -> tuple[str, NDArray[Any]]:
+def _load_targets(dataset_json: str, task_json: str, held: HeldOut, part: str) -> tuple[str, NDArray[Any]]:
     dataset, task = DatasetConfig.model_validate_json(dataset_json), TaskConfig.model_validate_json(task_json)
     try:
-        loaded = load_data(dataset, HeldOut(grouped=grouped), CPU, task)
+        loaded = load_data(dataset, held, CPU, task)
+        try:
+            targets = loaded.held_out_targets if part == "val" else loaded.test_targets
+        finally:
+            loaded.close()
     except UserError as error:  # also a ConfigError about a user's target
         raise DataError(error.rule, error.value, error.remedy, where=error.where) from error
-    return loaded.facts.digest, loaded.test_targets.numpy()
+    except (ItemError, OSError) as error:
+        rule = f"the items of {dataset.target} must be readable, they are not ({one_line(error)})"
+        raise DataError(rule, remedy="restore them") from error
+    return loaded.facts.digest, targets.numpy()

@@ -15,7 +15,7 @@ from sweepstack.inference.predictor import Answer, Predictor
 from sweepstack.inference.trial_data import build_predictor, example, predict_test_data
 from sweepstack.metrics import bare_name, rounded
 from sweepstack.results.reproduce import code_change
-from sweepstack.results.selection.predictions import count_changed_predictions
+from sweepstack.results.selection.predictions import compare_with_targets, count_changed_predictions
 from sweepstack.results.selection.select import select
 from sweepstack.results.tables.frame import table
 from sweepstack.results.tables.objective import direction_note, note_of, objective
@@ -56,7 +56,7 @@ class Registered:
     """The name of a file that it could predict."""
 
 
-def selected(store: Store, sweep: str, metric: str | None = None) -> tuple[Record, str]:
+def selected(store: Store, sweep: str, metric: str | None = None) -> tuple[Record, str, str]:
     """Selects the trial of a sweep to use; see `selection.select`.
 
     Args:
@@ -65,16 +65,18 @@ def selected(store: Store, sweep: str, metric: str | None = None) -> tuple[Recor
         metric: the metric that selects; by default the objective of the task.
 
     Returns:
-        The run, and what its user should know of how it was selected, such as that its test value is too good; or "".
+        The run; how many settings may be the best, or ""; and what its user should know of how it was selected, such as
+        that its test value is too good, or "".
 
     Raises:
         StoreError: there is no such sweep.
         UserError: none of its trials has finished, there is no such metric, or the trials have different objectives.
     """
     frame = table(sweep, metric=metric, store=store)
-    selection = select(frame, objective=objective(frame, metric) if metric is not None else None)
+    chosen = objective(frame, metric) if metric is not None else None
+    selection = select(frame, compare_with_targets(store), chosen)
     cautions = [direction_note(frame, metric) if metric is not None else "", selection.caution]
-    return record(store, str(selection.trial["run_id"])), "; ".join(filter(None, cautions))
+    return record(store, str(selection.trial["run_id"])), selection.in_short, "; ".join(filter(None, cautions))
 
 
 def describe_results(row: Row) -> str:

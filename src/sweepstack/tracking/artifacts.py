@@ -69,8 +69,10 @@ def artifact(store: Store, run_id: str, name: str, known: Location | None = None
         raise StoreError(rule, remedy=RETRY) from error
 
 
-def predictions(store: Store, run_id: str, known: Location | None = None) -> NDArray[Any] | None:
-    """Reads what a finished trial predicted for the test items, in their order.
+def predictions(
+    store: Store, run_id: str, known: Location | None = None, name: str = PREDICTIONS
+) -> NDArray[Any] | None:
+    """Reads what a finished trial predicted for the test items, or for those that were held out, in their order.
 
     These are classes, uint8 or int32 [n]; or the numbers of a regression, float32 [n, outputs]; or which of several
     labels an item has, uint8 [n, labels]; or what a task of one's own stores.
@@ -82,13 +84,14 @@ def predictions(store: Store, run_id: str, known: Location | None = None) -> NDA
         store: the store that has the run.
         run_id: the id of the run.
         known: the location of the run, if the caller knows it.
+        name: the name of the file.
 
     Raises:
         StoreError: the store does not answer.
     """
     import numpy as np
 
-    content = artifact(store, run_id, PREDICTIONS, known)
+    content = artifact(store, run_id, name, known)
     if content is None:
         return None
     with contextlib.suppress(ValueError, EOFError, OSError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from sweepstack.config.names import as_value
 from sweepstack.errors import StoreError, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.tracking.private.client import delete_artifacts
@@ -21,7 +22,14 @@ PLOTS = "plots"
 """The folder of pictures among the artifacts."""
 
 
-def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[str, bytes], caution: str = "") -> str:
+def record_summary(
+    store: Store,
+    sweep: str,
+    experiment_id: str,
+    files: Mapping[str, bytes],
+    answer: str = "",
+    caution: str = "",
+) -> str:
     """Stores files with the summary run of a sweep, and removes those of an earlier report.
 
     It makes the run if it does not exist yet.
@@ -31,7 +39,8 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
         sweep: the name of the sweep.
         experiment_id: the experiment of a new summary run.
         files: the content of each file by its path; pictures are below `plots/`.
-        caution: what a reader must know of what was selected.
+        answer: what was found, in words, for the description of the run.
+        caution: what a reader must know of that.
 
     Returns:
         The run's id.
@@ -41,7 +50,6 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
     """
     try:
         run_id = _run_of(store, sweep, experiment_id)
-        store.client.set_tag(run_id, ABOUT_TAG, _about(sweep, caution))
         delete_artifacts(store.client, run_id, PLOTS)
         with scratch() as temporary:
             for name, content in files.items():
@@ -49,6 +57,7 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             store.client.log_artifacts(run_id, str(temporary))
+        store.client.set_tag(run_id, ABOUT_TAG, as_value(_about(sweep, answer, caution)))
     except Exception as error:  # MLflow does not convert the errors of drivers, sockets and disks
         rule = f"{store.uri} does not take the report ({one_line(error)})"
         raise StoreError(
@@ -76,12 +85,12 @@ def _run_of(store: Store, sweep: str, experiment_id: str) -> str:
         run_id = summary_run(store, sweep)
         if run_id is not None:
             return run_id
-        tags = {SUMMARY_TAG: sweep, ABOUT_TAG: _about(sweep, "")}
+        tags = {SUMMARY_TAG: sweep, ABOUT_TAG: _about(sweep)}
         run_id = str(client.create_run(experiment_id, tags=tags, run_name=f"summary of {sweep}").info.run_id)
         client.set_terminated(run_id, "FINISHED", int(time.time() * 1000))
     return run_id
 
 
-def _about(sweep: str, caution: str) -> str:
-    text = f"The report of sweep {sweep}, with its table and plots."
-    return f"{text} Careful: {caution}." if caution else text
+def _about(sweep: str, answer: str = "", caution: str = "") -> str:
+    careful = f"Careful: {caution}." if caution else ""
+    return " ".join(filter(None, [answer, f"The report of sweep {sweep}, with its tables and plots.", careful]))

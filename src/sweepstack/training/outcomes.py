@@ -113,6 +113,16 @@ def finished(
         return failed(config, measured["loss"], step, steps, metrics, tracker.factor)
     if (undefined := undefined_metric(measured)) is not None:
         return unmeasurable(f"{part}/{undefined}", step, metrics)
-    why, predicted = tracker.why_early(step, steps * config.epochs), kept["predictions"]
-    predictions = None if predicted is None else predicted.numpy()
-    return Outcome(TrialState.FINISHED, metrics, why, weights=kept["weights"], predictions=predictions)
+    why = tracker.why_early(step, steps * config.epochs)
+    predictions, held_out_predictions = (
+        None if (predicted := kept.get(name)) is None else predicted.numpy()
+        for name in ("predictions", "held_out_predictions")  # checkpoints of earlier versions have no second one
+    )
+    return Outcome(
+        TrialState.FINISHED,
+        metrics,
+        why,
+        weights=kept["weights"],
+        predictions=predictions,
+        held_out_predictions=held_out_predictions,
+    )

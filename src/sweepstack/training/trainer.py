@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +69,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
     kept: dict[str, Any] | None = None  # see `tested`; only with `keep_best`
     metrics: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
+    predicted: list[Tensor] = []  # in the last measurement
     step = 0
     began = time.perf_counter()
     if checkpoints.state is not None:
@@ -96,14 +97,15 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
                     return diverged(config, recent, step, steps, metrics, tracker.factor)
                 metrics["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
                 with updater.averaged():
-                    measured = evaluate(model, data.evaluation(), autocast, task)
+                    predicted = []
+                    measured = evaluate(model, data.evaluation(), autocast, task, predicted)
                     update_metrics(config, measured, metrics)
                     if (undefined := undefined_metric(measured)) is not None:
                         _set_seconds(metrics, began)
                         return unmeasurable(f"{config.selecting_part}/{undefined}", step, metrics)
                     if tracker.is_best(metrics):
                         paused = time.perf_counter()
-                        kept = tested(model, data, autocast, task, metrics)
+                        kept = tested(model, data, autocast, task, metrics, predicted)
                         began += time.perf_counter() - paused
                 reported = {**metrics, "train/lr": config.optimizer.lr * rate}
                 if report(Measurement(epoch, step, total, reported)) is Verdict.STOP and step < total:
@@ -130,22 +132,28 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
     _set_seconds(metrics, began)
     if kept is None:
         with updater.averaged():
-            kept = tested(model, data, autocast, task, metrics)
+            kept = tested(model, data, autocast, task, metrics, predicted)
     return finished(config, kept, tracker, step, steps, metrics)
 
 
 def tested(
-    model: nn.Module, data: Data, autocast: Autocast, task: BuiltTask, metrics: Mapping[str, float]
+    model: nn.Module,
+    data: Data,
+    autocast: Autocast,
+    task: BuiltTask,
+    metrics: Mapping[str, float],
+    evaluated: Sequence[Tensor],
 ) -> dict[str, Any]:
     """Measures a model on the test data, if there are any.
 
     Args:
         model, data, autocast, task: see `evaluate`.
         metrics: its other metrics.
+        evaluated: its predictions, as they are stored, for the batches of `data.evaluation`.
 
     Returns:
-        All that is kept of it, as a checkpoint can hold it: the metrics, copies of the weights, and the predictions;
-        None for these without test data.
+        All that is kept of it, as a checkpoint can hold it: the metrics, copies of the weights, and the predictions for
+        test data and for held-out data; None where there are no such data.
     """
     predicted: list[Tensor] = []
     measured = evaluate(model, data.test(), autocast, task, predicted) if data.test_count else {}
@@ -153,6 +161,7 @@ def tested(
         "figures": {**metrics, **{f"test/{name}": value for name, value in measured.items()}},
         "weights": {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()},
         "predictions": torch.cat(predicted).cpu() if predicted else None,
+        "held_out_predictions": torch.cat([*evaluated]).cpu() if len(data.held_out) and evaluated else None,
     }
 
 

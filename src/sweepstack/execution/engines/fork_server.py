@@ -20,7 +20,8 @@ from typing import Any
 
 from sweepstack.child_process import end_with_parent
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
-from sweepstack.execution.engines.channel import ASSIGNMENT, FileSink, do_assignment
+from sweepstack.execution.engines.channel import ASSIGNMENT
+from sweepstack.execution.engines.worker_side import FileSink, do_assignment
 
 POLL_SECONDS = 0.1
 """Seconds between two looks for ended workers where the kernel cannot tell."""

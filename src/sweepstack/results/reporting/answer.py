@@ -104,6 +104,8 @@ def _compared(selection: Selection, varied: Sequence[str]) -> Sentence:
         which = ", which" if not len(tied) else "; the others" if len(worse) > 1 else "; the other"
         verb = "is" if len(worse) == 1 else "are"
         pieces.append((f"{which} {verb} at least {_distance(least, selection)} behind (95 %)", False))
+    if selection.items:
+        pieces.append((f" (as trained, on items like the {selection.items}; another seed may differ)", False))
     if untested:
         pieces.append((f"; {others(untested)} could not be tested against it", False))
     if unmeasured:

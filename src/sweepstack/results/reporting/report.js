@@ -70,6 +70,11 @@ for (const home of document.querySelectorAll("[data-walk]")) {
   home.addEventListener("blur", dark);
 }
 
+// Paper cannot be unfolded.
+addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll("details")) part.open = true;
+});
+
 // A click on a head sorts by it, a second one the other way round; what has no value stays last.
 for (const button of document.querySelectorAll("thead button"))
   button.addEventListener("click", () => {

@@ -13,7 +13,7 @@ import pandas as pd
 
 from sweepstack.errors import printable
 from sweepstack.results.reporting import text
-from sweepstack.results.reporting.answer import answer, no_answer, question
+from sweepstack.results.reporting.answer import Sentence, answer, no_answer, question
 from sweepstack.results.reporting.mistake_sections import make_mistake_sections
 from sweepstack.results.reporting.plots.style import SINGLE, png, svg
 from sweepstack.results.reporting.sections import (
@@ -26,6 +26,7 @@ from sweepstack.results.reporting.sections import (
 from sweepstack.results.reporting.tables import row_numbers, settings_table, trials_table, unfinished_table
 from sweepstack.results.tables.columns import kind
 from sweepstack.results.tables.frame import as_frame
+from sweepstack.results.tables.grouping import settings_frame
 from sweepstack.results.tables.objective import metric_of, own_metrics
 from sweepstack.results.tables.objective import objective as objective_of
 from sweepstack.results.tables.rendering import render
@@ -44,9 +45,11 @@ class Report:
     sweep: str
     experiment_id: str
     trials: int
+    answer: str
+    """Which setting is the best, and which others may be, in a few sentences."""
     html: str
     files: dict[str, bytes]
-    """The page, the table as csv, and the plots as PNG, by their paths."""
+    """The page, the tables of trials and of settings as csv, and the plots as PNG, by their paths."""
     caution: str = ""
     """Why the value of the best setting is too good, see `Selection`; else empty."""
 
@@ -81,15 +84,27 @@ def report(
     mistakes = [*make_mistake_sections(about, on_progress)]
     on_progress("drawing")
     pictures = {one.name: png(one.figure) for one in [*sections, *mistakes] if one.figure is not None}
-    html = _page(name, about, sections, mistakes, pictures)
-    files = {"report.html": html.encode(), "table.csv": str(render(frame, "csv")).encode()}
+    sentence = no_answer(frame, about.why_none)
+    tables = {"table": frame}
+    if about.selection is not None:
+        sentence = answer(about.selection, about.varied)
+        tables["settings"] = settings_frame(frame, about.selection)
+    html = _page(name, about, sentence, sections, mistakes, pictures)
+    files = {"report.html": html.encode()}
+    files |= {f"{key}.csv": str(render(one, "csv")).encode() for key, one in tables.items()}
     files |= {f"plots/{key}.png": content for key, content in pictures.items()}
     caution = "" if about.selection is None else about.selection.caution
-    return Report(name, rows[0].experiment_id, len(rows), html, files, caution)
+    said = "".join(printable(piece) for piece, _ in sentence)
+    return Report(name, rows[0].experiment_id, len(rows), said, html, files, caution)
 
 
 def _page(
-    name: str, about: About, sections: list[ReportSection], mistakes: list[ReportSection], pictures: dict[str, bytes]
+    name: str,
+    about: About,
+    sentence: Sentence,
+    sections: list[ReportSection],
+    mistakes: list[ReportSection],
+    pictures: dict[str, bytes],
 ) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -122,7 +137,6 @@ def _page(
         lstrip_blocks=True,
     )
     settings = 0 if selection is None else len(selection.groups)
-    sentence = no_answer(frame, about.why_none) if selection is None else answer(selection, about.varied)
     page = environment.get_template("report.html.j2").render(
         sweep=name,
         when=_when(frame),

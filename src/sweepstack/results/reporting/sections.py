@@ -17,6 +17,7 @@ from sweepstack.results.reporting.params import MAX_LISTED_VALUES, setting, vari
 from sweepstack.results.reporting.plots import charts, heat_maps, pareto, tuning
 from sweepstack.results.reporting.plots.style import objective_words
 from sweepstack.results.reporting.tables import row_numbers
+from sweepstack.results.selection.comparison import BEST, NOT_TOLD_APART
 from sweepstack.results.selection.predictions import compare_with_targets
 from sweepstack.results.selection.select import (
     Selection,
@@ -67,13 +68,22 @@ class About:
         """One row for each setting, seed and fold, so that plots show the means that selected."""
         return one_row_per_seed(self.frame, self.objective) if self.objective else self.frame.iloc[:0]
 
-    @property
-    def best(self) -> list[int]:
+    @functools.cached_property
+    def best(self) -> frozenset[int]:
         """The rows of the table with the trials of the best setting."""
+        return self._rows_marked(BEST)
+
+    @functools.cached_property
+    def tied(self) -> frozenset[int]:
+        """The rows of the table with the trials of the other settings that may be the best."""
+        return self._rows_marked(NOT_TOLD_APART)
+
+    def _rows_marked(self, mark: str) -> frozenset[int]:
         if self.selection is None:
-            return []
-        ids = set(self.selection.groups["run_ids"].iloc[0])
-        return [int(index) for index in self.frame.index[self.frame["run_id"].isin(ids)]]
+            return frozenset()
+        groups = self.selection.groups
+        ids = {run_id for run_ids in groups.loc[groups["mark"] == mark, "run_ids"] for run_id in run_ids}
+        return frozenset(int(index) for index in self.frame.index[self.frame["run_id"].isin(ids)])
 
 
 def about_sweep(store: Store, frame: pd.DataFrame, objective: Metric | None) -> About:
@@ -106,7 +116,7 @@ def make_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSecti
     if about.objective is None or about.selection is None:
         yield ReportSection("none", "No trial has finished with a value to draw.")
         return
-    frame, objective, names, best = about.finished, about.objective, about.varied, about.best
+    frame, objective, names, best, tied = about.finished, about.objective, about.varied, about.best, about.tied
     label = setting(about.selection.trial, names)
     several = len(charts.measured(frame, objective)) > 1
     if not names or not several:
@@ -116,18 +126,18 @@ def make_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSecti
         caption = "Axes are logarithmic where values span decades. Triangles at the edge are trials that lie outside."
         if len(frame) < int((about.frame["state"] == "FINISHED").sum()):
             caption += " A trial that was recorded several times is one mark, with the mean of its records."
-        yield ReportSection("hyperparameters", caption, charts.by_param(frame, names, objective, best))
+        yield ReportSection("hyperparameters", caption, charts.by_param(frame, names, objective, best, tied))
         if pairs := heat_maps.pairs(frame, names):
             caption = (
                 "Each cell is the mean over all other hyperparameters, seeds and folds; the frame marks the best "
-                "setting."
+                f"setting{', dashes mark others that may be the best' if tied else ''}."
             )
-            yield ReportSection("pairs", caption, heat_maps.heat_maps(frame, pairs, objective, best))
+            yield ReportSection("pairs", caption, heat_maps.heat_maps(frame, pairs, objective, best, tied))
         elif len(names) > 1:
             yield ReportSection(
                 "pairs", f"Heat maps need two hyperparameters with at most {MAX_LISTED_VALUES} values each."
             )
-        yield ReportSection("together", "", charts.parallel_coordinates(frame, names, objective, best))
+        yield ReportSection("together", "", charts.parallel_coordinates(frame, names, objective, best, tied))
         on_progress("computing how much each hyperparameter matters")
         yield _importance(about)
         if len(about.selection.groups) > 1:
@@ -138,7 +148,9 @@ def make_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSecti
     history = history[np.isfinite(history["value"])]
     if len(history):
         caption = "Dots mark the ends. A curve that leaves the plot at its edge is far worse there."
-        yield ReportSection("curves", caption, charts.learning_curves(about.frame, history, objective, best, label))
+        yield ReportSection(
+            "curves", caption, charts.learning_curves(about.frame, history, objective, best, label, tied)
+        )
     else:
         yield ReportSection("curves", f"There is no history of the {objective_words(objective)} to draw.")
     if objective not in pareto.TIMES:  # else both axes would be the time
@@ -181,9 +193,10 @@ def _time_section(about: About) -> ReportSection:
         return ReportSection("time", "The store does not know how long the trials took.")
     index = row_numbers(frame)
     groups = [[index[one] for one in ids if one in index] for ids in about.selection.groups["run_ids"]]
-    drawn = pareto.time_and_objective(frame, groups, about.varied, about.objective, about.best)
+    squares = ", squares are others that may be the best" if about.tied else ""
+    drawn = pareto.time_and_objective(frame, groups, about.varied, about.objective, about.best, about.tied)
     caption = (
-        "A mark is a setting, with the means of its trials; the ring is the best one. The line is the Pareto front: no "
-        "other setting is both faster and better."
+        f"A mark is a setting, with the means of its trials; the ring is the best one{squares}. The line is the Pareto "
+        "front: no other setting is both faster and better."
     )
     return ReportSection("time", caption, drawn)

@@ -15,13 +15,16 @@ from sweepstack.results.reporting.params import value_text
 from sweepstack.results.reporting.plots.charts import measured
 from sweepstack.results.reporting.plots.pareto import time_metric
 from sweepstack.results.reporting.plots.style import listed, objective_words, words
-from sweepstack.results.selection.comparison import BEST, NOT_TOLD_APART
+from sweepstack.results.selection.comparison import BEST, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
 from sweepstack.results.selection.select import Selection, one_row_per_seed, param_values
-from sweepstack.results.tables.columns import REPLICATES, is_number
+from sweepstack.results.tables.columns import is_number
 from sweepstack.results.tables.objective import note_columns, own_metrics
+from sweepstack.trial import REPLICATES
 
 MAX_ROWS = 1000
 """The most rows of a table on the page."""
+LEAST_FOLDED = 6
+"""The least settings, known not to be the best, that are folded away."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class ReportTable:
     columns: list[Column]
     rows: list[TableRow]
     note: str = ""
+    folded: Sequence[TableRow] = ()
+    """Further rows, which a reader unfolds."""
+    folded_title: str = ""
 
 
 def row_numbers(frame: pd.DataFrame) -> dict[str, int]:
@@ -71,7 +77,8 @@ def row_numbers(frame: pd.DataFrame) -> dict[str, int]:
 
 
 def settings_table(frame: pd.DataFrame, selection: Selection, varied: Sequence[str]) -> ReportTable:
-    """Makes the table of settings, the best first.
+    """Makes the table of settings: first those that may be the best, then those that could not be tested, then all that
+    are known not to be the best. Many of the last kind are folded away.
 
     Args:
         frame: the table of trials.
@@ -82,7 +89,9 @@ def settings_table(frame: pd.DataFrame, selection: Selection, varied: Sequence[s
     row_of = row_numbers(frame)
     metrics = (selection.test_metric, time_metric(frame))
     shown = [name for name in metrics if name is not None and name in frame and name != objective]
-    groups = groups.head(MAX_ROWS)
+    order = groups["mark"].map({BEST: 0, NOT_TOLD_APART: 0, NOT_TESTED: 1}).fillna(2).sort_values(kind="stable")
+    possible = int((order < 2).sum())
+    groups = groups.loc[order.index].head(MAX_ROWS)
     others = [name for name in shown if name not in groups]
     single = measured(one_row_per_seed(frame, objective), objective).set_index("run_id")[others]
     means = [single[single.index.isin(run_ids)].mean() for run_ids in groups["run_ids"]]
@@ -114,12 +123,25 @@ def settings_table(frame: pd.DataFrame, selection: Selection, varied: Sequence[s
         kind = {BEST: "best", NOT_TOLD_APART: "tied"}.get(group["mark"], "")
         rows.append(TableRow(cells, " ".join(str(row_of[run_id]) for run_id in group["run_ids"]), kind))
     title = f"Settings of {listed([words(param) for param in varied])}, the best first" if varied else "The setting"
+    columns += [Column("mark", False), Column("how that was found", False)]
+    note = _rows_left_out(len(selection.groups))
+    if len(rows) - possible < LEAST_FOLDED:
+        return ReportTable(title, columns, rows, note)
+    untested = " or could not be tested" if (selection.groups["mark"] == NOT_TESTED).any() else ""
     return ReportTable(
-        title,
-        [*columns, Column("mark", False), Column("how that was found", False)],
-        rows,
-        _rows_left_out(len(selection.groups)),
+        f"{title}: {possible:,} of {len(selection.groups):,}, those that may be the best{untested}",
+        columns,
+        rows[:possible],
+        note,
+        rows[possible:],
+        f"The other {len(selection.groups) - possible:,} settings: {_counted(selection.groups['mark'])}",
     )
+
+
+def _counted(marks: pd.Series[Any]) -> str:
+    """Says how many settings are known not to be the best, by their marks."""
+    counts = {"worse": int((marks == WORSE).sum()), "not measured": int((marks == NOT_MEASURED).sum())}
+    return " and ".join(f"{count:,} {word}" for word, count in counts.items() if count)
 
 
 def trials_table(frame: pd.DataFrame, varied: Sequence[str], objective: str | None, best: int | None) -> ReportTable:

@@ -10,19 +10,20 @@ import pandas as pd
 
 from sweepstack.results.reporting.answer import others
 from sweepstack.results.reporting.params import value_text
-from sweepstack.results.reporting.plots.style import objective_words, shortened, words
+from sweepstack.results.reporting.plots.style import objective_words, sentence_case, shortened, words
 from sweepstack.results.selection.comparison import (
-    BY_ITEMS,
     FOLDS_DIFFER,
     FOLDS_OVERLAP,
     NOT_MEASURED,
     NOT_TESTED,
     SEEDS,
 )
+from sweepstack.results.selection.items import PAIRED_T
 from sweepstack.results.selection.select import Selection
-from sweepstack.results.tables.columns import REPLICATES, is_number
+from sweepstack.results.tables.columns import is_number
 from sweepstack.results.tables.objective import NO_TEST_PART, NOTE
 from sweepstack.tracking.origin import Origin
+from sweepstack.trial import REPLICATES
 
 
 def warnings(
@@ -135,15 +136,13 @@ def _marks(selection: Selection) -> list[str]:
             "the number of settings); it does not mean that both are equal."
         )
     several = selection.groups["n"].iloc[0] > 1
-    if tested and several:
-        lines.append(
-            f"This is about {selection.axis.many}: what another {selection.axis.one} would give. How much each setting "
-            "spreads is estimated from all settings together (empirical Bayes), since a few values hardly tell it."
-            if len(marks) > 1
-            else f"This is about {selection.axis.many}: what another {selection.axis.one} would give."
+    if tested:
+        lines.append(f"{sentence_case(selection.variation)}.")
+    if tested and several and len(marks) > 1:
+        lines[-1] += (
+            " How much each setting spreads is estimated from all settings together (empirical Bayes), since a few "
+            "values hardly tell it."
         )
-    elif tested:
-        lines.append("This is about the items of the test data: what other items would give, not another seed.")
     if selection.winner is not None and several:
         lines.append(
             "The interval of the best setting allows for its having been chosen by the same values (zoom correction, "
@@ -153,10 +152,10 @@ def _marks(selection: Selection) -> list[str]:
         lines.append(
             "“Behind by at least” holds for all settings together (95 %); 0 means that it may be as good as the best."
         )
-    if selection.groups["why"].str.contains(BY_ITEMS).any():
+    if selection.groups["why"].str.contains(PAIRED_T).any():
         lines.append(
-            f"“{BY_ITEMS}” is a t-test of the errors of both models for each item (squared; for the MAE absolute). It "
-            "compares these trained models; another seed may give others."
+            f"“{sentence_case(PAIRED_T)} … items” compares the errors of both models for each item (squared; for the "
+            "MAE absolute; for labels the share that is wrong)."
         )
     if untested:
         lines.append(

@@ -9,9 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepstack.metrics import Metric, bare_name
-from sweepstack.results.selection.replicates import compare
-from sweepstack.results.selection.statistics import Interval, holm, holm_with_best, mcnemar, paired_t
+from sweepstack.metrics import Metric
+from sweepstack.results.selection.items import (
+    ItemTest,
+    PerItem,
+    compare_errors,
+    corrected,
+    errors_of,
+    give,
+    is_mean_over_items,
+)
+from sweepstack.results.selection.replicates import Comparison, as_array, compare_values
+from sweepstack.results.selection.sequential import Added, compare_in_stages
+from sweepstack.results.selection.statistics import Interval
 from sweepstack.results.tables.columns import written
 
 BEST = "best"
@@ -24,8 +34,6 @@ NOT_TESTED = "not tested"
 """Mark of a setting that could not be tested against the best one."""
 NOT_MEASURED = "not measured"
 """Mark of a setting of which no trial has a value of the metric."""
-BY_ITEMS = "paired over the test items"
-"""How single seeds are compared by the errors of their test predictions."""
 FOLDS_OVERLAP = (
     "the training data of different folds overlap, so their trials are not independent: intervals and tests over folds "
     "are widened for that (Nadeau and Bengio 2003), which is an approximation"
@@ -33,17 +41,19 @@ FOLDS_OVERLAP = (
 """What a reader must know of statistics over folds."""
 FOLDS_DIFFER = "settings have values of different folds, which may differ in how hard they are"
 """What a reader must know of a comparison of means over different folds."""
+ADDED_LATER = "{many} were added after the first {first}; the test allows for a look after each {one} (Bonferroni)"
+"""What a reader must know of a test of seeds that were added after looking; see `sequential`."""
 SIGNIFICANCE_LEVEL = 0.05
 """The probability, at most, that any setting of a table is marked as worse although it is as good as the best one."""
 
 NAN = float("nan")
 """Stands for a p-value or degrees of freedom that do not exist."""
 
-Predictions = Callable[[str], NDArray[Any] | None]
-"""Returns how the test predictions of the run of an id compare with the targets: of classes, which are right, bool [n];
-of numbers, the residuals, float [n, outputs]; None if that is not known, or if they are neither."""
-POWERS = {"rmse": 2, "mse": 2, "mae": 1}
-"""Metrics that are (but for a root) the mean of a power of the absolute residuals, each with that power."""
+Predictions = Callable[[str, str], PerItem | str]
+"""Takes the id of a run and a part of the data ("val" or "test"), and returns how its predictions for that part compare
+with the targets; or why that is not known, in words."""
+ITEMS = {"val": "held-out items", "test": "test items"}
+"""The items of a part of the data, in words."""
 
 
 class Axis(NamedTuple):
@@ -74,7 +84,9 @@ class Group:
     """Why these have no value, in words that follow their number."""
     run_ids: tuple[str, ...]
     trained: str
-    """The id of the first run that finished. Its test predictions are compared if the setting has a single seed."""
+    """The id of the first run that finished. Its predictions are compared if the setting has a single seed."""
+    trained_value: float
+    """The value of the objective of that run; NaN if there is none."""
     means: dict[str, float]
     """Means of other metrics."""
     folds: str = ""
@@ -111,55 +123,76 @@ class Assessment(NamedTuple):
 class Assessments(NamedTuple):
     """What is known of the settings of a sweep."""
 
+    groups: list[Group]
+    """The settings, the best first."""
     settings: list[Assessment]
+    """What is known of each of them."""
     winner: Interval | None
     """An interval of the true mean of the best setting, which knows that it was chosen (95 %)."""
 
 
-class _Test(NamedTuple):
-    p: float
-    df: float
-    how: str
-
-
 def assess_settings(
-    groups: list[Group], key: Metric, same_data: bool, predictions: Predictions, axis: Axis = SEEDS
+    groups: list[Group], key: Metric, predictions: Predictions, axis: Axis = SEEDS, added: Added | None = None
 ) -> Assessments:
     """Compares each setting with the best one, and decides on its mark.
 
-    Settings with several seeds or folds are compared by their values, see `replicates.compare`. For single ones there
-    are two tests on the test predictions: McNemar's for the accuracy of classes; and a paired t-test of the errors of
-    each test item for the metrics in `POWERS` (Diebold and Mariano 1995, Journal of Business & Economic Statistics 13).
-    For other metrics nothing is tested.
+    Settings with several seeds or folds are compared by their values, see `replicates.compare_values`; if some were
+    added after others, see `sequential`, and settings that are told apart come last. Single trials are compared by
+    their predictions for the items that selected: those that were held out, or the test items if nothing was held out;
+    see `items.compare_errors`. For a metric that is no mean over items nothing is tested.
 
     Args:
         groups: the settings, the best first.
         key: the metric that selected the best one.
-        same_data: True if test data selected it; then a test on the test predictions has no fresh data.
-        predictions: returns how the test predictions of a run compare with the targets.
+        predictions: returns how the predictions of a run compare with the targets.
         axis: what distinguishes the trials of a setting.
+        added: how the replicates were added one after the other; None if all are of one command.
     """
+    several = len(groups[0].objectives) > 1 and sum(bool(group.objectives) for group in groups) > 1
+    compared = None
+    if several:
+        groups, compared = _compare_values(groups, key, axis, added)
     best = groups[0]
     single = best.trials == 1
     count = len(best.objectives)
     won = "best single trial" if single else f"best mean over {count} {axis.one if count == 1 else axis.many}"
     first = Assessment(BEST, NAN, _reason_of(best, best, won))
-    if count > 1 and sum(bool(group.objectives) for group in groups) > 1:
-        others, winner = _by_values(groups, key, axis)
-    else:
-        others, winner = _by_items(groups, key, same_data, predictions, axis), None
-    return Assessments([first, *others], winner)
+    if compared is not None:
+        return Assessments(groups, [first, *_by_values(groups, compared, axis, added)], compared.winner)
+    return Assessments(groups, [first, *_by_items(groups, key, predictions, axis)], None)
 
 
-def _by_values(groups: list[Group], key: Metric, axis: Axis) -> tuple[list[Assessment], Interval | None]:
-    """Compares the settings after the first by their values for several seeds or folds."""
-    best = groups[0]
+def _compare_values(
+    groups: list[Group], key: Metric, axis: Axis, added: Added | None
+) -> tuple[list[Group], Comparison]:
+    """Compares settings by their values for several seeds or folds; returns the settings with the best first."""
     measured = [group for group in groups if group.objectives]
-    match = axis is not FOLDS or len({tuple(sorted(_cut(group).items())) for group in measured}) == 1
+    match = _are_matched(measured, axis)
     overlap = max(group.overlap for group in measured)
-    values = [group.objectives for group in measured]
-    found = compare(values, key.larger_is_better, SIGNIFICANCE_LEVEL, match, overlap)
+    objectives = [group.objectives for group in measured]
+    larger = key.larger_is_better
+    if added is None:
+        return groups, compare_values(as_array(objectives), larger, SIGNIFICANCE_LEVEL, match, overlap)
+    values = as_array(objectives, added.order)
+    failed = np.array([group.failed for group in measured])
+    found = compare_in_stages(values, added.first, larger, SIGNIFICANCE_LEVEL, match, overlap, failed == failed.min())
+    order = np.argsort(found.p <= SIGNIFICANCE_LEVEL, kind="stable")  # NaN for the best one itself
+    unmeasured = [group for group in groups if not group.objectives]
+    return [*(measured[index] for index in order), *unmeasured], found.of(order)
+
+
+def _are_matched(measured: list[Group], axis: Axis) -> bool:
+    """False if settings have folds that were cut differently."""
+    return axis is not FOLDS or len({tuple(sorted(_cut(group).items())) for group in measured}) == 1
+
+
+def _by_values(groups: list[Group], found: Comparison, axis: Axis, added: Added | None) -> list[Assessment]:
+    """Says how the settings after the first compare by their values for several seeds or folds."""
+    best = groups[0]
+    match = _are_matched([group for group in groups if group.objectives], axis)
     borrowed = f"; the spread is estimated from {found.settings:,} settings" if found.settings else ""
+    if added is not None:
+        borrowed += f"; valid for a look after each {axis.one} from {added.first} on"
     assessments, number = [], 0
     for group in groups[1:]:
         if not group.objectives:
@@ -183,40 +216,55 @@ def _by_values(groups: list[Group], key: Metric, axis: Axis) -> tuple[list[Asses
             how += borrowed
         behind, needed = float(found.behind[number]), float(found.needed[number])
         assessments.append(Assessment(_mark(group, p), p, _reason_of(group, best, how), behind, needed))
-    return assessments, found.winner
+    return assessments
 
 
-def _by_items(
-    groups: list[Group], key: Metric, same_data: bool, predictions: Predictions, axis: Axis
-) -> list[Assessment]:
-    """Compares the settings after the first by the errors of their single trials."""
+def _by_items(groups: list[Group], key: Metric, predictions: Predictions, axis: Axis) -> list[Assessment]:
+    """Compares the settings after the first by the errors of their single trials on the items that selected."""
     best, *others = groups
-    single = best.trials == 1
-    errors = _errors(key, best, predictions, axis) if single and others else None
-
-    def errors_of(group: Group) -> NDArray[Any] | str:
-        return _errors(key, group, predictions, axis)
-
-    tests = [_compare(other, errors, errors_of, axis) for other in others]
-    p, df = np.array([test.p for test in tests]), np.array([test.df for test in tests])
-    done = np.isfinite(p)
-    rivals = sum(bool(group.objectives) for group in groups)
-    p[done] = holm(p[done]) if single and not same_data else holm_with_best(p[done], df[done], rivals)
+    first = _errors(key, best, predictions, axis) if others else ""
+    tests = []
+    for other in others:  # one at a time: the errors of all may not fit into memory
+        found = _errors(key, other, predictions, axis)
+        if isinstance(found, str):
+            tests.append(ItemTest(NAN, NAN, found))
+        elif isinstance(first, str):
+            tests.append(ItemTest(NAN, NAN, f"the best one cannot be compared: {first}"))
+        elif found.items != first.items:
+            tests.append(ItemTest(NAN, NAN, f"its {ITEMS[found.part]} are others than those of the best one"))
+        else:
+            tests.append(compare_errors(first.values, found.values, ITEMS[found.part]))
+    values = corrected(tests, sum(bool(group.objectives) for group in groups))
     return [
-        Assessment(_mark(other, value), value, _reason_of(other, best, test.how))
-        for other, value, test in zip(others, p.tolist(), tests, strict=True)
+        Assessment(_mark(other, p), p, _reason_of(other, best, test.how))
+        for other, p, test in zip(others, values, tests, strict=True)
     ]
 
 
-def _errors(key: Metric, group: Group, predictions: Predictions, axis: Axis) -> NDArray[Any] | str:
-    """Returns the errors of the test items [n] that the metric averages, bool for classes; or why there are none."""
-    power = POWERS.get(bare_name(key))
-    if power is None and bare_name(key) != "accuracy":
+class _Errors(NamedTuple):
+    values: NDArray[Any]
+    """See `items.errors_of`."""
+    items: Hashable
+    part: str
+
+
+def _errors(key: Metric, group: Group, predictions: Predictions, axis: Axis) -> _Errors | str:
+    """Returns the errors of the single trial of a setting on the part of the data that `key` is of; or why there are
+    none, in words."""
+    part = key.partition("/")[0]
+    if not group.objectives:
+        return "no trial gave a value"
+    if group.trials != 1 or part not in ITEMS or not is_mean_over_items(key):
         return f"a single {axis.one}, which tells no spread"
-    found = predictions(group.trained)
-    if found is None or (found.dtype == np.bool_) == (power is not None):
-        return "there are no test predictions to compare"
-    return ~found if power is None else (np.abs(found) ** power).mean(1)
+    found = predictions(group.trained, part)
+    if isinstance(found, str):
+        return found
+    errors = errors_of(key, found)
+    if errors is None:
+        return f"a single {axis.one}, which tells no spread"
+    if not give(key, errors, group.trained_value):
+        return f"its predictions for the {ITEMS[part]} do not give its {key}: they are of another measurement"
+    return _Errors(errors, found.items, part)
 
 
 def _mark(other: Group, p: float) -> str:
@@ -227,48 +275,10 @@ def _mark(other: Group, p: float) -> str:
     return WORSE if p <= SIGNIFICANCE_LEVEL else NOT_TOLD_APART
 
 
-def _compare(
-    other: Group,
-    errors: NDArray[Any] | str | None,
-    errors_of: Callable[[Group], NDArray[Any] | str],
-    axis: Axis,
-) -> _Test:
-    """Tests the best setting against another one.
-
-    Args:
-        other: the other setting.
-        errors: the errors of the best one, see `_errors`; None if it has several trials.
-        errors_of: returns those of another one.
-        axis: what distinguishes the trials of a setting.
-    """
-    if not other.objectives:
-        return _Test(NAN, NAN, "no trial gave a value")
-    if errors is None:
-        return _Test(NAN, NAN, f"a single {axis.one}, which tells no spread")
-    others = errors_of(other) if not isinstance(errors, str) else errors
-    if isinstance(errors, str) or isinstance(others, str):
-        return _Test(NAN, NAN, str(others))
-    if len(errors) != len(others):
-        return _Test(NAN, NAN, "the test predictions are of other images")
-    ahead = float(others.mean() - errors.mean())
-    if errors.dtype == np.bool_:
-        return _if_better(mcnemar(~errors, ~others), np.inf, f"McNemar on {len(errors)} test images", ahead)
-    return _if_better(*paired_t(errors, others), f"{BY_ITEMS}, {len(errors)} of them", ahead)
-
-
 def _cut(group: Group) -> dict[str, str]:
     """Returns the params that say how the data of a setting are cut into folds."""
     keys = ("dataset", "folds", "split")
     return {name: written(value) for name, value in group.setting.items() if name.partition(".")[0] in keys}
-
-
-def _if_better(p: float, df: float, how: str, ahead: float) -> _Test:
-    """Returns a test with p = 1 if the other setting is ahead: that is no evidence that the best one is better."""
-    if ahead < 0:
-        return _Test(1.0, df, f"{how}, where it is ahead of the best")
-    if np.isnan(p):
-        return _Test(p, df, f"{how}, whose differences are all the same: no spread to compare with")
-    return _Test(p, df, how)
 
 
 def _reason_of(group: Group, best: Group, how: str) -> str:

@@ -1,16 +1,23 @@
-"""Compares the test predictions of a run with the targets, and with what its model predicts now."""
+"""Compares the predictions of a run with the targets, and with what its model predicts now."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Hashable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepstack.errors import UserError
-from sweepstack.tracking.artifacts import Location, config_of, location, locations, predictions
+from sweepstack.errors import UserError, one_line
+from sweepstack.results.selection.comparison import Predictions
+from sweepstack.results.selection.items import PerItem
+from sweepstack.tracking.artifacts import CONFIG, Location, artifact, config_of, location, locations, predictions
 from sweepstack.tracking.store import Store
+from sweepstack.trial import HELD_OUT_PREDICTIONS, PREDICTIONS
+
+FILES = {"val": HELD_OUT_PREDICTIONS, "test": PREDICTIONS}
+"""The files with the predictions for a part of the data."""
 
 ALLOWED_CHANGES = 5
 """The number of test items, in 1,000 or fewer, that may be predicted differently than in training: another device or
@@ -20,38 +27,86 @@ ALLOWED_DISTANCE = 1e-2
 deviation of all items. It is about twice the rounding of bfloat16."""
 
 
-def compare_with_targets(store: Store) -> Callable[[str], NDArray[Any] | None]:
-    """Returns a function from a run's id to how its test predictions compare with the targets, in the order of the test
-    set.
+def compare_with_targets(store: Store) -> Predictions:
+    """Returns a function from a run's id and a part of its data to how its predictions compare with the targets.
 
-    Of classes the function returns which are right, bool [n]; of the numbers of a regression the residuals, target
-    minus prediction, float64 [n, outputs]. It returns None for other predictions; or if the run has kept none, or its
-    dataset has changed or cannot be obtained any more. Targets are loaded once for each dataset. Nothing is read before
-    the first call.
+    The part is "val" for the items that were held out, "test" for the test items. The function returns the reason, in
+    words, if the run has kept no such predictions; or if its dataset has changed or cannot be obtained any more.
+    Targets are loaded once for each dataset and what is held out of it. Nothing is read before the first call.
     """
     known: dict[str, Location] | None = None
-    targets_of: dict[str, NDArray[Any] | None] = {}
+    targets_of: dict[tuple[str, str, str], _Targets | str] = {}
 
-    def compared(run_id: str) -> NDArray[Any] | None:
+    def compared(run_id: str, part: str) -> PerItem | str:
         nonlocal known
         if known is None:
             known = locations(store)
         found = known.get(run_id) or location(store, run_id)
         if found is None or found.data is None:
-            return None
-        predicted = predictions(store, run_id, found)
+            return "an earlier version has recorded it without the checksum of its data"
+        predicted = predictions(store, run_id, found, FILES[part])
         if predicted is None:
-            return None
-        if found.data not in targets_of:
-            targets_of[found.data] = _targets(store, run_id, found.data)
-        targets = targets_of[found.data]
-        if targets is None or targets.shape != predicted.shape:
-            return None
-        if predicted.ndim == 1 and predicted.dtype.kind in "iu":
-            return np.asarray(predicted == targets)
-        return targets.astype(np.float64) - predicted if predicted.ndim == 2 and predicted.dtype.kind == "f" else None
+            return _why_none(store, run_id, part, found)
+        text = _config_lines(store, run_id, found, "validation_split|split|folds?") if part == "val" else ""
+        if (found.data, part, text) not in targets_of:
+            targets_of[found.data, part, text] = _targets(store, run_id, part, found.data)
+        targets = targets_of[found.data, part, text]
+        if isinstance(targets, str):
+            return targets
+        values = _compare(predicted, targets.values)
+        return (
+            "its predictions and the targets cannot be compared" if values is None else PerItem(values, targets.items)
+        )
 
     return compared
+
+
+class _Targets(NamedTuple):
+    values: NDArray[Any]
+    items: Hashable
+    """See `PerItem.items`."""
+
+
+def _targets(store: Store, run_id: str, part: str, digest: str) -> _Targets | str:
+    """Loads the targets of a part of the data of a run; or says why they cannot be had."""
+    from sweepstack.inference.trial_data import load_targets  # loads PyTorch
+
+    try:
+        config = config_of(store, run_id)
+        found, targets = load_targets(config, part)
+    except UserError as error:
+        return f"the targets cannot be loaded ({one_line(error)})"
+    if found != digest:
+        return "its dataset has changed since it was trained"
+    return _Targets(targets, (digest, part, config.held_out if part == "val" else None))
+
+
+def _config_lines(store: Store, run_id: str, known: Location, keys: str) -> str:
+    """Returns the lines of the config of a run that have some keys, a regular expression. Reading all of a config takes
+    a hundred times as long."""
+    text = (artifact(store, run_id, CONFIG, known) or b"").decode(errors="replace")
+    return "".join(re.findall(rf"^(?:{keys}):.*\n?(?:[ -].*\n?)*", text, re.MULTILINE))
+
+
+def _compare(predicted: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any] | None:
+    """Returns `PerItem.values`; None if predictions and targets are not of one kind and shape."""
+    if targets.shape != predicted.shape:
+        return None
+    if predicted.ndim in (1, 2) and predicted.dtype.kind in "iu":
+        return np.asarray(predicted == targets)
+    if predicted.ndim == 2 and predicted.dtype.kind == "f" and np.isfinite(predicted).all():
+        return np.asarray(targets.astype(np.float64) - predicted)
+    return None
+
+
+def _why_none(store: Store, run_id: str, part: str, known: Location) -> str:
+    """Says why a run has no predictions."""
+    if part == "val" and predictions(store, run_id, known) is not None:
+        remedy = "repeat its command to add it (with rerun=true if its weights are gone)"
+        return f"it was recorded before {FILES[part]} was kept; {remedy}"
+    if _config_lines(store, run_id, known, "trainer").strip() not in ("", "trainer: null"):
+        return "a loop of one's own keeps no predictions"
+    return f"its record has no {FILES[part]}"
 
 
 def count_changed_predictions(store: Store, run_id: str, now: NDArray[Any]) -> int:
@@ -85,13 +140,3 @@ def count_changes(was: NDArray[Any], now: NDArray[Any], distance: float) -> int:
     else:
         same = was == now
     return int(np.count_nonzero(~same.reshape(len(same), -1).all(1)))
-
-
-def _targets(store: Store, run_id: str, digest: str) -> NDArray[Any] | None:
-    from sweepstack.inference.trial_data import load_test_targets  # loads PyTorch
-
-    try:
-        found, targets = load_test_targets(config_of(store, run_id))
-    except UserError:
-        return None
-    return targets if found == digest else None

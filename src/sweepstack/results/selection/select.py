@@ -16,7 +16,9 @@ import pandas as pd
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.metrics import NO_RESULTS, Metric, bare_name, rounded
 from sweepstack.results.selection.comparison import (
+    ADDED_LATER,
     FOLDS,
+    ITEMS,
     NOT_TOLD_APART,
     SEEDS,
     WORSE,
@@ -26,9 +28,14 @@ from sweepstack.results.selection.comparison import (
     Predictions,
     assess_settings,
 )
+from sweepstack.results.selection.sequential import Added
 from sweepstack.results.selection.statistics import Interval, mean_interval, wilson
-from sweepstack.results.tables.columns import REPLICATES, identity, kind, written
+from sweepstack.results.tables.columns import identity, kind, written
 from sweepstack.results.tables.objective import caution_of, metric_of, objectives, own_metrics
+from sweepstack.trial import REPLICATES
+
+NO_PREDICTIONS = "no predictions were read"
+"""Why single seeds are not compared where `select` gets no predictions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +72,9 @@ class Selection:
     winner: Interval | None = None
     """An interval of the true mean of the best setting that knows that it was chosen from all (95 %, the zoom
     correction of Zrnic and Fithian 2024); None if it has a single value, or nobody to be chosen from."""
+    added: str = ""
+    """That seeds were added after somebody may have looked, and how the test allows for that (see `sequential`); empty
+    if one command has asked for all of them."""
 
     @property
     def honest(self) -> bool:
@@ -72,13 +82,32 @@ class Selection:
         return not self.caution
 
     @property
+    def compared(self) -> bool:
+        """True if any setting was tested against the best one."""
+        return bool(self.groups["mark"].isin([NOT_TOLD_APART, WORSE]).any())
+
+    @property
+    def items(self) -> str:
+        """The items over which single trials were compared, in words, such as "held-out items"; empty if none were, or
+        if the settings were compared by their values for several seeds or folds."""
+        return ITEMS[self.objective.partition("/")[0]] if self.compared and self.groups["n"].iloc[0] == 1 else ""
+
+    @property
+    def variation(self) -> str:
+        """What the marks are about, in words: training again, or other items. Empty if nothing was compared."""
+        if self.items:
+            return f"this is about the {self.items}: what these trained models would give on others, not another seed"
+        return f"this is about {self.axis.many}: what another {self.axis.one} would give" if self.compared else ""
+
+    @property
     def in_short(self) -> str:
-        """How many settings may be the best, and how good it is in truth, in words; empty if nothing was compared."""
-        marks = self.groups["mark"]
-        if not marks.isin([NOT_TOLD_APART, WORSE]).any():
+        """How many settings may be the best, what that is about, and how good the best one is in truth, in words; empty
+        if nothing was compared."""
+        if not self.compared:
             return ""
+        marks = self.groups["mark"]
         tied = int((marks == NOT_TOLD_APART).sum())
-        found = f"the set that may be the best: {1 + tied:,} of {len(marks):,} settings"
+        found = f"the set that may be the best: {1 + tied:,} of {len(marks):,} settings; {self.variation}"
         if self.winner is None:
             return found
         low, high = map(rounded, self.winner)
@@ -90,6 +119,7 @@ def select(
     predictions: Predictions | None = None,
     objective: str | None = None,
     test_count: int | None = None,
+    goes_on: bool = False,
 ) -> Selection:
     """Selects the best setting of a table by its mean objective over seeds, and the settings that may be as good.
 
@@ -101,17 +131,17 @@ def select(
 
     A setting is marked as worse if the best one is better with p <= 0.05, corrected over the table. With several seeds
     the spreads of all settings are estimated together (see `spread`); two settings are compared by a paired t-test, or
-    Welch's if their seeds do not match. If all have a single seed it is a test on the test predictions (see
-    `assess_settings`) if there is one for the metric. The best setting was chosen by the same values, so the correction
-    is `holm_with_best`. It is `holm` only if validation data selected and the test is on the test predictions, which
-    are fresh.
+    Welch's if their seeds do not match. If all have a single seed, their predictions for the items that selected are
+    compared (see `assess_settings`) if there is a test for the metric. The best setting was chosen by the same values,
+    so the correction is `holm_with_best`.
 
     Args:
         frame: what `sweepstack.results.table` returns.
-        predictions: returns how the test predictions of a run compare with the targets; see `Predictions`.
+        predictions: returns how the predictions of a run compare with the targets; see `Predictions`.
         objective: the metric that selects, by default the objective of the task: for classes the accuracy on held-out
             data, or on test data if nothing was held out.
         test_count: the number of test images, if no predictions show it.
+        goes_on: True if seeds may be added after this look; then the test allows for that, see `sequential`.
 
     Raises:
         UserError: there is no such metric, it is no result of training, no finished trial has it, or the trials have
@@ -119,8 +149,9 @@ def select(
     """
     key, caution = _selecting_metric(frame, objective)
     axis = _axis(frame)
-    groups = _ranked(frame, key, axis)
-    found = assess_settings(groups, key, bool(caution), predictions or (lambda run_id: None), axis)
+    ranked, added = _ranked(frame, key, axis, goes_on)
+    found = assess_settings(ranked, key, predictions or (lambda *_: NO_PREDICTIONS), axis, added)
+    groups = found.groups
     rows = frame[frame["run_id"].isin(groups[0].run_ids) & _usable(frame, key)]
     by = [key, *_replicates(frame), "run_id"]
     trial = rows.sort_values(by, ascending=[not key.larger_is_better, *[True] * (len(by) - 1)]).iloc[0]
@@ -136,6 +167,7 @@ def select(
         axis,
         axis is FOLDS and len({(one.folds, *sorted(map(str, one.objectives))) for one in groups if one.objectives}) > 1,
         _within(found.winner, groups, key),
+        ADDED_LATER.format(one=axis.one, many=axis.many, first=added.first) if added else "",
     )
 
 
@@ -237,9 +269,11 @@ def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[Metric, s
     return key, caution_of(frame, key)
 
 
-def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis) -> list[Group]:
-    """Returns the settings of a table, the best first; equally good ones in the order in which they began."""
+def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis, goes_on: bool) -> tuple[list[Group], Added | None]:
+    """Returns the settings of a table, the best first; equally good ones in the order in which they began. And how
+    their seeds or folds were added, if not all at once, or if that goes on."""
     settings = _settings(frame)
+    seeds_asked: dict[str, list[str]] = frame.attrs.get("seeds_asked", {})
     frame = frame.sort_values(["started", "run_id"]).reset_index(drop=True)
     alike = frame[settings].apply(identity)
     every = alike.groupby(settings, dropna=False, sort=False) if settings else frame.groupby(lambda _: 0)
@@ -257,13 +291,19 @@ def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis) -> list[Group]:
         fold = frame["fold"].map(written).where(frame["fold"].notna(), seeds)  # without a fold, a seed stands alone
         fold_of = dict(zip(zip(number, seeds, strict=True), fold, strict=True))
         by_seed = by_seed.groupby([by_seed.index.get_level_values(0), by_seed.index.map(fold_of)]).mean()
+    added = None
+    if seeds_asked or goes_on:
+        labels = seeds if axis is not FOLDS else pd.Series([fold_of[pair] for pair in zip(number, seeds, strict=True)])
+        asked_of = {run_id: asked for asked, ids in seeds_asked.items() for run_id in ids}
+        asked = frame.loc[usable, "run_id"].map(lambda run_id: asked_of.get(run_id, ""))
+        added = _added(asked, number[usable], labels[usable], goes_on)
     objectives: dict[int, dict[Hashable, float]] = defaultdict(dict)
     for (index, seed), value in zip(by_seed.index, by_seed[key], strict=True):
         objectives[index][seed] = float(value)
     means = by_seed[metrics[1:]].groupby(level=0).mean().reindex(range(number.nunique()))
     failed, stopped = ((~good).groupby(number).sum() for good in (usable, frame["state"] == "FINISHED"))
     run_ids = frame.groupby(number)["run_id"].agg(tuple)
-    finished = frame[usable].groupby(number[usable])["run_id"].first()
+    trained = frame.loc[usable, ["run_id", key]].groupby(number[usable]).first()
     folds = _folds(frame[usable], number[usable])
     overlaps = _overlaps(frame[usable], number[usable])
     values = zip(
@@ -279,7 +319,8 @@ def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis) -> list[Group]:
             failed=int(failed[index]),
             failure="did not finish" if stopped[index] == failed[index] else f"gave no {key}",
             run_ids=run_ids[index],
-            trained=finished.get(index, ""),
+            trained=trained["run_id"].get(index, ""),
+            trained_value=float(trained[key].get(index, np.nan)),
             means=dict(zip(metrics[1:], others, strict=True)),
             folds=folds.get(index, ""),
             overlap=overlaps.get(index, 0.0) if axis is FOLDS else 0.0,
@@ -293,7 +334,26 @@ def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis) -> list[Group]:
         alone = several and len(group.objectives) == 1
         return not group.objectives, group.failed, alone, sign * group.mean if group.objectives else 0.0
 
-    return sorted(groups, key=rank)
+    return sorted(groups, key=rank), added
+
+
+def _added(asked: pd.Series[Any], number: pd.Series[Any], replicates: pd.Series[Any], goes_on: bool) -> Added | None:
+    """Says how the replicates of settings were added; None if each setting has all of its own from one command.
+
+    Args:
+        asked: what the commands asked for (see `Trial.asked`), of the runs that count in the order in which they began.
+        number: the numbers of their settings.
+        replicates: their seeds or folds.
+        goes_on: True if further ones will be added.
+    """
+    if not goes_on and asked.groupby(number).nunique().max() == 1:
+        return None
+    turn = asked.map({one: turn for turn, one in enumerate(asked.unique())})
+    turns = turn.groupby(replicates).min()
+    order = sorted(turns.index, key=lambda one: (turns[one], len(str(one)), str(one)))
+    at_first = turn == turn.groupby(number).transform("min")
+    first = replicates[at_first].groupby(number[at_first]).nunique().min()
+    return Added(tuple(order), int(first))
 
 
 def _folds(frame: pd.DataFrame, number: pd.Series[Any]) -> dict[int, str]:
@@ -367,5 +427,5 @@ def accuracy_interval(trial: pd.Series[Any], count: int | None) -> Interval | No
 
 
 def _test(trial: pd.Series[Any], predictions: Predictions | None, count: int | None) -> Interval | None:
-    compared = predictions(str(trial["run_id"])) if predictions and count is None else None
-    return accuracy_interval(trial, len(compared) if compared is not None else count)
+    compared = predictions(str(trial["run_id"]), "test") if predictions and count is None else NO_PREDICTIONS
+    return accuracy_interval(trial, count if isinstance(compared, str) else len(compared.values))

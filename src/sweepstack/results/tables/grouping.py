@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -12,6 +12,10 @@ from sweepstack.metrics import Metric
 from sweepstack.results.tables.columns import find_column, identity, order, written
 from sweepstack.results.tables.objective import NOTE, caution_of, comparable, objective
 from sweepstack.tracking.objectives import SELECTED_ON_TEST
+
+if TYPE_CHECKING:
+    from sweepstack.results.selection.comparison import Predictions
+    from sweepstack.results.selection.select import Selection
 
 
 def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None) -> pd.DataFrame:
@@ -87,9 +91,7 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
     return result
 
 
-def by_seed(
-    frame: pd.DataFrame, metric: str | None = None, predictions: Callable[[str], Any] | None = None
-) -> pd.DataFrame:
+def by_seed(frame: pd.DataFrame, metric: str | None = None, predictions: Predictions | None = None) -> pd.DataFrame:
     """Returns the settings of a table with mean, interval and mark; see `selection.select`.
 
     A setting is the trials that are equal in all params but the seed and the fold. `attrs["notes"]` has the answer in
@@ -98,19 +100,29 @@ def by_seed(
     Args:
         frame: the table, see `table`.
         metric: the metric that selects; by default the one that trials are compared by.
-        predictions: returns which test images a run classified correctly; see `comparison.Predictions`.
+        predictions: returns how the predictions of a run compare with the targets.
 
     Raises:
         UserError: there is no such metric.
     """
-    from sweepstack.results.selection.comparison import FOLDS_DIFFER, FOLDS_OVERLAP, SEEDS
     from sweepstack.results.selection.select import select
 
-    selection = select(frame, predictions, objective(frame, metric))
+    return settings_frame(frame, select(frame, predictions, objective(frame, metric)))
+
+
+def settings_frame(frame: pd.DataFrame, selection: Selection) -> pd.DataFrame:
+    """Returns the settings of a table as `by_seed` does.
+
+    Args:
+        frame: the table, see `table`.
+        selection: what was selected in it.
+    """
+    from sweepstack.results.selection.comparison import FOLDS_DIFFER, FOLDS_OVERLAP, SEEDS
+
     groups = selection.groups.assign(run_ids=selection.groups["run_ids"].map(" ".join))
     if selection.caution and NOTE not in groups:
         groups[NOTE] = SELECTED_ON_TEST
-    notes = [selection.in_short, selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
+    notes = [selection.in_short, selection.added, selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
     notes.append(FOLDS_DIFFER if selection.folds_differ else "")
     groups.attrs |= {**_attrs(groups, frame, selection.objective), "notes": [note for note in notes if note]}
     return groups

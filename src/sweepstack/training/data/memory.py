@@ -41,6 +41,10 @@ class InMemory(Data):
     def test_targets(self) -> Tensor:
         return self.test_labels
 
+    @property
+    def held_out_targets(self) -> Tensor:
+        return self.labels[self.held_out].cpu()
+
     def batches(self, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """See `Data.batches`. The batches behind those that are skipped keep their position in memory, because that
         position can change how sums over a batch round."""

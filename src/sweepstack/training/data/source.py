@@ -109,6 +109,12 @@ class Data(abc.ABC):
         yield from self._held_out_batches(chunk) if len(self.held_out) else self.test(chunk)
 
     @property
+    def held_out_targets(self) -> Tensor:
+        """The targets of the held-out items, in the order of `held_out`, on the CPU."""
+        found = [targets.cpu() for _, targets in self._held_out_batches(EVALUATED)]
+        return torch.cat(found) if found else torch.empty(0)
+
+    @property
     def evaluated_count(self) -> int:
         """The number of items of `evaluation`."""
         return len(self.held_out) or self.test_count

@@ -64,6 +64,11 @@ class TrialReader:
     def is_at_end(self, step: int, steps: int) -> bool:
         return step == steps * self.config.epochs or self.tracker.ends_early
 
+    def may_keep(self, step: int, steps: int) -> bool:
+        """Whether a measurement after `step` updates can be the one whose predictions are kept."""
+        by_measurement = self.config.keep_best or self.config.early_stopping.patience is not None
+        return by_measurement or self.is_at_end(step, steps)
+
 
 @dataclass
 class Member:
@@ -75,6 +80,20 @@ class Member:
     """Those that have not ended."""
     trajectory: int
     """Its place among those that the stack began, or went on, with."""
+
+
+@dataclass
+class Evaluated:
+    """What the members of a stack give on a part of the data."""
+
+    metrics: Sequence[Mapping[str, float]]
+    """The loss and the metrics of each member."""
+    parts: list[Tensor]
+    """Their predictions, as they are stored, for each batch: [K, n, ...], on the device."""
+
+    def predictions(self) -> Tensor | None:
+        """Returns the predictions of all members, [K, n, ...], on the CPU; None if they were not asked for."""
+        return torch.cat(self.parts, 1).cpu() if self.parts else None
 
 
 class Clock:
@@ -156,9 +175,8 @@ def train_stack(
             if step in stops:
                 recent = torch.stack(losses).cpu()
                 _fail_members(members, model, recent, step, steps, clock)
-                predicted: list[Tensor] = []
-                measured = _measure(members, model, data, recent, factors[len(losses) - 1], step, clock, predicted)
-                _end_trials(members, model, data, step, clock, None if len(data.held_out) else measured, predicted)
+                evaluated = _measure(members, model, data, recent, factors[len(losses) - 1], step, clock)
+                _end_trials(members, model, data, step, clock, evaluated)
                 if not any(member.readers for member in members):
                     break
             if checkpoints.stopping or (step % steps == 0 and checkpoints.due()):
@@ -322,25 +340,26 @@ def _measure(
     factors: Tensor,
     step: int,
     clock: Clock,
-    predicted: list[Tensor],
-) -> list[dict[str, float]] | None:
+) -> Evaluated | None:
     """Measures the members and reports to the readers that are due; a reader that answers STOP leaves KILLED, and one
     with a metric that is no finite number leaves FAILED.
 
     Args:
         losses: of this epoch, [updates, K].
         factors: of the schedules at this step, [K].
-        predicted: receives the members' predictions, if they are measured on the test data.
 
     Returns:
-        The loss and the metrics of each member; None if no reader is due.
+        What was measured; None if no reader is due.
     """
     steps = data.steps_per_epoch(members[0].config.batch_size, members[0].config.accumulate)
     due = [(index, r) for index, member in enumerate(members) for r in member.readers if r.is_due(step, steps)]
     if not due:
         return None
     only = {index for index, _ in due}
-    measured = model.evaluate(data.evaluation, None if len(data.held_out) else predicted, only)
+    predicted: list[Tensor] = []
+    used = any(reader.may_keep(step, steps) for _, reader in due)
+    measured = model.evaluate(data.evaluation, predicted if used else None, only)
+    evaluated = Evaluated(measured, predicted)
     best: list[tuple[int, TrialReader]] = []
     for index, reader in due:
         config, metrics = reader.config, reader.metrics
@@ -364,8 +383,8 @@ def _measure(
                 _give(one, killed(step, total), clock)
     if best:
         clock.divide(members)
-        _keep(best, model, data, clock)
-    return measured
+        _keep(best, model, data, clock, evaluated)
+    return evaluated
 
 
 def _keep(
@@ -373,28 +392,27 @@ def _keep(
     model: StackedModel | SingleModel,
     data: Data,
     clock: Clock,
-    tested: Sequence[Mapping[str, float]] | None = None,
-    predicted: list[Tensor] | None = None,
+    evaluated: Evaluated | None,
 ) -> None:
-    """Sets `kept` of some readers to the weights and the metrics that their members have now.
+    """Sets `kept` of some readers to the weights, the metrics and the predictions that their members have now.
 
     Args:
         chosen: the readers, each with the index of its member.
-        tested: the loss and the metrics of each member on the test data if they are known; `predicted` has the
-            predictions then.
+        evaluated: what was just measured, on the held-out data if there are any, else on the test data.
     """
     with clock.stopped():
-        predicted = [] if tested is None or predicted is None else predicted
-        only = {index for index, _ in chosen}
-        measured = tested or (model.evaluate(data.test, predicted, only) if data.test_count else [])
-        predictions = torch.cat(predicted, 1).cpu() if predicted else None
+        held_out, tested = (evaluated, None) if len(data.held_out) else (None, evaluated)
+        if tested is None and data.test_count:
+            predicted: list[Tensor] = []
+            tested = Evaluated(model.evaluate(data.test, predicted, {index for index, _ in chosen}), predicted)
+        predictions, held_out_predictions = (None if one is None else one.predictions() for one in (tested, held_out))
         for index, reader in chosen:
-            of_test = measured[index] if measured else {}
-            metrics = {**reader.metrics, **{f"test/{name}": value for name, value in of_test.items()}}
+            of_test = {} if tested is None else {f"test/{name}": value for name, value in tested.metrics[index].items()}
             reader.kept = {
-                "figures": metrics,
+                "figures": {**reader.metrics, **of_test},
                 "weights": model.weights(index),
                 "predictions": None if predictions is None else predictions[index].clone(),
+                "held_out_predictions": None if held_out_predictions is None else held_out_predictions[index].clone(),
             }
 
 
@@ -404,18 +422,17 @@ def _end_trials(
     data: Data,
     step: int,
     clock: Clock,
-    tested: list[dict[str, float]] | None,
-    predicted: list[Tensor],
+    evaluated: Evaluated | None,
 ) -> None:
     """Lets the readers leave that are at their end; those that have kept no best measurement are tested, unless they
-    were just measured on the test data."""
+    were just measured on the test data, see `_keep`."""
     steps = data.steps_per_epoch(members[0].config.batch_size, members[0].config.accumulate)
     ending = [(n, r) for n, member in enumerate(members) for r in member.readers if r.is_at_end(step, steps)]
     if not ending:
         return
     clock.divide(members)
     if untested := [(index, reader) for index, reader in ending if reader.kept is None]:
-        _keep(untested, model, data, clock, tested, predicted)
+        _keep(untested, model, data, clock, evaluated)
     for index, reader in ending:
         _leave(members[index], [reader])
         assert reader.kept is not None

@@ -13,6 +13,7 @@ from sweepstack.results.reporting.params import Scale, as_fractions, scale
 from sweepstack.results.reporting.plots.style import (
     BLUE,
     COLOURS,
+    GREEN,
     GREY,
     INK,
     ORANGE,
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MAY_BE_BEST = "may be the best, too"
+"""What the legends call the other settings that may be the best."""
+DASHES = (0, (4, 1.5))
+"""Lines of trials of such settings."""
 RANGES = 6
 """The number of parts of a range of values that have a mean each; all parts have about as many trials."""
 
@@ -45,7 +50,12 @@ def measured(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def learning_curves(
-    frame: pd.DataFrame, history: pd.DataFrame, objective: Metric, best: Collection[int], label: str
+    frame: pd.DataFrame,
+    history: pd.DataFrame,
+    objective: Metric,
+    best: Collection[int],
+    label: str,
+    tied: Collection[int] = (),
 ) -> Figure:
     """Draws how the objective changes during training: all trials, the best in front.
 
@@ -54,6 +64,7 @@ def learning_curves(
         history: columns run_id, step, value; the rows of a run are next to each other, in the order of their steps.
         objective: the metric.
         best: the rows of the trials of the best setting.
+        tied: those of the other settings that may be the best.
         label: the best setting, as it is typed; empty if it is the only one.
     """
     from matplotlib.ticker import MaxNLocator
@@ -65,14 +76,17 @@ def learning_curves(
         points = history[["step", "value"]].to_numpy(dtype=float)
         curves = dict(zip(run_ids, np.split(points, np.flatnonzero(np.diff(codes)) + 1), strict=True))
         paths = {index: curves[run_id] for index, run_id in frame["run_id"].items() if run_id in curves}
-        _lines(axes, paths, dict.fromkeys(paths, GREY), best, (0.8, 2.0))
-        for colour, indices in ((GREY, [*paths]), (ORANGE, [index for index in paths if index in best])):
+        _lines(axes, paths, dict.fromkeys(paths, GREY), best, (0.8, 2.0), tied)
+        of_set = [(GREEN, [index for index in paths if index in tied])] if tied else []
+        for colour, indices in ((GREY, [*paths]), *of_set, (ORANGE, [index for index in paths if index in best])):
             ends = np.array([paths[index][-1] for index in indices]).reshape(-1, 2)
             axes.plot(ends[:, 0], ends[:, 1], ".", color=colour, ms=4, zorder=2)
-        others = len(paths) - sum(index in paths for index in best)
+        others = len(paths) - sum(index in paths for index in (*best, *tied))
         axes.plot(
             [], [], color=ORANGE, lw=2, label=f"the best setting: {shortened(label, 60)}" if label else "this setting"
         )
+        if not {*tied}.isdisjoint(paths):
+            axes.plot([], [], color=GREEN, lw=1.4, ls=DASHES, label=MAY_BE_BEST)
         if others:
             axes.plot(
                 [], [], color=GREY, lw=0.8, label=f"the other {others} trials" if others > 1 else "the other trial"
@@ -82,12 +96,18 @@ def learning_curves(
         by_epoch = "epochs" in frame and last.max() <= pd.to_numeric(frame["epochs"], errors="coerce").max()
         axes.set(xlabel="epoch" if by_epoch else "optimizer updates", ylabel=wrapped(objective))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend(drawn, 2)
+        legend(drawn, 3)
         title(drawn, f"{sentence_case(objective_words(objective))} while training")
     return drawn
 
 
-def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: Metric, best: Collection[int]) -> Figure:
+def by_param(
+    frame: pd.DataFrame,
+    varied: Sequence[str],
+    objective: Metric,
+    best: Collection[int],
+    tied: Collection[int] = (),
+) -> Figure:
     """Draws the objective against each param: every trial, and mean and standard deviation over all other params.
 
     Args:
@@ -95,6 +115,7 @@ def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: Metric, best
         varied: the params that vary.
         objective: the metric.
         best: the rows of the trials of the best setting.
+        tied: those of the other settings that may be the best.
     """
     frame = measured(frame, objective)
     columns = min(len(varied), 3)
@@ -107,7 +128,7 @@ def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: Metric, best
             axis = scale(param, frame[param])
             axis.set_up(axes, "x")
             axes.set_ylim(*window(values, objective))
-            draw_marks(axes, axis.at, values, [[index] for index in frame.index], best)
+            draw_marks(axes, axis.at, values, [[index] for index in frame.index], best, tied)
             at, mean, spread = _means_on_axis(axis, values)
             axes.errorbar(
                 at, mean, spread, color=BLUE, lw=1.8, marker="o", ms=5, capsize=4, zorder=4, label="_means",
@@ -124,14 +145,18 @@ def by_param(frame: pd.DataFrame, varied: Sequence[str], objective: Metric, best
             [], [], [], color=BLUE, marker="o", capsize=4, label="mean and standard deviation over everything else"
         )
         panels[0].plot([], [], "o", color=GREY, ms=4, mew=0, label="one trial")
-        panels[0].plot([], [], "o", mfc="none", mec=ORANGE, mew=1.8, label="the best setting")
-        legend(drawn, 3)
+        legend_of_set(panels[0], tied)
+        legend(drawn, 4)
         title(drawn, f"{sentence_case(objective_words(objective))} by hyperparameter")
     return drawn
 
 
 def parallel_coordinates(
-    frame: pd.DataFrame, varied: Sequence[str], objective: Metric, best: Collection[int]
+    frame: pd.DataFrame,
+    varied: Sequence[str],
+    objective: Metric,
+    best: Collection[int],
+    tied: Collection[int] = (),
 ) -> Figure:
     """Draws each trial as a line through its values, coloured by the objective; good ones in front.
 
@@ -140,6 +165,7 @@ def parallel_coordinates(
         varied: the params that vary.
         objective: the metric.
         best: the rows of the trials of the best setting.
+        tied: those of the other settings that may be the best.
     """
     from matplotlib import colormaps
 
@@ -155,7 +181,7 @@ def parallel_coordinates(
         colours = colormaps[COLOURS](shades if objective.larger_is_better else 1 - shades)
         across = np.arange(len(varied) + 1.0)
         paths = {index: np.column_stack([across, line]) for index, line in zip(frame.index, heights, strict=True)}
-        _lines(axes, paths, dict(zip(frame.index, colours, strict=True)), best, (1.1, 2.6))
+        _lines(axes, paths, dict(zip(frame.index, colours, strict=True)), best, (1.1, 2.6), tied)
         for number, axis in enumerate([*axes_of, Scale("linear", values, [], [])]):
             axes.axvline(number, color=INK, lw=1, zorder=1)
             for height, label in _ticks(axis, (low, high) if number == len(varied) else None):
@@ -168,9 +194,11 @@ def parallel_coordinates(
         axes.grid(False)
         axes.tick_params(axis="x", length=0)
         axes.plot([], [], color=ORANGE, lw=2.6, label="the best setting")
+        if not {*tied}.isdisjoint(paths):
+            axes.plot([], [], color=GREEN, lw=1.4, ls=DASHES, label=MAY_BE_BEST)
         axes.plot([], [], color=colormaps[COLOURS](1.0), lw=2, label="good")
         axes.plot([], [], color=colormaps[COLOURS](0.0), lw=2, label="bad")
-        legend(drawn, 3)
+        legend(drawn, 4)
         title(drawn, "Which values go together: a line for each trial")
     return drawn
 
@@ -184,8 +212,10 @@ def draw_marks(
     y: np.ndarray[Any, Any],
     trials: Sequence[Sequence[int]],
     best: Collection[int],
+    tied: Collection[int] = (),
 ) -> None:
-    """Draws a mark for each of the points [n]: rings for the best, triangles at the edge for points outside the plot.
+    """Draws a mark for each of the points [n]: rings for the best, squares for others that may be the best, triangles
+    at the edge for points outside the plot.
 
     Args:
         axes: the plot.
@@ -193,21 +223,38 @@ def draw_marks(
         y: heights of the points.
         trials: the rows of the trials of each point.
         best: the rows of the trials of the best setting.
+        tied: those of the other settings that may be the best.
     """
     low, high = axes.get_ylim()
-    chosen = np.array([not {*best}.isdisjoint(group) for group in trials], dtype=bool)
+    chosen, of_set = (
+        np.array([not {*rows}.isdisjoint(group) for group in trials], dtype=bool) for rows in (best, tied)
+    )
+    of_set &= ~chosen
     single = len(y) <= SINGLE
-    for kind, where in (("v", y < low), ("^", y > high), ("o", (y >= low) & (y <= high))):
-        indices = np.flatnonzero(where & np.isfinite(x) & ~chosen).tolist()
+    inside = (y >= low) & (y <= high)
+    looks: list[tuple[str, Any, Any]] = [
+        *((kind, where & ~chosen & (~of_set | ~inside), {"color": GREY, "mew": 0, "alpha": 0.7, "zorder": 2})
+          for kind, where in (("v", y < low), ("^", y > high), ("o", inside))),
+        ("s", inside & of_set, {"mfc": "none", "mec": GREEN, "mew": 1.4, "zorder": 4}),
+    ]  # fmt: skip
+    for kind, where, look in looks:
+        indices = np.flatnonzero(where & np.isfinite(x)).tolist()
         for some in [[index] for index in indices] if single else [indices] if indices else []:
             axes.plot(
-                x[some], np.clip(y[some], low, high), kind, color=GREY, mew=0, alpha=0.7, zorder=2,
-                ms=4 if len(y) > 40 and kind == "o" else 6, clip_on=kind == "o",
-                gid=gid(trials[some[0]]) if single else None,
+                x[some], np.clip(y[some], low, high), kind, ls="none",
+                ms=4 if len(y) > 40 and kind == "o" else 6, clip_on=kind in "os",
+                gid=gid(trials[some[0]]) if single else None, **look,
             )  # fmt: skip
     for index in np.flatnonzero(chosen & np.isfinite(x)).tolist():
         height = np.clip(y[index], low, high)
         axes.plot(x[index], height, "o", mfc="none", mec=ORANGE, mew=1.8, ms=9, zorder=5, gid=gid(trials[index]))
+
+
+def legend_of_set(axes: Axes, tied: Collection[int]) -> None:
+    """Adds what the rings and squares of `draw_marks` mean to the legend."""
+    axes.plot([], [], "o", mfc="none", mec=ORANGE, mew=1.8, ms=9, label="the best setting")
+    if tied:
+        axes.plot([], [], "s", mfc="none", mec=GREEN, mew=1.4, label=MAY_BE_BEST)
 
 
 def _lines(
@@ -216,8 +263,9 @@ def _lines(
     colours: Mapping[Hashable, Any],
     best: Collection[int],
     widths: tuple[float, float],
+    tied: Collection[int],
 ) -> None:
-    """Draws a line for each trial, the best in front and wider.
+    """Draws a line for each trial, the best in front and wider, others that may be the best dashed.
 
     Args:
         paths: the points of each line, [points, 2], by the row of its trial.
@@ -226,15 +274,23 @@ def _lines(
     from matplotlib.collections import LineCollection
 
     single = len(paths) <= SINGLE
-    if not single:
-        lines = [paths[index] for index in paths if index not in best]
-        shades = [colours[index] for index in paths if index not in best]
-        axes.add_collection(LineCollection(lines, colors=shades, linewidths=widths[0], alpha=0.2, zorder=2))
     for index, path in paths.items():
-        if single or index in best:
-            colour, width, front = (ORANGE, widths[1], 3) if index in best else (colours[index], widths[0], 2)
-            name = gid([index]) if single else None
-            axes.plot(path[:, 0], path[:, 1], color=colour, lw=width, zorder=front, gid=name)
+        name = gid([index]) if single else None
+        if index in best:
+            axes.plot(path[:, 0], path[:, 1], color=ORANGE, lw=widths[1], zorder=4, gid=name)
+        elif index in tied and single:
+            axes.plot(path[:, 0], path[:, 1], color=GREEN, lw=1.4, ls=DASHES, zorder=3, gid=name)
+        elif single:
+            axes.plot(path[:, 0], path[:, 1], color=colours[index], lw=widths[0], zorder=2, gid=name)
+    if single:
+        return
+    for indices, look in (
+        ([index for index in paths if index not in best and index not in tied], {"alpha": 0.2, "zorder": 2}),
+        ([index for index in paths if index in tied], {"alpha": 0.5, "zorder": 3, "linestyles": [DASHES]}),
+    ):
+        shades = [GREEN if index in tied else colours[index] for index in indices]
+        lines = [paths[index] for index in indices]
+        axes.add_collection(LineCollection(lines, colors=shades, linewidths=widths[0], **look))
 
 
 def _means_on_axis(axis: Scale, values: np.ndarray[Any, Any]) -> tuple[list[float], list[float], list[float]]:

@@ -46,7 +46,11 @@ def pairs(frame: pd.DataFrame, varied: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def heat_maps(
-    frame: pd.DataFrame, chosen: Sequence[tuple[str, str]], objective: Metric, best: Collection[int]
+    frame: pd.DataFrame,
+    chosen: Sequence[tuple[str, str]],
+    objective: Metric,
+    best: Collection[int],
+    tied: Collection[int] = (),
 ) -> Figure:
     """Draws the mean objective for each pair of values, over everything else. A cell without a finished trial is empty.
 
@@ -55,6 +59,7 @@ def heat_maps(
         chosen: the pairs of params; the first one is on the y axis, the second one on the x axis.
         objective: the metric.
         best: the rows of the trials of the best setting.
+        tied: those of the other settings that may be the best.
     """
     from matplotlib import colors
 
@@ -70,7 +75,7 @@ def heat_maps(
         )
         panels = drawn.subplots(rows, columns, squeeze=False).flatten()
         for axes, pair, mean in zip(panels, chosen, means, strict=False):
-            _map(axes, frame, pair, mean, norm, objective, best)
+            _map(axes, frame, pair, mean, norm, objective, best, tied)
         for axes in panels[len(chosen) :]:
             axes.set_visible(False)
         from matplotlib.cm import ScalarMappable
@@ -106,6 +111,7 @@ def _map(
     norm: Normalize,
     objective: Metric,
     best: Collection[int],
+    tied: Collection[int],
 ) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
@@ -127,6 +133,9 @@ def _map(
             axes.add_patch(
                 Rectangle((column - 0.45, row - 0.45), 0.9, 0.9, fill=False, ec=ORANGE, lw=2.2, label="best")
             )
+        elif {*tied} & {*inside}:
+            corner, line = (column - 0.45, row - 0.45), "white" if dark else "black"
+            axes.add_patch(Rectangle(corner, 0.9, 0.9, fill=False, ec=line, lw=1.2, ls=(0, (3, 2)), label="tied"))
     axes.set(xlim=(-0.5, len(mean.columns) - 0.5), ylim=(-0.5, len(mean) - 0.5))
     axes.set_xticks(range(len(mean.columns)), [shortened(text, 12) for text in mean.columns])
     axes.set_yticks(range(len(mean)), [shortened(text, 12) for text in mean.index])

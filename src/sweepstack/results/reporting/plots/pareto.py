@@ -38,6 +38,7 @@ def time_and_objective(
     varied: Sequence[str],
     objective: Metric,
     best: Collection[int],
+    tied: Collection[int] = (),
 ) -> Figure:
     """Draws training time against the objective, with a mark for each setting (means over its trials).
 
@@ -49,6 +50,7 @@ def time_and_objective(
         varied: the params that vary.
         objective: the metric.
         best: the rows of the trials of the best setting.
+        tied: those of the other settings that may be the best.
     """
     metric = time_metric(frame)
     usable = set(measured(measured(frame, objective), metric).index)
@@ -68,7 +70,7 @@ def time_and_objective(
             axes.xaxis.set_minor_formatter(lambda value, _: format(value, "g") if f"{value:e}"[0] in "25" else "")
         low, high = window(values, objective)
         axes.set_ylim(low, high + 0.05 * (high - low))  # room for the numbers
-        draw_marks(axes, seconds, values, groups, best)
+        draw_marks(axes, seconds, values, groups, best, tied)
         axes.plot(
             seconds[front], values[front], color=BLUE, lw=1.8, drawstyle="steps-post", marker="o", ms=5, label="_front"
         )
