@@ -63,9 +63,9 @@ class Found(NamedTuple):
     """The most trials for which the band has an upper end."""
 
 
-def count_held(case: Case, size: int, searches: int) -> Found:
-    """Makes so many searches; counts those whose band contains the true curve."""
-    rng = np.random.default_rng((CASES.index(case), size))
+def count_held(number: int, size: int, searches: int) -> Found:
+    """Makes so many searches of the case of that number; counts those whose band contains the true curve."""
+    case, rng = CASES[number], np.random.default_rng((number, size))
     truth = case.quantile(0.5 ** (1 / np.arange(1, size + 1)))
     held, known = 0, 0
     for _ in range(searches):
@@ -110,8 +110,8 @@ def main() -> None:
     print("|---|" + "---:|" * len(SIZES))
     with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
         known = {}
-        for case in CASES:
-            found = pool.starmap(count_held, [(case, size, count) for size in SIZES], chunksize=1)
+        for number, case in enumerate(CASES):
+            found = pool.starmap(count_held, [(number, size, count) for size in SIZES], chunksize=1)
             known = {size: one.known for size, one in zip(SIZES, found, strict=True)}
             print(
                 f"| {case.words} | " + " | ".join(f"{100 * one.held / count:.1f} %" for one in found) + " |", flush=True

@@ -63,7 +63,10 @@ def test_a_grid_is_compared_with_a_smaller_one_that_is_worse(store):
     done = here.sweepstack("compare", "wide", "small")
     assert done.code == 0
     assert "wide: taken as a grid, because its 6 settings are all combinations of lr, batch_size" in done.err
-    assert "wide is ahead at every number of trials. So wide was not only tuned more than small." in done.out
+    assert (
+        "wide was not only tuned more than small: it is better. With 3 trials each, the median of the best is"
+        in done.out
+    )
     assert "95 % of the random orders of its 6 settings; these are all there is" in done.out
     found = compared("wide", "small")
     wide, small = found["sweeps"]
@@ -150,4 +153,4 @@ def test_the_plot_is_a_file(store, tmp_path):
         assert content.startswith(begin)
         here.sweepstack("compare", "wide", "small", "-o", str(tmp_path / name))
         assert (tmp_path / name).read_bytes() == content
-    assert "So wide was not only tuned more than small." in (tmp_path / "a.html").read_text()
+    assert "wide was not only tuned more than small: it is better." in (tmp_path / "a.html").read_text()

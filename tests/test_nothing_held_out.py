@@ -136,8 +136,9 @@ def test_a_registered_model_says_it(end_of_sweep):
     assert one.description == one.tags["note"] == MARK
 
 
-def test_a_run_shows_it(end_of_sweep):
+def test_a_run_shows_it_here_and_in_mlflow(end_of_sweep):
     store, _ = end_of_sweep
+    assert [run.data.tags["note"] for run in store.runs("tags.sweep = 'tempted'")] == [MARK] * 8
     shown = here.sweepstack("show", store.rows()[0].run_id)
     assert re.search(rf"note +{MARK}", shown.out)
 

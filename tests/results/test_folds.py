@@ -15,8 +15,9 @@ from sweepstack.results.selection.select import one_row_per_seed, select
 from sweepstack.results.selection.statistics import mean_interval, paired_t
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.results.tables.grouping import by_seed, grouped, pivoted
-from sweepstack.results.tables.objective import NO_TEST_PART, SELECTED_ON_TEST
+from sweepstack.results.tables.objective import NO_TEST_PART
 from sweepstack.results.tables.rendering import render, short, to_text
+from sweepstack.tracking.objectives import SELECTED_ON_TEST
 from sweepstack.tracking.runs_as_rows import Row
 
 from .trials import row

@@ -89,7 +89,8 @@ def compare(
     click.echo(_table(tuning))
     for line in _legend(tuning):
         click.echo(printable(line))
-    click.echo(printable(f"\n{tuning.sentence}"))
+    click.echo()
+    click.echo(printable(tuning.sentence))
 
 
 def _kinds(search: str | None, count: int) -> Sequence[Kind | None]:

@@ -18,6 +18,7 @@ from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.tracking.address import connectable
 from sweepstack.tracking.artifacts import local_folder
+from sweepstack.tracking.objectives import NOTE_TAG
 from sweepstack.tracking.private.client import as_tracking_uri
 from sweepstack.tracking.runs import Record
 from sweepstack.tracking.runs_as_rows import VERSION_TAG
@@ -32,8 +33,6 @@ VERSIONS_TAG = "mlflow.modelVersions"
 """The tag of a model that links it to its registered versions in MLflow's UI."""
 BY_TAG = "sweepstack.registering"
 """The tag of a model that is not registered yet: the host and the process that register it."""
-NOTE_TAG = "note"
-"""The tag of a model and of its version with what a user must know of it, such as that test data selected it."""
 LOADER = "sweepstack.inference.predictor"
 """The module with the function that loads our models for MLflow; nothing is pickled."""
 EARLIER_LOADERS = ("sweepstack.training.predicting", "sweepstack.inference.classifier")

@@ -10,7 +10,8 @@ import pandas as pd
 from sweepstack.errors import UserError
 from sweepstack.metrics import Metric
 from sweepstack.results.tables.columns import find_column, identity, order, written
-from sweepstack.results.tables.objective import NOTE, SELECTED_ON_TEST, caution_of, comparable, objective
+from sweepstack.results.tables.objective import NOTE, caution_of, comparable, objective
+from sweepstack.tracking.objectives import SELECTED_ON_TEST
 
 if TYPE_CHECKING:
     from sweepstack.results.selection.comparison import Predictions

@@ -12,15 +12,13 @@ import pandas as pd
 from sweepstack.errors import UserError
 from sweepstack.metrics import KNOWN, Direction, Metric, bare_name, with_direction
 from sweepstack.results.tables.columns import find_column
-from sweepstack.tracking.objectives import OBJECTIVES, objectives_of
+from sweepstack.tracking.objectives import OBJECTIVES, SELECTED_ON_TEST, objectives_of
 from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.trial import TrialState
 
 NOTE = "note"
 """The column with `note_of` each trial. A table has it if there is any."""
-SELECTED_ON_TEST = "selected on the test data"
-"""The note of a run whose test data selected it: none of its figures is a test result."""
 NO_TEST_PART = "no test part"
 """The note of a run whose dataset has no test part."""
 

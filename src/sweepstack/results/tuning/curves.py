@@ -1,11 +1,11 @@
 """Tuning curves: how good the best of n trials is, by the median, for each n.
 
 Of n independent draws the best one is at most y with probability F(y)^n, so the median of the best is the quantile of F
-at 0.5^(1/n). Bounds of F that hold everywhere at once become bounds of the whole curve (Lourie, Cho and He 2024,
-arXiv:2311.09480). They use nothing but the order of the values: the k-th smallest of N draws has F at about Beta(k, N +
-1 - k), so every F between the same quantiles of these distributions is possible. How extreme the quantiles must be for
-all of them to hold at once is computed, not simulated: for draws without ties the band holds with exactly the given
-confidence, with ties more often.
+at 0.5^(1/n). Bounds of F that hold at once become bounds of the whole curve (Lourie, Cho and He 2024,
+arXiv:2311.09480). They use nothing but the order of the values: F at the k-th smallest of N draws is distributed as
+Beta(k, N + 1 - k), so every F between two quantiles of these distributions is possible. How extreme the quantiles must
+be for the curve to be inside at all n at once is computed, not simulated: for draws without ties the band holds with
+the given confidence, and with as little more as the steps of its levels admit; with ties more often.
 
 The points of a grid are no draws: they are all there is. The best of n of them in random order follows from counting,
 and for random search the same count is the estimate.
@@ -20,10 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 CONFIDENCE = 0.95
 """The chance that a band holds."""
+PRECISION = 1e-3
+"""How exactly the logarithm of the tails is found."""
 SLACK = 1e-9
 """Relative rounding error of probabilities that are counted."""
 
@@ -68,7 +70,7 @@ def curve_of_draws(values: ArrayLike, larger_is_better: bool, confidence: float 
     """
     worth = np.sort(_worth(values, larger_is_better))
     low, high = bounds_of_ranks(len(worth), confidence)
-    at = 0.5 ** (1 / np.arange(1, len(worth) + 1))
+    at = _levels(len(worth))
     worst = np.concatenate([[-np.inf], worth])[np.searchsorted(np.append(high, 1.0), at)]
     best = np.append(worth, np.inf)[np.searchsorted(low, at)]
     return _curve(_best_of_orders(worth, 0.5), worst, best, larger_is_better)
@@ -102,23 +104,28 @@ def curve_of_repetitions(
 
 @functools.lru_cache(maxsize=16)
 def bounds_of_ranks(count: int, confidence: float = CONFIDENCE) -> tuple[Floats, Floats]:
-    """Computes bounds of a distribution function at the sorted values of draws from it [count], which hold together.
+    """Computes bounds of a distribution function at the sorted values of draws from it [count].
 
-    They are quantiles of the same two tails for each rank, as extreme as necessary.
+    They are quantiles of the same two tails for each rank, as extreme as necessary for the tuning curve: it reads them
+    at some levels only, and a draw that is out of bounds counts if a level is between them.
 
     Args:
         count: the number of draws.
-        confidence: the chance that all bounds hold.
+        confidence: the chance, at least, that the curve is inside at 1 to `count` trials.
     """
+    levels = _levels(count)
 
-    def excess(exponent: float) -> float:
-        return chance_inside(*_quantiles(count, math.exp(exponent))) - confidence
+    def hold(exponent: float) -> bool:
+        low, high = _quantiles(count, math.exp(exponent))
+        low = np.concatenate([[0.0], levels])[np.searchsorted(levels, low, side="right")]
+        high = np.append(levels, 1.0)[np.searchsorted(levels, high, side="right")]
+        return chance_inside(low, high) >= confidence
 
-    each = (1 - confidence) / 2
-    if count == 1:
-        return _quantiles(1, each)
-    lowest = math.log(each / count)  # Bonferroni
-    return _quantiles(count, math.exp(float(optimize.brentq(excess, lowest, math.log(each), xtol=1e-7))))
+    tail, too_large = math.log((1 - confidence) / (2 * count)), math.log(1 - confidence)  # from Bonferroni to one side
+    while too_large - tail > PRECISION:
+        middle = (tail + too_large) / 2
+        tail, too_large = (middle, too_large) if hold(middle) else (tail, middle)
+    return _quantiles(count, math.exp(tail))
 
 
 def chance_inside(low: Floats, high: Floats) -> float:
@@ -150,6 +157,12 @@ def chance_inside(low: Floats, high: Floats) -> float:
         else:
             weights, fewest = weights[max(k + 1 - fewest, 0) :], max(k + 1, fewest)
     return float(weights[n - fewest] / math.exp(n * math.log(n) - n - logs[n]))
+
+
+def _levels(count: int) -> Floats:
+    """Returns the levels of F whose quantiles are the medians of the best of 1, 2, ... draws [count]."""
+    found: Floats = 0.5 ** (1 / np.arange(1, count + 1))
+    return found
 
 
 def _quantiles(count: int, tail: float) -> tuple[Floats, Floats]:

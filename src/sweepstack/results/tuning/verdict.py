@@ -119,43 +119,32 @@ def _of_one(search: Search, curve: Curve) -> str:
 
 
 def _of_two(searches: Sequence[Search], curves: Sequence[Curve], lead: Sequence[int | None]) -> str:
-    """Answers whether the one that ended better was only tuned more."""
+    """Answers whether the one that ended better was only tuned more, and says why."""
     sign = 1 if searches[0].objective.larger_is_better else -1
-    names = [one.name for one in searches]
+    (one, other), common = (search.name for search in searches), len(lead)
     lasts = [float(curve.median[-1]) for curve in curves]
-    common = len(lead)
-    ends = " and ".join(
-        f"{name} ends at {value_words(last)} after {trials_words(len(curve))}"
-        for name, last, curve in zip(names, lasts, curves, strict=True)
-    )
-    at_common = [float(curve.median[common - 1]) for curve in curves]
-    equal_trials = f"With {trials_words(common)} each, the median of the best is " + " and ".join(
-        f"{value_words(value)} for {name}" for name, value in zip(names, at_common, strict=True)
-    )
-    if len(curves[0]) == len(curves[1]):
-        equal_trials = f"Both were tuned equally, with {trials_words(common)} each"
-    if lasts[0] == lasts[1]:
-        return f"{ends}: both reach the same. {equal_trials}. {_ahead_words(searches, lead)}"
-    better = int(sign * lasts[1] > sign * lasts[0])
-    other = 1 - better
-    winner, loser = names[better], names[other]
-    more = len(curves[better]) > len(curves[other])
+    at_common = [value_words(float(curve.median[common - 1])) for curve in curves]
     ahead = _ahead_words(searches, lead)
-    if all(one.kind is Kind.GRID for one in searches):
-        if not more:
-            verdict = f"So {winner} was not tuned more than {loser}, and is better"
-        elif lead[-1] == better:
-            verdict = f"So {winner} was not only tuned more than {loser}"
-        else:
-            verdict = f"So {winner} was only tuned more than {loser}"
-    elif better in lead and other not in lead:
-        verdict = f"So {winner} was not only tuned more than {loser}"
-    elif not more:
-        verdict = f"{winner} was not tuned more than {loser}, but whether it is better cannot be said"
-    else:
-        verdict = f"Whether {winner} was only tuned more than {loser} cannot be said"
-        ahead += _why_unknown(searches, curves, common)
-    return f"{ends}. {equal_trials}. {ahead} {verdict}."
+    medians = f"{at_common[0]} for {one} and {at_common[1]} for {other}"
+    reason = f"With {trials_words(common)} each, the median of the best is {medians}; {ahead}."
+    if len(curves[0]) != len(curves[1]):
+        reason += f" {one} ends at {value_words(lasts[0])} after {trials_words(len(curves[0]))}, {other} at "
+        reason += f"{value_words(lasts[1])} after {len(curves[1]):,}."
+    if lasts[0] == lasts[1]:
+        return f"{one} and {other} end equally well. {reason}"
+    better = int(sign * lasts[1] > sign * lasts[0])
+    winner, loser = (one, other) if better == 0 else (other, one)
+    more = len(curves[better]) > len(curves[1 - better])
+    exact = all(search.kind is Kind.GRID for search in searches)
+    if lead[-1] == better if exact else better in lead and 1 - better not in lead:
+        tuned = f"was not only tuned more than {loser}: it" if more else f"was not tuned more than {loser}, and"
+        return f"{winner} {tuned} is better. {reason}"
+    if exact:
+        return f"{winner} was only tuned more than {loser}. {reason}"
+    question = f"Whether {winner} was only tuned more than {loser} cannot be said"
+    if not more:
+        question = f"{winner} was not tuned more than {loser}, but whether it is better cannot be said"
+    return f"{question}. {reason}{_why_unknown(searches, curves, 1 - better)}"
 
 
 def _ahead_words(searches: Sequence[Search], lead: Sequence[int | None]) -> str:
@@ -173,27 +162,33 @@ def _ahead_words(searches: Sequence[Search], lead: Sequence[int | None]) -> str:
         elif last == len(lead) and len(numbers) == last - first + 1:
             parts.append(f"{search.name} is ahead from {trials_words(first)} on{how}")
         else:
-            parts.append(f"{search.name} is ahead at {_ranges(numbers)} trials{how}")
+            trials = "1 trial" if numbers == [1] else f"{_ranges(numbers)} trials"
+            parts.append(f"{search.name} is ahead at {trials}{how}")
     if parts:
-        return f"{'; '.join(parts)}."
-    return "Neither is ahead at any number of trials." if exact else f"Neither is certainly ahead at any number{how}."
+        return "; ".join(parts)
+    return "neither is ahead at any number of trials" if exact else f"neither is surely ahead at any number{how}"
 
 
-def _why_unknown(searches: Sequence[Search], curves: Sequence[Curve], common: int) -> str:
-    """Says why a band does not decide."""
-    reasons = []
+def _why_unknown(searches: Sequence[Search], curves: Sequence[Curve], behind: int) -> str:
+    """Says why bands do not decide.
+
+    Args:
+        searches: the searches.
+        curves: their curves.
+        behind: the number of the one that ended worse.
+    """
     for search, curve in zip(searches, curves, strict=True):
         if search.kind is Kind.ADAPTIVE and curve.low is None:
-            reasons.append(f" {search.name}: {describe_band(search, curve)}.")
-        elif search.kind is Kind.RANDOM and curve.low is not None and curve.high is not None:
-            end = curve.high if search.objective.larger_is_better else curve.low
-            known = int(np.isfinite(end).sum())
-            if known < common:
-                reasons.append(
-                    f" How good the best of more than {trials_words(known)} of {search.name} can be is not known from "
-                    f"its {len(search.values):,}."
-                )
-    return "".join(reasons)
+            return f" {search.name}: {describe_band(search, curve)}."
+    search, curve = searches[behind], curves[behind]
+    end = curve.high if search.objective.larger_is_better else curve.low
+    if search.kind is not Kind.RANDOM or end is None:
+        return ""
+    known = int(np.isfinite(end).sum())
+    return (
+        f" From the {len(search.values):,} trials of {search.name} it is not known how good the best of more than "
+        f"{known:,} can be."
+    )
 
 
 def _ranges(numbers: Sequence[int]) -> str:

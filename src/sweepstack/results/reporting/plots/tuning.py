@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sweepstack.metrics import Metric
-from sweepstack.results.reporting.plots.charts import window
 from sweepstack.results.reporting.plots.style import (
     BLUE,
     ORANGE,
@@ -45,7 +44,7 @@ def tuning_curves(curves: Mapping[str, Curve], objective: Metric, what: str = "t
         drawn = figure(8.0, 4.0)
         axes = drawn.subplots()
         most = max(map(len, curves.values()))
-        axes.set_ylim(*_limits([*curves.values()], objective))
+        axes.set_ylim(*_limits([*curves.values()]))
         low, high = axes.get_ylim()
         for colour, (name, curve) in zip((BLUE, ORANGE), curves.items(), strict=False):
             n = np.arange(1, len(curve) + 1)
@@ -60,7 +59,8 @@ def tuning_curves(curves: Mapping[str, Curve], objective: Metric, what: str = "t
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda value, _: format(value, ",g"))
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlim(1 - 0.03 * most, most + 0.03 * most)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, prune="lower" if most > 20 else None))
         axes.set(xlabel=f"number of {what}", ylabel=wrapped(objective))
         if len(curves) > 1:
             legend(drawn, 2)
@@ -68,10 +68,13 @@ def tuning_curves(curves: Mapping[str, Curve], objective: Metric, what: str = "t
     return drawn
 
 
-def _limits(curves: list[Curve], objective: Metric) -> tuple[float, float]:
-    shown: list[np.ndarray[Any, Any]] = [curve.median for curve in curves]
-    shown += [end for curve in curves for end in (curve.low, curve.high) if end is not None]
-    return window(np.concatenate(shown), objective)
+def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Returns the range of values that holds all medians; of a band as much as it holds is shown."""
+    medians = np.concatenate([curve.median for curve in curves])
+    medians = medians[np.isfinite(medians)]
+    low, high = float(medians.min()), float(medians.max())
+    room = 0.06 * (high - low) or 0.01 * abs(high) or 0.5
+    return low - room, high + room
 
 
 def svg_file(figure: Figure) -> bytes:
