@@ -158,7 +158,8 @@ def _marks(selection: Selection) -> list[str]:
         lines.append(f"{sentence_case(selection.added)}.")
     if np.isfinite(selection.groups["behind"]).any():
         lines.append(
-            "“Behind by at least” holds for all settings together (95 %); 0 means that it may be as good as the best."
+            "“Behind by at least” holds for all settings together (95 %). That asks for more than the marks do: a "
+            "setting that is worse can have 0, which says nothing of how far it is behind."
         )
     if selection.groups["why"].str.contains(PAIRED_T).any():
         lines.append(
