@@ -56,7 +56,7 @@ bench: .venv/installed  ## side by side with peers, as ratios; takes an hour, on
 	$(BIN)/python benchmarks/tuning_curves.py
 
 chaos: .venv/installed  ## kill sweeps, servers and databases at random moments, and compare; takes an hour
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[chaos]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[chaos,dask,slurm]"
 	$(BIN)/python tests/chaos.py --kills 100
 	$(BIN)/python -m tests.damages --damages 1000
 
