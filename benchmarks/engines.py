@@ -103,7 +103,8 @@ def cnns(arguments: argparse.Namespace) -> None:
 def processor_seconds(command: int) -> dict[str, float]:
     """What a command and its descendants have used of the processors until now, by what they do.
 
-    The workers of engine=local are children of the server that forks them, and are counted when they have ended.
+    The workers of engine=local are children of the server that forks them, and are counted when they have ended. What
+    trains for engine=dask is among the others.
     """
     tick = os.sysconf("SC_CLK_TCK")
     found = {"command": 0.0, "server": 0.0, "workers": 0.0, "writer": 0.0, "others": 0.0}
@@ -116,15 +117,19 @@ def processor_seconds(command: int) -> dict[str, float]:
             continue
         own, children = sum(map(int, fields[11:13])) / tick, sum(map(int, fields[13:15])) / tick
         parents[int(folder.name)], used[int(folder.name)], ended[int(folder.name)] = int(fields[1]), own, children
-    for pid, parent in parents.items():
+    family = {command} & parents.keys()
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    for pid in family:
+        forked = lines[pid] == lines[command]
         if pid == command:
             found["command"] += used[pid]
-        elif parent == command and lines[pid] == lines.get(command):
+        elif forked and parents[pid] == command:
             found["server"] += used[pid]
             found["workers"] += ended[pid]
-        elif parent == command and "tracking.writer" in lines[pid]:
+        elif "tracking.writer" in lines[pid]:
             found["writer"] += used[pid]
-        elif parent == command:
+        elif not forked:
             found["others"] += used[pid] + ended[pid]
     return found
 
