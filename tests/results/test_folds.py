@@ -141,6 +141,8 @@ def test_a_report_shows_the_folds():
     table = settings_table(frame, select(frame), ["lr"])
     column = [one.title for one in table.columns].index("folds")
     assert [one.cells[column].text for one in table.rows] == ["2 of 5", "5 of 5"]
+    column = [one.title for one in table.columns].index("trials")
+    assert [one.cells[column].text for one in table.rows] == ["2", "5"]
     trials = trials_table(frame, ["lr"], "val/accuracy", None)
     assert "fold" in [one.title for one in trials.columns]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import importlib.metadata
 import json
 import os
@@ -79,6 +80,7 @@ def checkpoints_of(folder: Path) -> Path:
     return folder.parent.parent / "checkpoints" / folder.name
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """The versions that must be the same for a worker and its controller."""
     major, minor, _ = platform.python_version_tuple()

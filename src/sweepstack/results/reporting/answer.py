@@ -70,6 +70,18 @@ def answer(selection: Selection, varied: Sequence[str]) -> Sentence:
     return [*sentence, *_why_passed_over(passed, best, varied, selection), (".", False)]
 
 
+def by_sentence(pieces: Sentence) -> list[Sentence]:
+    """Splits an answer at the pieces that begin with the end of a sentence."""
+    found: list[Sentence] = [[]]
+    for text, typed in pieces:
+        if text.startswith(". ") and not typed:
+            found[-1].append((". ", False))
+            found.append([])
+            text = text[2:]
+        found[-1].append((text, typed))
+    return found
+
+
 def _replicates(group: pd.Series[Any], selection: Selection) -> str:
     """Says how many trials a mean is of: 3 seeds, 3 of 5 folds."""
     folds, axis = group.get("folds_done", ""), selection.axis

@@ -13,7 +13,7 @@ import pandas as pd
 
 from sweepstack.errors import printable
 from sweepstack.results.reporting import text
-from sweepstack.results.reporting.answer import Sentence, answer, no_answer, question
+from sweepstack.results.reporting.answer import Sentence, answer, by_sentence, no_answer, question
 from sweepstack.results.reporting.mistake_sections import make_mistake_sections
 from sweepstack.results.reporting.plots.style import SINGLE, png, svg
 from sweepstack.results.reporting.sections import (
@@ -94,8 +94,8 @@ def report(
     files |= {f"{key}.csv": str(render(one, "csv")).encode() for key, one in tables.items()}
     files |= {f"plots/{key}.png": content for key, content in pictures.items()}
     caution = "" if about.selection is None else about.selection.caution
-    said = "".join(printable(piece) for piece, _ in sentence)
-    return Report(name, rows[0].experiment_id, len(rows), said, html, files, caution)
+    text = "".join(printable(piece) for piece, _ in sentence)
+    return Report(name, rows[0].experiment_id, len(rows), text, html, files, caution)
 
 
 def _page(
@@ -141,7 +141,7 @@ def _page(
         sweep=name,
         when=_when(frame),
         question=question(settings, about.varied, about.objective or metric_of(frame, f"val/{own_metrics(frame)[0]}")),
-        answer=sentence,
+        answer=by_sentence(sentence),
         warnings=text.warnings(frame, about.varied, selection, about.origin),
         settings=settings_table(frame, selection, about.varied) if selection is not None and settings > 1 else None,
         trials=trials_table(frame, about.varied, about.objective, chosen),

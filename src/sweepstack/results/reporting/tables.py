@@ -23,6 +23,8 @@ from sweepstack.trial import REPLICATES
 
 MAX_ROWS = 1000
 """The most rows of a table on the page."""
+MOST_WITH_REASONS = 3
+"""The most settings that always have a column with how their marks were found; more have it only if that differs."""
 LEAST_FOLDED = 6
 """The least settings, known not to be the best, that are folded away."""
 
@@ -115,16 +117,19 @@ def settings_table(frame: pd.DataFrame, selection: Selection, varied: Sequence[s
     columns = [Column(words(param), is_number(frame[param])) for param in varied]
     columns += [Column("folds", number=False) for _ in folds]
     columns += [Column(titles.get(name, words(name)), number=True) for name in numeric]
+    reasons = set(selection.groups["why"].iloc[1:])
+    alike = len(reasons) == 1 and len(selection.groups) > MOST_WITH_REASONS
     rows = []
     for _, group in groups.iterrows():
         cells = [*map(_param_cell, param_values(group, varied)), *(Cell(group[name], None) for name in folds)]
         cells += [_metric_cell(name, group[name]) for name in numeric]
-        cells += [Cell(group["mark"] or "worse", None), Cell(group["why"], None, "text")]
+        cells += [Cell(group["mark"] or "worse", None), *([] if alike else [Cell(group["why"], None, "text")])]
         kind = {BEST: "best", NOT_TOLD_APART: "tied"}.get(group["mark"], "")
         rows.append(TableRow(cells, " ".join(str(row_of[run_id]) for run_id in group["run_ids"]), kind))
     title = f"Settings of {listed([words(param) for param in varied])}, the best first" if varied else "The setting"
-    columns += [Column("mark", False), Column("how that was found", False)]
-    note = _rows_left_out(len(selection.groups))
+    columns += [Column("mark", False), *([] if alike else [Column("how that was found", False)])]
+    note = f"How the marks were found: {reasons.pop()}. " if alike else ""
+    note = f"{note}{_rows_left_out(len(selection.groups))}".strip()
     if len(rows) - possible < LEAST_FOLDED:
         return ReportTable(title, columns, rows, note)
     untested = " or could not be tested" if (selection.groups["mark"] == NOT_TESTED).any() else ""
@@ -204,13 +209,16 @@ def _param_cell(value: Any) -> Cell:
 
 
 def _metric_cell(name: str, value: Any) -> Cell:
-    """Formats a metric or a count; seconds with two digits after the point."""
+    """Formats a metric or a count; seconds with two digits after the point, or two that count."""
     number = float(value)
     if math.isnan(number):
         return Cell("–", "", "number")
-    if name in ("n", "failed"):
+    if name in ("n", "trials", "failed"):
         return Cell(f"{number:g}", repr(number), "number")
-    short = f"{number:.2f}" if "seconds" in name and abs(number) < 1e6 else rounded(number)
+    if "seconds" in name and abs(number) < 1e6:
+        short = f"{number:.2f}" if abs(number) >= 0.1 else f"{number:.2g}"
+    else:
+        short = rounded(number)
     return Cell(short, repr(number), "number")
 
 

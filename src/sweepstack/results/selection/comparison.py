@@ -22,6 +22,7 @@ from sweepstack.results.selection.items import (
 from sweepstack.results.selection.replicates import Comparison, as_array, compare_values
 from sweepstack.results.selection.sequential import Added, compare_in_stages
 from sweepstack.results.selection.statistics import Interval
+from sweepstack.results.selection.winner import mean_of_left_out
 from sweepstack.results.tables.columns import written
 
 BEST = "best"
@@ -129,6 +130,8 @@ class Assessments(NamedTuple):
     """What is known of each of them."""
     winner: Interval | None
     """An interval of the true mean of the best setting, which knows that it was chosen (95 %)."""
+    left_out: float
+    """An estimate of that mean, see `winner.mean_of_left_out`; NaN if there is none."""
 
 
 def assess_settings(
@@ -158,8 +161,10 @@ def assess_settings(
     won = "best single trial" if single else f"best mean over {count} {axis.one if count == 1 else axis.many}"
     first = Assessment(BEST, NAN, _reason_of(best, best, won))
     if compared is not None:
-        return Assessments(groups, [first, *_by_values(groups, compared, axis, added)], compared.winner)
-    return Assessments(groups, [first, *_by_items(groups, key, predictions, axis)], None)
+        rivals = as_array([group.objectives for group in groups if group.failed == best.failed and group.objectives])
+        left_out = mean_of_left_out(rivals, key.larger_is_better)
+        return Assessments(groups, [first, *_by_values(groups, compared, axis, added)], compared.winner, left_out)
+    return Assessments(groups, [first, *_by_items(groups, key, predictions, axis)], None, NAN)
 
 
 def _compare_values(

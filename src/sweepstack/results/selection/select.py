@@ -72,6 +72,9 @@ class Selection:
     winner: Interval | None = None
     """An interval of the true mean of the best setting that knows that it was chosen from all (95 %, the zoom
     correction of Zrnic and Fithian 2024); None if it has a single value, or nobody to be chosen from."""
+    left_out: float = float("nan")
+    """The mean of the best setting without the luck of having been chosen: each seed is left out of the choice in turn,
+    and read of the setting that is the best by the others; NaN where `winner` is None."""
     added: str = ""
     """That seeds were added after somebody may have looked, and how the test allows for that (see `sequential`); empty
     if one command has asked for all of them."""
@@ -111,7 +114,16 @@ class Selection:
         if self.winner is None:
             return found
         low, high = map(rounded, self.winner)
-        return f"{found}; the mean of the best one is {low} to {high} with 95 %, allowing for its having been chosen"
+        mean = rounded(self.groups["mean"].iloc[0])
+        chosen = f"allowing for its having been chosen{self.of_left_out}"
+        return f"{found}; the mean of the best one is {mean}, and {low} to {high} with 95 %, {chosen}"
+
+    @property
+    def of_left_out(self) -> str:
+        """What the best setting has on the seeds that did not choose it, in words; empty if that is not known."""
+        if not np.isfinite(self.left_out):
+            return ""
+        return f" ({rounded(self.left_out)} on {self.axis.many} that are left out of the choice)"
 
 
 def select(
@@ -167,6 +179,7 @@ def select(
         axis,
         axis is FOLDS and len({(one.folds, *sorted(map(str, one.objectives))) for one in groups if one.objectives}) > 1,
         _within(found.winner, groups, key),
+        found.left_out,
         ADDED_LATER.format(one=axis.one, many=axis.many, first=added.first) if added else "",
     )
 

@@ -252,7 +252,7 @@ def draw_marks(
 
 def legend_of_set(axes: Axes, tied: Collection[int]) -> None:
     """Adds what the rings and squares of `draw_marks` mean to the legend."""
-    axes.plot([], [], "o", mfc="none", mec=ORANGE, mew=1.8, ms=9, label="the best setting")
+    axes.plot([], [], "o", mfc="none", mec=ORANGE, mew=1.8, label="the best setting")
     if tied:
         axes.plot([], [], "s", mfc="none", mec=GREEN, mew=1.4, label=MAY_BE_BEST)
 
