@@ -103,7 +103,7 @@ def test_of_a_random_search_it_must_be_said_that_it_is_one(store):
 def test_an_adaptive_search_has_a_band_only_if_it_was_repeated(store):
     found = compared("wide", "small", "--search", "adaptive")
     assert set(found["ahead"]) == {None}
-    assert "an adaptive search must be repeated 6 times, and this one was done once" in found["sentence"]
+    assert "an adaptive search must be done 7 times, and this one was done once" in found["sentence"]
     in_order = table("wide", sort="started", store=store)["val/accuracy"]
     assert [one["median"] for one in found["sweeps"][0]["curve"]] == in_order.cummax().tolist()
     several = here.sweepstack("compare", "wide,seeds", "--search", "adaptive")

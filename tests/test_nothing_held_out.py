@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -141,6 +142,16 @@ def test_a_run_shows_it_here_and_in_mlflow(end_of_sweep):
     assert [run.data.tags["note"] for run in store.runs("tags.sweep = 'tempted'")] == [MARK] * 8
     shown = here.sweepstack("show", store.rows()[0].run_id)
     assert re.search(rf"note +{MARK}", shown.out)
+
+
+def test_adding_seeds_says_it(end_of_sweep, tmp_path, monkeypatch):
+    store, _ = end_of_sweep
+    shutil.copytree(store.database.parent, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/copy/mlflow.db")
+    done = here.sweepstack("refine", "--budget", "2")
+    assert done.code == 0, done.err
+    assert f"{SAID[0].upper()}{SAID[1:]}." in done.out
 
 
 def test_a_comparison_says_it(end_of_sweep):

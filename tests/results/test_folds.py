@@ -185,6 +185,10 @@ def test_means_of_groups_say_that_test_data_selected():
         assert groups.attrs["notes"] == ["nothing was held out, so test data selected: the test value is too good"]
         assert groups["note"].tolist() == [SELECTED_ON_TEST] * 2
         assert SELECTED_ON_TEST in to_text(groups)
+    both = grouped(as_frame(rows(HONEST, BY_TEST)), ["validation_split"], "test/accuracy")
+    assert dict(zip(both["validation_split"], both["note"], strict=True)) == {0.1: "", 0.0: SELECTED_ON_TEST}
+    cells = pivoted(as_frame(rows(HONEST, BY_TEST)), "validation_split", "lr", "test/accuracy")
+    assert dict(zip(cells["validation_split"], cells["note"], strict=True)) == {0.1: "", 0.0: SELECTED_ON_TEST}
     honest = as_frame(rows(HONEST, HONEST))
     assert grouped(honest, ["lr"]).attrs["notes"] == []
     assert "note" not in grouped(honest, ["lr"])

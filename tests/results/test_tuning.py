@@ -199,9 +199,13 @@ def test_six_repetitions_of_an_adaptive_search_are_compared_with_a_grid():
     grid = search("B", [0.1, 0.2, 0.3])
     found = compare_tuning(search("A1, A2", good, Kind.ADAPTIVE), grid)
     assert set(found.lead) == {0}
+    both = compare_tuning(search("A", good[:6], Kind.ADAPTIVE), search("B", good, Kind.ADAPTIVE))
+    assert both.curves[0].low is None  # six are enough for one band, not for two that hold together
+    assert both.curves[1].low is not None
+    assert "must be done 7 times, and this one was done 6 times" in both.sentence
     once = compare_tuning(search("A1", good[0], Kind.ADAPTIVE), grid)
     assert set(once.lead) == {None}
-    assert "A1: no band: an adaptive search must be repeated 6 times, and this one was done once" in once.sentence
+    assert "A1: no band: an adaptive search must be done 6 times, and this one was done once" in once.sentence
 
 
 def test_where_all_values_are_equal_nothing_is_ahead():

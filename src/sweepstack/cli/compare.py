@@ -140,7 +140,7 @@ def _legend(tuning: Tuning) -> Iterator[str]:
     extreme = "highest" if objective.larger_is_better else "lowest"
     yield f"The median of the {extreme} {objective} of so many trials (settings, each the mean over its seeds)."
     for one, curve in zip(tuning.searches, tuning.curves, strict=True):
-        yield f"{one.name}, {one.kind} search: {describe_band(one, curve)}."
+        yield f"{one.name}, {one.kind} search: {describe_band(one, curve, tuning.confidence)}."
 
 
 def _for_programs(tuning: Tuning) -> dict[str, Any]:
@@ -167,6 +167,7 @@ def _for_programs(tuning: Tuning) -> dict[str, Any]:
     return {
         "objective": str(objective),
         "mode": objective.mode,
+        "confidence": tuning.confidence,
         "sweeps": sweeps,
         "ahead": [None if one is None else tuning.searches[one].name for one in tuning.lead],
         "sentence": tuning.sentence,

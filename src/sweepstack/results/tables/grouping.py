@@ -10,7 +10,7 @@ import pandas as pd
 from sweepstack.errors import UserError
 from sweepstack.metrics import Metric
 from sweepstack.results.tables.columns import find_column, identity, order, written
-from sweepstack.results.tables.objective import NOTE, caution_of, comparable, objective
+from sweepstack.results.tables.objective import NOTE, caution_of, comparable, note_columns, objective
 from sweepstack.tracking.objectives import SELECTED_ON_TEST
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
     """Computes means over all trials that are equal in some columns, the best first.
 
     The table has these columns, then `mean` and `sd` of the metric (with n - 1), `n`, the number of trials in the mean,
-    and `missing`, the number of trials that did not finish or have no finite value. It has a `note` in every row if the
-    metric is measured on test data.
+    and `missing`, the number of trials that did not finish or have no finite value. Its `note` marks groups with
+    trials that test data selected.
 
     Args:
         frame: the table, see `table`.
@@ -38,15 +38,16 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
     number = frame[columns].apply(identity).groupby(columns, dropna=False, sort=False).ngroup().rename("group")
     means = comparable(frame, chosen).groupby(number).agg(mean="mean", sd="std", n="count", missing="size")
     means["missing"] -= means["n"]
+    caution = caution_of(frame, chosen)
+    if caution and note_columns(frame) and NOTE not in columns:
+        by_test = (frame[NOTE] == SELECTED_ON_TEST).groupby(number).any()
+        means[NOTE] = by_test.map({True: SELECTED_ON_TEST, False: ""})
     alike = frame.loc[~number.duplicated(), columns].reset_index(drop=True)  # groups are numbered as they appear
     groups = pd.concat([alike, means.sort_index().reset_index(drop=True)], axis=1)
     ascending = [not chosen.larger_is_better, *([True] * len(columns))]
     groups = groups.sort_values(["mean", *columns], ascending=ascending, na_position="last", key=order)
     groups = groups.reset_index(drop=True)
     groups.attrs |= _attrs(groups, frame, chosen)
-    caution = caution_of(frame, chosen)
-    if caution and NOTE not in groups:
-        groups[NOTE] = SELECTED_ON_TEST
     groups.attrs["notes"] = [caution] if caution else []
     return groups
 
@@ -85,8 +86,9 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
             result[f"{name}{value}"] = of_label[part].set_axis(row_of_cell[of_label.index])
     counts = [f"n {value}" for value in labels]
     result[counts] = result[counts].fillna(0).astype(int)
-    if cells.attrs["notes"] and NOTE not in result:
-        result[NOTE] = SELECTED_ON_TEST
+    if NOTE in cells and NOTE not in (row, column):
+        by_test = (cells[NOTE] != "").groupby(row_of_cell.to_numpy()).any()
+        result[NOTE] = by_test.map({True: SELECTED_ON_TEST, False: ""})
     result.attrs = {**cells.attrs, "shape": "cells", "labels": labels}
     return result
 

@@ -146,12 +146,13 @@ def chance_inside(low: Floats, high: Floats) -> float:
     ]
     weights, fewest, most, before = np.ones(1), 0, 0, 0.0  # weights[i]: of fewest + i points
     for at, k, is_low in [*sorted(steps), (1.0, n, True)]:
-        mean = n * (at - before)
-        size = min(most + 1 - fewest, int(mean + 10 * math.sqrt(mean) + 30))
-        counts = np.arange(size)
-        chances = np.exp(special.xlogy(counts, mean) - mean - logs[:size])
-        weights = np.convolve(weights, chances)[: most + 1 - fewest]
-        before = at
+        if at > before:
+            mean = n * (at - before)
+            size = min(most + 1 - fewest, int(mean + 10 * math.sqrt(mean) + 30))
+            chances = np.exp(special.xlogy(np.arange(size), mean) - mean - logs[:size])
+            weights = np.convolve(weights, chances)
+            before = at
+        weights = weights[: most + 1 - fewest]
         if is_low:
             most = k + 1
         else:

@@ -12,8 +12,6 @@ from sweepstack.metrics import rounded
 from sweepstack.results.tuning.curves import CONFIDENCE, Curve, Floats
 from sweepstack.results.tuning.searches import Kind, Search, refuse_different
 
-ENOUGH_SEARCHES = 6
-"""Repetitions of an adaptive search from which its band holds with 95 %."""
 PERCENT = f"{100 * CONFIDENCE:g} %"
 """How certain a band is, in words."""
 
@@ -27,6 +25,8 @@ class Tuning:
     lead: tuple[int | None, ...]
     """Of two: which of them is ahead at 1, 2, ... trials, 0 or 1; None where that is not known, or where they are
     equal."""
+    confidence: float
+    """The chance that each band holds: so large that two of them hold together with `CONFIDENCE`."""
     sentence: str
     """What the curves say."""
     notes: tuple[str, ...]
@@ -36,7 +36,7 @@ class Tuning:
 def tuning_of(search: Search) -> Tuning:
     """Computes the tuning curve of one search."""
     curve = search.curve()
-    return Tuning((search,), (curve,), (), _of_one(search, curve), _notes([search]))
+    return Tuning((search,), (curve,), (), CONFIDENCE, _of_one(search, curve), _notes([search]))
 
 
 def compare_tuning(first: Search, second: Search) -> Tuning:
@@ -57,11 +57,17 @@ def compare_tuning(first: Search, second: Search) -> Tuning:
     if first.held_out != second.held_out:
         different = ", ".join(sorted(first.held_out ^ second.held_out))
         notes.append(f"the sweeps hold out different parts of the data ({different}): their values differ by that, too")
-    return Tuning(searches, curves, lead, _of_two(searches, curves, lead), tuple(notes))
+    return Tuning(searches, curves, lead, confidence, _of_two(searches, curves, lead, confidence), tuple(notes))
 
 
-def describe_band(search: Search, curve: Curve) -> str:
-    """Says what the band of a curve is."""
+def describe_band(search: Search, curve: Curve, confidence: float) -> str:
+    """Says what the band of a curve is.
+
+    Args:
+        search: the search.
+        curve: its curve.
+        confidence: the chance that its band should hold.
+    """
     repeated = len(search.repetitions)
     match search.kind:
         case Kind.GRID:
@@ -72,10 +78,9 @@ def describe_band(search: Search, curve: Curve) -> str:
                 "end is missing where so few trials say nothing"
             )
     if curve.low is None:
-        return (
-            f"no band: an adaptive search must be repeated {ENOUGH_SEARCHES} times, and this one was done "
-            f"{'once' if repeated == 1 else f'{repeated} times'}"
-        )
+        enough = math.ceil(1 - math.log2(1 - confidence))
+        done = "once" if repeated == 1 else f"{repeated} times"
+        return f"no band: an adaptive search must be done {enough} times, and this one was done {done}"
     return f"{PERCENT} for the median of {repeated} searches, at each number of trials"
 
 
@@ -118,7 +123,7 @@ def _of_one(search: Search, curve: Curve) -> str:
     return f"{search.name}: in random order, the median of the best is {', '.join(parts)} and {end}{enough}."
 
 
-def _of_two(searches: Sequence[Search], curves: Sequence[Curve], lead: Sequence[int | None]) -> str:
+def _of_two(searches: Sequence[Search], curves: Sequence[Curve], lead: Sequence[int | None], confidence: float) -> str:
     """Answers whether the one that ended better was only tuned more, and says why."""
     sign = 1 if searches[0].objective.larger_is_better else -1
     (one, other), common = (search.name for search in searches), len(lead)
@@ -144,7 +149,7 @@ def _of_two(searches: Sequence[Search], curves: Sequence[Curve], lead: Sequence[
     question = f"Whether {winner} was only tuned more than {loser} cannot be said"
     if not more:
         question = f"{winner} was not tuned more than {loser}, but whether it is better cannot be said"
-    return f"{question}. {reason}{_why_unknown(searches, curves, 1 - better)}"
+    return f"{question}. {reason}{_why_unknown(searches, curves, 1 - better, confidence)}"
 
 
 def _ahead_words(searches: Sequence[Search], lead: Sequence[int | None]) -> str:
@@ -169,17 +174,18 @@ def _ahead_words(searches: Sequence[Search], lead: Sequence[int | None]) -> str:
     return "neither is ahead at any number of trials" if exact else f"neither is surely ahead at any number{how}"
 
 
-def _why_unknown(searches: Sequence[Search], curves: Sequence[Curve], behind: int) -> str:
+def _why_unknown(searches: Sequence[Search], curves: Sequence[Curve], behind: int, confidence: float) -> str:
     """Says why bands do not decide.
 
     Args:
         searches: the searches.
         curves: their curves.
         behind: the number of the one that ended worse.
+        confidence: the chance that each band should hold.
     """
     for search, curve in zip(searches, curves, strict=True):
         if search.kind is Kind.ADAPTIVE and curve.low is None:
-            return f" {search.name}: {describe_band(search, curve)}."
+            return f" {search.name}: {describe_band(search, curve, confidence)}."
     search, curve = searches[behind], curves[behind]
     end = curve.high if search.objective.larger_is_better else curve.low
     if search.kind is not Kind.RANDOM or end is None:
