@@ -21,6 +21,7 @@ from sweepstack.results.selection.items import (
 )
 from sweepstack.results.selection.replicates import Comparison, as_array, compare_values
 from sweepstack.results.selection.sequential import Added, compare_in_stages
+from sweepstack.results.selection.spread import Levels
 from sweepstack.results.selection.statistics import Interval
 from sweepstack.results.selection.winner import mean_of_left_out
 from sweepstack.results.tables.columns import written
@@ -42,10 +43,15 @@ FOLDS_OVERLAP = (
 """What a reader must know of statistics over folds."""
 FOLDS_DIFFER = "settings have values of different folds, which may differ in how hard they are"
 """What a reader must know of a comparison of means over different folds."""
-ADDED_LATER = "{many} were added after the first {first}; the test allows for a look after each {one} (Bonferroni)"
+ADDED_LATER = (
+    "trials were added after a first look at {first} {many}; the test allows for a look after each {one} (Bonferroni)"
+)
 """What a reader must know of a test of seeds that were added after looking; see `sequential`."""
 SIGNIFICANCE_LEVEL = 0.05
 """The probability, at most, that any setting of a table is marked as worse although it is as good as the best one."""
+
+SETTINGS_PER_LEVEL = 3
+"""The settings that each value of a param must have on average, so that their spread may tell that of the others."""
 
 NAN = float("nan")
 """Stands for a p-value or degrees of freedom that do not exist."""
@@ -162,7 +168,7 @@ def assess_settings(
     first = Assessment(BEST, NAN, _reason_of(best, best, won))
     if compared is not None:
         rivals = as_array([group.objectives for group in groups if group.failed == best.failed and group.objectives])
-        left_out = mean_of_left_out(rivals, key.larger_is_better)
+        left_out = NAN if added else mean_of_left_out(rivals, key.larger_is_better)
         return Assessments(groups, [first, *_by_values(groups, compared, axis, added)], compared.winner, left_out)
     return Assessments(groups, [first, *_by_items(groups, key, predictions, axis)], None, NAN)
 
@@ -175,15 +181,28 @@ def _compare_values(
     match = _are_matched(measured, axis)
     overlap = max(group.overlap for group in measured)
     objectives = [group.objectives for group in measured]
-    larger = key.larger_is_better
+    levels = _levels(measured)
+    larger, level = key.larger_is_better, SIGNIFICANCE_LEVEL
     if added is None:
-        return groups, compare_values(as_array(objectives), larger, SIGNIFICANCE_LEVEL, match, overlap)
+        return groups, compare_values(as_array(objectives), larger, level, match, overlap, levels)
     values = as_array(objectives, added.order)
     failed = np.array([group.failed for group in measured])
-    found = compare_in_stages(values, added.first, larger, SIGNIFICANCE_LEVEL, match, overlap, failed == failed.min())
+    may_win = failed == failed.min()
+    found = compare_in_stages(values, added.first, larger, level, match, overlap, levels, may_win)
     order = np.argsort(found.p <= SIGNIFICANCE_LEVEL, kind="stable")  # NaN for the best one itself
     unmeasured = [group for group in groups if not group.objectives]
     return [*(measured[index] for index in order), *unmeasured], found.of(order)
+
+
+def _levels(measured: list[Group]) -> Levels | None:
+    """Returns the levels of the params that have several settings at each; None if there is no such param."""
+    found = []
+    for name in measured[0].setting:
+        texts = [written(group.setting[name]) for group in measured]
+        number = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+        if 1 < len(number) <= len(measured) / SETTINGS_PER_LEVEL:
+            found.append([number[text] for text in texts])
+    return np.array(found, dtype=np.intp).T if found else None
 
 
 def _are_matched(measured: list[Group], axis: Axis) -> bool:

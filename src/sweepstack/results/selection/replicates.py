@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sweepstack.results.selection.spread import Fit, Floats, fit, limits, p_values, spreads
+from sweepstack.results.selection.spread import Fit, Floats, Levels, Spreads, fit, limits, p_values, spreads
 from sweepstack.results.selection.statistics import (
     Interval,
     TTest,
@@ -47,6 +47,11 @@ class Comparison:
     settings: int
     """The number of settings whose spreads were estimated together; 0 if two were compared on their own."""
 
+    def times(self, unit: float) -> Comparison:
+        """Returns the comparison of values that were divided by a unit, for the values themselves."""
+        winner = None if self.winner is None else Interval(unit * self.winner.low, unit * self.winner.high)
+        return replace(self, ahead=unit * self.ahead, behind=unit * self.behind, winner=winner)
+
     def of(self, order: NDArray[np.intp]) -> Comparison:
         """Returns the comparison of the same settings in another order [k]."""
         rows = {name: getattr(self, name)[order] for name in ("p", "ahead", "behind", "needed")}
@@ -69,7 +74,12 @@ def as_array(objectives: Sequence[Mapping[Hashable, float]], order: Sequence[Has
 
 
 def compare_values(
-    values: Floats, larger_is_better: bool, level: float = 0.05, match: bool = True, overlap: float = 0.0
+    values: Floats,
+    larger_is_better: bool,
+    level: float = 0.05,
+    match: bool = True,
+    overlap: float = 0.0,
+    levels: Levels | None = None,
 ) -> Comparison:
     """Compares settings with the best one. With two settings this is Student's t-test of the differences, or Welch's
     where their seeds do not match; with more, all spreads are estimated together, see `spread`.
@@ -80,83 +90,66 @@ def compare_values(
         level: the chance that any setting that is as good as the best is told apart.
         match: False if equal replicates have nothing in common.
         overlap: see `statistics.mean_interval`.
+        levels: the levels of the params of each setting, on which its spread may depend.
     """
-    unit = float(np.nanmax(np.abs(values))) or 1.0  # else squares might be too large, or 0
-    found = (_compare_two if len(values) == 2 else _compare)(values / unit, larger_is_better, level, match, overlap)
-    return _in_unit(found, unit)
+    unit = unit_of(values)
+    if len(values) == 2:
+        return _compare_two(values / unit, larger_is_better, level, match, overlap).times(unit)
+    found = fit(values / unit, match, overlap)
+    known = spreads(found, levels)
+    compared = compare_among(found, known, np.ones(len(values), dtype=bool), 0, len(values), larger_is_better, level)
+    if known is not None and len(values) > 1:
+        compared = replace(compared, winner=winner_interval(known, 0, larger_is_better, 1 - level))
+    return compared.times(unit)
 
 
-def _in_unit(found: Comparison, unit: float) -> Comparison:
-    """Returns a comparison of values that were divided by a unit for the values themselves."""
-    winner = None if found.winner is None else Interval(unit * found.winner.low, unit * found.winner.high)
-    return replace(found, ahead=unit * found.ahead, behind=unit * found.behind, winner=winner)
-
-
-def _compare(values: Floats, larger_is_better: bool, level: float, match: bool, overlap: float) -> Comparison:
-    """Compares settings whose spreads are estimated together."""
-    found = fit(values, match, overlap)
-    return _among(found, 0, np.ones(len(values), dtype=bool), larger_is_better, level)
+def unit_of(values: Floats) -> float:
+    """Returns the unit in which values are at most 1: squares of very large or small ones would be infinite or 0."""
+    return float(np.nanmax(np.abs(values))) or 1.0
 
 
 def compare_among(
-    values: Floats,
+    found: Fit,
+    known: Spreads | None,
     among: NDArray[np.bool_],
-    rivals: NDArray[np.bool_],
+    best: int,
+    number: int,
     larger_is_better: bool,
     level: float,
-    match: bool,
-    overlap: float,
 ) -> Comparison:
-    """Compares some of three or more settings with the best of their rivals; all settings tell the spreads.
+    """Compares some of three or more settings with the best of them, by spreads that all settings tell.
 
     Args:
-        values: of k settings and their replicates [k, n]; NaN where there is none.
-        among: the settings that are compared [k], two at least. The others have NaN in the result.
-        rivals: those of them that may be the best [k], one at least.
-        larger_is_better: the direction of the values.
-        level: see `compare_values`.
-        match: see `compare_values`.
-        overlap: see `compare_values`.
-    """
-    unit = float(np.nanmax(np.abs(values))) or 1.0
-    found = fit(values / unit, match, overlap)
-    means = np.where(rivals, found.means * (1 if larger_is_better else -1), -np.inf)
-    return _in_unit(_among(found, int(np.argmax(means)), among, larger_is_better, level), unit)
-
-
-def _among(found: Fit, best: int, among: NDArray[np.bool_], larger_is_better: bool, level: float) -> Comparison:
-    """Compares some settings with the best of them.
-
-    Args:
-        found: all settings.
-        best: the index of the best one of those that are compared.
-        among: those that are compared [k].
+        found: all settings [k].
+        known: what is known of their spreads; None if there is none.
+        among: the settings that are compared [k]. The others have NaN in the result.
+        best: the index of the best one.
+        number: the number of settings that it was chosen from.
         larger_is_better: the direction of the values.
         level: see `compare_values`.
     """
-    k, number = len(found.means), int(among.sum())
+    k = len(found.means)
     ahead = (1 if larger_is_better else -1) * (found.means[best] - found.means)
     others = among & (np.arange(k) != best)
-    nothing = np.full(k, np.nan)
-    p, behind, needed = nothing.copy(), nothing.copy(), nothing.copy()
-    known = spreads(found)
+    p, behind, needed = (np.full(k, np.nan) for _ in range(3))
     if known is None:
         if found.df.any():
             p[others & (ahead <= found.tolerance + found.tolerance[best])] = 1.0
         return Comparison(p, ahead, behind, None, needed, k)
-    variances, chances = known.mixtures(best)
+    variances, chances = known.mixtures(best, others)
     single = p_of_first_step(number, level) if number > 1 else level
-    raw = p_values(ahead, variances, chances)[others]
-    p[others] = np.where(
-        ahead[others] < 0, 1.0, holm_with_best(np.where(ahead[others] < 0, 1.0, raw), np.full(len(raw), np.inf), number)
-    )
-    behind[others] = np.maximum(ahead - limits(single, variances, chances), 0.0)[others]
-    needed[others] = _needed(known.typical()[best] + known.typical(), ahead, single)[others]
+    gaps = ahead[others]
+    raw = np.ones(max(number - 1, len(gaps)))  # those that cannot be compared count as equal
+    raw[: len(gaps)] = np.where(gaps < 0, 1.0, p_values(gaps, variances, chances))
+    corrected = holm_with_best(raw, np.full(len(raw), np.inf), len(raw) + 1)[: len(gaps)]
+    p[others] = np.where(gaps < 0, 1.0, corrected)
+    behind[others] = np.maximum(gaps - limits(single, variances, chances), 0.0)
+    typical = known.typical()
+    needed[others] = _needed(typical[best] + typical[others], gaps, single)
     if np.sum(found.counts > 1) < ENOUGH_TO_BORROW:
         for each in (p, behind, needed):
             each[found.counts < 2] = np.nan
-    winner = winner_interval(known, best, larger_is_better, 1 - level) if k > 1 else None
-    return Comparison(p, ahead, behind, winner, needed, k)
+    return Comparison(p, ahead, behind, None, needed, k)
 
 
 def _compare_two(values: Floats, larger_is_better: bool, level: float, match: bool, overlap: float) -> Comparison:

@@ -5,6 +5,7 @@ Validation data select; test data are only read for what was selected.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ def select(
         axis is FOLDS and len({(one.folds, *sorted(map(str, one.objectives))) for one in groups if one.objectives}) > 1,
         _within(found.winner, groups, key),
         found.left_out,
-        ADDED_LATER.format(one=axis.one, many=axis.many, first=added.first) if added else "",
+        ADDED_LATER.format(one=axis.one, many=axis.many, first=added.first) if added and added.later else "",
     )
 
 
@@ -286,7 +287,7 @@ def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis, goes_on: bool) -> tupl
     """Returns the settings of a table, the best first; equally good ones in the order in which they began. And how
     their seeds or folds were added, if not all at once, or if that goes on."""
     settings = _settings(frame)
-    seeds_asked: dict[str, list[str]] = frame.attrs.get("seeds_asked", {})
+    seeds_asked: dict[str, list[str]] = json.loads(frame.attrs.get("seeds_asked", "{}"))
     frame = frame.sort_values(["started", "run_id"]).reset_index(drop=True)
     alike = frame[settings].apply(identity)
     every = alike.groupby(settings, dropna=False, sort=False) if settings else frame.groupby(lambda _: 0)
@@ -359,14 +360,17 @@ def _added(asked: pd.Series[Any], number: pd.Series[Any], replicates: pd.Series[
         replicates: their seeds or folds.
         goes_on: True if further ones will be added.
     """
-    if not goes_on and asked.groupby(number).nunique().max() == 1:
-        return None
     turn = asked.map({one: turn for turn, one in enumerate(asked.unique())})
-    turns = turn.groupby(replicates).min()
+    seen = [number[turn <= one].nunique() for one in range(int(turn.max()) + 1)]
+    turn = turn.clip(lower=next((one for one, settings in enumerate(seen) if settings > 1), 0))  # one setting: no look
+    later = bool((turn.groupby(number).nunique() > 1).any())
+    if not later and not goes_on:
+        return None
+    turns = turn.groupby(replicates, dropna=False).min()
     order = sorted(turns.index, key=lambda one: (turns[one], len(str(one)), str(one)))
     at_first = turn == turn.groupby(number).transform("min")
-    first = replicates[at_first].groupby(number[at_first]).nunique().min()
-    return Added(tuple(order), int(first))
+    first = replicates[at_first].groupby(number[at_first]).nunique(dropna=False).min()
+    return Added(tuple(order), int(first), later)
 
 
 def _folds(frame: pd.DataFrame, number: pd.Series[Any]) -> dict[int, str]:

@@ -10,6 +10,8 @@ samples: Smyth 2004, Statistical Applications in Genetics and Molecular Biology 
 - The logarithms of the standard deviations of the rests are drawn from a normal distribution whose middle and width are
   not known; half a setting a sweep is expected to be an outlier, which spreads far more or less. All of these are
   summed over a grid, weighted by how well they explain what was seen (Bayes' rule).
+- Spreads may depend on a param, as where a large learning rate diverges: then the settings of each of its values have a
+  distribution of their own. Which param that is, if any, is summed over in the same way.
 - A p-value is the chance of a difference by that: the mean of normal tails over all standard deviations that are
   possible. Such p-values are valid on average over settings whose values happen to spread as much (Ignatiadis and Sen,
   arXiv:2303.02887), so that neither a lucky nor a noisy setting is taken for certain.
@@ -25,6 +27,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 Floats = NDArray[np.float64]
+Levels = NDArray[np.intp]
+"""The levels of the params by which settings differ [k, params], such as 0, 1, 2 for three learning rates."""
 
 STEP = 0.2
 """Width of the grid of the logarithm of a standard deviation."""
@@ -34,6 +38,8 @@ MIDDLES = np.arange(-3.0, 3.0 + STEP / 2, STEP)
 """Middles that the distribution of these logarithms may have."""
 WIDTHS = np.array([0.05, 0.2, 0.35, 0.55, 0.8, 1.2, 1.8])
 """Widths that it may have: 1.2 is a factor of 3.3."""
+USUAL_WIDTH = 0.7
+"""Smaller widths are more likely than larger ones: as by a half-normal distribution with this standard deviation."""
 OUTLIERS = 0.5
 """The number of outliers that a sweep is expected to have."""
 MOST_OUTLIERS = 0.2
@@ -170,10 +176,14 @@ class Spreads:
         """The geometric mean of the variances that are possible for each setting [k]."""
         return np.exp(self.chances @ np.log(self.variances))
 
-    def mixtures(self, best: int) -> tuple[Floats, Floats]:
-        """Returns the variances that the difference of each setting from the best one may have [b], and how probable
-        each of them is [k, b]."""
-        to_best, own, others = self.fit.shares(best)
+    def mixtures(self, best: int, rows: NDArray[np.bool_] | None = None) -> tuple[Floats, Floats]:
+        """Returns the variances that the differences of some settings (by default all) from the best one may have [b],
+        and how probable each of them is [k, b]."""
+        rows = np.ones(len(self.chances), dtype=bool) if rows is None else rows
+        to_best, own, others = (share[rows] for share in self.fit.shares(best))
+        if not len(own):
+            return self.variances, np.empty((0, len(self.variances)))
+        of_rows = self.chances[rows]
         least = math.log(self.variances[0] * min(float(to_best.min()), float(own.min())))
         most = math.log(self.variances[-1] * float((to_best + own).max()) + float(others.max()))
         bins = int((most - least) / BINS) + 2
@@ -182,15 +192,20 @@ class Spreads:
             part = slice(start, start + CHUNK)
             total = self.variances[:, None] * to_best[part, None, None] + self.variances * own[part, None, None]
             total += others[part, None, None]
-            weights = self.chances[best][:, None] * self.chances[part, None, :]
+            weights = self.chances[best][:, None] * of_rows[part, None, :]
             index = np.clip(((np.log(total) - least) / BINS + 0.5).astype(np.intp), 0, bins - 1)
             index += bins * np.arange(len(total))[:, None, None]
             found[part] = np.bincount(index.ravel(), weights.ravel(), bins * len(total)).reshape(-1, bins)
         return np.exp(least + BINS * np.arange(bins)), found
 
 
-def spreads(found: Fit) -> Spreads | None:
-    """Estimates the standard deviations of the rests of all settings together; None if there is no spread at all."""
+def spreads(found: Fit, levels: Levels | None = None) -> Spreads | None:
+    """Estimates the standard deviations of the rests of all settings together; None if there is no spread at all.
+
+    Args:
+        found: the settings.
+        levels: the levels of their params, on one of which the spreads may depend.
+    """
     known = (found.df > 0) & (found.rests > found.tolerance**2)
     if not known.any():
         return None
@@ -201,11 +216,38 @@ def spreads(found: Fit) -> Spreads | None:
     fits = -found.df[:, None] * (grid + 0.5 * ratios[:, None] * np.exp(-2 * grid))  # logarithms, but for constants
     likely = np.exp(fits - fits.max(1, keepdims=True))
     priors = _priors(grid, min(OUTLIERS / len(ratios), MOST_OUTLIERS))
-    explained = np.maximum(likely @ priors.T, 1e-300)  # [k, priors]
-    evidence = np.log(explained).sum(0)
+    together = np.zeros(len(ratios), dtype=np.intp)
+    ways = [together, *([] if levels is None else levels.T)]
+    found_by = [_posterior(likely, priors, way) for way in ways]
+    evidence = np.array([one for _, one in found_by])
     weights = np.exp(evidence - evidence.max())
+    weights[1:] /= max(len(ways) - 1, 1)  # that spreads depend on a param is as likely as that they do not
+    chances = np.tensordot(weights / weights.sum(), np.array([one for one, _ in found_by]), 1)
+    return Spreads(found, middle * np.exp(2 * grid), chances)
+
+
+def _posterior(likely: Floats, priors: Floats, level_of: NDArray[np.intp]) -> tuple[Floats, float]:
+    """Returns how probable each standard deviation is for each setting [k, g], if the settings of each level have a
+    distribution of their own; and the logarithm of the chance of what was seen, by that.
+
+    Args:
+        likely: how likely each standard deviation makes what was seen [k, g].
+        priors: the distributions that are possible [p, g].
+        level_of: the level of each setting [k].
+    """
+    usual = np.tile(-0.5 * (WIDTHS / USUAL_WIDTH) ** 2, len(MIDDLES))
+    usual -= special.logsumexp(usual)
+    explained = np.maximum(likely @ priors.T, 1e-300)
+    logarithms = np.log(explained)
+    weights = np.empty_like(explained)
+    evidence = 0.0
+    for level in np.unique(level_of):
+        rows = level_of == level
+        each = logarithms[rows].sum(0) + usual
+        weights[rows] = np.exp(each - each.max())
+        evidence += float(special.logsumexp(each))
     chances = likely * ((weights / explained) @ priors)
-    return Spreads(found, middle * np.exp(2 * grid), chances / chances.sum(1, keepdims=True))
+    return chances / chances.sum(1, keepdims=True), evidence
 
 
 def _priors(grid: Floats, outliers: float) -> Floats:

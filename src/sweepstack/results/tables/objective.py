@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -27,8 +28,9 @@ def attrs_of(rows: Sequence[Row]) -> dict[str, Any]:
     """Returns what a table has to keep of its rows, as plain values: pandas copies them, and writes them to parquet.
 
     `objectives` are the metrics that select; `directions` are, by the bare names of metrics, all the pairs of mode and
-    proportion that were declared; `asked` are the bare names of the metrics that the tasks name; `seeds_asked` are the
-    ids of the runs by the seeds that their commands asked for (see `Trial.asked`), empty if all asked for the same.
+    proportion that were declared; `asked` are the bare names of the metrics that the tasks name; `seeds_asked` are, in
+    JSON, the ids of the runs by the seeds that their commands asked for (see `Trial.asked`); none if all asked for the
+    same.
     """
     directions = defaultdict(set)
     for row in rows:
@@ -38,7 +40,7 @@ def attrs_of(rows: Sequence[Row]) -> dict[str, Any]:
     for row in rows:
         seeds_asked[row.asked].append(row.run_id)
     return {
-        "seeds_asked": dict(seeds_asked) if len(seeds_asked) > 1 else {},
+        "seeds_asked": json.dumps(seeds_asked) if len(seeds_asked) > 1 else "{}",  # pandas copies a text in no time
         "objectives": objectives_of((row.declared, row.metrics) for row in rows),
         "directions": {name: [list(one) for one in sorted(found)] for name, found in sorted(directions.items())},
         "asked": sorted({name for row in rows for name in _asked(row)}),
