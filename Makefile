@@ -52,6 +52,8 @@ bench: .venv/installed  ## side by side with peers, as ratios; takes an hour, on
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/table.py
 	$(BIN)/python benchmarks/false_marks.py
+	$(BIN)/python benchmarks/public_tables.py
+	$(BIN)/python benchmarks/tuning_curves.py
 
 chaos: .venv/installed  ## kill sweeps, servers and databases at random moments, and compare; takes an hour
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[chaos]"

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,31 @@ def folder() -> Iterator[tuple[Path, dict[str, str]]]:
         yield Path(name), {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{name}/mlflow.db"}
 
 
-def train(words: Sequence[str], files: dict[str, str] | None = None) -> float:
-    """Types a sweep; returns its seconds."""
+def train(words: Sequence[str], files: dict[str, str] | None = None, used: dict[str, float] | None = None) -> float:
+    """Types a sweep; returns its seconds.
+
+    Args:
+        words: the overrides.
+        files: files that it finds in its folder.
+        used: receives the processor seconds of its processes, see `processor_seconds`.
+    """
     with folder() as (where, environment):
         for name, text in (files or {}).items():
             (where / name).write_text(text)
         began = time.perf_counter()
         command = [sys.executable, str(ROOT / "train.py"), "-m", *words]
-        done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stdout + done.stderr)
+        with open(where / "output", "w+") as output:
+            process = subprocess.Popen(command, cwd=where, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            while process.poll() is None:
+                if used is not None:
+                    used |= {
+                        key: max(seconds, used.get(key, 0.0)) for key, seconds in processor_seconds(process.pid).items()
+                    }
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(1.0)
+            if process.returncode:
+                output.seek(0)
+                sys.exit(output.read())
         return time.perf_counter() - began
 
 
@@ -85,6 +100,35 @@ def cnns(arguments: argparse.Namespace) -> None:
     pairs(arguments.pairs, run(arguments.engine), run("inline"), (arguments.engine, "inline"))
 
 
+def processor_seconds(command: int) -> dict[str, float]:
+    """What a command and its descendants have used of the processors until now, by what they do.
+
+    The workers of engine=local are children of the server that forks them, and are counted when they have ended.
+    """
+    tick = os.sysconf("SC_CLK_TCK")
+    found = {"command": 0.0, "server": 0.0, "workers": 0.0, "writer": 0.0, "others": 0.0}
+    parents, used, ended, lines = {}, {}, {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            lines[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:  # it has just ended
+            continue
+        own, children = sum(map(int, fields[11:13])) / tick, sum(map(int, fields[13:15])) / tick
+        parents[int(folder.name)], used[int(folder.name)], ended[int(folder.name)] = int(fields[1]), own, children
+    for pid, parent in parents.items():
+        if pid == command:
+            found["command"] += used[pid]
+        elif parent == command and lines[pid] == lines.get(command):
+            found["server"] += used[pid]
+            found["workers"] += ended[pid]
+        elif parent == command and "tracking.writer" in lines[pid]:
+            found["writer"] += used[pid]
+        elif parent == command:
+            found["others"] += used[pid] + ended[pid]
+    return found
+
+
 def overhead(arguments: argparse.Namespace) -> None:
     workers = arguments.workers if arguments.workers < 1000 else len(os.sched_getaffinity(0))
     seeds = f"seed={','.join(map(str, range(arguments.stacks)))}"
@@ -92,9 +136,11 @@ def overhead(arguments: argparse.Namespace) -> None:
     words = [*loop, seeds, f"engine={arguments.engine}", f"engine.workers={workers}"]
     shares = []
     for number in range(arguments.pairs):
-        seconds, least = train(words, {"spin.py": SPIN}), arguments.stacks * arguments.seconds / workers
+        used: dict[str, float] = {}
+        seconds, least = train(words, {"spin.py": SPIN}, used), arguments.stacks * arguments.seconds / workers
         shares.append(seconds / least - 1)
-        print(f"run {number + 1}: {seconds:.1f} s, at least {least:.1f} s", file=sys.stderr)
+        parts = ", ".join(f"{name} {part:.1f}" for name, part in used.items() if part)
+        print(f"run {number + 1}: {seconds:.1f} s, at least {least:.1f} s; processor seconds: {parts}", file=sys.stderr)
     print(f"{arguments.stacks} stacks by {workers} workers, engine={arguments.engine}: ", end="")
     print(f"{100 * statistics.median(shares):.1f} % beyond the training / workers (median of {arguments.pairs})")
 
@@ -123,7 +169,8 @@ def make_up(folders: Any, epochs: int) -> None:
 
     from sweepstack.events import Ended, Measured, Started
     from sweepstack.execution.engines.assignment_file import assignment_from_json
-    from sweepstack.execution.engines.channel import ASSIGNMENT, FILES, FileSink, WorkerReporter, checkpoints_of
+    from sweepstack.execution.engines.channel import ASSIGNMENT, FILES, checkpoints_of
+    from sweepstack.execution.engines.worker_side import FileSink, WorkerReporter
     from sweepstack.trial import DatasetFacts, Measurement, Outcome, TrialState
 
     facts = DatasetFacts("0" * 16, 100, 10, 10)

@@ -30,9 +30,12 @@ from scipy import stats
 
 from sweepstack.results.selection.items import compare_errors, corrected
 from sweepstack.results.selection.replicates import Comparison, compare_values
+from sweepstack.results.selection.sequential import compare_in_stages
 from sweepstack.results.selection.statistics import holm_with_best
 
 LEVEL = 0.05
+FEWER = 10
+"""Times that tables which are looked at again and again are fewer than others."""
 Figures = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int, int], Figures]
 """Returns errors [settings, seeds] of standard deviation 1 or so."""
@@ -69,6 +72,22 @@ def single_seeds(rng: np.random.Generator, settings: int, seeds: int) -> Figures
     return found
 
 
+def k_fold(rng: np.random.Generator, settings: int, seeds: int) -> Figures:
+    """Accuracies of real cross-validation, less their middle: nearest centroids of two classes, each setting with
+    features of its own; all features tell the classes apart equally well."""
+    items, features = 200, 8
+    labels = np.arange(items) % 2
+    inputs = rng.normal(size=(items, settings, features)) + 0.3 * labels[:, None, None]
+    fold = rng.permutation(items) % seeds
+    found = np.empty((settings, seeds))
+    for number in range(seeds):
+        centroids = [inputs[(fold != number) & (labels == label)].mean(0) for label in (0, 1)]
+        tested = inputs[fold == number] - (centroids[0] + centroids[1]) / 2
+        answers = (tested * (centroids[1] - centroids[0])).sum(-1) > 0
+        found[:, number] = (answers == (labels[fold == number] == 1)[:, None]).mean(0)
+    return (found - 0.66) / 0.05
+
+
 def missing(rng: np.random.Generator, settings: int, seeds: int) -> Figures:
     """Errors of which a fifth are missing; each setting has one at least."""
     found = normal(rng, settings, seeds)
@@ -89,6 +108,12 @@ class Case(NamedTuple):
     """In standard deviations of a value."""
     goal: float = 0.0
     """Of the worse settings, the share that is to be told apart."""
+    overlap: float = 0.0
+    """Of folds, the ratio of validation to training data."""
+    first: int = 0
+    """Somebody looks after each seed from so many on; 0: the table is made once."""
+    usual_first: bool = False
+    """The first of these tables is tested as if no other one followed."""
 
 
 CASES = (
@@ -104,6 +129,13 @@ CASES = (
     Case("equal, accuracies of 10,000 images", 27, 3, partial(shares, images=10_000)),
     Case("equal, a third with a single seed", 27, 3, single_seeds),
     Case("equal, a fifth missing", 9, 5, missing),
+    *(Case(f"equal, {seeds} folds of real data", 9, seeds, k_fold, overlap=1 / (seeds - 1)) for seeds in (3, 5, 10)),
+    *(
+        Case("equal, a look after each seed", settings, 20, first=first)
+        for settings, first in ((2, 2), (9, 2), (9, 3), (27, 3))
+    ),
+    Case("the same, the first table by the usual test", 9, 20, first=3, usual_first=True),
+    Case("half worse by 2 sd, a look after each seed", 9, 20, normal, 4, 2.0, first=3),
     Case("half worse by 10 sd", 27, 3, normal, 13, 10.0, 0.90),
     Case("half worse by 4 sd", 27, 3, normal, 13, 4.0, 0.50),
     Case("half worse by 10 sd", 9, 3, normal, 4, 10.0, 0.97),
@@ -205,6 +237,12 @@ class Counts:
         return Counts(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
+def compare(case: Case, values: Figures) -> Comparison:
+    if case.first:
+        return compare_in_stages(values, case.first, larger_is_better=True)
+    return compare_values(values, larger_is_better=True, overlap=case.overlap)
+
+
 def count_marks(case: Case, number: int, tables: int, before: bool) -> Counts:
     """Makes so many tables, from a seed of its own."""
     rng = np.random.default_rng((number, case.settings, case.seeds))
@@ -216,8 +254,13 @@ def count_marks(case: Case, number: int, tables: int, before: bool) -> Counts:
         if before:
             apart = on_its_own(values) <= LEVEL
         else:
-            compared: Comparison = compare_values(values, larger_is_better=True)
+            compared = compare(case, values)
             apart = compared.p[1:] <= LEVEL
+            if case.usual_first:
+                order = np.argsort(-values[:, : case.first].mean(1), kind="stable")
+                usual = compare_values(values[order, : case.first], larger_is_better=True).p <= LEVEL
+                apart = (compared.p <= LEVEL) | usual[np.argsort(order)]
+                apart = apart[1:]
             behind = np.nan_to_num(compared.behind[1:], nan=0.0)
             found.bounds += bool((behind > best - truth[1:] + 1e-9)[behind > 0].any())
             if compared.winner is not None:
@@ -241,21 +284,23 @@ def parts(tables: int, size: int = 250) -> Iterator[tuple[int, int]]:
 
 def print_seed_cases(pool: multiprocessing.pool.Pool, count: int, before: bool) -> None:
     most = LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / count)
-    print(f"{count:,} tables each. Goals: false marks at most {100 * most:.2f} %, intervals hold in at least 94 %\n")
+    print(f"{count:,} tables each. Goals: false marks at most {100 * most:.2f} %, intervals hold in at least 94 %")
+    print(f"(where somebody looks after each seed, a table is 18 of them: {count // FEWER:,} each)\n")
     print(
         "| settings | seeds | case | false marks | told apart | goal | bounds wrong | interval holds | width / usual |"
     )
     print("|---:|---:|---|---:|---:|---:|---:|---:|---:|")
     for case in CASES:
-        each = [(case, number, size, before) for number, size in parts(count)]
+        number_of_tables = count // FEWER if case.first else count
+        each = [(case, number, size, before) for number, size in parts(number_of_tables)]
         found = sum(pool.starmap(count_marks, each, chunksize=1), Counts())
-        right = f"{found.right / count / case.worse:.0%}" if case.worse else ""
+        right = f"{found.right / found.tables / case.worse:.0%}" if case.worse else ""
         goal = f"{case.goal:.0%}" if case.goal else ""
-        cells = [f"{100 * found.false / count:.1f} %", right, goal]
+        cells = [f"{100 * found.false / found.tables:.1f} %", right, goal]
         if found.widths:
             ratio = float(np.median(found.widths) / np.median(found.raw_widths))
             cells += [
-                f"{100 * found.bounds / count:.1f} %",
+                f"{100 * found.bounds / found.tables:.1f} %",
                 f"{100 * found.held / len(found.widths):.1f} %",
                 f"{ratio:.2f}",
             ]

@@ -2,8 +2,8 @@
 
 Whole processes, each on an empty store, in turn, round by round; ratios are medians over the rounds. "plain trainer"
 is the same command with hydra/launcher=basic: Hydra's own launcher, and each of the 27 trials trained by the plain
-trainer, one after the other in one process. What each peer does and records is said at the top of its file in
-benchmarks/peers.
+trainer, one after the other in one process; "joblib launcher" is the same in a process for each core. What each other
+peer does and records is said at the top of its file in benchmarks/peers.
 
 Needs the extra `bench`, and a quiet machine: PyTorch's default threads, with which tutorial and lightning_hydra run,
 wait for one another many times as long when something else takes a core. The two take 40 minutes a round for the whole
@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-PEERS = ("tutorial", "lightning_hydra", "ray_tune", "optuna_joblib", "sklearn_sgd")
+LAUNCHER = "joblib launcher"
+PEERS = (LAUNCHER, "tutorial", "lightning_hydra", "ray_tune", "optuna_joblib", "sklearn_sgd")
 SWEEP = (str(ROOT / "train.py"), "-m", "sweeps=lr_batch_epochs")
 SWEEPSTACK = Path(sys.executable).with_name("sweepstack")
 OURS, PLAIN, GOAL = "ours", "plain trainer", 0.15
@@ -76,12 +77,14 @@ def main() -> None:
     ours = (*SWEEP, f"epochs={arguments.epochs}")
     commands = {OURS: ours, PLAIN: (*ours, "hydra/launcher=basic")}
     commands |= {peer: (str(ROOT / "benchmarks/peers" / f"{peer}.py"), "--epochs", arguments.epochs) for peer in peers}
+    if LAUNCHER in commands:
+        commands[LAUNCHER] = (*ours, "hydra/launcher=joblib", f"hydra.launcher.n_jobs={os.cpu_count()}", "threads=1")
 
     results: dict[str, list[Result]] = {name: [] for name in commands}
     for number in range(1, arguments.runs + 1):
         for name, command in list(commands.items()):
             try:
-                result = run(command, recorded=name in (OURS, PLAIN))
+                result = run(command, recorded=name in (OURS, PLAIN, LAUNCHER))
             except RunError as failure:
                 print(f"{name} is left out. {failure}", file=sys.stderr)
                 del commands[name], results[name]

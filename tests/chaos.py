@@ -10,8 +10,8 @@ Each scenario is a sweep. Undisturbed, in a folder and a store of its own, it gi
 run, each in a new folder and store: started, killed, started again, a few times, until it ends on its own. A fifth of
 the kills come within the first second, two at any time up to what the reference took, two in the phase that has been
 hit least so far. One in five hits only the parent, one in five only the process that writes records (the sweep has to
-go on by itself then), the rest all processes at once, however they are descended. Where there are workers, two in five
-hit one or all of them instead, and the sweep has to go on by itself, too.
+go on by itself then), the rest all processes at once, however they are descended. Where there are workers, of this
+machine, of Dask or of Slurm, two in five hit one or all of them instead, and the sweep has to go on by itself, too.
 
 Then the figures of every trial, at every step, are those of the reference bit for bit, and so are its weights and the
 table; each trial has one run, none is RUNNING, no figure is there twice, no trial has been trained twice, and the same
@@ -59,6 +59,8 @@ STARTING, DATABASE, FETCHING, TRAINING = "starting", "making the database", "fet
 CHECKPOINTING, DELIVERING, ENDING = "checkpointing", "delivering", "after the last trial"
 PHASES = (STARTING, DATABASE, FETCHING, TRAINING, CHECKPOINTING, DELIVERING, ENDING)
 ALL, PARENT, WRITER, WORKER, WORKERS = "all", "the parent", "the writer", "a worker", "all workers"
+WRITES = "tracking.writer"
+"""In the command line of the process that writes records."""
 WRITERS = 2
 """Kills of the writer alone in one start: one that dies again and again is given up, with a line that says so."""
 TRIAL_ENDED = re.compile(r"^\[(\d+)/(\d+)\] (\S.*?)  ", re.MULTILINE)
@@ -120,6 +122,15 @@ def _carries(pid: int, mark: str) -> bool:
         return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return False
+
+
+def command_lines(pids: Iterable[int]) -> dict[int, str]:
+    """Their words, parted by blanks."""
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return found
 
 
 def send(number: signal.Signals, pids: Iterable[int]) -> None:
@@ -506,6 +517,30 @@ class Tally:
         )
 
 
+def forked_workers(command: int, family: Mapping[int, Process]) -> set[int]:
+    """engine=local: they are in the session of the server that has forked them.
+
+    Args:
+        command: the process of the command, which leads a session.
+        family: all that descend from it.
+    """
+    return {pid for pid, process in family.items() if process.session not in (command, pid)}
+
+
+def dask_workers(command: int, family: Mapping[int, Process]) -> set[int]:
+    """engine=dask: the processes that train, and the workers of Dask, which their nannies replace."""
+    lines = command_lines(family)
+    by = {pid: lines.get(process.parent, "") for pid, process in family.items()}
+    training = {pid for pid in family if "dask.server_main" in by[pid]}
+    return training | {pid for pid in family if "dask.loopback" in by[pid] and ".spawn" in lines.get(pid, "")}
+
+
+def slurm_workers(command: int, family: Mapping[int, Process]) -> set[int]:
+    """engine=slurm: what the jobs of the command run."""
+    lines = command_lines(family)
+    return {pid for pid, line in lines.items() if "submitit.core._submit" in line and not line.startswith("srun")}
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A sweep, and how it is disturbed."""
@@ -523,6 +558,10 @@ class Scenario:
     disturb: Callable[[Hunt, int], None] = lambda hunt, kills: hunt.kill_and_start_again(kills)
     needs: Callable[[], str] = lambda: ""
     """What is missing here, if anything."""
+    workers: Callable[[int, Mapping[int, Process]], set[int]] = lambda command, family: set()
+    """Finds the workers of a command among its processes."""
+    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """What has to run meanwhile."""
 
 
 @dataclass
@@ -561,6 +600,10 @@ class Hunt:
         """
         if missing := self.scenario.needs():
             raise NotRunError(missing)
+        with self.scenario.around():
+            self._play(kills)
+
+    def _play(self, kills: int) -> None:
         self.take_reference()
         while (left := kills - self.tally.kills.total()) > 0:
             self.tally.chains += 1
@@ -670,20 +713,17 @@ class Hunt:
     def choose_victim(
         self, command: Command, frozen: Mapping[int, Process], may_be_writer: bool
     ) -> tuple[str, set[int]]:
-        """The writer and the server of workers have sessions of their own beside the parent's; workers are in that of
-        their server."""
-        parent = command.process.pid
-        beside = {pid for pid, process in frozen.items() if process.session != parent}
-        workers = {pid for pid in beside if frozen[pid].session != pid}
-        beside -= workers | {frozen[pid].session for pid in workers}
+        """Says who is to be killed, and which processes that is."""
+        parent, workers = command.process.pid, self.scenario.workers(command.process.pid, frozen)
+        writer = {pid for pid, line in command_lines(frozen).items() if WRITES in line}
         chance = self.rng.random()
         if workers and chance > 0.6:
             one = self.rng.choice(sorted(workers))
             return (WORKER, {one}) if chance < 0.8 else (WORKERS, workers)
         if chance < 0.2:
             return PARENT, {parent}
-        if chance < 0.4 and beside and may_be_writer:
-            return WRITER, beside
+        if chance < 0.4 and writer and may_be_writer:
+            return WRITER, writer
         return ALL, set(frozen)
 
     def check(self, place: Place) -> None:
@@ -876,6 +916,42 @@ def postgres_programs() -> Path | None:
     return Path(found).parent if found else debian[-1].parent if debian else None
 
 
+def tests_in_path() -> None:
+    """Makes this program find the other files of the tests."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+
+
+def missing_for_slurm() -> str:
+    tests_in_path()
+    from tests.engines.slurm_node import why_not
+
+    return why_not() or missing_package("submitit")
+
+
+def missing_package(name: str) -> str:
+    return "" if importlib.util.find_spec(name) else f"{name} is not installed; try: pip install {name}"
+
+
+@contextlib.contextmanager
+def slurm() -> Iterator[None]:
+    """A Slurm of one node, which commands find."""
+    tests_in_path()
+    from tests.engines.slurm_node import slurm_node
+
+    before = dict(os.environ)
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
+        slurm_node(Path(folder), Path(folder, "hidden")) as node,
+    ):
+        os.environ |= node.environment
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ |= before
+
+
 def missing_for_postgres() -> str:
     if postgres_programs() is None:
         return "PostgreSQL is not installed; try: apt-get install postgresql"
@@ -924,13 +1000,33 @@ DIGITS, FIXED = "dataset=digits", ("launch.width=8", "threads=1")  # as a stopwa
 STACKS = (DIGITS, *FIXED, "optimizer.lr=0.001,0.003,0.01,0.03,0.1,0.3,1,1e38", "batch_size=10,20")
 SINGLES = (DIGITS, "launch.stack=false", "schedule=cosine", "optimizer.lr=0.01,0.03,0.1,0.3,1", "seed=0,1")
 MIXED = (DIGITS, *FIXED, "model=logistic,mlp", "optimizer=sgd,adam", "optimizer.lr=0.003,0.01,0.03,0.1", "seed=0,1")
+LONGER = ("epochs=40,120", "engine.workers=2")
 BASIC = (DIGITS, "hydra/launcher=basic", "optimizer.lr=0.01,0.1,1")
 MNIST = ("dataset=mnist", *FIXED, "optimizer.lr=0.001,0.01,0.1")
 SCENARIOS = [
-    Scenario("stacks", (*STACKS, "epochs=40,120"), trials=32, share=30, code=1),
-    Scenario("singles", (*SINGLES, "batch_size=25,50,100", "epochs=20"), trials=30, share=24),
-    Scenario("mixed", (*MIXED, "batch_size=25", "epochs=40"), trials=32, share=20),
-    Scenario("local", (*STACKS, "epochs=40,120", "engine=local", "engine.workers=2"), trials=32, share=15, code=1),
+    Scenario("stacks", (*STACKS, "epochs=40,120"), trials=32, share=24, code=1),
+    Scenario("singles", (*SINGLES, "batch_size=25,50,100", "epochs=20"), trials=30, share=18),
+    Scenario("mixed", (*MIXED, "batch_size=25", "epochs=40"), trials=32, share=16),
+    Scenario("local", (*STACKS, *LONGER, "engine=local"), trials=32, share=15, code=1, workers=forked_workers),
+    Scenario(
+        "dask",
+        (*STACKS, *LONGER, "engine=dask"),
+        trials=32,
+        share=8,
+        code=1,
+        workers=dask_workers,
+        needs=lambda: missing_package("distributed"),
+    ),
+    Scenario(
+        "slurm",
+        (*STACKS, *LONGER, "engine=slurm"),
+        trials=32,
+        share=8,
+        code=1,
+        workers=slurm_workers,
+        needs=missing_for_slurm,
+        around=slurm,
+    ),
     Scenario("basic", (*BASIC, "batch_size=10", "epochs=60"), trials=3, share=6),
     Scenario("mnist-fetch", (*MNIST, "epochs=2"), trials=3, share=5, empty_cache=True),
     Scenario("two", (*STACKS, "epochs=40,120"), trials=32, share=8, code=1, disturb=Hunt.two_at_once),

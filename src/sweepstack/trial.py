@@ -19,6 +19,8 @@ HELD_OUT_PREDICTIONS = "held_out_predictions.npy"
 """File with what a finished trial predicts for the items that were held out, in the order of the training data."""
 PICTURES = "first_images.png"
 """File with the first training images, if `pictures` asks for them."""
+REPLICATES = ("seed", "fold")
+"""Params in which the trials of one setting differ: each pair of their values is a replicate."""
 OWN_FILES = "files"
 """The folder, in that of the trial, for the files of a loop of the user's own."""
 
@@ -59,6 +61,9 @@ class Trial:
     """Digest of all that can change its weights or metrics."""
     id: str = ""
     """Identifies its events and its run; it stays when the trial is interrupted and resumed."""
+    asked: str = ""
+    """The seeds (and folds) of its setting that its command asks for, such as "3: 0, 1, 2". If the trials of a setting
+    differ in it, seeds were added after somebody may have looked at the first ones."""
 
 
 @dataclass(frozen=True)

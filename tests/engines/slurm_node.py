@@ -20,7 +20,7 @@ from pathlib import Path
 from sweepstack.child_process import end_with_parent
 
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
-CPUS, MEGABYTES = 8, 4000
+CPUS, MEGABYTES = 8, 16000
 """What the node says that it has; nobody looks whether that is true."""
 CONFIG = """\
 ClusterName=test
@@ -47,10 +47,12 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=100000
 AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherParams=OverMemoryKill
+JobAcctGatherFrequency=task=1
 ReturnToService=2
 MessageTimeout=5
-DefMemPerCPU=200
+DefMemPerCPU=2000
 KillWait=10
 MinJobAge=30
 GresTypes=gpu

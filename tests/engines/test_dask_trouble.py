@@ -16,9 +16,7 @@ from sweepstack.errors import ConfigError, UserError
 from sweepstack.events import Ended
 from sweepstack.execution.engines.channel import (
     FILES,
-    FileSink,
     Reports,
-    WorkerReporter,
     checkpoints_of,
     make_assignment,
     work_folder,
@@ -28,6 +26,7 @@ from sweepstack.execution.engines.dask import cluster as cluster_module
 from sweepstack.execution.engines.dask import link as link_module
 from sweepstack.execution.engines.dask.executor import DaskExecutor
 from sweepstack.execution.engines.dask.link import Link
+from sweepstack.execution.engines.worker_side import FileSink, WorkerReporter
 from sweepstack.execution.executor import Trained
 from sweepstack.files.scratch import remove_leftovers
 from sweepstack.journal.codec import encode_line

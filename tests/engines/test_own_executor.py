@@ -43,6 +43,24 @@ def asks(journal, lease, host):
 class Fails(Counted):
     def submit(self, assignment, reporter):
         raise RuntimeError("the queue is closed")
+
+
+class Silent(Counted):
+    def submit(self, assignment, reporter):
+        pass
+
+
+class Half(Counted):
+    def submit(self, assignment, reporter):
+        self.stop = self.end = print
+        return self
+
+
+class Chatty(Half):
+    stop_trials = print
+
+    def poll(self):
+        return "trained"
 """
 OTHER = """
 import signal
@@ -147,6 +165,21 @@ def test_an_interrupt_while_workers_are_looked_for_ends_all_of_them(
         ("wrong.asks", (), "engine: wrong.asks cannot be called: missing a required argument: 'host'; give it with +"),
         ("wrong.raises", ("+engine.hosts=3",), "engine.hosts is not a keyword of wrong.raises"),
         ("wrong.Fails", ("engine.workers=1",), "RuntimeError: the queue is closed (in your wrong.py, line "),
+        (
+            "wrong.Silent",
+            ("engine.workers=1",),
+            "wrong.Silent.submit must return a handle with poll, stop, stop_trials, ",
+        ),
+        (
+            "wrong.Half",
+            ("engine.workers=1",),
+            "wrong.Half.submit must return a handle with poll, stop, stop_trials, en",
+        ),
+        (
+            "wrong.Chatty",
+            ("engine.workers=1",),
+            "poll of a handle of wrong.Chatty must return Trained(), Lost(reason), ",
+        ),
         ("wrong.Nobody", (), "engine._target_ should name something that can be imported"),
         ("'a b'", (), "job 0 ("),
     ],

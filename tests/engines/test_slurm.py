@@ -153,6 +153,35 @@ def test_a_killed_worker_is_replaced_and_a_job_near_its_time_limit_goes_on(
     assert figures(terminal) == undisturbed
 
 
+HUNGRY = """
+import os, pathlib, time, torch
+
+class Net(torch.nn.Linear):
+    def __init__(self, shape, classes):
+        super().__init__(64, classes)
+
+    def forward(self, images):
+        deaths = pathlib.Path("deaths")
+        if "SLURM_JOB_ID" in os.environ and len([*deaths.glob("*")]) < 3:
+            (deaths / str(os.getpid())).touch()
+            held = torch.ones(500_000_000)
+            time.sleep(60 * held[0])
+        return super().forward(images.flatten(1))
+"""
+"""A model that takes 2 GB in the first three jobs."""
+
+
+def test_a_stack_that_takes_too_much_memory_goes_on_in_halves(terminal: Terminal, node: SlurmNode) -> None:
+    (terminal.folder / "hungry.py").write_text(HUNGRY)
+    (terminal.folder / "deaths").mkdir()
+    words = ("train.py", "-m", "dataset=digits", "epochs=2", "optimizer.lr=0.1,0.2", "model._target_=hungry.Net")
+    done = terminal.type(*words, "launch.stack=force", "engine=slurm", "engine.memory_gb=1")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.count("Exceeded job memory limit") == 3
+    assert "its trials go on in halves, which need less memory." in done.stdout
+    assert {state for state, _ in figures(terminal).values()} == {"FINISHED"}
+
+
 def test_ctrl_c_leaves_no_job_and_loses_nothing(
     terminal: Terminal, node: SlurmNode, held: Held, undisturbed: Figures
 ) -> None:

@@ -39,11 +39,7 @@ simple = overrides([""], PLAIN, NUMBERS + STRINGS[:7])
 anything = overrides(["", "", "+", "++", "~"], PLAIN + KEYS, NUMBERS + STRINGS + NESTED + INTERPOLATIONS)
 deletion = overrides(["~"], PLAIN + KEYS, [""]).map(lambda line: line.rstrip("="))
 choice = st.sampled_from(CHOICES)
-jobs = st.lists(
-    st.one_of(simple, simple, simple, anything, deletion, choice),
-    max_size=5,
-    unique_by=lambda line: line.lstrip("+~").partition("=")[0],
-)
+jobs = st.lists(st.one_of(simple, simple, simple, anything, deletion, choice), max_size=5)
 
 
 def by_hydra(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
@@ -108,6 +104,8 @@ def test_hydra_composes_each_choice_of_groups_once(
         values = [
             f"optimizer.lr={number}e-3",
             f"+new={number}",
+            "+trainer._target_=spin.train",  # trainer is null
+            f"+trainer.seconds={number}",
             "model.shape=[1,8,8]",
             "~seed",
             "tracking.uri=a/${epochs}",
@@ -115,6 +113,7 @@ def test_hydra_composes_each_choice_of_groups_once(
         model = ("mlp", "logistic")[number % 2]
         cfg = composer.compose([f"model={model}", *values], number)
         assert (cfg.optimizer.lr, cfg.new, cfg.hydra.job.num) == (number / 1000, number, number)
+        assert cfg.trainer == {"_target_": "spin.train", "seconds": number}
         assert cfg.tracking.uri == "a/5"
         assert cfg.hydra.runtime.choices.model == model
     assert asked == [["model=mlp"], ["model=logistic"]]
@@ -123,8 +122,7 @@ def test_hydra_composes_each_choice_of_groups_once(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["epochs=1", "epochs=2"],  # order matters
-        ["+new.a=1", "+new.b-c=1", "+new=2"],
+        ["tracking={uri: '${epochs}'}", "tracking.uri.deeper=1"],  # order matters
         ["hydra.job.name=other"],  # could change what Hydra derives from overrides
         ["+model.shape.a=1"],  # model.shape is ${dataset.shape}
         ["~model.shape"],  # the value is looked up
@@ -135,6 +133,32 @@ def test_hydra_composes_what_hangs_on_more_than_a_key(
 ) -> None:
     assert told(Composer(loader, master).compose, overrides, 0) == told(by_hydra, loader, master, overrides, 0)
     assert asked[-2:] == [overrides, overrides]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+trainer._target_=spin.train", "+trainer.seconds=1"],  # trainer is null
+        ["trainer={_target_: spin.train}", "+trainer.seconds=1"],
+        ["trainer={_target_: spin.train}", "++trainer._target_=other.train"],
+        ["epochs=1", "epochs=2"],
+        ["+new.a=1", "+new.b-c=1", "++new={a: 2}"],
+        ["+epochs.deeper.still=1", "++epochs.deeper=2"],
+        ["~epochs", "+epochs.deeper={a: [1, 2]}"],
+        ["+model@other=mlp", "+new.a=1", "++other.new=2"],
+    ],
+)
+def test_what_is_added_is_composed_quickly(
+    loader: ConfigLoader,
+    master: DictConfig,
+    asked: list[list[str]],
+    overrides: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(NO_TRICKS, raising=False)
+    quick = told(Composer(loader, master).compose, overrides, 0)
+    assert asked == [[line for line in overrides if "@" in line]]
+    assert quick == told(by_hydra, loader, master, overrides, 0)
 
 
 def test_every_job_has_what_the_multirun_has_resolved_until_then(loader: ConfigLoader, master: DictConfig) -> None:

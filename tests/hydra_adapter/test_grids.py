@@ -195,3 +195,26 @@ def test_a_grid_in_the_main_file_is_for_minus_m_alone(
     cfg = own.load_configuration("main", typed, run_mode=RunMode.RUN)
     with pytest.raises(ConfigError, match=r"params\.epochs is a grid that nothing sweeps"):
         check_grid(cfg.hydra)
+
+
+def test_a_list_of_jobs_is_swept_and_a_grid_multiplies_it(jobs, tmp_path):
+    file = tmp_path / "jobs.yaml"
+    file.write_text("jobs: [[optimizer.lr=0.1, seed=3], [optimizer.lr=0.2, seed=4]]")
+    listed = f"hydra.sweeper.jobs={file}"
+    found = [shown([job[2:]]) for job in jobs(listed)]  # without the dataset and the path of the list
+    assert found == [["optimizer.lr=0.1 seed=3"], ["optimizer.lr=0.2 seed=4"]]
+    assert [" ".join(job[2:]) for job in jobs(listed, "epochs=1,2")] == [
+        "epochs=1 optimizer.lr=0.1 seed=3",
+        "epochs=1 optimizer.lr=0.2 seed=4",
+        "epochs=2 optimizer.lr=0.1 seed=3",
+        "epochs=2 optimizer.lr=0.2 seed=4",
+    ]
+
+
+@pytest.mark.parametrize("text", ["{}", "jobs: []", "jobs: 3", "jobs: [optimizer.lr=0.1]", "other: [[seed=1]]"])
+def test_a_list_of_jobs_must_be_one(jobs, tmp_path, text):
+    (tmp_path / "jobs.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.jobs must be a YAML file with a list"):
+        jobs(f"hydra.sweeper.jobs={tmp_path / 'jobs.yaml'}")
+    with pytest.raises(ConfigError, match="must be readable"):
+        jobs("hydra.sweeper.jobs=nowhere.yaml")

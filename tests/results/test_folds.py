@@ -15,8 +15,9 @@ from sweepstack.results.selection.select import one_row_per_seed, select
 from sweepstack.results.selection.statistics import mean_interval, paired_t
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.results.tables.grouping import by_seed, grouped, pivoted
-from sweepstack.results.tables.objective import NO_TEST_PART, SELECTED_ON_TEST
+from sweepstack.results.tables.objective import NO_TEST_PART
 from sweepstack.results.tables.rendering import render, short, to_text
+from sweepstack.tracking.objectives import SELECTED_ON_TEST
 from sweepstack.tracking.runs_as_rows import Row
 
 from .trials import row
@@ -180,9 +181,15 @@ def test_settings_that_test_data_selected_are_marked():
 
 def test_means_of_groups_say_that_test_data_selected():
     frame = as_frame(rows(BY_TEST, BY_TEST))
-    assert "selected on the test data" in grouped(frame, ["lr"]).attrs["notes"][0]
-    assert "selected on the test data" in pivoted(frame, "lr", "validation_split").attrs["notes"][0]
-    assert grouped(as_frame(rows(HONEST, HONEST)), ["lr"]).attrs["notes"] == []
+    for groups in (grouped(frame, ["lr"]), pivoted(frame, "lr", "validation_split")):
+        assert groups.attrs["notes"] == ["nothing was held out, so test data selected: the test value is too good"]
+        assert groups["note"].tolist() == [SELECTED_ON_TEST] * 2
+        assert SELECTED_ON_TEST in to_text(groups)
+    honest = as_frame(rows(HONEST, HONEST))
+    assert grouped(honest, ["lr"]).attrs["notes"] == []
+    assert "note" not in grouped(honest, ["lr"])
+    assert "as was asked for" in grouped(honest, ["lr"], "test/accuracy").attrs["notes"][0]
+    assert "as was asked for" in as_frame(rows(HONEST, HONEST), metric="test/accuracy").attrs["notes"][0]
 
 
 def test_no_sentence_of_a_report_calls_it_a_test_accuracy():

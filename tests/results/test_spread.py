@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from sweepstack.results.selection.replicates import Comparison, compare, compare_values
+from sweepstack.results.selection.replicates import Comparison, as_array, compare_values
 from sweepstack.results.selection.spread import fit
 from sweepstack.results.selection.statistics import paired_t, welch_t
 
@@ -55,12 +55,12 @@ def test_seeds_and_settings_have_no_order(shape: tuple[int, int, int]) -> None:
 
 def test_two_settings_are_compared_by_students_t_test_or_welchs() -> None:
     one, other = [0.93, 0.94, 0.95], [0.90, 0.905, 0.922]
-    paired = compare([dict(enumerate(one)), dict(enumerate(other))], True)
+    paired = compare_values(as_array([dict(enumerate(one)), dict(enumerate(other))]), True)
     assert paired.p[1] == pytest.approx(paired_t(one, other).p)
     differences = np.subtract(one, other)
     least = differences.mean() - stats.t.isf(0.025, 2) * differences.std(ddof=1) / math.sqrt(3)
     assert paired.behind[1] == pytest.approx(max(0.0, least))
-    unlike = compare([dict(enumerate(one)), dict(enumerate(other, 10))], True)
+    unlike = compare_values(as_array([dict(enumerate(one)), dict(enumerate(other, 10))]), True)
     assert unlike.p[1] == pytest.approx(welch_t(one, other).p)
 
 

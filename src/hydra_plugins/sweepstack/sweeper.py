@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Settings:
-    """The settings below hydra.sweeper, the same as those of Hydra's basic sweeper."""
+    """The settings below hydra.sweeper: those of Hydra's basic sweeper, and a list of jobs."""
 
     _target_: str = "hydra_plugins.sweepstack.sweeper.SweepstackSweeper"
     max_batch_size: int | None = None
     params: dict[str, str] | None = field(default_factory=dict)
+    jobs: str | None = None
 
 
 class SweepstackSweeper(sweeper.Sweeper):
@@ -37,9 +38,13 @@ class SweepstackSweeper(sweeper.Sweeper):
     Args:
         max_batch_size: the most jobs of one launch; None for no limit.
         params: the grid of the config. It is not used, because `jobs_of` reads it from the config.
+        jobs: the path of a YAML file that lists the overrides of each job; a grid multiplies them. It is not used here
+            either.
     """
 
-    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, max_batch_size: int | None, params: dict[str, str] | None = None, jobs: str | None = None
+    ) -> None:
         self.max_batch_size = max_batch_size
         self._jobs: HydraJobs | None = None
         """The jobs of the sweep if another launcher trains them."""

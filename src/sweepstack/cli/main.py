@@ -1,5 +1,5 @@
-"""The command `sweepstack`: results table, report, UI, delivery, datasets. `runs` and `control` have its other
-subcommands."""
+"""The command `sweepstack`: results table, report, UI, delivery, datasets. `compare`, `control` and `runs` have its
+other subcommands."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from typing import Any
 import click
 
 from sweepstack.blame import Whose, is_signal, judge
-from sweepstack.cli import control, runs
+from sweepstack.cli import compare, control, runs, writing
+from sweepstack.cli.refine import refine
 from sweepstack.cli.runs import store_option
+from sweepstack.cli.writing import write
 from sweepstack.errors import StoreError, UserError, one_line, printable
 from sweepstack.exits import EXIT_INTERRUPTED, ending
 from sweepstack.standard_streams import READER_GONE_ERRNOS, discard, open_closed
 
 TABLE_FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
 """The choices of `sweepstack table --format`."""
-FILES = (__file__, runs.__file__, control.__file__)
-"""The files with subcommands."""
+FILES = (__file__, compare.__file__, control.__file__, runs.__file__, writing.__file__)
+"""The files that print."""
 
 
 class Commands(click.Group):
@@ -87,7 +89,16 @@ def main() -> None:
     sys.path.append(os.getcwd())  # a user's own modules are there, as for train.py
 
 
-for command in (runs.register, runs.predict, runs.show, runs.repro, control.status, control.stop):
+for command in (
+    compare.compare,
+    runs.register,
+    runs.predict,
+    runs.show,
+    runs.repro,
+    refine,
+    control.status,
+    control.stop,
+):
     main.add_command(command)
 
 
@@ -173,32 +184,13 @@ def table(
         frame = frames.only(frame, _split_list(columns))
     elif form in rendering.FOR_READERS:
         frame = rendering.short(frame)
-    _write(
+    write(
         rendering.render(frame, form), output, f"{len(frame)} {'rows' if pivot else 'groups' if chosen else 'trials'}"
     )
 
 
 def _split_list(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
-
-
-def _write(rendered: str | bytes, output: Path | None, what: str) -> None:
-    if output is None or str(output) == "-":
-        if isinstance(rendered, str) and sys.stdout.isatty():
-            rendered = "\n".join(map(printable, rendered.split("\n")))
-        click.echo(rendered, nl=False)
-        return
-    from sweepstack.files.replacing import write_output
-
-    content = rendered.encode() if isinstance(rendered, str) else rendered
-    try:
-        write_output(output, content)
-    except OSError as error:
-        raise UserError(
-            f"{output} cannot be written ({error.strerror})",
-            remedy="choose another file with -o",
-        ) from error
-    click.echo(printable(f"{what}: {output}"), err=True)
 
 
 @main.command()
@@ -225,10 +217,10 @@ def report(sweep: str, metric: str | None, output: Path, record: bool, store: st
     target = Store(store)
     with Console(stderr=True).status("reading the store") as status:  # shown only in a terminal
         made = make(sweep, store=target, metric=metric, on_progress=status.update)
-    _write(made.html, output, f"{made.trials} trials")
+    write(made.html, output, f"{made.trials} trials")
     if record:
         try:
-            record_summary(target, made.sweep, made.experiment_id, made.files, made.answer)
+            record_summary(target, made.sweep, made.experiment_id, made.files, made.answer, made.caution)
         except StoreError as error:  # no failure: the file that was asked for is written
             click.echo(f"The report is not recorded in MLflow: {error}", err=True)
 

@@ -51,7 +51,7 @@ def register(
         chosen, found, caution = register.selected(target, sweep or "latest", metric)
     else:
         chosen, found, caution = find_run(target, run), "", ""
-    done = register.register(target, chosen, name, alias)
+    done = register.register(target, chosen, name, alias, caution)
     click.echo(printable(f"{chosen.row.name}  {register.describe_results(chosen.row)}"))
     if found:
         click.echo(printable(f"{found[:1].upper()}{found[1:]}."))

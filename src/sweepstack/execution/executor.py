@@ -30,6 +30,19 @@ class Lost:
     """False if the stack cannot have caused that, such as if a queue takes no jobs; it is tried again later."""
 
 
+class UnreachableError(Exception):
+    """What a worker has reported cannot be read now, such as for a shared disk does not answer.
+
+    Args:
+        reason: why, in words.
+        since: when it could not be read for the first time since it could, as `time.monotonic` counts.
+    """
+
+    def __init__(self, reason: str, since: float) -> None:
+        super().__init__(reason)
+        self.since = since
+
+
 class Handle(Protocol):
     """A worker that trains a stack."""
 
@@ -38,6 +51,7 @@ class Handle(Protocol):
 
         Raises:
             UserError: the worker cannot train anything, such as for its data cannot be obtained.
+            UnreachableError: it is not known what the worker has reported; this is called again soon.
         """
 
     def stop(self) -> None:

@@ -42,6 +42,22 @@ def load_data_of(trial: Trial) -> Data:
     return data_of(trial.config, choose_device(trial.run.device), trial.run)
 
 
+def load_training(is_alone: bool) -> None:
+    """Imports what trains, so that processes which are forked from this one have it.
+
+    Args:
+        is_alone: load PyTorch's compiler, too, which optimizers use. A stack of several trajectories has none.
+    """
+    from sweepstack.training import own_loop, random_state, trainer  # noqa: F401
+    from sweepstack.training.data import load  # noqa: F401
+    from sweepstack.training.optimizers import load_compiler
+    from sweepstack.training.stacked import build, loop, single_model  # noqa: F401
+
+    if is_alone:
+        load_compiler()
+    random_state.seed_all(0)  # the first call reads the sources of those that call it, for PyTorch's error messages
+
+
 def close_readers(trials: Sequence[Trial]) -> bool:
     """Ends the processes of this one that read the data of trials; returns whether data are read so."""
     found = False

@@ -199,11 +199,13 @@ class _Base:
         replaces = override.type is OverrideType.CHANGE and plain
         node: Node | None = self.cfg
         for name in key.split("."):
-            if not isinstance(node, DictConfig) or private.is_interpolation(node):
-                raise NotQuicklyError(f"{key} leads elsewhere, or into a list or a value")
-            node = private.child(node, name)
+            if isinstance(node, ValueNode) and not private.is_interpolation(node):
+                node = None  # Hydra replaces a value on the path, such as null, by a new section
             if node is None:
                 break
+            if not isinstance(node, DictConfig) or private.is_interpolation(node):
+                raise NotQuicklyError(f"{key} leads elsewhere, or into a list")
+            node = private.child(node, name)
         if isinstance(node, Container) and not replaces and "${" in repr(node):
             raise NotQuicklyError(f"{key} holds interpolations")
         added = override.type is not OverrideType.CHANGE
@@ -218,12 +220,17 @@ def is_of_hydra(override: Override) -> bool:
 
 
 def _check_independent(values: Sequence[Override]) -> None:
-    """Refuses overrides whose order matters, and overrides that do not set a value at a key."""
-    keys = sorted(f"{override.key_or_group}." for override in values)
+    """Refuses overrides that do not set a value at a key, or may put an interpolation on the path to another one's key.
+
+    Overrides of one key, or of a key below another one, are applied in their order, as Hydra does.
+    """
     for override in values:
         simple = override.value_type in (None, ValueType.ELEMENT) and override.package is None
         if not simple or not PLAIN_KEY.fullmatch(override.key_or_group):
             raise NotQuicklyError(f"{override.input_line} is not a value at a key")
+    if not any("${" in str(override.input_line) for override in values):
+        return
+    keys = sorted(f"{override.key_or_group}." for override in values)
     for key, following in itertools.pairwise(keys):
         if following.startswith(key):
             raise NotQuicklyError(f"{key} and {following} meet")

@@ -12,12 +12,15 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import yaml
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sweepstack.config.yaml_file import read_yaml
 from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.ignored_settings import check_obeyed, grid_of
@@ -39,9 +42,26 @@ def jobs_of(composer: Composer, master: DictConfig, arguments: Sequence[str]) ->
     """
     grids = _Grids(composer, master)
     jobs = grids.cross(grid_of(master.hydra), parse_overrides(arguments))
+    if (file := OmegaConf.select(master, "hydra.sweeper.jobs")) is not None:
+        listed = _listed(Path(str(file)))
+        _check_count(len(jobs) * len(listed))
+        jobs = [[*grid, *own] for grid in jobs for own in listed]
     if grids.joined and len(grids.names) > 1 and not any(_names_sweep(line) for job in jobs for line in job):
         return [[*job, f"tracking.sweep={master.tracking.sweep}"] for job in jobs]  # one command is one sweep
     return jobs
+
+
+def _listed(file: Path) -> list[list[str]]:
+    """Reads the overrides of each job from a YAML file with the key `jobs`.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no such list.
+    """
+    found = (yaml.safe_load(read_yaml(file)) or {}).get("jobs")
+    if not isinstance(found, list) or not found or not all(isinstance(job, list) for job in found):
+        rule = "hydra.sweeper.jobs must be a YAML file with a list of the overrides of each job"
+        raise ConfigError(rule, str(file), "for example jobs: [[optimizer.lr=0.1, seed=3], [optimizer.lr=0.2, seed=3]]")
+    return [[str(line) for line in job] for job in found]
 
 
 class _Grids:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from sweepstack.config.names import as_value
 from sweepstack.config.parsing import parse, resolve_config
 from sweepstack.config.schema import GROUPS, Mark, OwnSchedule, RunConfig, TaskConfig, TrialConfig, marked, unused
 from sweepstack.hydra_adapter.allowed_targets import check_allowed
@@ -22,12 +25,14 @@ from sweepstack.hydra_adapter.private import yaml_text
 from sweepstack.hydra_adapter.sweep_values import parse_overrides
 from sweepstack.masking import hide
 from sweepstack.metrics import KNOWN, OWN_METRIC, bare_name
-from sweepstack.trial import Trial
+from sweepstack.trial import REPLICATES, Trial
 
 SHORT = {"batch_size": "bs"}
 """Short forms of keys in the names of trials."""
 LONGEST_NAME = 120
 """The most characters of a trial's name."""
+MAX_ASKED = 500
+"""The most characters of `Trial.asked`."""
 OF_SWEEP = [key for key in RunConfig.model_fields if key not in marked(RunConfig, Mark.PER_JOB)]
 """Keys of a config that must have the same value in all jobs of a sweep."""
 
@@ -70,6 +75,29 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collecti
         overrides=overrides,
         sweep=run.tracking.sweep if in_sweep else None,
     )
+
+
+def with_asked(trials: Sequence[Trial], complete: bool) -> list[Trial]:
+    """Returns trials that know which seeds the command asks for of their settings; see `Trial.asked`.
+
+    Args:
+        trials: the trials of one launch.
+        complete: False if the command may launch further trials; then it is only known which sweep asked.
+    """
+    if not complete:
+        return [replace(trial, asked=as_value(f"sweep {trial.sweep}")[:MAX_ASKED]) for trial in trials]
+    settings = [
+        tuple(sorted((key, str(value)) for key, value in trial.params.items() if key not in REPLICATES))
+        for trial in trials
+    ]
+    asked: dict[tuple[tuple[str, str], ...], set[str]] = defaultdict(set)
+    for trial, setting in zip(trials, settings, strict=True):
+        asked[setting].add(" ".join(str(trial.params[key]) for key in REPLICATES if trial.params.get(key) is not None))
+    texts = {
+        setting: f"{len(found)}: {', '.join(sorted(found, key=lambda one: (len(one), one)))}"[:MAX_ASKED]
+        for setting, found in asked.items()
+    }
+    return [replace(trial, asked=texts[setting]) for trial, setting in zip(trials, settings, strict=True)]
 
 
 def fixed_keys(hydra: DictConfig) -> set[str]:

@@ -103,6 +103,7 @@ def trial_as_json(trial: Trial) -> dict[str, Any]:
         "log": str(trial.log),
         "overrides": list(trial.overrides),
         "sweep": trial.sweep,
+        "asked": trial.asked,
         "fingerprint": trial.fingerprint,
         "id": trial.id,
     }

@@ -118,7 +118,8 @@ def plan(
     for group in groups.values():
         why_not = obstacle(group[0].config)
         if why_not is not None and len(group) > 1:
-            stacks += [_alone(trajectory, choose, why_not) for trajectory in group]
+            choice = replace(choose([group[0].longest]), reason=why_not)
+            stacks += [_stack([trajectory], choice) for trajectory in group]
             continue
         ordered = sorted(group, key=lambda trajectory: (trajectory.config.epochs, trajectory.config.seed))
         choice = choose([trajectory.longest for trajectory in sorted(group, key=_seed)])

@@ -87,7 +87,9 @@ def describe_results(row: Row) -> str:
     return "  ".join([*values, f"({note})"] if note else values)
 
 
-def register(store: Store, run: Record, name: str | None = None, alias: str = DEFAULT_ALIAS) -> Registered:
+def register(
+    store: Store, run: Record, name: str | None = None, alias: str = DEFAULT_ALIAS, caution: str = ""
+) -> Registered:
     """Logs the model of a finished run, and registers it under a name and an alias.
 
     Args:
@@ -95,6 +97,7 @@ def register(store: Store, run: Record, name: str | None = None, alias: str = DE
         run: the run.
         name: the name of the registered model; by default the name of the dataset.
         alias: the alias of the new version.
+        caution: what its user should know of how it was selected; the description of the version has it.
 
     Raises:
         UserError: the run has not finished, its weights or its dataset are gone, its code has changed, its model now
@@ -117,7 +120,7 @@ def register(store: Store, run: Record, name: str | None = None, alias: str = DE
         answer = model.predict(images)
         kind = KINDS.get(model.answer)
         version, model_id = models.log_and_register(
-            store, run, name, alias, folder, code, requirements, images, answer, kind
+            store, run, name, alias, folder, code, requirements, images, answer, kind, caution or note_of(run.row)
         )
     with_alias = {known for known, aliases in models.registered(store).items() if alias in aliases}
     return Registered(name, version, alias, model_id, tuple(code), with_alias == {name}, model.file)

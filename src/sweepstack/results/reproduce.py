@@ -54,21 +54,23 @@ def repro_command(store: Store, run: Record) -> Command:
     """
     overrides = overrides_of(store, run.row.run_id)
     masked = [line for line in overrides if has_masks(line)]
-    needed = [line for line in masked if not _is_of(line, "tracking.uri")]
+    needed = [line for line in masked if not is_of(line, "tracking.uri")]
     if needed:
         raise UserError(
             f"run {run.row.name} has an override with a password, which is not recorded ({needed[0]})",
             remedy="type the command by hand",
         )
-    kept = [line for line in overrides if line not in masked and not _is_of(line, "rerun")]
-    return Command(["python", _program(), *kept, "rerun=true"], masked)
+    kept = [line for line in overrides if line not in masked and not is_of(line, "rerun")]
+    return Command(["python", program(), *kept, "rerun=true"], masked)
 
 
-def _is_of(override: str, key: str) -> bool:
+def is_of(override: str, key: str) -> bool:
+    """True if an override sets a key."""
     return override.lstrip("+").startswith(f"{key}=")
 
 
-def _program() -> str:
+def program() -> str:
+    """Returns the path of the project's train.py."""
     return os.path.relpath(project_root() / "train.py")
 
 

@@ -18,6 +18,7 @@ from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.tracking.address import connectable
 from sweepstack.tracking.artifacts import local_folder
+from sweepstack.tracking.objectives import NOTE_TAG
 from sweepstack.tracking.private.client import as_tracking_uri
 from sweepstack.tracking.runs import Record
 from sweepstack.tracking.runs_as_rows import VERSION_TAG
@@ -88,6 +89,7 @@ def log_and_register(
     example: NDArray[Any],
     answer: NDArray[Any],
     kind: str | None = None,
+    note: str = "",
 ) -> tuple[int, str]:
     """Logs a model as an output of the run, and registers it as the next version of `name`, with the alias.
 
@@ -102,6 +104,7 @@ def log_and_register(
         example: an example of the input; with `answer`, it gives the signature.
         answer: the output for `example`.
         kind: what MLflow shows as the model's type, such as "classifier"; None for none.
+        note: what a user must know of the model: its description, and a tag of the version and of the model.
 
     Returns:
         The version, and the model's id.
@@ -135,7 +138,7 @@ def log_and_register(
             with store.writing():
                 client.finalize_logged_model(logged.model_id, "READY")
                 client.log_outputs(run.row.run_id, [LoggedModelOutput(logged.model_id, 0)])
-                version = _register(store, name, alias, run, logged.model_id)
+                version = _register(store, name, alias, run, logged.model_id, note)
     except UserError:
         raise
     except Exception as error:  # MLflow does not convert the errors of drivers, sockets and disks
@@ -172,7 +175,7 @@ def _save(
     )
 
 
-def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -> int:
+def _register(store: Store, name: str, alias: str, run: Record, model_id: str, note: str) -> int:
     from mlflow.exceptions import MlflowException
 
     client = store.client
@@ -186,10 +189,13 @@ def _register(store: Store, name: str, alias: str, run: Record, model_id: str) -
         connectable(store.uri) as address,
         as_tracking_uri(address),
     ):  # MLflow reads a model's files from the store of the environment
-        made = client.create_model_version(name, f"models:/{model_id}", run.row.run_id, tags=tags, model_id=model_id)
+        source, noted = f"models:/{model_id}", {NOTE_TAG: note} if note else {}
+        made = client.create_model_version(
+            name, source, run.row.run_id, tags=tags | noted, description=note or None, model_id=model_id
+        )
     client.set_registered_model_alias(name, alias, made.version)
     version_tag = [{"name": name, "version": made.version}]
-    client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps(version_tag)})
+    client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps(version_tag), **noted})
     client.delete_logged_model_tag(model_id, BY_TAG)
     return int(made.version)
 

@@ -16,6 +16,10 @@ OBJECTIVE_TAG = "sweepstack.objective"
 """The metric that selects the run, and its mode, as JSON: {"name": "val/rmse", "mode": "min"}."""
 METRICS_TAG = "sweepstack.metrics"
 """The user's own metrics, as JSON: {"gain": {"mode": "max", "proportion": true}}."""
+SELECTED_ON_TEST = "selected on the test data"
+"""The note of a run whose test data selected it: none of its metrics is a test result."""
+NOTE_TAG = "note"
+"""The tag with what a reader must know of a run, or a user of a model, such as that test data selected it."""
 OBJECTIVES = ("val/accuracy", "test/accuracy")
 """Metrics that select runs of the default task, best first: test data selects only if nothing was held out."""
 
@@ -30,10 +34,11 @@ class Declared(NamedTuple):
 
 
 def tags_of_task(config: TrialConfig) -> dict[str, str]:
-    """Returns the tags that say what selects a run; none for the default task."""
+    """Returns the tags that say what selects a run; none for the default task if data are held out."""
+    note = {NOTE_TAG: SELECTED_ON_TEST} if config.selecting_part == "test" else {}
     if config.task == TaskConfig():
-        return {}
-    tags = {OBJECTIVE_TAG: json.dumps({"name": config.objective, "mode": config.mode})}
+        return note
+    tags = note | {OBJECTIVE_TAG: json.dumps({"name": config.objective, "mode": config.mode})}
     own = [metric for metric in config.task.metrics if isinstance(metric, MetricConfig)]
     if own:
         tags[METRICS_TAG] = json.dumps({one.title: {"mode": one.mode, "proportion": one.proportion} for one in own})

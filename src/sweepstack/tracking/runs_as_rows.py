@@ -17,6 +17,8 @@ VERSION_TAG = "sweepstack.version"
 """The version of sweepstack that recorded the run."""
 SWEEP_TAG = "sweep"
 """The sweep that trained the run."""
+ASKED_TAG = "sweepstack.seeds"
+"""The seeds of the trial's setting that its command asked for; see `Trial.asked`."""
 REASON_TAG = "reason"
 """Why the trial failed or was killed."""
 TRAINED_TAG = "trained"
@@ -58,6 +60,8 @@ class Row:
     metrics: Mapping[str, float]
     declared: Declared = field(default_factory=Declared)
     """What its task says of its metrics."""
+    asked: str = ""
+    """The seeds of its setting that its command asked for; see `Trial.asked`. Empty in runs of earlier versions."""
 
 
 def member_tag(sweep: str) -> str:
@@ -108,6 +112,7 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
         params=run.data.params,
         metrics={key: finite_or_not(value) for key, value in run.data.metrics.items()},
         declared=declared_in(tags),
+        asked=tags.get(ASKED_TAG, ""),
     )
 
 

@@ -22,7 +22,14 @@ PLOTS = "plots"
 """The folder of pictures among the artifacts."""
 
 
-def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[str, bytes], answer: str = "") -> str:
+def record_summary(
+    store: Store,
+    sweep: str,
+    experiment_id: str,
+    files: Mapping[str, bytes],
+    answer: str = "",
+    caution: str = "",
+) -> str:
     """Stores files with the summary run of a sweep, and removes those of an earlier report.
 
     It makes the run if it does not exist yet.
@@ -33,6 +40,7 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
         experiment_id: the experiment of a new summary run.
         files: the content of each file by its path; pictures are below `plots/`.
         answer: what was found, in words, for the description of the run.
+        caution: what a reader must know of that.
 
     Returns:
         The run's id.
@@ -49,17 +57,13 @@ def record_summary(store: Store, sweep: str, experiment_id: str, files: Mapping[
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             store.client.log_artifacts(run_id, str(temporary))
-        store.client.set_tag(run_id, ABOUT_TAG, as_value(f"{answer} {_about(sweep)}".strip()))
+        store.client.set_tag(run_id, ABOUT_TAG, as_value(_about(sweep, answer, caution)))
     except Exception as error:  # MLflow does not convert the errors of drivers, sockets and disks
         rule = f"{store.uri} does not take the report ({one_line(error)})"
         raise StoreError(
             rule, remedy="try again when the store can be written to, or leave it out with --no-record"
         ) from error
     return run_id
-
-
-def _about(sweep: str) -> str:
-    return f"The report of sweep {sweep}, with its tables and plots."
 
 
 def summary_run(store: Store, sweep: str) -> str | None:
@@ -85,3 +89,8 @@ def _run_of(store: Store, sweep: str, experiment_id: str) -> str:
         run_id = str(client.create_run(experiment_id, tags=tags, run_name=f"summary of {sweep}").info.run_id)
         client.set_terminated(run_id, "FINISHED", int(time.time() * 1000))
     return run_id
+
+
+def _about(sweep: str, answer: str = "", caution: str = "") -> str:
+    careful = f"Careful: {caution}." if caution else ""
+    return " ".join(filter(None, [answer, f"The report of sweep {sweep}, with its tables and plots.", careful]))

@@ -1,4 +1,4 @@
-"""What a worker and its controller exchange: files in a folder of the assignment, which both see.
+"""What a worker and its controller exchange: files in a folder that both see; the controller's side.
 
     assignment.json   the controller writes it once: what to train
     control.json      the controller replaces it: whether to stop, and which trials
@@ -6,49 +6,50 @@
     files/ID/         the worker writes the files of a trial there; the controller moves them to the trial's folder
 
 The controller makes all of these files, so that nobody has to list the folder: on shared disks, listings come late. A
-worker never opens the ledger or MLflow. The two may know the folder under different paths.
+worker never opens the ledger or MLflow. The two may know the folder under different paths. `worker_side.py` has the
+worker's side.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
-import signal
-import socket
-import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
 from sweepstack import errors
-from sweepstack.error_log import log_traceback
 from sweepstack.errors import UserError, one_line
 from sweepstack.events import Ended, Event
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
-from sweepstack.execution.engines.assignment_file import assignment_as_json, assignment_from_json
-from sweepstack.execution.executor import Lost, Trained
+from sweepstack.execution.engines.assignment_file import assignment_as_json
+from sweepstack.execution.executor import Lost, Trained, UnreachableError
 from sweepstack.files.inside import inside
-from sweepstack.files.owner_only import FILE, make_file, make_folder
+from sweepstack.files.owner_only import make_file, make_folder
 from sweepstack.files.replacing import replacing
-from sweepstack.journal.codec import decode_line, encode_line, event_as_json, event_from_json
-from sweepstack.planning.plan import Stack, Trajectory
-from sweepstack.trial import Outcome, Trial, TrialState, Verdict
+from sweepstack.journal.codec import decode_line, event_from_json
+from sweepstack.planning.plan import Stack
+from sweepstack.trial import Outcome, Trial, TrialState
 
 ASSIGNMENT, CONTROL, EVENTS, FILES = "assignment.json", "control.json", "events.jsonl", "files"
-BEATS_PER_LEASE = 6
-"""Signs of life that a worker gives in the time after which it counts as lost without one."""
 ENDS = {"done", "stopped", "failed", "error"}
 """Keys of the last line of a worker."""
 LONGEST_END = 1 << 20
 """The most bytes of that line that are read."""
+MAY_PASS = {
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.ECONNRESET),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNABORTED, errno.ECONNREFUSED),
+}
+"""Errors of a disk, or of the network to it, that a file may not have later."""
 CONTROL_SECONDS = 0.1
 """Seconds between two looks at the control file by a worker on the machine of its controller."""
 
@@ -79,23 +80,12 @@ def checkpoints_of(folder: Path) -> Path:
     return folder.parent.parent / "checkpoints" / folder.name
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """The versions that must be the same for a worker and its controller."""
     major, minor, _ = platform.python_version_tuple()
     packages = {name: importlib.metadata.version(name) for name in ("sweepstack", "torch")}
     return {**packages, "python": f"{major}.{minor}"}
-
-
-def unlike_versions(of_command: Mapping[str, str]) -> str:
-    """Returns which versions of this process differ from those of a command, in words; empty if none does.
-
-    Args:
-        of_command: see `versions`.
-    """
-    own = versions()
-    unlike = [name for name, theirs in of_command.items() if own[name] != theirs]
-    wanted = ", ".join(f"{name} {of_command[name]}" for name in unlike)
-    return wanted and f"{wanted}, got {', '.join(f'{name} {own[name]}' for name in unlike)} on {socket.gethostname()}"
 
 
 def write_assignment(assignment: Assignment, folder: Path, lease: float, look: float = CONTROL_SECONDS) -> None:
@@ -187,175 +177,6 @@ def reported_events(folder: Path, trials: Iterable[Trial]) -> Iterator[Event]:
                 yield event_from_json(content, known.get)
 
 
-class Sink(Protocol):
-    """Where a worker writes its lines, and reads what its controller wants."""
-
-    def append(self, line: bytes) -> None:
-        """Writes a line so that the controller can read it, even if this process dies next."""
-
-    def sync(self) -> None:
-        """Returns when all lines are on the disk of the controller."""
-
-    def control(self) -> Mapping[str, Any]:
-        """Returns the content of the control file."""
-
-
-class FileSink:
-    """Writes to the folder of an assignment."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file = os.open(folder / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, FILE)
-
-    def append(self, line: bytes) -> None:
-        """See `Sink`."""
-        size = os.fstat(self._file).st_size
-        if os.write(self._file, line) < len(line):  # the disk has become full
-            os.ftruncate(self._file, size)
-            raise OSError(28, "the disk is full", str(self._folder / EVENTS))
-
-    def sync(self) -> None:
-        """See `Sink`."""
-        os.fsync(self._file)
-
-    def control(self) -> Mapping[str, Any]:
-        """See `Sink`."""
-        try:
-            found = json.loads((self._folder / CONTROL).read_text())
-        except FileNotFoundError:
-            return {"stop": "its folder is gone", "over": True}
-        except (OSError, ValueError):  # such as an unreachable machine; the next look may succeed
-            return {}
-        return found if isinstance(found, dict) else {}
-
-
-class WorkerReporter:
-    """The `Reporter` of a worker: it writes all that it receives to its sink.
-
-    Args:
-        sink: where.
-        root: the folder of the trials' files; their paths are sent relative to it.
-    """
-
-    def __init__(self, sink: Sink, root: Path) -> None:
-        self._sink, self._root = sink, root
-        self._writing = threading.Lock()
-        self._lines = 0
-        self._stop = ""
-        self._stopped_trials: frozenset[str] = frozenset()
-        self._over = threading.Event()
-
-    def emit(self, event: Event) -> Verdict:
-        """See `Reporter`."""
-        content = event_as_json(event, None)
-        content.pop("trial", None)  # the controller knows it
-        if isinstance(event, Ended):
-            content["files"] = [str(file.relative_to(self._root)) for file in event.files]
-            content["traceback"] = event.outcome.traceback
-            self._sink.sync()
-        self.send(content)
-        return Verdict.STOP if event.trial.id in self._stopped_trials else Verdict.CONTINUE
-
-    def say(self, line: str) -> None:
-        """See `Reporter`."""
-        self.send({"say": line})
-
-    def sync(self) -> None:
-        """See `Reporter`; a worker whose stack was given to another one gets an OSError, and so saves nothing."""
-        if self._sink.control().get("over"):
-            raise OSError("another worker has taken its stack over")
-        self._sink.sync()
-
-    def is_stopping(self) -> bool:
-        """See `Reporter`."""
-        return bool(self._stop)
-
-    def send(self, content: Mapping[str, Any]) -> None:
-        """Writes a line."""
-        with self._writing:
-            self._sink.append(encode_line(content, self._lines))
-            self._lines += 1
-
-    @contextlib.contextmanager
-    def alive(self, lease: float, look: float) -> Iterator[None]:
-        """Gives signs of life in the block, and looks whether the controller wants this worker to stop.
-
-        Args:
-            lease: see `write_assignment`.
-            look: see `write_assignment`.
-        """
-        thread = threading.Thread(target=self._watch, args=(lease, look), daemon=True, name="sweepstack-lease")
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
-
-    def _watch(self, lease: float, look: float) -> None:
-        beaten = time.monotonic()
-        while not self._over.wait(look):
-            control = self._sink.control()
-            self._stop = self._stop or str(control.get("stop") or "")
-            self._stopped_trials |= frozenset(control.get("trials", ()))
-            if time.monotonic() - beaten >= lease / BEATS_PER_LEASE:
-                beaten = time.monotonic()
-                with contextlib.suppress(OSError):  # the next one may reach it
-                    self.send({"beat": time.time()})
-
-
-def do_assignment(
-    folder: Path, sink: Sink, train: Callable[[Assignment, Reporter], Parts | None], content: Mapping[str, Any]
-) -> None:
-    """What a worker does: trains a stack and reports to a sink how that went, whatever happens.
-
-    Args:
-        folder: the folder of the assignment, under the path that it has for this worker.
-        sink: where it reports to.
-        train: trains a stack; see `worker.run_stack`.
-        content: the content of the assignment's file.
-    """
-    signal.signal(signal.SIGTERM, _interrupt)
-    reporter = WorkerReporter(sink, folder / FILES)
-    reporter.send({"hello": {"host": socket.gethostname(), "pid": os.getpid(), "at": time.time()}})
-    if unlike := unlike_versions(content["versions"]):
-        rule = f"a worker must have the versions of the command: {unlike}"
-        reporter.send(_as_json(UserError(rule, remedy="install the same there")))
-        return
-    try:
-        with reporter.alive(content["lease"], content["look"]):
-            assignment = assignment_from_json(content, checkpoints_of(folder))
-            parts = train(_with_folder(assignment, folder / FILES), reporter)
-    except UserError as error:
-        reporter.send(_as_json(error))
-    except KeyboardInterrupt as stop:
-        reporter.send({"stopped": str(stop) or "interrupted"})
-    except Exception as error:
-        log_traceback(error)
-        reporter.send({"failed": one_line(error), "traceback": "".join(traceback.format_exception(error))})
-    else:
-        reporter.send({"done": None if parts is None else {"indices": parts.indices, "note": parts.note}})
-    sink.sync()
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt(signal.Signals(number).name)
-
-
-def _as_json(error: UserError) -> dict[str, Any]:
-    parts = [[type(part).__name__, part.where, str(part)] for part in error.errors]
-    return {"error": parts, "traceback": "".join(traceback.format_exception(error))}
-
-
-def _with_folder(assignment: Assignment, files: Path) -> Assignment:
-    """Returns an assignment whose trials write their files to a folder of the worker."""
-    stack = assignment.stack
-    trajectories = tuple(
-        Trajectory(tuple(replace(trial, folder=files / trial.id) for trial in one.trials)) for one in stack.trajectories
-    )
-    return replace(assignment, stack=replace(stack, trajectories=trajectories))
-
-
 @dataclass
 class Reports:
     """Reads what a worker reports, and passes it on.
@@ -376,6 +197,8 @@ class Reports:
     stopped: frozenset[str] = frozenset()
     """Ids of further trials that may end so."""
     _offset: int = 0
+    _failing_since: float = 0.0
+    """When they could not be read for the first time since they could, as `time.monotonic` counts; 0: they can."""
     _trials: dict[str, Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -393,29 +216,39 @@ class Reports:
         Raises:
             UserError: the worker cannot train anything.
             WorkerError: it has failed by a mistake of ours.
+            UnreachableError: its files cannot be read now; the next call begins where this one has ended.
         """
         lines, result = 0, None
         for content in self._new():
             lines += 1
             result = self._take(content, only_settled)  # the last one counts: what was stopped may have begun once more
+        self._failing_since = 0.0
         return lines, None if only_settled else result
 
     def _new(self) -> Iterator[dict[str, Any]]:
+        """Yields what is new. A line counts as read when the next one is asked for."""
         try:
             with (self.folder / EVENTS).open("rb") as stream:
                 stream.seek(self._offset)
                 for line in stream:
                     if not line.endswith(b"\n"):  # the rest of it comes later
                         return
-                    self._offset += len(line)
+                    end = self._offset + len(line)
                     for content in decode_line(line):
                         if content is not None:
                             yield content
                             continue
-                        where = f"{self.folder / EVENTS} is damaged before byte {self._offset}"
+                        where = f"{self.folder / EVENTS} is damaged before byte {end}"
                         self.reporter.say(f"{where}: what a worker has reported there is lost.")
+                    self._offset = end
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: OSError) -> UnreachableError:
+        self._failing_since = self._failing_since or time.monotonic()
+        return UnreachableError(error.strerror or one_line(error), self._failing_since)
 
     def _take(self, content: Mapping[str, Any], only_settled: bool) -> Trained | Lost | None:
         match content:
@@ -456,7 +289,10 @@ class Reports:
                     with replacing(target) as temporary:
                         shutil.move(source, temporary)
                 files.append(target)
-        except OSError as error:  # a full disk fails this trial only
+        except OSError as error:
+            if error.errno in MAY_PASS:
+                raise self._unreachable(error) from error
+            # a full disk fails this trial only
             failed = Outcome(TrialState.FAILED, reason=one_line(error), traceback=traceback.format_exc())
             return replace(event, outcome=failed, files=())
         return replace(event, outcome=replace(event.outcome, traceback=trace), files=tuple(files))
@@ -501,7 +337,11 @@ class WorkerHandle:
         if self._result is not None:
             return self._result
         gone = self._gone()  # before its reports are read: it has written them before it ended
-        lines, self._result = self._reports.pass_on()
+        try:
+            lines, self._result = self._reports.pass_on()
+        except UnreachableError:
+            self._heard = time.monotonic()  # the worker may not have reached the disk, either
+            raise
         now = time.monotonic()
         if lines or self._is_waiting():
             self._heard = now

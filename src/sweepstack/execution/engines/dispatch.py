@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from sweepstack.events import Ended
 from sweepstack.execution.assignment import Parts
 from sweepstack.execution.engines.choose import seconds_of
-from sweepstack.execution.engines.leftovers import take_over
-from sweepstack.execution.executor import Executor, Handle, LastingExecutor, Lost, Trained
+from sweepstack.execution.engines.leftovers import take_over, unreachable
+from sweepstack.execution.engines.own import check_handle, check_result
+from sweepstack.execution.executor import Executor, Handle, LastingExecutor, Lost, Trained, UnreachableError
 from sweepstack.execution.failures import halves
 from sweepstack.execution.prepare import Prepared
 from sweepstack.execution.session import Session
@@ -20,13 +21,17 @@ from sweepstack.execution.worker import killed_event
 from sweepstack.planning.plan import Stack
 from sweepstack.trial import Outcome, TrialState
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.1
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.02
 """Seconds between two looks at the workers: short after news, then longer."""
+REST = 10
+"""Duty cycle: after looks that took t seconds without news, the pause is REST * t if that is longer."""
 MAX_LOSSES = 3
 """Workers that a stack may lose. Then it is cut in halves, because its memory may be what ends them; a stack of one
 trajectory has failed."""
 SHORTEST_DELAY, LONGEST_DELAY = 0.5, 60.0
 """Seconds until a stack that is not to blame for what has ended its worker gets another one: longer each time."""
+UNREACHABLE_SECONDS = 600.0
+"""Seconds without an answer from the disk with the reports of a worker after which the command ends."""
 
 
 @dataclass(eq=False)
@@ -63,13 +68,13 @@ class Dispatcher:
         self._running: dict[int, tuple[Handle, Queued]] = {}
         self._number = 0
         self._reasons: set[str] = set()
-        """Why stacks were put off before they had begun, as far as the user knows it."""
+        """Why stacks were put off before they had begun, or reports were not read, as far as the user knows it."""
 
     def train(self, stacks: Sequence[Stack]) -> None:
         """Trains stacks: with several workers those that take longest first.
 
         Raises:
-            UserError: a worker cannot train anything.
+            UserError: a worker cannot train anything, or what the workers report cannot be read.
             KeyboardInterrupt: a signal has come; the trials that had begun and not ended were reported as KILLED.
         """
         ordered = sorted(stacks, key=seconds_of, reverse=True) if self._executor.workers > 1 else stacks
@@ -99,14 +104,28 @@ class Dispatcher:
                     handle.stop_trials(stopped)
                     one.stopped |= stopped
             with deferred_signals():  # what a worker has reported is taken as a whole
-                before = self._session.journal.lines
-                ended = [(key, result) for key, (handle, _) in self._running.items() if (result := handle.poll())]
+                before, began = self._session.journal.lines, time.monotonic()
+                ended = [(key, result) for key, (handle, _) in self._running.items() if (result := self._poll(handle))]
                 for key, result in ended:
                     self._end(self._running.pop(key)[1], result)
             news = bool(ended) or self._session.journal.lines > before
-            pause = SHORTEST_PAUSE if news else min(2 * pause, LONGEST_PAUSE)
+            longest = max(LONGEST_PAUSE, REST * (time.monotonic() - began))
+            pause = SHORTEST_PAUSE if news else min(2 * pause, longest)
             if not (ended or is_submitting):
                 time.sleep(pause)
+
+    def _poll(self, handle: Handle) -> Trained | Lost | None:
+        """Asks a worker how it has ended. A disk that does not answer is asked again for `UNREACHABLE_SECONDS`."""
+        try:
+            return check_result(self._executor, handle.poll())
+        except UnreachableError as error:
+            if time.monotonic() - error.since > UNREACHABLE_SECONDS:
+                raise unreachable(self._session.journal_folder, error) from error
+            if str(error) not in self._reasons:
+                self._reasons.add(str(error))
+                minutes = f"{UNREACHABLE_SECONDS / 60:g} minutes"
+                self._session.say(f"Reports of workers cannot be read ({error}); that is tried again for {minutes}.")
+            return None
 
     def _open(self) -> list[Queued]:
         """The stacks that are to be given to workers. Trials that have begun must get an end, even while we stop."""
@@ -125,14 +144,14 @@ class Dispatcher:
         if isinstance(self._executor, LastingExecutor) and not (one.losses or one.delays):
             known = self._executor.reattach(self._session.assign(one.stack, device), self._session)
             if known is not None:
-                return known
+                return check_handle(self._executor, known)
         one.stack = take_over(self._session, one.stack)
         if self._session.leave_out(one.stack):
             return None
         assignment = self._session.assign(one.stack, device)
         if not assignment.wanted:  # the reports that a lost worker had left have settled all of its trials
             return None
-        return self._executor.submit(assignment, self._session)
+        return check_handle(self._executor, self._executor.submit(assignment, self._session))
 
     def _end(self, one: Queued, result: Trained | Lost) -> None:
         """Takes the result of a worker: what is left of its stack waits again."""
@@ -218,5 +237,7 @@ class Dispatcher:
 def _result_of(handle: Handle) -> Trained | Lost | None:
     try:
         return handle.poll()
+    except UnreachableError:
+        return None
     except Exception as error:  # the error that stops everything is the one that counts
         return Lost(str(error))

@@ -7,6 +7,7 @@ a process that is forked later would wait for ever for threads that it does not 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -20,7 +21,9 @@ from typing import Any
 
 from sweepstack.child_process import end_with_parent
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
-from sweepstack.execution.engines.channel import ASSIGNMENT, FileSink, do_assignment
+from sweepstack.execution.engines.channel import ASSIGNMENT, versions
+from sweepstack.execution.engines.worker_side import FileSink, do_assignment
+from sweepstack.execution.worker import load_training
 
 POLL_SECONDS = 0.1
 """Seconds between two looks for ended workers where the kernel cannot tell."""
@@ -136,10 +139,9 @@ def _load(folder: Path) -> None:
         folder: the folder of its assignment.
     """
     with contextlib.suppress(Exception):  # the worker meets it, too
-        if len(json.loads((folder / ASSIGNMENT).read_text())["trajectories"]) == 1:  # a stack has no optimizer
-            from sweepstack.training.optimizers import load_compiler
-
-            load_compiler()
+        content = json.loads((folder / ASSIGNMENT).read_text())
+        load_training(is_alone=len(content["trajectories"]) == 1)
+        versions()
 
 
 def serve(orders: socket.socket, train: Train, before: Callable[[Path], None] = lambda _: None) -> None:
@@ -176,6 +178,7 @@ def serve(orders: socket.socket, train: Train, before: Callable[[Path], None] = 
             for line in lines:
                 folder = Path(json.loads(line)["folder"])
                 before(folder)
+                gc.freeze()  # the collector of a worker would write to what it shares with this process, and so copy it
                 worker = _fork(folder, train, orders)
                 workers[worker] = os.pidfd_open(worker) if hasattr(os, "pidfd_open") else -1
                 orders.sendall(json.dumps({"started": worker}).encode() + b"\n")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sweepstack.child_process import end_with_parent
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
-from sweepstack.execution.engines.channel import ASSIGNMENT, FileSink, Sink, do_assignment
+from sweepstack.execution.engines.channel import ASSIGNMENT
+from sweepstack.execution.engines.worker_side import FileSink, Sink, do_assignment
 from sweepstack.execution.worker import run_stack
 from sweepstack.masking import mask
 from sweepstack.standard_streams import open_closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,10 +18,20 @@ from sweepstack.tracking.store import Store
 
 RECALL = "The part of the test items of a {kind} that the model finds, with Wilson's interval (95 %). "
 """The caption of `recall.recall_bars`."""
+SELECTED = "This is no test: the model was selected by the same items, and is better on them than on others."
+"""What the first caption says if test data selected."""
 
 
 def make_mistake_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSection]:
-    """Draws what the selected model gets wrong on the test data."""
+    """Draws what the selected model gets wrong on the test data, and says so if these selected it."""
+    for number, section in enumerate(_sections(about, on_progress)):
+        drawn_first = number == 0 and section.figure is not None
+        if drawn_first and about.selection is not None and not about.selection.honest:
+            section = replace(section, caption=f"{section.caption} {SELECTED}")
+        yield section
+
+
+def _sections(about: About, on_progress: OnProgress) -> Iterator[ReportSection]:
     if about.selection is None or about.origin is None:
         return
     on_progress("testing the selected model")

@@ -12,7 +12,8 @@ import pandas as pd
 from sweepstack.config.schema import GROUPS
 from sweepstack.errors import printable
 from sweepstack.results.reporting.plots.style import shortened
-from sweepstack.results.tables.columns import REPLICATES, identity, is_number, order, written
+from sweepstack.results.tables.columns import identity, is_number, order, written
+from sweepstack.trial import REPLICATES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -50,6 +50,8 @@ class Report:
     html: str
     files: dict[str, bytes]
     """The page, the tables of trials and of settings as csv, and the plots as PNG, by their paths."""
+    caution: str = ""
+    """Why the value of the best setting is too good, see `Selection`; else empty."""
 
 
 def report(
@@ -91,8 +93,9 @@ def report(
     files = {"report.html": html.encode()}
     files |= {f"{key}.csv": str(render(one, "csv")).encode() for key, one in tables.items()}
     files |= {f"plots/{key}.png": content for key, content in pictures.items()}
+    caution = "" if about.selection is None else about.selection.caution
     said = "".join(printable(piece) for piece, _ in sentence)
-    return Report(name, rows[0].experiment_id, len(rows), said, html, files)
+    return Report(name, rows[0].experiment_id, len(rows), said, html, files, caution)
 
 
 def _page(

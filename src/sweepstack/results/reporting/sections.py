@@ -14,7 +14,7 @@ from sweepstack.errors import UserError
 from sweepstack.metrics import Metric
 from sweepstack.results.reporting.importance import importance, importance_bars
 from sweepstack.results.reporting.params import MAX_LISTED_VALUES, setting, varied_params
-from sweepstack.results.reporting.plots import charts, heat_maps, pareto
+from sweepstack.results.reporting.plots import charts, heat_maps, pareto, tuning
 from sweepstack.results.reporting.plots.style import objective_words
 from sweepstack.results.reporting.tables import row_numbers
 from sweepstack.results.selection.comparison import BEST, NOT_TOLD_APART
@@ -26,6 +26,8 @@ from sweepstack.results.selection.select import (
     refuse_no_result,
     select,
 )
+from sweepstack.results.tuning.curves import curve_of_points
+from sweepstack.results.tuning.searches import settings_in_order
 from sweepstack.tracking.histories import histories
 from sweepstack.tracking.origin import Origin, origin
 from sweepstack.tracking.store import Store
@@ -138,6 +140,8 @@ def make_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSecti
         yield ReportSection("together", "", charts.parallel_coordinates(frame, names, objective, best, tied))
         on_progress("computing how much each hyperparameter matters")
         yield _importance(about)
+        if len(about.selection.groups) > 1:
+            yield _tuning_section(about)
     on_progress("reading the histories")
     points = histories(about.store, list(about.frame["run_id"]), objective)
     history = pd.DataFrame(points, columns=["run_id", "step", "value"])
@@ -166,6 +170,18 @@ def _importance(about: About) -> ReportSection:
     if found.explained < 0.3:
         caption += " That is little: do not trust the bars much."
     return ReportSection("importance", caption, importance_bars(found, about.objective))
+
+
+def _tuning_section(about: About) -> ReportSection:
+    assert about.selection is not None
+    objective = about.selection.objective
+    values, _ = settings_in_order(about.frame, about.selection)
+    curve = curve_of_points(values, objective.larger_is_better)
+    caption = (
+        "How good the best of so many settings is, if they are tried in random order: the median, and 95 % of the "
+        "orders. It is about these settings as they were measured. sweepstack compare puts two sweeps side by side."
+    )
+    return ReportSection("tuning", caption, tuning.tuning_curves({"tuning": curve}, objective, "settings"))
 
 
 def _time_section(about: About) -> ReportSection:

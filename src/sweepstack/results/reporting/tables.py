@@ -17,8 +17,9 @@ from sweepstack.results.reporting.plots.pareto import time_metric
 from sweepstack.results.reporting.plots.style import listed, objective_words, words
 from sweepstack.results.selection.comparison import BEST, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
 from sweepstack.results.selection.select import Selection, one_row_per_seed, param_values
-from sweepstack.results.tables.columns import REPLICATES, is_number
+from sweepstack.results.tables.columns import is_number
 from sweepstack.results.tables.objective import note_columns, own_metrics
+from sweepstack.trial import REPLICATES
 
 MAX_ROWS = 1000
 """The most rows of a table on the page."""
@@ -101,6 +102,7 @@ def settings_table(frame: pd.DataFrame, selection: Selection, varied: Sequence[s
     statistics = ["mean", *(["sd", "low", "high"] if spread else [])]
     statistics += ["behind"] if groups["behind"].notna().any() else []
     titles = {
+        **_titles(shown, objective),
         "mean": f"mean {objective_words(objective)}" if spread else objective_words(objective),
         "sd": "standard deviation",
         "low": "95 % from",
@@ -161,7 +163,7 @@ def trials_table(frame: pd.DataFrame, varied: Sequence[str], objective: str | No
     own = [objective] if objective is not None and objective not in shown else []
     metrics = [name for name in dict.fromkeys([*own, *shown, time_metric(frame)]) if name in frame]
     names = [*varied, *replicates, *metrics]
-    titles = {} if objective is None else {objective: objective_words(objective)}
+    titles = _titles(metrics, objective)
     columns = [Column(titles.get(name, words(name)), is_number(frame[name])) for name in names]
     note = note_columns(frame)
     rows = []
@@ -192,6 +194,12 @@ def unfinished_table(frame: pd.DataFrame) -> ReportTable | None:
     return ReportTable(
         "Trials that did not finish", [Column(title, False) for title in titles], rows, _rows_left_out(len(unfinished))
     )
+
+
+def _titles(metrics: Sequence[str], objective: str | None) -> dict[str, str]:
+    """Returns metrics in words. If test data select, no metric on them is a test result."""
+    selected = objective is not None and objective.startswith("test/")
+    return {name: objective_words(name) if selected or name == objective else words(name) for name in metrics}
 
 
 def _param_cell(value: Any) -> Cell:

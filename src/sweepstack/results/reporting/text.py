@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sweepstack.metrics import rounded
 from sweepstack.results.reporting.answer import others
 from sweepstack.results.reporting.params import value_text
 from sweepstack.results.reporting.plots.style import objective_words, sentence_case, shortened, words
@@ -20,9 +21,10 @@ from sweepstack.results.selection.comparison import (
 )
 from sweepstack.results.selection.items import PAIRED_T
 from sweepstack.results.selection.select import Selection
-from sweepstack.results.tables.columns import REPLICATES, is_number
+from sweepstack.results.tables.columns import is_number
 from sweepstack.results.tables.objective import NO_TEST_PART, NOTE
 from sweepstack.tracking.origin import Origin
+from sweepstack.trial import REPLICATES
 
 
 def warnings(
@@ -147,6 +149,13 @@ def _marks(selection: Selection) -> list[str]:
             "The interval of the best setting allows for its having been chosen by the same values (zoom correction, "
             "Zrnic and Fithian 2024); the table has Student's interval of each setting on its own."
         )
+    if np.isfinite(selection.left_out):
+        lines[-1] += (
+            f" If each {selection.axis.one} in turn is left out of the choice, the best setting by the others has "
+            f"{rounded(selection.left_out)} with it on average: without the luck of having been chosen."
+        )
+    if selection.added:
+        lines.append(f"{sentence_case(selection.added)}.")
     if np.isfinite(selection.groups["behind"]).any():
         lines.append(
             "“Behind by at least” holds for all settings together (95 %). That asks for more than the marks do: a "

@@ -19,8 +19,10 @@ from sweepstack.results.selection.items import (
     give,
     is_mean_over_items,
 )
-from sweepstack.results.selection.replicates import compare
+from sweepstack.results.selection.replicates import Comparison, as_array, compare_values
+from sweepstack.results.selection.sequential import Added, compare_in_stages
 from sweepstack.results.selection.statistics import Interval
+from sweepstack.results.selection.winner import mean_of_left_out
 from sweepstack.results.tables.columns import written
 
 BEST = "best"
@@ -40,6 +42,8 @@ FOLDS_OVERLAP = (
 """What a reader must know of statistics over folds."""
 FOLDS_DIFFER = "settings have values of different folds, which may differ in how hard they are"
 """What a reader must know of a comparison of means over different folds."""
+ADDED_LATER = "{many} were added after the first {first}; the test allows for a look after each {one} (Bonferroni)"
+"""What a reader must know of a test of seeds that were added after looking; see `sequential`."""
 SIGNIFICANCE_LEVEL = 0.05
 """The probability, at most, that any setting of a table is marked as worse although it is as good as the best one."""
 
@@ -120,45 +124,80 @@ class Assessment(NamedTuple):
 class Assessments(NamedTuple):
     """What is known of the settings of a sweep."""
 
+    groups: list[Group]
+    """The settings, the best first."""
     settings: list[Assessment]
+    """What is known of each of them."""
     winner: Interval | None
     """An interval of the true mean of the best setting, which knows that it was chosen (95 %)."""
+    left_out: float
+    """An estimate of that mean, see `winner.mean_of_left_out`; NaN if there is none."""
 
 
-def assess_settings(groups: list[Group], key: Metric, predictions: Predictions, axis: Axis = SEEDS) -> Assessments:
+def assess_settings(
+    groups: list[Group], key: Metric, predictions: Predictions, axis: Axis = SEEDS, added: Added | None = None
+) -> Assessments:
     """Compares each setting with the best one, and decides on its mark.
 
-    Settings with several seeds or folds are compared by their values, see `replicates.compare`. Single trials are
-    compared by their predictions for the items that selected: those that were held out, or the test items if nothing
-    was held out; see `items.compare_errors`. For a metric that is no mean over items nothing is tested.
+    Settings with several seeds or folds are compared by their values, see `replicates.compare_values`; if some were
+    added after others, see `sequential`, and settings that are told apart come last. Single trials are compared by
+    their predictions for the items that selected: those that were held out, or the test items if nothing was held out;
+    see `items.compare_errors`. For a metric that is no mean over items nothing is tested.
 
     Args:
         groups: the settings, the best first.
         key: the metric that selected the best one.
         predictions: returns how the predictions of a run compare with the targets.
         axis: what distinguishes the trials of a setting.
+        added: how the replicates were added one after the other; None if all are of one command.
     """
+    several = len(groups[0].objectives) > 1 and sum(bool(group.objectives) for group in groups) > 1
+    compared = None
+    if several:
+        groups, compared = _compare_values(groups, key, axis, added)
     best = groups[0]
     single = best.trials == 1
     count = len(best.objectives)
     won = "best single trial" if single else f"best mean over {count} {axis.one if count == 1 else axis.many}"
     first = Assessment(BEST, NAN, _reason_of(best, best, won))
-    if count > 1 and sum(bool(group.objectives) for group in groups) > 1:
-        others, winner = _by_values(groups, key, axis)
-    else:
-        others, winner = _by_items(groups, key, predictions, axis), None
-    return Assessments([first, *others], winner)
+    if compared is not None:
+        rivals = as_array([group.objectives for group in groups if group.failed == best.failed and group.objectives])
+        left_out = mean_of_left_out(rivals, key.larger_is_better)
+        return Assessments(groups, [first, *_by_values(groups, compared, axis, added)], compared.winner, left_out)
+    return Assessments(groups, [first, *_by_items(groups, key, predictions, axis)], None, NAN)
 
 
-def _by_values(groups: list[Group], key: Metric, axis: Axis) -> tuple[list[Assessment], Interval | None]:
-    """Compares the settings after the first by their values for several seeds or folds."""
-    best = groups[0]
+def _compare_values(
+    groups: list[Group], key: Metric, axis: Axis, added: Added | None
+) -> tuple[list[Group], Comparison]:
+    """Compares settings by their values for several seeds or folds; returns the settings with the best first."""
     measured = [group for group in groups if group.objectives]
-    match = axis is not FOLDS or len({tuple(sorted(_cut(group).items())) for group in measured}) == 1
+    match = _are_matched(measured, axis)
     overlap = max(group.overlap for group in measured)
-    values = [group.objectives for group in measured]
-    found = compare(values, key.larger_is_better, SIGNIFICANCE_LEVEL, match, overlap)
+    objectives = [group.objectives for group in measured]
+    larger = key.larger_is_better
+    if added is None:
+        return groups, compare_values(as_array(objectives), larger, SIGNIFICANCE_LEVEL, match, overlap)
+    values = as_array(objectives, added.order)
+    failed = np.array([group.failed for group in measured])
+    found = compare_in_stages(values, added.first, larger, SIGNIFICANCE_LEVEL, match, overlap, failed == failed.min())
+    order = np.argsort(found.p <= SIGNIFICANCE_LEVEL, kind="stable")  # NaN for the best one itself
+    unmeasured = [group for group in groups if not group.objectives]
+    return [*(measured[index] for index in order), *unmeasured], found.of(order)
+
+
+def _are_matched(measured: list[Group], axis: Axis) -> bool:
+    """False if settings have folds that were cut differently."""
+    return axis is not FOLDS or len({tuple(sorted(_cut(group).items())) for group in measured}) == 1
+
+
+def _by_values(groups: list[Group], found: Comparison, axis: Axis, added: Added | None) -> list[Assessment]:
+    """Says how the settings after the first compare by their values for several seeds or folds."""
+    best = groups[0]
+    match = _are_matched([group for group in groups if group.objectives], axis)
     borrowed = f"; the spread is estimated from {found.settings:,} settings" if found.settings else ""
+    if added is not None:
+        borrowed += f"; valid for a look after each {axis.one} from {added.first} on"
     assessments, number = [], 0
     for group in groups[1:]:
         if not group.objectives:
@@ -182,7 +221,7 @@ def _by_values(groups: list[Group], key: Metric, axis: Axis) -> tuple[list[Asses
             how += borrowed
         behind, needed = float(found.behind[number]), float(found.needed[number])
         assessments.append(Assessment(_mark(group, p), p, _reason_of(group, best, how), behind, needed))
-    return assessments, found.winner
+    return assessments
 
 
 def _by_items(groups: list[Group], key: Metric, predictions: Predictions, axis: Axis) -> list[Assessment]:

@@ -7,9 +7,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from sweepstack.results.selection.spread import Floats, fit, limits, p_values, spreads
+from sweepstack.results.selection.spread import Fit, Floats, fit, limits, p_values, spreads
 from sweepstack.results.selection.statistics import (
     Interval,
     TTest,
@@ -46,71 +47,115 @@ class Comparison:
     settings: int
     """The number of settings whose spreads were estimated together; 0 if two were compared on their own."""
 
+    def of(self, order: NDArray[np.intp]) -> Comparison:
+        """Returns the comparison of the same settings in another order [k]."""
+        rows = {name: getattr(self, name)[order] for name in ("p", "ahead", "behind", "needed")}
+        return replace(self, **rows)
 
-def compare(
-    objectives: Sequence[Mapping[Hashable, float]],
-    larger_is_better: bool,
-    level: float = 0.05,
-    match: bool = True,
-    overlap: float = 0.0,
-) -> Comparison:
-    """Compares settings with the best one. With two settings this is Student's t-test of the differences, or Welch's
-    where their seeds do not match; with more, all spreads are estimated together, see `spread`.
+
+def as_array(objectives: Sequence[Mapping[Hashable, float]], order: Sequence[Hashable] | None = None) -> Floats:
+    """Returns the values of settings and their replicates [k, n]; NaN where there is none.
 
     Args:
-        objectives: the values of each setting by their replicates; at least one each. The best setting comes first.
-        larger_is_better: the direction of the values.
-        level: the chance that any setting that is as good as the best is told apart.
-        match: False if equal replicates have nothing in common.
-        overlap: see `statistics.mean_interval`.
+        objectives: the values of each setting by their replicates.
+        order: the replicates [n]; by default those of the first setting first.
     """
-    labels = {label: number for number, label in enumerate(dict.fromkeys(one for each in objectives for one in each))}
-    values = np.full((len(objectives), len(labels)), np.nan)
+    labels = order if order is not None else dict.fromkeys(one for each in objectives for one in each)
+    column_of = {label: column for column, label in enumerate(labels)}
+    values = np.full((len(objectives), len(column_of)), np.nan)
     for row, each in zip(values, objectives, strict=True):
-        row[[labels[label] for label in each]] = list(each.values())
-    return compare_values(values, larger_is_better, level, match, overlap)
+        row[[column_of[label] for label in each]] = list(each.values())
+    return values
 
 
 def compare_values(
     values: Floats, larger_is_better: bool, level: float = 0.05, match: bool = True, overlap: float = 0.0
 ) -> Comparison:
-    """Compares settings with the best one; see `compare`.
+    """Compares settings with the best one. With two settings this is Student's t-test of the differences, or Welch's
+    where their seeds do not match; with more, all spreads are estimated together, see `spread`.
 
     Args:
-        values: of k settings, the best first, and their replicates [k, n]; NaN where there is none.
+        values: of k settings, the best first, and their replicates [k, n]; NaN where there is none, at least one each.
         larger_is_better: the direction of the values.
-        level: see `compare`.
-        match: see `compare`.
-        overlap: see `compare`.
+        level: the chance that any setting that is as good as the best is told apart.
+        match: False if equal replicates have nothing in common.
+        overlap: see `statistics.mean_interval`.
     """
     unit = float(np.nanmax(np.abs(values))) or 1.0  # else squares might be too large, or 0
     found = (_compare_two if len(values) == 2 else _compare)(values / unit, larger_is_better, level, match, overlap)
+    return _in_unit(found, unit)
+
+
+def _in_unit(found: Comparison, unit: float) -> Comparison:
+    """Returns a comparison of values that were divided by a unit for the values themselves."""
     winner = None if found.winner is None else Interval(unit * found.winner.low, unit * found.winner.high)
     return replace(found, ahead=unit * found.ahead, behind=unit * found.behind, winner=winner)
 
 
 def _compare(values: Floats, larger_is_better: bool, level: float, match: bool, overlap: float) -> Comparison:
     """Compares settings whose spreads are estimated together."""
-    k, sign = len(values), 1 if larger_is_better else -1
     found = fit(values, match, overlap)
-    ahead = sign * (found.means[0] - found.means)
+    return _among(found, 0, np.ones(len(values), dtype=bool), larger_is_better, level)
+
+
+def compare_among(
+    values: Floats,
+    among: NDArray[np.bool_],
+    rivals: NDArray[np.bool_],
+    larger_is_better: bool,
+    level: float,
+    match: bool,
+    overlap: float,
+) -> Comparison:
+    """Compares some of three or more settings with the best of their rivals; all settings tell the spreads.
+
+    Args:
+        values: of k settings and their replicates [k, n]; NaN where there is none.
+        among: the settings that are compared [k], two at least. The others have NaN in the result.
+        rivals: those of them that may be the best [k], one at least.
+        larger_is_better: the direction of the values.
+        level: see `compare_values`.
+        match: see `compare_values`.
+        overlap: see `compare_values`.
+    """
+    unit = float(np.nanmax(np.abs(values))) or 1.0
+    found = fit(values / unit, match, overlap)
+    means = np.where(rivals, found.means * (1 if larger_is_better else -1), -np.inf)
+    return _in_unit(_among(found, int(np.argmax(means)), among, larger_is_better, level), unit)
+
+
+def _among(found: Fit, best: int, among: NDArray[np.bool_], larger_is_better: bool, level: float) -> Comparison:
+    """Compares some settings with the best of them.
+
+    Args:
+        found: all settings.
+        best: the index of the best one of those that are compared.
+        among: those that are compared [k].
+        larger_is_better: the direction of the values.
+        level: see `compare_values`.
+    """
+    k, number = len(found.means), int(among.sum())
+    ahead = (1 if larger_is_better else -1) * (found.means[best] - found.means)
+    others = among & (np.arange(k) != best)
     nothing = np.full(k, np.nan)
+    p, behind, needed = nothing.copy(), nothing.copy(), nothing.copy()
     known = spreads(found)
     if known is None:
-        p = np.where(ahead <= found.tolerance + found.tolerance[0], 1.0, np.nan) if found.df.any() else nothing.copy()
-        p[0] = np.nan
-        return Comparison(p, ahead, nothing, None, nothing, k)
-    variances, chances = known.mixtures(0)
-    p = np.where(ahead < 0, 1.0, p_values(ahead, variances, chances))
-    p[1:] = np.where(ahead[1:] < 0, 1.0, holm_with_best(p[1:], np.full(k - 1, np.inf), k))
-    single = p_of_first_step(k, level) if k > 1 else level
-    behind = np.maximum(ahead - limits(single, variances, chances), 0.0)
-    needed = _needed(known.typical()[0] + known.typical(), ahead, single)
-    unknown = found.counts < 2 if np.sum(found.counts > 1) < ENOUGH_TO_BORROW else np.zeros(k, dtype=bool)
-    unknown[0] = True
-    for each in (p, behind, needed):
-        each[unknown] = np.nan
-    winner = winner_interval(known, 0, larger_is_better) if k > 1 else None
+        if found.df.any():
+            p[others & (ahead <= found.tolerance + found.tolerance[best])] = 1.0
+        return Comparison(p, ahead, behind, None, needed, k)
+    variances, chances = known.mixtures(best)
+    single = p_of_first_step(number, level) if number > 1 else level
+    raw = p_values(ahead, variances, chances)[others]
+    p[others] = np.where(
+        ahead[others] < 0, 1.0, holm_with_best(np.where(ahead[others] < 0, 1.0, raw), np.full(len(raw), np.inf), number)
+    )
+    behind[others] = np.maximum(ahead - limits(single, variances, chances), 0.0)[others]
+    needed[others] = _needed(known.typical()[best] + known.typical(), ahead, single)[others]
+    if np.sum(found.counts > 1) < ENOUGH_TO_BORROW:
+        for each in (p, behind, needed):
+            each[found.counts < 2] = np.nan
+    winner = winner_interval(known, best, larger_is_better, 1 - level) if k > 1 else None
     return Comparison(p, ahead, behind, winner, needed, k)
 
 
@@ -136,7 +181,7 @@ def _compare_two(values: Floats, larger_is_better: bool, level: float, match: bo
     if ahead < 0 and np.isfinite(p):
         p, behind = 1.0, 0.0
     known = spreads(fit(values, False, overlap))
-    winner = winner_interval(known, 0, larger_is_better) if known is not None else None
+    winner = winner_interval(known, 0, larger_is_better, 1 - level) if known is not None else None
     pair = np.array([math.nan, ahead])
     return Comparison(
         np.array([math.nan, p]),

@@ -16,6 +16,7 @@ import pandas as pd
 from sweepstack.errors import UserError, did_you_mean
 from sweepstack.metrics import NO_RESULTS, Metric, bare_name, rounded
 from sweepstack.results.selection.comparison import (
+    ADDED_LATER,
     FOLDS,
     ITEMS,
     NOT_TOLD_APART,
@@ -27,9 +28,11 @@ from sweepstack.results.selection.comparison import (
     Predictions,
     assess_settings,
 )
+from sweepstack.results.selection.sequential import Added
 from sweepstack.results.selection.statistics import Interval, mean_interval, wilson
-from sweepstack.results.tables.columns import REPLICATES, identity, kind, written
-from sweepstack.results.tables.objective import metric_of, objectives, own_metrics
+from sweepstack.results.tables.columns import identity, kind, written
+from sweepstack.results.tables.objective import caution_of, metric_of, objectives, own_metrics
+from sweepstack.trial import REPLICATES
 
 NO_PREDICTIONS = "no predictions were read"
 """Why single seeds are not compared where `select` gets no predictions."""
@@ -69,6 +72,12 @@ class Selection:
     winner: Interval | None = None
     """An interval of the true mean of the best setting that knows that it was chosen from all (95 %, the zoom
     correction of Zrnic and Fithian 2024); None if it has a single value, or nobody to be chosen from."""
+    left_out: float = float("nan")
+    """The mean of the best setting without the luck of having been chosen: each seed is left out of the choice in turn,
+    and read of the setting that is the best by the others; NaN where `winner` is None."""
+    added: str = ""
+    """That seeds were added after somebody may have looked, and how the test allows for that (see `sequential`); empty
+    if one command has asked for all of them."""
 
     @property
     def honest(self) -> bool:
@@ -105,7 +114,16 @@ class Selection:
         if self.winner is None:
             return found
         low, high = map(rounded, self.winner)
-        return f"{found}; the mean of the best one is {low} to {high} with 95 %, allowing for its having been chosen"
+        mean = rounded(self.groups["mean"].iloc[0])
+        chosen = f"allowing for its having been chosen{self.of_left_out}"
+        return f"{found}; the mean of the best one is {mean}, and {low} to {high} with 95 %, {chosen}"
+
+    @property
+    def of_left_out(self) -> str:
+        """What the best setting has on the seeds that did not choose it, in words; empty if that is not known."""
+        if not np.isfinite(self.left_out):
+            return ""
+        return f" ({rounded(self.left_out)} on {self.axis.many} that are left out of the choice)"
 
 
 def select(
@@ -113,6 +131,7 @@ def select(
     predictions: Predictions | None = None,
     objective: str | None = None,
     test_count: int | None = None,
+    goes_on: bool = False,
 ) -> Selection:
     """Selects the best setting of a table by its mean objective over seeds, and the settings that may be as good.
 
@@ -134,6 +153,7 @@ def select(
         objective: the metric that selects, by default the objective of the task: for classes the accuracy on held-out
             data, or on test data if nothing was held out.
         test_count: the number of test images, if no predictions show it.
+        goes_on: True if seeds may be added after this look; then the test allows for that, see `sequential`.
 
     Raises:
         UserError: there is no such metric, it is no result of training, no finished trial has it, or the trials have
@@ -141,8 +161,9 @@ def select(
     """
     key, caution = _selecting_metric(frame, objective)
     axis = _axis(frame)
-    groups = _ranked(frame, key, axis)
-    found = assess_settings(groups, key, predictions or (lambda *_: NO_PREDICTIONS), axis)
+    ranked, added = _ranked(frame, key, axis, goes_on)
+    found = assess_settings(ranked, key, predictions or (lambda *_: NO_PREDICTIONS), axis, added)
+    groups = found.groups
     rows = frame[frame["run_id"].isin(groups[0].run_ids) & _usable(frame, key)]
     by = [key, *_replicates(frame), "run_id"]
     trial = rows.sort_values(by, ascending=[not key.larger_is_better, *[True] * (len(by) - 1)]).iloc[0]
@@ -158,6 +179,8 @@ def select(
         axis,
         axis is FOLDS and len({(one.folds, *sorted(map(str, one.objectives))) for one in groups if one.objectives}) > 1,
         _within(found.winner, groups, key),
+        found.left_out,
+        ADDED_LATER.format(one=axis.one, many=axis.many, first=added.first) if added else "",
     )
 
 
@@ -256,16 +279,14 @@ def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[Metric, s
             f"no finished trial has a finite {key}, which should select",
             remedy=f"choose another metric: {others}",
         )
-    if not key.startswith("test/"):
-        return key, ""
-    if any(metric.startswith("val/") for metric in known):
-        return key, "test data selected, as was asked for: the test value is too good"
-    return key, "nothing was held out, so test data selected: the test value is too good"
+    return key, caution_of(frame, key)
 
 
-def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis) -> list[Group]:
-    """Returns the settings of a table, the best first; equally good ones in the order in which they began."""
+def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis, goes_on: bool) -> tuple[list[Group], Added | None]:
+    """Returns the settings of a table, the best first; equally good ones in the order in which they began. And how
+    their seeds or folds were added, if not all at once, or if that goes on."""
     settings = _settings(frame)
+    seeds_asked: dict[str, list[str]] = frame.attrs.get("seeds_asked", {})
     frame = frame.sort_values(["started", "run_id"]).reset_index(drop=True)
     alike = frame[settings].apply(identity)
     every = alike.groupby(settings, dropna=False, sort=False) if settings else frame.groupby(lambda _: 0)
@@ -283,6 +304,12 @@ def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis) -> list[Group]:
         fold = frame["fold"].map(written).where(frame["fold"].notna(), seeds)  # without a fold, a seed stands alone
         fold_of = dict(zip(zip(number, seeds, strict=True), fold, strict=True))
         by_seed = by_seed.groupby([by_seed.index.get_level_values(0), by_seed.index.map(fold_of)]).mean()
+    added = None
+    if seeds_asked or goes_on:
+        labels = seeds if axis is not FOLDS else pd.Series([fold_of[pair] for pair in zip(number, seeds, strict=True)])
+        asked_of = {run_id: asked for asked, ids in seeds_asked.items() for run_id in ids}
+        asked = frame.loc[usable, "run_id"].map(lambda run_id: asked_of.get(run_id, ""))
+        added = _added(asked, number[usable], labels[usable], goes_on)
     objectives: dict[int, dict[Hashable, float]] = defaultdict(dict)
     for (index, seed), value in zip(by_seed.index, by_seed[key], strict=True):
         objectives[index][seed] = float(value)
@@ -320,7 +347,26 @@ def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis) -> list[Group]:
         alone = several and len(group.objectives) == 1
         return not group.objectives, group.failed, alone, sign * group.mean if group.objectives else 0.0
 
-    return sorted(groups, key=rank)
+    return sorted(groups, key=rank), added
+
+
+def _added(asked: pd.Series[Any], number: pd.Series[Any], replicates: pd.Series[Any], goes_on: bool) -> Added | None:
+    """Says how the replicates of settings were added; None if each setting has all of its own from one command.
+
+    Args:
+        asked: what the commands asked for (see `Trial.asked`), of the runs that count in the order in which they began.
+        number: the numbers of their settings.
+        replicates: their seeds or folds.
+        goes_on: True if further ones will be added.
+    """
+    if not goes_on and asked.groupby(number).nunique().max() == 1:
+        return None
+    turn = asked.map({one: turn for turn, one in enumerate(asked.unique())})
+    turns = turn.groupby(replicates).min()
+    order = sorted(turns.index, key=lambda one: (turns[one], len(str(one)), str(one)))
+    at_first = turn == turn.groupby(number).transform("min")
+    first = replicates[at_first].groupby(number[at_first]).nunique().min()
+    return Added(tuple(order), int(first))
 
 
 def _folds(frame: pd.DataFrame, number: pd.Series[Any]) -> dict[int, str]:

@@ -15,8 +15,6 @@ from sweepstack.tracking.params import as_text
 Kind = Literal["column", "param", "metric"]
 SECTIONS: dict[str, Kind] = {"params": "param", "metrics": "metric"}
 """Prefixes of names, each with the kind of column that it means."""
-REPLICATES = ("seed", "fold")
-"""Params in which the trials of one setting differ: each pair of their values is a replicate."""
 ALIASES = {"bs": "batch_size"}
 """Short names of params, as the names of runs have them."""
 MAX_INT64 = 2**63 - 1

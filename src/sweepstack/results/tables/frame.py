@@ -16,6 +16,7 @@ from sweepstack.results.tables.conditions import fulfilled
 from sweepstack.results.tables.objective import (
     NOTE,
     attrs_of,
+    caution_of,
     comparable,
     metric_of,
     note_columns,
@@ -63,8 +64,9 @@ def table(
     other rows.
 
     `frame.attrs["vary"]` is the number of params that vary; `frame.attrs["params"]` and `frame.attrs["metrics"]` name
-    all columns of that kind, and `frame.attrs["sorted"]` the column that sorts; see `objective.attrs_of` for its other
-    entries. The same store gives the same table, in whatever order it is read.
+    all columns of that kind, `frame.attrs["sorted"]` the column that sorts, and `frame.attrs["notes"]` what a reader
+    must know of that order; see `objective.attrs_of` for its other entries. The same store gives the same table, in
+    whatever order it is read.
 
     Args:
         sweep: the name of the sweep, "latest", or "all" for everything in the store.
@@ -169,6 +171,7 @@ def _sorted(frame: pd.DataFrame, metric: str | None, sort: str | None) -> pd.Dat
     ascending = [not _is_downwards(frame, key), *([True] * (len(by) - 1))]
     frame = frame.sort_values(by, ascending=ascending, na_position="last", key=order)
     if sort is None and key in frame.attrs["metrics"]:
+        frame.attrs["notes"] = [note for note in (caution_of(frame, key),) if note]
         penalty = comparable(frame, key).isna().astype(int) + (frame["state"] != TrialState.FINISHED)
         frame = frame.iloc[penalty.argsort(kind="stable")]
     return frame.reset_index(drop=True)

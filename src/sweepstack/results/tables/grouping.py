@@ -10,7 +10,8 @@ import pandas as pd
 from sweepstack.errors import UserError
 from sweepstack.metrics import Metric
 from sweepstack.results.tables.columns import find_column, identity, order, written
-from sweepstack.results.tables.objective import NOTE, SELECTED_ON_TEST, comparable, objective
+from sweepstack.results.tables.objective import NOTE, caution_of, comparable, objective
+from sweepstack.tracking.objectives import SELECTED_ON_TEST
 
 if TYPE_CHECKING:
     from sweepstack.results.selection.comparison import Predictions
@@ -21,7 +22,8 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
     """Computes means over all trials that are equal in some columns, the best first.
 
     The table has these columns, then `mean` and `sd` of the metric (with n - 1), `n`, the number of trials in the mean,
-    and `missing`, the number of trials that did not finish or have no finite value.
+    and `missing`, the number of trials that did not finish or have no finite value. It has a `note` in every row if the
+    metric is measured on test data.
 
     Args:
         frame: the table, see `table`.
@@ -42,8 +44,10 @@ def grouped(frame: pd.DataFrame, keys: Sequence[str], metric: str | None = None)
     groups = groups.sort_values(["mean", *columns], ascending=ascending, na_position="last", key=order)
     groups = groups.reset_index(drop=True)
     groups.attrs |= _attrs(groups, frame, chosen)
-    by_test = NOTE in frame and (frame[NOTE] == SELECTED_ON_TEST).any() and chosen.startswith("test/")
-    groups.attrs["notes"] = [f"trials were {SELECTED_ON_TEST}: the test value is too good"] if by_test else []
+    caution = caution_of(frame, chosen)
+    if caution and NOTE not in groups:
+        groups[NOTE] = SELECTED_ON_TEST
+    groups.attrs["notes"] = [caution] if caution else []
     return groups
 
 
@@ -51,7 +55,7 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
     """Computes the means of a metric by two params.
 
     The table has a row for each value of one param, a column for each value of the other (`lr=0.1`), then as many
-    columns with the numbers of trials (`n lr=0.1`), all in the order of the values.
+    columns with the numbers of trials (`n lr=0.1`), all in the order of the values; and `note`, see `grouped`.
 
     Args:
         frame: the table, see `table`.
@@ -81,6 +85,8 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
             result[f"{name}{value}"] = of_label[part].set_axis(row_of_cell[of_label.index])
     counts = [f"n {value}" for value in labels]
     result[counts] = result[counts].fillna(0).astype(int)
+    if NOTE in cells and NOTE not in result:
+        result[NOTE] = SELECTED_ON_TEST
     result.attrs = {**cells.attrs, "shape": "cells", "labels": labels}
     return result
 
@@ -116,7 +122,7 @@ def settings_frame(frame: pd.DataFrame, selection: Selection) -> pd.DataFrame:
     groups = selection.groups.assign(run_ids=selection.groups["run_ids"].map(" ".join))
     if selection.caution and NOTE not in groups:
         groups[NOTE] = SELECTED_ON_TEST
-    notes = [selection.in_short, selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
+    notes = [selection.in_short, selection.added, selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
     notes.append(FOLDS_DIFFER if selection.folds_differ else "")
     groups.attrs |= {**_attrs(groups, frame, selection.objective), "notes": [note for note in notes if note]}
     return groups

@@ -12,15 +12,13 @@ import pandas as pd
 from sweepstack.errors import UserError
 from sweepstack.metrics import KNOWN, Direction, Metric, bare_name, with_direction
 from sweepstack.results.tables.columns import find_column
-from sweepstack.tracking.objectives import OBJECTIVES, objectives_of
+from sweepstack.tracking.objectives import OBJECTIVES, SELECTED_ON_TEST, objectives_of
 from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.trial import TrialState
 
 NOTE = "note"
 """The column with `note_of` each trial. A table has it if there is any."""
-SELECTED_ON_TEST = "selected on the test data"
-"""The note of a run whose test data selected it: none of its figures is a test result."""
 NO_TEST_PART = "no test part"
 """The note of a run whose dataset has no test part."""
 
@@ -29,13 +27,18 @@ def attrs_of(rows: Sequence[Row]) -> dict[str, Any]:
     """Returns what a table has to keep of its rows, as plain values: pandas copies them, and writes them to parquet.
 
     `objectives` are the metrics that select; `directions` are, by the bare names of metrics, all the pairs of mode and
-    proportion that were declared; `asked` are the bare names of the metrics that the tasks name.
+    proportion that were declared; `asked` are the bare names of the metrics that the tasks name; `seeds_asked` are the
+    ids of the runs by the seeds that their commands asked for (see `Trial.asked`), empty if all asked for the same.
     """
     directions = defaultdict(set)
     for row in rows:
         for name, direction in row.declared.directions.items():
             directions[name].add(direction)
+    seeds_asked = defaultdict(list)
+    for row in rows:
+        seeds_asked[row.asked].append(row.run_id)
     return {
+        "seeds_asked": dict(seeds_asked) if len(seeds_asked) > 1 else {},
         "objectives": objectives_of((row.declared, row.metrics) for row in rows),
         "directions": {name: [list(one) for one in sorted(found)] for name, found in sorted(directions.items())},
         "asked": sorted({name for row in rows for name in _asked(row)}),
@@ -66,6 +69,23 @@ def note_of(row: Row) -> str:
 def note_columns(frame: pd.DataFrame) -> list[str]:
     """Returns the name of the column with `note_of` each trial, in a list; an empty one if a table has none."""
     return [NOTE] if NOTE in frame and NOTE not in frame.attrs.get("params", ()) else []
+
+
+def caution_of(frame: pd.DataFrame, metric: str) -> str:
+    """Says why the best value of a metric is too good: it is measured on test data, which so select.
+
+    Empty for any other metric: then test data are only read.
+
+    Args:
+        frame: the table, see `table`.
+        metric: the metric that selects.
+    """
+    if not metric.startswith("test/"):
+        return ""
+    held_out = [name for name in frame.attrs["metrics"] if name.startswith("val/")]
+    if any(name in frame and comparable(frame, name).notna().any() for name in held_out):
+        return "test data selected, as was asked for: the test value is too good"
+    return "nothing was held out, so test data selected: the test value is too good"
 
 
 def direction_note(frame: pd.DataFrame, name: str) -> str:

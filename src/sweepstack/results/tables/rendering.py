@@ -91,7 +91,8 @@ def short(frame: pd.DataFrame) -> pd.DataFrame:
 def _short_cells(frame: pd.DataFrame) -> pd.DataFrame:
     labels = frame.attrs["labels"]
     counts = frame[[f"n {label}" for label in labels]].to_numpy()
-    shown = frame[[frame.columns[0], *labels]].copy()
+    first = frame.columns[0]
+    shown = frame[[first, *labels, *(name for name in note_columns(frame) if name != first)]].copy()
     for index, label in enumerate(labels):
         means = [_rounded(value, frame.attrs["metric"]) for value in frame[label]]
         if counts.max() > 1:

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 
 from sweepstack.masking import reveal
 from sweepstack.metrics import Metric, bare_name, with_direction
-from sweepstack.tracking.objectives import OBJECTIVES, objectives_of
+from sweepstack.tracking.objectives import NOTE_TAG, OBJECTIVES, objectives_of
 from sweepstack.tracking.private.client import server_version
 from sweepstack.tracking.runs_as_rows import SWEEP_TAG, Row, member_tag
 from sweepstack.tracking.store import Store
@@ -118,7 +118,11 @@ def _look(rows: Sequence[Row]) -> dict[str, Any]:
         *({"type": "SCATTER", "xaxis": {"key": key, "type": "PARAM"}, "yaxis": selects} for key in swept),
     ]
     return {
-        "selectedColumns": [*(f"metrics.`{key}`" for key in metrics), *(f"params.`{key}`" for key in swept)],
+        "selectedColumns": [
+            *(f"metrics.`{key}`" for key in metrics),
+            *(f"params.`{key}`" for key in swept),
+            *([f"tags.`{NOTE_TAG}`"] if objective.startswith("test/") else []),
+        ],
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": [
             {"uuid": f"{SECTION}-{number}", "metricSectionId": SECTION, "isGenerated": False, "deleted": False, **chart}

@@ -32,6 +32,7 @@ from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.objectives import tags_of_task
 from sweepstack.tracking.params import as_text
 from sweepstack.tracking.runs_as_rows import (
+    ASKED_TAG,
     FINGERPRINT_TAG,
     ID_TAG,
     LOG_TAG,
@@ -475,6 +476,7 @@ def _tags(first: Event) -> dict[str, str]:
         FINGERPRINT_TAG: trial.fingerprint,
         LOG_TAG: as_value(str(trial.log)),
         **{key: as_value(text) for key, text in tags_of_task(trial.config).items()},
+        **({ASKED_TAG: trial.asked} if trial.asked else {}),
         **_of_sweep(first),
     }
 

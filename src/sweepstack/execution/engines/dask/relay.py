@@ -30,11 +30,11 @@ from sweepstack.execution.engines.channel import (
     FILES,
     checkpoints_of,
     make_assignment,
-    unlike_versions,
     work_folder,
     write_control,
 )
 from sweepstack.execution.engines.fork_server import WorkerServer
+from sweepstack.execution.engines.worker_side import unlike_versions
 from sweepstack.files.inside import inside
 from sweepstack.files.owner_only import make_folder
 from sweepstack.journal.codec import decode_line

@@ -20,9 +20,9 @@ from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.errors import UserError
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
 from sweepstack.execution.engines.assignment_file import assignment_from_json
-from sweepstack.execution.engines.channel import ASSIGNMENT, checkpoints_of
+from sweepstack.execution.engines.channel import ASSIGNMENT, checkpoints_of, versions
 from sweepstack.execution.engines.fork_server import serve
-from sweepstack.execution.worker import load_data_of, run_stack
+from sweepstack.execution.worker import load_data_of, load_training, run_stack
 
 
 def train(assignment: Assignment, reporter: Reporter) -> Parts | None:
@@ -52,13 +52,9 @@ def warm_up() -> None:
     """Loads all that trains, so that the forked processes have it."""
     import torch
 
-    from sweepstack.training import own_loop, trainer  # noqa: F401
-    from sweepstack.training.data import load  # noqa: F401
-    from sweepstack.training.optimizers import load_compiler
-    from sweepstack.training.stacked import build, loop, single_model  # noqa: F401
-
     torch.set_num_threads(1)  # so that it starts none: a fork would wait for threads that it does not have
-    load_compiler()
+    load_training(is_alone=True)
+    versions()
 
 
 def load(folder: Path) -> None:

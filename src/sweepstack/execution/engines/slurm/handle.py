@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ OWN_ENDS = ("COMPLETED", "FAILED")
 """States of jobs that have ended by themselves."""
 NODE_ENDS = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED")
 """States of jobs that have ended for no fault of theirs."""
+OUT_OF_MEMORY = re.compile(r"^slurmstepd.*(memory limit|oom.?kill)", re.IGNORECASE)
+"""Matches the line in the log of a job that has taken too much memory; its state may not say so."""
 POLL_SECONDS = 0.5
 """Seconds between two looks at what a worker has reported, which is on a shared disk."""
 HASTEN_SECONDS = 30.0
@@ -205,9 +208,10 @@ class SlurmHandle(WorkerHandle):
         return self._reports.folder / LOGS / f"{self._job.id}_0_log.out"
 
     def _last_line(self) -> str:
-        """Returns the last line of the job's log; empty without one."""
+        """Returns the last line of the job's log, or the last one that speaks of its memory; empty without one."""
         with suppress(OSError):
             lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+            lines = [line for line in lines if OUT_OF_MEMORY.search(line)] or lines
             return one_line(lines[-1]) if lines else ""
         return ""
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from sweepstack.events import Ended, Event
 from sweepstack.execution.assignment import Assignment, Parts, Reporter
-from sweepstack.execution.engines.channel import FileSink, reported_events
+from sweepstack.execution.engines.channel import reported_events
 from sweepstack.execution.engines.worker_main import main
+from sweepstack.execution.engines.worker_side import FileSink
 from sweepstack.execution.worker import run_stack
 from sweepstack.files.owner_only import make_file
 from sweepstack.files.replacing import replacing

@@ -1,0 +1,86 @@
+"""`sweepstack refine`, as it is typed: further seeds for the settings that may be the best."""
+
+from pathlib import Path
+
+import pytest
+
+from sweepstack.results.selection.select import select
+from sweepstack.results.tables.frame import table
+from sweepstack.tracking.store import Store
+
+from . import here
+from .terminal import new_store
+
+SMALL = ("dataset=digits", "epochs=3", "device=cpu", "threads=1", "engine=inline")
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Of the commands that are typed here."""
+    monkeypatch.chdir(tmp_path)
+    store = new_store(tmp_path, empty_database)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    return store
+
+
+def test_the_settings_that_may_be_the_best_get_seeds_until_the_budget_is_spent(store, tmp_path, capfd):
+    rates = "optimizer.lr=0.001,0.3,0.7,1.0"
+    assert here.train("-m", *SMALL, rates, "seed=0,1,2", "tracking.sweep=rates").code == 0
+    (tmp_path / "multirun" / "rates" / "multirun.yaml").rename(tmp_path / "before.yaml")
+    done = here.sweepstack("refine", "--budget", "7")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[0] == "3 settings of 4 may be the best: 2 more seeds for each (6 trials)"
+    assert "6 trials trained; another seed for each takes" in done.out
+    assert "Seeds were added after the first 3; the test allows for a look after each seed" in done.out
+    assert "table --by-seed --sweep rates" in done.out
+    trained = capfd.readouterr().out
+    assert "6 trials -> 6 trajectories -> 1 stack" in trained
+    assert " lr=0.3 seed=3  val" in trained
+    assert "epochs=3" not in trained  # the names hold what varies in the sweep
+    assert "state" not in trained  # no table of all trials
+    frame = table("rates", store=store)
+    assert len(frame) == 18
+    assert set(frame[frame["lr"] == 0.001]["seed"]) == {0, 1, 2}
+    assert set(frame[frame["lr"] == 0.7]["seed"]) == {0, 1, 2, 3, 4}
+    assert not (tmp_path / "multirun" / "rates" / "multirun.yaml").exists()
+    shown = here.sweepstack("table", "--by-seed", "--sweep", "rates")
+    assert "note: seeds were added after the first 3" in shown.err
+    assert select(frame).groups.iloc[-1]["mark"] == ""
+    again = here.train("-m", *SMALL, rates, "seed=0,1,2", "tracking.sweep=rates")
+    assert "12 trials trained before: not trained again" in again.out
+
+
+def test_seeds_that_a_second_command_adds_are_noted_and_those_of_a_resumed_one_are_not(store):
+    words = ("-m", *SMALL, "optimizer.lr=0.3,1.0", "tracking.sweep=wider")
+    assert here.train(*words, "seed=0,1").code == 0
+    assert here.train(*words, "seed=0,1").code == 0
+    assert select(table("wider", store=store)).added == ""
+    assert here.train(*words, "seed=0,1,2").code == 0
+    assert "after the first 2" in select(table("wider", store=store)).added
+
+
+def test_single_seeds_get_further_ones_and_what_is_clear_needs_none(store, capfd):
+    assert here.train("-m", *SMALL, "optimizer.lr=0.0001,1.0", "tracking.sweep=single").code == 0
+    done = here.sweepstack("refine", "--sweep", "single")
+    assert done.code == 0
+    assert "one setting is the best" in done.out
+    assert "2 settings of 2 may be the best" not in done.out or "1 more seed for each (2 trials)" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--sweep", "all"), "refine adds seeds to one sweep, got 'all'; name it with --sweep NAME"),
+        (("--sweep", "nowhere"), "there is no sweep 'nowhere'"),
+        (("--sweep", "folds"), "the settings of this sweep are compared over folds"),
+        (("--budget", "0"), "0 is not in the range x>=1"),
+    ],
+)
+def test_what_cannot_be_refined_is_one_line(words, message, store):
+    folds = ("folds=3", "fold=0,1", "optimizer.lr=0.1,0.2", "tracking.sweep=folds")
+    assert here.train("-m", *SMALL, *folds, "epochs=1").code == 0
+    done = here.sweepstack("refine", *words)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) <= 4
+    assert "Traceback" not in done.err
