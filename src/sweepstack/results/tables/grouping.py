@@ -85,7 +85,7 @@ def pivoted(frame: pd.DataFrame, row: str, column: str, metric: str | None = Non
             result[f"{name}{value}"] = of_label[part].set_axis(row_of_cell[of_label.index])
     counts = [f"n {value}" for value in labels]
     result[counts] = result[counts].fillna(0).astype(int)
-    if NOTE in cells and NOTE not in result:
+    if cells.attrs["notes"] and NOTE not in result:
         result[NOTE] = SELECTED_ON_TEST
     result.attrs = {**cells.attrs, "shape": "cells", "labels": labels}
     return result
