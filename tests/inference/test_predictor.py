@@ -68,6 +68,9 @@ def test_a_finished_trial_keeps_what_it_predicts(digits_config, way, validation_
     for place, outcome in outcomes.items():
         assert outcome.predictions.dtype == np.uint8
         assert accuracy(outcome, configs[place]) == pytest.approx(outcome.metrics["test/accuracy"], abs=1e-6)
+        if not configs[place].validation_split:
+            assert outcome.held_out_predictions is None
+            continue
         assert outcome.held_out_predictions.dtype == np.uint8
         right = outcome.held_out_predictions == loaded(configs[place]).held_out_targets.numpy()
         assert float(right.mean()) == pytest.approx(outcome.metrics["val/accuracy"], abs=1e-6)

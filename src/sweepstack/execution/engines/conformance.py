@@ -21,7 +21,7 @@ from sweepstack.execution.assignment import Assignment, Parts
 from sweepstack.execution.executor import Executor, Handle, InProcessExecutor, Lost, Trained
 from sweepstack.execution.prepare import prepare
 from sweepstack.planning.plan import Stack, Trajectory
-from sweepstack.trial import WEIGHTS, StackSettings, Trial, TrialState, Verdict
+from sweepstack.trial import HELD_OUT_PREDICTIONS, WEIGHTS, StackSettings, Trial, TrialState, Verdict
 
 PATIENCE = 120.0
 """Seconds until a worker must have done what is asked for in a test."""
@@ -165,7 +165,7 @@ class ExecutorConformance:
             assert isinstance(first, Started)
             assert isinstance(last, Ended)
             assert [file.name for file in last.files if not file.is_file()] == []
-            assert trial.folder / WEIGHTS in last.files
+            assert {trial.folder / name for name in (WEIGHTS, HELD_OUT_PREDICTIONS)} <= {*last.files}
             weights = tmp_path / "in process" / trial.folder.name / WEIGHTS
             assert (trial.folder / WEIGHTS).read_bytes() == weights.read_bytes()
 

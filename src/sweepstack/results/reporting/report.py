@@ -94,8 +94,8 @@ def report(
     files |= {f"{key}.csv": str(render(one, "csv")).encode() for key, one in tables.items()}
     files |= {f"plots/{key}.png": content for key, content in pictures.items()}
     caution = "" if about.selection is None else about.selection.caution
-    text = "".join(printable(piece) for piece, _ in sentence)
-    return Report(name, rows[0].experiment_id, len(rows), text, html, files, caution)
+    words = "".join(printable(piece) for piece, _ in sentence)
+    return Report(name, rows[0].experiment_id, len(rows), words, html, files, caution)
 
 
 def _page(
