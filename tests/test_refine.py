@@ -29,9 +29,9 @@ def test_the_settings_that_may_be_the_best_get_seeds_until_the_budget_is_spent(s
     (tmp_path / "multirun" / "rates" / "multirun.yaml").rename(tmp_path / "before.yaml")
     done = here.sweepstack("refine", "--budget", "7")
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines()[0] == "3 settings of 4 may be the best: 2 more seeds for each (6 trials)"
-    assert "6 trials trained; another seed for each takes" in done.out
-    assert "Seeds were added after the first 3; the test allows for a look after each seed" in done.out
+    assert done.out.splitlines()[0] == "3 settings of 4 may be the best: 6 trials with seed 3, 4"
+    assert "6 trials trained; the next round takes" in done.out
+    assert "Trials were added after a first look at 3 seeds; the test allows for a look after each seed" in done.out
     assert "table --by-seed --sweep rates" in done.out
     trained = capfd.readouterr().out
     assert "6 trials -> 6 trajectories -> 1 stack" in trained
@@ -44,7 +44,7 @@ def test_the_settings_that_may_be_the_best_get_seeds_until_the_budget_is_spent(s
     assert set(frame[frame["lr"] == 0.7]["seed"]) == {0, 1, 2, 3, 4}
     assert not (tmp_path / "multirun" / "rates" / "multirun.yaml").exists()
     shown = here.sweepstack("table", "--by-seed", "--sweep", "rates")
-    assert "note: seeds were added after the first 3" in shown.err
+    assert "note: trials were added after a first look at 3 seeds" in shown.err
     assert select(frame).groups.iloc[-1]["mark"] == ""
     again = here.train("-m", *SMALL, rates, "seed=0,1,2", "tracking.sweep=rates")
     assert "12 trials trained before: not trained again" in again.out
@@ -56,7 +56,7 @@ def test_seeds_that_a_second_command_adds_are_noted_and_those_of_a_resumed_one_a
     assert here.train(*words, "seed=0,1").code == 0
     assert select(table("wider", store=store)).added == ""
     assert here.train(*words, "seed=0,1,2").code == 0
-    assert "after the first 2" in select(table("wider", store=store)).added
+    assert "after a first look at 2 seeds" in select(table("wider", store=store)).added
 
 
 def test_single_seeds_get_further_ones_and_what_is_clear_needs_none(store, capfd):
@@ -64,7 +64,30 @@ def test_single_seeds_get_further_ones_and_what_is_clear_needs_none(store, capfd
     done = here.sweepstack("refine", "--sweep", "single")
     assert done.code == 0
     assert "one setting is the best" in done.out
-    assert "2 settings of 2 may be the best" not in done.out or "1 more seed for each (2 trials)" in done.out
+    assert "0 trials trained" in done.out
+    assert "were added" not in done.out
+
+
+def test_a_round_that_was_interrupted_is_completed_first_and_settings_with_fewer_seeds_catch_up(store, capfd):
+    rates = ("optimizer.lr=0.7,1.0", "tracking.sweep=rates")
+    assert here.train("-m", *SMALL, *rates, "seed=0,1").code == 0
+    assert here.train("-m", *SMALL, "optimizer.lr=0.7", "tracking.sweep=rates", "seed=2").code == 0
+    done = here.sweepstack("refine", "--budget", "1")
+    assert "2 settings of 2 may be the best: 1 trial with seed 2" in done.out
+    assert "seed=2  val" in capfd.readouterr().out
+    frame = table("rates", store=store)
+    assert sorted(frame["seed"]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_named_sweep_is_refined_with_its_settings_alone(store):
+    words = ("-m", *SMALL, "sweeps=lr_batch_epochs", "optimizer.lr=0.7,1.0", "batch_size=100", "epochs=2")
+    assert here.train(*words, "seed=0,1", "tracking.sweep='ä b'").code == 0
+    done = here.sweepstack("refine", "--budget", "2")
+    assert (done.code, done.err) == (0, "")
+    frame = table("ä b", store=store)
+    assert sorted(zip(frame["lr"], frame["seed"], strict=True)) == [
+        (lr, seed) for lr in (0.7, 1.0) for seed in (0, 1, 2)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -211,10 +211,12 @@ def test_a_list_of_jobs_is_swept_and_a_grid_multiplies_it(jobs, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("text", ["{}", "jobs: []", "jobs: 3", "jobs: [optimizer.lr=0.1]", "other: [[seed=1]]"])
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "jobs: []", "jobs: 3", "jobs: [optimizer.lr=0.1]", "jobs: [[null]]", "other: [[seed=1]]"]
+)
 def test_a_list_of_jobs_must_be_one(jobs, tmp_path, text):
     (tmp_path / "jobs.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"hydra\.sweeper\.jobs must be a YAML file with a list"):
         jobs(f"hydra.sweeper.jobs={tmp_path / 'jobs.yaml'}")
-    with pytest.raises(ConfigError, match="must be readable"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         jobs("hydra.sweeper.jobs=nowhere.yaml")

@@ -47,7 +47,7 @@ FAR_APART = {0.1: [0.95, 0.951, 0.949, 0.95], 0.2: [0.94, 0.941, 0.938, 0.941], 
 
 def test_a_table_says_that_seeds_were_added_after_looking_and_what_was_told_apart_stays_so() -> None:
     found = looked(FAR_APART, first=3)
-    assert "added after the first 3" in found.added
+    assert "added after a first look at 3 seeds" in found.added
     assert found.groups["mark"].tolist() == [BEST, WORSE, WORSE]
     assert "from 3 on" in found.groups["why"][2]
     assert found.groups["n"].tolist() == [4, 4, 3]
@@ -72,6 +72,37 @@ def test_a_setting_with_failed_trials_tells_no_other_one_apart_by_its_lucky_seed
 def test_settings_that_another_command_added_with_all_their_seeds_need_no_allowance() -> None:
     rows = [trial(lr, seed, 0.9 + lr / 100 + seed / 1000, f"command {lr}") for lr in (0.1, 0.2) for seed in range(3)]
     assert select(as_frame(rows)).added == ""
+
+
+def test_one_setting_alone_is_no_look() -> None:
+    rows = [trial(0.1, 0, 0.9, "alone")] + [
+        trial(lr, seed, 0.9 + lr / 100 + seed / 1000, "all")
+        for lr in (0.1, 0.2)
+        for seed in range(3)
+        if lr + seed > 0.1
+    ]
+    assert select(as_frame(rows)).added == ""
+
+
+def test_trials_without_a_seed_are_replicates_of_their_own() -> None:
+    rows = [trial(lr, seed, 0.9 + lr / 100 + seed / 1000, "first") for lr in (0.1, 0.2) for seed in range(3)]
+    found = {"val/accuracy": 0.9}
+    bare = [
+        Row(f"bare {lr}", "bare", "1", "sweep", "FINISHED", "", "", 2000, {"lr": str(lr)}, found, asked="later")
+        for lr in (0.1, 0.2)
+    ]
+    assert select(as_frame([*rows, *bare])).groups["n"].tolist() == [4, 4]
+
+
+def test_whoever_chooses_which_settings_get_seeds_makes_no_error_more_likely() -> None:
+    rng, wrong, tables = np.random.default_rng(3), 0, 80
+    for _ in range(tables):
+        values = rng.normal(size=(15, 4)) + rng.normal(size=4)
+        values = values[np.argsort(-values[:, :3].mean(1))]
+        values[1:-1, 3] = np.nan  # the highest and the lowest go on
+        values = values[np.argsort(-np.nanmean(values, 1))]
+        wrong += bool((compare_in_stages(values, 3, True).p <= LEVEL).any())
+    assert wrong / tables <= LEVEL
 
 
 def test_the_shares_of_all_looks_sum_to_one() -> None:

@@ -38,8 +38,8 @@ class SweepstackSweeper(sweeper.Sweeper):
     Args:
         max_batch_size: the most jobs of one launch; None for no limit.
         params: the grid of the config. It is not used, because `jobs_of` reads it from the config.
-        jobs: the path of a YAML file that lists the overrides of each job; a grid multiplies them. It is not used here
-            either.
+        jobs: the path of a YAML file that lists the overrides of each job, instead of the grid of the config. What is
+            typed multiplies them. It is not used here either.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ import click
 
 from sweepstack.blame import Whose, is_signal, judge
 from sweepstack.cli import compare, control, runs, writing
-from sweepstack.cli.refine import refine
+from sweepstack.cli import refine as refining
 from sweepstack.cli.runs import store_option
 from sweepstack.cli.writing import write
 from sweepstack.errors import StoreError, UserError, one_line, printable
@@ -23,7 +23,7 @@ from sweepstack.standard_streams import READER_GONE_ERRNOS, discard, open_closed
 
 TABLE_FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
 """The choices of `sweepstack table --format`."""
-FILES = (__file__, compare.__file__, control.__file__, runs.__file__, writing.__file__)
+FILES = (__file__, compare.__file__, control.__file__, refining.__file__, runs.__file__, writing.__file__)
 """The files that print."""
 
 
@@ -95,7 +95,7 @@ for command in (
     runs.predict,
     runs.show,
     runs.repro,
-    refine,
+    refining.refine,
     control.status,
     control.stop,
 ):

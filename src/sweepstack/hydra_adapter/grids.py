@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.override_parser.types import Override, OverrideType
@@ -20,8 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweepstack.config.yaml_file import read_yaml
-from sweepstack.errors import ConfigError
+from sweepstack.errors import ConfigError, one_line
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.ignored_settings import check_obeyed, grid_of
 from sweepstack.hydra_adapter.private import child
@@ -40,12 +40,13 @@ def jobs_of(composer: Composer, master: DictConfig, arguments: Sequence[str]) ->
         HydraException: an override cannot be read.
         ConfigError: there is nothing to sweep, or too much, or a file has a setting below hydra that has no effect.
     """
+    if (file := OmegaConf.select(master, "hydra.sweeper.jobs")) is not None:
+        axes = [expand(override, composer.options) for override in parse_overrides(arguments)]
+        listed = _listed(Path(str(file)))
+        _check_count(len(listed) * math.prod(len(axis) for axis in axes))
+        return [[*typed, *own] for typed in itertools.product(*axes) for own in listed]
     grids = _Grids(composer, master)
     jobs = grids.cross(grid_of(master.hydra), parse_overrides(arguments))
-    if (file := OmegaConf.select(master, "hydra.sweeper.jobs")) is not None:
-        listed = _listed(Path(str(file)))
-        _check_count(len(jobs) * len(listed))
-        jobs = [[*grid, *own] for grid in jobs for own in listed]
     if grids.joined and len(grids.names) > 1 and not any(_names_sweep(line) for job in jobs for line in job):
         return [[*job, f"tracking.sweep={master.tracking.sweep}"] for job in jobs]  # one command is one sweep
     return jobs
@@ -57,11 +58,20 @@ def _listed(file: Path) -> list[list[str]]:
     Raises:
         ConfigError: the file cannot be read, or has no such list.
     """
-    found = (yaml.safe_load(read_yaml(file)) or {}).get("jobs")
-    if not isinstance(found, list) or not found or not all(isinstance(job, list) for job in found):
+    try:
+        found = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        rule = f"hydra.sweeper.jobs cannot be read ({one_line(error)})"
+        raise ConfigError(rule, str(file), "name a YAML file with a list of the overrides of each job") from error
+    jobs = found.get("jobs") if isinstance(found, dict) else None
+    if not isinstance(jobs, list) or not jobs or not all(_are_texts(job) for job in jobs):
         rule = "hydra.sweeper.jobs must be a YAML file with a list of the overrides of each job"
         raise ConfigError(rule, str(file), "for example jobs: [[optimizer.lr=0.1, seed=3], [optimizer.lr=0.2, seed=3]]")
-    return [[str(line) for line in job] for job in found]
+    return jobs
+
+
+def _are_texts(job: Any) -> bool:
+    return isinstance(job, list) and all(isinstance(line, str) for line in job)
 
 
 class _Grids:

@@ -6,6 +6,8 @@ allowed for: the table tests settings whose seeds were added later by `selection
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import signal
@@ -16,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import yaml
 
 from sweepstack.errors import UserError
 from sweepstack.files.scratch import scratch
@@ -75,29 +76,37 @@ def refine(
         raise UserError("refine adds seeds to one sweep", sweep, "name it with --sweep NAME")
     sweep, frame = _read(store, sweep, metric)
     budget = len(frame) if budget is None else budget
-    trained = 0
+    trained, before = 0, None
     while True:
+        if (running := int((frame["state"] == "RUNNING").sum())) > 0:
+            rule = f"refine compares what has been trained, and {count(running, 'trial')} of sweep {sweep} still run"
+            raise UserError(rule, remedy="wait; of a killed command: sweepstack sync")
         selection = select(frame, compare_with_targets(store), objective(frame, metric), goes_on=True)
         if selection.axis is not SEEDS:
             rule = "refine adds seeds, and the settings of this sweep are compared over folds"
             raise UserError(rule, sweep, "sweep further folds, such as folds=10 fold=0,1,2,3,4,5,6,7,8,9")
-        groups = _candidates(selection.groups)
+        if before is not None and len(selection.groups) > len(before.groups):
+            rule = "the new trials have other params than the settings that they were trained for"
+            raise UserError(rule, remedy="add seeds by hand, with the config name, folder and code of the first ones")
+        if before is not None and selection.groups["n"].sum() <= before.groups["n"].sum():
+            return Refined(sweep, selection, trained, "the new trials gave no values")
+        groups = selection.groups[selection.groups["mark"].isin([BEST, NOT_TOLD_APART, NOT_TESTED])]
         if len(groups) == 1:
             return Refined(sweep, selection, trained, "one setting is the best")
-        seeds = _seeds(frame, groups, budget - trained)
-        if not seeds:
-            why = f"another seed for each takes {count(len(groups), 'trial')}, the budget has {budget - trained}"
+        left = budget - trained
+        pairs = _next_trials(frame, groups, left)
+        if len(pairs) > left:
+            why = f"the next round takes {count(len(pairs), 'trial')}, the budget has {left}"
             return Refined(sweep, selection, trained, why)
-        say(
-            f"{count(len(groups), 'setting')} of {len(selection.groups):,} may be the best: "
-            f"{count(len(seeds), 'more seed')} for each ({count(len(groups) * len(seeds), 'trial')})"
-        )
-        _train(store, sweep, list(frame.columns[: frame.attrs["vary"]]), [*_jobs(store, groups, seeds)], seeds[0])
-        trained += len(groups) * len(seeds)
-        known = set(frame["run_id"])
+        seeds = sorted({seed for _, seed in pairs})
+        of_all = f"{count(len(groups), 'setting')} of {len(selection.groups):,} may be the best"
+        say(f"{of_all}: {count(len(pairs), 'trial')} with seed {', '.join(map(str, seeds))}")
+        _train(store, sweep, list(frame.columns[: frame.attrs["vary"]]), [*_jobs(store, groups, pairs)])
+        trained += len(pairs)
+        before, known = selection, len(frame)
         _, frame = _read(store, sweep, metric)
-        if known >= set(frame["run_id"]):
-            rule = f"the new trials of sweep {sweep} are not in this store ({store.uri})"
+        if len(frame) == known and not {*seeds} & {*_seeds(frame)}:
+            rule = f"the new trials are not in this store ({store.uri})"
             raise UserError(rule, remedy="name the store that train.py records in with --store")
 
 
@@ -107,44 +116,59 @@ def _read(store: Store, sweep: str, metric: str | None) -> tuple[str, pd.DataFra
     return rows[0].sweep or sweep, as_frame(rows, metric=metric)
 
 
-def _candidates(groups: pd.DataFrame) -> pd.DataFrame:
-    """Returns the settings that may be the best. As long as all have a single seed, those that were not tested, too."""
-    marks = [BEST, NOT_TOLD_APART, *([NOT_TESTED] if groups["n"].max() == 1 else [])]
-    return groups[groups["mark"].isin(marks)]
+def _next_trials(frame: pd.DataFrame, groups: pd.DataFrame, left: int) -> list[tuple[int, int]]:
+    """Returns the trials of the next round, as pairs of a row of `groups` and a seed.
 
-
-def _seeds(frame: pd.DataFrame, groups: pd.DataFrame, left: int) -> list[int]:
-    """Returns the seeds of the next round, which no trial of the sweep has; empty if the budget does not suffice.
+    First come those of the seeds that some settings lack, such as after an interrupted round; else as many new seeds
+    for all as the budget allows, one at least.
 
     Args:
         frame: the trials.
         groups: the settings that get the seeds.
         left: the trials that are left of the budget.
     """
-    number = min(math.ceil(GROWTH * int(groups["n"].max())), left // len(groups))
-    used = pd.to_numeric(frame["seed"], errors="coerce") if "seed" in frame else pd.Series([0])
-    first = int(used[used <= LARGEST_SEED].max()) + 1
-    return [*range(first, first + number)]
+    seed_of = dict(zip(frame["run_id"], _seeds(frame), strict=True))
+    state_of = dict(zip(frame["run_id"], frame["state"], strict=True))
+    ended = [  # what was killed is trained again
+        {seed_of[run_id] for run_id in run_ids if state_of[run_id] in ("FINISHED", "FAILED")}
+        for run_ids in groups["run_ids"]
+    ]
+    wanted = sorted({seed_of[run_id] for run_ids in groups["run_ids"] for run_id in run_ids})
+    if lacking := [(row, seed) for seed in wanted for row, own in enumerate(ended) if seed not in own]:
+        return lacking
+    number = max(min(math.ceil(GROWTH * int(groups["n"].max())), left // len(groups)), 1)
+    first = max((seed for seed in seed_of.values() if seed <= LARGEST_SEED), default=-1) + 1
+    return [(row, seed) for seed in range(first, first + number) for row in range(len(groups))]
 
 
-def _jobs(store: Store, groups: pd.DataFrame, seeds: Sequence[int]) -> Iterator[list[str]]:
+def _seeds(frame: pd.DataFrame) -> list[int]:
+    """Returns the seed of each trial; 0 if no trial has one of its own."""
+    return [0] * len(frame) if "seed" not in frame else [int(seed) for seed in frame["seed"].fillna(0)]
+
+
+def _jobs(store: Store, groups: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> Iterator[list[str]]:
     """Yields the overrides of each trial of the next round.
 
     Raises:
         UserError: the overrides of a setting are gone, or one holds a password, which was not recorded.
     """
-    for run_ids in groups["run_ids"]:
-        overrides = overrides_of(store, run_ids[0])
-        kept = [line for line in overrides if not any(is_of(line, key) for key in ("seed", "rerun", "tracking.sweep"))]
-        kept = [line for line in kept if not (has_masks(line) and is_of(line, "tracking.uri"))]
-        if masked := [line for line in kept if has_masks(line)]:
-            raise UserError(
-                "an override with a password is not recorded", masked[0], "add seeds by hand: type the sweep with more"
-            )
-        yield from ([*kept, f"seed={seed}"] for seed in seeds)
+    overrides = {row: _overrides(store, groups["run_ids"].iloc[row][0]) for row in {row for row, _ in pairs}}
+    for row, seed in pairs:
+        yield [*overrides[row], f"seed={seed}"]
 
 
-def _train(store: Store, sweep: str, varied: Sequence[str], jobs: list[list[str]], first: int) -> None:
+def _overrides(store: Store, run_id: str) -> list[str]:
+    """Returns the overrides of a trial but for its seed and for where it is recorded."""
+    replaced = ("seed", "rerun", "tracking.sweep", "tracking.uri")
+    kept = [line for line in overrides_of(store, run_id) if not any(is_of(line, key) for key in replaced)]
+    if masked := [line for line in kept if has_masks(line)]:
+        raise UserError(
+            "an override with a password is not recorded", masked[0], "add seeds by hand: type the sweep with more"
+        )
+    return kept
+
+
+def _train(store: Store, sweep: str, varied: Sequence[str], jobs: list[list[str]]) -> None:
     """Trains jobs as further ones of a sweep.
 
     Args:
@@ -152,37 +176,43 @@ def _train(store: Store, sweep: str, varied: Sequence[str], jobs: list[list[str]
         sweep: the name of the sweep.
         varied: the params that vary in it; the names of the trials contain them.
         jobs: the overrides of each.
-        first: the first new seed, which names the folder of the jobs.
 
     Raises:
         UserError: there is no train.py.
         SystemExit: the trials cannot be trained, or are interrupted; train.py has said why.
     """
     if not Path(program()).is_file():
-        raise UserError(
-            "the project's train.py trains the seeds", program(), "type the command in the project's folder"
-        )
+        raise UserError("there must be a train.py that trains", program(), "type this in the project's folder")
     names = {name.rpartition(".")[2] for name in varied}
     common = [line for line in jobs[0] if all(line in job for job in jobs) and _name_of(line) not in names]
     own = [[line for line in job if line not in common] for job in jobs]
+    folder = f"refine_{_name_of_folder(jobs)}"
     with scratch() as temporary:
         file = Path(temporary, "jobs.yaml")
-        file.write_text(yaml.safe_dump({"jobs": own}, allow_unicode=True), encoding="utf-8")
+        file.write_text(json.dumps({"jobs": own}), encoding="utf-8")  # JSON is YAML, too
         words = [
             *(sys.executable, program(), "--multirun", *common),
-            f"hydra.sweeper.jobs={file}",
-            f"hydra.sweep.dir=multirun/${{tracking.sweep}}/refine_{first}",
+            f"hydra.sweeper.jobs='{file}'",
+            f"hydra.sweep.dir=multirun/${{tracking.sweep}}/{folder}",
             "~hydra.callbacks.sweepstack",  # which prints the table of all trials
-            f"tracking.sweep={sweep}",
+            f"tracking.sweep='{sweep}'",
         ]
-        with subprocess.Popen(words, env={**os.environ, "MLFLOW_TRACKING_URI": store.uri}) as process:
-            before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-            try:
-                code = process.wait()  # an interrupt reaches both; the process ends when its records are kept
-            finally:
-                signal.signal(signal.SIGTERM, before)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        process = subprocess.Popen(words, env={**os.environ, "MLFLOW_TRACKING_URI": store.uri})
+        signal.signal(signal.SIGINT, lambda *_: None)  # it reaches train.py, too, which ends when its records are kept
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
     if code not in (0, 1):
         raise SystemExit(code)
+
+
+def _name_of_folder(jobs: list[list[str]]) -> str:
+    """Returns a name for the folder of jobs: the same for the same jobs, so that a resumed round finds its files."""
+    return hashlib.sha256(json.dumps(jobs).encode()).hexdigest()[:8]
 
 
 def _name_of(override: str) -> str:

@@ -150,8 +150,8 @@ def _marks(selection: Selection) -> list[str]:
             "Zrnic and Fithian 2024); the table has Student's interval of each setting on its own."
         )
     if np.isfinite(selection.left_out):
-        lines[-1] += (
-            f" If each {selection.axis.one} in turn is left out of the choice, the best setting by the others has "
+        lines.append(
+            f"If each {selection.axis.one} in turn is left out of the choice, the best setting by the others has "
             f"{rounded(selection.left_out)} with it on average: without the luck of having been chosen."
         )
     if selection.added:
