@@ -55,7 +55,7 @@ def test_seeds_that_a_second_command_adds_are_noted_and_those_of_a_resumed_one_a
     assert here.train(*words, "seed=0,1").code == 0
     assert here.train(*words, "seed=0,1").code == 0
     assert select(table("wider", store=store)).added == ""
-    assert here.train(*words, "seed=0,1,2").code == 0
+    assert here.train(*words, "seed=0,1,2", "hydra.sweeper.max_batch_size=2").code == 0
     assert "after a first look at 2 seeds" in select(table("wider", store=store)).added
 
 

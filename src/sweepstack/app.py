@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, NoReturn, cast
@@ -72,7 +73,7 @@ def _run(cfg: DictConfig) -> float:
     from sweepstack.execution.scheduler import execute
     from sweepstack.execution.undelivered import undelivered
     from sweepstack.hydra_adapter.ignored_settings import check_grid, check_trains
-    from sweepstack.hydra_adapter.trials import make_trial, with_asked
+    from sweepstack.hydra_adapter.trials import asked_of, make_trial
     from sweepstack.metrics import bare_name, rounded
     from sweepstack.paths import begin_in
     from sweepstack.tracking.address import own_options
@@ -98,7 +99,9 @@ def _run(cfg: DictConfig) -> float:
                 print(printable(f"{trial.name}  {shown or outcome.reason}"))
 
     executor = InProcessExecutor()
-    prepared = prepare(with_asked([trial], complete=not in_sweep), task, executor)
+    if not in_sweep:
+        trial = replace(trial, asked=asked_of([trial.overrides])[0])
+    prepared = prepare([trial], task, executor)
     outcomes = execute(prepared, store, executor, [Log()])
     outcome = outcomes[prepared.trials[0].fingerprint]  # among others, where the stack of an earlier sweep was resumed
     if not in_sweep:

@@ -63,7 +63,8 @@ class Trial:
     """Identifies its events and its run; it stays when the trial is interrupted and resumed."""
     asked: str = ""
     """The seeds (and folds) of its setting that its command asks for, such as "3: 0, 1, 2". If the trials of a setting
-    differ in it, seeds were added after somebody may have looked at the first ones."""
+    differ in it, seeds were added after somebody may have looked at the first ones. Empty if that is not known: where
+    another sweeper or launcher decides what is trained."""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class SweepstackSweeper(sweeper.Sweeper):
         from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
         from sweepstack.hydra_adapter.job_context import inside
         from sweepstack.hydra_adapter.show_configs import asked
+        from sweepstack.hydra_adapter.trials import asked_of
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -72,6 +73,7 @@ class SweepstackSweeper(sweeper.Sweeper):
         elif asked() is not None:
             raise ConfigError("--multirun --cfg shows jobs of hydra/launcher=sweepstack", remedy="choose that launcher")
         jobs = jobs_of(composer, self.config, arguments)
+        composer.asked = asked_of(jobs)
         if trains_elsewhere(self.config):
             from sweepstack.hydra_adapter.launcher import check_jobs
 

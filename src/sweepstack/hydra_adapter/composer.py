@@ -49,6 +49,9 @@ class Composer:
         self._overrides: dict[str, Override] = {}
         self._groups: dict[str, bool] = {}
         self._bases: dict[tuple[str, ...], _Base | None] = {}
+        self.asked: Sequence[str] = ()
+        """Which seeds the command asks for of the setting of each job (see `Trial.asked`); empty if that is not known,
+        as for an adaptive sweeper."""
         self.folders = Folders()
         """The output folders of the jobs of the sweep."""
 

@@ -28,7 +28,7 @@ from sweepstack.hydra_adapter.ignored_settings import check_trains
 from sweepstack.hydra_adapter.jobs import HydraJobs, of_job
 from sweepstack.hydra_adapter.output_folders import Folders
 from sweepstack.hydra_adapter.show_configs import asked, print_configs
-from sweepstack.hydra_adapter.trials import OF_SWEEP, fixed_keys, with_asked
+from sweepstack.hydra_adapter.trials import OF_SWEEP, fixed_keys
 from sweepstack.paths import begin_in
 from sweepstack.planning.plan import describe
 from sweepstack.tracking.store import Store
@@ -76,9 +76,9 @@ def launch(
     run, task = trials[0].run, config.hydra.job.name
     store = Store(run.tracking.uri) if run.launch.dry_run else usable_store(run.tracking, task)
     jobs.trials = {trial.number: trial for trial in trials}
-    of_grid = config.hydra.runtime.choices.get("hydra/sweeper") == "sweepstack"
-    complete = of_grid and OmegaConf.select(config, "hydra.sweeper.max_batch_size") in (None, -1)
-    prepared = prepare(with_asked(trials, complete), task, jobs)
+    if composer.asked:
+        trials = [replace(trial, asked=composer.asked[trial.number]) for trial in trials]
+    prepared = prepare(trials, task, jobs)
     jobs.trials = {trial.number: trial for trial in prepared.trials}
     isolation_reason = isolation_reason or ("its code asks Hydra which job it is in" if jobs.asked else "")
     prepared = replace(prepared, isolation_reason=isolation_reason)

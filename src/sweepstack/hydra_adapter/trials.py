@@ -6,7 +6,6 @@ import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from sweepstack.config.names import as_value
 from sweepstack.config.parsing import parse, resolve_config
 from sweepstack.config.schema import GROUPS, Mark, OwnSchedule, RunConfig, TaskConfig, TrialConfig, marked, unused
 from sweepstack.hydra_adapter.allowed_targets import check_allowed
@@ -77,27 +75,23 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collecti
     )
 
 
-def with_asked(trials: Sequence[Trial], complete: bool) -> list[Trial]:
-    """Returns trials that know which seeds the command asks for of their settings; see `Trial.asked`.
+def asked_of(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Says which seeds the command asks for of the setting of each job; see `Trial.asked`.
 
     Args:
-        trials: the trials of one launch.
-        complete: False if the command may launch further trials; then it is only known which sweep asked.
+        jobs: the overrides of each job of the command.
     """
-    if not complete:
-        return [replace(trial, asked=as_value(f"sweep {trial.sweep}")[:MAX_ASKED]) for trial in trials]
-    settings = [
-        tuple(sorted((key, str(value)) for key, value in trial.params.items() if key not in REPLICATES))
-        for trial in trials
-    ]
-    asked: dict[tuple[tuple[str, str], ...], set[str]] = defaultdict(set)
-    for trial, setting in zip(trials, settings, strict=True):
-        asked[setting].add(" ".join(str(trial.params[key]) for key in REPLICATES if trial.params.get(key) is not None))
+    replicates: dict[tuple[str, ...], dict[str, None]] = defaultdict(dict)
+    keys = []
+    for job in jobs:
+        own = {line.partition("=")[0].lstrip("+"): line.partition("=")[2] for line in job}
+        keys.append(tuple(line for line in job if line.partition("=")[0].lstrip("+") not in REPLICATES))
+        replicates[keys[-1]][" ".join(own[key] for key in REPLICATES if key in own)] = None
     texts = {
-        setting: f"{len(found)}: {', '.join(sorted(found, key=lambda one: (len(one), one)))}"[:MAX_ASKED]
-        for setting, found in asked.items()
+        key: f"{len(found)}: {', '.join(sorted(found, key=lambda one: (len(one), one)))}"[:MAX_ASKED]
+        for key, found in replicates.items()
     }
-    return [replace(trial, asked=texts[setting]) for trial, setting in zip(trials, settings, strict=True)]
+    return [texts[key] for key in keys]
 
 
 def fixed_keys(hydra: DictConfig) -> set[str]:

@@ -134,8 +134,8 @@ def _next_trials(frame: pd.DataFrame, groups: pd.DataFrame, left: int) -> list[t
         for run_ids in groups["run_ids"]
     ]
     wanted = sorted({seed_of[run_id] for run_ids in groups["run_ids"] for run_id in run_ids})
-    if lacking := [(row, seed) for seed in wanted for row, own in enumerate(ended) if seed not in own]:
-        return lacking
+    if missing := [(row, seed) for seed in wanted for row, own in enumerate(ended) if seed not in own]:
+        return missing
     number = max(min(math.ceil(GROWTH * int(groups["n"].max())), left // len(groups)), 1)
     first = max((seed for seed in seed_of.values() if seed <= LARGEST_SEED), default=-1) + 1
     return [(row, seed) for seed in range(first, first + number) for row in range(len(groups))]
