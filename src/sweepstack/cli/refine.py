@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from sweepstack.cli.runs import store_option
 from sweepstack.errors import printable
+from sweepstack.exits import FAILED
 
 
 @click.command()
@@ -19,7 +22,10 @@ from sweepstack.errors import printable
 )
 @store_option
 def refine(sweep: str, metric: str | None, budget: int | None, store: str | None) -> None:
-    """Train more seeds of the settings that may be the best, until one is left or the budget is spent."""
+    """Train more seeds of the settings that may be the best, until one is left or the budget is spent.
+
+    Exit code 1 if a trial has failed, as of a sweep.
+    """
     from sweepstack.results.refine import refine as add_seeds
     from sweepstack.sweep_end import print_next
     from sweepstack.tracking.address import own_options
@@ -30,7 +36,10 @@ def refine(sweep: str, metric: str | None, budget: int | None, store: str | None
 
     found = add_seeds(Store(store), sweep, budget, metric, say)
     notes = [found.selection.in_short, found.selection.added, found.selection.caution]
-    say(f"{found.trained:,} trials trained; {found.why}.")
+    failed = f", {found.failed:,} of them failed" if found.failed else ""
+    say(f"{found.trained:,} trials trained{failed}; {found.why}.")
     for note in filter(None, notes):
         say(f"{note[0].upper()}{note[1:]}.")
     print_next(["Table", "table", "--by-seed", "--sweep", found.sweep, *own_options(store)])
+    if found.failed:
+        sys.exit(FAILED)

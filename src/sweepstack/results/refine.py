@@ -31,6 +31,7 @@ from sweepstack.results.tables.frame import as_frame
 from sweepstack.results.tables.objective import objective
 from sweepstack.tracking.artifacts import overrides_of
 from sweepstack.tracking.store import Store
+from sweepstack.trial import TrialState
 
 GROWTH = 0.5
 """Seeds of a round for each seed that the settings have: many small rounds cost starts, few large ones cost trials."""
@@ -47,6 +48,8 @@ class Refined(NamedTuple):
     """The settings after the last round."""
     trained: int
     """The number of trials that were trained."""
+    failed: int
+    """The number of those that failed."""
     why: str
     """Why no further round follows, in words."""
 
@@ -76,7 +79,7 @@ def refine(
         raise UserError("refine adds seeds to one sweep", sweep, "name it with --sweep NAME")
     sweep, frame = _read(store, sweep, metric)
     budget = len(frame) if budget is None else budget
-    trained, before = 0, None
+    trained, before, failed_before = 0, None, _failed(frame)
     while True:
         if (running := int((frame["state"] == "RUNNING").sum())) > 0:
             rule = f"refine compares what has been trained, and {count(running, 'trial')} of sweep {sweep} still run"
@@ -89,15 +92,17 @@ def refine(
             rule = "the new trials have other params than the settings that they were trained for"
             raise UserError(rule, remedy="add seeds by hand, with the config name, folder and code of the first ones")
         if before is not None and selection.groups["n"].sum() <= before.groups["n"].sum():
-            return Refined(sweep, selection, trained, "the new trials gave no values")
+            why = "the new trials gave no values"
+            break
         groups = selection.groups[selection.groups["mark"].isin([BEST, NOT_TOLD_APART, NOT_TESTED])]
         if len(groups) == 1:
-            return Refined(sweep, selection, trained, "one setting is the best")
+            why = "one setting is the best"
+            break
         left = budget - trained
         pairs = _next_trials(frame, groups, left)
         if len(pairs) > left:
             why = f"the next round takes {count(len(pairs), 'trial')}, the budget has {left}"
-            return Refined(sweep, selection, trained, why)
+            break
         seeds = sorted({seed for _, seed in pairs})
         of_all = f"{count(len(groups), 'setting')} of {len(selection.groups):,} may be the best"
         say(f"{of_all}: {count(len(pairs), 'trial')} with seed {', '.join(map(str, seeds))}")
@@ -108,6 +113,11 @@ def refine(
         if len(frame) == known and not {*seeds} & {*_seeds(frame)}:
             rule = f"the new trials are not in this store ({store.uri})"
             raise UserError(rule, remedy="name the store that train.py records in with --store")
+    return Refined(sweep, selection, trained, _failed(frame) - failed_before, why)
+
+
+def _failed(frame: pd.DataFrame) -> int:
+    return int((frame["state"] == TrialState.FAILED).sum())
 
 
 def _read(store: Store, sweep: str, metric: str | None) -> tuple[str, pd.DataFrame]:
@@ -130,7 +140,7 @@ def _next_trials(frame: pd.DataFrame, groups: pd.DataFrame, left: int) -> list[t
     seed_of = dict(zip(frame["run_id"], _seeds(frame), strict=True))
     state_of = dict(zip(frame["run_id"], frame["state"], strict=True))
     ended = [  # what was killed is trained again
-        {seed_of[run_id] for run_id in run_ids if state_of[run_id] in ("FINISHED", "FAILED")}
+        {seed_of[run_id] for run_id in run_ids if state_of[run_id] in (TrialState.FINISHED, TrialState.FAILED)}
         for run_ids in groups["run_ids"]
     ]
     wanted = sorted({seed_of[run_id] for run_ids in groups["run_ids"] for run_id in run_ids})
