@@ -112,6 +112,8 @@ class Case(NamedTuple):
     """Of folds, the ratio of validation to training data."""
     first: int = 0
     """Somebody looks after each seed from so many on; 0: the table is made once."""
+    grid: bool = False
+    """The 27 settings are a grid of three params, and the table knows it."""
     usual_first: bool = False
     """The first of these tables is tested as if no other one followed."""
 
@@ -124,6 +126,10 @@ CASES = (
     Case("equal, one of 10 times the sd", 3, 3, partial(noisy, share=0.0)),
     Case("equal, sd log-normal (0.7)", 27, 3, log_normal),
     Case("equal, sd log-normal (0.7)", 9, 5, log_normal),
+    Case("equal, a grid", 27, 3, grid=True),
+    Case("equal, a grid, 10 times the sd at one rate of three", 27, 3, partial(noisy, share=1 / 3), grid=True),
+    Case("equal, a grid, half of 10 times the sd", 27, 3, partial(noisy, share=0.5), grid=True),
+    Case("equal, a grid, sd log-normal (0.7)", 27, 3, log_normal, grid=True),
     Case("equal, t with 4 degrees", 27, 3, heavy),
     Case("equal, accuracies of 360 images", 27, 3, partial(shares, images=360)),
     Case("equal, accuracies of 10,000 images", 27, 3, partial(shares, images=10_000)),
@@ -204,12 +210,11 @@ def table(case: Case, rng: np.random.Generator) -> tuple[Figures, Figures]:
     return values, truth
 
 
-def ranked(values: Figures, truth: Figures) -> tuple[Figures, Figures]:
-    """The same with the best setting first: of those with most values, as `select` takes it."""
+def ranks(values: Figures) -> NDArray[np.intp]:
+    """The settings with the best one first: of those with most values, as `select` takes it."""
     counts = np.isfinite(values).sum(1)
     means = np.where((counts > 1) | (counts.max() == 1), np.nanmean(values, 1), -np.inf)
-    order = np.argsort(-means, kind="stable")
-    return values[order], truth[order]
+    return np.argsort(-means, kind="stable")
 
 
 def on_its_own(values: Figures) -> Figures:
@@ -237,10 +242,12 @@ class Counts:
         return Counts(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def compare(case: Case, values: Figures) -> Comparison:
+def compare(case: Case, values: Figures, order: NDArray[np.intp]) -> Comparison:
+    """Compares ranked values; `order` has their settings, which are the points of a grid of three params."""
     if case.first:
         return compare_in_stages(values, case.first, larger_is_better=True)
-    return compare_values(values, larger_is_better=True, overlap=case.overlap)
+    levels = np.stack([order // 9, order // 3 % 3, order % 3], axis=1) if case.grid else None
+    return compare_values(values, larger_is_better=True, overlap=case.overlap, levels=levels)
 
 
 def count_marks(case: Case, number: int, tables: int, before: bool) -> Counts:
@@ -249,17 +256,19 @@ def count_marks(case: Case, number: int, tables: int, before: bool) -> Counts:
     found = Counts()
     widths, raw = [], []
     for _ in range(tables):
-        values, truth = ranked(*table(case, rng))
+        values, truth = table(case, rng)
+        order = ranks(values)
+        values, truth = values[order], truth[order]
         best = truth[0]
         if before:
             apart = on_its_own(values) <= LEVEL
         else:
-            compared = compare(case, values)
+            compared = compare(case, values, order)
             apart = compared.p[1:] <= LEVEL
             if case.usual_first:
-                order = np.argsort(-values[:, : case.first].mean(1), kind="stable")
-                usual = compare_values(values[order, : case.first], larger_is_better=True).p <= LEVEL
-                apart = (compared.p <= LEVEL) | usual[np.argsort(order)]
+                at_first = np.argsort(-values[:, : case.first].mean(1), kind="stable")
+                usual = compare_values(values[at_first, : case.first], larger_is_better=True).p <= LEVEL
+                apart = (compared.p <= LEVEL) | usual[np.argsort(at_first)]
                 apart = apart[1:]
             behind = np.nan_to_num(compared.behind[1:], nan=0.0)
             found.bounds += bool((behind > best - truth[1:] + 1e-9)[behind > 0].any())
