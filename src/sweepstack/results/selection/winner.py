@@ -1,10 +1,12 @@
 """An interval of the true value of the setting that was selected: being selected, it was lucky.
 
 The zoom correction of Zrnic and Fithian (arXiv:2411.18569): an interval that holds whichever setting is selected, and
-that is as narrow as a usual one where the winner is far ahead. The winner's mean is off by at most r if that of no
-setting is off by more than r, or, where that is more, by half of what it is behind in truth. A setting that is D behind
-by its mean is then behind by 2 (D - r) / 3 at least where D is more than 4 r; so the chance of an error above r is at
-most the sum over all settings of their chances to be off by max(r, (D - r) / 3).
+that is as narrow as a usual one where the winner is far ahead. Let r be a multiple of the standard error of each mean,
+the same multiple for all, and R the largest of these. The winner's mean is off by at most its r if that of no setting
+is off by more than its own, or, where that is more than R, by half of what it is behind in truth: for a setting can
+only win if it is off by as much as it is behind, less R. A setting that is D behind by its mean is then behind by
+2 (D - r) / 3 at least, where that is more than 2 R and r is the winner's; so the chance of an error above r is at most
+the sum over all settings of their chances to be off by (D - r) / 3 if that is more than R, else by their own r.
 
 What the common seeds do to all settings does not matter for who wins, but for the value. That error is Student's, and
 independent of the other one, so that its sign does not depend on who wins. Nor is the interval narrower than Student's
@@ -38,7 +40,7 @@ def winner_interval(known: Spreads, best: int, larger_is_better: bool, confidenc
     behind = np.maximum((found.means[best] - found.means) * (1 if larger_is_better else -1), 0.0)
     unit = math.sqrt(float(known.typical()[best]) * (1 / count + found.overlap))
     errors = ERRORS * unit
-    chances = _chances(errors, behind, known)
+    chances = _chances(behind, best, known)
     middle, scale = float(found.means[best]), 0.0
     if found.matched and count > 1:
         effects = found.effects[found.seen[best]]
@@ -70,21 +72,23 @@ def mean_of_left_out(values: Floats, larger_is_better: bool) -> float:
     return float(values[best, np.arange(values.shape[1])].mean())
 
 
-def _chances(errors: Floats, behind: Floats, known: Spreads) -> Floats:
-    """Returns bounds of the chances that the winner's mean is off by more than some errors [r].
+def _chances(behind: Floats, best: int, known: Spreads) -> Floats:
+    """Returns bounds of the chances that the winner's mean is off by more than so many of its standard errors [r].
 
     Args:
-        errors: the errors [r], ascending.
         behind: how far each setting is behind the best one [k].
+        best: the best one.
         known: what is known of the settings.
     """
-    one_over = 1 / np.sqrt(known.variances * (1 / known.fit.counts + known.fit.overlap)[:, None])  # [k, g]
-    sums = np.array(
-        [
-            float((known.chances * special.ndtr(-np.maximum(r, (behind - r) / 3)[:, None] * one_over)).sum())
-            for r in errors.tolist()
-        ]
-    )
+    shares = 1 / known.fit.counts + known.fit.overlap
+    usual = np.sqrt(known.typical() * shares)
+    one_over = 1 / np.sqrt(known.variances * shares[:, None])  # [k, g]
+    sums = []
+    for multiple in ERRORS.tolist():
+        errors = multiple * usual
+        of_far = (behind - errors[best]) / 3
+        limits = np.where(of_far > errors.max(), of_far, errors)
+        sums.append(float((known.chances * special.ndtr(-limits[:, None] * one_over)).sum()))
     bounds: Floats = np.minimum(2 * np.maximum.accumulate(sums[::-1])[::-1], 1.0)
     return bounds
 
