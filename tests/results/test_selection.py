@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from sweepstack.errors import UserError
+from sweepstack.metrics import Metric
 from sweepstack.results.selection.comparison import (
     BEST,
     NOT_MEASURED,
@@ -18,7 +19,7 @@ from sweepstack.results.selection.comparison import (
     WORSE,
     Predictions,
 )
-from sweepstack.results.selection.items import PerItem
+from sweepstack.results.selection.items import PerItem, give
 from sweepstack.results.selection.select import one_row_per_seed, select
 from sweepstack.results.selection.statistics import holm_with_best, mcnemar, paired_t, welch_t, wilson
 from sweepstack.results.tables.frame import as_frame
@@ -207,8 +208,10 @@ def test_what_cannot_be_paired_is_said_and_never_marked() -> None:
     assert elsewhere["why"].tolist()[1] == "its held-out items are others than those of the best one"
     later = select(frame, kept({**of_run, third: of_run[best]})).groups
     assert marks(later)[0.3] == NOT_TESTED
-    said = "its predictions for the held-out items do not give its val/accuracy: they are of another measurement"
-    assert later["why"].tolist()[2] == said
+    assert later["why"].tolist()[2].startswith("its predictions for the held-out items do not give its val/accuracy")
+    assert (
+        "1 of 4 settings, and 1 could not be tested; " in select(frame, kept({**of_run, third: of_run[best]})).in_short
+    )
     without = select(frame, kept({other: of_run[other], last: of_run[last]})).groups
     assert without["mark"].tolist() == [BEST, *[NOT_TESTED] * 3]
     assert without["why"].tolist()[1:] == [
@@ -216,6 +219,12 @@ def test_what_cannot_be_paired_is_said_and_never_marked() -> None:
         "it has no predictions for val",
         "the best one cannot be compared: it has no predictions for val",
     ]
+
+
+def test_predictions_that_miss_a_metric_by_one_item_are_of_another_measurement() -> None:
+    errors = np.arange(10_000) < 500
+    assert give(Metric("val/accuracy", "max", proportion=True), errors, 0.95)
+    assert not give(Metric("val/accuracy", "max", proportion=True), errors, 0.9501)
 
 
 def test_the_best_figure_along_the_way_is_not_that_of_the_last_predictions() -> None:

@@ -97,7 +97,8 @@ def explain_values(frame: pd.DataFrame, selection: Selection | None, images: int
     if selection is not None:
         if selection.honest and selection.test_metric is not None:
             name = words(selection.test_metric)
-            lines.append(f"Validation data selected, test data were only read: the {name} is unbiased.")
+            what = "Validation data selected" if selection.objective.startswith("val/") else "No test data selected"
+            lines.append(f"{what}, test data were only read: the {name} is unbiased.")
         if selection.trial.get(NOTE) == NO_TEST_PART:
             lines.append("There is no test part: the value of the best setting is too good, because it selected.")
         if replicates := [name for name in REPLICATES if name in frame.columns[: frame.attrs["vary"]]]:

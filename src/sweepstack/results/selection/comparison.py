@@ -287,7 +287,8 @@ def _errors(key: Metric, group: Group, predictions: Predictions, axis: Axis) -> 
     if errors is None:
         return f"a single {axis.one}, which tells no spread"
     if not give(key, errors, group.trained_value):
-        return f"its predictions for the {ITEMS[part]} do not give its {key}: they are of another measurement"
+        why = "that is of another measurement, or no plain mean over items"
+        return f"its predictions for the {ITEMS[part]} do not give its {key}: {why}"
     return _Errors(errors, found.items, part)
 
 

@@ -67,9 +67,12 @@ def errors_of(metric: Metric, found: PerItem) -> NDArray[Any] | None:
 
 
 def give(metric: Metric, errors: NDArray[Any], value: float) -> bool:
-    """True if a metric with this value can be the mean of these errors: if not, they are of another measurement."""
+    """True if a metric with this value can be the mean of these errors: if not, they are of another measurement, or the
+    metric is no plain mean over the items."""
     mean = float(errors.mean())
     found = 1 - mean if bare_name(metric) in SHARES else math.sqrt(mean) if bare_name(metric) == "rmse" else mean
+    if errors.dtype == np.bool_:
+        return abs(found - value) < 0.5 / len(errors)
     return math.isclose(found, value, rel_tol=AGREES_WITHIN, abs_tol=1e-6)
 
 

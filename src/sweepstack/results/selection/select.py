@@ -20,6 +20,7 @@ from sweepstack.results.selection.comparison import (
     ADDED_LATER,
     FOLDS,
     ITEMS,
+    NOT_TESTED,
     NOT_TOLD_APART,
     SEEDS,
     WORSE,
@@ -110,8 +111,10 @@ class Selection:
         if not self.compared:
             return ""
         marks = self.groups["mark"]
-        tied = int((marks == NOT_TOLD_APART).sum())
-        found = f"the set that may be the best: {1 + tied:,} of {len(marks):,} settings; {self.variation}"
+        tied, untested = (int((marks == mark).sum()) for mark in (NOT_TOLD_APART, NOT_TESTED))
+        found = f"the set that may be the best: {1 + tied:,} of {len(marks):,} settings"
+        found += f", and {untested:,} could not be tested; " if untested else "; "
+        found += self.variation
         if self.winner is None:
             return found
         low, high = map(rounded, self.winner)
