@@ -1,8 +1,10 @@
 """How often the band of a tuning curve of random search contains the true curve, everywhere at once; and how often
-`sweepstack compare` says that one search was not only tuned more than another, falsely and rightly.
+`sweepstack compare` says that one search was not only tuned more than another, falsely and rightly; falsely, too, of
+repeated searches that are compared with the grid whose points they try.
 
-Searches are made up: independent draws from known distributions, whose true curve is a quantile. `curve_of_draws` and
-`compare_tuning`, which the command calls, see the draws alone. Numbers are drawn from a fixed seed.
+Searches are made up: independent draws from known distributions, whose true curve is a quantile, or random orders of a
+grid. `curve_of_draws` and `compare_tuning`, which the command calls, see the draws alone. Numbers are drawn from a
+fixed seed.
 
     python benchmarks/tuning_curves.py [--searches 10000]
 """
@@ -27,6 +29,8 @@ from sweepstack.results.tuning.searches import Kind, Search
 from sweepstack.results.tuning.verdict import compare_tuning
 
 Figures = NDArray[np.float64]
+POINTS, TRIED = 2000, 100
+"""The points of a grid, and how many of them each adaptive search tries."""
 FAILED = 0.3
 """The share of trials that fail, where some do."""
 
@@ -100,6 +104,25 @@ def count_verdicts(first: int, second: int, shift: float, searches: int) -> tupl
     return ahead[0], ahead[1]
 
 
+def count_equal_told_apart(repeated: int, searches: int) -> tuple[int, int]:
+    """Compares a grid with searches that try its own points in random order, so many times.
+
+    Returns:
+        How often one is ahead, and how often the sentence says that it is better.
+    """
+    rng = np.random.default_rng(repeated)
+    metric = Metric("val/accuracy", "max")
+    points = rng.normal(0, 1, POINTS)
+    grid = Search("B", Kind.GRID, metric, (tuple(points.tolist()),), 0, frozenset(), frozenset(), ())
+    ahead, better = 0, 0
+    for _ in range(searches):
+        orders = tuple(tuple(rng.permutation(points)[:TRIED].tolist()) for _ in range(repeated))
+        found = compare_tuning(Search("A", Kind.ADAPTIVE, metric, orders, 0, frozenset(), frozenset(), ()), grid)
+        ahead += {*found.lead} != {None}
+        better += "is better. " in found.sentence
+    return ahead, better
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="How often the bands of tuning curves hold.")
     parser.add_argument("--searches", type=int, default=10_000, help="of each case (default 10000)")
@@ -125,6 +148,13 @@ def main() -> None:
         for (first, second, shift), ahead in zip(cases, each, strict=True):
             shares = " | ".join(f"{100 * one / count:.1f} %" for one in ahead)
             print(f"| {first} | {second} | {shift:g} | {shares} |", flush=True)
+        print(f"\n| random orders of the same {POINTS:,} points | one is ahead | one is said to be better |")
+        print("|---:|---:|---:|")
+        repetitions = (6, 7, 8, 10, 20)
+        each = pool.starmap(count_equal_told_apart, [(one, count) for one in repetitions], chunksize=1)
+        for repeated, found_apart in zip(repetitions, each, strict=True):
+            shares = " | ".join(f"{100 * one / count:.1f} %" for one in found_apart)
+            print(f"| {repeated} | {shares} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from .terminal import new_store
 
 SMALL = ("dataset=digits", "epochs=1", "device=cpu", "threads=1")
 RATES = "optimizer.lr=0.001,0.01,0.1"
-DRAWN = (("0.0031", "50"), ("0.23", "100"), ("0.017", "200"), ("0.08", "50"))
+DRAWN = (("0.0031415", "50"), ("0.23093", "100"), ("0.017172", "200"), ("0.081818", "50"))
 """Learning rates and batch sizes as a random search draws them."""
 SWEEPS = {
     "wide": [RATES, "batch_size=50,200"],
@@ -100,6 +100,22 @@ def test_of_a_random_search_it_must_be_said_that_it_is_one(store):
     assert drawn["best"] == drawn["curve"][-1]["median"] == table("drawn", store=store)["val/accuracy"].max()
 
 
+def test_a_random_search_that_may_have_drawn_a_setting_twice_has_no_band(store):
+    """Three learning rates and two batch sizes: of the draws that gave these six settings only six are recorded."""
+    reason = "no band: no varied param looks continuous (a fraction with more than 4 digits, another in each setting)"
+    done = here.sweepstack("compare", "wide", "--search", "random")
+    assert f"wide, random search: {reason}" in done.out
+    found = compared("wide", "drawn", "--search", "random")
+    wide, drawn = found["sweeps"]
+    assert {(point["low"], point["high"]) for point in wide["curve"]} == {(None, None)}
+    assert drawn["curve"][-1]["low"] is not None
+    assert (
+        f"cannot be said. With 4 trials each, the median of the best is {wide['curve'][3]['median']:.4f}"
+        in (found["sentence"])
+    )
+    assert f"wide: {reason}" in found["sentence"]
+
+
 def test_an_adaptive_search_has_a_band_only_if_it_was_repeated(store):
     found = compared("wide", "small", "--search", "adaptive")
     assert set(found["ahead"]) == {None}
@@ -133,6 +149,9 @@ def test_sweeps_that_hold_out_other_parts_are_compared_with_a_note(store):
 
 def test_what_cannot_be_compared_is_one_line(store):
     assert "two different sweeps can be compared, got 'wide twice'" in refused("wide", "wide")
+    adaptive = ("--search", "adaptive")
+    assert "two different sweeps can be compared, got 'wide twice'" in refused("wide,seeds", "halves,wide", *adaptive)
+    assert "two different sweeps can be compared, got 'wide twice'" in refused("small,wide", "wide", *adaptive)
     assert "there is no sweep 'wid'" in refused("wide", "wid")
     assert "did you mean 'wide'?" in refused("wide", "wid")
     assert "a tuning curve needs two settings at least, got '1 in sweep single'" in refused("single", "wide")

@@ -1,10 +1,12 @@
 """Tuning curves: the best of n is what counting all orders finds, and bands hold as often as they say."""
 
+import dataclasses
 import itertools
 import math
 import statistics
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -17,7 +19,7 @@ from sweepstack.results.tuning.curves import (
     curve_of_points,
     curve_of_repetitions,
 )
-from sweepstack.results.tuning.searches import Kind, Search
+from sweepstack.results.tuning.searches import Kind, Search, has_continuous_param
 from sweepstack.results.tuning.verdict import compare_tuning, tuning_of
 
 ACCURACY = Metric("val/accuracy", "max", proportion=True)
@@ -198,7 +200,9 @@ def test_six_repetitions_of_an_adaptive_search_are_compared_with_a_grid():
     good = [rng.normal(0.9, 0.01, 8).tolist() for _ in range(7)]
     grid = search("B", [0.1, 0.2, 0.3])
     found = compare_tuning(search("A1, A2", good, Kind.ADAPTIVE), grid)
-    assert set(found.lead) == {0}
+    assert found.lead == (None, None, 0)  # the band holds at each number of trials on its own, so one decides
+    assert "With 3 trials each" in found.sentence
+    assert "A1, A2 is ahead with so many (95 %)" in found.sentence
     both = compare_tuning(search("A", good[:6], Kind.ADAPTIVE), search("B", good, Kind.ADAPTIVE))
     assert both.curves[0].low is None  # six are enough for one band, not for two that hold together
     assert both.curves[1].low is not None
@@ -206,6 +210,52 @@ def test_six_repetitions_of_an_adaptive_search_are_compared_with_a_grid():
     once = compare_tuning(search("A1", good[0], Kind.ADAPTIVE), grid)
     assert set(once.lead) == {None}
     assert "A1: no band: an adaptive search must be done 6 times, and this one was done once" in once.sentence
+
+
+@pytest.mark.parametrize("repeated", [6, 10])
+def test_equal_searches_are_seldom_told_apart_if_one_is_adaptive(repeated):
+    """A grid, and random orders of its own points, of which each search tries 40."""
+    rng = np.random.default_rng(repeated)
+    points = rng.normal(0.8, 0.05, 400)
+    grid, apart = search("B", points.tolist()), 0
+    for _ in range(300):
+        orders = [rng.permutation(points)[:40].tolist() for _ in range(repeated)]
+        apart += {*compare_tuning(search("A", orders, Kind.ADAPTIVE), grid).lead} != {None}
+    assert apart <= 0.05 * 300
+
+
+def test_a_search_that_ends_better_but_is_surely_behind_at_equal_numbers_was_only_tuned_more():
+    rng = np.random.default_rng(0)
+    many = [*rng.normal(0.7, 0.01, 599).tolist(), 0.99]
+    few = rng.normal(0.9, 0.01, 24).tolist()
+    found = compare_tuning(search("A", many, Kind.RANDOM), search("B", few, Kind.RANDOM))
+    assert set(found.lead) == {1}
+    assert found.sentence.startswith("A was only tuned more than B. With 24 trials each")
+    repeated = [[*rng.normal(0.7, 0.01, 40).tolist(), 0.99] for _ in range(7)]
+    found = compare_tuning(search("A", repeated, Kind.ADAPTIVE), search("B", few))
+    assert found.sentence.startswith("A was only tuned more than B. With 24 trials each")
+    unknown = compare_tuning(search("A", many[-32:], Kind.RANDOM), search("B", few, Kind.RANDOM))
+    assert set(unknown.lead) == {1, None}  # from 32 trials it is not known how good the best of 24 others can be
+    assert "Whether A was only tuned more than B cannot be said." in unknown.sentence
+
+
+@pytest.mark.parametrize("count", [10, 50, 100])
+def test_a_search_that_draws_whole_numbers_has_no_band(count):
+    """What is drawn several times counts once, so a band of these would not hold."""
+    rng = np.random.default_rng(count)
+    units = (np.exp(rng.uniform(0, math.log(64), count)) // 1).astype(int)
+    large, rates = rng.integers(12_341, 12_349, count), 10 ** rng.uniform(-4, 0, count)
+    for drawn, continuous in ((units, False), (large, False), (rates.round(2), False), (rates, True)):
+        frame = pd.DataFrame({"x": np.unique(drawn), "other": 1})
+        frame.attrs["vary"] = 1
+        assert has_continuous_param(frame, len(frame)) == continuous
+    frame = pd.DataFrame({"lr": rates.tolist() * 2, "units": [1] * count + [2] * count})
+    frame.attrs["vary"] = 2
+    assert not has_continuous_param(frame, 2 * count)  # each rate was tried with all units: these are no draws
+    found = search("A", rates.tolist(), Kind.RANDOM)
+    merged = dataclasses.replace(found, drawn_once=False).curve()
+    assert (merged.low, merged.high) == (None, None)
+    assert merged.median.tolist() == found.curve().median.tolist()
 
 
 def test_where_all_values_are_equal_nothing_is_ahead():

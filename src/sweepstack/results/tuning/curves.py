@@ -81,8 +81,8 @@ def curve_of_repetitions(
 ) -> Curve:
     """Computes the median of the best so far over repeated searches, whose trials have an order.
 
-    The band is of the median search, at each number of trials on its own, by the order statistics of the sign test.
-    Fewer than six searches give none at 95 %.
+    The band is of the median search, at each number of trials on its own, by the order statistics of the sign test: it
+    leaves the true median out somewhere far more often. Fewer than six searches give none at 95 %.
 
     Args:
         searches: the values of each search, in the order in which it tried them.

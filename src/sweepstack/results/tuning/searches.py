@@ -59,6 +59,14 @@ class Search:
     """What part of the data was held out, as typed."""
     notes: tuple[str, ...]
     """What a reader must know."""
+    drawn_once: bool = True
+    """Whether no setting can have been drawn twice. One that was counts once, so the others are no independent draws,
+    and a random search has no band."""
+
+    @property
+    def sweeps(self) -> tuple[str, ...]:
+        """The names of its sweeps."""
+        return tuple(self.name.split(", "))
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -79,6 +87,8 @@ class Search:
         up = self.objective.larger_is_better
         if self.kind is Kind.GRID:
             return curve_of_points(self.values, up)
+        if self.kind is Kind.RANDOM and not self.drawn_once:
+            return Curve(curve_of_points(self.values, up).median)
         if self.kind is Kind.RANDOM:
             return curve_of_draws(self.values, up, confidence)
         return curve_of_repetitions(self.repetitions, up, confidence)
@@ -120,6 +130,7 @@ def read_search(store: Store, word: str, kind: Kind | None, metric: str | None) 
         first.data,
         first.held_out,
         tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        all(part.drawn_once for part in parts),
     )
 
 
@@ -151,6 +162,7 @@ def _read_one(store: Store, name: str, kind: Kind | None, metric: str | None) ->
         _typed(frame, ("dataset", "task")),
         _typed(frame, ("validation_split", "split", "folds")),
         tuple(filter(None, notes)),
+        has_continuous_param(frame, len(selection.groups)),
     )
 
 
@@ -207,6 +219,22 @@ def inferred_kind(frame: pd.DataFrame, settings: int, sweep: str) -> tuple[Kind,
     )
 
 
+def has_continuous_param(frame: pd.DataFrame, settings: int) -> bool:
+    """Says whether a varied param looks as if it was drawn from a continuous distribution, so that no setting repeats.
+
+    Each setting has another value of it: a fraction, with more digits than people type.
+
+    Args:
+        frame: the table of trials.
+        settings: the number of settings.
+    """
+    return any(
+        int(identity(frame[param]).nunique(dropna=False)) == settings
+        and all(_digits(value) > MOST_TYPED_DIGITS and value % 1 for value in frame[param])
+        for param in varied_params(frame)
+    )
+
+
 def _digits(value: Any) -> int:
     """Returns the number of significant digits of a number; 0 for anything else."""
     if kind_of(value) != "number":
@@ -218,10 +246,10 @@ def refuse_different(one: Search, other: Search) -> None:
     """Refuses two searches that are not about the same thing.
 
     Raises:
-        UserError: they are different sweeps of different objectives, directions, tasks or data; or the same sweep.
+        UserError: they are of different objectives, directions, tasks or data; or a sweep is part of both.
     """
-    if one.name == other.name:
-        raise UserError("two different sweeps can be compared", f"{one.name} twice", "name another one")
+    if both := sorted({*one.sweeps} & {*other.sweeps}):
+        raise UserError("two different sweeps can be compared", f"{', '.join(both)} twice", "name another one")
     if one.objective != other.objective or one.objective.mode != other.objective.mode:
         raise UserError(
             "sweeps of one objective can be compared",

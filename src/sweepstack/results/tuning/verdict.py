@@ -10,7 +10,7 @@ import numpy as np
 
 from sweepstack.metrics import rounded
 from sweepstack.results.tuning.curves import CONFIDENCE, Curve, Floats
-from sweepstack.results.tuning.searches import Kind, Search, refuse_different
+from sweepstack.results.tuning.searches import MOST_TYPED_DIGITS, Kind, Search, refuse_different
 
 PERCENT = f"{100 * CONFIDENCE:g} %"
 """How certain a band is, in words."""
@@ -24,7 +24,7 @@ class Tuning:
     curves: tuple[Curve, ...]
     lead: tuple[int | None, ...]
     """Of two: which of them is ahead at 1, 2, ... trials, 0 or 1; None where that is not known, or where they are
-    equal."""
+    equal. If one is adaptive, only the last is asked for: its band holds at each number of trials on its own."""
     confidence: float
     """The chance that each band holds: so large that two of them hold together with `CONFIDENCE`."""
     sentence: str
@@ -72,6 +72,12 @@ def describe_band(search: Search, curve: Curve, confidence: float) -> str:
     match search.kind:
         case Kind.GRID:
             return f"{PERCENT} of the random orders of its {len(search.values):,} settings; these are all there is"
+        case Kind.RANDOM if not search.drawn_once:
+            return (
+                "no band: no varied param looks continuous (a fraction with more than "
+                f"{MOST_TYPED_DIGITS} digits, another in each setting), so settings may have been drawn several times, "
+                "count once, and are no independent draws"
+            )
         case Kind.RANDOM:
             return (
                 f"{PERCENT} for the whole curve, whatever the distribution of the values (Lourie, Cho and He 2024); an "
@@ -81,7 +87,7 @@ def describe_band(search: Search, curve: Curve, confidence: float) -> str:
         enough = math.ceil(1 - math.log2(1 - confidence))
         done = "once" if repeated == 1 else f"{repeated} times"
         return f"no band: an adaptive search must be done {enough} times, and this one was done {done}"
-    return f"{PERCENT} for the median of {repeated} searches, at each number of trials"
+    return f"{PERCENT} for the median of {repeated} searches, at each number of trials on its own"
 
 
 def _notes(searches: Sequence[Search]) -> tuple[str, ...]:
@@ -89,14 +95,21 @@ def _notes(searches: Sequence[Search]) -> tuple[str, ...]:
 
 
 def _lead(searches: Sequence[Search], curves: Sequence[Curve]) -> tuple[int | None, ...]:
-    """Finds which search is ahead at 1, 2, ... trials, up to the number that both have."""
+    """Finds which search is ahead at 1, 2, ... trials, up to the number that both have; see `Tuning.lead`."""
     common = min(map(len, curves))
     sign = 1 if searches[0].objective.larger_is_better else -1
     ends = [[end[:common] for end in _certain(*pair)] for pair in zip(searches, curves, strict=True)]
     worst, best = zip(*(sorted_ends if sign == 1 else sorted_ends[::-1] for sorted_ends in ends), strict=True)
     with np.errstate(invalid="ignore"):
         ahead = [sign * worst[0] > sign * best[1], sign * worst[1] > sign * best[0]]
-    return tuple(0 if one else 1 if other else None for one, other in zip(*ahead, strict=True))
+    lead = [0 if one else 1 if other else None for one, other in zip(*ahead, strict=True)]
+    if _is_any_adaptive(searches):
+        lead[:-1] = [None] * (common - 1)
+    return tuple(lead)
+
+
+def _is_any_adaptive(searches: Sequence[Search]) -> bool:
+    return any(one.kind is Kind.ADAPTIVE for one in searches)
 
 
 def _certain(search: Search, curve: Curve) -> tuple[Floats, Floats]:
@@ -141,10 +154,11 @@ def _of_two(searches: Sequence[Search], curves: Sequence[Curve], lead: Sequence[
     winner, loser = (one, other) if better == 0 else (other, one)
     more = len(curves[better]) > len(curves[1 - better])
     exact = all(search.kind is Kind.GRID for search in searches)
-    if lead[-1] == better if exact else better in lead and 1 - better not in lead:
+    deciding = {*(lead[-1:] if exact or _is_any_adaptive(searches) else lead)}
+    if better in deciding and 1 - better not in deciding:
         tuned = f"was not only tuned more than {loser}: it" if more else f"was not tuned more than {loser}, and"
         return f"{winner} {tuned} is better. {reason}"
-    if exact:
+    if exact or deciding == {1 - better}:
         return f"{winner} was only tuned more than {loser}. {reason}"
     question = f"Whether {winner} was only tuned more than {loser} cannot be said"
     if not more:
@@ -156,6 +170,8 @@ def _ahead_words(searches: Sequence[Search], lead: Sequence[int | None]) -> str:
     """Says at which numbers of trials which search is ahead."""
     exact = all(one.kind is Kind.GRID for one in searches)
     how = "" if exact else f" ({PERCENT})"
+    if _is_any_adaptive(searches):
+        return f"{'neither is surely' if lead[-1] is None else searches[lead[-1]].name + ' is'} ahead with so many{how}"
     parts = []
     for which, search in enumerate(searches):
         numbers = [n for n, one in enumerate(lead, start=1) if one == which]
@@ -184,7 +200,7 @@ def _why_unknown(searches: Sequence[Search], curves: Sequence[Curve], behind: in
         confidence: the chance that each band should hold.
     """
     for search, curve in zip(searches, curves, strict=True):
-        if search.kind is Kind.ADAPTIVE and curve.low is None:
+        if curve.low is None:
             return f" {search.name}: {describe_band(search, curve, confidence)}."
     search, curve = searches[behind], curves[behind]
     end = curve.high if search.objective.larger_is_better else curve.low
