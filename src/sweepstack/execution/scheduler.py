@@ -138,8 +138,8 @@ class _MissingFiles:
     def __call__(self, settled: Sequence[tuple[Trial, Outcome, Path | None]]) -> Iterator[list[Path]]:
         """Yields the files of each trial."""
         weights = [_recorded_weights(*one) if self._predicts else None for one in settled]
-        if lacking := len(weights) - weights.count(None):
-            self._say(f"Predicting the held-out items of recorded trials: {lacking}")
+        if number := len(weights) - weights.count(None):
+            self._say(f"Predicting the held-out items of recorded trials: {number}")
         for (trial, outcome, files), recorded in zip(settled, weights, strict=True):
             drawn = _missing_pictures(trial, files, self._say) if outcome.state is TrialState.FINISHED else []
             yield [*drawn, *self._missing_predictions(trial, recorded)]
