@@ -17,6 +17,8 @@ PREDICTIONS = "test_predictions.npy"
 """File with what a finished trial predicts for the test items, in their order."""
 HELD_OUT_PREDICTIONS = "held_out_predictions.npy"
 """File with what a finished trial predicts for the items that were held out, in the order of the training data."""
+MOST_AXES = 2
+"""The most axes that predictions for held-out items are kept with: others are not compared with their targets."""
 PICTURES = "first_images.png"
 """File with the first training images, if `pictures` asks for them."""
 REPLICATES = ("seed", "fold")

@@ -147,6 +147,52 @@ def test_weights_stay_with_their_trial_when_another_grid_has_the_same_folder(
     assert torch.load(jobs[1] / "weights.pt", weights_only=True)["linear.weight"].shape == (10, 64)
 
 
+class Lines(Listener):
+    """Keeps the lines for the user."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def on_message(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def without_held_out(store: Store, trials: list[Trial]) -> list[Path]:
+    """Trains trials, and makes of them what an earlier version has recorded; returns what it had not kept."""
+    assert states(trials, store) == ["FINISHED"] * len(trials)
+    uris = {row.name: store.client.get_run(row.run_id).info.artifact_uri for row in store.rows(trials[0].sweep)}
+    files = [Path(uris[trial.name].removeprefix("file://"), "held_out_predictions.npy") for trial in trials]
+    for file in files:
+        file.unlink()
+    return files
+
+
+def test_that_held_out_items_of_recorded_trials_are_predicted_is_said_once(store: Store, trials: MakeTrials) -> None:
+    three = trials(0.1, 0.2, 0.3)
+    files = without_held_out(store, three)
+    foresee(prepared(three), store, InProcessExecutor())
+    assert not any(file.exists() for file in files)
+    line, first, second = "Predicting the held-out items of recorded trials: 3", Lines(), Lines()
+    execute(prepared(three), store, InProcessExecutor(), [first])
+    assert first.lines.count(line) == 1
+    assert all(file.exists() for file in files)
+    execute(prepared(three), store, InProcessExecutor(), [second])
+    assert not [line for line in second.lines if "held-out" in line]
+
+
+def test_after_one_failure_no_further_held_out_items_are_predicted(store: Store, trials: MakeTrials) -> None:
+    three = trials(0.1, 0.2, 0.3)
+    files = without_held_out(store, three)
+    for file in files[:2]:
+        file.with_name("weights.pt").write_bytes(b"damaged")
+    said = Lines()
+    execute(prepared(three), store, InProcessExecutor(), [said])
+    failed = [line for line in said.lines if "cannot be predicted" in line]
+    assert len(failed) == 1
+    assert failed[0].startswith("The held-out items of lr=0.1 cannot be predicted, others are not tried: ")
+    assert not any(file.exists() for file in files)
+
+
 def test_weights_of_an_earlier_command_that_do_not_fit_on_the_disk_cost_nothing(
     store: Store, ledger: Ledger, trials: MakeTrials, tmp_path: Path
 ) -> None:

@@ -4,7 +4,8 @@ import copy
 import functools
 import math
 import warnings
-from typing import Any
+import weakref
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from sweepstack.training.stacked.loop import TrialReader, train_stack
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel
-from sweepstack.training.tasks import Task
+from sweepstack.training.tasks import Classification, Regression, Task
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome, TrialState
 
@@ -68,6 +69,30 @@ class Counts(Task):
 
     def check_targets(self, targets, dataset, part):
         return targets.float()
+
+
+class Watched(Classification):
+    """Classes. It counts, at each update, the predictions that are still in memory."""
+
+    made: ClassVar[list[weakref.ref[torch.Tensor]]] = []
+    alive: ClassVar[list[int]] = []
+
+    def loss(self, outputs, targets):
+        if torch.is_grad_enabled():
+            self.alive.append(sum(one() is not None for one in self.made))
+        return super().loss(outputs, targets)
+
+    def stored(self, predictions, outputs):
+        kept = super().stored(predictions, outputs)
+        self.made.append(weakref.ref(kept))
+        return kept
+
+
+class Maps(Regression):
+    """Predictions with three axes, as those of every pixel have."""
+
+    def stored(self, predictions, outputs):
+        return predictions[..., None]
 
 
 def bias(outputs, targets):
@@ -245,6 +270,42 @@ def test_a_stack_ends_where_its_trials_end_alone(task_config, name):
         assert outcome.predictions.shape == alone.predictions.shape
         assert outcome.held_out_predictions.dtype == alone.held_out_predictions.dtype
         assert outcome.held_out_predictions.shape == alone.held_out_predictions.shape
+
+
+def train_in_stack(configs) -> list[Outcome]:
+    """Trains trials of one shape as one stack."""
+    data = data_of(configs[0])
+    model = build.build_stacked_model(configs, data.images.shape[1:], CPU, data.some())
+    outcomes: dict[int, Outcome] = {}
+    readers = [
+        [TrialReader(config, lambda _: None, functools.partial(outcomes.__setitem__, number))]
+        for number, config in enumerate(configs)
+    ]
+    train_stack(readers, data, model)
+    return [outcomes[number] for number in range(len(configs))]
+
+
+@pytest.mark.parametrize("changes", [{}, {"keep_best": True}, {"early_stopping": {"patience": 50}}])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_predictions_do_not_stay_in_memory_while_it_trains_on(task_config, stacked, changes):
+    Watched.made.clear()
+    Watched.alive.clear()
+    task = {"task": {"_target_": f"{__name__}.Watched"}, "evaluate_every": 5}
+    configs = [task_config(task, epochs=2, seed=seed, **changes) for seed in (1, 2)]
+    outcomes = train_in_stack(configs) if stacked else [train_quietly(configs[0])]
+    assert len(Watched.made) > 4
+    assert len(Watched.alive) > 20
+    assert set(Watched.alive[-20:]) == {0}  # before, a stack is compared with its trials
+    assert all(len(outcome.held_out_predictions) == 144 for outcome in outcomes)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_predictions_for_held_out_items_that_nothing_compares_are_not_kept(task_config, stacked):
+    configs = [task_config({**DIABETES, "task": {"_target_": f"{__name__}.Maps"}}, seed=seed) for seed in (1, 2)]
+    outcome = train_in_stack(configs)[0] if stacked else train_quietly(configs[0])
+    assert outcome.state is TrialState.FINISHED
+    assert outcome.predictions.shape == (88, 1, 1)
+    assert outcome.held_out_predictions is None
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import contextlib
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from sweepstack.errors import UserError, one_line
@@ -26,7 +25,7 @@ from sweepstack.execution.worker import load_data_of
 from sweepstack.files.replacing import replacing
 from sweepstack.planning.plan import Plan, count, summary, unique
 from sweepstack.tracking.store import Store
-from sweepstack.trial import HELD_OUT_PREDICTIONS, PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
+from sweepstack.trial import HELD_OUT_PREDICTIONS, MOST_AXES, PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
 
 POLL_SECONDS = 1.0
 """Seconds between two queries of what another command trains."""
@@ -66,9 +65,9 @@ def execute(
         printed: set[str] = set()
         for line in [*describe_duplicates(trials), *describe_parts(trials)]:
             session.say(line)
-        waiting = wanted
+        waiting, missing_files = wanted, _MissingFiles(session.say)
         while waiting and not session.is_stopping():
-            work = session.claim(waiting, run.rerun, partial(_missing_files, say=session.say))
+            work = session.claim(waiting, run.rerun, missing_files)
             for trial, outcome, files in work.settled:
                 settled[trial.fingerprint] = outcome
                 if files is not None and not _keep_files(trial, files):
@@ -124,27 +123,56 @@ def foresee(prepared: Prepared, store: Store, jobs: InProcessExecutor) -> tuple[
         return work, replace(chosen, plan=Plan((*work.resumed, *chosen.plan.stacks)))
 
 
-def _missing_files(trial: Trial, outcome: Outcome, files: Path | None, say: Callable[[str], None]) -> list[Path]:
-    """Makes the files that a settled trial asks for, or that an earlier version has not kept, unless its record has
+class _MissingFiles:
+    """Makes the files that settled trials ask for, or that an earlier version has not kept, unless their records have
     them; see `Session.claim`.
 
     Args:
         say: takes a line for the user.
     """
-    if outcome.state is not TrialState.FINISHED:
-        return []
-    return [*_missing_pictures(trial, files, say), *_missing_predictions(trial, files)]
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._predicts = True
+
+    def __call__(self, settled: Sequence[tuple[Trial, Outcome, Path | None]]) -> Iterator[list[Path]]:
+        """Yields the files of each trial."""
+        weights = [_recorded_weights(*one) if self._predicts else None for one in settled]
+        if number := len(weights) - weights.count(None):
+            self._say(f"Predicting the held-out items of recorded trials: {number}")
+        for (trial, outcome, files), recorded in zip(settled, weights, strict=True):
+            drawn = _missing_pictures(trial, files, self._say) if outcome.state is TrialState.FINISHED else []
+            yield [*drawn, *self._missing_predictions(trial, recorded)]
+
+    def _missing_predictions(self, trial: Trial, weights: Path | None) -> list[Path]:
+        """Predicts the held-out items with the recorded weights; after a first failure no others."""
+        if weights is None or not self._predicts:
+            return []
+        try:
+            predicted = predict_held_out(trial, weights, load_data_of(trial))
+        except Exception as error:  # a user's model can fail in any way
+            self._predicts = False
+            self._say(
+                f"The held-out items of {trial.name} cannot be predicted, others are not tried: {one_line(error)}"
+            )
+            return []
+        return [] if predicted is None else [predicted]
 
 
-def _missing_predictions(trial: Trial, files: Path | None) -> list[Path]:
-    """Predicts the held-out items with the recorded weights. Nothing if they are not here or cannot be used: the table
-    says what a record lacks."""
+def _recorded_weights(trial: Trial, outcome: Outcome, files: Path | None) -> Path | None:
+    """Returns the weights of a record that lacks predictions for the held-out items; None if they are not here, or if
+    such predictions are not kept."""
     holds_out = trial.config.trainer is None and trial.config.selecting_part == "val"
-    if files is None or not holds_out or (files / HELD_OUT_PREDICTIONS).exists() or not (files / WEIGHTS).is_file():
-        return []
-    with contextlib.suppress(Exception):  # a user's model can fail in any way
-        return [predict_held_out(trial, files / WEIGHTS, load_data_of(trial))]
-    return []
+    if outcome.state is not TrialState.FINISHED or files is None or not holds_out:
+        return None
+    if (files / HELD_OUT_PREDICTIONS).exists() or not (files / WEIGHTS).is_file():
+        return None
+    import numpy as np
+
+    with contextlib.suppress(OSError, ValueError, EOFError):  # a file that is missing or damaged says nothing
+        if np.load(files / PREDICTIONS, mmap_mode="r").ndim > MOST_AXES:
+            return None
+    return files / WEIGHTS
 
 
 def _missing_pictures(trial: Trial, files: Path | None, say: Callable[[str], None]) -> list[Path]:

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,8 +40,9 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
 from sweepstack.trial import Outcome, Trial, TrialState, Verdict
 
-MissingFiles = Callable[[Trial, Outcome, Path | None], Sequence[Path]]
-"""Takes a settled trial, its outcome, and the folder of its files if that is on this machine; returns further files."""
+MissingFiles = Callable[[Sequence[tuple[Trial, Outcome, Path | None]]], Iterable[Sequence[Path]]]
+"""Takes settled trials, each with its outcome and the folder of its files if that is on this machine; yields further
+files for each."""
 CHECKPOINTS = ("latest.pt", "previous.pt")
 """The files of a stack's checkpoints; see `CheckpointManager`. By name, because listings of shared disks come late."""
 INTERRUPTED_WAIT = 1.0
@@ -79,13 +80,13 @@ class Session:
         self.replay = Replay()
         self._mine: dict[str, Entry] = {}
 
-    def claim(self, trials: Sequence[Trial], rerun: bool, missing_files: MissingFiles = lambda *_: ()) -> Work:
+    def claim(self, trials: Sequence[Trial], rerun: bool, missing_files: MissingFiles | None = None) -> Work:
         """Claims the trials that are not settled and that no other session trains.
 
         Args:
             trials: no two have the same fingerprint.
             rerun: train settled trials, too.
-            missing_files: makes the files that a settled trial asks for and its record lacks.
+            missing_files: makes the files that settled trials ask for and their records lack.
         """
         trials = [trial if trial.id else replace(trial, id=secrets.token_hex(8)) for trial in trials]
         known = self._ledger.claim(self._number, trials, rerun)
@@ -98,9 +99,10 @@ class Session:
                     for entry in claimed_members(one, self._number).values():
                         self._take(entry)
         reused = [one for one in work.decisions if isinstance(one, Reuse)]
-        for one, (trial, outcome, files) in zip(reused, work.settled, strict=True):
+        made = missing_files(work.settled) if missing_files is not None else [()] * len(reused)
+        for one, (trial, _, _), files in zip(reused, work.settled, made, strict=True):
             run_id = None if one.in_ledger or one.finished is None else one.finished.run_id
-            self._join(trial, run_id, missing_files(trial, outcome, files))
+            self._join(trial, run_id, files)
         self._ledger.release(self._number, [one.trial for one in reused if not one.in_ledger])
         return work
 

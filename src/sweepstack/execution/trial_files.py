@@ -17,6 +17,7 @@ from sweepstack.files.replacing import replacing
 from sweepstack.standard_streams import HoldingErrors
 from sweepstack.trial import (
     HELD_OUT_PREDICTIONS,
+    MOST_AXES,
     OWN_FILES,
     PICTURES,
     PREDICTIONS,
@@ -90,8 +91,9 @@ def draw(trial: Trial, data: Data) -> Path:
     return path
 
 
-def predict_held_out(trial: Trial, weights: Path, data: Data) -> Path:
-    """Predicts the items that a trial has held out; returns the file in the trial's folder.
+def predict_held_out(trial: Trial, weights: Path, data: Data) -> Path | None:
+    """Predicts the items that a trial has held out; returns the file in the trial's folder; None if they have more than
+    `MOST_AXES` axes.
 
     Args:
         trial: the trial.
@@ -111,6 +113,8 @@ def predict_held_out(trial: Trial, weights: Path, data: Data) -> Path:
     predicted: list[torch.Tensor] = []
     task = BuiltTask(config, device)
     evaluate(model.to(device), data.evaluation(), autocast_of(config, device), task, predicted)
+    if predicted[0].ndim > MOST_AXES:
+        return None
     trial.folder.mkdir(parents=True, exist_ok=True)
     path, values = trial.folder / HELD_OUT_PREDICTIONS, torch.cat(predicted).cpu().numpy()
     _write_output(path, _held(functools.partial(np.save, arr=values, allow_pickle=False)))

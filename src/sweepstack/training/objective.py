@@ -63,6 +63,14 @@ class ObjectiveTracker:
             self.ends_early = self._early.take(value, mode, early.min_delta) >= early.patience
         return config.keep_best and self._best.take(value, mode) == 0
 
+    def may_keep(self, is_last: bool) -> bool:
+        """Returns whether the coming measurement can be the one whose predictions are kept.
+
+        Args:
+            is_last: True if the training ends with it in any case.
+        """
+        return is_last or self.ends_early or self._config.keep_best or self._config.early_stopping.patience is not None
+
     def why_early(self, step: int, total: int) -> str:
         """Says for the record that, and why, the training ended before its last step; empty if it did not.
 

@@ -24,7 +24,7 @@ from sweepstack.training.outcomes import diverged, finished, killed, undefined_m
 from sweepstack.training.random_state import random_state, seed_all, set_random_state, stream
 from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.updates import Updater, in_groups
-from sweepstack.trial import Measurement, OnMeasured, Outcome, Verdict
+from sweepstack.trial import MOST_AXES, Measurement, OnMeasured, Outcome, Verdict
 
 Autocast = torch.autocast | contextlib.nullcontext[None]
 
@@ -69,7 +69,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
     kept: dict[str, Any] | None = None  # see `tested`; only with `keep_best`
     metrics: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
-    predicted: list[Tensor] = []  # in the last measurement
+    predicted: list[Tensor] = []  # for the held-out items, in the last measurement; empty while it trains on
     step = 0
     began = time.perf_counter()
     if checkpoints.state is not None:
@@ -97,8 +97,8 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
                     return diverged(config, recent, step, steps, metrics, tracker.factor)
                 metrics["train/loss"] = float(recent.mean() if by_epoch else recent[-1])
                 with updater.averaged():
-                    predicted = []
-                    measured = evaluate(model, data.evaluation(), autocast, task, predicted)
+                    used = len(data.held_out) > 0 and tracker.may_keep(step == total)
+                    measured = evaluate(model, data.evaluation(), autocast, task, predicted if used else None)
                     update_metrics(config, measured, metrics)
                     if (undefined := undefined_metric(measured)) is not None:
                         _set_seconds(metrics, began)
@@ -113,6 +113,8 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
                 losses.clear()
                 if tracker.ends_early:
                     break
+                if step < total:
+                    predicted.clear()
 
             if step < total and (checkpoints.stopping or (step % steps == 0 and checkpoints.due())):
                 position = {"steps": steps, "step": step, "seconds": time.perf_counter() - began}
@@ -149,7 +151,7 @@ def tested(
     Args:
         model, data, autocast, task: see `evaluate`.
         metrics: its other metrics.
-        evaluated: its predictions, as they are stored, for the batches of `data.evaluation`.
+        evaluated: its predictions, as they are stored, for the held-out batches; see `MOST_AXES`.
 
     Returns:
         All that is kept of it, as a checkpoint can hold it: the metrics, copies of the weights, and the predictions for
@@ -161,7 +163,7 @@ def tested(
         "figures": {**metrics, **{f"test/{name}": value for name, value in measured.items()}},
         "weights": {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()},
         "predictions": torch.cat(predicted).cpu() if predicted else None,
-        "held_out_predictions": torch.cat([*evaluated]).cpu() if len(data.held_out) and evaluated else None,
+        "held_out_predictions": torch.cat([*evaluated]).cpu() if evaluated and evaluated[0].ndim <= MOST_AXES else None,
     }
 
 

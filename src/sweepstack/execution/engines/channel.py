@@ -35,7 +35,7 @@ from sweepstack.execution.engines.assignment_file import assignment_as_json
 from sweepstack.execution.executor import Lost, Trained, UnreachableError
 from sweepstack.files.inside import inside
 from sweepstack.files.owner_only import make_file, make_folder
-from sweepstack.files.replacing import replacing
+from sweepstack.files.replacing import check_replaceable, replacing
 from sweepstack.journal.codec import decode_line, event_from_json
 from sweepstack.planning.plan import Stack
 from sweepstack.trial import Outcome, Trial, TrialState
@@ -52,6 +52,8 @@ MAY_PASS = {
 """Errors of a disk, or of the network to it, that a file may not have later."""
 CONTROL_SECONDS = 0.1
 """Seconds between two looks at the control file by a worker on the machine of its controller."""
+UNREACHABLE_SECONDS = 600.0
+"""Seconds without an answer from the disk after which files of a worker count as lost."""
 
 
 class WorkerError(Exception):
@@ -185,11 +187,13 @@ class Reports:
         folder: the folder of the assignment.
         stack: the stack that it trains.
         reporter: receives the events and the lines for the user.
+        is_patient: tries for `UNREACHABLE_SECONDS` to move the files of a trial; else once.
     """
 
     folder: Path
     stack: Stack
     reporter: Reporter
+    is_patient: bool = True
     host: str = ""
     """The machine of the worker; empty until it has begun."""
     is_stopping: bool = False
@@ -199,6 +203,8 @@ class Reports:
     _offset: int = 0
     _failing_since: float = 0.0
     """When they could not be read for the first time since they could, as `time.monotonic` counts; 0: they can."""
+    _stuck_since: float = 0.0
+    """When files of a trial could not be moved for the first time since they could."""
     _trials: dict[str, Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -216,11 +222,13 @@ class Reports:
         Raises:
             UserError: the worker cannot train anything.
             WorkerError: it has failed by a mistake of ours.
-            UnreachableError: its files cannot be read now; the next call begins where this one has ended.
+            UnreachableError: its files cannot be read now; the next call begins where this one has ended. If it is the
+                files of one trial that cannot, that trial has failed after `UNREACHABLE_SECONDS`.
         """
         lines, result = 0, None
         for content in self._new():
             lines += 1
+            self._failing_since = 0.0
             result = self._take(content, only_settled)  # the last one counts: what was stopped may have begun once more
         self._failing_since = 0.0
         return lines, None if only_settled else result
@@ -244,11 +252,8 @@ class Reports:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise self._unreachable(error) from error
-
-    def _unreachable(self, error: OSError) -> UnreachableError:
-        self._failing_since = self._failing_since or time.monotonic()
-        return UnreachableError(error.strerror or one_line(error), self._failing_since)
+            self._failing_since = self._failing_since or time.monotonic()
+            raise UnreachableError(error.strerror or one_line(error), self._failing_since) from error
 
     def _take(self, content: Mapping[str, Any], only_settled: bool) -> Trained | Lost | None:
         match content:
@@ -284,18 +289,43 @@ class Reports:
             for file in event.files:
                 source = inside(self.folder / FILES, file)
                 target = event.trial.folder / Path(*file.parts[1:])  # the first part is the id of the trial
-                if source.exists():  # else they were moved before a controller died
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with replacing(target) as temporary:
-                        shutil.move(source, temporary)
+                _move(source, target)
                 files.append(target)
         except OSError as error:
-            if error.errno in MAY_PASS:
-                raise self._unreachable(error) from error
+            now = time.monotonic()
+            if error.errno in MAY_PASS and self.is_patient:
+                self._stuck_since = self._stuck_since or now
+                if now - self._stuck_since <= UNREACHABLE_SECONDS:
+                    raise UnreachableError(error.strerror or one_line(error), now) from error  # only this trial waits
             # a full disk fails this trial only
             failed = Outcome(TrialState.FAILED, reason=one_line(error), traceback=traceback.format_exc())
             return replace(event, outcome=failed, files=())
+        self._stuck_since = 0.0
         return replace(event, outcome=replace(event.outcome, traceback=trace), files=tuple(files))
+
+
+def _move(source: Path, target: Path) -> None:
+    """Moves a file to a path, over a file that is there. If that fails, the source stays, and a later call moves it.
+
+    Raises:
+        UserError: there is something at `target` that is not a regular file.
+        OSError: it cannot be moved, or neither of the two is there.
+    """
+    try:
+        source.stat()
+    except FileNotFoundError:
+        target.stat()  # it was moved before a controller died
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target = check_replaceable(target, "what is written", "move it away, or choose another place")
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # another file system
+            raise
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+        source.unlink(missing_ok=True)
 
 
 class WorkerHandle:

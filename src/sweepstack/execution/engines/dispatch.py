@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sweepstack.events import Ended
 from sweepstack.execution.assignment import Parts
+from sweepstack.execution.engines.channel import UNREACHABLE_SECONDS
 from sweepstack.execution.engines.choose import seconds_of
 from sweepstack.execution.engines.leftovers import take_over, unreachable
 from sweepstack.execution.engines.own import check_handle, check_result
@@ -30,8 +31,6 @@ MAX_LOSSES = 3
 trajectory has failed."""
 SHORTEST_DELAY, LONGEST_DELAY = 0.5, 60.0
 """Seconds until a stack that is not to blame for what has ended its worker gets another one: longer each time."""
-UNREACHABLE_SECONDS = 600.0
-"""Seconds without an answer from the disk with the reports of a worker after which the command ends."""
 
 
 @dataclass(eq=False)

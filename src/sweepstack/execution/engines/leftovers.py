@@ -15,6 +15,7 @@ def take_over(session: Session, stack: Stack) -> Stack:
     """Takes what a worker has reported of a stack and nobody has read, and gives the stack a new id.
 
     The worker may still live, on a machine that cannot be reached: it goes on under the old id, which nobody reads.
+    A trial with files that cannot be moved has failed, so that the others go on.
 
     Args:
         session: the session that trains the stack now.
@@ -32,7 +33,7 @@ def take_over(session: Session, stack: Stack) -> Stack:
     ask_to_stop(folder, "another worker has taken its stack over", over=True)
     renewed = session.renewed(stack)  # before its reports are read: a checkpoint must not be ahead of them
     try:
-        Reports(folder, stack, session).pass_on(only_settled=True)
+        Reports(folder, stack, session, is_patient=False).pass_on(only_settled=True)
     except UnreachableError as error:
         raise unreachable(session.journal_folder, error) from error
     session.sync()

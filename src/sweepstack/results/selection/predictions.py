@@ -14,7 +14,7 @@ from sweepstack.results.selection.comparison import Predictions
 from sweepstack.results.selection.items import PerItem
 from sweepstack.tracking.artifacts import CONFIG, Location, artifact, config_of, location, locations, predictions
 from sweepstack.tracking.store import Store
-from sweepstack.trial import HELD_OUT_PREDICTIONS, PREDICTIONS
+from sweepstack.trial import HELD_OUT_PREDICTIONS, MOST_AXES, PREDICTIONS
 
 FILES = {"val": HELD_OUT_PREDICTIONS, "test": PREDICTIONS}
 """The files with the predictions for a part of the data."""
@@ -101,7 +101,10 @@ def _compare(predicted: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any] | N
 
 def _why_none(store: Store, run_id: str, part: str, known: Location) -> str:
     """Says why a run has no predictions."""
-    if part == "val" and predictions(store, run_id, known) is not None:
+    tested = predictions(store, run_id, known) if part == "val" else None
+    if tested is not None and tested.ndim > MOST_AXES:
+        return f"its predictions have {tested.ndim} axes, those of at most {MOST_AXES} are compared"
+    if tested is not None:
         remedy = "repeat its command to add it (with rerun=true if its weights are gone)"
         return f"it was recorded before {FILES[part]} was kept; {remedy}"
     if _config_lines(store, run_id, known, "trainer").strip() not in ("", "trainer: null"):

@@ -27,7 +27,7 @@ from sweepstack.training.random_state import random_state, seed_all, set_random_
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.updates import in_groups
-from sweepstack.trial import Measurement, OnMeasured, Outcome, Verdict
+from sweepstack.trial import MOST_AXES, Measurement, OnMeasured, Outcome, Verdict
 
 SHRINK = 0.75
 """A stack goes on with the members that still train once these are at most so many of it. A member that leaves changes
@@ -66,8 +66,7 @@ class TrialReader:
 
     def may_keep(self, step: int, steps: int) -> bool:
         """Whether a measurement after `step` updates can be the one whose predictions are kept."""
-        by_measurement = self.config.keep_best or self.config.early_stopping.patience is not None
-        return by_measurement or self.is_at_end(step, steps)
+        return self.tracker.may_keep(step == steps * self.config.epochs)
 
 
 @dataclass
@@ -94,6 +93,10 @@ class Evaluated:
     def predictions(self) -> Tensor | None:
         """Returns the predictions of all members, [K, n, ...], on the CPU; None if they were not asked for."""
         return torch.cat(self.parts, 1).cpu() if self.parts else None
+
+    def held_out_predictions(self) -> Tensor | None:
+        """Returns `predictions`, those of the held-out items, if they are kept; see `MOST_AXES`."""
+        return self.predictions() if self.parts and self.parts[0].ndim - 1 <= MOST_AXES else None
 
 
 class Clock:
@@ -175,8 +178,10 @@ def train_stack(
             if step in stops:
                 recent = torch.stack(losses).cpu()
                 _fail_members(members, model, recent, step, steps, clock)
-                evaluated = _measure(members, model, data, recent, factors[len(losses) - 1], step, clock)
-                _end_trials(members, model, data, step, clock, evaluated)
+                rates = factors[len(losses) - 1]
+                _end_trials(
+                    members, model, data, step, clock, _measure(members, model, data, recent, rates, step, clock)
+                )  # no variable: it would keep the predictions on the device while the stack trains on
                 if not any(member.readers for member in members):
                     break
             if checkpoints.stopping or (step % steps == 0 and checkpoints.due()):
@@ -405,7 +410,8 @@ def _keep(
         if tested is None and data.test_count:
             predicted: list[Tensor] = []
             tested = Evaluated(model.evaluate(data.test, predicted, {index for index, _ in chosen}), predicted)
-        predictions, held_out_predictions = (None if one is None else one.predictions() for one in (tested, held_out))
+        predictions = None if tested is None else tested.predictions()
+        held_out_predictions = None if held_out is None else held_out.held_out_predictions()
         for index, reader in chosen:
             of_test = {} if tested is None else {f"test/{name}": value for name, value in tested.metrics[index].items()}
             reader.kept = {
