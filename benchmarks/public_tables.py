@@ -23,7 +23,6 @@ from false_marks import LEVEL, on_its_own
 from numpy.typing import NDArray
 
 from sweepstack.results.selection.replicates import compare_values
-from sweepstack.results.selection.winner import mean_of_left_out
 
 SETTINGS = 27
 SEEDS = 3
@@ -77,7 +76,7 @@ def draw(values: Figures, draws: int, rng: np.random.Generator) -> Found:
             before = np.count_nonzero(on_its_own(seen) <= LEVEL)
         raw = float(seen[0].mean())
         share = seeds / stored
-        better = share * raw + (1 - share) * mean_of_left_out(seen, larger_is_better=True)
+        better = share * raw + (1 - share) * compared.left_out
         low, high = compared.winner or (np.nan, np.nan)
         found += (
             bool((~apart)[truth >= truth.max()].any()),

@@ -120,3 +120,24 @@ def test_settings_that_are_equal_are_hardly_ever_told_apart_and_worse_ones_mostl
     assert false <= 7  # 99 % of the samples at 5 %
     assert right >= 0.5 * 60 * 13
     assert held >= 53
+
+
+def test_the_mean_without_the_luck_of_the_choice_is_nearer_to_the_truth() -> None:
+    rng, raw, left_out, tables = np.random.default_rng(5), 0.0, 0.0, 200
+    for _ in range(tables):
+        values = rng.normal(size=(9, 4))
+        values = values[np.argsort(-values.mean(1))]
+        found = compare_values(values, True)
+        raw += values[0].mean() / tables
+        left_out += found.left_out / tables
+        assert found.left_out <= values[0].mean() + 1e-9
+        assert compare_values(-values, False).left_out == pytest.approx(-found.left_out)
+    assert raw > 0.6
+    assert abs(left_out) < raw / 3
+
+
+def test_with_unequal_seeds_there_is_no_such_mean() -> None:
+    values = drawn(4, 3, 0)
+    values[2, 2] = np.nan
+    assert math.isnan(compare_values(values, True).left_out)
+    assert math.isnan(compare_values(values[:, :1], True).left_out)

@@ -151,9 +151,11 @@ def _marks(selection: Selection) -> list[str]:
             "Zrnic and Fithian 2024); the table has Student's interval of each setting on its own."
         )
     if np.isfinite(selection.left_out):
+        figure = rounded(selection.left_out)
         lines.append(
-            f"If each {selection.axis.one} in turn is left out of the choice, the best setting by the others has "
-            f"{rounded(selection.left_out)} with it on average: without the luck of having been chosen."
+            f"Without the luck of having been chosen, the mean of the best setting is about {figure}: each "
+            f"{selection.axis.one} in turn is left out of the choice, and read of the best setting by the others; at "
+            "most as much luck is taken off as the best of so many equal settings has on average."
         )
     if selection.added:
         lines.append(f"{sentence_case(selection.added)}.")

@@ -23,7 +23,6 @@ from sweepstack.results.selection.replicates import Comparison, as_array, compar
 from sweepstack.results.selection.sequential import Added, compare_in_stages
 from sweepstack.results.selection.spread import Levels
 from sweepstack.results.selection.statistics import Interval
-from sweepstack.results.selection.winner import mean_of_left_out
 from sweepstack.results.tables.columns import written
 
 BEST = "best"
@@ -167,9 +166,8 @@ def assess_settings(
     won = "best single trial" if single else f"best mean over {count} {axis.one if count == 1 else axis.many}"
     first = Assessment(BEST, NAN, _reason_of(best, best, won))
     if compared is not None:
-        rivals = as_array([group.objectives for group in groups if group.failed == best.failed and group.objectives])
-        left_out = NAN if added else mean_of_left_out(rivals, key.larger_is_better)
-        return Assessments(groups, [first, *_by_values(groups, compared, axis, added)], compared.winner, left_out)
+        others = _by_values(groups, compared, axis, added)
+        return Assessments(groups, [first, *others], compared.winner, compared.left_out)
     return Assessments(groups, [first, *_by_items(groups, key, predictions, axis)], None, NAN)
 
 

@@ -19,7 +19,7 @@ from sweepstack.results.selection.statistics import (
     paired_t,
     welch_t,
 )
-from sweepstack.results.selection.winner import winner_interval
+from sweepstack.results.selection.winner import mean_of_left_out, winner_interval
 
 ENOUGH_TO_BORROW = 3
 """Settings with several values each from which the spread of a single value is estimated. With fewer, one that happens
@@ -46,11 +46,14 @@ class Comparison:
     from each other as they seem; NaN if that is not known."""
     settings: int
     """The number of settings whose spreads were estimated together; 0 if two were compared on their own."""
+    left_out: float = math.nan
+    """An estimate of the true mean of the best setting, see `winner.mean_of_left_out`; NaN if there is none."""
 
     def times(self, unit: float) -> Comparison:
         """Returns the comparison of values that were divided by a unit, for the values themselves."""
         winner = None if self.winner is None else Interval(unit * self.winner.low, unit * self.winner.high)
-        return replace(self, ahead=unit * self.ahead, behind=unit * self.behind, winner=winner)
+        left_out = unit * self.left_out
+        return replace(self, ahead=unit * self.ahead, behind=unit * self.behind, winner=winner, left_out=left_out)
 
     def of(self, order: NDArray[np.intp]) -> Comparison:
         """Returns the comparison of the same settings in another order [k]."""
@@ -99,7 +102,8 @@ def compare_values(
     known = spreads(found, levels)
     compared = compare_among(found, known, np.ones(len(values), dtype=bool), 0, len(values), larger_is_better, level)
     if known is not None and len(values) > 1:
-        compared = replace(compared, winner=winner_interval(known, 0, larger_is_better, 1 - level))
+        winner = winner_interval(known, 0, larger_is_better, 1 - level)
+        compared = replace(compared, winner=winner, left_out=mean_of_left_out(known, larger_is_better))
     return compared.times(unit)
 
 
@@ -175,6 +179,7 @@ def _compare_two(values: Floats, larger_is_better: bool, level: float, match: bo
         p, behind = 1.0, 0.0
     known = spreads(fit(values, False, overlap))
     winner = winner_interval(known, 0, larger_is_better, 1 - level) if known is not None else None
+    left_out = mean_of_left_out(known, larger_is_better) if known is not None else math.nan
     pair = np.array([math.nan, ahead])
     return Comparison(
         np.array([math.nan, p]),
@@ -183,6 +188,7 @@ def _compare_two(values: Floats, larger_is_better: bool, level: float, match: bo
         winner,
         _needed(np.array([math.nan, variance]), pair, level),
         0,
+        left_out,
     )
 
 

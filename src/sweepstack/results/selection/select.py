@@ -75,8 +75,8 @@ class Selection:
     """An interval of the true mean of the best setting that knows that it was chosen from all (95 %, the zoom
     correction of Zrnic and Fithian 2024); None if it has a single value, or nobody to be chosen from."""
     left_out: float = float("nan")
-    """The mean of the best setting without the luck of having been chosen: each seed is left out of the choice in turn,
-    and read of the setting that is the best by the others; NaN where `winner` is None."""
+    """The mean of the best setting without the luck of having been chosen, see `winner.mean_of_left_out`; NaN if that
+    is not known."""
     added: str = ""
     """That seeds were added after somebody may have looked, and how the test allows for that (see `sequential`); empty
     if one command has asked for all of them."""
@@ -124,10 +124,10 @@ class Selection:
 
     @property
     def of_left_out(self) -> str:
-        """What the best setting has on the seeds that did not choose it, in words; empty if that is not known."""
+        """The mean of the best setting without the luck of having been chosen, in words; empty if that is not known."""
         if not np.isfinite(self.left_out):
             return ""
-        return f" ({rounded(self.left_out)} on {self.axis.many} that are left out of the choice)"
+        return f" (about {rounded(self.left_out)} without that luck)"
 
 
 def select(

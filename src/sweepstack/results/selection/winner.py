@@ -54,22 +54,29 @@ def winner_interval(known: Spreads, best: int, larger_is_better: bool, confidenc
     return Interval(middle - margin, middle + margin)
 
 
-def mean_of_left_out(values: Floats, larger_is_better: bool) -> float:
-    """Estimates the true mean of the best setting without the luck that made it the best: each replicate is left out of
-    the choice in turn, and read of the setting that is the best by the others. NaN if no replicate can be left
-    out, or if settings have different ones: who has more of them may have been lucky with the first.
+def mean_of_left_out(known: Spreads, larger_is_better: bool) -> float:
+    """Estimates the true mean of the best setting, the first one, without the luck that made it the best.
 
-    The choice has one replicate less, so the estimate is a little too low where larger values are better.
+    Each replicate is left out of the choice in turn, and read of the setting that is the best by the others. That is
+    too low where larger values are better, since the choice has one replicate less, and far too low if it falls on
+    settings that spread far more; so the luck is at most what the best of so many equal settings has on average.
 
     Args:
-        values: of k settings and their replicates [k, n]; NaN where there is none.
+        known: what is known of the settings. NaN if they have different replicates, or one only: who has more of them
+            may have been lucky with the first.
         larger_is_better: the direction of the values.
     """
-    if values.shape[1] < 2 or not np.isfinite(values).all():
+    values, sign = known.fit.values, 1 if larger_is_better else -1
+    k, n = values.shape
+    if n < 2 or not np.isfinite(values).all():
         return math.nan
     others = values.sum(1, keepdims=True) - values
-    best = np.argmax(others if larger_is_better else -others, axis=0)
-    return float(values[best, np.arange(values.shape[1])].mean())
+    best = np.argmax(sign * others, axis=0)
+    left_out = float(values[best, np.arange(n)].mean())
+    usual = float(stats.norm.ppf((k - 0.375) / (k + 0.25)))  # of the largest of k (Blom 1958)
+    most = usual * math.sqrt(float(known.typical()[0]) * (1 / n + known.fit.overlap))
+    raw = float(values[0].mean())
+    return sign * min(max(sign * left_out, sign * raw - most), sign * raw)
 
 
 def _chances(behind: Floats, best: int, known: Spreads) -> Floats:
