@@ -139,12 +139,13 @@ def test_a_file_that_is_gone_fails_its_trial(store: Terminal, monkeypatch: pytes
 def test_the_next_command_goes_on_although_a_file_of_a_lost_worker_cannot_be_moved(
     store: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "UNREACHABLE_SECONDS", 0.0)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch, "UNREACHABLE_SECONDS", 0.0)
         patch.setattr(channel.Reports, "_with_files", unreachable_for_ever)
         done = here.train(*SWEEP, *WORKERS)
         assert done.code == 2, done.out
     fail_to_move(monkeypatch, errno.EIO, times=10**6)
+    monkeypatch.setattr(channel, "UNREACHABLE_SECONDS", 0.2)  # of a trial that was not done yet
     again = here.train(*SWEEP, *WORKERS)
     assert again.code == 1, again.err
     assert {row.name: row.state for row in store.store.rows()} == {"lr=0.1": "FAILED", "lr=0.2": "FINISHED"}
