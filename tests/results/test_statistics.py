@@ -1,6 +1,7 @@
 """Intervals, tests and corrections: figures of papers, and laws that hold for all figures."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sweepstack.results.selection.statistics import (
-    holm,
     holm_with_best,
     mcnemar,
     mean_interval,
@@ -114,17 +114,13 @@ def test_figures_without_spread_tell_nothing() -> None:
     assert math.isnan(paired_t([0.9, math.nan], [0.8, 0.7]).p)
 
 
-def test_holm_steps_down() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]).shape == (0,)
-
-
-@given(P_VALUES)
-def test_holm_keeps_the_order_and_only_raises(p: list[float]) -> None:
-    corrected = holm(p)
-    assert (corrected >= p).all()
-    assert (corrected <= np.minimum(1, len(p) * np.array(p))).all()
-    assert (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0).all()
+def holm(p_values: list[float]) -> Any:
+    """Corrects p-values [k] for being k of them only (Holm 1979)."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return corrected
 
 
 @given(P_VALUES, st.sampled_from([1, 2, 4, 9, math.inf]), st.integers(0, 5))

@@ -153,20 +153,6 @@ def welch_t(first: ArrayLike, second: ArrayLike) -> TTest:
     return TTest(float(2 * stats.t.sf(distance, df)), df)
 
 
-def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Corrects p-values [k] for being k of them (Holm 1979, Scandinavian Journal of Statistics 6).
-
-    The smallest is multiplied by k, the next by k - 1, and so on; none becomes smaller than the one before or larger
-    than 1. It is valid for dependent tests if the comparisons were fixed before the values were seen; otherwise use
-    `holm_with_best`.
-    """
-    p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p, kind="stable")
-    corrected = np.empty_like(p)
-    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
-    return corrected
-
-
 def holm_with_best(p_values: ArrayLike, df: ArrayLike, groups: int) -> NDArray[np.float64]:
     """Corrects p-values [k] of t-tests of the best group against others, for being many, and for having chosen the best
     by the same values.
