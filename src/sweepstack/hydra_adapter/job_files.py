@@ -7,7 +7,6 @@ one copy is made, by pickle, and the YAML of entries that an earlier job had is 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -19,7 +18,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sweepstack.hydra_adapter.job_context import alone, inside
-from sweepstack.hydra_adapter.private import flush_loggers, yaml_text
+from sweepstack.hydra_adapter.private import flush_loggers
+from sweepstack.hydra_adapter.yaml_entries import yaml_entry, yaml_of
 from sweepstack.private_api_switch import tricks
 
 
@@ -117,23 +117,12 @@ def _yaml(cfg: DictConfig) -> str:
     """Returns the text of `to_yaml`; reuses the text of entries that an earlier job had."""
     content = cast("dict[str, Any]", OmegaConf.to_container(cfg, enum_to_str=True))
     if list(content) != ["hydra"]:
-        return "".join(_yaml_entry(pickle.dumps((value, key))) for key, value in content.items()) or OmegaConf.to_yaml(
-            cfg
-        )
+        return yaml_of(content)
     lines = ["hydra:\n"]
     for section, part in content["hydra"].items():  # it is large, and only a few entries differ between jobs
         if isinstance(part, dict) and part:
             lines.append(f"  {section}:\n")
-            lines += [_yaml_entry(pickle.dumps((value, key, section, "hydra"))) for key, value in part.items()]
+            lines += [yaml_entry(value, key, section, "hydra") for key, value in part.items()]
         else:
-            lines.append(_yaml_entry(pickle.dumps((part, section, "hydra"))))
+            lines.append(yaml_entry(part, section, "hydra"))
     return "".join(lines)
-
-
-@functools.lru_cache(maxsize=4096)
-def _yaml_entry(pickled: bytes) -> str:
-    """Returns the YAML of a value and its key, indented for its sections; pickled, because it may contain lists."""
-    entry, *keys = pickle.loads(pickled)
-    for key in keys:
-        entry = {key: entry}
-    return yaml_text(entry).split("\n", maxsplit=len(keys) - 1)[-1]

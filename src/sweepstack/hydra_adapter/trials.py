@@ -12,15 +12,16 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from sweepstack.config.parsing import parse, resolve_config
 from sweepstack.config.schema import GROUPS, Mark, OwnSchedule, RunConfig, TaskConfig, TrialConfig, marked, unused
 from sweepstack.hydra_adapter.allowed_targets import check_allowed
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
-from sweepstack.hydra_adapter.private import yaml_text
+from sweepstack.hydra_adapter.private import child
 from sweepstack.hydra_adapter.sweep_values import parse_overrides
+from sweepstack.hydra_adapter.yaml_entries import yaml_of
 from sweepstack.masking import hide
 from sweepstack.metrics import KNOWN, OWN_METRIC, bare_name
 from sweepstack.trial import REPLICATES, Trial
@@ -36,8 +37,12 @@ OF_SWEEP = [key for key in RunConfig.model_fields if key not in marked(RunConfig
 
 
 def split_job(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
-    """Splits a composed job into the trial's own config and Hydra's part."""
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    """Splits a composed job into the trial's own config and Hydra's part, which are moved and not copied."""
+    own = OmegaConf.create({})
+    with flag_override(own, "no_deepcopy_set_nodes", True):
+        for key in cfg:
+            if key != "hydra":
+                own[key] = child(cfg, key)
     OmegaConf.copy_cache(from_config=cfg, to_config=own)  # so that cached resolvers return the values of the sweep
     return own, cfg.hydra
 
@@ -123,7 +128,7 @@ def _is_of_sweep(key: str) -> bool:
 
 def _as_yaml(plain: Any) -> str:
     """Returns the YAML of plain values, in OmegaConf's format."""
-    return yaml_text(_without_enums(plain))
+    return yaml_of(_without_enums(plain))
 
 
 def _without_enums(value: Any) -> Any:
