@@ -111,6 +111,12 @@ class Delivery:
         """The number of trials that are not delivered completely."""
         return len(self._pending)
 
+    def has_many(self) -> bool:
+        """True if enough trials have ended, and are not delivered, to fill a transaction."""
+        self._read()
+        ended = (isinstance(pending.events[-1], Ended) for pending in self._pending.values())
+        return sum(ended) >= TRIALS_PER_TRANSACTION
+
     def deliver(self) -> None:
         """Delivers the current content of the journal, trial by trial: the store may refuse one and accept the others.
 

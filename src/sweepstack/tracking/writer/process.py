@@ -27,7 +27,6 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.ui.views import link
 from sweepstack.tracking.writer.client import Answer, Close, Closed, Find, Found, Loaded, Look, Message, Open, Refused
 from sweepstack.tracking.writer.delivery import (
-    TRIALS_PER_TRANSACTION,
     Delivery,
     NotYetError,
     deliver_what_is_left,
@@ -40,7 +39,7 @@ INTERVAL = 1.0
 """Seconds between two deliveries; a delivery writes the events of this time in one batch."""
 REST = 10
 """Duty cycle: after a delivery of t seconds, sleep REST * t, so that delivery uses at most 1/11 of a core. It does not
-sleep so long if trials end faster than they are delivered, because the table has to wait for the deliveries."""
+sleep so long once enough trials have ended to fill a transaction, because the table has to wait for the deliveries."""
 LONGEST_PAUSE = 15.0
 """The most seconds between two attempts if a store does not accept records."""
 ATTEMPTS = 3
@@ -86,16 +85,19 @@ class _Child:
         delivery: Delivery | None = None
         order: Any = NOTHING_YET
         pause, attempts, deadline = INTERVAL, 0, math.inf
+        due, accepts = time.monotonic() + INTERVAL, True
         with sessions.delivery_lock(session).acquire(timeout=LONGEST_PAUSE):
             while True:
                 over = order is None or isinstance(order, Close)
                 if not over:
-                    order = self._next(pause)
+                    order = self._next(min(INTERVAL, max(0.0, due - time.monotonic())))
                     over = order is None or isinstance(order, Close)
                 elif deadline < math.inf:
                     time.sleep(INTERVAL)
                 if isinstance(order, Look):
                     self._answer(self._look(store, order.fingerprints))
+                    continue
+                if not over and time.monotonic() < due and not (accepts and _has_many(delivery)):
                     continue
                 began = time.monotonic()
                 deadline = min(deadline, began + OTHERS) if over else deadline
@@ -109,12 +111,11 @@ class _Child:
                         for error in refused:
                             self._complain(store, error)
                         break
-                    ended = delivery.delivered
                     delivery.deliver()
-                    many = delivery.delivered - ended >= TRIALS_PER_TRANSACTION
                     for error in refused:
                         raise error
-                    pause = INTERVAL if many else max(INTERVAL, REST * (time.monotonic() - began))
+                    pause, accepts = INTERVAL, True
+                    due = time.monotonic() + max(INTERVAL, REST * (time.monotonic() - began))
                     if over:
                         break  # another process, such as a fork, holds the lock of the dead parent
                 except Exception as error:  # training goes on after every error of a store
@@ -123,6 +124,7 @@ class _Child:
                         log.exception("delivery to %s failed", store.uri)
                         self._complain(store, error)
                         pause = min(2 * pause, LONGEST_PAUSE)
+                    due, accepts = time.monotonic() + pause, False
                     attempts += over and not others
                     enough = attempts == (1 if self._was_away else ATTEMPTS) or time.monotonic() > deadline
                     if over and (enough or isinstance(error, StoreError)):
@@ -197,6 +199,14 @@ class _Child:
         with contextlib.suppress(OSError):  # the parent may have ended
             self._answers.write(pickle.dumps(message))
             self._answers.flush()
+
+
+def _has_many(delivery: Delivery | None) -> bool:
+    """True if it is time to deliver, see `Delivery.has_many`; also if that cannot be known: delivering says why."""
+    try:
+        return delivery is not None and delivery.has_many()
+    except Exception:
+        return True
 
 
 def main(parent: int) -> None:
