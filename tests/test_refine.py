@@ -1,5 +1,7 @@
 """`sweepstack refine`, as it is typed: further seeds for the settings that may be the best."""
 
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from sweepstack.results.tables.frame import table
 from sweepstack.tracking.store import Store
 
 from . import here
-from .terminal import new_store
+from .terminal import Terminal, new_store
 
 SMALL = ("dataset=digits", "epochs=3", "device=cpu", "threads=1", "engine=inline")
 
@@ -88,6 +90,54 @@ def test_a_named_sweep_is_refined_with_its_settings_alone(store):
     assert sorted(zip(frame["lr"], frame["seed"], strict=True)) == [
         (lr, seed) for lr in (0.7, 1.0) for seed in (0, 1, 2)
     ]
+
+
+FRAGILE = """
+import torch
+from sweepstack.training.models import Logistic
+
+class Fragile(Logistic):
+    def __init__(self, **keywords):
+        if torch.initial_seed() == 2:
+            raise RuntimeError("seed 2 breaks it")
+        super().__init__(**keywords)
+"""
+
+
+def test_a_trial_of_a_round_that_fails_gives_exit_code_1_and_ends_the_rounds(store, tmp_path, capfd):
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    model = "model._target_=fragile.Fragile"
+    try:
+        assert here.train("-m", *SMALL, model, "optimizer.lr=0.7,1.0", "seed=0,1", "tracking.sweep=f").code == 0
+    finally:
+        sys.modules.pop("fragile", None)
+    done = here.sweepstack("refine", "--budget", "4")
+    assert done.code == 1
+    assert "2 trials trained, 2 of them failed; the new trials gave no values." in done.out
+    assert "seed 2 breaks it" in capfd.readouterr().out
+    frame = table("f", store=store)
+    assert set(frame[frame["seed"] == 2]["state"]) == {"FAILED"}
+    assert set(frame[frame["seed"] < 2]["state"]) == {"FINISHED"}
+
+
+def test_a_round_that_is_stopped_says_so_and_the_next_command_completes_it(store, tmp_path):
+    words = ("-m", *SMALL, "optimizer.lr=0.7,1.0", "seed=0,1", "tracking.sweep=long", "epochs=300")
+    assert here.train(*words, "checkpoint.every=0").code == 0
+    terminal = Terminal(tmp_path)
+    process = terminal.start("sweepstack", "refine", "--budget", "2")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "-> 1 stack" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Stopped by SIGTERM; the same command goes on from here." in err
+    terminal.wait_for_records()
+    done = here.sweepstack("refine", "--budget", "2")
+    assert done.code == 0
+    assert set(table("long", store=store)["state"]) == {"FINISHED"}
+    assert sorted(table("long", store=store)["seed"]) == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(

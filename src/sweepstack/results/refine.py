@@ -208,10 +208,21 @@ def _train(store: Store, sweep: str, varied: Sequence[str], jobs: list[list[str]
             f"tracking.sweep='{sweep}'",
         ]
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        process = subprocess.Popen(words, env={**os.environ, "MLFLOW_TRACKING_URI": store.uri})
+        begun: list[subprocess.Popen[bytes]] = []
+        asked: list[int] = []
+
+        def end(number: int, _: object) -> None:
+            asked.append(number)
+            for process in begun:
+                process.terminate()
+
         signal.signal(signal.SIGINT, lambda *_: None)  # it reaches train.py, too, which ends when its records are kept
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        signal.signal(signal.SIGTERM, end)
         try:
+            process = subprocess.Popen(words, env={**os.environ, "MLFLOW_TRACKING_URI": store.uri})
+            begun.append(process)
+            if asked:  # while it began
+                process.terminate()
             code = process.wait()
         finally:
             for number, handler in before.items():

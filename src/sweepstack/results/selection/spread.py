@@ -32,6 +32,8 @@ Levels = NDArray[np.intp]
 
 STEP = 0.2
 """Width of the grid of the logarithm of a standard deviation."""
+FINER = 16
+"""Parts of a step to which the variance that most settings have is known: 1.25 %."""
 REACH = 5.0
 """How far the grid reaches from the middle: to 150 times less; upward at least as far."""
 MIDDLES = np.arange(-3.0, 3.0 + STEP / 2, STEP)
@@ -54,6 +56,8 @@ FAR_MORE = 10.0
 """A setting whose variance is more than so many times the usual one has less weight in what seeds do to all."""
 EQUAL_WITHIN = 1e-6
 """Differences that are less than this, relative to the values, are rounding."""
+NEGLIGIBLE = 1e-15
+"""A probability that is as good as none."""
 CHUNK = 512
 """Settings that are compared at once, which bounds the memory."""
 
@@ -147,9 +151,10 @@ def _polished(values: Floats) -> Floats:
     """Fits values as setting + replicate by medians [k, n], so that no setting counts for more than the others (median
     polish, Tukey 1977)."""
     left = values
+    median = np.median if np.isfinite(values).all() else np.nanmedian  # which is ten times as slow
     for _ in range(3):
-        left = left - np.nanmedian(left, axis=0, keepdims=True)
-        left = left - np.nanmedian(left, axis=1, keepdims=True)
+        left = left - median(left, axis=0, keepdims=True)
+        left = left - median(left, axis=1, keepdims=True)
     return np.asarray(values - left)
 
 
@@ -196,7 +201,8 @@ class Spreads:
             index = np.clip(((np.log(total) - least) / BINS + 0.5).astype(np.intp), 0, bins - 1)
             index += bins * np.arange(len(total))[:, None, None]
             found[part] = np.bincount(index.ravel(), weights.ravel(), bins * len(total)).reshape(-1, bins)
-        return np.exp(least + BINS * np.arange(bins)), found
+        possible = found.max(0) > NEGLIGIBLE
+        return np.exp(least + BINS * np.flatnonzero(possible)), found[:, possible]
 
 
 def spreads(found: Fit, levels: Levels | None = None) -> Spreads | None:
@@ -209,13 +215,15 @@ def spreads(found: Fit, levels: Levels | None = None) -> Spreads | None:
     known = (found.df > 0) & (found.rests > found.tolerance**2)
     if not known.any():
         return None
-    middle = 1.4 * float(np.median(found.rests[known]))
-    ratios = np.maximum(found.rests, found.tolerance**2) / middle
+    rests = np.maximum(found.rests, found.tolerance**2)
+    outliers = min(OUTLIERS / len(rests), MOST_OUTLIERS)
+    middle = _usual(rests, found.df, float(np.median(found.rests[known])), outliers)
+    ratios = rests / middle
     top = max(REACH, 0.5 * math.log(float(ratios.max())) + 2.0)
     grid = np.arange(-REACH, top + STEP / 2, STEP)
-    fits = -found.df[:, None] * (grid + 0.5 * ratios[:, None] * np.exp(-2 * grid))  # logarithms, but for constants
+    fits = _fits(ratios, found.df, grid)
     likely = np.exp(fits - fits.max(1, keepdims=True))
-    priors = _priors(grid, min(OUTLIERS / len(ratios), MOST_OUTLIERS))
+    priors = _priors(grid, outliers)
     together = np.zeros(len(ratios), dtype=np.intp)
     ways = [together, *([] if levels is None else levels.T)]
     found_by = [_posterior(likely, priors, way) for way in ways]
@@ -224,6 +232,38 @@ def spreads(found: Fit, levels: Levels | None = None) -> Spreads | None:
     weights[1:] /= max(len(ways) - 1, 1)  # that spreads depend on a param is as likely as that they do not
     chances = np.tensordot(weights / weights.sum(), np.array([one for one, _ in found_by]), 1)
     return Spreads(found, middle * np.exp(2 * grid), chances)
+
+
+def _usual(rests: Floats, df: Floats, near: float, outliers: float) -> float:
+    """Returns the variance that most settings have, if most have the same one (maximum likelihood). The grid has it in
+    its middle: many values tell it far more exactly than to a step of the grid.
+
+    Args:
+        rests: the variances that were seen [k].
+        df: their degrees of freedom [k].
+        near: a variance near it.
+        outliers: the share of settings that have any other variance.
+    """
+    ratios = rests / near
+    grid = np.arange(-REACH, REACH + STEP / 2, STEP)
+    fits = _fits(ratios, df, grid)
+    most = fits.max(1, keepdims=True)
+    far = outliers * np.exp(fits - most).mean(1, keepdims=True)
+    usual = float(grid[np.argmax(np.log((1 - outliers) * np.exp(fits - most) + far).sum(0))])
+    grid = np.arange(usual - STEP, usual + STEP, STEP / FINER)
+    usual = float(grid[np.argmax(np.log((1 - outliers) * np.exp(_fits(ratios, df, grid) - most) + far).sum(0))])
+    return near * math.exp(2 * usual)
+
+
+def _fits(ratios: Floats, df: Floats, grid: Floats) -> Floats:
+    """Returns the logarithms of how likely each standard deviation makes what was seen [k, g], but for constants.
+
+    Args:
+        ratios: the variances that were seen [k].
+        df: their degrees of freedom [k].
+        grid: the logarithms of the standard deviations [g].
+    """
+    return np.asarray(-df[:, None] * (grid + 0.5 * ratios[:, None] * np.exp(-2 * grid)))
 
 
 def _posterior(likely: Floats, priors: Floats, level_of: NDArray[np.intp]) -> tuple[Floats, float]:
@@ -289,7 +329,7 @@ def limits(p: float, variances: Floats, chances: Floats) -> Floats:
     """
     low = np.zeros(len(chances))
     high = np.full(len(chances), 40 * math.sqrt(float(variances[-1])))
-    for _ in range(50):
+    for _ in range(36):
         middle = (low + high) / 2
         over = p_values(middle, variances, chances) > p
         low, high = np.where(over, middle, low), np.where(over, high, middle)

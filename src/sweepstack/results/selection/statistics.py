@@ -188,6 +188,7 @@ def holm_with_best(p_values: ArrayLike, df: ArrayLike, groups: int) -> NDArray[n
     return corrected
 
 
+@functools.lru_cache(maxsize=256)
 def p_of_first_step(groups: int, level: float) -> float:
     """Returns the largest p-value that `holm_with_best` corrects to `level` in its first step: a difference with it is
     told apart however the others compare.
@@ -215,13 +216,19 @@ def _chances_with_best(p: float, df: NDArray[np.float64], groups: int) -> NDArra
     chi^2(df) <= df D^2 / (2 c^2), and the density of D is m * integral of phi(x) Phi(x)^(m - 2) phi(x - D) dx. Both
     integrals are sums over fixed grids, so that the same values give the same digits.
     """
-    limit = np.maximum(stats.t.isf(max(p, MIN_P) / 2, df), 1e-9)[:, None]
-    distance, x, kernel = _grids()
-    density = kernel @ (groups * np.exp((groups - 2) * special.log_ndtr(x)))
+    limit = np.maximum(-special.stdtrit(df, max(p, MIN_P) / 2), 1e-9)[:, None]
+    distance, density = _density(groups)
     chances: NDArray[np.float64] = (
         special.gammainc(df[:, None] / 2, df[:, None] * (distance / (2 * limit)) ** 2) @ density
     )
     return chances
+
+
+@functools.lru_cache(maxsize=1024)
+def _density(groups: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns distances [d] and the density of D there; see `_chances_with_best`."""
+    distance, x, kernel = _grids()
+    return distance, kernel @ (groups * np.exp((groups - 2) * special.log_ndtr(x)))
 
 
 @functools.cache

@@ -23,8 +23,10 @@ from scipy import special, stats
 from sweepstack.results.selection.spread import Floats, Spreads
 from sweepstack.results.selection.statistics import Interval
 
-ERRORS = np.concatenate([[0.0], np.geomspace(0.05, 1000.0, 280)])
+ERRORS = np.concatenate([[0.0], np.geomspace(0.05, 8.0, 141), np.geomspace(8.0, 1000.0, 51)[1:]])
 """Errors r whose chances are computed, in units of the standard error of the winner."""
+NEGLIGIBLE = 1e-6
+"""A chance that is as good as none."""
 
 
 def winner_interval(known: Spreads, best: int, larger_is_better: bool, confidence: float = 0.95) -> Interval:
@@ -39,8 +41,8 @@ def winner_interval(known: Spreads, best: int, larger_is_better: bool, confidenc
     found, count = known.fit, int(known.fit.counts[best])
     behind = np.maximum((found.means[best] - found.means) * (1 if larger_is_better else -1), 0.0)
     unit = math.sqrt(float(known.typical()[best]) * (1 / count + found.overlap))
-    errors = ERRORS * unit
-    chances = _chances(behind, best, known)
+    multiples, chances = _chances(behind, best, known)
+    errors = multiples * unit
     middle, scale = float(found.means[best]), 0.0
     if found.matched and count > 1:
         effects = found.effects[found.seen[best]]
@@ -79,8 +81,9 @@ def mean_of_left_out(known: Spreads, larger_is_better: bool) -> float:
     return sign * min(max(sign * left_out, sign * raw - most), sign * raw)
 
 
-def _chances(behind: Floats, best: int, known: Spreads) -> Floats:
-    """Returns bounds of the chances that the winner's mean is off by more than so many of its standard errors [r].
+def _chances(behind: Floats, best: int, known: Spreads) -> tuple[Floats, Floats]:
+    """Returns some multiples of the winner's standard error [r], and bounds of the chances that its mean is off by more
+    than these [r]: from the multiple whose bound is 1 to the one whose bound is negligible.
 
     Args:
         behind: how far each setting is behind the best one [k].
@@ -90,14 +93,26 @@ def _chances(behind: Floats, best: int, known: Spreads) -> Floats:
     shares = 1 / known.fit.counts + known.fit.overlap
     usual = np.sqrt(known.typical() * shares)
     one_over = 1 / np.sqrt(known.variances * shares[:, None])  # [k, g]
-    sums = []
-    for multiple in ERRORS.tolist():
-        errors = multiple * usual
+
+    def chance(index: int) -> float:
+        errors = ERRORS[index] * usual
         of_far = (behind - errors[best]) / 3
         limits = np.where(of_far > errors.max(), of_far, errors)
-        sums.append(float((known.chances * special.ndtr(-limits[:, None] * one_over)).sum()))
-    bounds: Floats = np.minimum(2 * np.maximum.accumulate(sums[::-1])[::-1], 1.0)
-    return bounds
+        return 2 * float((known.chances * special.ndtr(-limits[:, None] * one_over)).sum())
+
+    decreasing = float(behind.max() / (usual[best] + 3 * usual.max()))  # from here on no setting is far behind
+    start = min(int(np.searchsorted(ERRORS, decreasing)), len(ERRORS) - 1)
+    bounds = [chance(start)]
+    last = start
+    while bounds[-1] > NEGLIGIBLE and last < len(ERRORS) - 1:
+        last += 1
+        bounds.append(chance(last))
+    first, highest = start, bounds[0]
+    while first > 0 and highest < 1.0:
+        first -= 1
+        highest = max(highest, chance(first))
+        bounds.insert(0, highest)
+    return ERRORS[first : last + 1], np.minimum(bounds, 1.0)
 
 
 def _margin(errors: Floats, chances: Floats, scale: float, df: int, most: float) -> float:
