@@ -7,9 +7,10 @@ one copy is made, by pickle, and the YAML of entries that an earlier job had is 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +19,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sweepstack.hydra_adapter.job_context import alone, inside
-from sweepstack.hydra_adapter.private import flush_loggers
-from sweepstack.hydra_adapter.yaml_entries import yaml_entry, yaml_of
+from sweepstack.hydra_adapter.private import flush_loggers, yaml_text
 from sweepstack.private_api_switch import tricks
 
 
@@ -126,3 +126,27 @@ def _yaml(cfg: DictConfig) -> str:
         else:
             lines.append(yaml_entry(part, section, "hydra"))
     return "".join(lines)
+
+
+def yaml_of(content: Mapping[Any, Any]) -> str:
+    """Returns the YAML of plain values, in OmegaConf's format. It reuses the text of entries that an earlier job had."""
+    return "".join(yaml_entry(value, key) for key, value in content.items()) or yaml_text({})
+
+
+def yaml_entry(value: Any, *keys: Any) -> str:
+    """Returns the YAML of a value and its key, indented for its sections.
+
+    Args:
+        value: a plain value.
+        keys: its key, then that of its section, and so on.
+    """
+    return _of_pickled(pickle.dumps((value, *keys)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_pickled(entry: bytes) -> str:
+    """Returns the YAML of an entry; pickled, because it may contain lists."""
+    value, *keys = pickle.loads(entry)
+    for key in keys:
+        value = {key: value}
+    return yaml_text(value).split("\n", maxsplit=len(keys) - 1)[-1]

@@ -19,9 +19,9 @@ from sweepstack.config.schema import GROUPS, Mark, OwnSchedule, RunConfig, TaskC
 from sweepstack.hydra_adapter.allowed_targets import check_allowed
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
+from sweepstack.hydra_adapter.job_files import yaml_of
 from sweepstack.hydra_adapter.private import child
 from sweepstack.hydra_adapter.sweep_values import parse_overrides
-from sweepstack.hydra_adapter.yaml_entries import yaml_of
 from sweepstack.masking import hide
 from sweepstack.metrics import KNOWN, OWN_METRIC, bare_name
 from sweepstack.trial import REPLICATES, Trial
