@@ -129,7 +129,7 @@ def _yaml(cfg: DictConfig) -> str:
 
 
 def yaml_of(content: Mapping[Any, Any]) -> str:
-    """Returns the YAML of plain values, in OmegaConf's format. It reuses the text of entries that an earlier job had."""
+    """Returns the YAML of plain values, in OmegaConf's format; reuses the text of entries of earlier jobs."""
     return "".join(yaml_entry(value, key) for key, value in content.items()) or yaml_text({})
 
 
