@@ -43,7 +43,8 @@ from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.prepare import check
 from sweepstack.execution.describe import _differing_keys
 from sweepstack.hydra_adapter.composer import Composer
-from sweepstack.hydra_adapter.trials import OF_SWEEP, make_trial, split_job
+from sweepstack.hydra_adapter.job_context import split_job
+from sweepstack.hydra_adapter.trials import OF_SWEEP, make_trial
 from sweepstack.journal.codec import trial_as_json, trial_from_json
 from sweepstack.planning.compatibility import stack_key, trajectory_key
 

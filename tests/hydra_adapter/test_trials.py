@@ -13,7 +13,8 @@ from sweepstack.config.parsing import parse
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter.composer import Composer
-from sweepstack.hydra_adapter.trials import fixed_keys, make_trial, split_job
+from sweepstack.hydra_adapter.job_context import split_job
+from sweepstack.hydra_adapter.trials import fixed_keys, make_trial
 from sweepstack.trial import Trial
 
 

@@ -14,7 +14,7 @@ from hydra.core.utils import env_override
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_write
 
 from sweepstack.hydra_adapter.mask_inputs import reveal_environment
-from sweepstack.hydra_adapter.private import set_parent
+from sweepstack.hydra_adapter.private import child, set_parent
 
 
 @contextlib.contextmanager
@@ -50,6 +50,17 @@ def alone(hydra: DictConfig) -> DictConfig:
     with flag_override(config, "no_deepcopy_set_nodes", True):
         config["hydra"] = hydra
     return config
+
+
+def split_job(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
+    """Splits a composed job into the trial's own config and Hydra's part, which are moved and not copied."""
+    own = OmegaConf.create({})
+    with flag_override(own, "no_deepcopy_set_nodes", True):
+        for key in cfg:
+            if key != "hydra":
+                own[key] = child(cfg, key)
+    OmegaConf.copy_cache(from_config=cfg, to_config=own)  # so that cached resolvers return the values of the sweep
+    return own, cfg.hydra
 
 
 class _Watched:

@@ -1,7 +1,7 @@
 """Finishes a job whose result is known: makes the folder, the files and the return that Hydra would make.
 
 Hydra's `run_job` copies the config four times and writes it as YAML, which takes 15 ms, as long as a small trial. Here
-one copy is made, by pickle, and the YAML of entries that an earlier job had is reused.
+one copy is made, by pickle, if there are users' callbacks, and the YAML of entries that an earlier job had is reused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, ru
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from sweepstack.hydra_adapter.job_context import alone, inside
+from sweepstack.hydra_adapter.job_context import alone, inside, split_job
 from sweepstack.hydra_adapter.private import flush_loggers, yaml_text
 from sweepstack.private_api_switch import tricks
 
@@ -28,7 +28,7 @@ def begin_job(context: HydraContext, cfg: DictConfig) -> None:
 
     It is for a job that is trained together with others.
     """
-    with _in_folder(cfg):
+    with _in_folder(cfg, context):
         context.callbacks.on_job_start(config=cfg, task_function=lambda _: None)
         flush_loggers()
 
@@ -60,7 +60,7 @@ def finish_job(
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-    with _in_folder(cfg, written=begun) as (own, hydra_alone):
+    with _in_folder(cfg, context, written=begun) as (own, hydra_alone):
         overrides = cast("list[str]", OmegaConf.to_container(hydra.overrides.task))
         job = JobReturn(overrides=overrides, cfg=own, hydra_cfg=hydra_alone, working_dir=os.getcwd())
         if not begun:
@@ -78,18 +78,22 @@ def finish_job(
 
 
 @contextlib.contextmanager
-def _in_folder(cfg: DictConfig, written: bool = False) -> Iterator[tuple[DictConfig, DictConfig]]:
+def _in_folder(
+    cfg: DictConfig, context: HydraContext, written: bool = False
+) -> Iterator[tuple[DictConfig, DictConfig]]:
     """Makes the folder, log and files of a job, and sets its context for the block.
 
-    Yields copies of the user's part of the config and of Hydra's part.
+    Yields the user's part of the config and Hydra's part: copies, if a user's callback may change one of the two.
 
     Args:
         cfg: the composed job with its node hydra.
+        context: Hydra's context, with the callbacks.
         written: whether the files exist already.
     """
     hydra = cfg.hydra
     with inside(cfg) as folder:
-        own, hydra_alone = _split(cfg)
+        ours = all(type(one).__module__.startswith("sweepstack.") for one in context.callbacks.callbacks)
+        own, hydra_alone = (split_job(cfg)[0], alone(hydra)) if ours else _split(cfg)
         folder.mkdir(parents=True, exist_ok=True)
         configure_log(hydra.job_logging, hydra.verbose)
         if hydra.output_subdir is not None and not written:

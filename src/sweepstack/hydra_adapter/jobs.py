@@ -24,10 +24,10 @@ from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.listener import Listener, log_outcome
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.ignored_settings import check_grid, check_obeyed
-from sweepstack.hydra_adapter.job_context import inside
+from sweepstack.hydra_adapter.job_context import inside, split_job
 from sweepstack.hydra_adapter.job_files import begin_job, finish_job
 from sweepstack.hydra_adapter.mask_inputs import reveal_environment
-from sweepstack.hydra_adapter.trials import make_trial, split_job
+from sweepstack.hydra_adapter.trials import make_trial
 from sweepstack.trial import Outcome, Trial, TrialState
 
 log = logging.getLogger(__name__)

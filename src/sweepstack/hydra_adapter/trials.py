@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig
 
 from sweepstack.config.parsing import parse, resolve_config
 from sweepstack.config.schema import GROUPS, Mark, OwnSchedule, RunConfig, TaskConfig, TrialConfig, marked, unused
@@ -20,7 +20,6 @@ from sweepstack.hydra_adapter.allowed_targets import check_allowed
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
 from sweepstack.hydra_adapter.job_files import yaml_of
-from sweepstack.hydra_adapter.private import child
 from sweepstack.hydra_adapter.sweep_values import parse_overrides
 from sweepstack.masking import hide
 from sweepstack.metrics import KNOWN, OWN_METRIC, bare_name
@@ -34,17 +33,6 @@ MAX_ASKED = 500
 """The most characters of `Trial.asked`."""
 OF_SWEEP = [key for key in RunConfig.model_fields if key not in marked(RunConfig, Mark.PER_JOB)]
 """Keys of a config that must have the same value in all jobs of a sweep."""
-
-
-def split_job(cfg: DictConfig) -> tuple[DictConfig, DictConfig]:
-    """Splits a composed job into the trial's own config and Hydra's part, which are moved and not copied."""
-    own = OmegaConf.create({})
-    with flag_override(own, "no_deepcopy_set_nodes", True):
-        for key in cfg:
-            if key != "hydra":
-                own[key] = child(cfg, key)
-    OmegaConf.copy_cache(from_config=cfg, to_config=own)  # so that cached resolvers return the values of the sweep
-    return own, cfg.hydra
 
 
 def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collection[str], in_sweep: bool) -> Trial:
