@@ -17,6 +17,7 @@ from sweepstack.config.schema import (
     Config,
     CosineSchedule,
     EngineConfig,
+    PrunerConfig,
     TaskConfig,
 )
 from sweepstack.errors import ConfigError
