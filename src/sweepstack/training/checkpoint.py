@@ -148,7 +148,8 @@ class CheckpointManager:
             for path in (latest, previous, temporary):
                 if found := irregular(path):
                     raise OSError(f"{path} is {found}")
-            _write_state(temporary, {**state, **self._beside()})
+            beside = self._beside()
+            _write_state(temporary, {**state, **beside} if beside else state)
             with contextlib.suppress(FileNotFoundError):  # the first one
                 os.replace(latest, previous)
             os.replace(temporary, latest)
