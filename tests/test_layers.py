@@ -27,6 +27,7 @@ FLOORS = {
     "trial": 4,
     "events": 5,
     "planning": 5,
+    "search": 6,
     "journal": 6,
     "training": 6,
     "tracking": 7,

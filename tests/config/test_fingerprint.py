@@ -118,6 +118,7 @@ THAT_DO_NOT = {
     "tracking": st.just({"uri": "http://127.0.0.1:5000", "experiment": "other", "sweep": "other", "journal": "here"}),
     "launch": st.just({"dry_run": True, "stack": False, "width": 3}),
     "engine": st.sampled_from([{"name": "local", "workers": 3}, {"name": "slurm", "partition": "gpu", "minutes": 5}]),
+    "pruner": st.just({"min_epochs": 2, "keep": False}),
     "rerun": st.booleans(),
     "retries": st.integers(0, 3),
     "max_failures": st.sampled_from([None, 1]),
