@@ -1,6 +1,7 @@
 """Searches as they are typed: what is asked for is trained once, whatever dies, and Optuna can open the study."""
 
 import json
+import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -16,7 +17,7 @@ from sweepstack.journal.log import Journal
 from sweepstack.search.optuna_strategy import StudyFile
 
 from . import here
-from .stories import killed_at
+from .stories import in_process, killed_at
 from .terminal import Terminal, new_store
 
 SMALL = ("dataset=digits", "epochs=2", "device=cpu", "threads=1", "launch.stack=force", "checkpoint.every=0")
@@ -96,7 +97,7 @@ def test_two_seeds_of_a_search_choose_other_points_and_one_seed_the_same(folder:
 def test_a_budget_in_epochs_or_until_nothing_gets_better(folder: Path) -> None:
     search(*TPE, "search.epochs=10", "search.width=1")
     assert len(recorded(folder)) == 5  # of two epochs each
-    search(*SMALL, "optimizer.lr=0.1,0.2", "search=random", "search.patience=6", "engine=inline", "search.width=1")
+    search(*SMALL, RATES, "search=random", "search.patience=6", "engine=inline", "search.width=1")
     (objectives,) = [[one.value for one in study.trials] for study in studies(folder) if "random" in study.study_name]
     best = objectives.index(max(objectives))
     assert len(objectives) == best + 1 + 6
@@ -183,11 +184,20 @@ def test_two_objectives_are_the_metric_and_the_cost(folder: Path) -> None:
     assert all(one.values[1] == one.params["epochs"] for one in study.trials)
 
 
-def test_several_workers_are_given_further_points_as_they_become_free(folder: Path) -> None:
-    search(*SPACE, "search=tpe", "search.trials=16", "search.width=4", "engine=local", "engine.workers=2")
-    (study,) = studies(folder)
+def test_several_workers_are_given_further_points_as_they_become_free(terminal: Terminal) -> None:
+    done = terminal.type(
+        "train.py", "-m", *SPACE, "search=tpe", "search.trials=16", "search.width=4", "engine=local", "engine.workers=2"
+    )
+    assert done.returncode == 0, done.stderr
+    (study,) = studies(terminal.folder)
     assert [one.state for one in study.trials] == [TrialState.COMPLETE] * 16
-    assert len(recorded(folder)) == 16
+    assert len(recorded(terminal.folder)) == 16
+
+
+def test_a_space_that_is_trained_to_its_end_ends_the_search(folder: Path) -> None:
+    out = search(*SMALL, "optimizer.lr=0.1,0.2", "batch_size=50,100", "search=tpe", "search.minutes=9", "engine=inline")
+    assert "all 4 points of the space are asked" in out
+    assert len(recorded(folder)) == 4
 
 
 def test_a_dry_run_shows_the_space_the_budget_and_the_first_points(folder: Path) -> None:
@@ -219,24 +229,32 @@ KILLS: dict[str, Callable[[], None]] = {
 }
 
 
-def undisturbed(folder: Path, empty_database: Path, command: tuple[str, ...]) -> tuple[object, object]:
-    folder.mkdir()
-    new_store(folder, empty_database)
-    assert Terminal(folder).type("train.py", "-m", *command).returncode == 0
+LEARNED = (*TPE, "search.trials=14", "search.width=5")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> tuple[object, object]:
+    """What a search comes to if nothing happens to it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    store = new_store(folder, empty_database)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", store.uri)
+        search(*LEARNED)
     return recorded(folder), values(*studies(folder))
 
 
 @pytest.mark.parametrize("moment", KILLS)
 def test_a_search_that_was_killed_ends_as_an_undisturbed_one(
-    terminal: Terminal, tmp_path: Path, empty_database: Path, moment: str
+    undisturbed: tuple[object, object], folder: Path, moment: str
 ) -> None:
-    command = (*TPE, "search.trials=14", "search.width=5")
-    expected = undisturbed(tmp_path / "undisturbed", empty_database, command)
-    killed = terminal.type("train.py", "-m", *command, before=KILLS[moment])
-    assert killed.returncode == -9
-    done = terminal.type("train.py", "-m", *command)
-    assert done.returncode == 0, done.stderr
-    assert (recorded(terminal.folder), values(*studies(terminal.folder))) == expected
+    def story() -> None:
+        KILLS[moment]()
+        here.train("-m", *LEARNED)
+
+    assert in_process(story) == -signal.SIGKILL
+    search(*LEARNED)
+    assert (recorded(folder), values(*studies(folder))) == undisturbed
 
 
 def test_a_second_command_of_the_same_search_waits_and_trains_nothing_twice(terminal: Terminal) -> None:
@@ -264,10 +282,9 @@ REFUSED = {
     "search=tpe search.trials=4 seed=int(interval(0,9))": "does not search for a seed",
     "search=tpe search.trials=4 search.seeds=2 seed=1,2": "seeds are listed, too",
     "search=tpe search.trials=4 threads=1,2": "must be the same for all trials of a search",
-    "search=tpe,random search.trials=4": "must be the same for all trials of a search",
+    "search=tpe,random search.trials=4": "search must be the same for all trials of a sweep",
     "search=tpe search.trials=4 hydra/launcher=basic": "needs hydra/launcher=sweepstack",
     "search=tpe search.trials=4 hydra/sweeper=basic optimizer.lr=0.1,0.2": "needs hydra/sweeper=sweepstack",
-    "search=tpe search.trials=4 optimizer.lr=[0.1,interval(1,2)]": "must be the whole value",
     "search=tpe search.trials=4 batch_size=50,0": "batch_size should be greater than or equal to 1",
     "search=tpe search.trials=4 model.hiden=choice([1],[2])": "model.hiden",
     "optimizer.lr=interval(0.1,1)": "a grid has no intervals",

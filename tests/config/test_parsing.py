@@ -63,7 +63,19 @@ def test_the_defaults_are_those_that_the_yaml_file_shows(digits_config, digits_r
     shown: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "config.yaml"))
     shown["tracking"]["sweep"] = digits_run().tracking.sweep
     plain = {**digits_config().model_dump(), **digits_run().model_dump()}
-    given = {"dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "device", "task", "augment", "engine"}
+    given = {
+        "dataset",
+        "model",
+        "optimizer",
+        "schedule",
+        "epochs",
+        "batch_size",
+        "device",
+        "task",
+        "augment",
+        "engine",
+        "search",
+    }
     assert {key: shown[key] for key in plain.keys() - given} == {key: plain[key] for key in plain.keys() - given}
     engine: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "engine" / "auto.yaml"))
     assert EngineConfig.model_validate({**shown["engine"], **engine}) == EngineConfig() == digits_run().engine

@@ -75,7 +75,7 @@ class SweepstackSweeper(sweeper.Sweeper):
             self.launcher.composer = composer
         elif asked() is not None:
             raise ConfigError("--multirun --cfg shows jobs of hydra/launcher=sweepstack", remedy="choose that launcher")
-        if searches(self.config):
+        if searches(self.config, arguments):
             return self._search(composer, arguments)
         jobs = jobs_of(composer, self.config, arguments)
         composer.asked = asked_of(jobs)

@@ -114,10 +114,14 @@ def execute(
             return stacks, chosen.executor
 
         def further() -> list[Trial]:
-            """Returns those trials of the supply that are no duplicates."""
-            given = supply.next_trials(session.say) if supply is not None and not session.is_stopping() else ()
-            trials.extend(given)
-            return [trial for trial in given if first.setdefault(trial.fingerprint, trial) is trial]
+            """Returns further trials that are no duplicates."""
+            while supply is not None and not session.is_stopping():
+                given = supply.next_trials(session.say)
+                trials.extend(given)
+                wanted = [trial for trial in given if first.setdefault(trial.fingerprint, trial) is trial]
+                if wanted or not given:
+                    return wanted
+            return []
 
         def refill(executor: Executor) -> list[Stack]:
             """Returns further stacks for who trains already; none if there are none now."""

@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from sweepstack.errors import StoreError, one_line
@@ -115,6 +115,7 @@ class OptunaStrategy:
         width: int,
         writes: bool = True,
     ) -> None:
+        self._path = file
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._file, self._sampler, self._seed, self._space, self._width = (
             StudyFile(file, writes),
@@ -123,7 +124,7 @@ class OptunaStrategy:
             space,
             width,
         )
-        self._directions = ["maximize" if mode == "max" else "minimize" for mode in modes]
+        self._directions = [StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in modes]
         self._distributions = {key: _distribution(one) for key, one in space.distributions.items()}
         try:
             self._storage = JournalStorage(self._file)
@@ -242,7 +243,9 @@ class OptunaStrategy:
         try:
             self._file.keep()
         except OSError as error:
-            raise StoreError(f"the study of a search must be writable ({one_line(error)})", str(self._file)) from error
+            rule = f"the study of a search must be writable ({one_line(error)})"
+            remedy = "make room there, or choose another folder with tracking.journal=DIR"
+            raise StoreError(rule, str(self._path), remedy) from error
 
 
 def _suggest(trial: Trial, key: str, one: Distribution) -> None:

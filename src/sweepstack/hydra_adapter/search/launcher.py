@@ -81,7 +81,7 @@ def launch_search(
             budget.width,
             writes=not run.launch.dry_run,
         )
-        search = Search(strategy, budget, points.make, trial.objective, trial.mode)
+        search = Search(strategy, searched.space, budget, points.make, trial.objective, trial.mode)
         for line in describe_space(searched, budget):
             print(printable(line))
         trials = search.first_trials()

@@ -26,12 +26,19 @@ AND = " and "
 """Joins the keys, and the values, that are read side by side."""
 
 
-def searches(config: DictConfig) -> bool:
+def searches(config: DictConfig, arguments: Sequence[str]) -> bool:
     """True if a command searches, instead of training a whole grid or a list of jobs.
 
     Args:
         config: the config of the sweep.
+        arguments: the typed overrides.
+
+    Raises:
+        ConfigError: several searches are asked for at once.
     """
+    for line in arguments:
+        if line.partition("=")[0].partition(".")[0] == "search" and parse_overrides([line])[0].is_sweep_override():
+            raise ConfigError("search must be the same for all trials of a sweep", line, "type one command for each")
     listed = OmegaConf.select(config, "hydra.sweeper.jobs", throw_on_missing=False) is not None
     return OmegaConf.select(config, "search.name") not in (None, "grid") and not listed
 

@@ -18,6 +18,7 @@ from sweepstack.execution.scheduler import Supply
 from sweepstack.hydra_adapter.search.read_space import AND, SearchedJobs
 from sweepstack.metrics import Mode, is_better, rounded
 from sweepstack.planning.plan import count
+from sweepstack.search.space import Space
 from sweepstack.search.strategy import Point, PointState, Strategy
 from sweepstack.trial import Outcome, Trial, TrialState
 
@@ -25,6 +26,8 @@ LEAST_WIDTH = 4
 """The points that a search has out at a time, unless a larger part of the budget or the config says more."""
 PARTS = 8
 """A search has a part of so many of its points out at a time: then it learns so many times."""
+MOST_REPEATS = 100
+"""Points in a row that had been asked before: after so many the space is taken to have no others."""
 LEARNING = ("tpe", "cmaes", "gp", "nsga2")
 """Samplers whose points depend on the results of earlier ones."""
 
@@ -141,6 +144,7 @@ class Search(Supply):
 
     Args:
         strategy: chooses the points.
+        space: what it chooses them from.
         budget: how many.
         make: makes the trials of points, with their fingerprints.
         objective: the metric that selects.
@@ -150,17 +154,23 @@ class Search(Supply):
     def __init__(
         self,
         strategy: Strategy,
+        space: Space,
         budget: Budget,
         make: Callable[[Sequence[Point]], Mapping[int, list[Trial]]],
         objective: str,
         mode: Mode,
     ) -> None:
-        self._strategy, self._budget, self._make, self._objective, self._mode = strategy, budget, make, objective, mode
+        self._strategy, self._space, self._size, self._budget = strategy, space, space.size, budget
+        self._make, self._objective, self._mode = make, objective, mode
         self._open: dict[int, _Open] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._stopped: set[str] = set()
         """Fingerprints of trials that were stopped: their points wait for another command."""
         self._names: dict[int, str] = {}
+        self._texts: set[str] = set()
+        """The different points."""
+        self._repeats = 0
+        """The points in a row, up to the last one, that had been asked before."""
         self._epochs = 0
         self._began = time.monotonic()
 
@@ -175,12 +185,18 @@ class Search(Supply):
         self._pass_results()
         asked: list[Trial] = []
         while self._is_free():
-            point = self._strategy.ask()
-            asked += self._trials_of([point])
+            asked += self._trials_of([self._strategy.ask()])
         self._strategy.keep()
-        if asked and (line := self._progress()):
-            say(line)
+        if asked:
+            say(self._progress())
+        elif self._is_exhausted and not self._open:
+            say(f"search: all {len(self._texts)} points of the space are asked")
         return asked
+
+    @property
+    def _is_exhausted(self) -> bool:
+        """True if each point of the space was asked, or so it seems."""
+        return len(self._texts) >= self._size or self._repeats >= MOST_REPEATS
 
     def _is_free(self) -> bool:
         """True if a further point is to be asked for."""
@@ -189,6 +205,8 @@ class Search(Supply):
         out = [
             one for one in self._open.values() if not any(trial.fingerprint in self._stopped for trial in one.trials)
         ]
+        if self._is_exhausted:
+            return False
         if len(out) >= self._budget.width or (points is not None and len(known) >= points):
             return False
         if config.epochs is not None and self._epochs >= config.epochs:
@@ -213,6 +231,9 @@ class Search(Supply):
         made = self._make(points)
         for point in points:
             trials = made[point.number]
+            text = str(sorted(self._space.text(point.values).items()))
+            self._repeats = self._repeats + 1 if text in self._texts else 0
+            self._texts.add(text)
             if not trials and point.state is PointState.ASKED:
                 self._strategy.tell(point.number, PointState.FAILED)
             if not trials:
