@@ -333,4 +333,4 @@ def limits(p: float, variances: Floats, chances: Floats) -> Floats:
         middle = (low + high) / 2
         over = p_values(np.exp(middle), variances, chances) > p
         low, high = np.where(over, middle, low), np.where(over, high, middle)
-    return np.exp(high)
+    return np.asarray(np.exp(high))
