@@ -134,6 +134,42 @@ def test_models_of_other_shapes_are_trained_in_stacks_of_their_own(folder: Path)
     assert f"12 trials -> 12 trajectories -> {groups} stacks" in out
 
 
+def test_lists_side_by_side(folder: Path) -> None:
+    pairs = (
+        "optimizer.lr=0.1,0.2,0.3",
+        "batch_size=50,100,200",
+        "search.zip=[[batch_size,optimizer.lr]]",
+    )
+    search(*SMALL, *pairs)
+    expected = {("0.1", "50", "0"), ("0.2", "100", "0"), ("0.3", "200", "0")}
+    assert recorded(folder).keys() == expected
+    search(*SMALL, *pairs, "search=tpe", "search.trials=6", "engine=inline")
+    assert recorded(folder).keys() == expected
+    (study,) = studies(folder)
+    assert {one.params["batch_size and optimizer.lr"] for one in study.trials} <= {
+        "50 and 0.1",
+        "100 and 0.2",
+        "200 and 0.3",
+    }
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_key_that_a_point_has_under_a_condition(folder: Path, sampler: str) -> None:
+    (folder / "my_conf" / "space").mkdir(parents=True)
+    (folder / "my_conf" / "space" / "space.yaml").write_text(
+        "# @package _global_\nsearch:\n  when:\n    optimizer.momentum: optimizer=sgd\n"
+        "hydra:\n  sweeper:\n    params:\n      optimizer: sgd,adam\n      optimizer.momentum: interval(0.1,0.9)\n"
+    )
+    words = ("+space=space", f"search={sampler}", "search.trials=16", "engine=inline")
+    search("--config-dir", "my_conf", *SMALL, *words)
+    (study,) = studies(folder)
+    kinds = {one.params["optimizer"]: len(one.params) for one in study.trials}
+    assert kinds == {"sgd": 2, "adam": 1}
+    assert "search.when" not in search(
+        "--config-dir", "my_conf", *SMALL, *words, "optimizer=adam", "search.trials=2", "optimizer.lr=0.1,0.2"
+    )
+
+
 def test_a_widened_space_keeps_its_history(folder: Path) -> None:
     search(*TPE, "search.trials=6")
     before = recorded(folder)

@@ -101,7 +101,7 @@ class HydraJobs(InProcessExecutor, Listener):
         if (choices := self._composer.choices(self.overrides(number))) not in self._checked:
             check_obeyed(cfg.hydra, of_sweep)
             self._checked.add(choices)
-        check_grid(cfg.hydra)
+        check_grid(cfg, cfg.hydra)
         known = copy.deepcopy(OmegaConf.get_cache(cfg))
         with inside(cfg) as folder:
             own, hydra = split_job(cfg)

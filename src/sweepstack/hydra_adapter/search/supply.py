@@ -113,9 +113,15 @@ def digest_of(trial: Trial, jobs: SearchedJobs, experiment: str) -> str:
     below = [line for line in jobs.fixed if any(line.lstrip("+").startswith(f"{key}.") for key in keys)]
     search = trial.run.search
     known = Fingerprint.parse(trial.fingerprint)
+    pruner = trial.run.model_dump(mode="json", include={"pruner"})
     what = [
         *(experiment, search.name, search.seed, keys, jobs.replicates, config),
-        *(sorted(line for line in below if line.lstrip("+").partition(".")[0] not in of_run), known.data, known.code),
+        *(
+            sorted(line for line in below if line.lstrip("+").partition(".")[0] not in of_run),
+            known.data,
+            known.code,
+            pruner,
+        ),
     ]
     return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
 
