@@ -253,6 +253,23 @@ def test_how_the_settings_were_chosen_is_known_to_compare(folder: Path) -> None:
     assert done.code == 0, done.err
 
 
+def test_points_that_a_pruner_ends_are_told_with_their_last_value(folder: Path) -> None:
+    search(*TPE, "search.trials=16", "search.width=8", "pruner=halving", "epochs=9", "batch_size=100")
+    (study,) = studies(folder)
+    states = [one.state for one in study.trials]
+    assert {*states} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert all(one.value is not None for one in study.trials)
+    assert "16 trials" in search(
+        *TPE, "search.trials=16", "search.width=8", "pruner=halving", "epochs=9", "batch_size=100"
+    )
+    assert [one.state for one in studies(folder)[0].trials] == states
+
+
+def test_a_budget_in_epochs_counts_what_pruned_trials_have_trained(folder: Path) -> None:
+    search(*TPE, "search.epochs=45", "search.width=6", "pruner=halving", "epochs=9", "batch_size=100")
+    assert len(recorded(folder)) > 6
+
+
 # --- Whatever dies, whenever
 
 KILLS: dict[str, Callable[[], None]] = {
@@ -266,31 +283,36 @@ KILLS: dict[str, Callable[[], None]] = {
 
 
 LEARNED = (*TPE, "search.trials=14", "search.width=5")
+PRUNED = (*LEARNED, "pruner=halving", "epochs=9")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> tuple[object, object]:
-    """What a search comes to if nothing happens to it."""
+@pytest.fixture(scope="module", params=[LEARNED, PRUNED], ids=["whole", "pruned"])
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path, request: pytest.FixtureRequest
+) -> tuple[tuple[str, ...], object, object]:
+    """A search, and what it comes to if nothing happens to it."""
     folder = tmp_path_factory.mktemp("undisturbed")
     store = new_store(folder, empty_database)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", store.uri)
-        search(*LEARNED)
-    return recorded(folder), values(*studies(folder))
+        search(*request.param)
+    return request.param, recorded(folder), values(*studies(folder))
 
 
 @pytest.mark.parametrize("moment", KILLS)
 def test_a_search_that_was_killed_ends_as_an_undisturbed_one(
-    undisturbed: tuple[object, object], folder: Path, moment: str
+    undisturbed: tuple[tuple[str, ...], object, object], folder: Path, moment: str
 ) -> None:
+    words, *expected = undisturbed
+
     def story() -> None:
         KILLS[moment]()
-        here.train("-m", *LEARNED)
+        here.train("-m", *words)
 
     assert in_process(story) == -signal.SIGKILL
-    search(*LEARNED)
-    assert (recorded(folder), values(*studies(folder))) == undisturbed
+    search(*words)
+    assert [recorded(folder), values(*studies(folder))] == expected
 
 
 def test_a_second_command_of_the_same_search_waits_and_trains_nothing_twice(terminal: Terminal) -> None:
@@ -319,6 +341,7 @@ REFUSED = {
     "search=tpe search.trials=4 search.seeds=2 seed=1,2": "seeds are listed, too",
     "search=tpe search.trials=4 threads=1,2": "must be the same for all trials of a search",
     "search=tpe,random search.trials=4": "search must be the same for all trials of a sweep",
+    "search=nsga2 search.trials=4 pruner=halving": "a pruner compares trials by one objective",
     "search=tpe search.trials=4 hydra/launcher=basic": "needs hydra/launcher=sweepstack",
     "search=tpe search.trials=4 hydra/sweeper=basic optimizer.lr=0.1,0.2": "needs hydra/sweeper=sweepstack",
     "search=tpe search.trials=4 batch_size=50,0": "batch_size should be greater than or equal to 1",

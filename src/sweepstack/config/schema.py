@@ -524,6 +524,58 @@ AnyEngine = Annotated[
 ]
 
 
+PRUNER_KEYS = {
+    "factor": ("halving", "hyperband"),
+    "min_trials": ("median",),
+    "bound": ("threshold",),
+    "patience": ("patient",),
+    "min_delta": ("patient",),
+}
+"""Keys of `pruner` that only some pruners have."""
+
+
+class PrunerConfig(Section):
+    """Which trials of a sweep end before their last epoch, by the objective on held-out data. Trials that differ only
+    in seed and fold are judged together, by their mean.
+
+    `halving`: of the settings that reach `min_epochs`, and each `factor` times as many epochs, one in `factor` goes on.
+    `hyperband`: the same in several brackets that begin later and later. `median`: a setting ends whose best value is
+    worse than the median of the running means of at least `min_trials` settings. `threshold`: one ends that is worse
+    than `bound`. `patient`: one ends that has not got better by more than `min_delta` for `patience` epochs. With
+    `keep`, the state of a pruned trial is kept, so that it can be trained to its end.
+    """
+
+    name: Annotated[
+        Literal["none", "halving", "hyperband", "median", "threshold", "patient"], Field(examples=["halving"])
+    ] = "none"
+    factor: Annotated[Int, Field(ge=2, examples=[3])] = 3
+    min_epochs: Annotated[Int, Field(ge=1, examples=[1])] = 1
+    min_trials: Annotated[Int, Field(ge=2, examples=[4])] = 4
+    bound: Annotated[Float | None, Field(examples=[0.5])] = None
+    patience: Annotated[Int, Field(ge=1, examples=[3])] = 3
+    min_delta: Annotated[Float, Field(ge=0, examples=[0.0])] = 0.0
+    keep: Annotated[bool, Field(strict=True, examples=["true"])] = True
+
+    @field_validator(*PRUNER_KEYS)
+    @classmethod
+    def _check_pruner(cls, value: Any, info: ValidationInfo) -> Any:
+        pruners = PRUNER_KEYS[str(info.field_name)]
+        default = cls.model_fields[str(info.field_name)].default
+        if value != default and info.data.get("name", pruners[0]) not in pruners:
+            shown = "null" if default is None else default
+            raise ValueError(f"Input should be {shown}, because it is a key of pruner={' and pruner='.join(pruners)}")
+        return value
+
+    @property
+    def compares(self) -> bool:
+        """True if a trial is judged by those of other settings."""
+        return self.name in ("halving", "hyperband", "median")
+
+    def decides_as(self, other: PrunerConfig) -> bool:
+        """True if another config prunes the same trials."""
+        return self.model_copy(update={"keep": other.keep}) == other
+
+
 class CheckpointConfig(Section):
     """When the state of a training is saved, so that it can be resumed: after an epoch, if `every` seconds have passed
     since the last time. `keep` keeps the checkpoints of trials that have ended."""
@@ -702,6 +754,7 @@ class RunConfig(Section):
     launch: LaunchConfig = LaunchConfig()
     engine: Annotated[AnyEngine, Mark.LATER] = EngineConfig()
     search: Annotated[SearchConfig, Mark.LATER] = SearchConfig()
+    pruner: Annotated[PrunerConfig, Field(examples=["halving"]), Mark.LATER] = PrunerConfig()
     rerun: Annotated[bool, Field(strict=True, examples=["true"])] = False
     retries: Annotated[Int, Field(ge=0, examples=[2])] = 0
     max_failures: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[10])] = None

@@ -100,9 +100,10 @@ def execute(
                 if files is not None and not _keep_files(trial, files):
                     later = session.artifacts(trial)  # the journal was delivered meanwhile, which moves the files
                     _ = later is not None and _keep_files(trial, later)
-                skip(trial, outcome, "it was trained before")
-            chosen = engine.choose(work.fresh, work.resumed, lambda: wait_for_quiet(store), executor)
-            stacks = [*work.resumed, *session.keep_plan(chosen.plan.stacks)]
+                skip(trial, outcome, f"it was {'pruned' if outcome.state is TrialState.PRUNED else 'trained'} before")
+            continued = [one.stack for one in work.continued]
+            chosen = engine.choose(work.fresh, [*work.resumed, *continued], lambda: wait_for_quiet(store), executor)
+            stacks = [*work.resumed, *session.keep_plan([*continued, *chosen.plan.stacks])]
             lines = [*describe_work(work), *([summary(chosen.plan)] if work.fresh else [])]
             lines = lines if len(trials) > 1 else describe_work(work)
             for line in [*lines, *([chosen.reason] if chosen.reason else [])]:
@@ -173,8 +174,9 @@ def foresee(prepared: Prepared, store: Store, jobs: InProcessExecutor) -> tuple[
     journal = ledger_of(store, prepared.run.tracking.journal).folder
     with open_engine(prepared, jobs, journal) as engine:
         work = peek(unique(prepared.trials), store, prepared.run.rerun)
-        chosen = engine.choose(work.fresh, work.resumed, None)
-        return work, replace(chosen, plan=Plan((*work.resumed, *chosen.plan.stacks)))
+        begun = [*work.resumed, *(one.stack for one in work.continued)]
+        chosen = engine.choose(work.fresh, begun, None)
+        return work, replace(chosen, plan=Plan((*begun, *chosen.plan.stacks)))
 
 
 class _MissingFiles:

@@ -103,11 +103,16 @@ def check_grid(cfg: DictConfig, hydra: DictConfig) -> None:
 
 
 def check_trains(run: RunConfig) -> None:
-    """Checks that no plan is asked for where nobody makes one.
+    """Checks that nothing is asked for a trial on its own that only a plan of all trials can do.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: a plan is, or that trials are compared.
     """
+    if run.pruner.compares:
+        raise ConfigError(
+            f"pruner={run.pruner.name} compares the trials of a sweep, which needs -m and hydra/launcher=sweepstack",
+            remedy="add these two, or leave out the pruner",
+        )
     if run.launch.dry_run:
         raise ConfigError(
             "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack",

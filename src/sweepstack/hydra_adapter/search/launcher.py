@@ -58,7 +58,7 @@ def launch_search(
     check_searches(config, run)
     searched = searched.with_seeds(trial.seed, run.search.seeds)
     for one in found:
-        check_search(one.config, run.search, searched)
+        check_search(one.config, run, searched)
     store = Store(run.tracking.uri) if run.launch.dry_run else usable_store(run.tracking, task)
     checked = prepare(found, task, probes)
     experiment = experiment_name(run.tracking.experiment, task, store.database)
