@@ -18,7 +18,7 @@ from sweepstack.search.optuna_strategy import StudyFile
 
 from . import here
 from .stories import in_process, killed_at
-from .terminal import Terminal, new_store
+from .terminal import ROOT, Terminal, new_store
 
 SMALL = ("dataset=digits", "epochs=2", "device=cpu", "threads=1", "launch.stack=force", "checkpoint.every=0")
 RATES = "optimizer.lr=tag(log,interval(1e-3,1))"
@@ -268,6 +268,17 @@ def test_points_that_a_pruner_ends_are_told_with_their_last_value(folder: Path) 
 def test_a_budget_in_epochs_counts_what_pruned_trials_have_trained(folder: Path) -> None:
     search(*TPE, "search.epochs=45", "search.width=6", "pruner=halving", "epochs=9", "batch_size=100")
     assert len(recorded(folder)) > 6
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml")))
+def test_a_named_sweep_says_when_to_use_it_and_can_be_planned(folder: Path, name: str) -> None:
+    package, when, *_ = (ROOT / "sweeps" / f"{name}.yaml").read_text().split("\n")
+    assert package == "# @package _global_"
+    assert when.startswith("# ")
+    text = (ROOT / "sweeps" / f"{name}.yaml").read_text()
+    assert "When " in text
+    assert f"python train.py -m sweeps={name}" in text
+    assert "stack 1" in search("dataset=digits", "device=cpu", "threads=1", f"sweeps={name}", "launch.dry_run=true")
 
 
 # --- Whatever dies, whenever
