@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from sweepstack.errors import ConfigError, DataError, UserError, printable
+from sweepstack.errors import ConfigError, DataError, UserError, one_line, printable
 from sweepstack.execution.open_store import ledger_of, usable_store
 from sweepstack.execution.prepare import prepare
 from sweepstack.execution.scheduler import execute
@@ -59,16 +59,19 @@ def launch_search(
     searched = searched.with_seeds(trial.seed, run.search.seeds)
     for one in found:
         check_search(one.config, run, searched)
+    try:
+        from sweepstack.search.optuna_strategy import OptunaStrategy
+    except ImportError as error:
+        rule = f"search={run.search.name} needs Optuna 4.4 or newer ({one_line(error)})"
+        raise ConfigError(rule, remedy='pip install "sweepstack[search]"') from error
     store = Store(run.tracking.uri) if run.launch.dry_run else usable_store(run.tracking, task)
     checked = prepare(found, task, probes)
     experiment = experiment_name(run.tracking.experiment, task, store.database)
-    name = f"{run.search.name}-{digest_of(checked.trials[0], searched, experiment)}"
+    name = f"{run.search.name}-{digest_of(checked.trials, searched, experiment)}"
     file = ledger_of(store, run.tracking.journal).folder / STUDIES / f"{name}.jsonl"
     budget = Budget(run.search, len(searched.replicates), trial.epochs)
     jobs = HydraJobs(context, composer, [], 0)
     points = _PointJobs(jobs, composer, config, searched, task)
-    from sweepstack.search.optuna_strategy import OptunaStrategy
-
     with contextlib.nullcontext() if run.launch.dry_run else _lock(file):
         modes = [trial.mode, *(["min"] if run.search.name == "nsga2" else [])]
         strategy = OptunaStrategy(

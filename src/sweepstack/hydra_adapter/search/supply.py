@@ -100,34 +100,33 @@ def check_search(config: TrialConfig, run: RunConfig, jobs: SearchedJobs) -> Non
         raise ConfigError(rule, search.trials, f"for example search.trials={20 * each}")
 
 
-def digest_of(trial: Trial, jobs: SearchedJobs, experiment: str) -> str:
+def digest_of(trials: Sequence[Trial], jobs: SearchedJobs, experiment: str) -> str:
     """Returns a digest of what is searched: a command with the same one continues the search.
 
     It does not depend on how wide the distributions are, nor on the budget.
 
     Args:
-        trial: one of its trials, with its fingerprint.
+        trials: those of `SearchedJobs.probes`, with their fingerprints.
         jobs: what is searched.
         experiment: the name of the experiment.
     """
-    config: dict[str, Any] = trial.config.model_dump(mode="json", by_alias=True)
+    run = trials[0].run
+    config: dict[str, Any] = trials[0].config.model_dump(mode="json", by_alias=True)
     keys = sorted(part.lstrip("+") for key in jobs.space.distributions for part in key.split(AND))
     for key in [*keys, "seed", "fold"] if len(jobs.replicates) > 1 else keys:
         _drop(config, key.split("."))
-    of_run = {*RunConfig.model_fields, "hydra"}
     below = [line for line in jobs.fixed if any(line.lstrip("+").startswith(f"{key}.") for key in keys)]
-    search = trial.run.search
-    known = Fingerprint.parse(trial.fingerprint)
-    pruner = trial.run.pruner.model_dump(mode="json", exclude={"keep"})
-    what = [
-        *(experiment, search.name, search.seed, keys, jobs.replicates, config),
-        *(
-            sorted(line for line in below if line.lstrip("+").partition(".")[0] not in of_run),
-            known.data,
-            known.code,
-            pruner,
-        ),
-    ]
+    fingerprints = [Fingerprint.parse(trial.fingerprint) for trial in trials]
+    what = {
+        "experiment": experiment,
+        "search": (run.search.name, run.search.seed),
+        "keys": keys,
+        "replicates": jobs.replicates,
+        "config": config,
+        "below": sorted(below),  # what is fixed inside of a searched section, such as model.hidden of model=mlp,cnn
+        "data and code": sorted({(one.data, one.code) for one in fingerprints}),
+        "pruner": run.pruner.model_dump(mode="json", exclude={"keep"}),
+    }
     return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
 
 
