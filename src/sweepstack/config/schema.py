@@ -753,8 +753,8 @@ class RunConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     launch: LaunchConfig = LaunchConfig()
     engine: Annotated[AnyEngine, Mark.LATER] = EngineConfig()
-    search: Annotated[SearchConfig, Mark.LATER] = SearchConfig()
     pruner: Annotated[PrunerConfig, Field(examples=["halving"]), Mark.LATER] = PrunerConfig()
+    search: Annotated[SearchConfig, Mark.LATER] = SearchConfig()
     rerun: Annotated[bool, Field(strict=True, examples=["true"])] = False
     retries: Annotated[Int, Field(ge=0, examples=[2])] = 0
     max_failures: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[10])] = None
