@@ -185,6 +185,12 @@ class Search(Supply):
         """Its trials by fingerprint."""
         self._began = time.monotonic()
 
+    @property
+    def expected(self) -> int | None:
+        """See `Supply`."""
+        points = self._budget.points
+        return None if points is None else points * self._budget.replicates
+
     def first_trials(self) -> list[Trial]:
         """Returns the trials of all points that were asked before; of further ones if each of these has a result."""
         known = self._strategy.points[: self._budget.points]
