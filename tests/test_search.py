@@ -230,6 +230,26 @@ def test_several_workers_are_given_further_points_as_they_become_free(terminal: 
     assert len(recorded(terminal.folder)) == 16
 
 
+def test_code_in_a_worker_finds_its_job_also_if_that_came_after_the_worker_was_forked(terminal: Terminal) -> None:
+    (terminal.folder / "net.py").write_text(
+        "import os\nimport torch\nfrom hydra.core.hydra_config import HydraConfig\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self, shape, classes):\n"
+        "        super().__init__(64, 10)\n"
+        "        with open('jobs', 'a') as file:\n"
+        "            file.write(f'{os.getpid()} {HydraConfig.get().job.num}\\n')\n"
+        "    def forward(self, images):\n"
+        "        return super().forward(images.flatten(1))\n"
+    )
+    model = "model={_target_: net.Net}"
+    command = (*SPACE, model, "search=tpe", "search.trials=8", "search.width=4", "engine=local", "engine.workers=2")
+    done = terminal.type("train.py", "-m", *command)
+    assert done.returncode == 0, done.stderr
+    seen = [tuple(line.split()) for line in (terminal.folder / "jobs").read_text().splitlines()]
+    controller = seen[0][0]
+    assert {job for process, job in seen if process != controller} == {str(number) for number in range(8)}
+
+
 def test_a_space_that_is_trained_to_its_end_ends_the_search(folder: Path) -> None:
     out = search(*SMALL, "optimizer.lr=0.1,0.2", "batch_size=50,100", "search=tpe", "search.minutes=9", "engine=inline")
     assert "all 4 points of the space are asked" in out

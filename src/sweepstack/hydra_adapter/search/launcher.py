@@ -65,6 +65,7 @@ def launch_search(
         rule = f"search={run.search.name} needs Optuna 4.4 or newer ({one_line(error)})"
         raise ConfigError(rule, remedy='pip install "sweepstack[search]"') from error
     store = Store(run.tracking.uri) if run.launch.dry_run else usable_store(run.tracking, task)
+    probes.trials = {one.number: one for one in found}  # checks are done inside of their jobs
     checked = prepare(found, task, probes)
     experiment = experiment_name(run.tracking.experiment, task, store.database)
     name = f"{run.search.name}-{digest_of(checked.trials, searched, experiment)}"
@@ -132,9 +133,10 @@ class _PointJobs:
         overrides = self._searched.jobs(self._searched.space.text(point.values))
         numbers = [self._jobs.add(lines) for lines in overrides]
         try:
-            trials = [self._parse(number) for number in numbers]
-            asked_for = zip(trials, asked_of(overrides), strict=True)
-            prepared = prepare([replace(one, asked=seeds) for one, seeds in asked_for], self._task, self._jobs)
+            asked_for = zip(numbers, asked_of(overrides), strict=True)
+            trials = [replace(self._parse(number), asked=seeds) for number, seeds in asked_for]
+            self._jobs.trials |= {trial.number: trial for trial in trials}  # checks are done inside of their jobs
+            prepared = prepare(trials, self._task, self._jobs)
         except (ConfigError, DataError) as error:
             self._refuse(numbers, error)
             return []
@@ -154,6 +156,7 @@ class _PointJobs:
         print(f"{error}: counts as failed")
         self.mistakes.append(error)
         for number in numbers:
+            self._jobs.trials.pop(number, None)
             self._jobs.end_without_config(number, math.nan)
 
 
