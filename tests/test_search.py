@@ -18,7 +18,7 @@ from sweepstack.search.optuna_strategy import StudyFile
 
 from . import here
 from .stories import in_process, killed_at
-from .terminal import Terminal, new_store
+from .terminal import ROOT, Terminal, new_store
 
 SMALL = ("dataset=digits", "epochs=2", "device=cpu", "threads=1", "launch.stack=force", "checkpoint.every=0")
 RATES = "optimizer.lr=tag(log,interval(1e-3,1))"
@@ -134,6 +134,42 @@ def test_models_of_other_shapes_are_trained_in_stacks_of_their_own(folder: Path)
     assert f"12 trials -> 12 trajectories -> {groups} stacks" in out
 
 
+def test_lists_side_by_side(folder: Path) -> None:
+    pairs = (
+        "optimizer.lr=0.1,0.2,0.3",
+        "batch_size=50,100,200",
+        "search.zip=[[batch_size,optimizer.lr]]",
+    )
+    search(*SMALL, *pairs)
+    expected = {("0.1", "50", "0"), ("0.2", "100", "0"), ("0.3", "200", "0")}
+    assert recorded(folder).keys() == expected
+    search(*SMALL, *pairs, "search=tpe", "search.trials=6", "engine=inline")
+    assert recorded(folder).keys() == expected
+    (study,) = studies(folder)
+    assert {one.params["batch_size and optimizer.lr"] for one in study.trials} <= {
+        "50 and 0.1",
+        "100 and 0.2",
+        "200 and 0.3",
+    }
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_key_that_a_point_has_under_a_condition(folder: Path, sampler: str) -> None:
+    (folder / "my_conf" / "space").mkdir(parents=True)
+    (folder / "my_conf" / "space" / "space.yaml").write_text(
+        "# @package _global_\nsearch:\n  when:\n    optimizer.momentum: optimizer=sgd\n"
+        "hydra:\n  sweeper:\n    params:\n      optimizer: sgd,adam\n      optimizer.momentum: interval(0.1,0.9)\n"
+    )
+    words = ("+space=space", f"search={sampler}", "search.trials=16", "engine=inline")
+    search("--config-dir", "my_conf", *SMALL, *words)
+    (study,) = studies(folder)
+    kinds = {one.params["optimizer"]: len(one.params) for one in study.trials}
+    assert kinds == {"sgd": 2, "adam": 1}
+    assert "search.when" not in search(
+        "--config-dir", "my_conf", *SMALL, *words, "optimizer=adam", "search.trials=2", "optimizer.lr=0.1,0.2"
+    )
+
+
 def test_a_widened_space_keeps_its_history(folder: Path) -> None:
     search(*TPE, "search.trials=6")
     before = recorded(folder)
@@ -194,6 +230,26 @@ def test_several_workers_are_given_further_points_as_they_become_free(terminal: 
     assert len(recorded(terminal.folder)) == 16
 
 
+def test_code_in_a_worker_finds_its_job_also_if_that_came_after_the_worker_was_forked(terminal: Terminal) -> None:
+    (terminal.folder / "net.py").write_text(
+        "import os\nimport torch\nfrom hydra.core.hydra_config import HydraConfig\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self, shape, classes):\n"
+        "        super().__init__(64, 10)\n"
+        "        with open('jobs', 'a') as file:\n"
+        "            file.write(f'{os.getpid()} {HydraConfig.get().job.num}\\n')\n"
+        "    def forward(self, images):\n"
+        "        return super().forward(images.flatten(1))\n"
+    )
+    model = "model={_target_: net.Net}"
+    command = (*SPACE, model, "search=tpe", "search.trials=8", "search.width=4", "engine=local", "engine.workers=2")
+    done = terminal.type("train.py", "-m", *command)
+    assert done.returncode == 0, done.stderr
+    seen = [tuple(line.split()) for line in (terminal.folder / "jobs").read_text().splitlines()]
+    controller = seen[0][0]
+    assert {job for process, job in seen if process != controller} == {str(number) for number in range(8)}
+
+
 def test_a_space_that_is_trained_to_its_end_ends_the_search(folder: Path) -> None:
     out = search(*SMALL, "optimizer.lr=0.1,0.2", "batch_size=50,100", "search=tpe", "search.minutes=9", "engine=inline")
     assert "all 4 points of the space are asked" in out
@@ -217,6 +273,34 @@ def test_how_the_settings_were_chosen_is_known_to_compare(folder: Path) -> None:
     assert done.code == 0, done.err
 
 
+def test_points_that_a_pruner_ends_are_told_with_their_last_value(folder: Path) -> None:
+    search(*TPE, "search.trials=16", "search.width=8", "pruner=halving", "epochs=9", "batch_size=100")
+    (study,) = studies(folder)
+    states = [one.state for one in study.trials]
+    assert {*states} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert all(one.value is not None for one in study.trials)
+    assert "16 trials" in search(
+        *TPE, "search.trials=16", "search.width=8", "pruner=halving", "epochs=9", "batch_size=100"
+    )
+    assert [one.state for one in studies(folder)[0].trials] == states
+
+
+def test_a_budget_in_epochs_counts_what_pruned_trials_have_trained(folder: Path) -> None:
+    search(*TPE, "search.epochs=45", "search.width=6", "pruner=halving", "epochs=9", "batch_size=100")
+    assert len(recorded(folder)) > 6
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml")))
+def test_a_named_sweep_says_when_to_use_it_and_can_be_planned(folder: Path, name: str) -> None:
+    package, when, *_ = (ROOT / "sweeps" / f"{name}.yaml").read_text().split("\n")
+    assert package == "# @package _global_"
+    assert when.startswith("# ")
+    text = (ROOT / "sweeps" / f"{name}.yaml").read_text()
+    assert "When " in text
+    assert f"python train.py -m sweeps={name}" in text
+    assert "stack 1" in search("dataset=digits", "device=cpu", "threads=1", f"sweeps={name}", "launch.dry_run=true")
+
+
 # --- Whatever dies, whenever
 
 KILLS: dict[str, Callable[[], None]] = {
@@ -230,31 +314,36 @@ KILLS: dict[str, Callable[[], None]] = {
 
 
 LEARNED = (*TPE, "search.trials=14", "search.width=5")
+PRUNED = (*LEARNED, "pruner=halving", "epochs=9")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> tuple[object, object]:
-    """What a search comes to if nothing happens to it."""
+@pytest.fixture(scope="module", params=[LEARNED, PRUNED], ids=["whole", "pruned"])
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path, request: pytest.FixtureRequest
+) -> tuple[tuple[str, ...], object, object]:
+    """A search, and what it comes to if nothing happens to it."""
     folder = tmp_path_factory.mktemp("undisturbed")
     store = new_store(folder, empty_database)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", store.uri)
-        search(*LEARNED)
-    return recorded(folder), values(*studies(folder))
+        search(*request.param)
+    return request.param, recorded(folder), values(*studies(folder))
 
 
 @pytest.mark.parametrize("moment", KILLS)
 def test_a_search_that_was_killed_ends_as_an_undisturbed_one(
-    undisturbed: tuple[object, object], folder: Path, moment: str
+    undisturbed: tuple[tuple[str, ...], object, object], folder: Path, moment: str
 ) -> None:
+    words, *expected = undisturbed
+
     def story() -> None:
         KILLS[moment]()
-        here.train("-m", *LEARNED)
+        here.train("-m", *words)
 
     assert in_process(story) == -signal.SIGKILL
-    search(*LEARNED)
-    assert (recorded(folder), values(*studies(folder))) == undisturbed
+    search(*words)
+    assert [recorded(folder), values(*studies(folder))] == expected
 
 
 def test_a_second_command_of_the_same_search_waits_and_trains_nothing_twice(terminal: Terminal) -> None:
@@ -283,6 +372,7 @@ REFUSED = {
     "search=tpe search.trials=4 search.seeds=2 seed=1,2": "seeds are listed, too",
     "search=tpe search.trials=4 threads=1,2": "must be the same for all trials of a search",
     "search=tpe,random search.trials=4": "search must be the same for all trials of a sweep",
+    "search=nsga2 search.trials=4 pruner=halving": "a pruner compares trials by one objective",
     "search=tpe search.trials=4 hydra/launcher=basic": "needs hydra/launcher=sweepstack",
     "search=tpe search.trials=4 hydra/sweeper=basic optimizer.lr=0.1,0.2": "needs hydra/sweeper=sweepstack",
     "search=tpe search.trials=4 batch_size=50,0": "batch_size should be greater than or equal to 1",

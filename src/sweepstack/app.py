@@ -81,7 +81,7 @@ def _run(cfg: DictConfig) -> float:
 
     hydra = cast("DictConfig", HydraConfig.get())
     in_sweep = hydra.mode == RunMode.MULTIRUN
-    check_grid(hydra)
+    check_grid(cfg, hydra)
     begin_in(Path(hydra.runtime.cwd))
     reveal_environment(hydra.job.env_set)
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)

@@ -121,8 +121,9 @@ class Outcome:
     """The traceback of the exception that ended it, for the log."""
     diverged: bool = False
     """True if it FAILED because its loss was not finite."""
-    rungs: Mapping[int, float] = field(default_factory=dict)
-    """The objective at the rungs of the sweep's pruner that the trial has reached; see `search/pruning.py`."""
+    rungs: Mapping[float, float] = field(default_factory=dict)
+    """The objective at the rungs of the sweep's pruner that the trial has reached, by the epochs that it had trained
+    then; see `search/pruning.py`."""
 
     @property
     def settled(self) -> bool:

@@ -1,5 +1,6 @@
 """Trials that leave early: from trials to outcomes, in this process, and what later commands make of them."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,18 @@ def trials(tmp_path: Path, digits_plain: Callable[..., dict[str, Any]]) -> Itera
     """`trials(**HALVING)`: one trial for each of `LRS`, 9 epochs each, in one stack."""
     threads = torch.get_num_threads()
 
-    def make(seeds: Sequence[int] = (0,), batches: Sequence[int] = (100,), **changes: Any) -> Prepared:
-        config = {"epochs": 9, "threads": 1, "launch.stack": "force", "launch.width": 64, **changes}
-        points = [(lr, seed, batch) for batch in batches for lr in LRS for seed in seeds]
+    def make(
+        seeds: Sequence[int] = (0,),
+        batches: Sequence[int] = (100,),
+        lrs: Sequence[float] = LRS,
+        epochs: Sequence[int] = (9,),
+        **changes: Any,
+    ) -> Prepared:
+        config = {"threads": 1, "launch.stack": "force", "launch.width": 64, **changes}
+        points = itertools.product(batches, lrs, seeds, epochs)
         made = []
-        for number, (lr, seed, batch) in enumerate(points):
-            own = {"optimizer.lr": lr, "seed": seed, "batch_size": batch}
+        for number, (batch, lr, seed, longest) in enumerate(points):
+            own = {"optimizer.lr": lr, "seed": seed, "batch_size": batch, "epochs": longest}
             parsed = parse(digits_plain({**config, **own}))
             params: dict[str, str | int | float | bool | None] = {
                 "dataset": "digits",
@@ -46,7 +53,7 @@ def trials(tmp_path: Path, digits_plain: Callable[..., dict[str, Any]]) -> Itera
                 "batch_size": batch,
             }
             folder = tmp_path / "jobs" / str(number)
-            name = f"lr={lr} seed={seed} bs={batch}"
+            name = f"lr={lr} seed={seed} bs={batch}" + (f" epochs={longest}" if len(epochs) > 1 else "")
             made.append(
                 Trial(parsed.trial, number, name, params, folder, "", parsed.run, folder / "train.log", sweep="sweep")
             )
@@ -238,3 +245,46 @@ def test_without_a_kept_state_a_pruned_trial_begins_again(store: Store, trials: 
     assert {*states(run(trials(), store)).values()} == {"FINISHED"}
     assert {str(one.state) for one in first.values()} == {"FINISHED", "PRUNED"}
     assert {len(values) for values in curves(store).values()} == {9}
+
+
+def test_a_trial_that_was_pruned_alone_goes_on_as_a_stack_of_one(
+    store: Store, trials: MakeTrials, tmp_path: Path, empty_database: Path
+) -> None:
+    two = (0.001, 0.1)
+    full, values = unpruned(trials(lrs=two), tmp_path / "plain", empty_database)
+    first = run(trials(lrs=two, **HALVING), store)
+    assert [*states(first).values()] == ["PRUNED", "FINISHED"]
+    work, _ = foresee(trials(lrs=two), store, InProcessExecutor())
+    assert [len(one.stack.trials) for one in work.continued] == [1]
+    assert states(run(trials(lrs=two), store)) == states(full)
+    found = curves(store)
+    for name in full:
+        assert found[name] == pytest.approx(values[name], abs=0.01)
+
+
+def test_trials_that_share_a_training_leave_it_one_by_one(store: Store, trials: MakeTrials) -> None:
+    """Of each learning rate one trial of 3 epochs, and one of 9: rungs are at the same part of their own epochs."""
+    lrs = (0.001, 0.003, 0.1)
+    outcomes = run(trials(lrs=lrs, epochs=(3, 9), **HALVING), store)
+    found = {name: (str(one.state), len(curves(store)[name])) for name, one in outcomes.items()}
+    # at epoch 1 the long ones are at their first rung, the short ones at the second one, their only one
+    assert found == {
+        "lr=0.001 seed=0 bs=100 epochs=3": ("PRUNED", 1),
+        "lr=0.001 seed=0 bs=100 epochs=9": ("PRUNED", 1),
+        "lr=0.003 seed=0 bs=100 epochs=3": ("PRUNED", 1),
+        "lr=0.003 seed=0 bs=100 epochs=9": ("PRUNED", 1),
+        "lr=0.1 seed=0 bs=100 epochs=3": ("FINISHED", 3),
+        "lr=0.1 seed=0 bs=100 epochs=9": ("FINISHED", 9),
+    }
+    assert {*states(run(trials(lrs=lrs, epochs=(3, 9)), store)).values()} == {"FINISHED"}
+    assert {name: len(values) for name, values in curves(store).items()} == {
+        name: int(name.rpartition("=")[2]) for name in outcomes
+    }
+
+
+def test_what_was_pruned_in_a_sweep_counts_in_a_wider_one(store: Store, trials: MakeTrials) -> None:
+    first = run(trials(lrs=LRS[:6], **HALVING), store)
+    outcomes = run(trials(**HALVING), store)
+    assert {name: outcomes[name].state for name in first} == {name: one.state for name, one in first.items()}
+    reasons = [one.reason for name, one in outcomes.items() if name not in first]
+    assert all(" of 9" in reason or " of 3" in reason for reason in reasons if reason)

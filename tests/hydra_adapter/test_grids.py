@@ -59,7 +59,7 @@ def jobs(loader: ConfigLoader, folder: Path) -> Jobs:
         for number, job in enumerate(found):
             cfg = composer.compose(job, number)
             check_obeyed(cfg.hydra, master.hydra)
-            check_grid(cfg.hydra)
+            check_grid(cfg, cfg.hydra)
         return found
 
     return make
@@ -178,7 +178,7 @@ def test_a_grid_that_nothing_sweeps_is_refused(loader: ConfigLoader, folder: Pat
     of_hydra = [f"hydra.searchpath=[file://{folder}]", f"hydra.mode={mode}"]
     cfg = loader.load_configuration("config", [*of_hydra, "experiment=grid"], run_mode=RunMode.RUN)
     with pytest.raises(ConfigError, match=r"params\.epochs is a grid that nothing sweeps") as caught:
-        check_grid(cfg.hydra)
+        check_grid(cfg, cfg.hydra)
     assert ("add -m" in caught.value.remedy) is (mode == "RUN")
 
 
@@ -190,11 +190,12 @@ def test_a_grid_in_the_main_file_is_for_minus_m_alone(
     path = loader.get_search_path()
     path.prepend("test", f"file://{tmp_path}")
     monkeypatch.setattr(GlobalHydra.instance(), "hydra", Hydra("train", own := ConfigLoaderImpl(path)))
-    check_grid(own.load_configuration("main", ["hydra.mode=RUN"], run_mode=RunMode.RUN).hydra)
+    cfg = own.load_configuration("main", ["hydra.mode=RUN"], run_mode=RunMode.RUN)
+    check_grid(cfg, cfg.hydra)
     typed = ["hydra.mode=RUN", "+hydra.sweeper.params={epochs: '1,2'}"]
     cfg = own.load_configuration("main", typed, run_mode=RunMode.RUN)
     with pytest.raises(ConfigError, match=r"params\.epochs is a grid that nothing sweeps"):
-        check_grid(cfg.hydra)
+        check_grid(cfg, cfg.hydra)
 
 
 def test_a_list_of_jobs_is_swept_and_a_grid_multiplies_it(jobs, tmp_path):

@@ -12,12 +12,14 @@ from sweepstack.search.pruning import (
     KnownRungs,
     Pruner,
     Standing,
+    Standings,
     bracket_of,
     brackets,
     describe_pruner,
     rungs_of,
     rungs_within,
 )
+from sweepstack.trial import Measurement
 
 
 def pruner(epochs: dict[str, int], settings: dict[str, int] | None = None, mode: Any = "max", **keys: Any) -> Pruner:
@@ -97,6 +99,11 @@ def test_rungs_of_a_shorter_training_are_at_the_same_part_of_its_own_epochs() ->
     one = pruner({"a": 27, "b": 9}, name="halving")
     assert at(one, 1, a=0.1, b=0.9) == {}  # rung 1 of a, and rung 3 of b
     assert at(one, 3, a=0.8, b=0.9) == {"a": "pruned at epoch 3 by halving: 2nd of 2"}
+    wider = pruner({"a": 9, "b": 9, "c": 27}, name="halving")  # what a sweep of 9 epochs has left
+    for name, value in {"a": 0.9, "b": 0.8}.items():
+        wider._standings[name].values.update({1: value, 3: value})
+    assert at(wider, 1, c=0.1) == {}
+    assert at(wider, 3, c=0.1) == {"c": "pruned at epoch 3 by halving: 3rd of 3"}
     (line,) = describe_pruner(config, [27, 9])
     assert line.startswith("pruner=halving: 1 in 3 goes on at epochs 1, 3 and 9 of 27 epochs, in a shorter training")
     assert line.endswith("at the same part of its own epochs (at epochs 1 and 3 of 9)")
@@ -172,3 +179,25 @@ def test_a_setting_is_all_but_seed_and_fold(digits_config: Any) -> None:
 def test_a_value_that_is_no_number_is_the_worst(value: float) -> None:
     one = pruner(dict.fromkeys("ab", 9), mode="min", name="halving")
     assert [*at(one, 1, a=value, b=5.0)] == ["a"]
+
+
+def test_what_a_command_knows_of_a_trial_is_what_its_worker_knows(trial: Any, digits_config: Any) -> None:
+    one, other = (
+        trial(number, fingerprint=f"{number}", config=digits_config({"optimizer.lr": lr}))
+        for number, lr in enumerate((0.1, 0.2))
+    )
+    standings = Standings(PrunerConfig(name="halving"))
+    standings.add([one, other])
+    epochs = one.config.epochs
+    assert epochs == 2
+    standings.take(one, Measurement(1, 7, 14, {"val/accuracy": 0.5}), 0)
+    standings.take(other, Measurement(2, 14, 14, {"val/accuracy": 0.5}), 7)  # at its end
+    known = standings.known([one])
+    assert known is not None
+    assert [known.standings[key].values for key in ("0", "1")] == [{1.0: 0.5}, {}]
+    worker = Pruner(known, "max")
+    worker.begin()
+    worker.take("1", 1.0, 0.4)
+    assert [*worker.decide().leaving] == ["1"]
+    assert standings.known([one]) is not known
+    assert Standings(PrunerConfig()).known([one]) is None

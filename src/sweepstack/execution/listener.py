@@ -23,6 +23,9 @@ class Listener:
     def on_planned(self, trials: Sequence[Trial]) -> None:
         """Receives further trials that will be trained."""
 
+    def on_expected(self, number: int) -> None:
+        """Receives how many trials will be trained in all, if further ones are planned later."""
+
     def on_started(self, event: Started) -> None:
         """Receives the start of a trial."""
 

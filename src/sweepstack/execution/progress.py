@@ -29,7 +29,7 @@ class Display(Listener):
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
-        self._count = 0
+        self._planned = self._expected = 0
         self._begun = self._done = 0
         self._epochs: dict[tuple[str, int], float] = {}  # epochs done, by trial
         self._completed = 0.0  # the sum of these
@@ -65,9 +65,17 @@ class Display(Listener):
             self.on_message(f"{count(self._pruned, 'trial')} PRUNED: {epochs}")
 
     def on_planned(self, trials: Sequence[Trial]) -> None:
-        self._count += len(trials)
+        self._planned += len(trials)
         self._total += sum(trial.config.epochs for trial in trials)
         self._update(total=self._total, trials=f"trial {self._begun}/{self._count}")
+
+    def on_expected(self, number: int) -> None:
+        self._expected = number
+
+    @property
+    def _count(self) -> int:
+        """The number of trials in all, as far as it is known."""
+        return max(self._planned, self._expected)
 
     def on_message(self, line: str) -> None:
         """Prints a line above the bar. Markup and control characters in it have no effect."""

@@ -35,6 +35,11 @@ POLL_SECONDS = 1.0
 class Supply(Listener):
     """Further trials of a command, which follow from the outcomes of the first ones. It is a listener, too."""
 
+    @property
+    def expected(self) -> int | None:
+        """The number of all trials, with those that are known already; None if that is not known."""
+        return None
+
     def next_trials(self, say: Callable[[str], None]) -> Sequence[Trial]:
         """Returns further trials, each with its fingerprint; none as long as nothing else is to be trained.
 
@@ -112,6 +117,8 @@ def execute(
                     session.say(line)
                     printed.add(line)
             session.announce_plan(stacks)
+            if supply is not None and supply.expected is not None:
+                session.announce_expected(supply.expected - len(settled))
             held.extend(work.held)
             return stacks, chosen.executor
 

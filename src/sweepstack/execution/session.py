@@ -326,6 +326,11 @@ class Session:
         for listener in self._listeners:
             listener.on_planned(trials)
 
+    def announce_expected(self, number: int) -> None:
+        """Tells the listeners how many trials will be trained in all, if further ones are planned later."""
+        for listener in self._listeners:
+            listener.on_expected(number)
+
     def say(self, line: str) -> None:
         """Passes a line for the user to the listeners."""
         for listener in self._listeners:

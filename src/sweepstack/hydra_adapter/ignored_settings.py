@@ -76,17 +76,19 @@ def check_obeyed(job: DictConfig, sweep: DictConfig, where: str = "") -> None:
         )
 
 
-def check_grid(hydra: DictConfig, where: str = "") -> None:
-    """Checks that the grid in a job's config was swept: the job's overrides have a value for each key of the grid.
+def check_grid(cfg: DictConfig, hydra: DictConfig) -> None:
+    """Checks that the grid in a job's config was swept: the job's overrides have a value for each key of the grid, but
+    for those that a search gives only some of its points.
 
     Args:
-        hydra: the node hydra of the job.
-        where: the name of the job in the error.
+        cfg: the config of the job.
+        hydra: its node hydra.
 
     Raises:
         ConfigError: a grid in a file has no effect.
     """
     had = {_bare_key(line.partition("=")[0]) for line in task_overrides(hydra)}
+    had |= {_bare_key(str(key)) for key in OmegaConf.select(cfg, "search.when") or ()}
     lost = {key: value for key, value in grid_of(hydra).items() if _bare_key(key) not in had}
     if lost and hydra.mode != RunMode.MULTIRUN:
         known = _of_the_main_file(hydra)
@@ -97,7 +99,7 @@ def check_grid(hydra: DictConfig, where: str = "") -> None:
             "sweep with hydra/sweeper=sweepstack, which joins the grids of files, or choose one file without a comma"
         )
     for key, value in lost.items():
-        raise ConfigError(f"hydra.sweeper.params.{key} is a grid that nothing sweeps", value, remedy, where=where)
+        raise ConfigError(f"hydra.sweeper.params.{key} is a grid that nothing sweeps", value, remedy)
 
 
 def check_trains(run: RunConfig) -> None:

@@ -101,7 +101,7 @@ class HydraJobs(InProcessExecutor, Listener):
         if (choices := self._composer.choices(self.overrides(number))) not in self._checked:
             check_obeyed(cfg.hydra, of_sweep)
             self._checked.add(choices)
-        check_grid(cfg.hydra)
+        check_grid(cfg, cfg.hydra)
         known = copy.deepcopy(OmegaConf.get_cache(cfg))
         with inside(cfg) as folder:
             own, hydra = split_job(cfg)
@@ -179,11 +179,8 @@ class HydraJobs(InProcessExecutor, Listener):
         own = self.trials.get(trial.number)
         if own is not None:
             return self.compose(trial.number) if own.fingerprint == trial.fingerprint else None
-        if trial.number in self.numbers:
-            return None
-        job = self._composer.compose(trial.overrides, trial.number)
-        with inside(job) as folder:
-            return job if folder.absolute() == trial.folder else None
+        is_later = trial.number not in self.numbers and any(one.sweep == trial.sweep for one in self.trials.values())
+        return self._composer.compose(trial.overrides, trial.number) if is_later else None
 
     def on_started(self, event: Started) -> None:
         """Begins the job of a trial that is trained together with others, or by a worker."""

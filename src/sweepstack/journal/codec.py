@@ -222,7 +222,7 @@ def outcome_from_json(content: Mapping[str, Any]) -> Outcome:
     """
     with _whole("an outcome"):
         state = TrialState(content["state"])
-        rungs = {int(rung): float(value) for rung, value in content.get("rungs", ())}
+        rungs = {float(epochs): float(value) for epochs, value in content.get("rungs", ())}
         return Outcome(state, content["metrics"], content["reason"], diverged=content["diverged"], rungs=rungs)
 
 

@@ -191,9 +191,10 @@ def summary(planned: Plan) -> str:
 def describe(planned: Plan) -> list[str]:
     """Returns the plan as lines for people."""
     own_loop = any(trajectory.config.trainer for trajectory in planned.trajectories)
+    at_most = "at most " if any(trial.run.pruner.name != "none" for trial in planned.trials) else ""
     lines = [
         summary(planned).split(":")[0],
-        f"{planned.epochs_asked_for} run-epochs asked for, {planned.epochs_to_train} to train, "
+        f"{planned.epochs_asked_for} run-epochs asked for, {at_most}{planned.epochs_to_train} to train, "
         f"in {'an unknown time' if own_loop else f'about {duration(planned.seconds)}'}",
         "",
     ]

@@ -33,12 +33,12 @@ class Standing:
     """The epochs of its whole training."""
     objective: str
     """The metric that selects; only trials of one objective are compared."""
-    values: dict[int, float] = field(default_factory=dict)
-    """The objective by rung."""
+    values: dict[float, float] = field(default_factory=dict)
+    """The objective by the epochs that it had trained then."""
     failed: bool = False
     """True if it has FAILED: at the next rung, it counts as the last one."""
     pruned: bool = False
-    """True if it was PRUNED, at the last rung of `values`."""
+    """True if it was PRUNED, at the last rung that it has reached."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class KnownRungs:
     def from_json(cls, content: Mapping[str, Any]) -> KnownRungs:
         """Reads what `as_json` has returned."""
         standings = {
-            key: Standing(**{**one, "values": {int(rung): value for rung, value in one["values"]}})
+            key: Standing(**{**one, "values": {float(epochs): value for epochs, value in one["values"]}})
             for key, one in content["standings"].items()
         }
         return cls(PrunerConfig.model_validate(content["config"]), content["longest"], standings)
@@ -95,6 +95,23 @@ def rungs_within(config: PrunerConfig, longest: int, epochs: int) -> list[tuple[
         longest = epochs
     found = [(rung, rung * epochs / longest) for rung in rungs_of(config, longest)]
     return [(rung, at) for rung, at in found if at >= config.min_epochs]
+
+
+def values_at(values: Mapping[float, float], rungs: Sequence[tuple[int, float]]) -> dict[int, float]:
+    """Returns the values at rungs: at each the first one from it to the next rung.
+
+    Args:
+        values: by epochs.
+        rungs: see `rungs_within`.
+    """
+    found: dict[int, float] = {}
+    reached = 0
+    for epochs, value in sorted(values.items()):
+        while reached < len(rungs) and rungs[reached][1] <= epochs + ROUNDING:
+            reached += 1
+        if reached:
+            found.setdefault(rungs[reached - 1][0], value)
+    return found
 
 
 def brackets(config: PrunerConfig, longest: int) -> list[int]:
@@ -152,31 +169,31 @@ class Pruner:
         self._shares = brackets(self.config, self._longest) if self.config.name == "hyperband" else [1]
         self._rungs: dict[int, list[tuple[int, float]]] = {}
         self._brackets: dict[int, int] = {}
-        self._passed: dict[str, dict[int, float]] = {}
+        self._passed: dict[str, dict[float, float]] = {}
         self._next: dict[str, int] = {}
         self._crossed: dict[int, list[str]] = {}
         self._epochs = 0.0
 
-    def begin(self, epochs: float = 0.0, passed: Mapping[str, Mapping[int, float]] | None = None) -> None:
+    def begin(self, epochs: float = 0.0, passed: Mapping[str, Mapping[float, float]] | None = None) -> None:
         """Follows a training from its beginning, or from a checkpoint.
 
         Args:
             epochs: the epochs that are done.
             passed: what `passed` was then.
         """
-        self._passed = {key: {int(rung): one for rung, one in found.items()} for key, found in (passed or {}).items()}
+        self._passed = {key: {float(at): one for at, one in found.items()} for key, found in (passed or {}).items()}
         self._crossed = {}
         for key, standing in self._standings.items():
             standing.values |= self._passed.get(key, {})
             self._next[key] = sum(at <= epochs + ROUNDING for _, at in self._own(standing))
 
     @property
-    def passed(self) -> dict[str, dict[int, float]]:
-        """The objective at the rungs that the trials of the stack have passed, for a checkpoint."""
+    def passed(self) -> dict[str, dict[float, float]]:
+        """The objective at the rungs that the trials of the stack have passed, by epochs, for a checkpoint."""
         return self._passed
 
-    def rungs(self, key: str) -> dict[int, float]:
-        """Returns the objective of a trial at the rungs that it has reached.
+    def rungs(self, key: str) -> dict[float, float]:
+        """Returns the objective of a trial at the rungs that it has reached, by the epochs that it had trained then.
 
         Args:
             key: its fingerprint.
@@ -196,11 +213,12 @@ class Pruner:
         if standing is None or epochs + ROUNDING >= standing.epochs:
             return
         own, number = self._own(standing), self._next.get(key, 0)
+        if number == len(own) or own[number][1] > epochs + ROUNDING:
+            return
         while number < len(own) and own[number][1] <= epochs + ROUNDING:
-            rung = own[number][0]
-            standing.values[rung] = self._passed.setdefault(key, {})[rung] = value
-            self._crossed.setdefault(rung, []).append(key)
             number += 1
+        standing.values[epochs] = self._passed.setdefault(key, {})[epochs] = value
+        self._crossed.setdefault(own[number - 1][0], []).append(key)  # the last one, if it is measured seldom
         self._next[key], self._epochs = number, epochs
 
     def fail(self, key: str) -> None:
@@ -240,12 +258,14 @@ class Pruner:
         for standing in self._standings.values():
             if standing.objective != objective or self._bracket(standing.setting) != bracket:
                 continue
-            for one, value in standing.values.items():
+            reached = values_at(standing.values, self._own(standing))
+            last = max(reached, default=0)
+            for one, value in reached.items():
                 if one <= rung:
                     curves[standing.setting][one].append(value)
-            if standing.failed and self._missed(standing) == rung:
+            if standing.failed and next((one for one, _ in self._own(standing) if one > last), None) == rung:
                 curves[standing.setting][rung].append(math.nan)
-            if standing.pruned and max(standing.values) <= rung:
+            if standing.pruned and last <= rung:
                 before[standing.setting] = ", as its other trials were"
         means = {
             setting: {one: math.fsum(values) / len(values) for one, values in sorted(curve.items())}
@@ -313,10 +333,6 @@ class Pruner:
             self._rungs[standing.epochs] = rungs_within(self.config, self._longest, standing.epochs)
         return self._rungs[standing.epochs]
 
-    def _missed(self, standing: Standing) -> int | None:
-        """Returns the first rung that a failed trial has not reached; None if it has reached all."""
-        return next((rung for rung, _ in self._own(standing) if rung not in standing.values), None)
-
     def _bracket(self, setting: int) -> int:
         if setting not in self._brackets:
             self._brackets[setting] = bracket_of(setting, self._shares)
@@ -359,10 +375,10 @@ class Standings:
         standing, value = self._standings.get(trial.fingerprint), at.metrics.get(trial.config.objective)
         if standing is None or value is None or at.step >= at.steps:
             return
-        done, now = (step * standing.epochs / at.steps + ROUNDING for step in (before, at.step))
-        for rung, epochs in rungs_within(self._config, self._longest, standing.epochs):
-            if done < epochs <= now:
-                standing.values[rung] = value
+        done, now = (step * standing.epochs / at.steps for step in (before, at.step))
+        rungs = rungs_within(self._config, self._longest, standing.epochs)
+        if any(done < epochs - ROUNDING <= now for _, epochs in rungs):
+            standing.values[now] = value
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
         """Takes the outcome of a trial, also of one that was trained before."""

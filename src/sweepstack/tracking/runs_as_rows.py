@@ -38,7 +38,7 @@ SETTLED_TAG = "sweepstack.settled"
 PRUNED_TAG = "sweepstack.pruned"
 """Why a pruner has ended the trial. To MLflow such a run is FINISHED, to us it is PRUNED."""
 RUNGS_TAG = "sweepstack.rungs"
-"""The objective at the rungs that the trial has reached, such as "1:0.5 3:0.7"; see `Outcome.rungs`."""
+"""The objective at the rungs that the trial has reached, by epochs, such as "1:0.5 3:0.7"; see `Outcome.rungs`."""
 LONGEST_TAG = 5000
 """The most characters of a tag's value that every store takes."""
 OWN_RUNS = f"tags.`{VERSION_TAG}` LIKE '%'"
@@ -139,22 +139,22 @@ def state_of(run: Run) -> str:
     return str(TrialState.PRUNED) if is_pruned else str(run.info.status)
 
 
-def rungs_as_text(rungs: Mapping[int, float]) -> str:
+def rungs_as_text(rungs: Mapping[float, float]) -> str:
     """Returns the value of `RUNGS_TAG`; of very many rungs the first."""
     text = ""
-    for rung, value in rungs.items():
-        further = f"{text} {rung}:{value!r}".lstrip()
+    for epochs, value in rungs.items():
+        further = f"{text} {epochs:.12g}:{value!r}".lstrip()
         if len(further) > LONGEST_TAG:
             break
         text = further
     return text
 
 
-def rungs_from_text(text: str) -> dict[int, float]:
+def rungs_from_text(text: str) -> dict[float, float]:
     """Reads the value of `RUNGS_TAG`; one that a user has changed says nothing."""
     pairs = [part.partition(":") for part in text.split()]
     with contextlib.suppress(ValueError):
-        return {int(rung): float(value) for rung, _, value in pairs}
+        return {float(epochs): float(value) for epochs, _, value in pairs}
     return {}
 
 

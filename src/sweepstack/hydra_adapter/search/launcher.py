@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from sweepstack.errors import ConfigError, DataError, UserError, printable
+from sweepstack.errors import ConfigError, DataError, UserError, one_line, printable
 from sweepstack.execution.open_store import ledger_of, usable_store
 from sweepstack.execution.prepare import prepare
 from sweepstack.execution.scheduler import execute
@@ -58,17 +58,21 @@ def launch_search(
     check_searches(config, run)
     searched = searched.with_seeds(trial.seed, run.search.seeds)
     for one in found:
-        check_search(one.config, run.search, searched)
+        check_search(one.config, run, searched)
+    try:
+        from sweepstack.search.optuna_strategy import OptunaStrategy
+    except ImportError as error:
+        rule = f"search={run.search.name} needs Optuna 4.4 or newer ({one_line(error)})"
+        raise ConfigError(rule, remedy='pip install "sweepstack[search]"') from error
     store = Store(run.tracking.uri) if run.launch.dry_run else usable_store(run.tracking, task)
+    probes.trials = {one.number: one for one in found}  # checks are done inside of their jobs
     checked = prepare(found, task, probes)
     experiment = experiment_name(run.tracking.experiment, task, store.database)
-    name = f"{run.search.name}-{digest_of(checked.trials[0], searched, experiment)}"
+    name = f"{run.search.name}-{digest_of(checked.trials, searched, experiment)}"
     file = ledger_of(store, run.tracking.journal).folder / STUDIES / f"{name}.jsonl"
     budget = Budget(run.search, len(searched.replicates), trial.epochs)
     jobs = HydraJobs(context, composer, [], 0)
     points = _PointJobs(jobs, composer, config, searched, task)
-    from sweepstack.search.optuna_strategy import OptunaStrategy
-
     with contextlib.nullcontext() if run.launch.dry_run else _lock(file):
         modes = [trial.mode, *(["min"] if run.search.name == "nsga2" else [])]
         strategy = OptunaStrategy(
@@ -129,9 +133,10 @@ class _PointJobs:
         overrides = self._searched.jobs(self._searched.space.text(point.values))
         numbers = [self._jobs.add(lines) for lines in overrides]
         try:
-            trials = [self._parse(number) for number in numbers]
-            asked_for = zip(trials, asked_of(overrides), strict=True)
-            prepared = prepare([replace(one, asked=seeds) for one, seeds in asked_for], self._task, self._jobs)
+            asked_for = zip(numbers, asked_of(overrides), strict=True)
+            trials = [replace(self._parse(number), asked=seeds) for number, seeds in asked_for]
+            self._jobs.trials |= {trial.number: trial for trial in trials}  # checks are done inside of their jobs
+            prepared = prepare(trials, self._task, self._jobs)
         except (ConfigError, DataError) as error:
             self._refuse(numbers, error)
             return []
@@ -151,6 +156,7 @@ class _PointJobs:
         print(f"{error}: counts as failed")
         self.mistakes.append(error)
         for number in numbers:
+            self._jobs.trials.pop(number, None)
             self._jobs.end_without_config(number, math.nan)
 
 

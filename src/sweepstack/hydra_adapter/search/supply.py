@@ -70,17 +70,19 @@ class Budget:
         return f"until {' or '.join(parts)}; {count(self.width, 'point')} at a time{each}"
 
 
-def check_search(config: TrialConfig, search: SearchConfig, jobs: SearchedJobs) -> None:
+def check_search(config: TrialConfig, run: RunConfig, jobs: SearchedJobs) -> None:
     """Checks that a search can be done.
 
     Args:
         config: the config of one of its trials.
-        search: the section of the config.
+        run: how it is trained.
         jobs: what is searched.
 
     Raises:
-        ConfigError: nothing is held out, or there is no budget, or not enough for one point.
+        ConfigError: nothing is held out, there is no budget, or not enough for one point, or a pruner compares trials
+            that have two objectives.
     """
+    search = run.search
     if config.selecting_part != "val":
         raise ConfigError(
             "a search selects by held-out data, and nothing is held out: it would select on the test data",
@@ -89,34 +91,42 @@ def check_search(config: TrialConfig, search: SearchConfig, jobs: SearchedJobs) 
     if (search.trials, search.epochs, search.minutes, search.patience) == (None,) * 4:
         remedy = "for example search.trials=64 (or search.epochs, search.minutes, search.patience)"
         raise ConfigError(f"search={search.name} must have a budget", remedy=remedy)
+    if search.name == "nsga2" and run.pruner.name != "none":
+        rule = "a pruner compares trials by one objective, and search=nsga2 has two"
+        raise ConfigError(rule, f"pruner={run.pruner.name}", "leave out the pruner, or choose search=tpe")
     each = len(jobs.replicates)
     if search.trials is not None and search.trials < each:
         rule = f"search.trials must be enough for one point, which has {each} trials"
         raise ConfigError(rule, search.trials, f"for example search.trials={20 * each}")
 
 
-def digest_of(trial: Trial, jobs: SearchedJobs, experiment: str) -> str:
+def digest_of(trials: Sequence[Trial], jobs: SearchedJobs, experiment: str) -> str:
     """Returns a digest of what is searched: a command with the same one continues the search.
 
     It does not depend on how wide the distributions are, nor on the budget.
 
     Args:
-        trial: one of its trials, with its fingerprint.
+        trials: those of `SearchedJobs.probes`, with their fingerprints.
         jobs: what is searched.
         experiment: the name of the experiment.
     """
-    config: dict[str, Any] = trial.config.model_dump(mode="json", by_alias=True)
+    run = trials[0].run
+    config: dict[str, Any] = trials[0].config.model_dump(mode="json", by_alias=True)
     keys = sorted(part.lstrip("+") for key in jobs.space.distributions for part in key.split(AND))
     for key in [*keys, "seed", "fold"] if len(jobs.replicates) > 1 else keys:
         _drop(config, key.split("."))
-    of_run = {*RunConfig.model_fields, "hydra"}
     below = [line for line in jobs.fixed if any(line.lstrip("+").startswith(f"{key}.") for key in keys)]
-    search = trial.run.search
-    known = Fingerprint.parse(trial.fingerprint)
-    what = [
-        *(experiment, search.name, search.seed, keys, jobs.replicates, config),
-        *(sorted(line for line in below if line.lstrip("+").partition(".")[0] not in of_run), known.data, known.code),
-    ]
+    fingerprints = [Fingerprint.parse(trial.fingerprint) for trial in trials]
+    what = {
+        "experiment": experiment,
+        "search": (run.search.name, run.search.seed),
+        "keys": keys,
+        "replicates": jobs.replicates,
+        "config": config,
+        "below": sorted(below),  # what is fixed inside of a searched section, such as model.hidden of model=mlp,cnn
+        "data and code": sorted({(one.data, one.code) for one in fingerprints}),
+        "pruner": run.pruner.model_dump(mode="json", exclude={"keep"}),
+    }
     return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
 
 
@@ -171,8 +181,15 @@ class Search(Supply):
         """The different points."""
         self._repeats = 0
         """The points in a row, up to the last one, that had been asked before."""
-        self._epochs = 0
+        self._known: dict[str, Trial] = {}
+        """Its trials by fingerprint."""
         self._began = time.monotonic()
+
+    @property
+    def expected(self) -> int | None:
+        """See `Supply`."""
+        points = self._budget.points
+        return None if points is None else points * self._budget.replicates
 
     def first_trials(self) -> list[Trial]:
         """Returns the trials of all points that were asked before; of further ones if each of these has a result."""
@@ -209,11 +226,16 @@ class Search(Supply):
             return False
         if len(out) >= self._budget.width or (points is not None and len(known) >= points):
             return False
-        if config.epochs is not None and self._epochs >= config.epochs:
+        if config.epochs is not None and self._spent >= config.epochs:
             return False
         if config.minutes is not None and time.monotonic() - self._began > 60 * config.minutes:
             return False
         return config.patience is None or self._since_best(known) < config.patience
+
+    @property
+    def _spent(self) -> int:
+        """The epochs of its trials: those that are to be trained, of a pruned trial those that it has trained."""
+        return sum(_epochs_of(trial, self._outcomes.get(key)) for key, trial in self._known.items())
 
     def _since_best(self, known: Sequence[Point]) -> int:
         """Returns the number of results in a row, up to the last one, without a better objective."""
@@ -238,7 +260,7 @@ class Search(Supply):
                 self._strategy.tell(point.number, PointState.FAILED)
             if not trials:
                 continue
-            self._epochs += sum(trial.config.epochs for trial in trials)
+            self._known |= {trial.fingerprint: trial for trial in trials}
             self._names[point.number] = trials[0].name
             if point.state is PointState.ASKED:
                 self._open[point.number] = _Open(point, trials)
@@ -290,6 +312,12 @@ class Search(Supply):
             else ""
         )
         return f"search: {len(known) * each}{of} trials asked, {len(self._open) * each} to train{found}"
+
+
+def _epochs_of(trial: Trial, outcome: Outcome | None) -> int:
+    if outcome is not None and outcome.state is TrialState.PRUNED and outcome.rungs:
+        return math.ceil(max(outcome.rungs))
+    return trial.config.epochs
 
 
 def describe_space(jobs: SearchedJobs, budget: Budget) -> list[str]:

@@ -80,8 +80,9 @@ class Selection:
     added: str = ""
     """That seeds were added after somebody may have looked, and how the test allows for that (see `sequential`); empty
     if one command has asked for all of them."""
-    pruned: int = 0
-    """The number of settings of which a pruner has ended all trials: they are in no group, and are not compared."""
+    pruned: tuple[str, ...] = ()
+    """The first run of each setting of which a pruner has ended all trials: such settings are in no group, and
+    are not compared."""
 
     @property
     def honest(self) -> bool:
@@ -109,10 +110,8 @@ class Selection:
     @property
     def of_pruned(self) -> str:
         """How many settings were pruned, in words; empty if none was."""
-        one = self.pruned == 1
-        return (
-            f"{self.pruned:,} {'setting was' if one else 'settings were'} pruned, not compared" if self.pruned else ""
-        )
+        number = len(self.pruned)
+        return f"{number:,} {'setting was' if number == 1 else 'settings were'} pruned, not compared" if number else ""
 
     @property
     def in_short(self) -> str:
@@ -200,15 +199,16 @@ def select(
     )
 
 
-def _without_pruned(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Returns a table without the settings of which all trials were pruned, and the number of these settings."""
+def _without_pruned(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Returns a table without the settings of which all trials were pruned, and the first run of each of these."""
     is_pruned = frame["state"] == TrialState.PRUNED
     if not is_pruned.any():
-        return frame, 0
+        return frame, ()
     settings = _settings(frame)
     number = frame[settings].apply(identity).groupby(settings, dropna=False).ngroup() if settings else is_pruned * 0
     gone = is_pruned.groupby(number).transform("all")
-    return frame[~gone].reset_index(drop=True), int(number[gone].nunique())
+    first = frame[gone].sort_values(["started", "run_id"]).groupby(number[gone])["run_id"].first()
+    return frame[~gone].reset_index(drop=True), tuple(first)
 
 
 def one_row_per_seed(frame: pd.DataFrame, key: str) -> pd.DataFrame:

@@ -155,7 +155,7 @@ def _read_one(store: Store, name: str, kind: Kind | None, metric: str | None) ->
     if kind is None and len(samplers) == 1 and (sampler := samplers.pop()):
         kind = Kind.RANDOM if sampler == "random" else Kind.ADAPTIVE
     elif kind is None:
-        kind, why = inferred_kind(frame, len(selection.groups), sweep)
+        kind, why = inferred_kind(frame, len(selection.groups) + len(selection.pruned), sweep)
         notes.append(f"{sweep}: {why}")
     values, why_worst = settings_in_order(frame, selection)
     notes += [f"{sweep}: {line}" for line in why_worst]
@@ -168,7 +168,7 @@ def _read_one(store: Store, name: str, kind: Kind | None, metric: str | None) ->
         _typed(frame, ("dataset", "task")),
         _typed(frame, ("validation_split", "split", "folds")),
         tuple(filter(None, notes)),
-        has_continuous_param(frame, len(selection.groups)),
+        has_continuous_param(frame, len(selection.groups) + len(selection.pruned)),
     )
 
 
@@ -176,7 +176,7 @@ def settings_in_order(frame: pd.DataFrame, selection: Selection) -> tuple[tuple[
     """Returns the values of the settings in the order in which they began, and which of them count as the worst.
 
     A setting counts as the worst, with NaN, if `select` would not let it win by its mean: more trials of it gave no
-    value than of the best setting, or it has a single seed and the best one several.
+    value than of the best setting, or it has a single seed and the best one several, or it was pruned.
 
     Args:
         frame: the table of trials.
@@ -184,11 +184,16 @@ def settings_in_order(frame: pd.DataFrame, selection: Selection) -> tuple[tuple[
     """
     groups = selection.groups
     number = {run_id: n for n, run_id in enumerate(frame.sort_values(["started", "run_id"])["run_id"])}
-    order = np.argsort([min(number[run_id] for run_id in run_ids) for run_ids in groups["run_ids"]])
+    begun = [min(number[run_id] for run_id in run_ids) for run_ids in groups["run_ids"]]
+    order = np.argsort([*begun, *(number[run_id] for run_id in selection.pruned)])
     failed = (groups["failed"] > groups["failed"].iloc[0]) | groups["mean"].isna()
     alone = (groups["n"] == 1) & (groups["n"].iloc[0] > 1) & ~failed
-    values = groups["mean"].mask(failed | alone).iloc[order]
-    why = {"trials gave no value": int(failed.sum()), f"there is a single {selection.axis.one}": int(alone.sum())}
+    values = np.array([*groups["mean"].mask(failed | alone), *[np.nan] * len(selection.pruned)])[order]
+    why = {
+        "trials gave no value": int(failed.sum()),
+        f"there is a single {selection.axis.one}": int(alone.sum()),
+        "a pruner ended it": len(selection.pruned),
+    }
     lines = [
         f"{count:,} {'setting counts' if count == 1 else 'settings count'} as the worst, because {reason}"
         for reason, count in why.items()
