@@ -27,9 +27,9 @@ FLOORS = {
     "trial": 4,
     "events": 5,
     "planning": 5,
-    "search": 6,
     "journal": 6,
     "training": 6,
+    "search": 6,
     "tracking": 7,
     "inference": 7,
     "execution": 8,
@@ -48,6 +48,7 @@ HOMES = {
     "mlflow": ("tracking",),
     "pandas": ("results", "data_files"),
     "hydra": ("hydra_adapter",),
+    "optuna": ("search",),
     "distributed": ("execution",),
 }
 """Libraries, each with the only folders that know it."""

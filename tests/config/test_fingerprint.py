@@ -117,6 +117,7 @@ THAT_DO_NOT = {
     "pictures": st.integers(0, 100),
     "tracking": st.just({"uri": "http://127.0.0.1:5000", "experiment": "other", "sweep": "other", "journal": "here"}),
     "launch": st.just({"dry_run": True, "stack": False, "width": 3}),
+    "search": st.sampled_from([{"name": "tpe", "trials": 8}, {"name": "random", "epochs": 9, "when": {"a": "b=1"}}]),
     "engine": st.sampled_from([{"name": "local", "workers": 3}, {"name": "slurm", "partition": "gpu", "minutes": 5}]),
     "pruner": st.just({"min_epochs": 2, "keep": False}),
     "rerun": st.booleans(),

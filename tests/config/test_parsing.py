@@ -76,6 +76,7 @@ def test_the_defaults_are_those_that_the_yaml_file_shows(digits_config, digits_r
         "augment",
         "engine",
         "pruner",
+        "search",
     }
     assert {key: shown[key] for key in plain.keys() - given} == {key: plain[key] for key in plain.keys() - given}
     engine: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "engine" / "auto.yaml"))

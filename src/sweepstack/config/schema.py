@@ -29,6 +29,8 @@ from sweepstack.metrics import CLASSIFICATION, KNOWN, OWN_METRIC, Mode, bare_nam
 
 MAX_SEED = 2**63 - 1
 """The largest seed that PyTorch accepts."""
+MAX_SEARCH_SEED = 2**32 - 1
+"""The largest seed of a search, which NumPy accepts."""
 GROUPS = ("dataset", "model", "optimizer", "schedule")
 """The config groups: each choice in a group brings a whole section of the config."""
 
@@ -582,6 +584,36 @@ class CheckpointConfig(Section):
     keep: Annotated[bool, Field(strict=True, examples=["true"])] = False
 
 
+class SearchConfig(Section):
+    """Which settings of a sweep are trained: the whole grid, or points of a space that a search chooses one after the
+    other. It changes no weights.
+
+    The budget is a number of `trials`, of trial-epochs (`epochs`), of `minutes`, or ends after `patience` points in a
+    row without a better objective; whichever is used up first. `seeds` trials of each point, with seeds from `seed` of
+    the config on, make its objective by their mean. At most `width` points are trained at a time. `seed` is that of the
+    search. `zip` names keys whose lists are read side by side instead of multiplied, `when` searched keys that a point
+    has only if another one has a certain value.
+    """
+
+    name: Annotated[
+        Literal["grid", "random", "qmc", "tpe", "cmaes", "gp", "nsga2"],
+        Field(examples=["tpe"]),
+    ] = "grid"
+    trials: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[64])] = None
+    epochs: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[320])] = None
+    minutes: Annotated[Annotated[Float, Field(gt=0)] | None, Field(examples=[30])] = None
+    patience: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[20])] = None
+    seed: Annotated[Int, Field(ge=0, le=MAX_SEARCH_SEED, examples=[0])] = 0
+    seeds: Annotated[Int, Field(ge=1, examples=[3])] = 1
+    width: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[8])] = None
+    zip: Annotated[tuple[tuple[str, ...], ...], Field(examples=["[[batch_size,optimizer.lr]]"])] = ()
+    when: Annotated[
+        tuple[tuple[str, str], ...],
+        BeforeValidator(lambda value: tuple(value.items()) if isinstance(value, dict) else value),
+        Field(examples=["{optimizer.momentum: optimizer=sgd}"]),
+    ] = ()
+
+
 class EarlyStoppingConfig(Section):
     """Ends a training at the measurement that is the `patience`-th in a row whose objective is not better than the best
     before by more than `min_delta`. The trial is FINISHED. Without `patience`, no training ends early."""
@@ -722,6 +754,7 @@ class RunConfig(Section):
     launch: LaunchConfig = LaunchConfig()
     engine: Annotated[AnyEngine, Mark.LATER] = EngineConfig()
     pruner: Annotated[PrunerConfig, Field(examples=["halving"]), Mark.LATER] = PrunerConfig()
+    search: Annotated[SearchConfig, Mark.LATER] = SearchConfig()
     rerun: Annotated[bool, Field(strict=True, examples=["true"])] = False
     retries: Annotated[Int, Field(ge=0, examples=[2])] = 0
     max_failures: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[10])] = None

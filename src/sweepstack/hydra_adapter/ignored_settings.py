@@ -118,6 +118,27 @@ def check_trains(run: RunConfig) -> None:
         )
 
 
+def check_searches(config: DictConfig, run: RunConfig) -> None:
+    """Checks that no search is asked for where another sweeper or launcher decides what is trained.
+
+    Args:
+        config: the config of the sweep.
+        run: the run config of one of its jobs.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if run.search.name == "grid" or OmegaConf.select(config, "hydra.sweeper.jobs", throw_on_missing=False) is not None:
+        return
+    for group, chosen in (
+        ("sweeper", config.hydra.runtime.choices.get("hydra/sweeper")),
+        ("launcher", launcher_of(config)),
+    ):
+        if chosen != "sweepstack":
+            remedy = f"leave out hydra/{group}, or search=..."
+            raise ConfigError(f"search={run.search.name} needs hydra/{group}=sweepstack", chosen, remedy)
+
+
 def _of_the_main_file(hydra: DictConfig) -> dict[str, str]:
     """Returns the grid of the config without any override. It is no mistake without -m: the user did not choose it."""
     with contextlib.suppress(Exception):

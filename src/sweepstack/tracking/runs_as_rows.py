@@ -70,6 +70,8 @@ class Row:
     """What its task says of its metrics."""
     asked: str = ""
     """The seeds of its setting that its command asked for; see `Trial.asked`. Empty in runs of earlier versions."""
+    search: str = ""
+    """The sampler that chose its setting for the sweep, such as tpe; empty if none did, as in a grid."""
 
 
 def member_tag(sweep: str) -> str:
@@ -79,6 +81,11 @@ def member_tag(sweep: str) -> str:
     tag itself cannot contain every name.)
     """
     return f"{SWEEP_TAG}/{as_key(sweep)}"
+
+
+def search_tag(sweep: str) -> str:
+    """Returns the tag of the runs of a sweep whose settings a sampler has chosen: its value names the sampler."""
+    return f"sweepstack.search/{as_key(sweep)}"
 
 
 def sweeps_of(run: Run) -> dict[str, int]:
@@ -108,11 +115,12 @@ def newest(begun: Mapping[str, int], now: float) -> str:
 def row_of(run: Run, sweep: str | None = None) -> Row:
     """Converts a run to a row of a sweep; by default of the sweep that trained it."""
     tags = run.data.tags
+    sweep = sweep or tags.get(SWEEP_TAG)
     return Row(
         run_id=run.info.run_id,
         name=run.info.run_name,
         experiment_id=run.info.experiment_id,
-        sweep=sweep or tags.get(SWEEP_TAG),
+        sweep=sweep,
         state=state_of(run),
         reason=tags.get(REASON_TAG, ""),
         log=tags.get(LOG_TAG, ""),
@@ -121,6 +129,7 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
         metrics={key: finite_or_not(value) for key, value in run.data.metrics.items()},
         declared=declared_in(tags),
         asked=tags.get(ASKED_TAG, ""),
+        search=tags.get(search_tag(sweep), "") if sweep else "",
     )
 
 

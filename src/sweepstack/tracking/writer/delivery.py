@@ -46,6 +46,7 @@ from sweepstack.tracking.runs_as_rows import (
     VERSION_TAG,
     member_tag,
     rungs_as_text,
+    search_tag,
 )
 from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
@@ -478,7 +479,9 @@ def _of_sweep(event: Event) -> dict[str, str]:
     if sweep is None:
         return {}
     name = as_value(sweep)  # earlier versions accepted any text as a name
-    return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}"}
+    search = event.trial.run.search.name
+    chosen = {search_tag(sweep): search} if search != "grid" else {}
+    return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}", **chosen}
 
 
 def _tags(first: Event) -> dict[str, str]:
