@@ -288,3 +288,31 @@ def test_what_was_pruned_in_a_sweep_counts_in_a_wider_one(store: Store, trials: 
     assert {name: outcomes[name].state for name in first} == {name: one.state for name, one in first.items()}
     reasons = [one.reason for name, one in outcomes.items() if name not in first]
     assert all(" of 9" in reason or " of 3" in reason for reason in reasons if reason)
+
+
+def test_a_loop_of_ones_own_is_told_to_stop_and_goes_on_from_its_state(
+    store: Store, trials: MakeTrials, tmp_path: Path, empty_database: Path
+) -> None:
+    own = {"trainer": {"_target_": "tests.training.test_own_loop.plain"}}
+    _, values = unpruned(trials(lrs=(0.1, 0.001), **own), tmp_path / "plain", empty_database)
+    outcomes = run(trials(lrs=(0.1, 0.001), **HALVING, **own), store)
+    assert [*states(outcomes).values()] == ["FINISHED", "PRUNED"]
+    assert [len(found) for found in curves(store).values()] == [9, 1]
+    assert {*states(run(trials(lrs=(0.1, 0.001), **own), store)).values()} == {"FINISHED"}
+    assert curves(store) == values
+
+
+def test_trials_that_were_pruned_out_of_one_training_share_it_again(
+    store: Store, trials: MakeTrials, tmp_path: Path, empty_database: Path
+) -> None:
+    alone = {"lrs": (0.01,), "epochs": (3, 9)}
+    _, values = unpruned(trials(**alone), tmp_path / "plain", empty_database)
+    outcomes = run(trials(**alone, **{"pruner.name": "threshold", "pruner.bound": 0.99}), store)
+    assert {one.reason for one in outcomes.values()} == {
+        f"pruned at epoch 1 by threshold: val/accuracy is {values['lr=0.01 seed=0 bs=100 epochs=9'][0]:.4f}, the bound "
+        "is 0.9900"
+    }
+    work, _ = foresee(trials(**alone), store, InProcessExecutor())
+    assert [len(one.stack.trajectories) for one in work.continued] == [1]
+    assert {*states(run(trials(**alone), store)).values()} == {"FINISHED"}
+    assert curves(store) == values

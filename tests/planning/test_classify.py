@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from sweepstack.config.schema import PrunerConfig, RunConfig
 from sweepstack.planning.classify import Decision, Resume, Reuse, Train, WaitFor, classify
 from sweepstack.planning.known_trials import CLAIMED, INTERRUPTED, SETTLED, Composition, Entry, KnownTrials
-from sweepstack.trial import Finished, Outcome
+from sweepstack.trial import Finished, Outcome, TrialState
 
 from ..stories import CHOICE, DIVERGED, DONE, ERROR, MakeTrial, fingerprint
 
@@ -87,3 +88,55 @@ def test_a_stack_that_was_left_open(trial: MakeTrial, change: dict[str, Any], wa
         [trial(number, "new") for number in wanted], KnownTrials(by_fingerprint, {"stack": members}, {}), {}
     )
     assert {type(one) for one in lost} == {Train}
+
+
+def pruned_by(name: str, **keys: Any) -> RunConfig:
+    return RunConfig(pruner=PrunerConfig(name=name, **keys))
+
+
+def test_the_same_pruner_leaves_a_trial_and_any_other_one_trains_it_on(trial: MakeTrial) -> None:
+    halving = pruned_by("halving")
+    outcome = Outcome(TrialState.PRUNED, {"val/accuracy": 0.5}, "pruned at epoch 1 by halving: 2nd of 2")
+    entry = Entry(trial(1, run=halving), None, None, INTERRUPTED, at=1.0, outcome=outcome)
+    known = KnownTrials({fingerprint(1): entry}, {}, {})
+    mine = KnownTrials({fingerprint(1): replace(entry, state=CLAIMED, session=OTHER)}, {}, {})
+    same, kept = trial(1, "new", run=halving), trial(1, "new", run=pruned_by("halving", keep=False))
+    for wanted in (same, kept):
+        left = Reuse(replace(wanted, id="sweep-1"), outcome, None, in_ledger=True)
+        assert classify([wanted], known, {}, ME) == classify([wanted], mine, {}, ME) == [left]
+        finished = classify([wanted], known, {fingerprint(1): STORED}, ME)  # by a rerun
+        assert finished == [Reuse(replace(wanted, id="sweep-1"), DONE, STORED, in_ledger=False)]
+    for run in (RunConfig(), pruned_by("median"), pruned_by("halving", factor=2)):
+        wanted = trial(1, "new", run=run)
+        (decision,) = classify([wanted], known, {}, ME)
+        assert isinstance(decision, Train)
+        assert decision.trial.id == "sweep-1"
+        assert classify([wanted], mine, {}, ME) == [WaitFor(wanted, OTHER)]  # until that command has ended
+    (again,) = classify([same], known, {}, ME, rerun=True)
+    assert again == Train(Entry(same, ME, None, CLAIMED))
+
+
+def test_a_stack_is_resumed_without_its_pruned_members(trial: MakeTrial) -> None:
+    """They stay as they are, or have left it for good."""
+    halving = pruned_by("halving")
+    one, two, three = (Entry(trial(number, run=halving), OTHER, "stack", INTERRUPTED, at=1.0) for number in (1, 2, 3))
+    three = replace(three, outcome=Outcome(TrialState.PRUNED))
+    stack = Composition("stack", (("sweep-1",), ("sweep-2",), ("sweep-3",)), CHOICE, "cpu")
+    entries = {entry.trial.fingerprint: entry for entry in (one, two, three)}
+    known = KnownTrials(entries, {"stack": [*entries.values()]}, {"stack": stack})
+    same = classify([trial(number, run=halving) for number in (1, 2, 3)], known, {}, ME)
+    assert [type(one) for one in same] == [Resume, Resume, Reuse]
+    assert isinstance(same[0], Resume)
+    assert same[0].stack == stack
+    assert {id: entry.state for id, entry in same[0].members.items()} == {
+        "sweep-1": CLAIMED,
+        "sweep-2": CLAIMED,
+        "sweep-3": INTERRUPTED,
+    }
+    plain = classify([trial(number) for number in (1, 2, 3)], known, {}, ME)
+    assert [type(one) for one in plain] == [Resume, Resume, Train]
+    assert isinstance(plain[0], Resume)
+    assert plain[0].stack.trajectories == (("sweep-1",), ("sweep-2",))
+    (alone,) = classify([trial(1)], known, {}, ME)
+    assert isinstance(alone, Resume)
+    assert alone.members["sweep-3"] == three

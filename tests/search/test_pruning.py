@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
 
+from sweepstack.config.parsing import parse
 from sweepstack.config.schema import PrunerConfig
+from sweepstack.errors import ConfigError
 from sweepstack.planning.compatibility import setting_key
 from sweepstack.search.pruning import (
     KnownRungs,
@@ -201,3 +204,19 @@ def test_what_a_command_knows_of_a_trial_is_what_its_worker_knows(trial: Any, di
     assert [*worker.decide().leaving] == ["1"]
     assert standings.known([one]) is not known
     assert Standings(PrunerConfig()).known([one]) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"pruner.name": "halving", "search.name": "nsga2"}, "judges by one objective, and search=nsga2 has two"),
+        ({"pruner.name": "median", "validation_split": 0.0}, "validation_split must hold data out for pruner=median"),
+        ({"pruner.name": "threshold"}, "pruner.bound is required and missing: the val/accuracy at which a trial ends"),
+        ({"pruner.name": "median", "pruner.patience": 2}, "should be 3, because it is a key of pruner=patient, got 2"),
+        ({"pruner.name": "halvng"}, "pruner.name should be 'none', 'halving'"),
+    ],
+)
+def test_a_mistake_is_one_line(digits_plain: Any, changes: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(line)) as caught:
+        parse(digits_plain(changes))
+    assert "\n" not in str(caught.value)

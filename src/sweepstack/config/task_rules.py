@@ -100,15 +100,18 @@ def check_selection(config: TrialConfig) -> None:
 
 
 def check_pruner(config: Config) -> None:
-    """Checks that held-out data decide which trials are pruned, and that the pruner has what it needs.
+    """Checks that held-out data and one objective decide which trials are pruned, and that the pruner has its bound.
 
     Raises:
-        ConfigError: the test data would decide, or the bound is missing.
+        ConfigError: the test data would decide, there are two objectives, or the bound is missing.
     """
     pruner, trial = config.run.pruner, config.trial
     if pruner.name != "none" and trial.selecting_part == "test":
         rule = f"validation_split must hold data out for pruner={pruner.name}, which would else select by the test data"
         raise ConfigError(rule, trial.validation_split, HOLD_OUT)
+    if pruner.name != "none" and config.run.search.name == "nsga2":
+        rule = f"pruner={pruner.name} judges by one objective, and search=nsga2 has two"
+        raise ConfigError(rule, remedy="leave out the pruner, or choose another search")
     if pruner.name == "threshold" and pruner.bound is None:
         rule = f"pruner.bound is required and missing: the {trial.objective} at which a trial ends"
         raise ConfigError(rule, remedy="give it, for example pruner.bound=0.5")

@@ -83,6 +83,8 @@ def classify(
         elif entry.state == CLAIMED and entry.session != session and (entry.outcome is None or goes_on):
             return WaitFor(trial, entry.session)
         elif entry.outcome is not None and not goes_on and (entry.state != INTERRUPTED or is_pruned(entry)):
+            if is_pruned(entry) and recorded is not None:  # somebody has trained it to its end
+                return Reuse(_renewed(trial, entry), recorded.outcome, recorded, in_ledger=False)
             # also a trial that has just failed in another session
             return Reuse(_renewed(trial, entry), entry.outcome, recorded, in_ledger=True)
         elif (found := resumed.get(entry.stack or "")) is not None and entry.trial.id in found[1]:

@@ -1,2 +1,2 @@
 """Which trial is next. Read `strategy` first: ask and tell; `space` is what is searched. Optuna lives in
-`optuna_strategy`, nowhere else."""
+`optuna_strategy`, nowhere else. `pruning` decides which trial ends early."""
