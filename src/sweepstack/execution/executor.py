@@ -18,6 +18,8 @@ class Trained:
 
     parts: Parts | None = None
     """The parts into which the stack is to be cut; None if every wanted trial has ended."""
+    settings: tuple[StackSettings, ...] = ()
+    """What a worker has measured for each of `Assignment.groups`."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,15 @@ class LastingExecutor(Executor, Protocol):
 
     def leaves_workers(self, error: BaseException) -> bool:
         """Returns whether the workers go on when this error ends the command; `close` then leaves them alone."""
+
+
+@runtime_checkable
+class MeasuringExecutor(Executor, Protocol):
+    """An executor whose workers measure, too: `submit` takes assignments with `Assignment.groups`."""
+
+    @property
+    def kind_of_machine(self) -> str:
+        """Names the machines of its workers, such as by an address. What was measured there is remembered under it."""
 
 
 @dataclass(frozen=True)

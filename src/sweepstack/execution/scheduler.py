@@ -74,7 +74,7 @@ def execute(
                     later = session.artifacts(trial)  # the journal was delivered meanwhile, which moves the files
                     _ = later is not None and _keep_files(trial, later)
                 skip(trial, outcome, "it was trained before")
-            chosen = engine.choose(work.fresh, work.resumed, lambda: wait_for_quiet(store))
+            chosen = engine.choose(work.fresh, work.resumed, lambda: wait_for_quiet(store), session)
             stacks = [*work.resumed, *session.keep_plan(chosen.plan.stacks)]
             lines = [*describe_work(work), *([summary(chosen.plan)] if work.fresh else [])]
             lines = lines if len(trials) > 1 else describe_work(work)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweepstack.execution.assignment import Assignment
+from sweepstack.execution.assignment import Assignment, Groups
 from sweepstack.journal.codec import UnreadableError, stored_trial, trial_as_json
 from sweepstack.planning.plan import Stack, Trajectory
 from sweepstack.trial import StackSettings, Trial
@@ -25,6 +25,7 @@ def assignment_as_json(assignment: Assignment) -> dict[str, Any]:
         "device": stack.device,
         "wanted": sorted(assignment.wanted),
         "keep": assignment.keep,
+        "groups": None if assignment.groups is None else vars(assignment.groups),
     }
 
 
@@ -49,7 +50,10 @@ def assignment_from_json(content: Mapping[str, Any], checkpoints: Path) -> Assig
         content["note"],
         content["device"],
     )
-    return Assignment(stack, frozenset(content["wanted"]), checkpoints, content["keep"])
+    groups = None
+    if (of := content["groups"]) is not None:
+        groups = Groups(tuple(of["sizes"]), tuple(of["counts"]), of["threads"], of["parts"])
+    return Assignment(stack, frozenset(content["wanted"]), checkpoints, content["keep"], groups)
 
 
 def _trial(content: Mapping[str, Any], device: str) -> Trial:

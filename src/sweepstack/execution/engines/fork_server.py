@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from sweepstack.child_process import end_with_parent
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Answer, Assignment, Reporter
 from sweepstack.execution.engines.channel import ASSIGNMENT, versions
 from sweepstack.execution.engines.worker_side import FileSink, do_assignment
 from sweepstack.execution.worker import load_training
 
 POLL_SECONDS = 0.1
 """Seconds between two looks for ended workers where the kernel cannot tell."""
-Train = Callable[[Assignment, Reporter], Parts | None]
+Work = Callable[[Assignment, Reporter], Answer]
 
 
 class WorkerServer:
@@ -109,10 +109,10 @@ class ForkServer(WorkerServer):
     """Forks workers; see the file. It and its workers end with this process.
 
     Args:
-        train: trains a stack, in a worker.
+        work: does an assignment, in a worker; see `worker.do`.
     """
 
-    def __init__(self, train: Train) -> None:
+    def __init__(self, work: Work) -> None:
         ours, theirs = socket.socketpair()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
@@ -125,7 +125,7 @@ class ForkServer(WorkerServer):
             try:
                 end_with_parent(parent)
                 ours.close()
-                serve(theirs, train, _load)
+                serve(theirs, work, _load)
             finally:
                 os._exit(0)
         theirs.close()
@@ -144,12 +144,12 @@ def _load(folder: Path) -> None:
         versions()
 
 
-def serve(orders: socket.socket, train: Train, before: Callable[[Path], None] = lambda _: None) -> None:
+def serve(orders: socket.socket, work: Work, before: Callable[[Path], None] = lambda _: None) -> None:
     """The server: starts workers until its parent is gone.
 
     Args:
         orders: the connection to its parent.
-        train: trains a stack, in a worker.
+        work: does an assignment, in a worker; see `worker.do`.
         before: called in the server with the folder of an assignment, before its worker is forked.
     """
     os.setsid()  # Ctrl-C reaches the command alone, which then asks its workers to stop
@@ -179,7 +179,7 @@ def serve(orders: socket.socket, train: Train, before: Callable[[Path], None] = 
                 folder = Path(json.loads(line)["folder"])
                 before(folder)
                 gc.freeze()  # the collector of a worker would write to what it shares with this process, and so copy it
-                worker = _fork(folder, train, orders)
+                worker = _fork(folder, work, orders)
                 workers[worker] = os.pidfd_open(worker) if hasattr(os, "pidfd_open") else -1
                 orders.sendall(json.dumps({"started": worker}).encode() + b"\n")
 
@@ -193,7 +193,7 @@ def how_it_ended(code: int) -> str:
     return f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
 
 
-def _fork(folder: Path, train: Train, orders: socket.socket) -> int:
+def _fork(folder: Path, work: Work, orders: socket.socket) -> int:
     server = os.getpid()
     worker = os.fork()
     if worker:
@@ -202,7 +202,7 @@ def _fork(folder: Path, train: Train, orders: socket.socket) -> int:
     try:
         end_with_parent(server)
         orders.close()
-        do_assignment(folder, FileSink(folder), train, json.loads((folder / ASSIGNMENT).read_text()))
+        do_assignment(folder, FileSink(folder), work, json.loads((folder / ASSIGNMENT).read_text()))
         code = 0
     finally:
         for stream in (sys.stdout, sys.stderr):

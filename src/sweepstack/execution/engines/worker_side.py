@@ -22,7 +22,7 @@ from typing import Any, NoReturn, Protocol
 from sweepstack.error_log import log_traceback
 from sweepstack.errors import UserError, one_line
 from sweepstack.events import Ended, Event
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Answer, Assignment, Parts, Reporter
 from sweepstack.execution.engines.assignment_file import assignment_from_json
 from sweepstack.execution.engines.channel import CONTROL, EVENTS, FILES, checkpoints_of, versions
 from sweepstack.files.owner_only import FILE
@@ -164,14 +164,14 @@ def unlike_versions(of_command: Mapping[str, str]) -> str:
 
 
 def do_assignment(
-    folder: Path, sink: Sink, train: Callable[[Assignment, Reporter], Parts | None], content: Mapping[str, Any]
+    folder: Path, sink: Sink, work: Callable[[Assignment, Reporter], Answer], content: Mapping[str, Any]
 ) -> None:
-    """What a worker does: trains a stack and reports to a sink how that went, whatever happens.
+    """What a worker does: trains a stack, or measures, and reports to a sink how that went, whatever happens.
 
     Args:
         folder: the folder of the assignment, under the path that it has for this worker.
         sink: where it reports to.
-        train: trains a stack; see `worker.run_stack`.
+        work: does the assignment; see `worker.do`.
         content: the content of the assignment's file.
     """
     signal.signal(signal.SIGTERM, _interrupt)
@@ -184,7 +184,7 @@ def do_assignment(
     try:
         with reporter.alive(content["lease"], content["look"]):
             assignment = assignment_from_json(content, checkpoints_of(folder))
-            parts = train(_with_folder(assignment, folder / FILES), reporter)
+            answer = work(_with_folder(assignment, folder / FILES), reporter)
     except UserError as error:
         reporter.send(_as_json(error))
     except KeyboardInterrupt as stop:
@@ -193,7 +193,13 @@ def do_assignment(
         log_traceback(error)
         reporter.send({"failed": one_line(error), "traceback": "".join(traceback.format_exception(error))})
     else:
-        reporter.send({"done": None if parts is None else {"indices": parts.indices, "note": parts.note}})
+        match answer:
+            case Parts():
+                reporter.send({"done": {"indices": answer.indices, "note": answer.note}})
+            case None:
+                reporter.send({"done": None})
+            case settings:
+                reporter.send({"done": {"settings": [vars(one) for one in settings]}})
     sink.sync()
 
 

@@ -18,22 +18,22 @@ from sweepstack.child_process import end_with_parent
 from sweepstack.config.code_digest import digest
 from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.errors import UserError
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Answer, Assignment, Reporter
 from sweepstack.execution.engines.assignment_file import assignment_from_json
 from sweepstack.execution.engines.channel import ASSIGNMENT, checkpoints_of, versions
 from sweepstack.execution.engines.fork_server import serve
-from sweepstack.execution.worker import load_data_of, load_training, run_stack
+from sweepstack.execution.worker import do, load_data_of, load_training
 
 
-def train(assignment: Assignment, reporter: Reporter) -> Parts | None:
-    """Trains a stack if the code of its trials is the same here; see `worker.run_stack`.
+def work(assignment: Assignment, reporter: Reporter) -> Answer:
+    """Does an assignment if the code of its trials is the same here; see `worker.do`.
 
     Args:
         assignment: the stack.
         reporter: receives the events of its trials.
 
     Raises:
-        UserError: see `run_stack`; or the code is missing here, or differs.
+        UserError: see `do`; or the code is missing here, or differs.
     """
     for trial in assignment.stack.trials:
         if trial.fingerprint and Fingerprint.parse(trial.fingerprint).code != digest(trial.config):
@@ -45,7 +45,7 @@ def train(assignment: Assignment, reporter: Reporter) -> Parts | None:
                 f"on {socket.gethostname()}, or is another version",
                 remedy="install the same there, or start the Dask workers in the folder of the command",
             )
-    return run_stack(assignment, reporter)
+    return do(assignment, reporter)
 
 
 def warm_up() -> None:
@@ -87,7 +87,7 @@ def main(parent: int) -> None:
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     warm_up()
-    serve(orders, train, load)
+    serve(orders, work, load)
 
 
 if __name__ == "__main__":
