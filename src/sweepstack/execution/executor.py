@@ -125,6 +125,14 @@ class MeasuringExecutor(Executor, Protocol):
         """Names the machines of its workers, such as by an address. What was measured there is remembered under it."""
 
 
+@runtime_checkable
+class NotifiedExecutor(Executor, Protocol):
+    """An executor that is told when a worker has ended or has done its assignment, so that it need not be polled."""
+
+    def wait(self, seconds: float) -> None:
+        """Returns when it was told so; after some seconds at the latest."""
+
+
 @dataclass(frozen=True)
 class Done:
     """The handle of a stack that is trained already."""

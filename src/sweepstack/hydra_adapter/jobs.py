@@ -163,7 +163,7 @@ class HydraJobs(InProcessExecutor, Listener):
         if others or own is None or own.fingerprint != trial.fingerprint:
             return super().train_in_worker(assignment, reporter)
         job = self.compose(trial.number)
-        with inside(job) as folder:
+        with inside(job) as folder, _own_log_handlers():  # this process may do further stacks
             folder.mkdir(parents=True, exist_ok=True)
             configure_log(job.hydra.job_logging, job.hydra.verbose)
             if job.hydra.job.chdir:

@@ -28,7 +28,7 @@ from sweepstack.execution.engines.channel import CONTROL, EVENTS, FILES, checkpo
 from sweepstack.files.owner_only import FILE
 from sweepstack.journal.codec import encode_line, event_as_json
 from sweepstack.planning.plan import Trajectory
-from sweepstack.trial import Verdict
+from sweepstack.trial import TrialState, Verdict
 
 BEATS_PER_LEASE = 6
 """Signs of life that a worker gives in the time after which it counts as lost without one."""
@@ -65,6 +65,10 @@ class FileSink:
         """See `Sink`."""
         os.fsync(self._file)
 
+    def close(self) -> None:
+        """Nothing is written any more."""
+        os.close(self._file)
+
     def control(self) -> Mapping[str, Any]:
         """See `Sink`."""
         try:
@@ -91,6 +95,8 @@ class WorkerReporter:
         self._stop = ""
         self._stopped_trials: frozenset[str] = frozenset()
         self._over = threading.Event()
+        self.all_finished = True
+        """True if no trial has ended otherwise than FINISHED."""
 
     def emit(self, event: Event) -> Verdict:
         """See `Reporter`."""
@@ -99,6 +105,7 @@ class WorkerReporter:
         if isinstance(event, Ended):
             content["files"] = [str(file.relative_to(self._root)) for file in event.files]
             content["traceback"] = event.outcome.traceback
+            self.all_finished = self.all_finished and event.outcome.state is TrialState.FINISHED
             self._sink.sync()
         self.send(content)
         return Verdict.STOP if event.trial.id in self._stopped_trials else Verdict.CONTINUE
@@ -164,8 +171,12 @@ def unlike_versions(of_command: Mapping[str, str]) -> str:
 
 
 def do_assignment(
-    folder: Path, sink: Sink, work: Callable[[Assignment, Reporter], Answer], content: Mapping[str, Any]
-) -> None:
+    folder: Path,
+    sink: Sink,
+    work: Callable[[Assignment, Reporter], Answer],
+    content: Mapping[str, Any],
+    on_well: Callable[[], None] = lambda: None,
+) -> bool:
     """What a worker does: trains a stack, or measures, and reports to a sink how that went, whatever happens.
 
     Args:
@@ -173,6 +184,11 @@ def do_assignment(
         sink: where it reports to.
         work: does the assignment; see `worker.do`.
         content: the content of the assignment's file.
+        on_well: called before it is reported that all has ended well.
+
+    Returns:
+        True if all has ended well, so that this process can do a further assignment: a process in which a training has
+        failed or was stopped may have lost memory, or the use of a device.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     reporter = WorkerReporter(sink, folder / FILES)
@@ -180,7 +196,8 @@ def do_assignment(
     if unlike := unlike_versions(content["versions"]):
         rule = f"a worker must have the versions of the command: {unlike}"
         reporter.send(_as_json(UserError(rule, remedy="install the same there")))
-        return
+        return False
+    is_well = False
     try:
         with reporter.alive(content["lease"], content["look"]):
             assignment = assignment_from_json(content, checkpoints_of(folder))
@@ -197,10 +214,13 @@ def do_assignment(
             case Parts():
                 reporter.send({"done": {"indices": answer.indices, "note": answer.note}})
             case None:
+                if is_well := reporter.all_finished:
+                    on_well()
                 reporter.send({"done": None})
             case settings:
                 reporter.send({"done": {"settings": [vars(one) for one in settings]}})
     sink.sync()
+    return is_well
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

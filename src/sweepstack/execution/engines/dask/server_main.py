@@ -6,12 +6,12 @@ input, a socket. It ends with the Dask worker, whose process is PID.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sweepstack.blame import contained
 from sweepstack.child_process import end_with_parent
@@ -20,7 +20,7 @@ from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.errors import UserError
 from sweepstack.execution.assignment import Answer, Assignment, Reporter
 from sweepstack.execution.engines.assignment_file import assignment_from_json
-from sweepstack.execution.engines.channel import ASSIGNMENT, checkpoints_of, versions
+from sweepstack.execution.engines.channel import versions
 from sweepstack.execution.engines.fork_server import serve
 from sweepstack.execution.worker import do, load_data_of, load_training
 
@@ -57,20 +57,18 @@ def warm_up() -> None:
     versions()
 
 
-def load(folder: Path) -> None:
-    """Loads the data of an assignment, so that the process that trains it has them at once. It meets the errors.
+def load(content: Mapping[str, Any]) -> None:
+    """Loads the data of an assignment, so that the process that trains it has them at once.
 
     Args:
-        folder: the folder of the assignment.
+        content: the content of the assignment's file.
     """
-    with contextlib.suppress(Exception):
-        from sweepstack.training.hardware import choose_device
+    from sweepstack.training.hardware import choose_device
 
-        content = json.loads((folder / ASSIGNMENT).read_text())
-        trial = assignment_from_json(content, checkpoints_of(folder)).stack.trials[0]
-        if choose_device(trial.run.device).type == "cpu":  # a process cannot use a GPU that its parent has used
-            with contained():
-                load_data_of(trial)
+    trial = assignment_from_json(content, Path()).stack.trials[0]
+    if choose_device(trial.run.device).type == "cpu":  # a process cannot use a GPU that its parent has used
+        with contained():
+            load_data_of(trial)
 
 
 def main(parent: int) -> None:
