@@ -66,9 +66,9 @@ class Timed(CheckpointManager):
     saves = 0
     seconds = 0.0
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], pruned_at: int | None = None) -> None:
         began = time.perf_counter()
-        super().save(state)
+        super().save(state, pruned_at)
         self.seconds += time.perf_counter() - began
         self.saves += 1
 

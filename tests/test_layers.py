@@ -29,6 +29,7 @@ FLOORS = {
     "planning": 5,
     "journal": 6,
     "training": 6,
+    "search": 6,
     "tracking": 7,
     "inference": 7,
     "execution": 8,
@@ -47,6 +48,7 @@ HOMES = {
     "mlflow": ("tracking",),
     "pandas": ("results", "data_files"),
     "hydra": ("hydra_adapter",),
+    "optuna": ("search",),
     "distributed": ("execution",),
 }
 """Libraries, each with the only folders that know it."""

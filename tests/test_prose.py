@@ -14,8 +14,8 @@ RETIRED = {
 }
 """Words that no name in `src` contains any more; the field has better ones: repeated, distance, temporary, metrics,
 replay, checkpoints, param, missing, index, section, session, message, describe."""
-ALLOWED = {"NOT_TOLD_APART", "set_aside", "_set_aside", "note_set_aside"}
-"""Names with a retired word in a meaning of its own: a mark that users see, a table."""
+ALLOWED = {"NOT_TOLD_APART", "set_aside", "_set_aside", "note_set_aside", "tell"}
+"""Names with a retired word in a meaning of its own: a mark that users see, a table, ask and tell of a search."""
 RETIRED_PHRASES = ("anew", "gone on with", "is mended", "must be mended", "in company", "hear of", "hears of")
 """Phrases that no text in `src` contains any more."""
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")

@@ -105,7 +105,7 @@ def _run(cfg: DictConfig) -> float:
     outcomes = execute(prepared, store, executor, [Log()])
     outcome = outcomes[prepared.trials[0].fingerprint]  # among others, where the stack of an earlier sweep was resumed
     if not in_sweep:
-        if outcome.state is not TrialState.FINISHED:
+        if outcome.state not in (TrialState.FINISHED, TrialState.PRUNED):
             raise SystemExit(FAILED)
         own = own_options(trial.run.tracking.uri)
         if undelivered():  # the session has printed why
@@ -179,7 +179,7 @@ class AfterSweep(Callback):
         """Returns the exit code. If no job has reported, a launcher has trained in other processes, and the recorded
         states decide."""
         failed = any(math.isnan(objective) for objective in self._objectives)
-        if failed or (not self._objectives and {*states} - {TrialState.FINISHED}):
+        if failed or (not self._objectives and {*states} - {TrialState.FINISHED, TrialState.PRUNED}):
             return FAILED
         return WAITING if self._undelivered(config) else OK
 

@@ -23,6 +23,8 @@ PICTURES = "first_images.png"
 """File with the first training images, if `pictures` asks for them."""
 REPLICATES = ("seed", "fold")
 """Params in which the trials of one setting differ: each pair of their values is a replicate."""
+PRUNED_STATE = "pruned-{step}"
+"""The folder, in that of a stack's checkpoints, with the state of the trials that were pruned at a step."""
 OWN_FILES = "files"
 """The folder, in that of the trial, for the files of a loop of the user's own."""
 
@@ -33,6 +35,8 @@ class TrialState(enum.StrEnum):
     FINISHED = "FINISHED"
     FAILED = "FAILED"
     KILLED = "KILLED"
+    PRUNED = "PRUNED"
+    """A pruner has ended it before its last epoch."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ class Verdict(enum.Enum):
 
     CONTINUE = enum.auto()
     STOP = enum.auto()
+    """The trial ends KILLED."""
+    PRUNE = enum.auto()
+    """The trial ends PRUNED."""
 
 
 OnMeasured = Callable[[Measurement], Verdict | None]
@@ -114,15 +121,24 @@ class Outcome:
     """The traceback of the exception that ended it, for the log."""
     diverged: bool = False
     """True if it FAILED because its loss was not finite."""
+    rungs: Mapping[int, float] = field(default_factory=dict)
+    """The objective at the rungs of the sweep's pruner that the trial has reached; see `search/pruning.py`."""
 
     @property
     def settled(self) -> bool:
         """True if the fingerprint alone determines the outcome, so that training again would change nothing."""
         return self.state is TrialState.FINISHED or self.diverged
 
+    @property
+    def final(self) -> bool:
+        """True if the same command does not train the trial again: it is settled, or PRUNED."""
+        return self.settled or self.state is TrialState.PRUNED
+
     def objective(self, config: TrialConfig) -> float:
-        """Returns the metric that selects the best trial; NaN if the trial did not finish."""
-        return self.metrics[config.objective] if self.state is TrialState.FINISHED else math.nan
+        """Returns the metric that selects the best trial, of a PRUNED one the last value; NaN if the trial did neither
+        finish nor was pruned."""
+        is_known = self.state in (TrialState.FINISHED, TrialState.PRUNED)
+        return self.metrics.get(config.objective, math.nan) if is_known else math.nan
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sweepstack.config.schema import (
     Config,
     CosineSchedule,
     EngineConfig,
+    PrunerConfig,
     TaskConfig,
 )
 from sweepstack.errors import ConfigError
@@ -63,10 +64,25 @@ def test_the_defaults_are_those_that_the_yaml_file_shows(digits_config, digits_r
     shown: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "config.yaml"))
     shown["tracking"]["sweep"] = digits_run().tracking.sweep
     plain = {**digits_config().model_dump(), **digits_run().model_dump()}
-    given = {"dataset", "model", "optimizer", "schedule", "epochs", "batch_size", "device", "task", "augment", "engine"}
+    given = {
+        "dataset",
+        "model",
+        "optimizer",
+        "schedule",
+        "epochs",
+        "batch_size",
+        "device",
+        "task",
+        "augment",
+        "engine",
+        "pruner",
+        "search",
+    }
     assert {key: shown[key] for key in plain.keys() - given} == {key: plain[key] for key in plain.keys() - given}
     engine: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "engine" / "auto.yaml"))
     assert EngineConfig.model_validate({**shown["engine"], **engine}) == EngineConfig() == digits_run().engine
+    pruner: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "pruner" / "none.yaml"))
+    assert PrunerConfig.model_validate({**shown["pruner"], **pruner}) == PrunerConfig() == digits_run().pruner
     task: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "task" / "classification.yaml"))
     assert TaskConfig.model_validate(task) == TaskConfig()
     augment: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "augment" / "none.yaml"))

@@ -1,7 +1,8 @@
 """The sweeper of grids for Hydra. Hydra imports this at every start, so it must import little."""
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +18,7 @@ from hydra_plugins.sweepstack._registering import register
 from sweepstack.errors import ConfigError
 
 if TYPE_CHECKING:
+    from sweepstack.hydra_adapter.composer import Composer
     from sweepstack.hydra_adapter.jobs import HydraJobs
 
 
@@ -62,6 +64,7 @@ class SweepstackSweeper(sweeper.Sweeper):
         from sweepstack.hydra_adapter.grids import jobs_of
         from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
         from sweepstack.hydra_adapter.job_context import inside
+        from sweepstack.hydra_adapter.search.read_space import searches
         from sweepstack.hydra_adapter.show_configs import asked
         from sweepstack.hydra_adapter.trials import asked_of
 
@@ -72,6 +75,8 @@ class SweepstackSweeper(sweeper.Sweeper):
             self.launcher.composer = composer
         elif asked() is not None:
             raise ConfigError("--multirun --cfg shows jobs of hydra/launcher=sweepstack", remedy="choose that launcher")
+        if searches(self.config, arguments):
+            return self._search(composer, arguments)
         jobs = jobs_of(composer, self.config, arguments)
         composer.asked = asked_of(jobs)
         if trains_elsewhere(self.config):
@@ -84,20 +89,40 @@ class SweepstackSweeper(sweeper.Sweeper):
                     composer.folders.take(folder, number)
         if asked() is None and not self._shows_a_plan(arguments):
             return self._launch(jobs, self.max_batch_size)
-        with tempfile.TemporaryDirectory() as folder:  # a dry run keeps no files and makes one plan for all jobs
-            sweep = self.config.hydra.sweep
-            with read_write(sweep), open_dict(sweep):  # Hydra 1.4 makes each section read-only
-                sweep.dir = folder
+        with self._without_files():
             self._launch(jobs, None)
         raise SystemExit(0)  # without it, Hydra would call callbacks for the end of a sweep
 
-    def _launch(self, jobs: list[list[str]], batch_size: int | None) -> list[Sequence[JobReturn]]:
-        """Launches the jobs in batches, as Hydra's basic sweeper does."""
+    def _search(self, composer: "Composer", arguments: list[str]) -> Sequence[JobReturn]:
+        """Trains points of a space instead of a list of jobs."""
+        from sweepstack.hydra_adapter.search.launcher import launch_search
+
         assert self.config is not None
-        assert self.launcher is not None
+        assert self.hydra_context is not None
+        with self._without_files() if self._shows_a_plan(arguments) else contextlib.nullcontext():
+            self._save_config()
+            return launch_search(self.hydra_context, self.config, composer, arguments)
+
+    @contextlib.contextmanager
+    def _without_files(self) -> Iterator[None]:
+        """Puts the files of the sweep into a temporary folder for the block: a dry run keeps none."""
+        assert self.config is not None
+        with tempfile.TemporaryDirectory() as folder:
+            sweep = self.config.hydra.sweep
+            with read_write(sweep), open_dict(sweep):  # Hydra 1.4 makes each section read-only
+                sweep.dir = folder
+            yield
+
+    def _save_config(self) -> None:
+        assert self.config is not None
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
+
+    def _launch(self, jobs: list[list[str]], batch_size: int | None) -> list[Sequence[JobReturn]]:
+        """Launches the jobs in batches, as Hydra's basic sweeper does."""
+        assert self.launcher is not None
+        self._save_config()
         returns: list[Sequence[JobReturn]] = []
         first = 0
         size = len(jobs) if batch_size in (None, -1) else batch_size

@@ -30,7 +30,7 @@ from sweepstack.config.schema import (
     WarmupCosineSchedule,
     WarmupSchedule,
 )
-from sweepstack.config.task_rules import check_selection, check_split, check_task, check_training
+from sweepstack.config.task_rules import check_pruner, check_selection, check_split, check_task, check_training
 from sweepstack.errors import ConfigError, UserError, did_you_mean
 from sweepstack.masking import hide_in
 
@@ -81,6 +81,7 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
     check_task(config.trial)
     check_selection(config.trial)
     check_training(config.trial)
+    check_pruner(config)
     return config
 
 

@@ -29,6 +29,8 @@ from sweepstack.metrics import CLASSIFICATION, KNOWN, OWN_METRIC, Mode, bare_nam
 
 MAX_SEED = 2**63 - 1
 """The largest seed that PyTorch accepts."""
+MAX_SEARCH_SEED = 2**32 - 1
+"""The largest seed of a search, which NumPy accepts."""
 GROUPS = ("dataset", "model", "optimizer", "schedule")
 """The config groups: each choice in a group brings a whole section of the config."""
 
@@ -522,12 +524,94 @@ AnyEngine = Annotated[
 ]
 
 
+PRUNER_KEYS = {
+    "factor": ("halving", "hyperband"),
+    "min_trials": ("median",),
+    "bound": ("threshold",),
+    "patience": ("patient",),
+    "min_delta": ("patient",),
+}
+"""Keys of `pruner` that only some pruners have."""
+
+
+class PrunerConfig(Section):
+    """Which trials of a sweep end before their last epoch, by the objective on held-out data. Trials that differ only
+    in seed and fold are judged together, by their mean.
+
+    `halving`: of the settings that reach `min_epochs`, and each `factor` times as many epochs, one in `factor` goes on.
+    `hyperband`: the same in several brackets that begin later and later. `median`: a setting ends whose best value is
+    worse than the median of the running means of at least `min_trials` settings. `threshold`: one ends that is worse
+    than `bound`. `patient`: one ends that has not got better by more than `min_delta` for `patience` epochs. With
+    `keep`, the state of a pruned trial is kept, so that it can be trained to its end.
+    """
+
+    name: Annotated[
+        Literal["none", "halving", "hyperband", "median", "threshold", "patient"], Field(examples=["halving"])
+    ] = "none"
+    factor: Annotated[Int, Field(ge=2, examples=[3])] = 3
+    min_epochs: Annotated[Int, Field(ge=1, examples=[1])] = 1
+    min_trials: Annotated[Int, Field(ge=2, examples=[4])] = 4
+    bound: Annotated[Float | None, Field(examples=[0.5])] = None
+    patience: Annotated[Int, Field(ge=1, examples=[3])] = 3
+    min_delta: Annotated[Float, Field(ge=0, examples=[0.0])] = 0.0
+    keep: Annotated[bool, Field(strict=True, examples=["true"])] = True
+
+    @field_validator(*PRUNER_KEYS)
+    @classmethod
+    def _check_pruner(cls, value: Any, info: ValidationInfo) -> Any:
+        pruners = PRUNER_KEYS[str(info.field_name)]
+        default = cls.model_fields[str(info.field_name)].default
+        if value != default and info.data.get("name", pruners[0]) not in pruners:
+            shown = "null" if default is None else default
+            raise ValueError(f"Input should be {shown}, because it is a key of pruner={' and pruner='.join(pruners)}")
+        return value
+
+    @property
+    def compares(self) -> bool:
+        """True if a trial is judged by those of other settings."""
+        return self.name in ("halving", "hyperband", "median")
+
+    def decides_as(self, other: PrunerConfig) -> bool:
+        """True if another config prunes the same trials."""
+        return self.model_copy(update={"keep": other.keep}) == other
+
+
 class CheckpointConfig(Section):
     """When the state of a training is saved, so that it can be resumed: after an epoch, if `every` seconds have passed
     since the last time. `keep` keeps the checkpoints of trials that have ended."""
 
     every: Annotated[Float, Field(ge=0, examples=[10.0])] = 10.0
     keep: Annotated[bool, Field(strict=True, examples=["true"])] = False
+
+
+class SearchConfig(Section):
+    """Which settings of a sweep are trained: the whole grid, or points of a space that a search chooses one after the
+    other. It changes no weights.
+
+    The budget is a number of `trials`, of trial-epochs (`epochs`), of `minutes`, or ends after `patience` points in a
+    row without a better objective; whichever is used up first. `seeds` trials of each point, with seeds from `seed` of
+    the config on, make its objective by their mean. At most `width` points are trained at a time. `seed` is that of the
+    search. `zip` names keys whose lists are read side by side instead of multiplied, `when` searched keys that a point
+    has only if another one has a certain value.
+    """
+
+    name: Annotated[
+        Literal["grid", "random", "qmc", "tpe", "cmaes", "gp", "nsga2"],
+        Field(examples=["tpe"]),
+    ] = "grid"
+    trials: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[64])] = None
+    epochs: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[320])] = None
+    minutes: Annotated[Annotated[Float, Field(gt=0)] | None, Field(examples=[30])] = None
+    patience: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[20])] = None
+    seed: Annotated[Int, Field(ge=0, le=MAX_SEARCH_SEED, examples=[0])] = 0
+    seeds: Annotated[Int, Field(ge=1, examples=[3])] = 1
+    width: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[8])] = None
+    zip: Annotated[tuple[tuple[str, ...], ...], Field(examples=["[[batch_size,optimizer.lr]]"])] = ()
+    when: Annotated[
+        tuple[tuple[str, str], ...],
+        BeforeValidator(lambda value: tuple(value.items()) if isinstance(value, dict) else value),
+        Field(examples=["{optimizer.momentum: optimizer=sgd}"]),
+    ] = ()
 
 
 class EarlyStoppingConfig(Section):
@@ -669,6 +753,8 @@ class RunConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     launch: LaunchConfig = LaunchConfig()
     engine: Annotated[AnyEngine, Mark.LATER] = EngineConfig()
+    pruner: Annotated[PrunerConfig, Field(examples=["halving"]), Mark.LATER] = PrunerConfig()
+    search: Annotated[SearchConfig, Mark.LATER] = SearchConfig()
     rerun: Annotated[bool, Field(strict=True, examples=["true"])] = False
     retries: Annotated[Int, Field(ge=0, examples=[2])] = 0
     max_failures: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[10])] = None

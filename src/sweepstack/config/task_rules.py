@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from sweepstack.config.schema import MetricConfig, PlateauSchedule, TrialConfig, WarmupCosineSchedule
+from sweepstack.config.schema import Config, MetricConfig, PlateauSchedule, TrialConfig, WarmupCosineSchedule
 from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.metrics import BEST, KNOWN, MULTILABEL, OWN_METRIC, REGRESSION, bare_name
 
@@ -97,6 +97,21 @@ def check_selection(config: TrialConfig) -> None:
     if used and config.selecting_part == "test":
         rule = f"validation_split must hold data out for {used[0]}, which would else select by the test data"
         raise ConfigError(rule, config.validation_split, HOLD_OUT)
+
+
+def check_pruner(config: Config) -> None:
+    """Checks that held-out data decide which trials are pruned, and that the pruner has what it needs.
+
+    Raises:
+        ConfigError: the test data would decide, or the bound is missing.
+    """
+    pruner, trial = config.run.pruner, config.trial
+    if pruner.name != "none" and trial.selecting_part == "test":
+        rule = f"validation_split must hold data out for pruner={pruner.name}, which would else select by the test data"
+        raise ConfigError(rule, trial.validation_split, HOLD_OUT)
+    if pruner.name == "threshold" and pruner.bound is None:
+        rule = f"pruner.bound is required and missing: the {trial.objective} at which a trial ends"
+        raise ConfigError(rule, remedy="give it, for example pruner.bound=0.5")
 
 
 def check_training(config: TrialConfig) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from sweepstack.events import Event
 from sweepstack.planning.plan import Stack
+from sweepstack.search.pruning import KnownRungs
 from sweepstack.trial import StackSettings, Verdict
 
 
@@ -36,6 +37,8 @@ class Assignment:
     """The folder for the checkpoints of the stack."""
     keep: bool
     """True if the checkpoints stay even after all wanted trials are settled."""
+    rungs: KnownRungs | None = None
+    """What the pruner of the sweep decides by, as it is known now; None without a pruner."""
     groups: Groups | None = None
     """What is to be measured of the stack's trajectories, which are not trained then; None: they are trained."""
 

@@ -10,6 +10,7 @@ from sweepstack.config.schema import RunConfig
 from sweepstack.execution.remaining_work import Work
 from sweepstack.metrics import rounded
 from sweepstack.planning.plan import count, unique
+from sweepstack.search.pruning import describe_pruner
 from sweepstack.trial import PICTURES, Trial, TrialState
 
 
@@ -24,18 +25,22 @@ def describe_work(work: Work, every: bool = False) -> list[str]:
         f"{count(number, 'trial')} trained before, but {change} since: trained again"
         for change, number in Counter(work.changed.values()).items()
     ]
-    if work.settled:
-        failed = sum(outcome.state is TrialState.FAILED for _, outcome, _ in work.settled)
+    states = Counter(outcome.state for _, outcome, _ in work.settled)
+    if trained := len(work.settled) - states[TrialState.PRUNED]:
+        failed = states[TrialState.FAILED]
         diverged = f", {failed} of which diverged" if failed else ""
-        lines.append(
-            f"{count(len(work.settled), 'trial')} trained before{diverged}: not trained again (rerun=true does)"
-        )
+        lines.append(f"{count(trained, 'trial')} trained before{diverged}: not trained again (rerun=true does)")
+    if pruned := states[TrialState.PRUNED]:
+        lines.append(f"{count(pruned, 'trial')} pruned before: left so (pruner=none trains on)")
+    if work.settled:
         lines += _describe_skipped(work) if every else []
         lines += _describe_requests(work)
     if work.held:
         lines.append(f"{count(len(work.held), 'trial')} being trained by another command: waited for at the end")
     if work.resumed:
         lines.append(f"{count(len(work.resumed), 'stack')} interrupted before: resumed")
+    if continued := sum(len(one.stack.trials) for one in work.continued):
+        lines.append(f"{count(continued, 'trial')} pruned before: resumed where that was")
     return lines
 
 
@@ -64,7 +69,8 @@ def describe_duplicates(trials: Sequence[Trial]) -> list[str]:
 
 
 def describe_parts(trials: Sequence[Trial]) -> list[str]:
-    """Says of which trials no metric is a test result, and which folds are trained if that is not all of them."""
+    """Says of which trials no metric is a test result, when the pruner judges them, and which folds are trained if that
+    is not all of them."""
     lines = []
     untested = sum(trial.config.dataset.parts.test is None for trial in trials)
     if untested:
@@ -75,6 +81,8 @@ def describe_parts(trials: Sequence[Trial]) -> list[str]:
             f"{count(selecting, 'trial')} selected on the test data, because nothing is held out: what they reach "
             "there is no test result"
         )
+    if trials:
+        lines += describe_pruner(trials[0].run.pruner, [trial.config.epochs for trial in trials])
     cut = {trial.config.folds for trial in trials if trial.config.folds is not None}
     for folds in sorted(cut):
         some = {trial.config.fold for trial in trials if trial.config.folds == folds}

@@ -50,5 +50,6 @@ def log_outcome(trial: Trial, outcome: Outcome) -> None:
     """Logs how a trial ended, with its traceback if there is one."""
     if outcome.traceback:
         log.error("%s failed\n%s", trial.name, outcome.traceback)
-    how = outcome.reason if outcome.state is not TrialState.FINISHED else f"{dict(outcome.metrics)} {outcome.reason}"
+    is_measured = outcome.state in (TrialState.FINISHED, TrialState.PRUNED)
+    how = f"{dict(outcome.metrics)} {outcome.reason}" if is_measured else outcome.reason
     log.info("%s: %s %s", trial.name, outcome.state, how.rstrip())

@@ -34,6 +34,8 @@ class Display(Listener):
         self._epochs: dict[tuple[str, int], float] = {}  # epochs done, by trial
         self._completed = 0.0  # the sum of these
         self._killed: Counter[str] = Counter()  # by reason: one line for all trials of a stack
+        self._pruned = 0
+        self._epochs_pruned = 0.0  # those that pruned trials were not trained
         self._best: dict[str, tuple[float, str]] = {}  # by objective: its value, and the trial's name
         self._bar = Progress(
             TextColumn("{task.fields[trials]}", style="bold", markup=False),
@@ -58,6 +60,9 @@ class Display(Listener):
         self._bar.stop()
         for reason, number in self._killed.items():
             self.on_message(f"{count(number, 'trial')} KILLED: {reason}")
+        if self._pruned:
+            epochs = f"{self._total - self._epochs_pruned:,.0f} of {self._total:,} trial-epochs trained"
+            self.on_message(f"{count(self._pruned, 'trial')} PRUNED: {epochs}")
 
     def on_planned(self, trials: Sequence[Trial]) -> None:
         self._count += len(trials)
@@ -109,6 +114,11 @@ class Display(Listener):
             self._killed[event.outcome.reason] += 1
             return
         self._done += 1
+        if event.outcome.state is TrialState.PRUNED:  # one line for all of them, at the end
+            self._pruned += 1
+            self._epochs_pruned += event.trial.config.epochs - self._epochs.get(
+                (event.trial.id, event.trial.number), 0.0
+            )
         self._advance(event.trial, event.trial.config.epochs)
         metrics, objective = event.outcome.metrics, event.trial.config.objective
         title = f"[{self._done}/{self._count}] {event.trial.name}"
@@ -117,7 +127,7 @@ class Display(Listener):
             texts = [f"{name} {rounded(metrics[name])}" for name in names if name in metrics]
             self.on_message("  ".join([title, *texts, f"{metrics['train_seconds']:.1f} s"]))
             self._update(best=self._best_with(event.trial, metrics))
-        else:
+        elif event.outcome.state is not TrialState.PRUNED:
             self.on_message(f"{title}  {event.outcome.state}: {event.outcome.reason}")
         self._update(completed=self._completed)
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweepstack.errors import StoreError
 from sweepstack.journal.ledger import Ledger
-from sweepstack.planning.classify import Decision, Resume, Reuse, Train, WaitFor, classify
+from sweepstack.planning.classify import Decision, Resume, Reuse, Train, WaitFor, classify, is_pruned
 from sweepstack.planning.known_trials import CLAIMED, Composition, Entry, KnownTrials
 from sweepstack.planning.plan import Stack, Trajectory
 from sweepstack.tracking.known_fingerprints import StoreLookup, lookup
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
-from sweepstack.trial import Finished, Outcome, StackSettings, Trial
+from sweepstack.trial import PRUNED_STATE, Finished, Outcome, StackSettings, Trial
+
+CHECKPOINTS = ("latest.pt", "previous.pt")
+"""The files of a stack's checkpoints; see `CheckpointManager`. By name, because listings of shared disks come late."""
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A stack of trials that were pruned together."""
+
+    stack: Stack
+    state: Path
+    """The folder with the state that they were pruned in."""
 
 
 @dataclass
@@ -31,6 +44,8 @@ class Work:
     """Trials whose outcome is known, each with the folder of its files if that is on this machine."""
     held: list[Trial]
     """Trials that another session trains."""
+    continued: list[Continued]
+    """Stacks of trials that were pruned, and that this command trains on from there."""
     changed: dict[str, str]
     """What has changed since the same config was trained, by the fingerprint of a trial that is trained again."""
 
@@ -49,11 +64,17 @@ def work_for(
     claimed = classify(trials, known_trials, {}, session, rerun)
     asked = [one.trial.fingerprint for one in claimed if isinstance(one, Reuse if rerun else Reuse | Train)]
     found = lookup_settled(ledger, store, asked)
-    work = Work(classify(trials, known_trials, found.finished, session, rerun), [], [], [], [], {})
+    work = Work(classify(trials, known_trials, found.finished, session, rerun), [], [], [], [], [], {})
     resumed: dict[str, Resume] = {}
+    pruned: dict[tuple[str, Path], list[Trial]] = {}
     for one in work.decisions:
         match one:
             case Train(entry):
+                if (
+                    where := _pruned_state(known_trials.entries.get(entry.trial.fingerprint), entry, ledger)
+                ) is not None:
+                    pruned.setdefault(where, []).append(entry.trial)
+                    continue
                 work.fresh.append(entry.trial)
                 if entry.trial.fingerprint in found.changed:
                     work.changed[entry.trial.fingerprint] = found.changed[entry.trial.fingerprint]
@@ -64,8 +85,12 @@ def work_for(
                 work.held.append(trial)
             case Resume():
                 resumed[one.stack.id] = one
+    for (stack, state), members in pruned.items():
+        composition = known_trials.compositions[stack]
+        work.continued.append(Continued(_stack_of_pruned(composition, {one.id: one for one in members}), state))
     wanted = {trial.fingerprint for trial in trials}
-    for one in resumed.values():
+    order = {stack: number for number, stack in enumerate(known_trials.members)}
+    for one in sorted(resumed.values(), key=lambda one: order[one.stack.id]):
         claimed_trials = (entry.trial for entry in claimed_members(one, session).values())
         device = next((trial.run.device for trial in claimed_trials if trial.fingerprint in wanted), None)
         work.resumed.append(_stack_of(one.stack, one.members, device))
@@ -99,6 +124,35 @@ def lookup_settled(ledger: Ledger, store: Store, fingerprints: Sequence[str]) ->
             ) from error
         done = ledger.recorded_outcomes(fingerprints)
         return StoreLookup({key: Finished(run_id, outcome, None) for key, (run_id, outcome) in done.items()}, {})
+
+
+def _pruned_state(before: Entry | None, entry: Entry, ledger: Ledger) -> tuple[str, Path] | None:
+    """Returns the stack that a trial was pruned out of, and the folder with its state; None if there is none.
+
+    Args:
+        before: what was known of the trial.
+        entry: its row from now on.
+        ledger: the ledger.
+    """
+    if before is None or before.stack is None or before.trial.id != entry.trial.id or not is_pruned(before):
+        return None
+    folder = ledger.checkpoints(before.stack) / PRUNED_STATE.format(step=before.measured)
+    return (before.stack, folder) if (folder / CHECKPOINTS[0]).is_file() else None
+
+
+def _stack_of_pruned(composition: Composition, trials: Mapping[str, Trial]) -> Stack:
+    """Builds a stack of trials that were pruned.
+
+    Args:
+        composition: the stack that they were pruned out of.
+        trials: the trials, by id.
+    """
+    left = [tuple(trials[one] for one in ids if one in trials) for ids in composition.trajectories]
+    trajectories = tuple(Trajectory(members) for members in left if members)
+    choice = replace(StackSettings(**composition.choice), width=len(trajectories))
+    keep = any(trial.run.checkpoint.keep for trial in trials.values())
+    note = "resumed where it was pruned"
+    return Stack(trajectories, choice, secrets.token_hex(8), keep, note, composition.device)
 
 
 def _stack_of(composition: Composition, entries: Mapping[str, Entry], device: str | None) -> Stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from sweepstack.errors import UserError, one_line
 from sweepstack.execution.describe import describe_duplicates, describe_parts, describe_work
 from sweepstack.execution.engines.choose import Chosen, open_engine
 from sweepstack.execution.engines.dispatch import Dispatcher
-from sweepstack.execution.executor import InProcessExecutor
+from sweepstack.execution.executor import Executor, InProcessExecutor
 from sweepstack.execution.listener import Listener
 from sweepstack.execution.open_store import ledger_of, wait_for_quiet
 from sweepstack.execution.prepare import Prepared
@@ -23,7 +24,7 @@ from sweepstack.execution.session import open_session, peek
 from sweepstack.execution.trial_files import draw, predict_held_out
 from sweepstack.execution.worker import load_data_of
 from sweepstack.files.replacing import replacing
-from sweepstack.planning.plan import Plan, count, summary, unique
+from sweepstack.planning.plan import Plan, Stack, count, summary, unique
 from sweepstack.tracking.store import Store
 from sweepstack.trial import HELD_OUT_PREDICTIONS, MOST_AXES, PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
 
@@ -31,8 +32,24 @@ POLL_SECONDS = 1.0
 """Seconds between two queries of what another command trains."""
 
 
+class Supply(Listener):
+    """Further trials of a command, which follow from the outcomes of the first ones. It is a listener, too."""
+
+    def next_trials(self, say: Callable[[str], None]) -> Sequence[Trial]:
+        """Returns further trials, each with its fingerprint; none as long as nothing else is to be trained.
+
+        Args:
+            say: takes a line for the user.
+        """
+        raise NotImplementedError
+
+
 def execute(
-    prepared: Prepared, store: Store, jobs: InProcessExecutor, listeners: Sequence[Listener] = ()
+    prepared: Prepared,
+    store: Store,
+    jobs: InProcessExecutor,
+    listeners: Sequence[Listener] = (),
+    supply: Supply | None = None,
 ) -> dict[str, Outcome]:
     """Trains all trials that have no outcome yet. Trials of one fingerprint are trained once.
 
@@ -41,6 +58,7 @@ def execute(
         store: where they are recorded.
         jobs: trains stacks in this process; `engine` may choose others to train them.
         listeners: receive what happens to the trials, after the terminal does.
+        supply: gives further trials whenever a worker is free; None: there are no others.
 
     Returns:
         The outcomes by fingerprint.
@@ -48,10 +66,11 @@ def execute(
     Raises:
         UserError, KeyboardInterrupt: see `run_stack`.
     """
-    trials, run = prepared.trials, prepared.run
-    wanted = unique(trials)
-    first = {trial.fingerprint: trial for trial in wanted}
+    trials, run = [*prepared.trials], prepared.run
+    waiting = unique(trials)
+    first = {trial.fingerprint: trial for trial in waiting}
     settled: dict[str, Outcome] = {}
+    listeners = [*listeners, *([supply] if supply is not None else [])]
 
     def skip(trial: Trial, outcome: Outcome, reason: str) -> None:
         for listener in listeners:
@@ -65,17 +84,27 @@ def execute(
         printed: set[str] = set()
         for line in [*describe_duplicates(trials), *describe_parts(trials)]:
             session.say(line)
-        waiting, missing_files = wanted, _MissingFiles(session.say)
-        while waiting and not session.is_stopping():
-            work = session.claim(waiting, run.rerun, missing_files)
+        missing_files = _MissingFiles(session.say)
+        held: list[Trial] = []
+
+        def begin(wanted: Sequence[Trial], executor: Executor | None = None) -> tuple[list[Stack], Executor]:
+            """Claims and plans trials; returns the stacks to train, and who trains them.
+
+            Args:
+                wanted: the trials. Those that another command trains are added to `held`.
+                executor: who trains already; None to choose.
+            """
+            work = session.claim(wanted, run.rerun, missing_files)
             for trial, outcome, files in work.settled:
                 settled[trial.fingerprint] = outcome
                 if files is not None and not _keep_files(trial, files):
                     later = session.artifacts(trial)  # the journal was delivered meanwhile, which moves the files
                     _ = later is not None and _keep_files(trial, later)
-                skip(trial, outcome, "it was trained before")
-            chosen = engine.choose(work.fresh, work.resumed, lambda: wait_for_quiet(store), session)
-            stacks = [*work.resumed, *session.keep_plan(chosen.plan.stacks)]
+                skip(trial, outcome, f"it was {'pruned' if outcome.state is TrialState.PRUNED else 'trained'} before")
+            continued = [one.stack for one in work.continued]
+            waited = [*work.resumed, *continued]
+            chosen = engine.choose(work.fresh, waited, lambda: wait_for_quiet(store), executor, session)
+            stacks = [*work.resumed, *session.keep_plan([*continued, *chosen.plan.stacks])]
             lines = [*describe_work(work), *([summary(chosen.plan)] if work.fresh else [])]
             lines = lines if len(trials) > 1 else describe_work(work)
             for line in [*lines, *([chosen.reason] if chosen.reason else [])]:
@@ -83,9 +112,36 @@ def execute(
                     session.say(line)
                     printed.add(line)
             session.announce_plan(stacks)
-            Dispatcher(session, prepared, chosen.executor).train(stacks)
-            waiting = work.held
-            if waiting and not session.is_stopping():
+            held.extend(work.held)
+            return stacks, chosen.executor
+
+        def further() -> list[Trial]:
+            """Returns further trials that are no duplicates."""
+            while supply is not None and not session.is_stopping():
+                given = supply.next_trials(session.say)
+                trials.extend(given)
+                wanted = [trial for trial in given if first.setdefault(trial.fingerprint, trial) is trial]
+                if wanted or not given:
+                    return wanted
+            return []
+
+        def refill(executor: Executor) -> list[Stack]:
+            """Returns further stacks for who trains already; none if there are none now."""
+            while wanted := further():
+                stacks, _ = begin(wanted, executor)
+                if stacks:
+                    return stacks
+            return []
+
+        while waiting and not session.is_stopping():
+            held.clear()
+            stacks, executor = begin(waiting)
+            # This process is free when all is trained: then it is chosen again who trains what comes next.
+            dispatcher = Dispatcher(session, prepared, executor)
+            dispatcher.train(stacks, None if executor is jobs else functools.partial(refill, executor))
+            new = further()
+            waiting = [*held, *new]
+            if held and not new and not session.is_stopping():
                 time.sleep(POLL_SECONDS)
     outcomes = {**settled, **session.outcomes}
     why = f", because max_failures={run.max_failures} is reached" if session.is_stopping() else ""
@@ -119,8 +175,9 @@ def foresee(prepared: Prepared, store: Store, jobs: InProcessExecutor) -> tuple[
     journal = ledger_of(store, prepared.run.tracking.journal).folder
     with open_engine(prepared, jobs, journal) as engine:
         work = peek(unique(prepared.trials), store, prepared.run.rerun)
-        chosen = engine.choose(work.fresh, work.resumed, None)
-        return work, replace(chosen, plan=Plan((*work.resumed, *chosen.plan.stacks)))
+        begun = [*work.resumed, *(one.stack for one in work.continued)]
+        chosen = engine.choose(work.fresh, begun, None)
+        return work, replace(chosen, plan=Plan((*begun, *chosen.plan.stacks)))
 
 
 class _MissingFiles:

@@ -6,6 +6,7 @@ The writer's process reads the journal and records it in MLflow.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock
 
-from sweepstack.config.schema import RunConfig
+from sweepstack.config.schema import PrunerConfig, RunConfig
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.execution.assignment import Assignment, Parts
@@ -25,7 +26,7 @@ from sweepstack.execution.control.follow import Requests
 from sweepstack.execution.listener import Listener
 from sweepstack.execution.open_store import ledger_of
 from sweepstack.execution.progress import Display
-from sweepstack.execution.remaining_work import Work, claimed_members, lookup_settled, work_for
+from sweepstack.execution.remaining_work import CHECKPOINTS, Work, claimed_members, lookup_settled, work_for
 from sweepstack.execution.signals import interrupt
 from sweepstack.execution.undelivered import note_closed
 from sweepstack.journal.files import keep_file
@@ -35,6 +36,7 @@ from sweepstack.journal.replay import Replay
 from sweepstack.planning.classify import Resume, Reuse, Train
 from sweepstack.planning.known_trials import Composition, Entry
 from sweepstack.planning.plan import Stack
+from sweepstack.search.pruning import Standings
 from sweepstack.tracking.experiments import experiment_name
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
@@ -43,8 +45,6 @@ from sweepstack.trial import Outcome, Trial, TrialState, Verdict
 MissingFiles = Callable[[Sequence[tuple[Trial, Outcome, Path | None]]], Iterable[Sequence[Path]]]
 """Takes settled trials, each with its outcome and the folder of its files if that is on this machine; yields further
 files for each."""
-CHECKPOINTS = ("latest.pt", "previous.pt")
-"""The files of a stack's checkpoints; see `CheckpointManager`. By name, because listings of shared disks come late."""
 INTERRUPTED_WAIT = 1.0
 """Seconds that an interrupted command waits until its records are delivered; the writer's process goes on alone."""
 
@@ -57,6 +57,7 @@ class Session:
         listeners: receive every event after it was written to the journal.
         max_failures: the number of failed trials that stops the training; None for no limit.
         requests: what other terminals ask for; None: nothing.
+        standings: what is known for the pruner of the sweep; None without one.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Session:
         listeners: Sequence[Listener],
         max_failures: int | None = None,
         requests: Requests | None = None,
+        standings: Standings | None = None,
     ) -> None:
         self._ledger, self._number, self._store = ledger, number, store
         self._listeners, self._max_failures = listeners, max_failures
@@ -79,6 +81,7 @@ class Session:
         self.journal = Journal(ledger.journal(number))
         self.replay = Replay()
         self._mine: dict[str, Entry] = {}
+        self._standings = standings or Standings(PrunerConfig())
 
     def claim(self, trials: Sequence[Trial], rerun: bool, missing_files: MissingFiles | None = None) -> Work:
         """Claims the trials that are not settled and that no other session trains.
@@ -89,6 +92,7 @@ class Session:
             missing_files: makes the files that settled trials ask for and their records lack.
         """
         trials = [trial if trial.id else replace(trial, id=secrets.token_hex(8)) for trial in trials]
+        self._standings.add(trials)
         known = self._ledger.claim(self._number, trials, rerun)
         work = work_for(trials, known, self._ledger, self._store, self._number, rerun)
         for one in work.decisions:
@@ -98,7 +102,11 @@ class Session:
                 case Resume():
                     for entry in claimed_members(one, self._number).values():
                         self._take(entry)
+        for continued in work.continued:
+            self._link(continued.state, continued.stack)
         reused = [one for one in work.decisions if isinstance(one, Reuse)]
+        for one in reused:
+            self._standings.end(one.trial, one.outcome)
         made = missing_files(work.settled) if missing_files is not None else [()] * len(reused)
         for one, (trial, _, _), files in zip(reused, work.settled, made, strict=True):
             run_id = None if one.in_ledger or one.finished is None else one.finished.run_id
@@ -145,7 +153,8 @@ class Session:
             self._ledger.recompose(_composition(stack))
         wanted = frozenset(trial.id for trial in stack.trials if self.owns(trial))
         unsettled = any(trial.id not in wanted and not self._is_settled(trial) for trial in stack.trials)
-        return Assignment(stack, wanted, self._ledger.checkpoints(stack.id), stack.keep or unsettled)
+        keep = stack.keep or unsettled
+        return Assignment(stack, wanted, self._ledger.checkpoints(stack.id), keep, self._standings.known(stack.trials))
 
     def split(self, stack: Stack, parts: Parts, device: str) -> list[Stack]:
         """Replaces a stack by several ones, which resume from its checkpoint.
@@ -191,9 +200,18 @@ class Session:
 
     def _link_checkpoints(self, stack: Stack, other: Stack) -> None:
         """Gives another stack the checkpoints of a stack, as they are now."""
-        folder = self._ledger.checkpoints(other.id)
+        self._link(self._ledger.checkpoints(stack.id), other)
+
+    def _link(self, states: Path, stack: Stack) -> None:
+        """Gives a stack the states that a folder has now.
+
+        Args:
+            states: the folder.
+            stack: the stack.
+        """
+        folder = self._ledger.checkpoints(stack.id)
         for name in CHECKPOINTS:
-            file = self._ledger.checkpoints(stack.id) / name
+            file = states / name
             with contextlib.suppress(OSError):  # on a full disk it begins from scratch
                 if file.exists():
                     folder.mkdir(parents=True, exist_ok=True)
@@ -225,7 +243,7 @@ class Session:
         """True if this session has nothing left to do for a trial."""
         known = self.replay.progress.get(trial.id)
         outcome = known.outcome if known is not None else None
-        return trial.id not in self._mine or (outcome is not None and outcome.settled)
+        return trial.id not in self._mine or (outcome is not None and outcome.final)
 
     def emit(self, event: Event) -> Verdict:
         """Takes an event of a trial, and writes it to the journal unless it is recorded.
@@ -244,6 +262,8 @@ class Session:
             case Measured() if event.measurement.step <= self._measured(trial):
                 self._announce(event)
                 return self._verdict(trial)
+            case Measured():
+                self._standings.take(trial, event.measurement, self._measured(trial))
             case Ended():
                 event = self._with_reason(event)
                 with contextlib.suppress(OSError):  # files that cannot be kept are delivered from the trial's folder
@@ -253,6 +273,7 @@ class Session:
         self.replay.take(event)
         if isinstance(event, Ended):
             self.outcomes[trial.fingerprint] = event.outcome
+            self._standings.end(trial, event.outcome)
             self._failures += event.outcome.state is TrialState.FAILED
         self._announce(event)
         return self._verdict(trial)
@@ -345,7 +366,8 @@ def open_session(
     requests = Requests(ledger.control(number), interrupt)
     stopped = True
     with Display() as display:
-        session = Session(ledger, number, store, [display, *listeners], run.max_failures, requests)
+        standings = _standings_of(ledger.folder, sweep, run.pruner)
+        session = Session(ledger, number, store, [display, *listeners], run.max_failures, requests, standings)
         ledger.show_notes(session.say)
         process.open(ledger.folder, number, session.say)
         try:
@@ -361,6 +383,18 @@ def open_session(
     if complaint is not None and not process.complained:
         process.complained = True  # only the first of many launches prints it
         print(complaint, file=sys.stderr)
+
+
+@functools.cache
+def _standings_of(folder: Path, sweep: str | None, pruner: PrunerConfig) -> Standings:
+    """Returns what is known for the pruner of a sweep. A sweeper may launch the trials of a sweep in several sessions.
+
+    Args:
+        folder: the folder of the ledger.
+        sweep: the name of the sweep.
+        pruner: the pruner.
+    """
+    return Standings(pruner)
 
 
 def _end_session(session: Session, ledger: Ledger, number: int, lock: BaseFileLock) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweepstack.blame import Whose, contained, judge, reason
 from sweepstack.config.fingerprint import Fingerprint
@@ -22,7 +22,8 @@ from sweepstack.execution.assignment import Answer, Assignment, Parts, Reporter
 from sweepstack.execution.failures import cut_stack, free_memory, may_pass
 from sweepstack.execution.signals import deferred_signals
 from sweepstack.execution.trial_files import ended
-from sweepstack.planning.plan import Stack, Trajectory
+from sweepstack.planning.plan import Stack, Trajectory, count
+from sweepstack.search.pruning import Pruner
 from sweepstack.trial import OWN_FILES, Measurement, Outcome, StackSettings, Trial, TrialState, Verdict
 
 if TYPE_CHECKING:
@@ -185,8 +186,12 @@ class _StackRun:
         self._assignment, self._stack, self._data, self._reporter = assignment, assignment.stack, data, reporter
         self._is_stopping = is_stopping
         self._open = set(assignment.wanted)
-        self._is_settled = True
-        """True if all trials that have ended are settled."""
+        self._is_final = True
+        """True if the same command trains no trial again that has ended."""
+        rungs, mode = assignment.rungs, self._stack.trials[0].config.mode
+        self._pruner = None if rungs is None else Pruner(rungs, mode)
+        self._reasons: dict[str, str] = {}
+        """Why trials were pruned, by fingerprint."""
 
     def emit(self, event: Event) -> Verdict:
         """Reports an event, if its trial is wanted and has not ended."""
@@ -194,7 +199,7 @@ class _StackRun:
             return Verdict.CONTINUE
         if isinstance(event, Ended):
             self._open.discard(event.trial.id)
-            self._is_settled = self._is_settled and event.outcome.settled
+            self._is_final = self._is_final and event.outcome.final
         try:
             return self._reporter.emit(event)
         except (UserError, KeyboardInterrupt):  # perhaps before it was taken; after any other error it has been
@@ -209,7 +214,13 @@ class _StackRun:
 
         run, say = self._stack.trajectories[0].longest.run, self._reporter.say
         checkpoints = CheckpointManager(
-            self._assignment.checkpoints, run.checkpoint.every, self._is_stopping, self._reporter.sync, say
+            self._assignment.checkpoints,
+            run.checkpoint.every,
+            self._is_stopping,
+            self._reporter.sync,
+            say,
+            self._passed,
+            self._keeps_pruned,
         )
         begun = checkpoints.restore() is not None
         tries = 0
@@ -251,10 +262,19 @@ class _StackRun:
                 say(f"{name}: {reason(error)}; try {tries + 1} of {run.retries + 1}.")
             free_memory()
             checkpoints.restore()
-        if not self._assignment.keep and self._is_settled and not self._open and not self._is_stopping():
+        is_of_pruned = self._reasons and len(self._stack.trials) == 1 and self._keeps_pruned
+        if not (self._assignment.keep or is_of_pruned or self._open or self._is_stopping()) and self._is_final:
             self._reporter.sync()
             checkpoints.remove()
         return None
+
+    @property
+    def _keeps_pruned(self) -> bool:
+        return self._pruner is not None and self._pruner.config.keep
+
+    def _passed(self) -> dict[str, Any]:
+        """What checkpoints hold for the pruner."""
+        return {} if self._pruner is None else {"rungs": self._pruner.passed}
 
     def _is_open(self, trajectory: Trajectory) -> bool:
         return any(trial.id in self._open for trial in trajectory.trials)
@@ -271,19 +291,25 @@ class _StackRun:
         from sweepstack.training.trainer import train
 
         stack, data = self._stack, self._data
-        listeners = [[self._reader(trial) for trial in one.trials] for one in stack.trajectories]
+        of_stack = (checkpoints.state or {}).get("model") if "members" in (checkpoints.state or {}) else None
+        is_plain = len(stack.trials) == 1 and of_stack is None
+        listeners = [[self._reader(trial, is_plain) for trial in one.trials] for one in stack.trajectories]
         configs, run = [trajectory.config for trajectory in stack.trajectories], stack.trajectories[0].longest.run
+        if self._pruner is not None:
+            state = checkpoints.state or {}
+            self._pruner.begin(state.get("step", 0) / state.get("steps", 1), state.get("rungs"))
         torch.set_num_threads(stack.choice.threads or choose_threads(configs[0], run.threads))
         with random_state.preserved():
-            if len(listeners) > 1:
+            if len(listeners) > 1 or "parameters" in (of_stack or {}):
                 train_stack(
                     listeners,
                     data,
                     build.build_stacked_model(configs, configs[0].dataset.shape or (), data.device, data.some()),
                     checkpoints,
+                    self._prune,
                 )
-            elif len(listeners[0]) > 1:
-                train_stack(listeners, data, SingleModel(configs[0], data.device), checkpoints)
+            elif not is_plain:
+                train_stack(listeners, data, SingleModel(configs[0], data.device), checkpoints, self._prune)
             elif (named := configs[0].trainer) is not None:
                 (listener,) = listeners[0]
                 folder = stack.trials[0].folder / OWN_FILES
@@ -292,18 +318,48 @@ class _StackRun:
                 (listener,) = listeners[0]
                 listener.end(train(listener.config, data, listener.report, checkpoints))
 
-    def _reader(self, trial: Trial) -> TrialReader:
+    def _reader(self, trial: Trial, decides: bool) -> TrialReader:
+        """Returns what reports of a trial.
+
+        Args:
+            trial: the trial.
+            decides: the pruner decides with each measurement; else once all trials of the stack have reported.
+        """
         from sweepstack.training.stacked.loop import TrialReader
 
         def report(measurement: Measurement) -> Verdict:
-            return self.emit(Measured(trial, measurement, time.time()))
+            verdict = self.emit(Measured(trial, measurement, time.time()))
+            value = measurement.metrics.get(trial.config.objective)
+            if self._pruner is not None and value is not None:
+                epochs = trial.config.epochs * measurement.step / measurement.steps
+                self._pruner.take(trial.fingerprint, epochs, value)
+            if verdict is Verdict.CONTINUE and decides and self._prune():
+                return Verdict.PRUNE
+            return verdict
 
         def end(outcome: Outcome) -> None:
+            if self._pruner is not None:
+                if outcome.state is TrialState.FAILED:
+                    self._pruner.fail(trial.fingerprint)
+                reason = outcome.reason or self._reasons.get(trial.fingerprint, "")
+                outcome = replace(outcome, reason=reason, rungs=self._pruner.rungs(trial.fingerprint))
             if trial.id in self._open:  # other trials are in the stack only because it is resumed as a whole
                 event = ended(trial, outcome, self._data)
                 self.emit(replace(event, trained=self._stack.how_trained, recomposed=self._stack.note))
 
         return TrialReader(trial.config, report, end, key=trial.fingerprint)
+
+    def _prune(self) -> Mapping[str, str]:
+        """Lets the pruner decide about the trials that have just reported; returns why some end, by fingerprint."""
+        if self._pruner is None:
+            return {}
+        decision = self._pruner.decide()
+        self._reasons |= decision.leaving
+        if decision.leaving and decision.judged > 1:
+            left = decision.judged - len(decision.leaving)
+            name = f"{self._pruner.config.name} at epoch {decision.epochs:g}"
+            self._reporter.say(f"{name}: {left} of {count(decision.judged, 'trial')} go on")
+        return decision.leaving
 
     def _fail_all(self, error: Exception) -> None:
         if judge(error).whose is Whose.OURS:

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra.core.override_parser.types import Override, OverrideType
@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweepstack.errors import ConfigError, one_line
+from sweepstack.errors import ConfigError, did_you_mean, one_line
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.ignored_settings import check_obeyed, grid_of
 from sweepstack.hydra_adapter.private import child
@@ -77,6 +77,8 @@ def _are_texts(job: Any) -> bool:
 class _Grids:
     def __init__(self, composer: Composer, master: DictConfig) -> None:
         self._composer, self._master = composer, master
+        found = OmegaConf.select(master, "search.zip")
+        self._zipped: list[list[str]] = cast("Any", OmegaConf.to_container(found)) if found else []
         self.joined = False
         """Whether there is more than one grid."""
         self.names: set[str] = set()
@@ -91,14 +93,14 @@ class _Grids:
         """
         overrides = merged(parse_overrides([f"{key}={value}" for key, value in params.items()]), typed)
         axes = [expand(override, self._composer.options) for override in overrides]
-        _check_count(math.prod(len(axis) for axis in axes))
+        _check_count(math.prod(len(axis) for axis in zipped(overrides, axes, self._zipped)))
         chosen = [self._composer.is_choice(override) for override in overrides]
         choices = [axis for axis, is_choice in zip(axes, chosen, strict=True) if is_choice]
         if not choices:
-            return [list(job) for job in itertools.product(*axes)]
+            return self._product(overrides, axes)
         grids = {choice: self._grid(choice, params) for choice in itertools.product(*choices)}
         if all(grid == params for grid in grids.values()):
-            return [list(job) for job in itertools.product(*axes)]
+            return self._product(overrides, axes)
         self.joined = True
         made = {override.get_key_element() for override, is_choice in zip(overrides, chosen, strict=True) if is_choice}
         free = [override for override in typed if override.get_key_element() not in made]
@@ -107,6 +109,10 @@ class _Grids:
             jobs += self.cross(grid, [*parse_overrides(choice), *free])
             _check_count(len(jobs))
         return jobs
+
+    def _product(self, overrides: Sequence[Override], axes: Sequence[Sequence[str]]) -> list[list[str]]:
+        joined = zipped(overrides, axes, self._zipped)
+        return [[line for lines in job for line in lines] for job in itertools.product(*joined)]
 
     def _grid(self, choice: Sequence[str], params: Mapping[str, str]) -> Mapping[str, str]:
         """Returns the grid of the config with these choices of files."""
@@ -119,6 +125,38 @@ class _Grids:
             if (name := child(cfg.tracking, "sweep")) is not None:
                 self.names.add(str(name))
         return grid_of(cfg.hydra)
+
+
+def zipped(
+    overrides: Sequence[Override], axes: Sequence[Sequence[str]], keys: Sequence[Sequence[str]]
+) -> list[list[tuple[str, ...]]]:
+    """Returns axes whose elements are overrides side by side: several for keys that are zipped, else one.
+
+    Args:
+        overrides: the swept overrides.
+        axes: the values of each, as overrides.
+        keys: groups of keys whose values are read side by side.
+
+    Raises:
+        ConfigError: such a key is not swept, or their lists are not of one length.
+    """
+    index = {override.get_key_element(): number for number, override in enumerate(overrides)}
+    first: dict[int, list[int]] = {number: [number] for number in range(len(axes))}
+    for group in keys:
+        for key in group:
+            if key not in index:
+                raise ConfigError("search.zip names keys that are swept", key, did_you_mean(key, index))
+        numbers = sorted(index[key] for key in group)
+        if len({len(axes[number]) for number in numbers}) > 1:
+            lengths = ", ".join(f"{key}: {len(axes[index[key]])}" for key in group)
+            rule = "lists that search.zip reads side by side must have one length"
+            raise ConfigError(rule, lengths, "give each as many values")
+        if any(first.get(number) != [number] for number in numbers):
+            raise ConfigError("search.zip names a key once", ", ".join(group), "leave the second one out")
+        for number in numbers[1:]:
+            del first[number]
+        first[numbers[0]] = numbers
+    return [list(zip(*(axes[number] for number in numbers), strict=True)) for numbers in first.values()]
 
 
 def merged(params: Sequence[Override], typed: Sequence[Override]) -> list[Override]:

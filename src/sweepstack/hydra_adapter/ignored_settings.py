@@ -101,16 +101,42 @@ def check_grid(hydra: DictConfig, where: str = "") -> None:
 
 
 def check_trains(run: RunConfig) -> None:
-    """Checks that no plan is asked for where nobody makes one.
+    """Checks that nothing is asked for a trial on its own that only a plan of all trials can do.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: a plan is, or that trials are compared.
     """
+    if run.pruner.compares:
+        raise ConfigError(
+            f"pruner={run.pruner.name} compares the trials of a sweep, which needs -m and hydra/launcher=sweepstack",
+            remedy="add these two, or leave out the pruner",
+        )
     if run.launch.dry_run:
         raise ConfigError(
             "launch.dry_run shows the plan of a sweep, which needs -m and hydra/launcher=sweepstack",
             remedy="add these two, or leave out launch.dry_run",
         )
+
+
+def check_searches(config: DictConfig, run: RunConfig) -> None:
+    """Checks that no search is asked for where another sweeper or launcher decides what is trained.
+
+    Args:
+        config: the config of the sweep.
+        run: the run config of one of its jobs.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if run.search.name == "grid" or OmegaConf.select(config, "hydra.sweeper.jobs", throw_on_missing=False) is not None:
+        return
+    for group, chosen in (
+        ("sweeper", config.hydra.runtime.choices.get("hydra/sweeper")),
+        ("launcher", launcher_of(config)),
+    ):
+        if chosen != "sweepstack":
+            remedy = f"leave out hydra/{group}, or search=..."
+            raise ConfigError(f"search={run.search.name} needs hydra/{group}=sweepstack", chosen, remedy)
 
 
 def _of_the_main_file(hydra: DictConfig) -> dict[str, str]:

@@ -52,8 +52,8 @@ class HydraJobs(InProcessExecutor, Listener):
     def __init__(
         self, context: HydraContext, composer: Composer, overrides: Sequence[Sequence[str]], first: int
     ) -> None:
-        self._context, self._composer, self._overrides, self._first = context, composer, overrides, first
-        self.trials: Mapping[int, Trial] = {}
+        self._context, self._composer, self._overrides, self._first = context, composer, [*overrides], first
+        self.trials: dict[int, Trial] = {}
         """The trials by the numbers of their jobs."""
         self.returns: dict[int, JobReturn] = {}
         self.asked = False
@@ -73,6 +73,11 @@ class HydraJobs(InProcessExecutor, Listener):
     def overrides(self, number: int) -> Sequence[str]:
         """Returns the overrides of a job."""
         return self._overrides[number - self._first]
+
+    def add(self, overrides: Sequence[str]) -> int:
+        """Adds a job; returns its number."""
+        self._overrides.append(overrides)
+        return self._first + len(self._overrides) - 1
 
     def compose(self, number: int) -> DictConfig:
         """Composes a new config of a job. Its cached resolvers return the same values as when the job was parsed."""
@@ -159,16 +164,26 @@ class HydraJobs(InProcessExecutor, Listener):
     def train_in_worker(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
         """See `InProcessExecutor.train_in_worker`; code of a stack of one trial finds the context of its job."""
         (trial, *others) = assignment.stack.trials
-        own = self.trials.get(trial.number)
-        if others or own is None or own.fingerprint != trial.fingerprint:
+        job = None if others else self._job_in_worker(trial)
+        if job is None:
             return super().train_in_worker(assignment, reporter)
-        job = self.compose(trial.number)
         with inside(job) as folder, _own_log_handlers():  # this process may do further stacks
             folder.mkdir(parents=True, exist_ok=True)
             configure_log(job.hydra.job_logging, job.hydra.verbose)
             if job.hydra.job.chdir:
                 os.chdir(folder)
             return super().train_in_worker(assignment, reporter)
+
+    def _job_in_worker(self, trial: Trial) -> DictConfig | None:
+        """Returns the job of a trial, also if it was added after this process was forked; None for an earlier sweep."""
+        own = self.trials.get(trial.number)
+        if own is not None:
+            return self.compose(trial.number) if own.fingerprint == trial.fingerprint else None
+        if trial.number in self.numbers:
+            return None
+        job = self._composer.compose(trial.overrides, trial.number)
+        with inside(job) as folder:
+            return job if folder.absolute() == trial.folder else None
 
     def on_started(self, event: Started) -> None:
         """Begins the job of a trial that is trained together with others, or by a worker."""
@@ -209,6 +224,17 @@ class HydraJobs(InProcessExecutor, Listener):
             if trial.number not in self.returns:
                 outcome = outcomes[trial.fingerprint]
                 self._finish(trial, outcome, functools.partial(log_outcome, trial, outcome))
+
+    def end_without_config(self, number: int, value: float) -> None:
+        """Ends a job that has no config, because its overrides do not go together.
+
+        Args:
+            number: the number of the job.
+            value: its return value.
+        """
+        done = JobReturn(overrides=list(self.overrides(number)), status=JobStatus.COMPLETED, _return_value=value)
+        self._context.callbacks.on_job_end(config=OmegaConf.create(), job_return=done)
+        self._keep(number, done)
 
     def _is_ours(self, trial: Trial) -> bool:
         """Whether a trial belongs to this launch, and not to an earlier sweep that is resumed."""

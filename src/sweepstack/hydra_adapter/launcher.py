@@ -10,6 +10,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from hydra.core.utils import JobReturn, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -21,10 +22,10 @@ from sweepstack.config.schema import Section
 from sweepstack.errors import ConfigError, UserError, printable
 from sweepstack.execution.describe import describe_duplicates, describe_parts, describe_work
 from sweepstack.execution.open_store import usable_store
-from sweepstack.execution.prepare import prepare
+from sweepstack.execution.prepare import Prepared, prepare
 from sweepstack.execution.scheduler import execute, foresee
 from sweepstack.hydra_adapter.composer import Composer
-from sweepstack.hydra_adapter.ignored_settings import check_trains
+from sweepstack.hydra_adapter.ignored_settings import check_searches, check_trains
 from sweepstack.hydra_adapter.jobs import HydraJobs, of_job
 from sweepstack.hydra_adapter.output_folders import Folders
 from sweepstack.hydra_adapter.show_configs import asked, print_configs
@@ -57,11 +58,7 @@ def launch(
         StoreError: the store cannot be used.
         SystemExit: with `launch.dry_run`, after printing the plan; nothing was trained or written.
     """
-    setup_globals()
-    begin_in(Path(config.hydra.runtime.cwd))
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    with contextlib.suppress(OmegaConfBaseException):  # parsing the first job reports it
-        OmegaConf.to_container(config.tracking, resolve=True)  # once, so that all jobs get the same sweep name
+    begin(config)
     jobs = HydraJobs(context, composer, job_overrides, first)
     if (shown := asked()) is not None:
         if config.hydra.runtime.choices.get("hydra/sweeper") != "sweepstack":
@@ -72,8 +69,9 @@ def launch(
             )
         print_configs(((jobs.overrides(number), jobs.compose(number)) for number in jobs.numbers), shown)
         return []
-    trials, isolation_reason = _parse_jobs(jobs, config.hydra, composer.folders)
+    trials, isolation_reason = parse_jobs(jobs, config.hydra, composer.folders)
     run, task = trials[0].run, config.hydra.job.name
+    check_searches(config, run)
     store = Store(run.tracking.uri) if run.launch.dry_run else usable_store(run.tracking, task)
     jobs.trials = {trial.number: trial for trial in trials}
     if composer.asked:
@@ -83,19 +81,42 @@ def launch(
     isolation_reason = isolation_reason or ("its code asks Hydra which job it is in" if jobs.asked else "")
     prepared = replace(prepared, isolation_reason=isolation_reason)
     if run.launch.dry_run:
-        store.check()
-        work, chosen = foresee(prepared, store, jobs)
-        lines = [
-            *describe_duplicates(prepared.trials),
-            *describe_parts(prepared.trials),
-            *describe_work(work, every=True),
-            *(describe(chosen.plan) if chosen.plan.stacks else []),
-            *([chosen.reason] if chosen.reason else []),
-        ]
-        print("\n".join(map(printable, lines)))
-        raise SystemExit(0)
+        show_plan(prepared, store, jobs)
     jobs.finish_rest(execute(prepared, store, jobs, [jobs]))
     return [jobs.returns[number] for number in jobs.trials]
+
+
+def begin(config: DictConfig) -> None:
+    """Does what comes first in each launch: the folder, the log and the name of the sweep."""
+    setup_globals()
+    begin_in(Path(config.hydra.runtime.cwd))
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    with contextlib.suppress(OmegaConfBaseException):  # parsing the first job reports it
+        OmegaConf.to_container(config.tracking, resolve=True)  # once, so that all jobs get the same sweep name
+
+
+def show_plan(prepared: Prepared, store: Store, jobs: HydraJobs) -> NoReturn:
+    """Prints what would be trained.
+
+    Args:
+        prepared: the trials.
+        store: where they would be recorded.
+        jobs: chooses the settings of the stacks.
+
+    Raises:
+        SystemExit: always.
+    """
+    store.check()
+    work, chosen = foresee(prepared, store, jobs)
+    lines = [
+        *describe_duplicates(prepared.trials),
+        *describe_parts(prepared.trials),
+        *describe_work(work, every=True),
+        *(describe(chosen.plan) if chosen.plan.stacks else []),
+        *([chosen.reason] if chosen.reason else []),
+    ]
+    print("\n".join(map(printable, lines)))
+    raise SystemExit(0)
 
 
 class LauncherError(Exception):
@@ -125,8 +146,9 @@ def check_jobs(
         ConfigError: see `launch`.
     """
     jobs = HydraJobs(context, composer, job_overrides, 0)
-    trials, _ = _parse_jobs(jobs, config.hydra, composer.folders)
+    trials, _ = parse_jobs(jobs, config.hydra, composer.folders)
     check_trains(trials[0].run)
+    check_searches(config, trials[0].run)
     jobs.trials = {trial.number: trial for trial in trials}
     return jobs
 
@@ -163,13 +185,16 @@ def launch_elsewhere(
     return returns
 
 
-def _parse_jobs(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tuple[list[Trial], str]:
+def parse_jobs(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tuple[list[Trial], str]:
     """Makes the trials of the jobs; also returns why each must be trained alone, or an empty text.
 
     Args:
         jobs: the jobs of this launch.
         of_sweep: the node hydra of the sweep's config.
         folders: the output folders of all jobs, including those of earlier launches.
+
+    Raises:
+        ConfigError: jobs have mistakes.
     """
     fixed = fixed_keys(of_sweep)
     trials: list[Trial] = []

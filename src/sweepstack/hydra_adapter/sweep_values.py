@@ -72,7 +72,7 @@ def expand(override: Override, options: Callable[[str], Sequence[str]]) -> list[
         return [key]
     match value:
         case RangeSweep():
-            values = _range_values(value, str(override.input_line))
+            values = range_values(value, str(override.input_line))
         case ChoiceSweep():
             values = [*value.list]
         case Glob():
@@ -81,7 +81,7 @@ def expand(override: Override, options: Callable[[str], Sequence[str]]) -> list[
             raise ConfigError(
                 "a grid has no intervals",
                 override.input_line,
-                f"list the values ({key}=1,2,3) or use range(...); an interval is for a sweeper that searches",
+                f"list the values ({key}=1,2,3), or search them: search=tpe search.trials=64",
             )
         case _:
             values = [value]
@@ -100,8 +100,16 @@ def expand(override: Override, options: Callable[[str], Sequence[str]]) -> list[
     return [f"{key}={text}" for text in _texts(values)]
 
 
-def _range_values(sweep: RangeSweep, line: str) -> list[Any]:
-    """Returns the values of a range, computed in decimals as they were typed: 0.1, 0.2, 0.3."""
+def range_values(sweep: RangeSweep, line: str) -> list[Any]:
+    """Returns the values of a range, computed in decimals as they were typed: 0.1, 0.2, 0.3.
+
+    Args:
+        sweep: the range.
+        line: the typed override, for errors.
+
+    Raises:
+        ConfigError: it is empty, endless or too large.
+    """
     bounds = (sweep.start, sweep.stop, sweep.step)
     if not all(isinstance(bound, int) or math.isfinite(bound or 0) for bound in bounds):
         raise ConfigError("a range must end", line, "give it finite numbers, such as range(1,10)")
@@ -199,7 +207,7 @@ def _sort(*arguments: Any, **named: Any) -> Any:
 def _sorted_range(sweep: RangeSweep, reverse: bool) -> Sweep:
     """Returns the numbers of a range in ascending or descending order."""
     try:
-        return ChoiceSweep(list=[*sorted(_range_values(sweep, ""), reverse=reverse)], tags=sweep.tags)
+        return ChoiceSweep(list=[*sorted(range_values(sweep, ""), reverse=reverse)], tags=sweep.tags)
     except ConfigError:
         return sweep  # `expand` raises the error
 

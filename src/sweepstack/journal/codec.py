@@ -210,6 +210,7 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "metrics": dict(outcome.metrics),
         "reason": outcome.reason,
         "diverged": outcome.diverged,
+        **({"rungs": list(outcome.rungs.items())} if outcome.rungs else {}),
     }
 
 
@@ -221,7 +222,8 @@ def outcome_from_json(content: Mapping[str, Any]) -> Outcome:
     """
     with _whole("an outcome"):
         state = TrialState(content["state"])
-        return Outcome(state, content["metrics"], content["reason"], diverged=content["diverged"])
+        rungs = {int(rung): float(value) for rung, value in content.get("rungs", ())}
+        return Outcome(state, content["metrics"], content["reason"], diverged=content["diverged"], rungs=rungs)
 
 
 def end_as_json(ended: Ended, started: Started | None) -> dict[str, Any]:

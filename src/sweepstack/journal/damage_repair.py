@@ -10,7 +10,7 @@ from sweepstack.journal.codec import UnreadableError, end_from_json, start_from_
 from sweepstack.journal.log import LogReader
 from sweepstack.journal.sessions import Sessions
 from sweepstack.planning.known_trials import Entry
-from sweepstack.trial import DatasetFacts, Measurement, Trial
+from sweepstack.trial import DatasetFacts, Measurement, Trial, TrialState
 
 UNKNOWN = DatasetFacts("", 0, 0, 0)
 """Stands for the facts of a dataset if no line holds them any more."""
@@ -142,7 +142,7 @@ def _last_measured(entry: Entry, ended: Ended, recorded: Mapping[str, float]) ->
         for key, value in ended.outcome.metrics.items()
         if key.startswith(("train/", f"{selecting}/")) and recorded.get(key) != value
     }
-    if metrics and ended.outcome.state == "FINISHED":
+    if metrics and ended.outcome.state in (TrialState.FINISHED, TrialState.PRUNED):
         yield Measured(entry.trial, Measurement(config.epochs, entry.measured, entry.measured, metrics), ended.at)
 
 

@@ -45,8 +45,13 @@ class Ledger(Sessions):
         with transaction(self.file) as database:
             known = self._known_trials(database, trials, session)
             decisions = classify(trials, known, {}, session, rerun)
-            for stack, members in {one.stack.id: one.members for one in decisions if isinstance(one, Resume)}.items():
-                for trial_id in (entry.trial.id for entry in known.members[stack] if entry.state == INTERRUPTED):
+            resumed = {one.stack.id: one for one in decisions if isinstance(one, Resume)}
+            for stack, one in resumed.items():
+                if one.stack != known.compositions[stack]:
+                    _recompose(database, one.stack)
+                members = one.members
+                interrupted = [entry.trial.id for entry in known.members[stack] if entry.state == INTERRUPTED]
+                for trial_id in (id for id in interrupted if id in members and members[id].state == CLAIMED):
                     note_taken_over(database, trial_id)
                     database.execute(
                         "UPDATE trials SET session = ?, state = 'CLAIMED', trial = ?, outcome = NULL WHERE id = ?",
@@ -86,8 +91,7 @@ class Ledger(Sessions):
     def recompose(self, composition: Composition) -> None:
         """Stores a changed composition of a stack."""
         with transaction(self.file) as database:
-            content = json.dumps({**vars(composition), "id": None})
-            database.execute("UPDATE stacks SET content = ? WHERE id = ?", (content, composition.id))
+            _recompose(database, composition)
 
     def recorded_outcomes(self, fingerprints: Sequence[str]) -> dict[str, tuple[str, Outcome]]:
         """Returns the runs and outcomes of settled trials that were delivered to a server, by fingerprint.
@@ -139,7 +143,10 @@ class Ledger(Sessions):
             if entry.state == CLAIMED and entry.session != session:
                 known[key] = self._with_progress(entry)
         mine = (entry for entry in known.values() if entry.state == INTERRUPTED or entry.session == session)
-        stacks = dict.fromkeys(entry.stack for entry in mine if entry.stack is not None and entry.state != SETTLED)
+        asked_for = {entry.stack for entry in mine if entry.stack is not None and entry.state != SETTLED}
+        rows = database.execute("SELECT id FROM stacks ORDER BY rowid") if asked_for else ()
+        planned = [stack for (stack,) in rows if stack in asked_for]
+        stacks = [*planned, *sorted(asked_for - {*planned})]  # the order in which they were to be trained
         members = {stack: entries(database, "stack = ?", (stack,)) for stack in stacks}
         found = {stack: composition_of(database, stack) for stack in stacks}
         return KnownTrials(known, members, {key: one for key, one in found.items() if one is not None})
@@ -159,3 +166,8 @@ class Ledger(Sessions):
         outcome = known.outcome or entry.outcome
         state = SETTLED if outcome is not None and outcome.settled else entry.state
         return replace(entry, state=state, at=known.at, outcome=outcome)
+
+
+def _recompose(database: sqlite3.Connection, composition: Composition) -> None:
+    content = json.dumps({**vars(composition), "id": None})
+    database.execute("UPDATE stacks SET content = ? WHERE id = ?", (content, composition.id))

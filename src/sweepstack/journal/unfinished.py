@@ -12,6 +12,7 @@ from sweepstack.journal.database import reading
 from sweepstack.journal.files import is_locked
 from sweepstack.journal.ledger_rows import composition_of, entries
 from sweepstack.journal.sessions import Sessions
+from sweepstack.planning.classify import is_pruned
 from sweepstack.planning.known_trials import SETTLED, Composition, Entry
 
 
@@ -77,6 +78,7 @@ def find_unfinished(ledger: Sessions) -> Unfinished:
         found.interrupted = entries(
             database, f"state <> '{SETTLED}' AND (session IS NULL OR session NOT IN ({marks})) ORDER BY rowid", ()
         )
+        found.interrupted = [entry for entry in found.interrupted if not is_pruned(entry)]
         every = [*found.interrupted, *(entry for one in found.living for entry in one.entries)]
         ids = dict.fromkeys(entry.stack for entry in every if entry.stack is not None)
         stacks = {stack: composition_of(database, stack) for stack in ids}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sweepstack.planning.known_trials import CLAIMED, INTERRUPTED, SETTLED, Composition, Entry, KnownTrials
-from sweepstack.trial import Finished, Outcome, Trial
+from sweepstack.trial import Finished, Outcome, Trial, TrialState
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,17 @@ def classify(
 
     def decide(trial: Trial) -> Decision:
         entry, recorded = known.entries.get(trial.fingerprint), finished.get(trial.fingerprint)
-        if entry is None or (rerun and entry.state == SETTLED):
+        goes_on = entry is not None and is_to_go_on(entry, trial)
+        if entry is None or (rerun and (entry.state == SETTLED or is_pruned(entry))):
             entry = Entry(trial, session, None, CLAIMED)  # with an id of its own
-        elif entry.state == CLAIMED and entry.session != session and entry.outcome is None:
+        elif entry.state == CLAIMED and entry.session != session and (entry.outcome is None or goes_on):
             return WaitFor(trial, entry.session)
-        elif (
-            entry.outcome is not None and entry.state != INTERRUPTED
-        ):  # also a trial that has just failed in another session
+        elif entry.outcome is not None and not goes_on and (entry.state != INTERRUPTED or is_pruned(entry)):
+            # also a trial that has just failed in another session
             return Reuse(_renewed(trial, entry), entry.outcome, recorded, in_ledger=True)
-        elif entry.stack is not None and (members := resumed.get(entry.stack)) is not None:
-            return Resume(members[entry.trial.id].trial, known.compositions[entry.stack], members)
+        elif (found := resumed.get(entry.stack or "")) is not None and entry.trial.id in found[1]:
+            stack, members = found
+            return Resume(members[entry.trial.id].trial, stack, members)
         else:  # the trial was claimed and never planned, or its stack has lost members
             entry = replace(entry, trial=_renewed(trial, entry), session=session, stack=None, state=CLAIMED)
         if recorded is not None and not rerun:
@@ -96,15 +97,40 @@ def classify(
     return [decide(trial) for trial in trials]
 
 
+def is_pruned(entry: Entry) -> bool:
+    """True if a trial was pruned, and nobody has trained it on."""
+    return entry.outcome is not None and entry.outcome.state is TrialState.PRUNED
+
+
+def is_to_go_on(entry: Entry, trial: Trial) -> bool:
+    """True if a trial was pruned, and the command that wants it would not have pruned it so.
+
+    Args:
+        entry: the row of the trial.
+        trial: the wanted trial.
+    """
+    return is_pruned(entry) and not trial.run.pruner.decides_as(entry.trial.run.pruner)
+
+
 def _resumed(
     stack: str, known: KnownTrials, wanted: Mapping[str, Trial], session: int | None
-) -> dict[str, Entry] | None:
-    """Returns the rows of a stack's trials, by id, as they are once it is resumed; None if it cannot be resumed.
+) -> tuple[Composition, dict[str, Entry]] | None:
+    """Returns a stack and the rows of its trials, by id, as they are once it is resumed; None if it cannot be resumed.
 
     A stack cannot be resumed if a member is missing, if it has not begun and has members that are not wanted, or if
-    this version refuses the stored config of a member.
+    this version refuses the stored config of a member. Pruned members stay as they are; those that are to be trained on
+    have left it, since its checkpoint does not know them any more.
     """
     composition, members = known.compositions.get(stack), known.members[stack]
+    if composition is not None and sum(map(len, composition.trajectories)) > 1:
+        gone = {
+            entry.trial.id
+            for entry in members
+            if (trial := wanted.get(entry.trial.fingerprint)) is not None and is_to_go_on(entry, trial)
+        }
+        members = [entry for entry in members if entry.trial.id not in gone]
+        left = (tuple(one for one in ids if one not in gone) for ids in composition.trajectories)
+        composition = replace(composition, trajectories=tuple(ids for ids in left if ids))
     if composition is None or not {one for ids in composition.trajectories for one in ids} <= {
         entry.trial.id for entry in members
     }:
@@ -115,12 +141,13 @@ def _resumed(
     resumed = {}
     for entry in members:
         trial = wanted.get(entry.trial.fingerprint)
+        stays = is_pruned(entry) and (trial is None or not is_to_go_on(entry, trial))
         if trial is not None and (entry.outdated or entry.state == INTERRUPTED):
             entry = replace(entry, trial=_renewed(trial, entry), outdated="")
-        if entry.state == INTERRUPTED:
+        if entry.state == INTERRUPTED and not stays:
             entry = Entry(entry.trial, session, stack, CLAIMED, entry.run_id, entry.at, entry.measured)
         resumed[entry.trial.id] = entry
-    return resumed
+    return composition, resumed
 
 
 def _renewed(trial: Trial, entry: Entry) -> Trial:

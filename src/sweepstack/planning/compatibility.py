@@ -6,6 +6,7 @@ from typing import Any
 
 from sweepstack.config.schema import Mark, PlateauSchedule, RunConfig, TrialConfig, marked
 from sweepstack.schedules import looks_at_horizon
+from sweepstack.trial import REPLICATES
 
 NUMBERS = {
     "torch.optim.SGD": {"lr", "momentum", "dampening", "weight_decay"},
@@ -74,6 +75,11 @@ def stack_key(config: TrialConfig, run: RunConfig) -> str:
     if config.dataset.collate_fn is not None:  # how a batch is padded depends on all of its items
         differ.discard("seed")
     return _key(config, run, {**dict.fromkeys(differ, True), "optimizer": numbers}) + (obstacle(config) or "")
+
+
+def setting_key(config: TrialConfig) -> str:
+    """Returns a key that is equal for trials of one setting: they differ only in their seed or fold."""
+    return config.model_dump_json(exclude=dict.fromkeys(REPLICATES, True), by_alias=True)
 
 
 def _key(config: TrialConfig, run: RunConfig, without: dict[str, Any]) -> str:

@@ -6,11 +6,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from sweepstack.config.schema import TrialConfig
-from sweepstack.planning.compatibility import obstacle, stack_key, trajectory_key
+from sweepstack.planning.compatibility import obstacle, setting_key, stack_key, trajectory_key
 from sweepstack.trial import StackSettings, Trial
 
+Part = TypeVar("Part")
 TRAINED_ALONE = "by the plain trainer"
 """How a stack of one trajectory is trained, in words."""
 OWN_LOOP = "by its own loop"
@@ -121,9 +123,8 @@ def plan(
             choice = replace(choose([group[0].longest]), reason=why_not)
             stacks += [_stack([trajectory], choice) for trajectory in group]
             continue
-        ordered = sorted(group, key=lambda trajectory: (trajectory.config.epochs, trajectory.config.seed))
         choice = choose([trajectory.longest for trajectory in sorted(group, key=_seed)])
-        stacks += [_stack(sorted(part, key=_seed), choice) for part in _even_parts(ordered, choice.width)]
+        stacks += [_stack(sorted(part, key=_seed), choice) for part in _parts(group, choice.width)]
     return Plan(tuple(stacks))
 
 
@@ -147,7 +148,22 @@ def _seed(trajectory: Trajectory) -> int:
     return trajectory.config.seed
 
 
-def _even_parts(group: Sequence[Trajectory], width: int) -> list[Sequence[Trajectory]]:
+def _parts(group: Sequence[Trajectory], width: int) -> list[Sequence[Trajectory]]:
+    """Cuts a group into parts of about the same size, none larger than `width`. Trajectories of the same epochs and of
+    the same seed come together; with a pruner those of one setting, which it judges together, if `width` has room."""
+    if group[0].longest.run.pruner.name == "none":
+        return _even_parts(sorted(group, key=lambda one: (one.config.epochs, one.config.seed)), width)
+    settings: dict[str, list[Trajectory]] = {}
+    for one in sorted(group, key=lambda one: one.config.epochs):
+        settings.setdefault(setting_key(one.config), []).append(one)
+    most = max(map(len, settings.values()))
+    if most > width:
+        return _even_parts([one for setting in settings.values() for one in setting], width)
+    parts = _even_parts([*settings.values()], width // most)
+    return [[one for setting in part for one in setting] for part in parts]
+
+
+def _even_parts(group: Sequence[Part], width: int) -> list[Sequence[Part]]:
     """Cuts a group into parts of about the same size, none larger than `width`."""
     parts = math.ceil(len(group) / width)
     bounds = [round(part * len(group) / parts) for part in range(parts + 1)]

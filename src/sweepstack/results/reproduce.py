@@ -60,13 +60,18 @@ def repro_command(store: Store, run: Record) -> Command:
             f"run {run.row.name} has an override with a password, which is not recorded ({needed[0]})",
             remedy="type the command by hand",
         )
-    kept = [line for line in overrides if line not in masked and not is_of(line, "rerun")]
+    kept = [line for line in overrides if line not in masked and not is_of(line, "rerun") and not is_of_pruner(line)]
     return Command(["python", program(), *kept, "rerun=true"], masked)
 
 
 def is_of(override: str, key: str) -> bool:
     """True if an override sets a key."""
     return override.lstrip("+").startswith(f"{key}=")
+
+
+def is_of_pruner(override: str) -> bool:
+    """True if an override says which trials of a sweep end early: it is about the sweep, not about the run."""
+    return override.lstrip("+").startswith(("pruner=", "pruner."))
 
 
 def program() -> str:

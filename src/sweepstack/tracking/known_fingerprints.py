@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.private.tables import SettledRun, settled_runs
-from sweepstack.tracking.runs_as_rows import REASON_TAG, SETTLED_TAG, finite_or_not
+from sweepstack.tracking.runs_as_rows import REASON_TAG, RUNGS_TAG, SETTLED_TAG, finite_or_not, rungs_from_text
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Finished, Outcome, TrialState
 
@@ -61,6 +61,7 @@ def lookup_on_server(store: Store, fingerprints: Sequence[str]) -> StoreLookup:
             run.info.artifact_uri,
             run.info.start_time,
             run.data.tags.get(REASON_TAG, ""),
+            run.data.tags.get(RUNGS_TAG, ""),
             dict(run.data.metrics),
         )
         for run in store.runs(f"tags.`{SETTLED_TAG}` LIKE '%'")
@@ -90,5 +91,6 @@ def _sort_out(fingerprints: Iterable[str], found: Iterable[SettledRun]) -> Store
 def _finished(run: SettledRun) -> Finished:
     metrics = {key: finite_or_not(value) for key, value in run.metrics.items()}
     diverged = run.status != TrialState.FINISHED
-    outcome = Outcome(TrialState(run.status), metrics, run.reason, diverged=diverged)
+    rungs = rungs_from_text(run.rungs)
+    outcome = Outcome(TrialState(run.status), metrics, run.reason, diverged=diverged, rungs=rungs)
     return Finished(run.run_id, outcome, local_folder(run.artifact_uri))

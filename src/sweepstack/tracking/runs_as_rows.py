@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sweepstack.config.names import as_key
 from sweepstack.tracking.objectives import Declared, declared_in
+from sweepstack.trial import TrialState
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -33,6 +35,12 @@ ID_TAG = "sweepstack.trial"
 """The id of the trial, which finds its run if the id of the run is not known."""
 SETTLED_TAG = "sweepstack.settled"
 """The fingerprint of the trial, after its outcome is settled."""
+PRUNED_TAG = "sweepstack.pruned"
+"""Why a pruner has ended the trial. To MLflow such a run is FINISHED, to us it is PRUNED."""
+RUNGS_TAG = "sweepstack.rungs"
+"""The objective at the rungs that the trial has reached, such as "1:0.5 3:0.7"; see `Outcome.rungs`."""
+LONGEST_TAG = 5000
+"""The most characters of a tag's value that every store takes."""
 OWN_RUNS = f"tags.`{VERSION_TAG}` LIKE '%'"
 """The filter for the runs of sweepstack, in MLflow's language."""
 CLOCKS = 60_000
@@ -50,7 +58,7 @@ class Row:
     experiment_id: str
     sweep: str | None
     state: str
-    """FINISHED, FAILED, KILLED or RUNNING."""
+    """FINISHED, PRUNED, FAILED, KILLED or RUNNING."""
     reason: str
     log: str
     """Path of the trial's own log file, on the machine that trained it."""
@@ -62,6 +70,8 @@ class Row:
     """What its task says of its metrics."""
     asked: str = ""
     """The seeds of its setting that its command asked for; see `Trial.asked`. Empty in runs of earlier versions."""
+    search: str = ""
+    """The sampler that chose its setting for the sweep, such as tpe; empty if none did, as in a grid."""
 
 
 def member_tag(sweep: str) -> str:
@@ -71,6 +81,11 @@ def member_tag(sweep: str) -> str:
     tag itself cannot contain every name.)
     """
     return f"{SWEEP_TAG}/{as_key(sweep)}"
+
+
+def search_tag(sweep: str) -> str:
+    """Returns the tag of the runs of a sweep whose settings a sampler has chosen: its value names the sampler."""
+    return f"sweepstack.search/{as_key(sweep)}"
 
 
 def sweeps_of(run: Run) -> dict[str, int]:
@@ -100,12 +115,13 @@ def newest(begun: Mapping[str, int], now: float) -> str:
 def row_of(run: Run, sweep: str | None = None) -> Row:
     """Converts a run to a row of a sweep; by default of the sweep that trained it."""
     tags = run.data.tags
+    sweep = sweep or tags.get(SWEEP_TAG)
     return Row(
         run_id=run.info.run_id,
         name=run.info.run_name,
         experiment_id=run.info.experiment_id,
-        sweep=sweep or tags.get(SWEEP_TAG),
-        state=run.info.status,
+        sweep=sweep,
+        state=state_of(run),
         reason=tags.get(REASON_TAG, ""),
         log=tags.get(LOG_TAG, ""),
         started=run.info.start_time,
@@ -113,7 +129,33 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
         metrics={key: finite_or_not(value) for key, value in run.data.metrics.items()},
         declared=declared_in(tags),
         asked=tags.get(ASKED_TAG, ""),
+        search=tags.get(search_tag(sweep), "") if sweep else "",
     )
+
+
+def state_of(run: Run) -> str:
+    """Returns the state of the trial of a run: its status, or PRUNED."""
+    is_pruned = run.info.status == TrialState.FINISHED and run.data.tags.get(PRUNED_TAG)
+    return str(TrialState.PRUNED) if is_pruned else str(run.info.status)
+
+
+def rungs_as_text(rungs: Mapping[int, float]) -> str:
+    """Returns the value of `RUNGS_TAG`; of very many rungs the first."""
+    text = ""
+    for rung, value in rungs.items():
+        further = f"{text} {rung}:{value!r}".lstrip()
+        if len(further) > LONGEST_TAG:
+            break
+        text = further
+    return text
+
+
+def rungs_from_text(text: str) -> dict[int, float]:
+    """Reads the value of `RUNGS_TAG`; one that a user has changed says nothing."""
+    pairs = [part.partition(":") for part in text.split()]
+    with contextlib.suppress(ValueError):
+        return {int(rung): float(value) for rung, _, value in pairs}
+    return {}
 
 
 def finite_or_not(value: float) -> float:

@@ -20,6 +20,7 @@ from torch import Tensor
 from sweepstack.errors import one_line
 from sweepstack.files.owner_only import make_folder, opener
 from sweepstack.files.replacing import irregular, make_durable
+from sweepstack.trial import PRUNED_STATE
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class CheckpointManager:
         before: a save calls it first, to make durable what was reported up to this state. If it raises OSError, nothing
             is saved: a state must not be ahead of its reports.
         say: receives one line for the user.
+        beside: returns what a save keeps in `state` beside what the training gives.
+        keep_pruned: keep the states of trials that are pruned out of a stack.
     """
 
     def __init__(
@@ -65,12 +68,15 @@ class CheckpointManager:
         stopping: Callable[[], bool] = lambda: False,
         before: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = log.warning,
+        beside: Callable[[], dict[str, Any]] = dict,
+        keep_pruned: bool = True,
     ) -> None:
         self.state: dict[str, Any] | None = None
         """The state to resume from; None: begin from scratch. A training copies it and does not change it."""
         self._folder = folder
         self._every = self._pause = every
-        self._stopping, self._before, self._say = stopping, before, say
+        self._stopping, self._before, self._say, self._beside = stopping, before, say, beside
+        self._keep_pruned = keep_pruned
         self._last = time.monotonic()
         self._complained = self._refused = False
 
@@ -118,28 +124,36 @@ class CheckpointManager:
             self._say(f"checkpoint {self._folder} is damaged ({'; '.join(damaged)}); {remedy}")
         return self.state
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], pruned_at: int | None = None) -> None:
         """Saves a state, and deletes the one before the previous.
 
         If the state cannot be written, as on a full disk, the user gets one message, the older states stay, and the
         training continues.
+
+        Args:
+            state: the state.
+            pruned_at: the step at which trials of a stack are pruned: the state is for them, and is kept in a folder of
+                its own, `PRUNED_STATE`. The stack does not resume from it.
         """
-        if self._folder is None:
+        if self._folder is None or (pruned_at is not None and not self._keep_pruned):
             return
         began = time.monotonic()
-        latest, previous, temporary = _files(self._folder)
+        folder = self._folder if pruned_at is None else self._folder / PRUNED_STATE.format(step=pruned_at)
+        latest, previous, temporary = _files(folder)
         try:
             self._before()
             make_folder(self._folder.parent)
             make_folder(self._folder)
+            make_folder(folder)
             for path in (latest, previous, temporary):
                 if found := irregular(path):
                     raise OSError(f"{path} is {found}")
-            _write_state(temporary, state)
+            beside = self._beside()
+            _write_state(temporary, {**state, **beside} if beside else state)
             with contextlib.suppress(FileNotFoundError):  # the first one
                 os.replace(latest, previous)
             os.replace(temporary, latest)
-            make_durable(self._folder)
+            make_durable(folder)
         except OSError as error:
             _remove(temporary)
             if not self._complained:
@@ -147,6 +161,8 @@ class CheckpointManager:
                     f"checkpoint cannot be written ({_reason(error)}); training goes on, and the last one saved stays"
                 )
             self._complained = True
+        if pruned_at is not None:
+            return
         self._last = time.monotonic()
         self._pause = max(self._every, SELDOM * (self._last - began)) if self._every else 0.0
 
@@ -165,10 +181,13 @@ class CheckpointManager:
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """Deletes the folder and forgets the state: the next training begins from scratch."""
+        """Deletes the folder and forgets the state: the next training begins from scratch.
+
+        States of a newer version, and those of pruned trials, stay.
+        """
         self.state = None
         if self._folder is not None:
-            if not any(self._folder.glob("*.newer.pt")):
+            if not any((*self._folder.glob("*.newer.pt"), *self._folder.glob(PRUNED_STATE.format(step="*")))):
                 shutil.rmtree(self._folder, ignore_errors=True)
             else:
                 for path in _files(self._folder):

@@ -70,6 +70,15 @@ def killed(step: int, total: int) -> Outcome:
     return Outcome(TrialState.KILLED, reason=f"stopped after step {step} of {total}")
 
 
+def pruned(metrics: Mapping[str, float]) -> Outcome:
+    """Returns PRUNED, because the pruner of the sweep has ended the training; who asks for the outcome knows why.
+
+    Args:
+        metrics: what was measured until then.
+    """
+    return Outcome(TrialState.PRUNED, dict(metrics))
+
+
 def failed(
     config: TrialConfig, loss: float, step: int, steps: int, metrics: dict[str, float], plateau: float = 1.0
 ) -> Outcome:

@@ -23,6 +23,7 @@ from sweepstack.training import optimizers
 from sweepstack.training.checkpoint import CheckpointManager, fitting
 from sweepstack.training.data.source import Data
 from sweepstack.training.instantiate import bound, instantiate
+from sweepstack.training.outcomes import pruned
 from sweepstack.training.random_state import random_state, seed_all, set_random_state
 from sweepstack.training.trainer import warm_up
 from sweepstack.trial import Measurement, OnMeasured, Outcome, TrialState, Verdict
@@ -70,7 +71,7 @@ class Context:
         """Saves and restores the state of the loop."""
         self._metrics: dict[str, float] = {}  # the last value of each metric that was reported
         self._step = 0  # of the last report
-        self._stopped = False  # a report was answered by STOP
+        self._stopped = self._pruned = False  # a report was answered by STOP or by PRUNE
         self._began = time.perf_counter()  # of a resumed training: as if it had not been interrupted
 
     @functools.cached_property
@@ -118,7 +119,8 @@ class Context:
         self._metrics |= found
         verdict = self._report(Measurement(self._step, self._step, max(self._step, self._config.epochs), found))
         self._stopped = self._stopped or verdict is Verdict.STOP or self._checkpoints.stopping
-        return Verdict.STOP if self._stopped else Verdict.CONTINUE
+        self._pruned = self._pruned or verdict is Verdict.PRUNE
+        return Verdict.STOP if self._stopped or self._pruned else Verdict.CONTINUE
 
     def build_model(self) -> Any:
         """Returns what the config names as `model`. It is on the CPU."""
@@ -132,6 +134,8 @@ class Context:
         """Returns how a loop ends that has returned something."""
         if self._stopped:
             return Outcome(TrialState.KILLED, reason=f"stopped after step {self._step}")
+        if self._pruned:
+            return pruned(self._with_seconds())
         weights: dict[str, Any] | None = None
         metrics: dict[str, float] | None = None
         for part in returned if isinstance(returned, tuple) else (returned,):
@@ -211,7 +215,7 @@ class LoopCheckpoint:
             state: all that the loop needs to go on: tensors and plain values in dicts, lists and tuples, such as the
                 `state_dict()` of a model or an optimizer.
         """
-        is_due = self._manager.stopping or self._manager.due()
+        is_due = self._manager.stopping or self._context._pruned or self._manager.due()
         if is_due or not self._is_checked:
             _check_storable(state, "state")
             self._is_checked = True
@@ -258,7 +262,8 @@ def train(
 
     Returns:
         FINISHED with the last value of each metric, and the weights if the loop returns any; FAILED if it breaks a rule
-        of its context, such as a metric that is not a finite number; KILLED when it was stopped.
+        of its context, such as a metric that is not a finite number; KILLED when it was stopped; PRUNED when `report`
+        was answered so.
     """
     warm_up(data.device)
     seed_all(config.seed)

@@ -20,7 +20,15 @@ from sweepstack.training.data.inputs import Inputs, call
 from sweepstack.training.data.source import Batch, Data
 from sweepstack.training.module_state import Attributes, Unkept
 from sweepstack.training.objective import ObjectiveTracker
-from sweepstack.training.outcomes import diverged, finished, killed, undefined_metric, unmeasurable, update_metrics
+from sweepstack.training.outcomes import (
+    diverged,
+    finished,
+    killed,
+    pruned,
+    undefined_metric,
+    unmeasurable,
+    update_metrics,
+)
 from sweepstack.training.random_state import random_state, seed_all, set_random_state, stream
 from sweepstack.training.tasks.built import BuiltTask
 from sweepstack.training.updates import Updater, in_groups
@@ -45,8 +53,8 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
     Returns:
         FINISHED with the metrics, those of the test among them, and the weights (on the CPU), at the end or where
         `early_stopping` ended it; with `keep_best` those of the best measurement. FAILED when a loss is not a finite
-        number; KILLED when it was stopped, by `checkpoints` or by the verdict of `report`. `train_seconds` begins when
-        the model and its optimizer are built.
+        number; KILLED when it was stopped, by `checkpoints` or by the verdict of `report`; PRUNED by that verdict, once
+        its state is kept. `train_seconds` begins when the model and its optimizer are built.
 
     Raises:
         CheckpointError: the state of `checkpoints` does not fit.
@@ -70,7 +78,7 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
     metrics: dict[str, float] = {}
     losses: list[Tensor] = []  # since the last measurement; on the device, for looking at one would wait for it
     predicted: list[Tensor] = []  # for the held-out items, in the last measurement; empty while it trains on
-    step = 0
+    step, leaves = 0, False
     began = time.perf_counter()
     if checkpoints.state is not None:
         step, seconds = _resume(checkpoints.state, config, data, model, attributes, updater, tracker, metrics, losses)
@@ -108,15 +116,17 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
                         kept = tested(model, data, autocast, task, metrics, predicted)
                         began += time.perf_counter() - paused
                 reported = {**metrics, "train/lr": config.optimizer.lr * rate}
-                if report(Measurement(epoch, step, total, reported)) is Verdict.STOP and step < total:
+                verdict = report(Measurement(epoch, step, total, reported))
+                if verdict is Verdict.STOP and step < total:
                     return killed(step, total)
+                leaves = verdict is Verdict.PRUNE and step < total
                 losses.clear()
                 if tracker.ends_early:
                     break
                 if step < total:
                     predicted.clear()
 
-            if step < total and (checkpoints.stopping or (step % steps == 0 and checkpoints.due())):
+            if step < total and (checkpoints.stopping or leaves or (step % steps == 0 and checkpoints.due())):
                 position = {"steps": steps, "step": step, "seconds": time.perf_counter() - began}
                 random = random_state(data.device)
                 recent = torch.stack(losses).cpu() if losses else torch.empty(0)
@@ -128,6 +138,9 @@ def train(config: TrialConfig, data: Data, report: OnMeasured, checkpoints: Chec
                     best = {} if kept is None else {"kept": kept}
                     state = {**position, **trained, **best, "figures": metrics, "losses": recent, "random": random}
                     checkpoints.save(state)
+                if leaves:
+                    _set_seconds(metrics, began)
+                    return pruned(metrics)
                 if checkpoints.stopping:
                     return killed(step, total)
 

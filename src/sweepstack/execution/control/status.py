@@ -188,7 +188,7 @@ def _interrupted(ledger: Ledger, found: Unfinished, sweep: str | None, rows: Seq
             events += reported_events(ledger.work(id), [entry.trial for entry in members])
     histories = _histories(events)
     stacks = []
-    settled = {id for id, one in histories.items() if one.ended is not None and one.ended.outcome.settled}
+    settled = {id for id, one in histories.items() if one.ended is not None and one.ended.outcome.final}
     rows = [entry for entry in rows if entry.trial.id not in settled]  # the next command notes it in the ledger
     for id, members in _by_stack(rows).items():
         worker = _worker(ledger, id, members[0])

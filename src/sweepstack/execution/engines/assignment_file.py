@@ -10,6 +10,7 @@ from typing import Any
 from sweepstack.execution.assignment import Assignment, Groups
 from sweepstack.journal.codec import UnreadableError, stored_trial, trial_as_json
 from sweepstack.planning.plan import Stack, Trajectory
+from sweepstack.search.pruning import KnownRungs
 from sweepstack.trial import StackSettings, Trial
 
 
@@ -25,6 +26,7 @@ def assignment_as_json(assignment: Assignment) -> dict[str, Any]:
         "device": stack.device,
         "wanted": sorted(assignment.wanted),
         "keep": assignment.keep,
+        "rungs": None if assignment.rungs is None else assignment.rungs.as_json(),
         "groups": None if assignment.groups is None else vars(assignment.groups),
     }
 
@@ -50,10 +52,11 @@ def assignment_from_json(content: Mapping[str, Any], checkpoints: Path) -> Assig
         content["note"],
         content["device"],
     )
+    rungs = KnownRungs.from_json(content["rungs"]) if content.get("rungs") else None
     groups = None
     if (of := content["groups"]) is not None:
         groups = Groups(tuple(of["sizes"]), tuple(of["counts"]), of["threads"], of["parts"])
-    return Assignment(stack, frozenset(content["wanted"]), checkpoints, content["keep"], groups)
+    return Assignment(stack, frozenset(content["wanted"]), checkpoints, content["keep"], rungs, groups)
 
 
 def _trial(content: Mapping[str, Any], device: str) -> Trial:

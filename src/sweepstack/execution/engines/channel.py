@@ -261,7 +261,7 @@ class Reports:
                 event = event_from_json(content, self._trials.get)
                 if isinstance(event, Ended):
                     killed = event.outcome.state is TrialState.KILLED and id not in self.stopped
-                    if (only_settled and not event.outcome.settled) or (killed and not self.is_stopping):
+                    if (only_settled and not event.outcome.final) or (killed and not self.is_stopping):
                         return None
                     event = self._with_files(event, str(content["traceback"]))
                 self.reporter.emit(event)

@@ -78,6 +78,7 @@ class Engine:
         fresh: Sequence[Trial],
         resumed: Sequence[Stack],
         wait_for_quiet: Callable[[], None] | None,
+        executor: Executor | None = None,
         reporter: Reporter | None = None,
     ) -> Chosen:
         """Plans trials, and chooses who trains them.
@@ -86,9 +87,14 @@ class Engine:
             fresh: trials that are trained from their beginning.
             resumed: stacks that are resumed, as they were planned.
             wait_for_quiet: see `Executor.choose_settings`.
+            executor: who trains others already, and gets these, too, with the worker that is free; None to choose.
             reporter: receives lines for the user while a worker measures. None: no worker does, such as for a dry run.
         """
         name = self._config.name
+        if executor is not None:
+            planned = self._plan_beside(fresh, len(resumed) + self._workers - 1, wait_for_quiet)
+            close_readers([stack.trials[0] for stack in (*resumed, *planned.stacks)])
+            return Chosen(planned, executor)
         if self._cluster is not None and (fresh or resumed):
             if name != "slurm":  # the jobs of its stacks are as many as these are, unless the config says how many
                 self._workers = self._cluster.workers

@@ -79,30 +79,42 @@ class Dispatcher:
         self._reasons: set[str] = set()
         """Why stacks were put off before they had begun, or reports were not read, as far as the user knows it."""
 
-    def train(self, stacks: Sequence[Stack]) -> None:
+    def train(self, stacks: Sequence[Stack], refill: Callable[[], Sequence[Stack]] | None = None) -> None:
         """Trains stacks: with several workers those that take longest first.
+
+        Args:
+            stacks: the stacks.
+            refill: gives further ones when a worker is free and no stack waits; None: there are no others.
 
         Raises:
             UserError: a worker cannot train anything, or what the workers report cannot be read.
             KeyboardInterrupt: a signal has come; the trials that had begun and not ended were reported as KILLED.
         """
-        ordered = sorted(stacks, key=seconds_of, reverse=True) if self._executor.workers > 1 else stacks
-        self._waiting.extend(Queued(stack) for stack in ordered)
+        self._queue(stacks)
         try:
-            self._train_all()
+            self._train_all(refill)
         except BaseException as error:
             if not (isinstance(self._executor, LastingExecutor) and self._executor.leaves_workers(error)):
                 self._stop_all(error)
             raise
 
-    def _train_all(self) -> None:
+    def _queue(self, stacks: Sequence[Stack]) -> None:
+        ordered = sorted(stacks, key=seconds_of, reverse=True) if self._executor.workers > 1 else stacks
+        self._waiting.extend(Queued(stack) for stack in ordered)
+
+    def _train_all(self, refill: Callable[[], Sequence[Stack]] | None) -> None:
         pause = SHORTEST_PAUSE
         wait: Callable[[float], None] = time.sleep
         most = LONGEST_PAUSE
         if isinstance(self._executor, NotifiedExecutor):
             wait, most = self._executor.wait, NOTIFIED_PAUSE
         asked_to_stop: set[int] = set()
-        while self._running or self._open():
+        while True:
+            is_free = not self._waiting and len(self._running) < self._executor.workers
+            if refill is not None and is_free and not self._session.is_stopping():
+                self._queue(refill())
+            if not (self._running or self._open()):
+                return
             one = next((one for one in self._open() if one.not_before <= time.monotonic()), None)
             is_submitting = one is not None and len(self._running) < self._executor.workers
             if one is not None and is_submitting:  # one at a time: it may take long, and the others report meanwhile

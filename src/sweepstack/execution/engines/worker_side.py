@@ -95,8 +95,8 @@ class WorkerReporter:
         self._stop = ""
         self._stopped_trials: frozenset[str] = frozenset()
         self._over = threading.Event()
-        self.all_finished = True
-        """True if no trial has ended otherwise than FINISHED."""
+        self.all_well = True
+        """True if no trial has ended otherwise than FINISHED or PRUNED."""
 
     def emit(self, event: Event) -> Verdict:
         """See `Reporter`."""
@@ -105,7 +105,7 @@ class WorkerReporter:
         if isinstance(event, Ended):
             content["files"] = [str(file.relative_to(self._root)) for file in event.files]
             content["traceback"] = event.outcome.traceback
-            self.all_finished = self.all_finished and event.outcome.state is TrialState.FINISHED
+            self.all_well = self.all_well and event.outcome.state in (TrialState.FINISHED, TrialState.PRUNED)
             self._sink.sync()
         self.send(content)
         return Verdict.STOP if event.trial.id in self._stopped_trials else Verdict.CONTINUE
@@ -214,7 +214,7 @@ def do_assignment(
             case Parts():
                 reporter.send({"done": {"indices": answer.indices, "note": answer.note}})
             case None:
-                if is_well := reporter.all_finished:
+                if is_well := reporter.all_well:
                     on_well()
                 reporter.send({"done": None})
             case settings:

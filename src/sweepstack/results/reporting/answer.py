@@ -67,6 +67,7 @@ def answer(selection: Selection, varied: Sequence[str]) -> Sentence:
     sentence.append((f"{has}{',' if others else ''}{figure}", False))
     sentence.append((_tested(selection, several=best["n"] > 1), False))
     sentence += _compared(selection, varied)
+    sentence += [(f"; {selection.of_pruned}", False)] if selection.pruned else []
     return [*sentence, *_why_passed_over(passed, best, varied, selection), (".", False)]
 
 

@@ -23,7 +23,13 @@ from sweepstack.results.reporting.sections import (
     about_sweep,
     make_sections,
 )
-from sweepstack.results.reporting.tables import row_numbers, settings_table, trials_table, unfinished_table
+from sweepstack.results.reporting.tables import (
+    pruned_table,
+    row_numbers,
+    settings_table,
+    trials_table,
+    unfinished_table,
+)
 from sweepstack.results.tables.columns import kind
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.results.tables.grouping import settings_frame
@@ -149,6 +155,7 @@ def _page(
         mistakes=[shown(one) for one in mistakes],
         interactive=interactive,
         reproduction=_reproduction(about),
+        pruned=pruned_table(frame, about.objective),
         failures=unfinished_table(frame),
         reading=text.explain_values(frame, selection, about.origin.counts.get("test") if about.origin else None),
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from sweepstack.results.selection.comparison import BEST, NOT_MEASURED, NOT_TEST
 from sweepstack.results.selection.select import Selection, one_row_per_seed, param_values
 from sweepstack.results.tables.columns import is_number
 from sweepstack.results.tables.objective import note_columns, own_metrics
-from sweepstack.trial import REPLICATES
+from sweepstack.trial import REPLICATES, TrialState
 
 MAX_ROWS = 1000
 """The most rows of a table on the page."""
@@ -182,8 +183,8 @@ def trials_table(frame: pd.DataFrame, varied: Sequence[str], objective: str | No
 
 
 def unfinished_table(frame: pd.DataFrame) -> ReportTable | None:
-    """Makes the table of the trials that did not finish, with the reasons; None if all have finished."""
-    unfinished = frame[frame["state"] != "FINISHED"]
+    """Makes the table of the trials that neither finished nor were pruned, with the reasons; None if there are none."""
+    unfinished = frame[~frame["state"].isin([TrialState.FINISHED, TrialState.PRUNED])]
     if unfinished.empty:
         return None
     rows = [
@@ -194,6 +195,34 @@ def unfinished_table(frame: pd.DataFrame) -> ReportTable | None:
     return ReportTable(
         "Trials that did not finish", [Column(title, False) for title in titles], rows, _rows_left_out(len(unfinished))
     )
+
+
+def pruned_table(frame: pd.DataFrame, objective: str | None) -> ReportTable | None:
+    """Makes the table of the trials that were pruned: a row for each epoch and pruner; None if there are none.
+
+    Args:
+        frame: the table of trials.
+        objective: the metric that selects.
+    """
+    pruned = frame[frame["state"] == TrialState.PRUNED]
+    if pruned.empty:
+        return None
+    when = pruned["reason"].str.partition(":")[0]
+    groups = sorted(pruned.groupby(when), key=lambda one: [int(part) for part in re.findall(r"\d+", str(one[0]))])
+    metric = [] if objective is None or objective not in frame else [objective]
+    rows = []
+    for why, some in groups:
+        values = [some[name].astype(float) for name in metric]
+        cells = [Cell(str(why), None, "text"), _metric_cell("trials", len(some))]
+        cells += [
+            _metric_cell(name, value)
+            for name, one in zip(metric, values, strict=True)
+            for value in (one.min(), one.max())
+        ]
+        rows.append(TableRow(cells, " ".join(map(str, some.index))))
+    titles = [f"{edge} {objective_words(name)}" for name in metric for edge in ("lowest", "highest")]
+    columns = [Column("when and by what", False), Column("trials", True), *(Column(title, True) for title in titles)]
+    return ReportTable("Trials that were pruned, and are not compared", columns, rows, "")
 
 
 def _titles(metrics: Sequence[str], objective: str | None) -> dict[str, str]:

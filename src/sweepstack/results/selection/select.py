@@ -34,7 +34,7 @@ from sweepstack.results.selection.sequential import Added
 from sweepstack.results.selection.statistics import Interval, mean_interval, wilson
 from sweepstack.results.tables.columns import identity, kind, written
 from sweepstack.results.tables.objective import caution_of, metric_of, objectives, own_metrics
-from sweepstack.trial import REPLICATES
+from sweepstack.trial import REPLICATES, TrialState
 
 NO_PREDICTIONS = "no predictions were read"
 """Why single seeds are not compared where `select` gets no predictions."""
@@ -80,6 +80,8 @@ class Selection:
     added: str = ""
     """That seeds were added after somebody may have looked, and how the test allows for that (see `sequential`); empty
     if one command has asked for all of them."""
+    pruned: int = 0
+    """The number of settings of which a pruner has ended all trials: they are in no group, and are not compared."""
 
     @property
     def honest(self) -> bool:
@@ -103,6 +105,14 @@ class Selection:
         if self.items:
             return f"this is about the {self.items}: what these trained models would give on others, not another seed"
         return f"this is about {self.axis.many}: what another {self.axis.one} would give" if self.compared else ""
+
+    @property
+    def of_pruned(self) -> str:
+        """How many settings were pruned, in words; empty if none was."""
+        one = self.pruned == 1
+        return (
+            f"{self.pruned:,} {'setting was' if one else 'settings were'} pruned, not compared" if self.pruned else ""
+        )
 
     @property
     def in_short(self) -> str:
@@ -164,6 +174,7 @@ def select(
             different objectives.
     """
     key, caution = _selecting_metric(frame, objective)
+    frame, pruned = _without_pruned(frame)
     axis = _axis(frame)
     ranked, added = _ranked(frame, key, axis, goes_on)
     found = assess_settings(ranked, key, predictions or (lambda *_: NO_PREDICTIONS), axis, added)
@@ -185,7 +196,19 @@ def select(
         _within(found.winner, groups, key),
         found.left_out,
         ADDED_LATER.format(one=axis.one, many=axis.many, first=added.first) if added and added.later else "",
+        pruned,
     )
+
+
+def _without_pruned(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Returns a table without the settings of which all trials were pruned, and the number of these settings."""
+    is_pruned = frame["state"] == TrialState.PRUNED
+    if not is_pruned.any():
+        return frame, 0
+    settings = _settings(frame)
+    number = frame[settings].apply(identity).groupby(settings, dropna=False).ngroup() if settings else is_pruned * 0
+    gone = is_pruned.groupby(number).transform("all")
+    return frame[~gone].reset_index(drop=True), int(number[gone].nunique())
 
 
 def one_row_per_seed(frame: pd.DataFrame, key: str) -> pd.DataFrame:

@@ -320,17 +320,17 @@ def p_values(ahead: Floats, variances: Floats, chances: Floats) -> Floats:
 
 
 def limits(p: float, variances: Floats, chances: Floats) -> Floats:
-    """Returns the differences [k] that have a p-value, by bisection.
+    """Returns the differences [k] that have a p-value, by bisection of their logarithms.
 
     Args:
         p: the p-value.
         variances: see `p_values`.
         chances: see `p_values`.
     """
-    low = np.zeros(len(chances))
-    high = np.full(len(chances), 40 * math.sqrt(float(variances[-1])))
-    for _ in range(36):
+    at_one = -float(special.ndtri(p / 2))
+    low, high = (np.full(len(chances), math.log(at_one) + 0.5 * math.log(one)) for one in variances[[0, -1]].tolist())
+    for _ in range(24):
         middle = (low + high) / 2
-        over = p_values(middle, variances, chances) > p
+        over = p_values(np.exp(middle), variances, chances) > p
         low, high = np.where(over, middle, low), np.where(over, high, middle)
-    return high
+    return np.asarray(np.exp(high))

@@ -25,6 +25,8 @@ from sweepstack.results.selection.statistics import Interval
 
 ERRORS = np.concatenate([[0.0], np.geomspace(0.05, 8.0, 141), np.geomspace(8.0, 1000.0, 51)[1:]])
 """Errors r whose chances are computed, in units of the standard error of the winner."""
+BLOCK = 256
+"""Settings times errors that are computed at once."""
 NEGLIGIBLE = 1e-6
 """A chance that is as good as none."""
 
@@ -94,25 +96,24 @@ def _chances(behind: Floats, best: int, known: Spreads) -> tuple[Floats, Floats]
     usual = np.sqrt(known.typical() * shares)
     one_over = 1 / np.sqrt(known.variances * shares[:, None])  # [k, g]
 
-    def chance(index: int) -> float:
-        errors = ERRORS[index] * usual
-        of_far = (behind - errors[best]) / 3
-        limits = np.where(of_far > errors.max(), of_far, errors)
-        return 2 * float((known.chances * special.ndtr(-limits[:, None] * one_over)).sum())
+    def sums(first: int, last: int) -> list[float]:
+        errors = ERRORS[first:last, None] * usual
+        of_far = (behind - errors[:, best, None]) / 3
+        limits = np.where(of_far > errors.max(1, keepdims=True), of_far, errors)
+        found: list[float] = np.einsum("kg,rkg->r", known.chances, special.ndtr(-limits[..., None] * one_over)).tolist()
+        return found
 
     decreasing = float(behind.max() / (usual[best] + 3 * usual.max()))  # from here on no setting is far behind
-    start = min(int(np.searchsorted(ERRORS, decreasing)), len(ERRORS) - 1)
-    bounds = [chance(start)]
-    last = start
-    while bounds[-1] > NEGLIGIBLE and last < len(ERRORS) - 1:
-        last += 1
-        bounds.append(chance(last))
-    first, highest = start, bounds[0]
-    while first > 0 and highest < 1.0:
-        first -= 1
-        highest = max(highest, chance(first))
-        bounds.insert(0, highest)
-    return ERRORS[first : last + 1], np.minimum(bounds, 1.0)
+    first = last = min(int(np.searchsorted(ERRORS, decreasing)), len(ERRORS) - 1)
+    block = max(1, BLOCK // len(usual))
+    found: list[float] = []
+    while last < len(ERRORS) and (not found or found[-1] > NEGLIGIBLE):
+        found += sums(last, last := min(last + block, len(ERRORS)))
+    while first > 0 and max(found) < 0.5:  # which is the chance of any error at all
+        end, first = first, max(first - block, 0)
+        found = sums(first, end) + found
+    bounds: Floats = np.minimum(2 * np.maximum.accumulate(found[::-1])[::-1], 1.0)
+    return ERRORS[first:last], bounds
 
 
 def _margin(errors: Floats, chances: Floats, scale: float, df: int, most: float) -> float:

@@ -171,7 +171,9 @@ def _sorted(frame: pd.DataFrame, metric: str | None, sort: str | None) -> pd.Dat
     ascending = [not _is_downwards(frame, key), *([True] * (len(by) - 1))]
     frame = frame.sort_values(by, ascending=ascending, na_position="last", key=order)
     if sort is None and key in frame.attrs["metrics"]:
-        frame.attrs["notes"] = [note for note in (caution_of(frame, key),) if note]
+        pruned = int((frame["state"] == TrialState.PRUNED).sum())
+        of_pruned = f"{pruned:,} {'trial was' if pruned == 1 else 'trials were'} pruned, not compared" if pruned else ""
+        frame.attrs["notes"] = [note for note in (caution_of(frame, key), of_pruned) if note]
         penalty = comparable(frame, key).isna().astype(int) + (frame["state"] != TrialState.FINISHED)
         frame = frame.iloc[penalty.argsort(kind="stable")]
     return frame.reset_index(drop=True)

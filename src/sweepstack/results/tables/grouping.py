@@ -124,7 +124,8 @@ def settings_frame(frame: pd.DataFrame, selection: Selection) -> pd.DataFrame:
     groups = selection.groups.assign(run_ids=selection.groups["run_ids"].map(" ".join))
     if selection.caution and NOTE not in groups:
         groups[NOTE] = SELECTED_ON_TEST
-    notes = [selection.in_short, selection.added, selection.caution, "" if selection.axis is SEEDS else FOLDS_OVERLAP]
+    notes = [selection.in_short, selection.of_pruned, selection.added, selection.caution]
+    notes.append("" if selection.axis is SEEDS else FOLDS_OVERLAP)
     notes.append(FOLDS_DIFFER if selection.folds_differ else "")
     groups.attrs |= {**_attrs(groups, frame, selection.objective), "notes": [note for note in notes if note]}
     return groups

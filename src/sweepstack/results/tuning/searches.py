@@ -108,13 +108,16 @@ def read_search(store: Store, word: str, kind: Kind | None, metric: str | None) 
         UserError: it has a single setting, no trial with a value, or nothing says how its settings were chosen.
     """
     names = [name.strip() for name in word.split(",")]
-    if len(names) > 1 and kind is not Kind.ADAPTIVE:
-        raise UserError(
-            "several sweeps are one search only if they repeat an adaptive one",
-            word,
-            "add --search adaptive, or name one sweep",
-        )
-    parts = [_read_one(store, name, kind, metric) for name in names]
+    parts: list[Search] = []
+    for name in names:
+        if len(names) == 1 or kind in (None, Kind.ADAPTIVE):
+            parts.append(_read_one(store, name, kind, metric))
+        if len(names) > 1 and (kind or parts[-1].kind) is not Kind.ADAPTIVE:
+            raise UserError(
+                "several sweeps are one search only if they repeat an adaptive one",
+                word,
+                "add --search adaptive, or name one sweep",
+            )
     first = parts[0]
     found = [part.name for part in parts]
     if len(set(found)) < len(found):
@@ -148,7 +151,10 @@ def _read_one(store: Store, name: str, kind: Kind | None, metric: str | None) ->
             "sweep another param than the seed: python train.py -m KEY=V1,V2",
         )
     notes = [selection.caution, direction_note(frame, metric) if metric is not None else ""]
-    if kind is None:
+    samplers = {row.search for row in rows}
+    if kind is None and len(samplers) == 1 and (sampler := samplers.pop()):
+        kind = Kind.RANDOM if sampler == "random" else Kind.ADAPTIVE
+    elif kind is None:
         kind, why = inferred_kind(frame, len(selection.groups), sweep)
         notes.append(f"{sweep}: {why}")
     values, why_worst = settings_in_order(frame, selection)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from sweepstack.journal.ledger_rows import batches
 from sweepstack.private_api_switch import tricks
-from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, REASON_TAG, SETTLED_TAG
+from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, REASON_TAG, RUNGS_TAG, SETTLED_TAG
 
 
 @dataclass
@@ -31,6 +31,8 @@ class SettledRun:
     artifact_uri: str
     started: int
     reason: str = ""
+    rungs: str = ""
+    """The text of `RUNGS_TAG`."""
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -61,11 +63,12 @@ def settled_runs(database: Path, configs: Sequence[str]) -> list[SettledRun] | N
             )
             for run_id, key, value, is_nan in metrics:
                 found[run_id].metrics[key] = math.nan if is_nan else value
-            reasons = opened.execute(
-                f"SELECT run_uuid, value FROM tags WHERE key = ? AND run_uuid IN ({marks})", (REASON_TAG, *part)
+            texts = opened.execute(
+                f"SELECT run_uuid, key, value FROM tags WHERE key IN (?, ?) AND run_uuid IN ({marks})",
+                (REASON_TAG, RUNGS_TAG, *part),
             )
-            for run_id, reason in reasons:
-                found[run_id].reason = reason
+            for run_id, key, text in texts:
+                setattr(found[run_id], "reason" if key == REASON_TAG else "rungs", text)
         return list(found.values())
     return None
 

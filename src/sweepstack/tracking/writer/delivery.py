@@ -36,13 +36,17 @@ from sweepstack.tracking.runs_as_rows import (
     FINGERPRINT_TAG,
     ID_TAG,
     LOG_TAG,
+    PRUNED_TAG,
     REASON_TAG,
     RECOMPOSED_TAG,
+    RUNGS_TAG,
     SETTLED_TAG,
     SWEEP_TAG,
     TRAINED_TAG,
     VERSION_TAG,
     member_tag,
+    rungs_as_text,
+    search_tag,
 )
 from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
@@ -306,6 +310,8 @@ class Delivery:
                         client.update_run(run.run_id, "RUNNING", as_value(trial.name))
                         now = {**_of_sweep(event), LOG_TAG: as_value(str(event.trial.log))}
                         tags += [RunTag(key, value) for key, value in now.items()]
+                        if PRUNED_TAG in client.get_run(run.run_id).data.tags:
+                            client.delete_tag(run.run_id, PRUNED_TAG)
                         continue
                     params = [Param(key[:250], as_value(as_text(value)[:6000])) for key, value in trial.params.items()]
                     if event.dataset.digest:
@@ -324,7 +330,9 @@ class Delivery:
         if isinstance(last := events[-1], Ended):
             for file in last.files:
                 self._keep_file(run, self._kept(trial.id, file))
-            client.set_terminated(run.run_id, str(last.outcome.state), _ms(last.at))
+            state = last.outcome.state
+            status = TrialState.FINISHED if state is TrialState.PRUNED else state
+            client.set_terminated(run.run_id, str(status), _ms(last.at))
         return run.run_id
 
     def _best_as_last(self, run_id: str, event: Ended, metrics: Sequence[Metric]) -> list[Metric]:
@@ -460,6 +468,8 @@ def _end_tags(event: Ended) -> list[RunTag]:
         TRAINED_TAG: event.trained,
         RECOMPOSED_TAG: event.recomposed,
         SETTLED_TAG: trial.fingerprint if outcome.settled else "",
+        PRUNED_TAG: outcome.reason if outcome.state is TrialState.PRUNED else "",
+        RUNGS_TAG: rungs_as_text(outcome.rungs),
     }
     return [RunTag(key, as_value(text)) for key, text in tags.items() if text or key == REASON_TAG]
 
@@ -469,7 +479,9 @@ def _of_sweep(event: Event) -> dict[str, str]:
     if sweep is None:
         return {}
     name = as_value(sweep)  # earlier versions accepted any text as a name
-    return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}"}
+    search = event.trial.run.search.name
+    chosen = {search_tag(sweep): search} if search != "grid" else {}
+    return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}", **chosen}
 
 
 def _tags(first: Event) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,15 @@ from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointMan
 from sweepstack.training.data.source import Data
 from sweepstack.training.module_state import Unkept
 from sweepstack.training.objective import ObjectiveTracker
-from sweepstack.training.outcomes import diverged, finished, killed, undefined_metric, unmeasurable, update_metrics
+from sweepstack.training.outcomes import (
+    diverged,
+    finished,
+    killed,
+    pruned,
+    undefined_metric,
+    unmeasurable,
+    update_metrics,
+)
 from sweepstack.training.random_state import random_state, seed_all, set_random_state, stream
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
@@ -133,6 +141,7 @@ def train_stack(
     data: Data,
     model: StackedModel | SingleModel,
     checkpoints: CheckpointManager = NEVER,
+    prune: Callable[[], Collection[str]] = tuple,
 ) -> None:
     """Trains a stack until every reader has its outcome.
 
@@ -145,6 +154,8 @@ def train_stack(
         model: its members, one a trajectory and in the same order.
         checkpoints: keeps the state after an epoch when that is due, and whenever the training is stopped: then the
             readers that have not ended end KILLED. Training resumes from its `state`, see `_resume_stack`.
+        prune: called once all readers that are due have reported; returns the keys of those that leave PRUNED. Their
+            state is kept for them, and the stack gets narrower.
 
     Raises:
         CheckpointError: the keeper's state does not fit. The model cannot be used any more; the readers can.
@@ -159,6 +170,19 @@ def train_stack(
     clock = Clock()
     if checkpoints.state is not None:
         members, step, seed, losses, clock = _resume_stack(checkpoints.state, members, model, steps, data.device)
+
+    def save(pruned_at: int | None = None) -> None:
+        clock.divide(members)
+        position = {"steps": steps, "step": step, "seed": seed, "seconds": clock.seconds()}
+        recent = torch.stack(losses)[: step % steps].cpu().clone()  # of an epoch that is done none is needed
+        random = random_state(data.device)
+        try:
+            trained = _state(trajectories, members, model)
+        except Unkept as what:
+            checkpoints.cannot(str(what))
+        else:
+            checkpoints.save({**position, **trained, "losses": recent, "random": random}, pruned_at)
+
     while any(member.readers for member in members):
         epoch, done = step // steps + 1, step % steps  # some of an epoch is done where the stack was stopped in it
         if not done:
@@ -182,19 +206,14 @@ def train_stack(
                 _end_trials(
                     members, model, data, step, clock, _measure(members, model, data, recent, rates, step, clock)
                 )  # no variable: it would keep the predictions on the device while the stack trains on
+                leaving = prune()
+                if any(reader.key in leaving for member in members for reader in member.readers):
+                    save(step if sum(map(len, trajectories)) > 1 else None)
+                    _prune(members, leaving, clock)
                 if not any(member.readers for member in members):
                     break
             if checkpoints.stopping or (step % steps == 0 and checkpoints.due()):
-                clock.divide(members)
-                position = {"steps": steps, "step": step, "seed": seed, "seconds": clock.seconds()}
-                recent = torch.stack(losses)[: step % steps].cpu().clone()  # of an epoch that is done none is needed
-                random = random_state(data.device)
-                try:
-                    trained = _state(trajectories, members, model)
-                except Unkept as what:
-                    checkpoints.cannot(str(what))
-                else:
-                    checkpoints.save({**position, **trained, "losses": recent, "random": random})
+                save()
                 if checkpoints.stopping:
                     _kill(members, step, steps, clock)
                     return
@@ -444,6 +463,18 @@ def _end_trials(
         assert reader.kept is not None
         metrics = _timed(reader, clock)
         _give(reader, finished(reader.config, reader.kept, reader.tracker, step, steps, metrics), clock)
+
+
+def _prune(members: Sequence[Member], leaving: Collection[str], clock: Clock) -> None:
+    """Lets the readers leave that a pruner has chosen.
+
+    Args:
+        leaving: their keys.
+    """
+    clock.divide(members)
+    for member in members:
+        for reader in _leave(member, [one for one in member.readers if one.key in leaving]):
+            _give(reader, pruned(_timed(reader, clock)), clock)
 
 
 def _kill(members: Sequence[Member], step: int, steps: int, clock: Clock) -> None:

@@ -1,0 +1,307 @@
+"""A search as a supply of trials: asks a strategy for points, makes their jobs, and tells it what came of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweepstack.config.fingerprint import Fingerprint
+from sweepstack.config.schema import RunConfig, SearchConfig, TrialConfig
+from sweepstack.errors import ConfigError
+from sweepstack.events import Ended
+from sweepstack.execution.scheduler import Supply
+from sweepstack.hydra_adapter.search.read_space import AND, SearchedJobs
+from sweepstack.metrics import Mode, is_better, rounded
+from sweepstack.planning.plan import count
+from sweepstack.search.space import Space
+from sweepstack.search.strategy import Point, PointState, Strategy
+from sweepstack.trial import Outcome, Trial, TrialState
+
+LEAST_WIDTH = 4
+"""The points that a search has out at a time, unless a larger part of the budget or the config says more."""
+PARTS = 8
+"""A search has a part of so many of its points out at a time: then it learns so many times."""
+MOST_REPEATS = 100
+"""Points in a row that had been asked before: after so many the space is taken to have no others."""
+LEARNING = ("tpe", "cmaes", "gp", "nsga2")
+"""Samplers whose points depend on the results of earlier ones."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may use, and how much of it at a time."""
+
+    config: SearchConfig
+    replicates: int
+    """The trials of each point."""
+    epochs: int
+    """The epochs of a trial, unless they are searched."""
+
+    @property
+    def points(self) -> int | None:
+        """The number of points; None if another budget decides."""
+        return None if self.config.trials is None else self.config.trials // self.replicates
+
+    @property
+    def width(self) -> int:
+        """The most points that train at a time."""
+        if self.config.width is not None:
+            return self.config.width
+        expected = self.points
+        if expected is None and self.config.epochs is not None:
+            expected = math.ceil(self.config.epochs / (self.epochs * self.replicates))
+        if expected is None:
+            return LEAST_WIDTH
+        if self.config.name not in LEARNING and self.config.patience is None:
+            return expected
+        return max(LEAST_WIDTH, expected // PARTS)
+
+    def __str__(self) -> str:
+        config = self.config
+        amounts = {"trial": config.trials, "trial-epoch": config.epochs, "minute": config.minutes}
+        parts = [f"{amount:g} {noun}{'' if amount == 1 else 's'}" for noun, amount in amounts.items() if amount]
+        parts += [f"{count(config.patience, 'point')} without a better one"] if config.patience else []
+        each = f", {self.replicates} trials of each" if self.replicates > 1 else ""
+        return f"until {' or '.join(parts)}; {count(self.width, 'point')} at a time{each}"
+
+
+def check_search(config: TrialConfig, search: SearchConfig, jobs: SearchedJobs) -> None:
+    """Checks that a search can be done.
+
+    Args:
+        config: the config of one of its trials.
+        search: the section of the config.
+        jobs: what is searched.
+
+    Raises:
+        ConfigError: nothing is held out, or there is no budget, or not enough for one point.
+    """
+    if config.selecting_part != "val":
+        raise ConfigError(
+            "a search selects by held-out data, and nothing is held out: it would select on the test data",
+            remedy="hold out a part, such as validation_split=0.1",
+        )
+    if (search.trials, search.epochs, search.minutes, search.patience) == (None,) * 4:
+        remedy = "for example search.trials=64 (or search.epochs, search.minutes, search.patience)"
+        raise ConfigError(f"search={search.name} must have a budget", remedy=remedy)
+    each = len(jobs.replicates)
+    if search.trials is not None and search.trials < each:
+        rule = f"search.trials must be enough for one point, which has {each} trials"
+        raise ConfigError(rule, search.trials, f"for example search.trials={20 * each}")
+
+
+def digest_of(trial: Trial, jobs: SearchedJobs, experiment: str) -> str:
+    """Returns a digest of what is searched: a command with the same one continues the search.
+
+    It does not depend on how wide the distributions are, nor on the budget.
+
+    Args:
+        trial: one of its trials, with its fingerprint.
+        jobs: what is searched.
+        experiment: the name of the experiment.
+    """
+    config: dict[str, Any] = trial.config.model_dump(mode="json", by_alias=True)
+    keys = sorted(part.lstrip("+") for key in jobs.space.distributions for part in key.split(AND))
+    for key in [*keys, "seed", "fold"] if len(jobs.replicates) > 1 else keys:
+        _drop(config, key.split("."))
+    of_run = {*RunConfig.model_fields, "hydra"}
+    below = [line for line in jobs.fixed if any(line.lstrip("+").startswith(f"{key}.") for key in keys)]
+    search = trial.run.search
+    known = Fingerprint.parse(trial.fingerprint)
+    what = [
+        *(experiment, search.name, search.seed, keys, jobs.replicates, config),
+        *(sorted(line for line in below if line.lstrip("+").partition(".")[0] not in of_run), known.data, known.code),
+    ]
+    return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
+
+
+def _drop(config: dict[str, Any], path: Sequence[str]) -> None:
+    for name in path[:-1]:
+        config = config.get(name, {})
+        if not isinstance(config, dict):
+            return
+    config.pop(path[-1], None)
+
+
+@dataclass
+class _Open:
+    """A point that the strategy does not know the result of."""
+
+    point: Point
+    trials: list[Trial] = field(default_factory=list)
+
+
+class Search(Supply):
+    """The trials of a search. It asks for further points, as long as the budget lasts, up to its width.
+
+    Points are told in the order of their numbers, and before others are asked. So the course of a search depends on
+    nothing else as long as it asks when all that it has asked for is trained, as with engine=inline.
+
+    Args:
+        strategy: chooses the points.
+        space: what it chooses them from.
+        budget: how many.
+        make: makes the trials of points, with their fingerprints.
+        objective: the metric that selects.
+        mode: whether its smallest or its largest value is the best.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        space: Space,
+        budget: Budget,
+        make: Callable[[Sequence[Point]], Mapping[int, list[Trial]]],
+        objective: str,
+        mode: Mode,
+    ) -> None:
+        self._strategy, self._space, self._size, self._budget = strategy, space, space.size, budget
+        self._make, self._objective, self._mode = make, objective, mode
+        self._open: dict[int, _Open] = {}
+        self._outcomes: dict[str, Outcome] = {}
+        self._stopped: set[str] = set()
+        """Fingerprints of trials that were stopped: their points wait for another command."""
+        self._names: dict[int, str] = {}
+        self._texts: set[str] = set()
+        """The different points."""
+        self._repeats = 0
+        """The points in a row, up to the last one, that had been asked before."""
+        self._epochs = 0
+        self._began = time.monotonic()
+
+    def first_trials(self) -> list[Trial]:
+        """Returns the trials of all points that were asked before; of further ones if each of these has a result."""
+        known = self._strategy.points[: self._budget.points]
+        trials = self._trials_of(known)
+        return trials if self._open else [*trials, *self.next_trials(lambda _: None)]
+
+    def next_trials(self, say: Callable[[str], None]) -> list[Trial]:
+        """See `Supply`."""
+        self._pass_results()
+        asked: list[Trial] = []
+        while self._is_free():
+            asked += self._trials_of([self._strategy.ask()])
+        self._strategy.keep()
+        if asked:
+            say(self._progress())
+        elif self._is_exhausted and not self._open:
+            say(f"search: all {len(self._texts)} points of the space are asked")
+        return asked
+
+    @property
+    def _is_exhausted(self) -> bool:
+        """True if each point of the space was asked, or so it seems."""
+        return len(self._texts) >= self._size or self._repeats >= MOST_REPEATS
+
+    def _is_free(self) -> bool:
+        """True if a further point is to be asked for."""
+        config, points = self._budget.config, self._budget.points
+        known = self._strategy.points
+        out = [
+            one for one in self._open.values() if not any(trial.fingerprint in self._stopped for trial in one.trials)
+        ]
+        if self._is_exhausted:
+            return False
+        if len(out) >= self._budget.width or (points is not None and len(known) >= points):
+            return False
+        if config.epochs is not None and self._epochs >= config.epochs:
+            return False
+        if config.minutes is not None and time.monotonic() - self._began > 60 * config.minutes:
+            return False
+        return config.patience is None or self._since_best(known) < config.patience
+
+    def _since_best(self, known: Sequence[Point]) -> int:
+        """Returns the number of results in a row, up to the last one, without a better objective."""
+        best, since = math.nan, 0
+        for point in known:
+            if point.state is PointState.ASKED:
+                continue
+            value = point.objectives[0] if point.state is PointState.COMPLETE else math.nan
+            since += 1
+            if is_better(value, best, self._mode):
+                best, since = value, 0
+        return since
+
+    def _trials_of(self, points: Sequence[Point]) -> list[Trial]:
+        made = self._make(points)
+        for point in points:
+            trials = made[point.number]
+            text = str(sorted(self._space.text(point.values).items()))
+            self._repeats = self._repeats + 1 if text in self._texts else 0
+            self._texts.add(text)
+            if not trials and point.state is PointState.ASKED:
+                self._strategy.tell(point.number, PointState.FAILED)
+            if not trials:
+                continue
+            self._epochs += sum(trial.config.epochs for trial in trials)
+            self._names[point.number] = trials[0].name
+            if point.state is PointState.ASKED:
+                self._open[point.number] = _Open(point, trials)
+        return [trial for point in points for trial in made[point.number]]
+
+    def on_ended(self, event: Ended) -> None:
+        self._take(event.trial, event.outcome)
+
+    def on_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
+        self._take(trial, outcome)
+
+    def _take(self, trial: Trial, outcome: Outcome) -> None:
+        if outcome.state is TrialState.KILLED:
+            self._stopped.add(trial.fingerprint)
+        else:
+            self._outcomes[trial.fingerprint] = outcome
+
+    def _pass_results(self) -> None:
+        for number, one in sorted(self._open.items()):
+            outcomes = [self._outcomes.get(trial.fingerprint) for trial in one.trials]
+            known = [outcome for outcome in outcomes if outcome is not None]
+            if len(known) == len(outcomes):
+                self._strategy.tell(number, *self._result(one.trials, known))
+                del self._open[number]
+
+    def _result(self, trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> tuple[PointState, tuple[float, ...]]:
+        """Returns the result of a point: the mean over its trials; failed if one of them has no value."""
+        values = [outcome.objective(trial.config) for trial, outcome in zip(trials, outcomes, strict=True)]
+        mean = math.fsum(values) / len(values)
+        if not math.isfinite(mean):
+            return PointState.FAILED, ()
+        is_whole = all(outcome.state is TrialState.FINISHED for outcome in outcomes)
+        cost = [float(sum(trial.config.epochs for trial in trials))] if self._budget.config.name == "nsga2" else []
+        return (PointState.COMPLETE if is_whole else PointState.PRUNED), (mean, *cost)
+
+    def _progress(self) -> str:
+        known = self._strategy.points
+        best: Point | None = None
+        for point in known:
+            if point.state is PointState.COMPLETE and (
+                best is None or is_better(point.objectives[0], best.objectives[0], self._mode)
+            ):
+                best = point
+        each, total = self._budget.replicates, self._budget.points
+        of = f" of {total * each}" if total is not None else ""
+        found = (
+            f", best {self._objective} {rounded(best.objectives[0])} ({self._names.get(best.number, '')})"
+            if best is not None
+            else ""
+        )
+        return f"search: {len(known) * each}{of} trials asked, {len(self._open) * each} to train{found}"
+
+
+def describe_space(jobs: SearchedJobs, budget: Budget) -> list[str]:
+    """Says what is searched, and with which budget.
+
+    Args:
+        jobs: what is searched.
+        budget: how much of it is trained.
+    """
+    number = jobs.space.size
+    size = "" if math.isinf(number) else f", {number:,.0f} different points"
+    return [
+        f"search={budget.config.name} {budget}{size}",
+        *(f"    {line}" for line in jobs.space.lines()),
+    ]

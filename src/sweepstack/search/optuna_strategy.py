@@ -1,0 +1,266 @@
+"""The points of a search, chosen by Optuna and kept in its own storage, which `optuna-dashboard` opens.
+
+Each point gets a new sampler, with a seed of its own: what it chooses follows from the points and results so
+far, which the study holds. So a search that is resumed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from sweepstack.errors import StoreError, one_line
+from sweepstack.files.owner_only import make_folder, opener
+from sweepstack.search.space import Distribution, Options, Space, Value
+from sweepstack.search.strategy import Point, PointState
+
+SPACE = "space"
+"""Attribute of a study: the space of its points, in words."""
+STATES = {
+    PointState.ASKED: TrialState.RUNNING,
+    PointState.COMPLETE: TrialState.COMPLETE,
+    PointState.PRUNED: TrialState.PRUNED,
+    PointState.FAILED: TrialState.FAIL,
+}
+BACK = {state: mine for mine, state in STATES.items()}
+STARTUP = 10
+"""Points that TPE and the Gaussian process draw at random before they learn."""
+
+
+class StudyFile(BaseJournalBackend):
+    """The file of a study, in the format of Optuna's `JournalFileBackend`: one line of JSON for each operation.
+
+    Only one process writes it, under a lock of ours, and what belongs together is written at once by `keep`. Optuna's
+    own class would write and sync each operation, and leave a lock behind when the process is killed.
+
+    Args:
+        path: the file; it need not exist.
+        writes: False if nothing is to be written.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self._path, self._writes = path, writes
+        try:
+            text = path.read_bytes() if path.exists() else b""
+            self._size = text.rfind(b"\n") + 1  # a last line without an end was being written when the power went
+            self._logs: list[dict[str, Any]] = [json.loads(line) for line in text[: self._size].splitlines()]
+        except (OSError, ValueError) as error:
+            rule = f"the study of a search must be readable ({one_line(error)})"
+            raise StoreError(
+                rule, str(path), "move it away: the points are asked again, their trials are known"
+            ) from error
+        self._kept = len(self._logs)
+
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        """See `BaseJournalBackend`."""
+        return self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """See `BaseJournalBackend`; nothing is written before `keep`."""
+        self._logs += json.loads(json.dumps(logs))
+
+    def keep(self) -> None:
+        """Writes what is new, and returns when it is on the disk."""
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in self._logs[self._kept :]]
+        if not (lines and self._writes):
+            return
+        make_folder(self._path.parent)
+        with open(self._path, "ab", opener=opener) as file:
+            file.truncate(self._size)
+            file.write("".join(lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            self._size = file.tell()
+        self._kept = len(self._logs)
+
+
+class OptunaStrategy:
+    """Chooses points with a sampler of Optuna; see `Strategy`.
+
+    Args:
+        file: the file of the study.
+        name: what is searched. A study has a name of its own for each space, because Optuna's samplers want one space.
+        sampler: the name of the sampler: random, qmc, tpe, cmaes, gp or nsga2.
+        seed: of the search.
+        space: what is searched. If the study had another one, the points that lie in this one are taken over.
+        modes: for each objective, whether the smallest or the largest value is the best.
+        width: the points that are out at a time, for the population of nsga2.
+        writes: False if nothing is to be written, for a dry run.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        name: str,
+        sampler: str,
+        seed: int,
+        space: Space,
+        modes: Sequence[str],
+        width: int,
+        writes: bool = True,
+    ) -> None:
+        self._path = file
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._file, self._sampler, self._seed, self._space, self._width = (
+            StudyFile(file, writes),
+            sampler,
+            seed,
+            space,
+            width,
+        )
+        self._directions = [StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in modes]
+        self._distributions = {key: _distribution(one) for key, one in space.distributions.items()}
+        try:
+            self._storage = JournalStorage(self._file)
+            self._study = self._open(name)
+        except Exception as error:  # a file of others, or of another version
+            rule = f"the study of a search must be Optuna's ({one_line(error)})"
+            raise StoreError(
+                rule, str(file), "move it away: the points are asked again, their trials are known"
+            ) from error
+
+    def _open(self, name: str) -> Study:
+        """Returns the study of the space; takes over the points of the latest one that had another space."""
+        shown = "; ".join(self._space.lines())
+        studies = self._storage.get_all_studies()
+        for one in studies:
+            if one.user_attrs.get(SPACE) == shown:
+                return optuna.load_study(study_name=one.study_name, storage=self._storage)
+        own_name = name if not studies else f"{name} ({len(studies) + 1})"
+        study = optuna.create_study(study_name=own_name, storage=self._storage, directions=self._directions)
+        if studies:
+            before = optuna.load_study(study_name=studies[-1].study_name, storage=self._storage)
+            for trial in before.get_trials(deepcopy=False):
+                if self._space.contains(trial.params):
+                    study.add_trial(
+                        create_trial(
+                            state=trial.state,
+                            values=trial.values,
+                            params=trial.params,
+                            distributions=self._of(trial.params),
+                        )
+                    )
+        study.set_user_attr(SPACE, shown)
+        return study
+
+    @property
+    def points(self) -> list[Point]:
+        """See `Strategy`."""
+        return [
+            Point(number, trial.params, BACK[trial.state], tuple(trial.values or ()))
+            for number, trial in enumerate(self._whole())
+        ]
+
+    def ask(self) -> Point:
+        """See `Strategy`."""
+        number = len(self._whole())
+        if self._sampler in ("random", "qmc"):
+            values = self._space.at(self._shares(number))
+            self._study.add_trial(create_trial(state=TrialState.RUNNING, params=values, distributions=self._of(values)))
+            return Point(number, values)
+        seed = self._random(number).randrange(2**32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of samplers that were experimental in Optuna 4
+            self._study.sampler = self._make_sampler(seed)
+            if not self._space.when:
+                return Point(number, self._study.ask(self._distributions).params)
+            trial = self._study.ask()
+            for key, one in self._space.distributions.items():
+                if self._space.has(key, self._space.text(trial.params)):
+                    _suggest(trial, key, one)
+            return Point(number, trial.params)
+
+    def _of(self, values: Mapping[str, Value]) -> dict[str, BaseDistribution]:
+        return {key: self._distributions[key] for key in values}
+
+    def _whole(self) -> list[FrozenTrial]:
+        """Returns the trials of the study that have all of their values: a power cut may have lost some of the last
+        one."""
+        return [trial for trial in self._study.get_trials(deepcopy=False) if self._space.contains(trial.params)]
+
+    def _shares(self, number: int) -> Sequence[float]:
+        """Returns a point of the unit cube."""
+        if self._sampler == "random":
+            draw = self._random(number)
+            return [draw.random() for _ in self._distributions]
+        from scipy.stats import qmc
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a number of points that is no power of 2 has a little less balance
+            return [float(one) for one in qmc.Sobol(len(self._distributions), seed=self._seed).random(number + 1)[-1]]
+
+    def _random(self, number: int) -> random.Random:
+        """Returns the source of chance for one point."""
+        return random.Random(f"{self._seed} {number}")
+
+    def _make_sampler(self, seed: int) -> BaseSampler:
+        match self._sampler:
+            case "tpe":
+                return TPESampler(
+                    multivariate=True,
+                    group=bool(self._space.when),
+                    constant_liar=True,
+                    n_startup_trials=STARTUP,
+                    seed=seed,
+                )
+            case "cmaes":
+                independent = RandomSampler(seed=seed)
+                return CmaEsSampler(seed=seed, independent_sampler=independent, warn_independent_sampling=False)
+            case "gp":
+                return GPSampler(seed=seed, n_startup_trials=STARTUP)
+            case _:
+                return NSGAIISampler(population_size=max(STARTUP, self._width), seed=seed)
+
+    def tell(self, number: int, state: PointState, objectives: Sequence[float] = ()) -> None:
+        """See `Strategy`."""
+        trial = self._whole()[number]
+        if trial.state is not TrialState.RUNNING:
+            return
+        if state is PointState.PRUNED and len(self._directions) == 1:
+            # Optuna takes the value of a pruned trial from its last intermediate value.
+            self._storage.set_trial_intermediate_value(trial._trial_id, 1, objectives[0])
+        values = [*objectives] if state is PointState.COMPLETE else None
+        self._study.tell(trial.number, values, STATES[state])
+
+    def keep(self) -> None:
+        """See `Strategy`."""
+        try:
+            self._file.keep()
+        except OSError as error:
+            rule = f"the study of a search must be writable ({one_line(error)})"
+            remedy = "make room there, or choose another folder with tracking.journal=DIR"
+            raise StoreError(rule, str(self._path), remedy) from error
+
+
+def _suggest(trial: Trial, key: str, one: Distribution) -> None:
+    """Makes Optuna choose a value."""
+    if isinstance(one, Options):
+        trial.suggest_categorical(key, one.texts)
+    elif one.whole:
+        trial.suggest_int(key, int(one.low), int(one.high), log=one.log, step=int(one.step or 1))
+    else:
+        trial.suggest_float(key, one.low, one.high, log=one.log, step=one.step)
+
+
+def _distribution(one: Distribution) -> BaseDistribution:
+    if isinstance(one, Options):
+        return CategoricalDistribution(one.texts)
+    if one.whole:
+        return IntDistribution(int(one.low), int(one.high), log=one.log, step=int(one.step or 1))
+    return FloatDistribution(one.low, one.high, log=one.log, step=one.step)

@@ -1,0 +1,424 @@
+"""Which trials end early, by the objective at rungs: decides as the pruner of the config says. Pure.
+
+A *rung* is a number of epochs at which trials are compared. It is counted on the longest training of the sweep; in a
+shorter one, it is at the same part of its own epochs. Trials of one setting are judged together, by their mean.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sweepstack.config.schema import PrunerConfig
+from sweepstack.metrics import Mode, is_better, rounded
+from sweepstack.planning.compatibility import setting_key
+from sweepstack.trial import Measurement, Outcome, Trial, TrialState
+
+ROUNDING = 1e-9
+"""Epochs that a measurement may be before a rung, because of rounding."""
+
+
+@dataclass
+class Standing:
+    """What is known of a trial: its objective at the rungs that it has reached."""
+
+    setting: int
+    """The number of its setting in the sweep, from 0."""
+    epochs: int
+    """The epochs of its whole training."""
+    objective: str
+    """The metric that selects; only trials of one objective are compared."""
+    values: dict[int, float] = field(default_factory=dict)
+    """The objective by rung."""
+    failed: bool = False
+    """True if it has FAILED: at the next rung, it counts as the last one."""
+    pruned: bool = False
+    """True if it was PRUNED, at the last rung of `values`."""
+
+
+@dataclass(frozen=True)
+class KnownRungs:
+    """What a pruner decides by, as plain values."""
+
+    config: PrunerConfig
+    longest: int
+    """The most epochs of a trial in the sweep."""
+    standings: Mapping[str, Standing]
+    """What is known of the trials of the sweep, by fingerprint."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Converts it to plain values."""
+        standings = {
+            key: {**vars(one), "values": list(one.values.items())} for key, one in self.standings.items()
+        }  # JSON has texts as keys only
+        return {"config": self.config.model_dump(), "longest": self.longest, "standings": standings}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> KnownRungs:
+        """Reads what `as_json` has returned."""
+        standings = {
+            key: Standing(**{**one, "values": {int(rung): value for rung, value in one["values"]}})
+            for key, one in content["standings"].items()
+        }
+        return cls(PrunerConfig.model_validate(content["config"]), content["longest"], standings)
+
+
+def rungs_of(config: PrunerConfig, longest: int) -> list[int]:
+    """Returns the rungs of a sweep.
+
+    Args:
+        config: the pruner.
+        longest: the most epochs of a trial.
+    """
+    if config.name == "none":
+        return []
+    if config.name not in ("halving", "hyperband"):
+        return list(range(config.min_epochs, longest))
+    powers = (config.min_epochs * config.factor**power for power in itertools.count())
+    return list(itertools.takewhile(lambda rung: rung < longest, powers))
+
+
+def rungs_within(config: PrunerConfig, longest: int, epochs: int) -> list[tuple[int, float]]:
+    """Returns the rungs of a trial, each with the epochs that the trial has trained when it reaches the rung.
+
+    Args:
+        config: the pruner.
+        longest: the most epochs of a trial in the sweep.
+        epochs: the epochs of the trial.
+    """
+    if not config.compares:
+        longest = epochs
+    found = [(rung, rung * epochs / longest) for rung in rungs_of(config, longest)]
+    return [(rung, at) for rung, at in found if at >= config.min_epochs]
+
+
+def brackets(config: PrunerConfig, longest: int) -> list[int]:
+    """Returns how many of each round of settings `hyperband` deals to each bracket, as the paper on Hyperband (Li et
+    al., 2018) does. Bracket b begins at rung number b; the last one prunes nothing.
+
+    Args:
+        config: the pruner.
+        longest: the most epochs of a trial in the sweep.
+    """
+    count = len(rungs_of(config, longest)) + 1
+    return [math.ceil(count / left * config.factor ** (left - 1)) for left in range(count, 0, -1)]
+
+
+def bracket_of(setting: int, shares: Sequence[int]) -> int:
+    """Returns the bracket of a setting: each setting goes to the bracket that is furthest behind its share.
+
+    Args:
+        setting: the number of the setting.
+        shares: see `brackets`.
+    """
+    dealt = [0] * len(shares)
+    chosen = 0
+    for number in range(setting % sum(shares) + 1):
+        behind = [share * (number + 1) / sum(shares) - had for share, had in zip(shares, dealt, strict=True)]
+        chosen = behind.index(max(behind))
+        dealt[chosen] += 1
+    return chosen
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a pruner has decided after some measurements."""
+
+    leaving: Mapping[str, str]
+    """Why trials end, by fingerprint."""
+    judged: int
+    """The number of trials that were judged."""
+    epochs: float
+    """The epochs that they have trained."""
+
+
+class Pruner:
+    """Follows the trials of a stack, and decides which of them end.
+
+    Args:
+        known: what is known of the trials of the sweep; it is updated.
+        mode: which values of the objective are better.
+    """
+
+    def __init__(self, known: KnownRungs, mode: Mode) -> None:
+        self.config, self._longest, self._mode = known.config, known.longest, mode
+        self._standings = known.standings
+        self._sign = 1 if mode == "min" else -1
+        self._shares = brackets(self.config, self._longest) if self.config.name == "hyperband" else [1]
+        self._rungs: dict[int, list[tuple[int, float]]] = {}
+        self._brackets: dict[int, int] = {}
+        self._passed: dict[str, dict[int, float]] = {}
+        self._next: dict[str, int] = {}
+        self._crossed: dict[int, list[str]] = {}
+        self._epochs = 0.0
+
+    def begin(self, epochs: float = 0.0, passed: Mapping[str, Mapping[int, float]] | None = None) -> None:
+        """Follows a training from its beginning, or from a checkpoint.
+
+        Args:
+            epochs: the epochs that are done.
+            passed: what `passed` was then.
+        """
+        self._passed = {key: {int(rung): one for rung, one in found.items()} for key, found in (passed or {}).items()}
+        self._crossed = {}
+        for key, standing in self._standings.items():
+            standing.values |= self._passed.get(key, {})
+            self._next[key] = sum(at <= epochs + ROUNDING for _, at in self._own(standing))
+
+    @property
+    def passed(self) -> dict[str, dict[int, float]]:
+        """The objective at the rungs that the trials of the stack have passed, for a checkpoint."""
+        return self._passed
+
+    def rungs(self, key: str) -> dict[int, float]:
+        """Returns the objective of a trial at the rungs that it has reached.
+
+        Args:
+            key: its fingerprint.
+        """
+        known = self._standings.get(key)
+        return {} if known is None else dict(sorted(known.values.items()))
+
+    def take(self, key: str, epochs: float, value: float) -> None:
+        """Takes a measurement of a trial.
+
+        Args:
+            key: its fingerprint.
+            epochs: the epochs that it has trained.
+            value: its objective.
+        """
+        standing = self._standings.get(key)
+        if standing is None or epochs + ROUNDING >= standing.epochs:
+            return
+        own, number = self._own(standing), self._next.get(key, 0)
+        while number < len(own) and own[number][1] <= epochs + ROUNDING:
+            rung = own[number][0]
+            standing.values[rung] = self._passed.setdefault(key, {})[rung] = value
+            self._crossed.setdefault(rung, []).append(key)
+            number += 1
+        self._next[key], self._epochs = number, epochs
+
+    def fail(self, key: str) -> None:
+        """Notes that a trial has FAILED.
+
+        Args:
+            key: its fingerprint.
+        """
+        if key in self._standings:
+            self._standings[key].failed = True
+
+    def decide(self) -> Decision:
+        """Decides about the trials that have reached a rung since the last call."""
+        crossed, self._crossed = self._crossed, {}
+        leaving: dict[str, str] = {}
+        for rung, keys in sorted(crossed.items()):
+            groups: dict[tuple[str, int], list[str]] = defaultdict(list)
+            for key in keys:
+                standing = self._standings[key]
+                groups[standing.objective, self._bracket(standing.setting)].append(key)
+            for (objective, bracket), group in groups.items():
+                losers = self._losers(rung, objective, bracket)
+                for key in (key for key in group if key not in leaving):
+                    reason = losers.get(self._standings[key].setting)
+                    if reason is not None:
+                        leaving[key] = f"pruned at epoch {self._epochs:g} by {self.config.name}{reason}"
+            for key in leaving:
+                self._standings[key].pruned = True
+        return Decision(leaving, len({key for keys in crossed.values() for key in keys}), self._epochs)
+
+    def _losers(self, rung: int, objective: str, bracket: int) -> dict[int, str]:
+        """Returns why settings end at a rung, by their numbers. What was decided before stands."""
+        if self.config.name == "hyperband" and rung not in rungs_of(self.config, self._longest)[bracket:]:
+            return {}
+        curves: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        before: dict[int, str] = {}
+        for standing in self._standings.values():
+            if standing.objective != objective or self._bracket(standing.setting) != bracket:
+                continue
+            for one, value in standing.values.items():
+                if one <= rung:
+                    curves[standing.setting][one].append(value)
+            if standing.failed and self._missed(standing) == rung:
+                curves[standing.setting][rung].append(math.nan)
+            if standing.pruned and max(standing.values) <= rung:
+                before[standing.setting] = ", as its other trials were"
+        means = {
+            setting: {one: math.fsum(values) / len(values) for one, values in sorted(curve.items())}
+            for setting, curve in sorted(curves.items())
+        }
+        judge: Callable[[dict[int, dict[int, float]], int, str], dict[int, str]] = {
+            "halving": self._by_halving,
+            "hyperband": self._by_halving,
+            "median": self._by_median,
+            "threshold": self._by_threshold,
+            "patient": self._by_patience,
+        }[self.config.name]
+        return before | judge(means, rung, objective)
+
+    def _by_halving(self, means: dict[int, dict[int, float]], rung: int, objective: str) -> dict[int, str]:
+        """Of n settings, the best n // factor go on, at least one. Of equal ones, the first in the sweep wins."""
+        at = {setting: curve[rung] for setting, curve in means.items() if rung in curve}
+        order = sorted(at, key=lambda one: (math.isnan(at[one]), self._sign * at[one], one))
+        best = max(1, len(order) // self.config.factor)
+        return {setting: f": {ordinal(rank)} of {len(order)}" for rank, setting in enumerate(order, 1) if rank > best}
+
+    def _by_median(self, means: dict[int, dict[int, float]], rung: int, objective: str) -> dict[int, str]:
+        """What was pruned before counts with what it had, else the median would get stricter with each rung."""
+        finite = {one: [v for v in curve.values() if not math.isnan(v)] for one, curve in means.items()}
+        running = [math.fsum(values) / len(values) for values in finite.values() if values]
+        if len(means) < self.config.min_trials:
+            return {}
+        median = statistics.median(running)
+        found = {}
+        for setting, curve in means.items():
+            best = self._best(curve)
+            if rung in curve and not is_better(best, median, self._mode) and best != median:
+                found[setting] = f": the best {objective} is {rounded(best)}, the median is {rounded(median)}"
+        return found
+
+    def _by_threshold(self, means: dict[int, dict[int, float]], rung: int, objective: str) -> dict[int, str]:
+        bound = self.config.bound
+        assert bound is not None
+        return {
+            setting: f": {objective} is {rounded(curve[rung])}, the bound is {rounded(bound)}"
+            for setting, curve in means.items()
+            if rung in curve and not is_better(curve[rung], bound, self._mode) and curve[rung] != bound
+        }
+
+    def _by_patience(self, means: dict[int, dict[int, float]], rung: int, objective: str) -> dict[int, str]:
+        found = {}
+        for setting, curve in means.items():
+            best, waited = math.nan, 0
+            for value in curve.values():
+                better = is_better(value + self._sign * self.config.min_delta, best, self._mode)
+                best, waited = (value, 0) if better else (best, waited + 1)
+            if rung in curve and waited >= self.config.patience:
+                found[setting] = f": no better {objective} than {rounded(best)} for {waited} epochs"
+        return found
+
+    def _best(self, curve: Mapping[int, float]) -> float:
+        best = math.nan
+        for value in curve.values():
+            best = value if is_better(value, best, self._mode) else best
+        return best
+
+    def _own(self, standing: Standing) -> list[tuple[int, float]]:
+        """Returns the rungs of a trial; see `rungs_within`."""
+        if standing.epochs not in self._rungs:
+            self._rungs[standing.epochs] = rungs_within(self.config, self._longest, standing.epochs)
+        return self._rungs[standing.epochs]
+
+    def _missed(self, standing: Standing) -> int | None:
+        """Returns the first rung that a failed trial has not reached; None if it has reached all."""
+        return next((rung for rung, _ in self._own(standing) if rung not in standing.values), None)
+
+    def _bracket(self, setting: int) -> int:
+        if setting not in self._brackets:
+            self._brackets[setting] = bracket_of(setting, self._shares)
+        return self._brackets[setting]
+
+
+class Standings:
+    """Collects what is known of the trials of a command, for the stacks that begin next.
+
+    Args:
+        config: the pruner.
+    """
+
+    def __init__(self, config: PrunerConfig) -> None:
+        self._config = config
+        self._settings: dict[str, int] = {}
+        self._standings: dict[str, Standing] = {}
+        self._longest = 1
+
+    def add(self, trials: Iterable[Trial]) -> None:
+        """Adds trials, in the order of the sweep; those that are known stay as they are."""
+        if self._config.name == "none":
+            return
+        for trial in trials:
+            if trial.fingerprint in self._standings:
+                continue
+            config = trial.config
+            setting = self._settings.setdefault(setting_key(config), len(self._settings))
+            self._standings[trial.fingerprint] = Standing(setting, config.epochs, config.objective)
+            self._longest = max(self._longest, config.epochs)
+
+    def take(self, trial: Trial, at: Measurement, before: int) -> None:
+        """Takes a measurement of a trial.
+
+        Args:
+            trial: the trial.
+            at: the measurement.
+            before: the step of the one before.
+        """
+        standing, value = self._standings.get(trial.fingerprint), at.metrics.get(trial.config.objective)
+        if standing is None or value is None or at.step >= at.steps:
+            return
+        done, now = (step * standing.epochs / at.steps + ROUNDING for step in (before, at.step))
+        for rung, epochs in rungs_within(self._config, self._longest, standing.epochs):
+            if done < epochs <= now:
+                standing.values[rung] = value
+
+    def end(self, trial: Trial, outcome: Outcome) -> None:
+        """Takes the outcome of a trial, also of one that was trained before."""
+        if (standing := self._standings.get(trial.fingerprint)) is not None:
+            standing.values |= outcome.rungs
+            standing.failed = outcome.state is TrialState.FAILED
+            standing.pruned = outcome.state is TrialState.PRUNED
+
+    def known(self, trials: Iterable[Trial]) -> KnownRungs | None:
+        """Returns what a pruner knows when a stack begins; None without a pruner.
+
+        Args:
+            trials: those of the stack.
+        """
+        if self._config.name == "none":
+            return None
+        self.add(trials)
+        copies = {key: replace(one, values=dict(one.values)) for key, one in self._standings.items()}
+        return KnownRungs(self._config, self._longest, copies)
+
+
+def ordinal(number: int) -> str:
+    """Returns a rank in words, such as 1st or 12th."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def describe_pruner(config: PrunerConfig, epochs: Sequence[int]) -> list[str]:
+    """Says at which epochs trials are judged; nothing if none is.
+
+    Args:
+        config: the pruner.
+        epochs: the epochs of each trial.
+    """
+    if config.name == "none" or not epochs:
+        return []
+    longest = max(epochs)
+    found = {one: [math.ceil(at - ROUNDING) for _, at in rungs_within(config, longest, one)] for one in {*epochs}}
+    if not any(found.values()):
+        least = f"no trial has more epochs than pruner.min_epochs={config.min_epochs}"
+        return [f"pruner={config.name}: {least}, so none ends early"]
+    judged = {
+        "halving": f"1 in {config.factor} goes on",
+        "hyperband": f"1 in {config.factor} goes on, in {len(brackets(config, longest))} brackets",
+    }.get(config.name, "trials may end")
+    line = f"pruner={config.name}: {judged} {_at(found[longest])}"
+    shorter = [one for one in sorted(found) if one < longest]
+    if shorter and config.compares:
+        one = shorter[-1]
+        own = f"{_at(found[one])} of {one}" if found[one] else f"never in {one}"
+        line += f" of {longest} epochs, in a shorter training at the same part of its own epochs ({own})"
+    return [line]
+
+
+def _at(epochs: Sequence[int]) -> str:
+    if len(epochs) > 1 and list(epochs) == list(range(epochs[0], epochs[-1] + 1)):
+        return f"after each epoch from {epochs[0]} to {epochs[-1]}"
+    *first, last = epochs
+    return f"at epoch{'s' if first else ''} {', '.join(map(str, first))}{' and ' if first else ''}{last}"

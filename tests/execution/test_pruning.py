@@ -1,0 +1,240 @@
+"""Trials that leave early: from trials to outcomes, in this process, and what later commands make of them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweepstack.config.parsing import parse
+from sweepstack.events import Ended
+from sweepstack.execution.executor import InProcessExecutor
+from sweepstack.execution.listener import Listener
+from sweepstack.execution.prepare import Prepared, prepare
+from sweepstack.execution.scheduler import execute, foresee
+from sweepstack.tracking.runs import history
+from sweepstack.tracking.store import Store
+from sweepstack.trial import Outcome, Trial
+
+from ..terminal import new_store
+
+LRS = (0.0003, 3.0, 0.001, 1.0, 0.003, 0.3, 0.01, 0.1, 0.03)
+HALVING = {"pruner.name": "halving"}
+VALUE = "val/accuracy"
+
+MakeTrials = Callable[..., Prepared]
+Curves = Mapping[str, Sequence[float]]
+
+
+@pytest.fixture
+def trials(tmp_path: Path, digits_plain: Callable[..., dict[str, Any]]) -> Iterator[MakeTrials]:
+    """`trials(**HALVING)`: one trial for each of `LRS`, 9 epochs each, in one stack."""
+    threads = torch.get_num_threads()
+
+    def make(seeds: Sequence[int] = (0,), batches: Sequence[int] = (100,), **changes: Any) -> Prepared:
+        config = {"epochs": 9, "threads": 1, "launch.stack": "force", "launch.width": 64, **changes}
+        points = [(lr, seed, batch) for batch in batches for lr in LRS for seed in seeds]
+        made = []
+        for number, (lr, seed, batch) in enumerate(points):
+            own = {"optimizer.lr": lr, "seed": seed, "batch_size": batch}
+            parsed = parse(digits_plain({**config, **own}))
+            params: dict[str, str | int | float | bool | None] = {
+                "dataset": "digits",
+                "lr": lr,
+                "seed": seed,
+                "batch_size": batch,
+            }
+            folder = tmp_path / "jobs" / str(number)
+            name = f"lr={lr} seed={seed} bs={batch}"
+            made.append(
+                Trial(parsed.trial, number, name, params, folder, "", parsed.run, folder / "train.log", sweep="sweep")
+            )
+        return prepare(made, "train", InProcessExecutor())
+
+    yield make
+    torch.set_num_threads(threads)
+
+
+class Events(Listener):
+    """Keeps how trials end."""
+
+    def __init__(self) -> None:
+        self.ended: list[Ended] = []
+        self.lines: list[str] = []
+
+    def on_ended(self, event: Ended) -> None:
+        self.ended.append(event)
+
+    def on_message(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def run(prepared: Prepared, store: Store, *listeners: Listener) -> dict[str, Outcome]:
+    """Outcomes by the names of the trials."""
+    outcomes = execute(prepared, store, InProcessExecutor(), listeners)
+    return {trial.name: outcomes[trial.fingerprint] for trial in prepared.trials}
+
+
+def states(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
+    return {name: str(outcome.state) for name, outcome in outcomes.items()}
+
+
+def curves(store: Store) -> dict[str, list[float]]:
+    """The objective of each run after each epoch; every epoch is there once."""
+    found = {}
+    for row in store.rows("sweep"):
+        points = store.client.get_metric_history(row.run_id, VALUE)
+        assert sorted(point.step for point in points) == [*range(1, len(points) + 1)]
+        found[row.name] = [value for _, value in history(store, row.run_id, VALUE)]
+    return found
+
+
+def unpruned(trials: Prepared, folder: Path, empty_database: Path) -> tuple[dict[str, Outcome], dict[str, list[float]]]:
+    """Outcomes and curves of the same trials without a pruner, in a store of their own."""
+    folder.mkdir()
+    store = new_store(folder, empty_database)
+    outcomes = run(trials, store)
+    assert {*states(outcomes).values()} <= {"FINISHED", "FAILED"}
+    return outcomes, curves(store)
+
+
+def by_hand(settings: Sequence[Sequence[str]], values: Curves, before: Sequence[Curves] = ()) -> dict[str, int]:
+    """Successive halving as the books have it: the epochs that each trial is trained.
+
+    Args:
+        settings: the names of the trials of each setting of a stack.
+        values: the full curves of all trials.
+        before: for the first rung and the second one, the values that earlier stacks have had there.
+    """
+    left, trained = [*settings], {name: 9 for names in settings for name in names}
+    for number, rung in enumerate((1, 3)):
+        mean = {names: sum(values[name][rung - 1] for name in names) / len(names) for names in map(tuple, left)}
+        others = [value for (value,) in before[number].values()] if before else []
+        ranking = sorted([*others, *mean.values()], reverse=True)
+        places = {names: ranking.index(value) for names, value in mean.items()}
+        for tied in mean:  # of equal ones, the first in the sweep wins
+            places[tied] += others.count(mean[tied]) + [*mean.values()][: [*mean].index(tied)].count(mean[tied])
+        stay = [names for names in mean if places[names] < max(1, len(ranking) // 3)]
+        for names in mean:
+            if names not in stay:
+                trained |= dict.fromkeys(names, rung)
+        left = [*stay]
+    return trained
+
+
+def test_halving_in_a_stack_is_successive_halving(
+    store: Store, trials: MakeTrials, tmp_path: Path, empty_database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full, full_curves = unpruned(trials(), tmp_path / "plain", empty_database)
+    expected = by_hand([[name] for name in full], full_curves)
+    assert sorted(expected.values()) == [1] * 6 + [3] * 2 + [9]
+    capsys.readouterr()
+    outcomes = run(trials(**HALVING), store)
+    said = capsys.readouterr().out
+    assert "pruner=halving: 1 in 3 goes on at epochs 1 and 3" in said
+    assert "halving at epoch 1: 3 of 9 trials go on" in said
+    assert "halving at epoch 3: 1 of 3 trials go on" in said
+    assert "8 trials PRUNED: 21 of 81 trial-epochs trained" in said
+    found = curves(store)
+    assert {name: len(values) for name, values in found.items()} == expected
+    for name, outcome in outcomes.items():
+        assert found[name] == pytest.approx(full_curves[name][: expected[name]], abs=0.01)
+        assert str(outcome.state) == ("FINISHED" if expected[name] == 9 else "PRUNED")
+        assert outcome.metrics[VALUE] == found[name][-1]
+        assert outcome.rungs == {epoch: found[name][epoch - 1] for epoch in (1, 3) if epoch <= len(found[name])}
+        if expected[name] < 9:
+            assert outcome.reason.startswith(f"pruned at epoch {expected[name]} by halving: ")
+    rows = {row.name: row for row in store.rows("sweep")}
+    assert {name: row.state for name, row in rows.items()} == states(outcomes)
+    runs = [store.client.get_run(row.run_id) for row in rows.values()]
+    assert {one.info.status for one in runs} == {"FINISHED"}
+    pruned = [one for one in runs if "sweepstack.pruned" in one.data.tags]
+    assert len(pruned) == 8
+    assert not any("sweepstack.settled" in one.data.tags for one in pruned)
+
+
+def test_the_same_command_leaves_pruned_trials_and_one_without_the_pruner_trains_them_on(
+    store: Store, trials: MakeTrials, tmp_path: Path, empty_database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full, full_curves = unpruned(trials(), tmp_path / "plain", empty_database)
+    first = run(trials(**HALVING), store)
+    work, chosen = foresee(trials(**HALVING), store, InProcessExecutor())
+    assert (work.fresh, work.resumed, work.continued, chosen.plan.stacks) == ([], [], [], ())
+    capsys.readouterr()
+    seen = Events()
+    assert run(trials(**HALVING), store, seen) == first
+    assert seen.ended == []
+    assert "8 trials pruned before: left so (pruner=none trains on)" in capsys.readouterr().out
+
+    work, chosen = foresee(trials(), store, InProcessExecutor())
+    assert [sorted(len(stack.trajectories) for stack in chosen.plan.stacks), work.fresh] == [[2, 6], []]
+    outcomes = run(trials(), store, seen)
+    assert "8 trials pruned before: resumed where that was" in capsys.readouterr().out
+    assert states(outcomes) == states(full)
+    assert len(seen.ended) == 8
+    assert {one.recomposed for one in seen.ended} == {"resumed where it was pruned"}
+    found = curves(store)  # of which each epoch is there once: none was trained twice
+    for name, values in full_curves.items():
+        assert found[name] == pytest.approx(values, abs=0.01)
+    rows = store.rows("sweep")
+    assert len(rows) == 9
+    assert {row.state for row in rows} == {*states(full).values()}
+    assert run(trials(**HALVING), store) == run(trials(), store)  # what is settled stays so
+
+
+def test_seeds_of_a_setting_stay_and_leave_together(
+    store: Store, trials: MakeTrials, tmp_path: Path, empty_database: Path
+) -> None:
+    _, full_curves = unpruned(trials(seeds=(0, 1)), tmp_path / "plain", empty_database)
+    settings = [[f"lr={lr} seed={seed} bs=100" for seed in (0, 1)] for lr in LRS]
+    expected = by_hand(settings, full_curves)
+    outcomes = run(trials(seeds=(0, 1), **HALVING), store)
+    assert {name: len(values) for name, values in curves(store).items()} == expected
+    assert len({outcomes[name].reason for name in settings[0]}) == 1
+
+
+def test_a_second_stack_counts_what_the_first_one_has_reached(
+    store: Store, trials: MakeTrials, tmp_path: Path, empty_database: Path
+) -> None:
+    full, values = unpruned(trials(batches=(100, 200)), tmp_path / "plain", empty_database)
+    one, two = ([[name] for name in full if name.endswith(f"bs={batch}")] for batch in (100, 200))
+    first = by_hand(one, values)
+    at_rungs = [{name: [values[name][rung - 1]] for name in first if first[name] >= rung} for rung in (1, 3)]
+    expected = first | by_hand(two, values, at_rungs)
+    run(trials(batches=(100, 200), **HALVING), store)
+    assert {name: len(found) for name, found in curves(store).items()} == expected
+
+
+def test_trials_that_train_alone_are_judged_against_those_before(
+    store: Store, trials: MakeTrials, tmp_path: Path, empty_database: Path
+) -> None:
+    full, values = unpruned(trials(**{"launch.stack": False}), tmp_path / "plain", empty_database)
+    at_rungs: list[dict[str, list[float]]] = [{}, {}]
+    expected: dict[str, int] = {}
+    for name in full:
+        expected |= by_hand([[name]], values, at_rungs)
+        for known, rung in zip(at_rungs, (1, 3), strict=True):
+            known |= {name: [values[name][rung - 1]]} if expected[name] >= rung else {}
+    assert {*expected.values()} == {1, 3, 9}
+    alone = {**HALVING, "launch.stack": False}
+    outcomes = run(trials(**alone), store)
+    assert {name: len(found) for name, found in curves(store).items()} == expected
+    again = run(trials(**alone), store)
+    assert [(one.state, one.rungs, one.reason) for one in again.values()] == [
+        (one.state, one.rungs, one.reason) for one in outcomes.values()
+    ]
+    outcomes = run(trials(**{"launch.stack": False}), store)
+    assert states(outcomes) == states(full)
+    assert curves(store) == values  # bit for bit, since each goes on from its own checkpoint
+
+
+def test_without_a_kept_state_a_pruned_trial_begins_again(store: Store, trials: MakeTrials, tmp_path: Path) -> None:
+    first = run(trials(**HALVING, **{"pruner.keep": False}), store)
+    assert store.database is not None
+    assert not [*store.database.parent.glob("journal/*/checkpoints/*/*")]
+    work, _ = foresee(trials(), store, InProcessExecutor())
+    assert (len(work.fresh), work.continued) == (8, [])
+    assert {*states(run(trials(), store)).values()} == {"FINISHED"}
+    assert {str(one.state) for one in first.values()} == {"FINISHED", "PRUNED"}
+    assert {len(values) for values in curves(store).values()} == {9}

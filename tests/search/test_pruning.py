@@ -1,0 +1,174 @@
+"""What pruners decide, from values alone."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from sweepstack.config.schema import PrunerConfig
+from sweepstack.planning.compatibility import setting_key
+from sweepstack.search.pruning import (
+    KnownRungs,
+    Pruner,
+    Standing,
+    bracket_of,
+    brackets,
+    describe_pruner,
+    rungs_of,
+    rungs_within,
+)
+
+
+def pruner(epochs: dict[str, int], settings: dict[str, int] | None = None, mode: Any = "max", **keys: Any) -> Pruner:
+    """Trials by name, each with its epochs; each a setting of its own unless `settings` says otherwise."""
+    numbers = settings or {name: number for number, name in enumerate(epochs)}
+    standings = {name: Standing(numbers[name], one, "val/accuracy") for name, one in epochs.items()}
+    known = KnownRungs(PrunerConfig(**keys), max(epochs.values()), standings)
+    found = Pruner(KnownRungs.from_json(json.loads(json.dumps(known.as_json()))), mode)  # as a worker gets it
+    found.begin()
+    return found
+
+
+def at(one: Pruner, epoch: float, **values: float) -> dict[str, str]:
+    for name, value in values.items():
+        one.take(name, epoch, value)
+    return dict(one.decide().leaving)
+
+
+def test_of_n_that_reach_a_rung_together_the_best_third_goes_on() -> None:
+    one = pruner(dict.fromkeys("abcdefg", 9), name="halving")
+    leaving = at(one, 1, a=0.1, b=0.7, c=0.3, d=0.4, e=0.5, f=0.6, g=0.2)
+    assert leaving == {
+        "e": "pruned at epoch 1 by halving: 3rd of 7",
+        "d": "pruned at epoch 1 by halving: 4th of 7",
+        "c": "pruned at epoch 1 by halving: 5th of 7",
+        "g": "pruned at epoch 1 by halving: 6th of 7",
+        "a": "pruned at epoch 1 by halving: 7th of 7",
+    }
+    assert at(one, 2, b=0.1, f=0.9) == {}
+    assert at(one, 3, b=0.1, f=0.9) == {"b": "pruned at epoch 3 by halving: 2nd of 2"}
+    assert at(one, 9, f=0.9) == {}
+
+
+def test_one_goes_on_even_of_two_and_the_first_of_equal_ones() -> None:
+    assert sorted(at(pruner(dict.fromkeys("ab", 4), name="halving", mode="min"), 1, a=0.3, b=0.3)) == ["b"]
+    assert at(pruner({"a": 4}, name="halving"), 1, a=0.3) == {}
+
+
+def test_seeds_of_a_setting_are_judged_by_their_mean() -> None:
+    seeds = {"a0": 0, "a1": 0, "b0": 1, "b1": 1, "c0": 2, "c1": 2}
+    one = pruner(dict.fromkeys(seeds, 4), seeds, name="halving")
+    leaving = at(one, 1, a0=0.9, a1=0.1, b0=0.6, b1=0.6, c0=0.0, c1=0.99)
+    assert sorted(leaving) == ["a0", "a1", "c0", "c1"]
+
+
+def test_a_setting_of_which_a_trial_has_failed_comes_last_at_the_next_rung_only() -> None:
+    seeds = {"a0": 0, "a1": 0, "b0": 1, "c0": 2}
+    one = pruner(dict.fromkeys(seeds, 27), seeds, name="halving", factor=2)
+    one.fail("a1")
+    assert sorted(at(one, 1, a0=0.9, b0=0.2, c0=0.1)) == ["a0", "c0"]  # of three, one goes on
+    other = pruner(dict.fromkeys("abcd", 8), name="halving", factor=2)
+    assert sorted(at(other, 1, a=0.4, b=0.3, c=0.2, d=0.1)) == ["c", "d"]
+    other.fail("a")
+    assert at(other, 2, b=0.3) == {}  # a counts as the loser
+
+
+def test_a_stack_counts_who_has_reached_the_rung_before_it() -> None:
+    one = pruner(dict.fromkeys("abcdef", 9), name="halving")
+    one._standings["a"].values[1], one._standings["b"].values[1] = 0.5, 0.6
+    assert sorted(at(one, 1, c=0.7, d=0.55, e=0.1, f=0.65)) == ["d", "e"]
+    assert at(one, 3, c=0.7, f=0.9) == {"c": "pruned at epoch 3 by halving: 2nd of 2"}
+
+
+def test_what_was_pruned_before_is_pruned_at_the_same_rung_again_and_its_other_seeds_with_it() -> None:
+    one = pruner(dict.fromkeys(("a0", "a1", "b0"), 9), {"a0": 0, "a1": 0, "b0": 1}, name="halving")
+    one._standings["a0"].values.update({1: 0.9, 3: 0.9})
+    one._standings["a0"].pruned = True
+    assert at(one, 1, a0=0.9, a1=0.9, b0=0.1) == {"b0": "pruned at epoch 1 by halving: 2nd of 2"}
+    assert sorted(at(one, 3, a0=0.9, a1=0.9)) == ["a0", "a1"]
+
+
+def test_rungs_of_a_shorter_training_are_at_the_same_part_of_its_own_epochs() -> None:
+    config = PrunerConfig(name="halving")
+    assert rungs_of(config, 27) == [1, 3, 9]
+    assert rungs_of(config, 28) == [1, 3, 9, 27]
+    assert rungs_within(config, 27, 9) == [(3, 1.0), (9, 3.0)]  # a third of an epoch is before min_epochs
+    one = pruner({"a": 27, "b": 9}, name="halving")
+    assert at(one, 1, a=0.1, b=0.9) == {}  # rung 1 of a, and rung 3 of b
+    assert at(one, 3, a=0.8, b=0.9) == {"a": "pruned at epoch 3 by halving: 2nd of 2"}
+    (line,) = describe_pruner(config, [27, 9])
+    assert line.startswith("pruner=halving: 1 in 3 goes on at epochs 1, 3 and 9 of 27 epochs, in a shorter training")
+    assert line.endswith("at the same part of its own epochs (at epochs 1 and 3 of 9)")
+    assert describe_pruner(config, [1, 1]) == [
+        "pruner=halving: no trial has more epochs than pruner.min_epochs=1, so none ends early"
+    ]
+
+
+def test_a_training_that_is_measured_seldom_is_judged_at_the_first_measurement_after_a_rung() -> None:
+    one = pruner(dict.fromkeys("ab", 9), name="halving")
+    assert at(one, 0.5, a=0.2, b=0.1) == {}
+    assert at(one, 1.5, a=0.2, b=0.1) == {"b": "pruned at epoch 1.5 by halving: 2nd of 2"}
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_knows_the_rungs_that_it_has_passed() -> None:
+    one = pruner(dict.fromkeys("ab", 9), name="halving")
+    at(one, 1, a=0.2)
+    at(one, 3, a=0.3)
+    kept = json.loads(json.dumps(one.passed))
+    again = pruner(dict.fromkeys("ab", 9), name="halving")
+    again.begin(4.0, kept)
+    assert at(again, 5, a=0.9, b=0.1) == {}
+    assert again.rungs("a") == {1: 0.2, 3: 0.3}
+    assert again.rungs("b") == {}  # its checkpoint knew no pruner: what it had at a rung is not known
+
+
+def test_hyperband_deals_settings_to_brackets_by_their_numbers() -> None:
+    config = PrunerConfig(name="hyperband")
+    shares = brackets(config, 27)
+    assert shares == [27, 12, 6, 4]  # as in the paper, for R = 27 and eta = 3
+    dealt = [bracket_of(number, shares) for number in range(49)]
+    assert [dealt.count(bracket) for bracket in range(4)] == shares
+    assert len({*dealt[:6]}) > 2  # not the first settings of a grid into one bracket
+    one = pruner({str(number): 27 for number in range(49)}, name="hyperband")
+    first = at(one, 1, **{str(number): number / 49 for number in range(49)})
+    assert len(first) == 27 - 9
+    assert {bracket_of(int(name), shares) for name in first} == {0}
+
+
+def test_the_median_does_not_get_stricter_when_the_losers_are_gone() -> None:
+    one = pruner(dict.fromkeys("abcd", 9), name="median")
+    assert sorted(at(one, 1, a=0.1, b=0.2, c=0.3, d=0.4)) == ["a", "b"]
+    assert at(one, 2, c=0.35, d=0.4) == {}  # below the median of both that are left
+    few = pruner(dict.fromkeys("abc", 9), name="median")
+    assert at(few, 1, a=0.1, b=0.2, c=0.3) == {}  # fewer than min_trials
+
+
+def test_a_bound_and_patience_compare_a_setting_with_nobody() -> None:
+    one = pruner(dict.fromkeys("ab", 9), mode="min", name="threshold", bound=1.0, min_epochs=2)
+    assert at(one, 1, a=5.0, b=0.5) == {}
+    assert at(one, 2, a=5.0, b=0.5) == {
+        "a": "pruned at epoch 2 by threshold: val/accuracy is 5.0000, the bound is 1.0000"
+    }
+    two = pruner(dict.fromkeys("ab", 9), name="patient", patience=2, min_delta=0.05)
+    assert at(two, 1, a=0.5, b=0.5) == at(two, 2, a=0.52, b=0.6) == {}
+    assert at(two, 3, a=0.54, b=0.61) == {
+        "a": "pruned at epoch 3 by patient: no better val/accuracy than 0.5000 for 2 epochs"
+    }
+
+
+def test_trials_of_unlike_objectives_are_not_compared() -> None:
+    one = pruner(dict.fromkeys("ab", 9), name="halving")
+    one._standings["b"].objective = "val/f1"
+    assert at(one, 1, a=0.9, b=0.1) == {}
+
+
+def test_a_setting_is_all_but_seed_and_fold(digits_config: Any) -> None:
+    same = [digits_config({"seed": seed, "folds": 3, "fold": seed}) for seed in (0, 1)]
+    assert len({setting_key(config) for config in (*same, digits_config({"optimizer.lr": 0.5}))}) == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_no_number_is_the_worst(value: float) -> None:
+    one = pruner(dict.fromkeys("ab", 9), mode="min", name="halving")
+    assert [*at(one, 1, a=value, b=5.0)] == ["a"]

@@ -1,0 +1,138 @@
+"""Pruned sweeps as a user types them: the table, exit codes, kills, workers, and mistakes."""
+
+import os
+import re
+import signal
+import sqlite3
+from collections import Counter
+from contextlib import closing
+
+import pytest
+
+from .terminal import Terminal
+
+RATES = "optimizer.lr=0.0003,3,0.001,1,0.003,0.3,0.01,0.1,0.03"
+SWEEP = ("train.py", "-m", "dataset=digits", "threads=1", "epochs=9", "launch.stack=force", "checkpoint.every=0", RATES)
+HALVING = (*SWEEP, "batch_size=50,100", "pruner=halving", "engine=inline")
+Runs = Counter[tuple[str, str, int, float]]
+
+
+def ask(terminal: Terminal, question: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(terminal.folder / "mlflow.db", timeout=60)) as database:
+        return database.execute(question).fetchall()
+
+
+def states(terminal: Terminal) -> dict[str, tuple[str, str]]:
+    """Of each run its status, and why it was pruned."""
+    pruned = "(SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = 'sweepstack.pruned')"
+    rows = ask(terminal, f"SELECT name, status, {pruned} FROM runs WHERE name NOT LIKE 'summary%'")
+    return {str(name): (str(status), str(reason or "")) for name, status, reason in rows}
+
+
+def points(terminal: Terminal) -> Counter[tuple[object, ...]]:
+    """How often the store holds each point of each run, times apart."""
+    at = "SELECT name, key, step, value FROM metrics JOIN runs USING (run_uuid) WHERE key NOT LIKE 'train_seconds%'"
+    return Counter(ask(terminal, at))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+    terminal = Terminal(tmp_path_factory.mktemp("undisturbed"))
+    done = terminal.type(*HALVING)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "18 trials -> 18 trajectories -> 2 stacks" in done.stdout
+    assert done.stdout.count(" trials go on\n") == 4
+    assert re.search(r"^\d+ trials PRUNED: \d+ of 162 trial-epochs trained$", done.stdout, re.MULTILINE)
+    return terminal
+
+
+def test_the_table_shows_who_was_pruned_and_compares_the_others(undisturbed: Terminal) -> None:
+    pruned = sum(bool(reason) for _, reason in states(undisturbed).values())
+    assert pruned >= 12
+    table = undisturbed.type("sweepstack", "table")
+    assert table.stdout.count("PRUNED") == pruned
+    assert f"{pruned} trials were pruned, not compared" in table.stdout + table.stderr
+    settings = undisturbed.type("sweepstack", "table", "--by-seed")
+    assert f"{pruned} settings were pruned, not compared" in settings.stdout + settings.stderr
+    assert "without a value" not in settings.stdout
+    page = undisturbed.folder / "report.html"
+    assert undisturbed.type("sweepstack", "report", "-o", str(page)).returncode == 0
+    html = page.read_text()
+    assert "Trials that were pruned" in html
+    assert "pruned at epoch 1 by halving" in html
+    assert "Trials that did not finish" not in html
+    name = next(name for name, (_, reason) in states(undisturbed).items() if reason)
+    refused = undisturbed.type("sweepstack", "register", name)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "is PRUNED" in refused.stderr
+    status = undisturbed.type("sweepstack", "status")
+    assert "PRUNED" not in status.stdout + status.stderr
+
+
+def test_the_same_command_again_trains_nothing(undisturbed: Terminal) -> None:
+    before = states(undisturbed), points(undisturbed)
+    done = undisturbed.type(*HALVING)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^\d+ trials pruned before: left so", done.stdout, re.MULTILINE)
+    assert " trials go on" not in done.stdout
+    assert (states(undisturbed), points(undisturbed)) == before
+
+
+@pytest.mark.parametrize("line", ["halving at epoch 1", "[3/18]", "halving at epoch 3: 1 of 1"])
+def test_killed_anywhere_it_ends_with_the_same_states_bit_for_bit(
+    terminal: Terminal, undisturbed: Terminal, line: str
+) -> None:
+    process = terminal.start(*HALVING, fresh=True)
+    assert process.stdout is not None
+    for said in process.stdout:
+        if said.startswith(line):
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = terminal.type(*HALVING)
+    assert (done.returncode, done.stderr) == (0, "")
+    terminal.wait_for_records()
+    assert states(terminal) == states(undisturbed)
+    assert points(terminal) == points(undisturbed)
+
+
+def test_workers_decide_as_this_process_does(terminal: Terminal, undisturbed: Terminal) -> None:
+    """The first stack of both knows nobody else; the second one may begin before it has reached a rung."""
+    done = terminal.type(*HALVING[:-1], "engine=local", "engine.workers=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    found, expected = states(terminal), states(undisturbed)
+    first = {name: one for name, one in expected.items() if "bs=50" in name}
+    assert {name: found[name] for name in first} == first
+    assert Counter(bool(reason) for name, (_, reason) in found.items() if "bs=100" in name) == {True: 8, False: 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["-m", RATES, "pruner=halvng"], "did you mean 'halving'?"),
+        (
+            ["-m", RATES, "pruner=halving", "validation_split=0"],
+            "validation_split must hold data out for pruner=halving",
+        ),
+        (["-m", RATES, "pruner=halving,median"], "pruner must be the same for all jobs of a sweep"),
+        (["-m", RATES, "pruner=threshold"], "pruner.bound is required and missing"),
+        (["-m", RATES, "pruner=median", "+pruner.factor=2"], "it is a key of pruner=halving and pruner=hyperband"),
+        (["-m", RATES, "pruner=halving", "pruner.factor=1"], "pruner.factor should be greater than or equal to 2"),
+        (["pruner=halving"], "which needs -m and hydra/launcher=sweepstack"),
+        (["-m", RATES, "pruner=median", "hydra/launcher=basic"], "which needs -m and hydra/launcher=sweepstack"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_trains(bare_terminal: Terminal, words: list[str], line: str) -> None:
+    done = bare_terminal.type("train.py", *words, "dataset=digits")
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert not (bare_terminal.folder / "mlflow.db").exists()
+
+
+def test_the_plan_says_where_trials_are_judged(bare_terminal: Terminal) -> None:
+    words = ("epochs=9,27", "optimizer.lr=0.1,0.01", "pruner=hyperband", "launch.dry_run=true")
+    done = bare_terminal.type("train.py", "-m", "dataset=digits", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        "pruner=hyperband: 1 in 3 goes on, in 4 brackets at epochs 1, 3 and 9 of 27 epochs, in a shorter" in done.stdout
+    )

@@ -1,0 +1,314 @@
+"""Searches as they are typed: what is asked for is trained once, whatever dies, and Optuna can open the study."""
+
+import json
+import signal
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from sweepstack.journal.log import Journal
+from sweepstack.search.optuna_strategy import StudyFile
+
+from . import here
+from .stories import in_process, killed_at
+from .terminal import Terminal, new_store
+
+SMALL = ("dataset=digits", "epochs=2", "device=cpu", "threads=1", "launch.stack=force", "checkpoint.every=0")
+RATES = "optimizer.lr=tag(log,interval(1e-3,1))"
+SPACE = (*SMALL, RATES, "batch_size=50,100")
+TPE = (*SPACE, "search=tpe", "engine=inline")
+
+
+@pytest.fixture
+def folder(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a store, in which commands are typed."""
+    monkeypatch.chdir(terminal.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    return terminal.folder
+
+
+def search(*words: str) -> str:
+    """Types a search; returns what it prints."""
+    done = here.train("-m", *words)
+    assert done.code == 0, done.err
+    return done.out
+
+
+def studies(folder: Path) -> list[optuna.Study]:
+    """The latest study of each search, as Optuna itself opens it."""
+    found = []
+    for file in sorted(folder.glob("journal/mlflow.db/searches/*.jsonl")):
+        storage = JournalStorage(JournalFileBackend(str(file)))
+        found.append(optuna.load_study(study_name=storage.get_all_studies()[-1].study_name, storage=storage))
+    return found
+
+
+def recorded(folder: Path) -> dict[tuple[str, ...], tuple[str, float]]:
+    """Of each run in the store its state and its objective, by learning rate, batch size and seed."""
+    question = """
+        SELECT lr.value, bs.value, seed.value, runs.status, coalesce(latest_metrics.value, -1) FROM runs
+        JOIN params lr ON lr.run_uuid = runs.run_uuid AND lr.key = 'lr'
+        JOIN params bs ON bs.run_uuid = runs.run_uuid AND bs.key = 'batch_size'
+        JOIN params seed ON seed.run_uuid = runs.run_uuid AND seed.key = 'seed'
+        LEFT JOIN latest_metrics ON latest_metrics.run_uuid = runs.run_uuid AND latest_metrics.key = 'val/accuracy'
+    """
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        rows = database.execute(question).fetchall()
+    found = {tuple(row[:3]): tuple(row[3:]) for row in rows}
+    assert len(found) == len(rows)  # nothing is there twice
+    return found
+
+
+def values(study: optuna.Study) -> list[tuple[object, ...]]:
+    """Of each trial of a study: its params, its state and its values."""
+    return [(one.params, one.state, one.values) for one in study.trials]
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "cmaes", "gp"])
+def test_a_search_trains_what_its_budget_says_and_the_same_command_trains_nothing(folder: Path, sampler: str) -> None:
+    command = (*SPACE, f"search={sampler}", "search.trials=14", "engine=inline")
+    assert "14 trials" in search(*command)
+    (study,), runs = studies(folder), recorded(folder)
+    assert len(runs) == len({str(one) for one in values(study)}) == 14
+    assert {state for state, _ in runs.values()} == {"FINISHED"}
+    assert all(1e-3 <= float(lr) <= 1 and bs in ("50", "100") for lr, bs, _ in runs)
+    assert study.best_value == max(value for _, value in runs.values())
+    before = values(study)
+    assert "14 trials trained before" in search(*command)
+    assert (recorded(folder), values(*studies(folder))) == (runs, before)
+
+
+def test_two_seeds_of_a_search_choose_other_points_and_one_seed_the_same(folder: Path) -> None:
+    command = (*TPE, "search.trials=4")
+    search(*command, "tracking.experiment=a")
+    search(*command, "tracking.experiment=b")
+    search(*command, "tracking.experiment=a", "search.seed=1")
+    points = [[one.params for one in study.trials] for study in studies(folder)]
+    assert sorted(map(points.count, points)) == [1, 2, 2]
+
+
+def test_a_budget_in_epochs_or_until_nothing_gets_better(folder: Path) -> None:
+    search(*TPE, "search.epochs=10", "search.width=1")
+    assert len(recorded(folder)) == 5  # of two epochs each
+    search(*SMALL, RATES, "search=random", "search.patience=6", "engine=inline", "search.width=1")
+    (objectives,) = [[one.value for one in study.trials] for study in studies(folder) if "random" in study.study_name]
+    best = objectives.index(max(objectives))
+    assert len(objectives) == best + 1 + 6
+
+
+def test_no_more_points_are_out_than_the_width_says(folder: Path) -> None:
+    search(*TPE, "search.trials=9", "search.width=3")
+    (file,) = folder.glob("journal/mlflow.db/searches/*.jsonl")
+    out = most = 0
+    for line in file.read_text().splitlines():
+        operation = json.loads(line)["op_code"]
+        out += {4: 1, 6: -1}.get(operation, 0)  # Optuna's codes of a new trial and of a state
+        most = max(most, out)
+    assert (out, most) == (0, 3)
+
+
+def test_the_objective_is_the_mean_over_the_seeds_of_a_point(folder: Path) -> None:
+    search(*TPE, "search.trials=8", "search.seeds=2", "seed=5")
+    runs, (study,) = recorded(folder), studies(folder)
+    assert {seed for _, _, seed in runs} == {"5", "6"}
+    assert len(runs) == 2 * len(study.trials) == 8
+    means = {(f"{one.params['optimizer.lr']:.6g}", one.params["batch_size"]): one.value for one in study.trials}
+    for (lr, bs), mean in means.items():
+        both = [value for (of, size, _), (_, value) in runs.items() if (f"{float(of):.6g}", size) == (lr, bs)]
+        assert (len(both), sum(both) / 2) == (2, pytest.approx(mean))
+
+
+def test_models_of_other_shapes_are_trained_in_stacks_of_their_own(folder: Path) -> None:
+    shapes = "model.hidden=choice([16],[32,16])"
+    out = search(*SPACE, "model=mlp", shapes, "search=random", "search.trials=12", "engine=inline")
+    (study,) = studies(folder)
+    assert {one.params["model.hidden"] for one in study.trials} == {"[16]", "[32,16]"}
+    groups = len({(one.params["model.hidden"], one.params["batch_size"]) for one in study.trials})
+    assert f"12 trials -> 12 trajectories -> {groups} stacks" in out
+
+
+def test_a_widened_space_keeps_its_history(folder: Path) -> None:
+    search(*TPE, "search.trials=6")
+    before = recorded(folder)
+    (study,) = studies(folder)
+    points = [one.params for one in study.trials]
+    search(
+        *SMALL,
+        "optimizer.lr=tag(log,interval(1e-4,10))",
+        "batch_size=50,100,200",
+        *TPE[len(SPACE) :],
+        "search.trials=9",
+    )
+    (study,) = studies(folder)
+    assert [one.params for one in study.trials][:6] == points
+    assert len(study.trials) == 9
+    assert before.items() <= recorded(folder).items()
+    assert len(recorded(folder)) == 9
+
+
+def test_what_a_grid_has_trained_is_known_to_a_search(folder: Path) -> None:
+    search(*SMALL, "optimizer.lr=0.01,0.1", "batch_size=50,100")
+    assert "trained before" in search(
+        *SMALL, "optimizer.lr=0.01,0.1", "batch_size=50,100", "search=random", "search.trials=4"
+    )
+    assert len(recorded(folder)) == 4
+
+
+def test_a_trial_that_diverges_is_a_failed_point(folder: Path) -> None:
+    done = here.train(
+        "-m", *SMALL, "optimizer.lr=interval(1e37,1e38)", "search=tpe", "search.trials=2", "engine=inline"
+    )
+    assert done.code == 1
+    (study,) = studies(folder)
+    assert [one.state for one in study.trials] == [TrialState.FAIL] * 2
+
+
+def test_a_point_whose_values_do_not_go_together_counts_as_failed(folder: Path) -> None:
+    command = ("dataset=digits", "epochs=1", "device=cpu", "+model.hidden=choice([8],[16])", "model=logistic,mlp")
+    done = here.train("-m", *command, "search=random", "search.trials=8", "engine=inline")
+    assert done.code == 2  # each of the first values must be right
+    assert "hidden" in done.err
+
+
+def test_two_objectives_are_the_metric_and_the_cost(folder: Path) -> None:
+    search(*SMALL, RATES, "epochs=int(interval(1,3))", "search=nsga2", "search.trials=12", "engine=inline")
+    (study,) = studies(folder)
+    assert [one.name for one in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert all(one.values[1] == one.params["epochs"] for one in study.trials)
+
+
+def test_several_workers_are_given_further_points_as_they_become_free(terminal: Terminal) -> None:
+    done = terminal.type(
+        "train.py", "-m", *SPACE, "search=tpe", "search.trials=16", "search.width=4", "engine=local", "engine.workers=2"
+    )
+    assert done.returncode == 0, done.stderr
+    (study,) = studies(terminal.folder)
+    assert [one.state for one in study.trials] == [TrialState.COMPLETE] * 16
+    assert len(recorded(terminal.folder)) == 16
+
+
+def test_a_space_that_is_trained_to_its_end_ends_the_search(folder: Path) -> None:
+    out = search(*SMALL, "optimizer.lr=0.1,0.2", "batch_size=50,100", "search=tpe", "search.minutes=9", "engine=inline")
+    assert "all 4 points of the space are asked" in out
+    assert len(recorded(folder)) == 4
+
+
+def test_a_dry_run_shows_the_space_the_budget_and_the_first_points(folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    out = search(*TPE, "search.trials=64", "launch.dry_run=true")
+    assert "search=tpe until 64 trials; 8 points at a time" in out
+    assert "optimizer.lr: from 0.001 to 1.0, by the logarithm" in out
+    assert "batch_size: one of 50, 100" in out
+    assert "8 trials -> 8 trajectories" in out
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_how_the_settings_were_chosen_is_known_to_compare(folder: Path) -> None:
+    search(*TPE, "search.trials=6", "tracking.sweep=learned")
+    search(*SPACE, "search=random", "search.trials=6", "tracking.sweep=drawn")
+    done = here.sweepstack("compare", "learned", "drawn", "--json")
+    assert done.code == 0, done.err
+
+
+# --- Whatever dies, whenever
+
+KILLS: dict[str, Callable[[], None]] = {
+    "before the first points are kept": lambda: killed_at(StudyFile, "keep", 1),
+    "after the first points are kept": lambda: killed_at(StudyFile, "keep", 1, after=True),
+    "while the first points train": lambda: killed_at(Journal, "put", 9),
+    "before further points are kept": lambda: killed_at(StudyFile, "keep", 2),
+    "while others train": lambda: killed_at(Journal, "put", 33),
+    "before the last results are kept": lambda: killed_at(StudyFile, "keep", 4),
+}
+
+
+LEARNED = (*TPE, "search.trials=14", "search.width=5")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> tuple[object, object]:
+    """What a search comes to if nothing happens to it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    store = new_store(folder, empty_database)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", store.uri)
+        search(*LEARNED)
+    return recorded(folder), values(*studies(folder))
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_search_that_was_killed_ends_as_an_undisturbed_one(
+    undisturbed: tuple[object, object], folder: Path, moment: str
+) -> None:
+    def story() -> None:
+        KILLS[moment]()
+        here.train("-m", *LEARNED)
+
+    assert in_process(story) == -signal.SIGKILL
+    search(*LEARNED)
+    assert (recorded(folder), values(*studies(folder))) == undisturbed
+
+
+def test_a_second_command_of_the_same_search_waits_and_trains_nothing_twice(terminal: Terminal) -> None:
+    words = ("train.py", "-m", *TPE, "search.trials=12")
+    first, second = terminal.start(*words), terminal.start(*words)
+    outputs = [process.communicate(timeout=240)[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert sum("Another command does the same search" in out for out in outputs) == 1
+    assert len(recorded(terminal.folder)) == 12
+
+
+# --- What is refused
+
+REFUSED = {
+    "search=tep search.trials=4": "search=tep does not exist; did you mean 'tpe'?",
+    "search=tpe": "must have a budget",
+    "search=tpe search.trials=0": "search.trials should be greater than or equal to 1",
+    "search=tpe search.trials=2 search.seeds=3": "search.trials must be enough for one point",
+    "search=tpe search.trials=4 validation_split=0": "nothing is held out",
+    "search=tpe search.trials=4 optimizer.lr=0.1 batch_size=50": "must have something to search",
+    "search=tpe search.trials=4 optimizer.lr=interval(1,0.1)": "from a smaller to a larger number",
+    "search=tpe search.trials=4 optimizer.lr=tag(log,interval(0,1))": "must begin above 0",
+    "search=tpe search.trials=4 optimizer.lr=interval(0.1,inf)": "an interval must end",
+    "search=tpe search.trials=4 optimizer.lr=interval(-1,1)": "optimizer.lr should be greater than 0",
+    "search=tpe search.trials=4 seed=int(interval(0,9))": "does not search for a seed",
+    "search=tpe search.trials=4 search.seeds=2 seed=1,2": "seeds are listed, too",
+    "search=tpe search.trials=4 threads=1,2": "must be the same for all trials of a search",
+    "search=tpe,random search.trials=4": "search must be the same for all trials of a sweep",
+    "search=tpe search.trials=4 hydra/launcher=basic": "needs hydra/launcher=sweepstack",
+    "search=tpe search.trials=4 hydra/sweeper=basic optimizer.lr=0.1,0.2": "needs hydra/sweeper=sweepstack",
+    "search=tpe search.trials=4 batch_size=50,0": "batch_size should be greater than or equal to 1",
+    "search=tpe search.trials=4 model.hiden=choice([1],[2])": "model.hiden",
+    "optimizer.lr=interval(0.1,1)": "a grid has no intervals",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_a_mistake_is_one_line_before_anything_trains(folder: Path, words: str) -> None:
+    before = sorted(path for path in folder.rglob("*") if path.suffix == ".db")
+    typed = words.split()
+    space = [] if "optimizer.lr" in words else [RATES]
+    done = here.train("-m", "dataset=digits", "device=cpu", *space, *typed)
+    assert done.code == 2
+    assert REFUSED[words] in done.err
+    assert "Traceback" not in done.err
+    assert not [*folder.glob("journal/mlflow.db/searches/*")]
+    assert sorted(path for path in folder.rglob("*") if path.suffix == ".db") == before
+
+
+def test_a_study_that_cannot_be_read_is_one_line(folder: Path) -> None:
+    search(*TPE, "search.trials=2")
+    (file,) = folder.glob("journal/mlflow.db/searches/*.jsonl")
+    file.write_text("no study\n")
+    done = here.train("-m", *TPE, "search.trials=2")
+    assert done.code == 2
+    assert "the study of a search must be readable" in done.err
+    assert done.err.count("\n") == 1
