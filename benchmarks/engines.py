@@ -103,8 +103,8 @@ def cnns(arguments: argparse.Namespace) -> None:
 def processor_seconds(command: int) -> dict[str, float]:
     """What a command and its descendants have used of the processors until now, by what they do.
 
-    The workers of engine=local are children of the server that forks them, and are counted when they have ended. What
-    trains for engine=dask is among the others.
+    The workers of engine=local are children of the server that forks them. What trains for engine=dask is among the
+    others.
     """
     tick = os.sysconf("SC_CLK_TCK")
     found = {"command": 0.0, "server": 0.0, "workers": 0.0, "writer": 0.0, "others": 0.0}
@@ -127,9 +127,11 @@ def processor_seconds(command: int) -> dict[str, float]:
         elif forked and parents[pid] == command:
             found["server"] += used[pid]
             found["workers"] += ended[pid]
+        elif forked:
+            found["workers"] += used[pid]
         elif "tracking.writer" in lines[pid]:
             found["writer"] += used[pid]
-        elif not forked:
+        else:
             found["others"] += used[pid] + ended[pid]
     return found
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sweepstack.execution.engines.channel import worker_of
+
 from ..terminal import Terminal, new_store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are found in /proc")
@@ -147,6 +149,53 @@ def test_a_worker_that_comes_back_too_late_changes_nothing(
     assert (command.returncode, err) == (0, "")
     assert "was lost: nothing was heard of the worker" in out
     assert figures(terminal) == undisturbed
+
+
+MANY = ("dataset=digits", "epochs=30", "batch_size=50,60,70,80,90,100", "optimizer.lr=0.1,0.2")
+MANY_STACKS = ("train.py", "-m", *MANY, "threads=1", "launch.width=2")
+
+
+def test_a_worker_that_is_killed_in_its_third_stack_loses_only_that(
+    terminal: Terminal, tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> None:
+    command = terminal.start(*MANY_STACKS, "engine=local", "engine.workers=2")
+    done: dict[int, set[str]] = {}
+    while not any(len(stacks) == 3 for stacks in done.values()):
+        assert command.poll() is None
+        for folder in terminal.folder.glob("journal/*/work/*"):
+            if (worker := worker_of(folder)) is not None:
+                done.setdefault(worker["pid"], set()).add(folder.name)
+        time.sleep(0.002)
+    (killed,) = [pid for pid, stacks in done.items() if len(stacks) == 3]
+    os.kill(killed, signal.SIGKILL)
+    out, err = command.communicate(timeout=120)
+    assert (command.returncode, err) == (0, "")
+    assert out.count("was lost: it was killed by SIGKILL; another one") == 1
+    folder = tmp_path_factory.mktemp("undisturbed")
+    new_store(folder, empty_database)
+    assert Terminal(folder).type(*MANY_STACKS, "engine=inline").returncode == 0
+    assert figures(terminal) == figures(Terminal(folder))
+
+
+LOOP = """
+import logging
+
+def train(config, context):
+    logging.getLogger("loop").warning("seed %d", config.seed)
+    context.report({"val/accuracy": 0.5}, step=1)
+    return {}
+"""
+
+
+def test_the_jobs_of_one_worker_have_logs_of_their_own(terminal: Terminal) -> None:
+    (terminal.folder / "logging_loop.py").write_text(LOOP)
+    words = ("dataset=digits", "+trainer._target_=logging_loop.train", "seed=0,1,2,3,4,5", "epochs=1")
+    done = terminal.type("train.py", "-m", *words, "engine=local", "engine.workers=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    logs = [file.read_text() for file in sorted(terminal.folder.glob("multirun/*/*/train.log"))]
+    assert [[line.split()[-1] for line in log.splitlines() if "[loop]" in line] for log in logs] == [
+        [str(seed)] for seed in range(6)
+    ]
 
 
 GREEDY = """

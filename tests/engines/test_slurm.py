@@ -256,6 +256,17 @@ def test_a_controller_that_is_restarted_is_waited_for(
     assert figures(terminal) == undisturbed
 
 
+def test_a_job_measures_how_wide_stacks_should_be(
+    terminal: Terminal, node: SlurmNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEPSTACK_DATA", str(terminal.folder / "data"))  # where nothing is remembered
+    done = terminal.type("train.py", "-m", "dataset=digits", "epochs=1", "optimizer.lr=0.1,0.2", "engine=slurm")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "A worker measures how wide stacks should be there" in done.stdout
+    assert "No worker has measured" not in done.stdout
+    assert not node.jobs()
+
+
 @pytest.fixture
 def executor(node: SlurmNode, tmp_path: Path) -> Iterator[Submit]:
     """`executor(partition="gpu")` submits a stack with these keys of `engine`."""

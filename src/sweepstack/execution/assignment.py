@@ -9,12 +9,26 @@ from typing import Protocol
 from sweepstack.events import Event
 from sweepstack.planning.plan import Stack
 from sweepstack.search.pruning import KnownRungs
-from sweepstack.trial import Verdict
+from sweepstack.trial import StackSettings, Verdict
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What a worker measures: how groups of trajectories, each of which could be one stack, train fastest there."""
+
+    sizes: tuple[int, ...]
+    """For each group, how many of the stack's trajectories belong to it, in their order."""
+    counts: tuple[int, ...]
+    """For each group, how many trajectories will be trained. Of a large group, only the first ones are measured."""
+    threads: int
+    """The number of threads of a worker, unless the config of a group says another one."""
+    parts: int
+    """The number of workers that can train trajectories of one group at once."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A stack for a worker to train."""
+    """A stack for a worker to train; or groups of trajectories of which it measures how they train fastest."""
 
     stack: Stack
     wanted: frozenset[str]
@@ -25,6 +39,8 @@ class Assignment:
     """True if the checkpoints stay even after all wanted trials are settled."""
     rungs: KnownRungs | None = None
     """What the pruner of the sweep decides by, as it is known now; None without a pruner."""
+    groups: Groups | None = None
+    """What is to be measured of the stack's trajectories, which are not trained then; None: they are trained."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,11 @@ class Parts:
     """For each part, the indices of its trajectories in the stack. A trajectory that is in no part has ended."""
     note: str
     """Why the stack was cut."""
+
+
+Answer = Parts | tuple[StackSettings, ...] | None
+"""What a worker answers: the parts into which its stack is to be cut, or None if it is trained; for groups, the fastest
+settings of each."""
 
 
 class Reporter(Protocol):

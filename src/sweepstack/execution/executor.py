@@ -18,6 +18,8 @@ class Trained:
 
     parts: Parts | None = None
     """The parts into which the stack is to be cut; None if every wanted trial has ended."""
+    settings: tuple[StackSettings, ...] = ()
+    """What a worker has measured for each of `Assignment.groups`."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,23 @@ class LastingExecutor(Executor, Protocol):
 
     def leaves_workers(self, error: BaseException) -> bool:
         """Returns whether the workers go on when this error ends the command; `close` then leaves them alone."""
+
+
+@runtime_checkable
+class MeasuringExecutor(Executor, Protocol):
+    """An executor whose workers measure, too: `submit` takes assignments with `Assignment.groups`."""
+
+    @property
+    def kind_of_machine(self) -> str:
+        """Names the machines of its workers, such as by an address. What was measured there is remembered under it."""
+
+
+@runtime_checkable
+class NotifiedExecutor(Executor, Protocol):
+    """An executor that is told when a worker has ended or has done its assignment, so that it need not be polled."""
+
+    def wait(self, seconds: float) -> None:
+        """Returns when it was told so; after some seconds at the latest."""
 
 
 @dataclass(frozen=True)

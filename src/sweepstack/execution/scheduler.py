@@ -108,7 +108,7 @@ def execute(
                 skip(trial, outcome, f"it was {'pruned' if outcome.state is TrialState.PRUNED else 'trained'} before")
             continued = [one.stack for one in work.continued]
             waited = [*work.resumed, *continued]
-            chosen = engine.choose(work.fresh, waited, lambda: wait_for_quiet(store), executor)
+            chosen = engine.choose(work.fresh, waited, lambda: wait_for_quiet(store), executor, session)
             stacks = [*work.resumed, *session.keep_plan([*continued, *chosen.plan.stacks])]
             lines = [*describe_work(work), *([summary(chosen.plan)] if work.fresh else [])]
             lines = lines if len(trials) > 1 else describe_work(work)

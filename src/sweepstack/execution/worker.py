@@ -5,6 +5,7 @@ It takes plain values and knows no session, no ledger and no store, so it runs i
 
 from __future__ import annotations
 
+import itertools
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.error_log import log_traceback
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.events import Ended, Event, Measured, Started
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Answer, Assignment, Parts, Reporter
 from sweepstack.execution.failures import cut_stack, free_memory, may_pass
 from sweepstack.execution.signals import deferred_signals
 from sweepstack.execution.trial_files import ended
@@ -74,6 +75,7 @@ def choose_settings(
     wait_for_quiet: Callable[[], None] | None,
     estimate: bool = False,
     beside: tuple[int, int] | None = None,
+    count: int | None = None,
 ) -> StackSettings:
     """Chooses how the trajectories of some trials are trained best on this machine; see `autotune.choose`.
 
@@ -84,16 +86,41 @@ def choose_settings(
         estimate: estimate the time of an epoch even if there is only one way to train.
         beside: the threads of each worker and the number of workers that can train these trajectories side by side;
             None: one stack after the other.
+        count: the number of trajectories if there are more than `trials`; None: as many.
     """
-    from sweepstack.training.data import download
     from sweepstack.training.stacked import autotune
 
     configs, run, data = [trial.config for trial in trials], trials[0].run, load_data_of(trials[0])
     workers = None if beside is None else autotune.Beside(*beside)
     if wait_for_quiet is None:
         return autotune.choose(configs, run, data, None, estimate=True, beside=workers)
-    remembered = Path(download.cache_folder(), "choices.json")
-    return autotune.choose(configs, run, data, remembered, wait_for_quiet, estimate, workers)
+    return autotune.choose(configs, run, data, choices_file(), wait_for_quiet, estimate, workers, count)
+
+
+def choices_file() -> Path:
+    """Returns the file of what was chosen on this machine, and for others."""
+    from sweepstack.training.data import download
+
+    return Path(download.cache_folder(), "choices.json")
+
+
+def do(assignment: Assignment, reporter: Reporter) -> Answer:
+    """Does an assignment: trains its stack, see `run_stack`, or measures its groups.
+
+    Args:
+        assignment: the assignment.
+        reporter: receives the events of its trials.
+
+    Raises:
+        UserError, KeyboardInterrupt: see `run_stack`.
+    """
+    if (groups := assignment.groups) is None:
+        return run_stack(assignment, reporter)
+    trials, beside = iter(assignment.stack.trials), (groups.threads, groups.parts)
+    return tuple(
+        choose_settings([*itertools.islice(trials, size)], lambda: None, False, beside, count)
+        for size, count in zip(groups.sizes, groups.counts, strict=True)
+    )
 
 
 def run_stack(assignment: Assignment, reporter: Reporter) -> Parts | None:

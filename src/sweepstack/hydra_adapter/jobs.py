@@ -167,7 +167,7 @@ class HydraJobs(InProcessExecutor, Listener):
         job = None if others else self._job_in_worker(trial)
         if job is None:
             return super().train_in_worker(assignment, reporter)
-        with inside(job) as folder:
+        with inside(job) as folder, _own_log_handlers():  # this process may do further stacks
             folder.mkdir(parents=True, exist_ok=True)
             configure_log(job.hydra.job_logging, job.hydra.verbose)
             if job.hydra.job.chdir:

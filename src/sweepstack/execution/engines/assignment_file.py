@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweepstack.execution.assignment import Assignment
+from sweepstack.execution.assignment import Assignment, Groups
 from sweepstack.journal.codec import UnreadableError, stored_trial, trial_as_json
 from sweepstack.planning.plan import Stack, Trajectory
 from sweepstack.search.pruning import KnownRungs
@@ -27,6 +27,7 @@ def assignment_as_json(assignment: Assignment) -> dict[str, Any]:
         "wanted": sorted(assignment.wanted),
         "keep": assignment.keep,
         "rungs": None if assignment.rungs is None else assignment.rungs.as_json(),
+        "groups": None if assignment.groups is None else vars(assignment.groups),
     }
 
 
@@ -52,7 +53,10 @@ def assignment_from_json(content: Mapping[str, Any], checkpoints: Path) -> Assig
         content["device"],
     )
     rungs = KnownRungs.from_json(content["rungs"]) if content.get("rungs") else None
-    return Assignment(stack, frozenset(content["wanted"]), checkpoints, content["keep"], rungs)
+    groups = None
+    if (of := content["groups"]) is not None:
+        groups = Groups(tuple(of["sizes"]), tuple(of["counts"]), of["threads"], of["parts"])
+    return Assignment(stack, frozenset(content["wanted"]), checkpoints, content["keep"], rungs, groups)
 
 
 def _trial(content: Mapping[str, Any], device: str) -> Trial:

@@ -38,7 +38,7 @@ from sweepstack.files.owner_only import make_file, make_folder
 from sweepstack.files.replacing import check_replaceable, replacing
 from sweepstack.journal.codec import decode_line, event_from_json
 from sweepstack.planning.plan import Stack
-from sweepstack.trial import Outcome, Trial, TrialState
+from sweepstack.trial import Outcome, StackSettings, Trial, TrialState
 
 ASSIGNMENT, CONTROL, EVENTS, FILES = "assignment.json", "control.json", "events.jsonl", "files"
 ENDS = {"done", "stopped", "failed", "error"}
@@ -278,6 +278,8 @@ class Reports:
                 raise WorkerError(line) from RemoteTraceback(trace)
             case {"done": None}:
                 return Trained()
+            case {"done": {"settings": found}}:
+                return Trained(settings=tuple(StackSettings(**one) for one in found))
             case {"done": parts}:
                 return Trained(Parts(tuple(map(tuple, parts["indices"])), parts["note"]))
         return None

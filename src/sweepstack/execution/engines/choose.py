@@ -12,10 +12,12 @@ from pathlib import Path
 
 from sweepstack.config.schema import EngineConfig, OwnEngine
 from sweepstack.errors import ConfigError
+from sweepstack.execution.assignment import Reporter
 from sweepstack.execution.engines.fork_server import ForkServer
 from sweepstack.execution.engines.local import LocalExecutor, cores
+from sweepstack.execution.engines.measuring import settings_there
 from sweepstack.execution.engines.own import build_executor
-from sweepstack.execution.executor import Executor, InProcessExecutor
+from sweepstack.execution.executor import Executor, InProcessExecutor, MeasuringExecutor
 from sweepstack.execution.prepare import Prepared
 from sweepstack.execution.worker import close_readers
 from sweepstack.planning.compatibility import stack_key
@@ -67,7 +69,7 @@ class Engine:
         cluster: Executor | None = None,
     ) -> None:
         self._prepared, self._jobs, self._config = prepared, jobs, prepared.run.engine
-        self._workers, self._cluster = workers, cluster
+        self._workers, self._cluster, self._journal = workers, cluster, journal
         self._threads = self._config.cores or (max(1, cores() // workers) if cluster is None else 1)
         self._local = LocalExecutor(journal, workers, server, self._config.lease, gpus)
 
@@ -77,6 +79,7 @@ class Engine:
         resumed: Sequence[Stack],
         wait_for_quiet: Callable[[], None] | None,
         executor: Executor | None = None,
+        reporter: Reporter | None = None,
     ) -> Chosen:
         """Plans trials, and chooses who trains them.
 
@@ -85,6 +88,7 @@ class Engine:
             resumed: stacks that are resumed, as they were planned.
             wait_for_quiet: see `Executor.choose_settings`.
             executor: who trains others already, and gets these, too, with the worker that is free; None to choose.
+            reporter: receives lines for the user while a worker measures. None: no worker does, such as for a dry run.
         """
         name = self._config.name
         if executor is not None:
@@ -94,7 +98,7 @@ class Engine:
         if self._cluster is not None and (fresh or resumed):
             if name != "slurm":  # the jobs of its stacks are as many as these are, unless the config says how many
                 self._workers = self._cluster.workers
-            planned = self._plan_beside(fresh, len(resumed), wait_for_quiet)
+            planned = self._plan_beside(fresh, len(resumed), wait_for_quiet, reporter=reporter)
             close_readers([stack.trials[0] for stack in (*resumed, *planned.stacks)])
             return Chosen(planned, self._cluster)
         may_be_local = name in ("auto", "local") and self._workers > 1 and len(fresh) + len(resumed) > 1
@@ -128,6 +132,7 @@ class Engine:
         others: int,
         wait_for_quiet: Callable[[], None] | None,
         inline: Plan | None = None,
+        reporter: Reporter | None = None,
     ) -> Plan:
         """Plans trials for workers side by side.
 
@@ -136,20 +141,47 @@ class Engine:
             others: the number of stacks that are trained, too.
             wait_for_quiet: see `choose`.
             inline: how they would be trained one after the other, if that is known. What fits is not timed again.
+            reporter: see `choose`.
         """
         groups = len({_key(trial) for trial in trials}) + others
         parts = max(1, math.ceil(self._workers / max(groups, 1)))
         known = {_key(stack.trials[0]): stack.choice for stack in inline.stacks} if inline and parts == 1 else {}
+        if self._cluster is not None:
+            known = self._known_there(trials, parts, reporter)
 
         def choose(group: Sequence[Trial]) -> StackSettings:
             found = known.get(_key(group[0]))
+            who = f"{self._workers} workers side by side" if self._cluster is None else f"engine={self._config.name}"
             if found is None or found.threads != (group[0].run.threads or self._threads):
                 estimate = inline is not None
                 found = self._jobs.choose_settings(group, wait_for_quiet, estimate, (self._threads, parts))
-            who = f"{self._workers} workers side by side" if self._cluster is None else f"engine={self._config.name}"
+                if self._cluster is not None and _can_choose(group):
+                    who = f"measured on the machine of the command; {who}"
             return replace(found, reason=f"{found.reason}; {who}")
 
         return self._planned(trials, choose)
+
+    def _known_there(self, trials: Sequence[Trial], parts: int, reporter: Reporter | None) -> dict[str, StackSettings]:
+        """Returns what workers of the cluster have measured, by `_key`; if they do not measure, nothing.
+
+        Args:
+            trials: the trials.
+            parts: the number of workers that can train trajectories of one group at once.
+            reporter: see `choose`.
+        """
+        if not isinstance(self._cluster, MeasuringExecutor):
+            return {}
+        groups: list[Sequence[Trial]] = []
+
+        def collect(group: Sequence[Trial]) -> StackSettings:
+            groups.append(group)
+            return StackSettings(len(group), 1, 0.0, "")
+
+        plan(trials, collect, self._prepared.isolation_reason)
+        groups = [group for group in groups if _can_choose(group)]
+        device = self._prepared.devices.get("auto", "")
+        found = settings_there(self._cluster, self._journal, groups, (self._threads, parts), device, reporter)
+        return {_key(group[0]): settings for group, settings in zip(groups, found, strict=True) if settings is not None}
 
     def _planned(self, trials: Sequence[Trial], choose: Callable[[Sequence[Trial]], StackSettings]) -> Plan:
         planned = plan(trials, choose, self._prepared.isolation_reason)
@@ -220,6 +252,12 @@ def _cluster(config: EngineConfig | OwnEngine, journal: Path, threads: int) -> E
 
         return DaskExecutor(journal, config, threads)
     return None
+
+
+def _can_choose(group: Sequence[Trial]) -> bool:
+    """True if it is to be measured how the trajectories of some trials train fastest: the config leaves it open."""
+    launch = group[0].run.launch
+    return len(group) > 1 and bool(launch.stack) and launch.width is None
 
 
 def _key(trial: Trial) -> str:

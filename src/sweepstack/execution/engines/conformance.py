@@ -17,8 +17,8 @@ from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.config.parsing import parse
 from sweepstack.errors import UserError
 from sweepstack.events import Ended, Event, Measured, Started
-from sweepstack.execution.assignment import Assignment, Parts
-from sweepstack.execution.executor import Executor, Handle, InProcessExecutor, Lost, Trained
+from sweepstack.execution.assignment import Assignment, Groups, Parts
+from sweepstack.execution.executor import Executor, Handle, InProcessExecutor, Lost, MeasuringExecutor, Trained
 from sweepstack.execution.prepare import prepare
 from sweepstack.planning.plan import Stack, Trajectory
 from sweepstack.trial import HELD_OUT_PREDICTIONS, WEIGHTS, StackSettings, Trial, TrialState, Verdict
@@ -191,6 +191,23 @@ class ExecutorConformance:
         assert isinstance(result, Trained)
         assert isinstance(result.parts, Parts)
         assert result.parts.indices == ((0,), (1,))
+
+    def test_a_worker_measures_if_the_executor_says_that_it_does(self, tmp_path: Path) -> None:
+        recorder, executor = Recorder(), self.executor(tmp_path)
+        trials = make_trials(tmp_path / "trials", [0.1, 0.2, 0.3, 0.4, 0.5])
+        groups = replace(assign(tmp_path, trials), wanted=frozenset(), groups=Groups((3, 2), (3, 2), 1, 1))
+        try:
+            if not isinstance(executor, MeasuringExecutor):
+                return
+            (result,) = wait(executor.submit(groups, recorder))
+        finally:
+            executor.close()
+        assert isinstance(result, Trained)
+        assert result.parts is None
+        assert [settings.threads for settings in result.settings] == [1, 1]
+        assert all(0 < settings.width <= most for settings, most in zip(result.settings, (3, 2), strict=True))
+        assert executor.kind_of_machine
+        assert recorder.events == []
 
     def test_a_mistake_of_the_user_is_raised_in_the_command(self, tmp_path: Path) -> None:
         recorder, executor = Recorder(), self.executor(tmp_path)

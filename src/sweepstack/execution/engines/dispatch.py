@@ -13,7 +13,15 @@ from sweepstack.execution.engines.channel import UNREACHABLE_SECONDS
 from sweepstack.execution.engines.choose import seconds_of
 from sweepstack.execution.engines.leftovers import take_over, unreachable
 from sweepstack.execution.engines.own import check_handle, check_result
-from sweepstack.execution.executor import Executor, Handle, LastingExecutor, Lost, Trained, UnreachableError
+from sweepstack.execution.executor import (
+    Executor,
+    Handle,
+    LastingExecutor,
+    Lost,
+    NotifiedExecutor,
+    Trained,
+    UnreachableError,
+)
 from sweepstack.execution.failures import halves
 from sweepstack.execution.prepare import Prepared
 from sweepstack.execution.session import Session
@@ -24,6 +32,8 @@ from sweepstack.trial import Outcome, TrialState
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.02
 """Seconds between two looks at the workers: short after news, then longer."""
+NOTIFIED_PAUSE = 0.05
+"""The longest pause if the executor is told when a worker has ended: looks in between only show progress."""
 REST = 10
 """Duty cycle: after looks that took t seconds without news, the pause is REST * t if that is longer."""
 MAX_LOSSES = 3
@@ -94,6 +104,10 @@ class Dispatcher:
 
     def _train_all(self, refill: Callable[[], Sequence[Stack]] | None) -> None:
         pause = SHORTEST_PAUSE
+        wait: Callable[[float], None] = time.sleep
+        most = LONGEST_PAUSE
+        if isinstance(self._executor, NotifiedExecutor):
+            wait, most = self._executor.wait, NOTIFIED_PAUSE
         asked_to_stop: set[int] = set()
         while True:
             is_free = not self._waiting and len(self._running) < self._executor.workers
@@ -120,10 +134,10 @@ class Dispatcher:
                 for key, result in ended:
                     self._end(self._running.pop(key)[1], result)
             news = bool(ended) or self._session.journal.lines > before
-            longest = max(LONGEST_PAUSE, REST * (time.monotonic() - began))
+            longest = max(most, REST * (time.monotonic() - began))
             pause = SHORTEST_PAUSE if news else min(2 * pause, longest)
             if not (ended or is_submitting):
-                time.sleep(pause)
+                wait(pause)
 
     def _poll(self, handle: Handle) -> Trained | Lost | None:
         """Asks a worker how it has ended. A disk that does not answer is asked again for `UNREACHABLE_SECONDS`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,9 @@ from sweepstack.execution.engines.channel import Reports, WorkerHandle, work_fol
 from sweepstack.execution.engines.fork_server import ForkServer, how_it_ended
 from sweepstack.execution.executor import Handle
 from sweepstack.paths import began_in
+
+UNTOLD_SECONDS = 0.02
+"""The longest time in seconds between two looks at workers of which nobody tells how they have ended."""
 
 
 def cores() -> int:
@@ -53,10 +55,17 @@ class LocalExecutor:
         reports = Reports(folder, assignment.stack, reporter)
         single = assignment.stack.choice.threads == 1  # a fork cannot use threads that this process may have had
         if self._server is not None and self._server.alive and single:
-            server, worker = self._server, self._server.start(folder)
-            if worker is not None:
-                return WorkerHandle(reports, self._lease, lambda: server.ended(worker), lambda: _kill(worker))
+            order = self._server.start(folder)
+            if order is not None:
+                return WorkerHandle(reports, self._lease, order.ended, order.kill, order.is_waiting)
         return self._start(folder, reports)
+
+    def wait(self, seconds: float) -> None:
+        """See `NotifiedExecutor`. The server tells what its workers do; other ones are looked at."""
+        if self._server is not None and self._server.alive:
+            self._server.receive(seconds)
+        else:
+            time.sleep(min(seconds, UNTOLD_SECONDS))
 
     def _start(self, folder: Path, reports: Reports) -> WorkerHandle:
         """Starts a worker that is a new process."""
@@ -93,8 +102,3 @@ class LocalExecutor:
             with suppress(ProcessLookupError):
                 process.kill()
             process.wait()
-
-
-def _kill(worker: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(worker, signal.SIGKILL)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sweepstack.child_process import end_with_parent
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Answer, Assignment, Reporter
 from sweepstack.execution.engines.channel import ASSIGNMENT
 from sweepstack.execution.engines.worker_side import FileSink, Sink, do_assignment
-from sweepstack.execution.worker import run_stack
+from sweepstack.execution.worker import do
 from sweepstack.masking import mask
 from sweepstack.standard_streams import open_closed
 
@@ -23,14 +23,14 @@ from sweepstack.standard_streams import open_closed
 def main(
     folder: Path,
     open_sink: Callable[[Path], Sink] = FileSink,
-    train: Callable[[Assignment, Reporter], Parts | None] = run_stack,
+    work: Callable[[Assignment, Reporter], Answer] = do,
 ) -> int:
     """Does the assignment of a folder; returns the exit code: 0 if it has reported how that went.
 
     Args:
         folder: the folder.
         open_sink: returns where the worker reports to.
-        train: trains a stack.
+        work: does the assignment.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before PyTorch is loaded; see `app.main`
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -43,7 +43,7 @@ def main(
         rule = "a worker must see the folder of the journal: let tracking.journal name a folder that all machines share"
         print(mask(f"{rule} ({error})"), file=sys.stderr)
         return 2
-    do_assignment(folder, open_sink(folder), train, content)
+    do_assignment(folder, open_sink(folder), work, content)
     return 0
 
 

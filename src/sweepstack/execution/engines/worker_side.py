@@ -22,13 +22,13 @@ from typing import Any, NoReturn, Protocol
 from sweepstack.error_log import log_traceback
 from sweepstack.errors import UserError, one_line
 from sweepstack.events import Ended, Event
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Answer, Assignment, Parts, Reporter
 from sweepstack.execution.engines.assignment_file import assignment_from_json
 from sweepstack.execution.engines.channel import CONTROL, EVENTS, FILES, checkpoints_of, versions
 from sweepstack.files.owner_only import FILE
 from sweepstack.journal.codec import encode_line, event_as_json
 from sweepstack.planning.plan import Trajectory
-from sweepstack.trial import Verdict
+from sweepstack.trial import TrialState, Verdict
 
 BEATS_PER_LEASE = 6
 """Signs of life that a worker gives in the time after which it counts as lost without one."""
@@ -65,6 +65,10 @@ class FileSink:
         """See `Sink`."""
         os.fsync(self._file)
 
+    def close(self) -> None:
+        """Nothing is written any more."""
+        os.close(self._file)
+
     def control(self) -> Mapping[str, Any]:
         """See `Sink`."""
         try:
@@ -91,6 +95,8 @@ class WorkerReporter:
         self._stop = ""
         self._stopped_trials: frozenset[str] = frozenset()
         self._over = threading.Event()
+        self.all_well = True
+        """True if no trial has ended otherwise than FINISHED or PRUNED."""
 
     def emit(self, event: Event) -> Verdict:
         """See `Reporter`."""
@@ -99,6 +105,7 @@ class WorkerReporter:
         if isinstance(event, Ended):
             content["files"] = [str(file.relative_to(self._root)) for file in event.files]
             content["traceback"] = event.outcome.traceback
+            self.all_well = self.all_well and event.outcome.state in (TrialState.FINISHED, TrialState.PRUNED)
             self._sink.sync()
         self.send(content)
         return Verdict.STOP if event.trial.id in self._stopped_trials else Verdict.CONTINUE
@@ -164,15 +171,24 @@ def unlike_versions(of_command: Mapping[str, str]) -> str:
 
 
 def do_assignment(
-    folder: Path, sink: Sink, train: Callable[[Assignment, Reporter], Parts | None], content: Mapping[str, Any]
-) -> None:
-    """What a worker does: trains a stack and reports to a sink how that went, whatever happens.
+    folder: Path,
+    sink: Sink,
+    work: Callable[[Assignment, Reporter], Answer],
+    content: Mapping[str, Any],
+    on_well: Callable[[], None] = lambda: None,
+) -> bool:
+    """What a worker does: trains a stack, or measures, and reports to a sink how that went, whatever happens.
 
     Args:
         folder: the folder of the assignment, under the path that it has for this worker.
         sink: where it reports to.
-        train: trains a stack; see `worker.run_stack`.
+        work: does the assignment; see `worker.do`.
         content: the content of the assignment's file.
+        on_well: called before it is reported that all has ended well.
+
+    Returns:
+        True if all has ended well, so that this process can do a further assignment: a process in which a training has
+        failed or was stopped may have lost memory, or the use of a device.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     reporter = WorkerReporter(sink, folder / FILES)
@@ -180,11 +196,12 @@ def do_assignment(
     if unlike := unlike_versions(content["versions"]):
         rule = f"a worker must have the versions of the command: {unlike}"
         reporter.send(_as_json(UserError(rule, remedy="install the same there")))
-        return
+        return False
+    is_well = False
     try:
         with reporter.alive(content["lease"], content["look"]):
             assignment = assignment_from_json(content, checkpoints_of(folder))
-            parts = train(_with_folder(assignment, folder / FILES), reporter)
+            answer = work(_with_folder(assignment, folder / FILES), reporter)
     except UserError as error:
         reporter.send(_as_json(error))
     except KeyboardInterrupt as stop:
@@ -193,8 +210,17 @@ def do_assignment(
         log_traceback(error)
         reporter.send({"failed": one_line(error), "traceback": "".join(traceback.format_exception(error))})
     else:
-        reporter.send({"done": None if parts is None else {"indices": parts.indices, "note": parts.note}})
+        match answer:
+            case Parts():
+                reporter.send({"done": {"indices": answer.indices, "note": answer.note}})
+            case None:
+                if is_well := reporter.all_well:
+                    on_well()
+                reporter.send({"done": None})
+            case settings:
+                reporter.send({"done": {"settings": [vars(one) for one in settings]}})
     sink.sync()
+    return is_well
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

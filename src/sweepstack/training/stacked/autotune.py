@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +52,8 @@ BUDGET_SECONDS = 0.15
 """Seconds after which three counted steps are enough. A single step that takes longer is enough by itself."""
 NARROWER_PAYS_BELOW = 0.95
 """Ratio of times below which a narrower stack is preferred, because a wide stack shares more work."""
+UNTIMED = "it cannot be timed"
+"""How the reason of a choice begins that was made without timing, because of an error."""
 THREADS_PAY_BELOW = 0.8
 """Ratio of times below which several threads are preferred: two threads take twice as long as one while another process
 uses a core."""
@@ -78,6 +80,7 @@ def choose(
     wait_for_quiet: Callable[[], None] = lambda: None,
     estimate: bool = False,
     beside: Beside | None = None,
+    count: int | None = None,
 ) -> StackSettings:
     """Chooses the fastest way to train trajectories of one `stack_key` on this machine.
 
@@ -92,14 +95,15 @@ def choose(
         wait_for_quiet: called before the first measurement.
         estimate: measure even if there is only one way, to know the time of an epoch.
         beside: how many workers train side by side; None: the stacks are trained one after the other.
+        count: the number of trajectories if `configs` are only the first `MAX_WIDTH` of them; None: as many.
     """
-    config = configs[0]
+    config, count = configs[0], count or len(configs)
     threads = choose_threads(config, run.threads)
     if beside is not None:
         threads = run.threads or beside.threads
-    key = _cache_key(configs, run, data, beside)
+    key = key_of(configs, run, data, beside, count=count)
     known = _read_cache(remembered)
-    if not run.launch.stack or len(configs) == 1:
+    if not run.launch.stack or count == 1:
         seconds = 0.0
         if estimate and config.trainer is None:
             seconds = _known_epochs.get(key) or known.get(key, {}).get("epoch_seconds", 0.0)
@@ -108,26 +112,57 @@ def choose(
                     seconds = _plain_epoch(config, data, threads)
                 _write_cache(remembered, {**known, key: {"epoch_seconds": seconds}})
             _known_epochs[key] = seconds
-        return StackSettings(1, threads, seconds, "alone" if len(configs) == 1 else "launch.stack is false")
-    if key in known:
-        with contextlib.suppress(TypeError):  # another version of sweepstack wrote it
-            return StackSettings(**known[key])
+        return StackSettings(1, threads, seconds, "alone" if count == 1 else "launch.stack is false")
+    if (found := _settings_in(known, key)) is not None:
+        return found
     wait_for_quiet()
     try:
         with random_state.preserved(), contained():
-            choice = _time_all_ways(configs, run, data, threads, beside)
+            choice = _time_all_ways(configs, count, run, data, threads, beside)
     except Unstackable as why:
         choice = StackSettings(1, threads, _plain_epoch(config, data, threads) if estimate else 0.0, str(why))
     except Exception as error:  # it does not train alone either; the trainer will report it, with its traceback
-        return StackSettings(1, threads, 0.0, f"it cannot be timed: {one_line(error)}")
+        return StackSettings(1, threads, 0.0, f"{UNTIMED}: {one_line(error)}")
     _write_cache(remembered, {**known, key: asdict(choice)})
     return choice
 
 
+def recall(remembered: Path, key: str) -> StackSettings | None:
+    """Returns a choice of an earlier command; None if there is none.
+
+    Args:
+        remembered: the file of earlier choices.
+        key: see `key_of`.
+    """
+    return _settings_in(_read_cache(remembered), key)
+
+
+def remember(remembered: Path, choices: Mapping[str, StackSettings]) -> None:
+    """Remembers choices that others have made, by their keys; but not what could not be timed.
+
+    Args:
+        remembered: the file of earlier choices.
+        choices: the choices by their keys, see `key_of`.
+    """
+    timed = {key: asdict(choice) for key, choice in choices.items() if not choice.reason.startswith(UNTIMED)}
+    _write_cache(remembered, {**_read_cache(remembered), **timed})
+
+
+def _settings_in(known: Mapping[str, Mapping[str, Any]], key: str) -> StackSettings | None:
+    with contextlib.suppress(KeyError, TypeError):  # it is not known, or another version of sweepstack wrote it
+        return StackSettings(**known[key])
+    return None
+
+
 def _time_all_ways(
-    configs: Sequence[TrialConfig], run: RunConfig, data: Data, plain_threads: int, beside: Beside | None
+    configs: Sequence[TrialConfig],
+    count: int,
+    run: RunConfig,
+    data: Data,
+    plain_threads: int,
+    beside: Beside | None,
 ) -> StackSettings:
-    config, count = configs[0], len(configs)
+    config = configs[0]
     parts = 1 if beside is None else min(beside.parts, count)
     thread_counts = _thread_counts(run, data) if beside is None else [plain_threads]
     forced = run.launch.stack == "force"
@@ -287,15 +322,32 @@ def _fitting_width(config: TrialConfig, data: Data) -> int:
     return max(1, memory_budget(data.device) // (6 * own + 3 * (kept + size)))
 
 
-def _cache_key(configs: Sequence[TrialConfig], run: RunConfig, data: Data, beside: Beside | None = None) -> str:
-    """Returns a hash of everything that a choice depends on."""
-    device = torch.cuda.get_device_name(data.device) if data.device.type == "cuda" else f"{ALL_THREADS} threads"
+def key_of(
+    configs: Sequence[TrialConfig],
+    run: RunConfig,
+    data: Data,
+    beside: Beside | None = None,
+    machine: str = "",
+    count: int | None = None,
+) -> str:
+    """Returns a hash of everything that a choice depends on.
+
+    Args:
+        configs: see `choose`.
+        run: see `choose`.
+        data: see `choose`.
+        beside: see `choose`.
+        machine: the kind of machine; empty: this one.
+        count: see `choose`.
+    """
+    here = torch.cuda.get_device_name(data.device) if data.device.type == "cuda" else f"{ALL_THREADS} threads"
     config = configs[0]
     seeds = len({config.seed for config in configs})
     numbers = sorted({name for one in configs for name, value in one.optimizer.keywords.items() if value})
     program = [importlib.metadata.version("sweepstack"), torch.__version__, digest(config)]
     key = stack_key(config.model_copy(update={"fold": None}), run)  # all folds take as long
-    parts = [key, len(configs), seeds, numbers, run.launch.width, len(data.train), device, program]
+    count = count or len(configs)
+    parts = [key, count, seeds, numbers, run.launch.width, len(data.train), machine or here, program]
     parts += ["force"] if run.launch.stack == "force" else []
     parts += [[*beside]] if beside is not None else []
     return hashlib.sha1(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()

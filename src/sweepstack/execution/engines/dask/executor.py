@@ -52,6 +52,11 @@ class DaskExecutor:
             return max(1, cores() // self._threads)
         return max(1, sum(max(1, threads // self._threads) for threads in self._connected().threads.values()))
 
+    @property
+    def kind_of_machine(self) -> str:
+        """See `MeasuringExecutor`."""
+        return f"Dask, {self._config.address or f'{cores()} cores of this machine'}"
+
     def _connected(self) -> Link:
         if self._link is None:
             check_installed()

@@ -9,11 +9,9 @@ after all lines that were written before it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -33,7 +31,7 @@ from sweepstack.execution.engines.channel import (
     work_folder,
     write_control,
 )
-from sweepstack.execution.engines.fork_server import WorkerServer
+from sweepstack.execution.engines.fork_server import Order, WorkerServer
 from sweepstack.execution.engines.worker_side import unlike_versions
 from sweepstack.files.inside import inside
 from sweepstack.files.owner_only import make_folder
@@ -86,29 +84,30 @@ class Trainings:
             self._server.close()
             self._server = self._start_server()
 
-    def start(self, folder: Path) -> int | None:
-        """Starts a training process; returns its id, or None if that is impossible.
+    def start(self, folder: Path) -> Order | None:
+        """Gives an assignment to a training process; returns None if that is impossible.
 
         Args:
-            folder: the folder of its assignment.
+            folder: the folder of the assignment.
         """
         with self._servers:
             for _ in range(2):
                 if self._is_closed or self._server is None:
                     return None
-                if (process := self._server.start(folder)) is not None:
-                    return process
+                if (order := self._server.start(folder)) is not None:
+                    return order
                 asyncio.run_coroutine_threadsafe(self._renew_server(), self.worker.loop.asyncio_loop).result()
         return None
 
-    def ended(self, process: int) -> str | None:
-        """Says how a training process has ended; None while it runs.
-
-        Args:
-            process: its id.
-        """
+    def ended(self, order: Order) -> str | None:
+        """Says how a training process has ended, or that it has done its assignment; None while it trains."""
         with self._servers:
-            return "the command has ended" if self._is_closed or self._server is None else self._server.ended(process)
+            return "the command has ended" if self._is_closed else order.ended()
+
+    def kill(self, order: Order) -> None:
+        """Kills the training process of an order."""
+        with self._servers:
+            order.kill()
 
     async def _watch(self) -> None:
         """Ends everything when nothing is heard of the command any more."""
@@ -145,7 +144,7 @@ class Training:
         self.has_process = False
         """False until its process begins: PyTorch and the data may have to be loaded before."""
         self.how: str | None = None
-        """How its process has ended; None while it runs."""
+        """How its process has ended, or that it has done its assignment; None while it trains."""
         self.heard = time.monotonic()
         self._control: Mapping[str, Any] = {"stop": ""}
         make_assignment(content, self.folder)
@@ -156,19 +155,18 @@ class Training:
             self._wait(self.go)
             if not self.go.is_set():
                 return
-            process = self._trainings.start(self.folder)
-            self.has_process = True
-            self.how = "no process could be started" if process is None else self._ended(process)
+            order = self._trainings.start(self.folder)
+            self.how = "no process could be started" if order is None else self._ended(order)
             self._wait(self.end)
         finally:
             self._trainings.running.pop(self._key, None)
             shutil.rmtree(self._trainings.folder / self._key, ignore_errors=True)
 
-    def _ended(self, process: int) -> str:
-        while (how := self._trainings.ended(process)) is None:
+    def _ended(self, order: Order) -> str:
+        while (how := self._trainings.ended(order)) is None:
+            self.has_process = not order.is_waiting()
             if self._is_over():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+                self._trainings.kill(order)
             time.sleep(POLL_SECONDS)
         return how
 

@@ -6,34 +6,34 @@ input, a socket. It ends with the Dask worker, whose process is PID.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sweepstack.blame import contained
 from sweepstack.child_process import end_with_parent
 from sweepstack.config.code_digest import digest
 from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.errors import UserError
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Answer, Assignment, Reporter
 from sweepstack.execution.engines.assignment_file import assignment_from_json
-from sweepstack.execution.engines.channel import ASSIGNMENT, checkpoints_of, versions
+from sweepstack.execution.engines.channel import versions
 from sweepstack.execution.engines.fork_server import serve
-from sweepstack.execution.worker import load_data_of, load_training, run_stack
+from sweepstack.execution.worker import do, load_data_of, load_training
 
 
-def train(assignment: Assignment, reporter: Reporter) -> Parts | None:
-    """Trains a stack if the code of its trials is the same here; see `worker.run_stack`.
+def work(assignment: Assignment, reporter: Reporter) -> Answer:
+    """Does an assignment if the code of its trials is the same here; see `worker.do`.
 
     Args:
         assignment: the stack.
         reporter: receives the events of its trials.
 
     Raises:
-        UserError: see `run_stack`; or the code is missing here, or differs.
+        UserError: see `do`; or the code is missing here, or differs.
     """
     for trial in assignment.stack.trials:
         if trial.fingerprint and Fingerprint.parse(trial.fingerprint).code != digest(trial.config):
@@ -45,7 +45,7 @@ def train(assignment: Assignment, reporter: Reporter) -> Parts | None:
                 f"on {socket.gethostname()}, or is another version",
                 remedy="install the same there, or start the Dask workers in the folder of the command",
             )
-    return run_stack(assignment, reporter)
+    return do(assignment, reporter)
 
 
 def warm_up() -> None:
@@ -57,20 +57,18 @@ def warm_up() -> None:
     versions()
 
 
-def load(folder: Path) -> None:
-    """Loads the data of an assignment, so that the process that trains it has them at once. It meets the errors.
+def load(content: Mapping[str, Any]) -> None:
+    """Loads the data of an assignment, so that the process that trains it has them at once.
 
     Args:
-        folder: the folder of the assignment.
+        content: the content of the assignment's file.
     """
-    with contextlib.suppress(Exception):
-        from sweepstack.training.hardware import choose_device
+    from sweepstack.training.hardware import choose_device
 
-        content = json.loads((folder / ASSIGNMENT).read_text())
-        trial = assignment_from_json(content, checkpoints_of(folder)).stack.trials[0]
-        if choose_device(trial.run.device).type == "cpu":  # a process cannot use a GPU that its parent has used
-            with contained():
-                load_data_of(trial)
+    trial = assignment_from_json(content, Path()).stack.trials[0]
+    if choose_device(trial.run.device).type == "cpu":  # a process cannot use a GPU that its parent has used
+        with contained():
+            load_data_of(trial)
 
 
 def main(parent: int) -> None:
@@ -87,7 +85,7 @@ def main(parent: int) -> None:
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     warm_up()
-    serve(orders, train, load)
+    serve(orders, work, load)
 
 
 if __name__ == "__main__":

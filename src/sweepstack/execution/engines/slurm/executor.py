@@ -64,6 +64,12 @@ class SlurmExecutor:
         """The jobs that there were when the first one of an earlier command was asked for."""
         self._is_left = False
 
+    @property
+    def kind_of_machine(self) -> str:
+        """See `MeasuringExecutor`."""
+        asked = f"{self._config.gpus_per_worker or 0:g} GPUs, {self._config.cores or 1} cores"
+        return f"Slurm, partition {self._config.partition or 'of its own choice'}, {asked}"
+
     def submit(self, assignment: Assignment, reporter: Reporter) -> Handle:
         """See `Executor`. The job may wait in Slurm's queue for long."""
         self._say, stack = reporter.say, assignment.stack

@@ -143,6 +143,11 @@ class SlurmHandle(WorkerHandle):
         if not self.host:
             self._cancel("--state=PENDING")
 
+    def end(self) -> None:
+        """See `Handle`."""
+        super().end()
+        self._jobs.unended.pop(self.stack.id, None)
+
     def _cancel(self, *words: str) -> None:
         self._is_cancelled = True
         self._jobs.cancelled.add(job_name(self.stack.id))

@@ -14,11 +14,11 @@ from types import FrameType
 from typing import Any
 
 from sweepstack.events import Ended, Event
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Answer, Assignment, Reporter
 from sweepstack.execution.engines.channel import reported_events
 from sweepstack.execution.engines.worker_main import main
 from sweepstack.execution.engines.worker_side import FileSink
-from sweepstack.execution.worker import run_stack
+from sweepstack.execution.worker import do, run_stack
 from sweepstack.files.owner_only import make_file
 from sweepstack.files.replacing import replacing
 from sweepstack.trial import TrialState, Verdict
@@ -52,7 +52,7 @@ class SlurmWorker:
         signal.signal(LIMIT, job.on_limit)
         code = 0
         with suppress(Requeued):
-            code = main(self._folder, lambda folder: JobSink(folder, job), job.train)
+            code = main(self._folder, lambda folder: JobSink(folder, job), job.work)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # without a result for submitit, whose folder is deleted when the command has read everything
@@ -71,13 +71,15 @@ class Job:
         """The handler of `LIMIT`."""
         self.is_near_limit = True
 
-    def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
-        """Trains a stack. What it has reported before the job was requeued is not reported once more.
+    def work(self, assignment: Assignment, reporter: Reporter) -> Answer:
+        """Does an assignment. What was reported of a stack before the job was requeued is not reported once more.
 
         Raises:
             Requeued: see there.
             KeyboardInterrupt: the time limit is near, and the job cannot get further.
         """
+        if assignment.groups is not None:
+            return do(assignment, reporter)
         known = reported_events(self._folder, assignment.stack.trials)
         over = {event.trial.id for event in known if _is_end(event)}
         wanted = assignment.wanted - over
