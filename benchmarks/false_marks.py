@@ -30,7 +30,7 @@ from scipy import stats
 
 from sweepstack.results.selection.items import compare_errors, corrected
 from sweepstack.results.selection.replicates import Comparison, compare_values
-from sweepstack.results.selection.sequential import compare_in_stages
+from sweepstack.results.selection.sequential import FIRST_SHARE, compare_in_stages
 from sweepstack.results.selection.statistics import holm_with_best
 
 LEVEL = 0.05
@@ -247,7 +247,7 @@ def compare(case: Case, values: Figures, order: NDArray[np.intp]) -> Comparison:
     if case.first:
         return compare_in_stages(values, case.first, larger_is_better=True)
     levels = np.stack([order // 9, order // 3 % 3, order % 3], axis=1) if case.grid else None
-    return compare_values(values, larger_is_better=True, overlap=case.overlap, levels=levels)
+    return compare_values(values, True, overlap=case.overlap, levels=levels, share=FIRST_SHARE)
 
 
 def count_marks(case: Case, number: int, tables: int, before: bool) -> Counts:
@@ -267,7 +267,7 @@ def count_marks(case: Case, number: int, tables: int, before: bool) -> Counts:
             apart = compared.p[1:] <= LEVEL
             if case.usual_first:
                 at_first = np.argsort(-values[:, : case.first].mean(1), kind="stable")
-                usual = compare_values(values[at_first, : case.first], larger_is_better=True).p <= LEVEL
+                usual = compare_values(values[at_first, : case.first], True, share=FIRST_SHARE).p <= LEVEL
                 apart = (compared.p <= LEVEL) | usual[np.argsort(at_first)]
                 apart = apart[1:]
             behind = np.nan_to_num(compared.behind[1:], nan=0.0)

@@ -23,6 +23,7 @@ from false_marks import LEVEL, on_its_own
 from numpy.typing import NDArray
 
 from sweepstack.results.selection.replicates import compare_values
+from sweepstack.results.selection.sequential import FIRST_SHARE
 
 SETTINGS = 27
 SEEDS = 3
@@ -70,7 +71,7 @@ def draw(values: Figures, draws: int, rng: np.random.Generator) -> Found:
         seen = chosen[:, rng.choice(stored, seeds, replace=False)]
         order = np.argsort(-seen.mean(1), kind="stable")
         seen, truth = seen[order], chosen[order].mean(1)
-        compared = compare_values(seen, larger_is_better=True)
+        compared = compare_values(seen, larger_is_better=True, share=FIRST_SHARE)
         apart = compared.p <= LEVEL
         with np.errstate(all="ignore"):  # no differences
             before = np.count_nonzero(on_its_own(seen) <= LEVEL)

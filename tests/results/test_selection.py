@@ -21,6 +21,7 @@ from sweepstack.results.selection.comparison import (
 )
 from sweepstack.results.selection.items import PerItem, give
 from sweepstack.results.selection.select import one_row_per_seed, select
+from sweepstack.results.selection.sequential import FIRST_SHARE
 from sweepstack.results.selection.statistics import holm_with_best, mcnemar, paired_t, welch_t, wilson
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.tracking.runs_as_rows import Row
@@ -84,7 +85,7 @@ def test_rows_are_grouped_over_seeds_with_mean_and_interval() -> None:
     assert math.isnan(best["p"])
     assert len(best["run_ids"]) == 3
     other = found.groups.iloc[1]
-    assert other["p"] == pytest.approx(paired_t([0.90, 0.92, 0.94], [0.89, 0.90, 0.91]).p, rel=1e-3)
+    assert other["p"] == pytest.approx(paired_t([0.90, 0.92, 0.94], [0.89, 0.90, 0.91]).p / FIRST_SHARE, rel=1e-3)
     assert (other["mark"], other["why"]) == (NOT_TOLD_APART, "paired over 3 seeds")
 
 
@@ -143,7 +144,7 @@ def test_seeds_that_do_not_match_are_compared_by_welch() -> None:
     rows += [trial({"lr": 0.2}, 10 + seed, {"val/accuracy": figure}) for seed, figure in enumerate(second)]
     other = select(as_frame(rows)).groups.iloc[1]
     assert other["why"] == "Welch's t-test over 3 and 4 seeds that do not match"
-    assert other["p"] == pytest.approx(welch_t(first, second).p, rel=1e-2)
+    assert other["p"] == pytest.approx(welch_t(first, second).p / FIRST_SHARE, rel=1e-2)
     assert other["mark"] == WORSE
 
 

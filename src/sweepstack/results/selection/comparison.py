@@ -20,7 +20,7 @@ from sweepstack.results.selection.items import (
     is_mean_over_items,
 )
 from sweepstack.results.selection.replicates import Comparison, as_array, compare_values
-from sweepstack.results.selection.sequential import Added, compare_in_stages
+from sweepstack.results.selection.sequential import FIRST_SHARE, Added, compare_in_stages
 from sweepstack.results.selection.spread import Levels
 from sweepstack.results.selection.statistics import Interval
 from sweepstack.results.tables.columns import written
@@ -144,8 +144,8 @@ def assess_settings(
 ) -> Assessments:
     """Compares each setting with the best one, and decides on its mark.
 
-    Settings with several seeds or folds are compared by their values, see `replicates.compare_values`; if some were
-    added after others, see `sequential`, and settings that are told apart come last. Single trials are compared by
+    Settings with several seeds or folds are compared by their values, see `replicates.compare_values` and `sequential`;
+    if some were added after others, settings that are told apart come last. Single trials are compared by
     their predictions for the items that selected: those that were held out, or the test items if nothing was held out;
     see `items.compare_errors`. For a metric that is no mean over items nothing is tested.
 
@@ -182,7 +182,7 @@ def _compare_values(
     levels = _levels(measured)
     larger, level = key.larger_is_better, SIGNIFICANCE_LEVEL
     if added is None:
-        return groups, compare_values(as_array(objectives), larger, level, match, overlap, levels)
+        return groups, compare_values(as_array(objectives), larger, level, match, overlap, levels, FIRST_SHARE)
     values = as_array(objectives, added.order)
     failed = np.array([group.failed for group in measured])
     may_win = failed == failed.min()

@@ -83,6 +83,7 @@ def compare_values(
     match: bool = True,
     overlap: float = 0.0,
     levels: Levels | None = None,
+    share: float = 1.0,
 ) -> Comparison:
     """Compares settings with the best one. With two settings this is Student's t-test of the differences, or Welch's
     where their seeds do not match; with more, all spreads are estimated together, see `spread`.
@@ -94,13 +95,16 @@ def compare_values(
         match: False if equal replicates have nothing in common.
         overlap: see `statistics.mean_interval`.
         levels: the levels of the params of each setting, on which its spread may depend.
+        share: the share of that chance which this test has; the p-values are divided by it, so that `level` is their
+            limit. The others are of further tests of the same settings, see `sequential`.
     """
     unit = unit_of(values)
     if len(values) == 2:
-        return _compare_two(values / unit, larger_is_better, level, match, overlap).times(unit)
+        return _compare_two(values / unit, larger_is_better, level, match, overlap, share).times(unit)
     found = fit(values / unit, match, overlap)
     known = spreads(found, levels)
-    compared = compare_among(found, known, np.ones(len(values), dtype=bool), 0, len(values), larger_is_better, level)
+    among = np.ones(len(values), dtype=bool)
+    compared = compare_among(found, known, among, 0, len(values), larger_is_better, level, share)
     if known is not None and len(values) > 1:
         winner = winner_interval(known, 0, larger_is_better, 1 - level)
         compared = replace(compared, winner=winner, left_out=mean_of_left_out(known, larger_is_better))
@@ -120,6 +124,7 @@ def compare_among(
     number: int,
     larger_is_better: bool,
     level: float,
+    share: float = 1.0,
 ) -> Comparison:
     """Compares some of three or more settings with the best of them, by spreads that all settings tell.
 
@@ -130,7 +135,7 @@ def compare_among(
         best: the index of the best one.
         number: the number of settings that it was chosen from.
         larger_is_better: the direction of the values.
-        level: see `compare_values`.
+        level, share: see `compare_values`.
     """
     k = len(found.means)
     ahead = (1 if larger_is_better else -1) * (found.means[best] - found.means)
@@ -141,12 +146,12 @@ def compare_among(
             p[others & (ahead <= found.tolerance + found.tolerance[best])] = 1.0
         return Comparison(p, ahead, behind, None, needed, k)
     variances, chances = known.mixtures(best, others)
-    single = p_of_first_step(number, level) if number > 1 else level
+    single = p_of_first_step(number, level * share) if number > 1 else level * share
     gaps = ahead[others]
     raw = np.ones(max(number - 1, len(gaps)))  # those that cannot be compared count as equal
     raw[: len(gaps)] = np.where(gaps < 0, 1.0, p_values(gaps, variances, chances))
     corrected = holm_with_best(raw, np.full(len(raw), np.inf), len(raw) + 1)[: len(gaps)]
-    p[others] = np.where(gaps < 0, 1.0, corrected)
+    p[others] = np.where(gaps < 0, 1.0, np.minimum(corrected / share, 1.0))
     behind[others] = np.maximum(gaps - limits(single, variances, chances), 0.0)
     typical = known.typical()
     needed[others] = _needed(typical[best] + typical[others], gaps, single)
@@ -156,8 +161,10 @@ def compare_among(
     return Comparison(p, ahead, behind, None, needed, k)
 
 
-def _compare_two(values: Floats, larger_is_better: bool, level: float, match: bool, overlap: float) -> Comparison:
-    """Compares two settings, which have nobody to borrow from."""
+def _compare_two(
+    values: Floats, larger_is_better: bool, level: float, match: bool, overlap: float, share: float
+) -> Comparison:
+    """Compares two settings, which have nobody to borrow from; see `compare_values`."""
     sign = 1 if larger_is_better else -1
     found = fit(values, match, overlap)
     shared = found.seen.all(0)
@@ -174,7 +181,8 @@ def _compare_two(values: Floats, larger_is_better: bool, level: float, match: bo
     p, behind = test.p, math.nan
     if np.isfinite(p):
         t = float(stats.t.isf(p / 2, test.df))
-        behind = max(ahead * (1 - float(stats.t.isf(level / 2, test.df)) / t), 0.0) if t > 0 else 0.0
+        behind = max(ahead * (1 - float(stats.t.isf(level * share / 2, test.df)) / t), 0.0) if t > 0 else 0.0
+        p = min(p / share, 1.0)
     if ahead < 0 and np.isfinite(p):
         p, behind = 1.0, 0.0
     known = spreads(fit(values, False, overlap))
@@ -186,7 +194,7 @@ def _compare_two(values: Floats, larger_is_better: bool, level: float, match: bo
         pair,
         np.array([math.nan, behind]),
         winner,
-        _needed(np.array([math.nan, variance]), pair, level),
+        _needed(np.array([math.nan, variance]), pair, level * share),
         0,
         left_out,
     )

@@ -217,7 +217,7 @@ def spreads(found: Fit, levels: Levels | None = None) -> Spreads | None:
         return None
     rests = np.maximum(found.rests, found.tolerance**2)
     outliers = min(OUTLIERS / len(rests), MOST_OUTLIERS)
-    middle = _usual(rests, found.df, float(np.median(found.rests[known])), outliers)
+    middle = _on_grid(1.4 * float(np.median(found.rests[known])), rests, found.df, outliers)
     ratios = rests / middle
     top = max(REACH, 0.5 * math.log(float(ratios.max())) + 2.0)
     grid = np.arange(-REACH, top + STEP / 2, STEP)
@@ -234,17 +234,18 @@ def spreads(found: Fit, levels: Levels | None = None) -> Spreads | None:
     return Spreads(found, middle * np.exp(2 * grid), chances)
 
 
-def _usual(rests: Floats, df: Floats, near: float, outliers: float) -> float:
-    """Returns the variance that most settings have, if most have the same one (maximum likelihood). The grid has it in
-    its middle: many values tell it far more exactly than to a step of the grid.
+def _on_grid(middle: float, rests: Floats, df: Floats, outliers: float) -> float:
+    """Returns a middle of the grid, at most half a step from the given one, so that the variance that most settings
+    have, if most have the same one (maximum likelihood), is on the grid: many values tell it far more exactly than to a
+    step.
 
     Args:
+        middle: a variance.
         rests: the variances that were seen [k].
         df: their degrees of freedom [k].
-        near: a variance near it.
         outliers: the share of settings that have any other variance.
     """
-    ratios = rests / near
+    ratios = rests / middle
     grid = np.arange(-REACH, REACH + STEP / 2, STEP)
     fits = _fits(ratios, df, grid)
     most = fits.max(1, keepdims=True)
@@ -252,7 +253,7 @@ def _usual(rests: Floats, df: Floats, near: float, outliers: float) -> float:
     usual = float(grid[np.argmax(np.log((1 - outliers) * np.exp(fits - most) + far).sum(0))])
     grid = np.arange(usual - STEP, usual + STEP, STEP / FINER)
     usual = float(grid[np.argmax(np.log((1 - outliers) * np.exp(_fits(ratios, df, grid) - most) + far).sum(0))])
-    return near * math.exp(2 * usual)
+    return middle * math.exp(2 * (usual - STEP * round(usual / STEP)))
 
 
 def _fits(ratios: Floats, df: Floats, grid: Floats) -> Floats:
