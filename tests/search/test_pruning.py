@@ -3,12 +3,13 @@
 import json
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import PrunerConfig
+from sweepstack.config.schema import PrunerConfig, RunConfig, SearchConfig
 from sweepstack.errors import ConfigError
 from sweepstack.planning.compatibility import setting_key
 from sweepstack.search.pruning import (
@@ -22,7 +23,7 @@ from sweepstack.search.pruning import (
     rungs_of,
     rungs_within,
 )
-from sweepstack.trial import Measurement
+from sweepstack.trial import Measurement, Outcome, TrialState
 
 
 def pruner(epochs: dict[str, int], settings: dict[str, int] | None = None, mode: Any = "max", **keys: Any) -> Pruner:
@@ -195,15 +196,40 @@ def test_what_a_command_knows_of_a_trial_is_what_its_worker_knows(trial: Any, di
     assert epochs == 2
     standings.take(one, Measurement(1, 7, 14, {"val/accuracy": 0.5}), 0)
     standings.take(other, Measurement(2, 14, 14, {"val/accuracy": 0.5}), 7)  # at its end
-    known = standings.known([one])
+    known = standings.known()
     assert known is not None
     assert [known.standings[key].values for key in ("0", "1")] == [{1.0: 0.5}, {}]
     worker = Pruner(known, "max")
     worker.begin()
     worker.take("1", 1.0, 0.4)
     assert [*worker.decide().leaving] == ["1"]
-    assert standings.known([one]) is not known
-    assert Standings(PrunerConfig()).known([one]) is None
+    assert standings.known() is not known
+    assert Standings(PrunerConfig()).known() is None
+
+
+@pytest.mark.parametrize(("search", "stands"), [("grid", False), ("tpe", True)])
+def test_what_was_decided_stands_in_a_search_that_has_grown_and_in_no_other_grid(
+    trial: Any, digits_config: Any, search: str, stands: bool
+) -> None:
+    config = PrunerConfig(name="halving")
+    run = RunConfig(pruner=config, search=SearchConfig(name=search))
+    trials = [
+        trial(number, fingerprint=f"{number}", config=digits_config({"optimizer.lr": lr}), run=run)
+        for number, lr in enumerate((0.1, 0.2, 0.3))
+    ]
+    small, large, same, other = (Standings(config) for _ in range(4))
+    small.add(trials[:2])
+    large.add(trials)
+    same.add(trials[:2])
+    other.add(trials[1:])
+    known = small.known()
+    assert known is not None
+    outcome = Outcome(TrialState.PRUNED, reason="as it was", rungs={1.0: 0.5}, population=known.population)
+    assert same.judge({"1": outcome, "9": outcome}) == {"1": outcome}
+    assert large.judge({"1": outcome}) == ({"1": outcome} if stands else {})
+    assert other.judge({"1": outcome}) == {}
+    two = other.judge({"1": outcome, "2": replace(outcome, rungs={1.0: 0.6})})
+    assert {key: one.reason for key, one in two.items()} == {"1": "pruned at epoch 1 by halving: 2nd of 2"}
 
 
 @pytest.mark.parametrize(

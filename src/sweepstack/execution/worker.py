@@ -343,6 +343,8 @@ class _StackRun:
                     self._pruner.fail(trial.fingerprint)
                 reason = outcome.reason or self._reasons.get(trial.fingerprint, "")
                 outcome = replace(outcome, reason=reason, rungs=self._pruner.rungs(trial.fingerprint))
+                if outcome.state is TrialState.PRUNED:
+                    outcome = replace(outcome, population=self._pruner.population)
             if trial.id in self._open:  # other trials are in the stack only because it is resumed as a whole
                 event = ended(trial, outcome, self._data)
                 self.emit(replace(event, trained=self._stack.how_trained, recomposed=self._stack.note))
