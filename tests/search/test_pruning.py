@@ -168,6 +168,14 @@ def test_a_bound_and_patience_compare_a_setting_with_nobody() -> None:
     }
 
 
+def test_patience_counts_epochs_however_seldom_a_trial_is_measured() -> None:
+    one = pruner({"a": 18}, name="patient", patience=3)
+    assert at(one, 2, a=0.5) == at(one, 4, a=0.4) == {}
+    assert at(one, 6, a=0.5) == {"a": "pruned at epoch 6 by patient: no better val/accuracy than 0.5000 for 4 epochs"}
+    (line,) = describe_pruner(PrunerConfig(name="patient"), [18], by_epoch=False)
+    assert line.endswith("after each epoch from 1 to 17, or at the first measurement after that")
+
+
 def test_trials_of_unlike_objectives_are_not_compared() -> None:
     one = pruner(dict.fromkeys("ab", 9), name="halving")
     one._standings["b"].objective = "val/f1"

@@ -341,12 +341,12 @@ class Pruner:
     def _by_patience(self, means: dict[int, dict[int, float]], rung: int, objective: str) -> dict[int, str]:
         found = {}
         for setting, curve in means.items():
-            best, waited = math.nan, 0
-            for value in curve.values():
-                better = is_better(value + self._sign * self.config.min_delta, best, self._mode)
-                best, waited = (value, 0) if better else (best, waited + 1)
-            if rung in curve and waited >= self.config.patience:
-                found[setting] = f": no better {objective} than {rounded(best)} for {waited} epochs"
+            best, since = math.nan, min(curve) - 1
+            for epoch, value in curve.items():  # its rungs are epochs, of which not each one may be measured
+                if is_better(value + self._sign * self.config.min_delta, best, self._mode):
+                    best, since = value, epoch
+            if rung in curve and rung - since >= self.config.patience:
+                found[setting] = f": no better {objective} than {rounded(best)} for {rung - since} epochs"
         return found
 
     def _best(self, curve: Mapping[int, float]) -> float:
@@ -471,12 +471,13 @@ def ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
-def describe_pruner(config: PrunerConfig, epochs: Sequence[int]) -> list[str]:
+def describe_pruner(config: PrunerConfig, epochs: Sequence[int], by_epoch: bool = True) -> list[str]:
     """Says at which epochs trials are judged; nothing if none is.
 
     Args:
         config: the pruner.
         epochs: the epochs of each trial.
+        by_epoch: False if a trial is not measured after each epoch.
     """
     if config.name == "none" or not epochs:
         return []
@@ -495,7 +496,7 @@ def describe_pruner(config: PrunerConfig, epochs: Sequence[int]) -> list[str]:
         one = shorter[-1]
         own = f"{_at(found[one])} of {one}" if found[one] else f"never in {one}"
         line += f" of {longest} epochs, in a shorter training at the same part of its own epochs ({own})"
-    return [line]
+    return [line if by_epoch else f"{line}, or at the first measurement after that"]
 
 
 def _at(epochs: Sequence[int]) -> str:
