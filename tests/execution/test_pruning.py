@@ -363,3 +363,14 @@ def test_another_grid_decides_anew_by_what_is_known_at_the_rungs(store: Store, t
     (outcome,) = run(trials(lrs=(0.001,), sweep="bound", **bound), store, seen).values()
     assert outcome.reason.startswith("pruned at epoch 1 by threshold: ")
     assert len(seen.ended) == 1
+
+
+@pytest.mark.parametrize("stack", ["force", False])
+def test_who_ends_by_itself_at_a_rung_is_not_pruned_there(store: Store, trials: MakeTrials, stack: Any) -> None:
+    early = {"early_stopping.patience": 1, "early_stopping.min_delta": 0.99}
+    seen = Events()
+    made = trials(lrs=LRS[:2], epochs=(4,), **early, **HALVING, **{"pruner.min_epochs": 2, "launch.stack": stack})
+    outcomes = run(made, store, seen)
+    assert [str(one.state) for one in outcomes.values()] == ["FINISHED"] * 2
+    assert all("no better" in one.reason or "patience" in one.reason for one in outcomes.values())
+    assert [line for line in seen.lines if "go on" in line] == []

@@ -72,11 +72,11 @@ def test_seeds_of_a_setting_are_judged_by_their_mean() -> None:
 def test_a_setting_of_which_a_trial_has_failed_comes_last_at_the_next_rung_only() -> None:
     seeds = {"a0": 0, "a1": 0, "b0": 1, "c0": 2}
     one = pruner(dict.fromkeys(seeds, 27), seeds, name="halving", factor=2)
-    one.fail("a1")
+    one.end("a1", failed=True)
     assert sorted(at(one, 1, a0=0.9, b0=0.2, c0=0.1)) == ["a0", "c0"]  # of three, one goes on
     other = pruner(dict.fromkeys("abcd", 8), name="halving", factor=2)
     assert sorted(at(other, 1, a=0.4, b=0.3, c=0.2, d=0.1)) == ["c", "d"]
-    other.fail("a")
+    other.end("a", failed=True)
     assert at(other, 2, b=0.3) == {}  # a counts as the loser
 
 
@@ -174,6 +174,19 @@ def test_patience_counts_epochs_however_seldom_a_trial_is_measured() -> None:
     assert at(one, 6, a=0.5) == {"a": "pruned at epoch 6 by patient: no better val/accuracy than 0.5000 for 4 epochs"}
     (line,) = describe_pruner(PrunerConfig(name="patient"), [18], by_epoch=False)
     assert line.endswith("after each epoch from 1 to 17, or at the first measurement after that")
+
+
+def test_a_trial_that_ends_by_itself_at_a_rung_is_not_pruned_nor_are_its_other_seeds_for_it() -> None:
+    seeds = {"a0": 0, "a1": 0, "b0": 1, "c0": 2}
+    one = pruner(dict.fromkeys(seeds, 9), seeds, name="halving")
+    for name, value in {"a0": 0.1, "b0": 0.9, "c0": 0.2}.items():
+        one.take(name, 1, value)
+    one.end("a0", failed=False)  # as early_stopping does
+    decision = one.decide()
+    assert dict(decision.leaving) == {"c0": "pruned at epoch 1 by halving: 2nd of 3"}
+    assert decision.judged == 2
+    one._standings["c0"].values[1] = one._standings["b0"].values[1] = 0.01
+    assert at(one, 1, a1=0.5) == {}  # the setting is the best now
 
 
 def test_trials_of_unlike_objectives_are_not_compared() -> None:

@@ -339,8 +339,9 @@ class _StackRun:
 
         def end(outcome: Outcome) -> None:
             if self._pruner is not None:
-                if outcome.state is TrialState.FAILED:
-                    self._pruner.fail(trial.fingerprint)
+                if outcome.state is not TrialState.PRUNED:
+                    self._pruner.end(trial.fingerprint, outcome.state is TrialState.FAILED)
+                    self._reasons.pop(trial.fingerprint, None)
                 reason = outcome.reason or self._reasons.get(trial.fingerprint, "")
                 outcome = replace(outcome, reason=reason, rungs=self._pruner.rungs(trial.fingerprint))
                 if outcome.state is TrialState.PRUNED:

@@ -177,6 +177,7 @@ class Pruner:
         self._passed: dict[str, dict[float, float]] = {}
         self._next: dict[str, int] = {}
         self._crossed: dict[int, list[str]] = {}
+        self._ended: set[str] = set()
         self._epochs = 0.0
 
     def begin(self, epochs: float = 0.0, passed: Mapping[str, Mapping[float, float]] | None = None) -> None:
@@ -187,7 +188,7 @@ class Pruner:
             passed: what `passed` was then.
         """
         self._passed = {key: {float(at): one for at, one in found.items()} for key, found in (passed or {}).items()}
-        self._crossed = {}
+        self._crossed, self._ended = {}, set()
         for key, standing in self._standings.items():
             standing.values |= self._passed.get(key, {})
             self._next[key] = sum(at <= epochs + ROUNDING for _, at in self._own(standing))
@@ -226,23 +227,26 @@ class Pruner:
         self._crossed.setdefault(own[number - 1][0], []).append(key)  # the last one, if it is measured seldom
         self._next[key], self._epochs = number, epochs
 
-    def fail(self, key: str) -> None:
-        """Notes that a trial has FAILED.
+    def end(self, key: str, failed: bool) -> None:
+        """Notes that a trial has ended and was not pruned, perhaps at a rung about which nothing is decided yet.
 
         Args:
             key: its fingerprint.
+            failed: True if it has FAILED.
         """
         if key in self._standings:
-            self._standings[key].failed = True
+            self._ended.add(key)
+            self._standings[key].failed, self._standings[key].pruned = failed, False
 
     def decide(self) -> Decision:
         """Decides about the trials that have reached a rung since the last call."""
         crossed, self._crossed = self._crossed, {}
         leaving: dict[str, str] = {}
+        left = {key for keys in crossed.values() for key in keys} - self._ended
         for rung, keys in sorted(crossed.items()):
-            for key, reason in self._judged(rung, [key for key in keys if key not in leaving]).items():
+            for key, reason in self._judged(rung, [key for key in keys if key in left and key not in leaving]).items():
                 leaving[key] = f"pruned at epoch {self._epochs:g} by {self.config.name}{reason}"
-        return Decision(leaving, len({key for keys in crossed.values() for key in keys}), self._epochs)
+        return Decision(leaving, len(left), self._epochs)
 
     def decide_by_known(self, keys: Iterable[str]) -> Mapping[str, tuple[float, str]]:
         """Decides about trials by what is known of them at the rungs that they have reached.
