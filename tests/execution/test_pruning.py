@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -374,3 +375,28 @@ def test_who_ends_by_itself_at_a_rung_is_not_pruned_there(store: Store, trials: 
     assert [str(one.state) for one in outcomes.values()] == ["FINISHED"] * 2
     assert all("no better" in one.reason or "patience" in one.reason for one in outcomes.values())
     assert [line for line in seen.lines if "go on" in line] == []
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_the_record_of_a_trial_that_was_pruned_and_trained_on_has_the_points_of_an_undisturbed_one(
+    store: Store, trials: MakeTrials, tmp_path: Path, empty_database: Path, keep_best: bool
+) -> None:
+    made = {"lrs": (0.001, 0.1), "epochs": (3,), "keep_best": keep_best}
+    (tmp_path / "plain").mkdir()
+    undisturbed = new_store(tmp_path / "plain", empty_database)
+    run(trials(**made), undisturbed)
+    run(trials(**made, **HALVING), store)
+    run(trials(**made), store)
+    assert recorded(store) == recorded(undisturbed)
+
+
+def recorded(store: Store) -> Counter[tuple[str, str, int]]:
+    """How often the store holds a point of each metric of each run at each step; but for times, of which each end has
+    one.
+    """
+    runs = ((row, store.client.get_run(row.run_id).data.metrics) for row in store.rows("sweep"))
+    names = ((row, key) for row, metrics in runs for key in metrics)
+    histories = ((row.name, store.client.get_metric_history(row.run_id, key)) for row, key in names)
+    return Counter(
+        (name, point.key, point.step) for name, points in histories for point in points if "seconds" not in point.key
+    )
