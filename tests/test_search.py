@@ -256,6 +256,14 @@ def test_a_space_that_is_trained_to_its_end_ends_the_search(folder: Path) -> Non
     assert len(recorded(folder)) == 4
 
 
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "cmaes"])
+def test_each_fraction_of_a_range_is_a_point(folder: Path, sampler: str) -> None:
+    rates = [f"0.{tenths}" for tenths in range(1, 8)]
+    command = ("dataset=digits", "epochs=1", "device=cpu", "optimizer.lr=range(0.1,0.8,0.1)", "engine=inline")
+    search(*command, f"search={sampler}", "search.trials=60")
+    assert sorted(lr for lr, _, _ in recorded(folder)) == rates
+
+
 def test_a_dry_run_shows_the_space_the_budget_and_the_first_points(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     out = search(*TPE, "search.trials=64", "launch.dry_run=true")

@@ -35,6 +35,19 @@ def test_fractions_in_steps_are_typed_in_decimals() -> None:
     assert sorted({one.text(one.at(share)) for share in SHARES}) == [f"0.{digit}" for digit in range(1, 10)]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "step"),
+    [(0.1, 0.7, 0.1), (0.1, 0.3, 0.1), (-0.3, 0.3, 0.1), (1e-7, 5e-7, 1e-7), (1.0, 1.0003, 1e-4)],
+)
+def test_fractions_in_steps_are_the_decimals_up_to_both_ends(low: float, high: float, step: float) -> None:
+    one = Numbers(low, high, step)
+    drawn = {one.at(share) for share in SHARES}
+    assert (min(drawn), max(drawn)) == (low, high)
+    assert all(map(one.contains, drawn))
+    assert len(drawn) == len({one.text(value) for value in drawn}) == one.count == Space({"lr": one}).size
+    assert {float(one.text(value)) for value in drawn} == drawn
+
+
 def test_a_short_text_never_leaves_the_interval() -> None:
     assert Numbers(0.12345649, 1.0).text(0.12345649) == "0.12345649"
     assert Numbers(0.0, 1.0).text(0.12345649) == "0.123456"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
@@ -248,11 +249,13 @@ def _values(override: Override, composer: Composer) -> list[str] | Numbers:
                 bounds = [cast(bound) for bound in bounds]
             return interval(line, bounds, "log" in value.tags)
         case RangeSweep() if (
-            len(numbers := sorted(range_values(value, line))) > 1 and override.key_or_group not in REPLICATES
+            len(numbers := sorted({*range_values(value, line)})) > 1 and override.key_or_group not in REPLICATES
         ):
             if "log" in value.tags:
                 return interval(line, (numbers[0], numbers[-1]), log=True)
-            return Numbers(numbers[0], numbers[-1], abs(value.step))
+            steps = {Fraction(str(after)) - Fraction(str(before)) for before, after in itertools.pairwise(numbers)}
+            if len(steps) == 1:  # rounded to whole numbers, those of int(range(...)) may lie unevenly
+                return Numbers(numbers[0], numbers[-1], type(numbers[0])(steps.pop()))
         case ChoiceSweep():
             value.shuffle = False
     return expand(override, composer.options)
