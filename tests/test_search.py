@@ -387,6 +387,22 @@ REFUSED = {
     "search=tpe search.trials=4 model.hiden=choice([1],[2])": "model.hiden",
     "optimizer.lr=interval(0.1,1)": "a grid has no intervals",
 }
+MISTYPED = {
+    "search.zip=5": "search.zip should be a list, got 5; for example search.zip=[[batch_size,optimizer.lr]]",
+    "search.zip=batch_size": "search.zip should be a list, got 'batch_size'",
+    "search.zip=[5]": "search.zip[0] should be a list, got 5",
+    "search.zip=[[batch_size,optimizer.lr],5]": "search.zip[1] should be a list, got 5",
+    "search.zip=[[batch_size,5]]": "search.zip[0][1] should be a valid string, got 5",
+    "search.zip=[[]]": "search.zip should have groups of two or more keys",
+    "search.zip=[[batch_size,optimizer.lr],[batch_size,optimizer.lr]]": "search.zip should name each key once",
+    "search.when=5": "search.when should have keys, got 5; for example search.when={optimizer.momentum: optimizer=sgd}",
+    "+search.when={batch_size:5}": "search.when should have conditions such as KEY=VALUE, got {'batch_size': 5}",
+    "+search.when={batch_size:sgd}": "search.when should have conditions such as KEY=VALUE",
+    "search.name=[tpe]": "search.name should be 'grid'",
+    "search.name=null": "search.name should be 'grid'",
+    "+search.trails=4": "search.trails is not a key of the config; did you mean 'trials'?",
+    "search.seed=${nowhere}": "search.seed cannot be resolved",
+}
 
 
 @pytest.mark.parametrize("words", REFUSED)
@@ -400,6 +416,17 @@ def test_a_mistake_is_one_line_before_anything_trains(folder: Path, words: str) 
     assert "Traceback" not in done.err
     assert not [*folder.glob("journal/mlflow.db/searches/*")]
     assert sorted(path for path in folder.rglob("*") if path.suffix == ".db") == before
+
+
+@pytest.mark.parametrize("kind", ["grid", "tpe"])
+@pytest.mark.parametrize("words", MISTYPED)
+def test_a_value_of_the_wrong_type_in_the_section_search_is_one_line(folder: Path, words: str, kind: str) -> None:
+    budget = ["search.trials=4"] if kind == "tpe" else []
+    name = [] if "search.name" in words else [f"search={kind}", *budget]
+    done = here.train("-m", "dataset=digits", "device=cpu", "optimizer.lr=0.1,0.2", "batch_size=50,100", *name, words)
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert MISTYPED[words] in done.err
+    assert not [*folder.glob("mlruns*")]
 
 
 def test_a_study_that_cannot_be_read_is_one_line(folder: Path) -> None:

@@ -24,6 +24,7 @@ from sweepstack.config.schema import (
     OwnEngine,
     OwnSchedule,
     PlateauSchedule,
+    SearchConfig,
     Section,
     StepSchedule,
     TargetConfig,
@@ -83,6 +84,23 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
     check_training(config.trial)
     check_pruner(config)
     return config
+
+
+def parse_search(cfg: DictConfig) -> SearchConfig:
+    """Checks the section `search` alone, which a sweep obeys before it has jobs, and gives it types.
+
+    Raises:
+        ConfigError: see `parse`.
+    """
+    found = OmegaConf.select(cfg, "search")
+    if found is None:
+        return SearchConfig()
+    plain = resolve_config(found) if isinstance(found, DictConfig) else found
+    try:
+        return SearchConfig.model_validate(plain)
+    except ValidationError as error:
+        details = [{**detail, "loc": ("search", *detail["loc"])} for detail in error.errors()]
+        raise ConfigError.of_all([_explain(cast("ErrorDetails", one), {"search": plain}) for one in details]) from error
 
 
 def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
+from sweepstack.config.parsing import parse_search
 from sweepstack.config.schema import RunConfig
 from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.hydra_adapter import private
@@ -35,13 +36,13 @@ def searches(config: DictConfig, arguments: Sequence[str]) -> bool:
         arguments: the typed overrides.
 
     Raises:
-        ConfigError: several searches are asked for at once.
+        ConfigError: several searches are asked for at once, or the section `search` has a mistake.
     """
     for line in arguments:
         if line.partition("=")[0].partition(".")[0] == "search" and parse_overrides([line])[0].is_sweep_override():
             raise ConfigError("search must be the same for all trials of a sweep", line, "type one command for each")
     listed = OmegaConf.select(config, "hydra.sweeper.jobs", throw_on_missing=False) is not None
-    return OmegaConf.select(config, "search.name") not in (None, "grid") and not listed
+    return parse_search(config).name != "grid" and not listed
 
 
 @dataclass(frozen=True)
@@ -155,16 +156,11 @@ def read_search(composer: Composer, master: DictConfig, arguments: Sequence[str]
             lines.append(key)
     if not space:
         raise ConfigError("a search must have something to search", " ".join(arguments), EXAMPLE)
-    lines, zipped = _zip(space, lines, _section(master, "zip"))
+    search = parse_search(master)
+    lines, zipped = _zip(space, lines, search.zip)
     return SearchedJobs(
-        _space(space, lines, _section(master, "when")), tuple(lines), tuple(itertools.product(*replicates)), zipped
+        _space(space, lines, dict(search.when)), tuple(lines), tuple(itertools.product(*replicates)), zipped
     )
-
-
-def _section(master: DictConfig, key: str) -> Any:
-    """Returns a list or a mapping in the section `search` of the config of the sweep."""
-    found = OmegaConf.select(master, f"search.{key}")
-    return OmegaConf.to_container(found, resolve=True) if found else {}
 
 
 def _zip(
@@ -184,7 +180,7 @@ def _zip(
     for group in groups:
         lists = {key: one.texts for key in group if isinstance(one := space.pop(key, None), Options)}
         if len(lists) < len(group):
-            rule = "search.zip names keys that have lists of values, each once"
+            rule = "search.zip names keys that have lists of values"
             raise ConfigError(rule, ", ".join(group), "for example batch_size=50,100 optimizer.lr=0.1,0.2")
         if len({len(texts) for texts in lists.values()}) > 1:
             lengths = ", ".join(f"{key}: {len(texts)}" for key, texts in lists.items())
@@ -213,7 +209,7 @@ def _space(space: dict[str, Distribution], lines: list[str], conditions: Mapping
     """
     when: dict[str, tuple[str, str]] = {}
     for key, condition in conditions.items():
-        other, _, text = str(condition).partition("=")
+        other, _, text = condition.partition("=")
         if key not in space:
             raise ConfigError("search.when is about searched keys", key, did_you_mean(key, space))
         fixed = [line for line in lines if line.startswith(f"{other}=")]
