@@ -380,7 +380,7 @@ REFUSED = {
     "search=tpe search.trials=4 search.seeds=2 seed=1,2": "seeds are listed, too",
     "search=tpe search.trials=4 threads=1,2": "must be the same for all trials of a search",
     "search=tpe,random search.trials=4": "search must be the same for all trials of a sweep",
-    "search=nsga2 search.trials=4 pruner=halving": "a pruner compares trials by one objective",
+    "search=nsga2 search.trials=4 pruner=halving": "pruner=halving judges by one objective, and search=nsga2 has two",
     "search=tpe search.trials=4 hydra/launcher=basic": "needs hydra/launcher=sweepstack",
     "search=tpe search.trials=4 hydra/sweeper=basic optimizer.lr=0.1,0.2": "needs hydra/sweeper=sweepstack",
     "search=tpe search.trials=4 batch_size=50,0": "batch_size should be greater than or equal to 1",
@@ -416,6 +416,46 @@ def test_a_mistake_is_one_line_before_anything_trains(folder: Path, words: str) 
     assert "Traceback" not in done.err
     assert not [*folder.glob("journal/mlflow.db/searches/*")]
     assert sorted(path for path in folder.rglob("*") if path.suffix == ".db") == before
+
+
+OF_NO_EFFECT = {
+    "-m search.trials=2 optimizer.lr=0.1,0.2": "search.trials has no effect on a grid, got 2; choose a search",
+    "-m search=grid search.seeds=3 optimizer.lr=0.1,0.2": "search.seeds has no effect on a grid",
+    "-m +search.when={batch_size:'optimizer.lr=0.1'} optimizer.lr=0.1,0.2": "search.when has no effect on a grid",
+    "-m search=tpe search.trials=4 hydra.sweeper.max_batch_size=2 optimizer.lr=0.1,0.2": "max_batch_size has no effect",
+    "-m search=tpe search.trials=4 hydra.sweeper.jobs=jobs.yaml": "hydra.sweeper.jobs lists what is trained",
+    "-m search.zip=[[batch_size,seed]] hydra.sweeper.jobs=jobs.yaml": "hydra.sweeper.jobs lists what is trained",
+    "-m hydra/sweeper=basic search.zip=[[batch_size,optimizer.lr]] optimizer.lr=0.1,0.2": "hydra/sweeper=sweepstack",
+    "--config-dir conf_of_mine -m space=one,two": "cannot come from a file that is swept",
+    "search=tpe search.trials=4": "search=tpe needs a sweep; add -m, or choose search=grid",
+    "search.patience=4": "search.patience has no effect on a grid",
+    "search.zip=[[batch_size,optimizer.lr]]": "search.zip needs a sweep",
+}
+
+
+@pytest.mark.parametrize("words", OF_NO_EFFECT)
+def test_a_key_of_a_search_that_nothing_would_obey_is_refused(folder: Path, words: str) -> None:
+    (folder / "jobs.yaml").write_text("jobs: [[optimizer.lr=0.1], [optimizer.lr=0.2]]\n")
+    (folder / "conf_of_mine" / "space").mkdir(parents=True)
+    for name in ("one", "two"):
+        text = "# @package _global_\nsearch: {name: random, trials: 2}\n"
+        (folder / "conf_of_mine" / "space" / f"{name}.yaml").write_text(text)
+    done = here.train(*words.replace(" space=", " +space=").split(), "dataset=digits", "device=cpu", "epochs=1")
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert OF_NO_EFFECT[words] in done.err
+
+
+def test_a_search_that_a_file_brings_can_be_replaced_by_a_grid_and_its_points_be_trained_again(folder: Path) -> None:
+    assert "3 trials" in search("sweeps=tpe", *SMALL, "search=grid", "optimizer.lr=0.1,0.2,0.3", "batch_size=100")
+    search("sweeps=tpe", *SMALL, "search.trials=1", "tracking.sweep=points", "batch_size=50", "engine=inline")
+    shown = here.sweepstack("table", "--sweep", "points", "--format", "json")
+    (row,) = json.loads(shown.out)
+    command = here.sweepstack("repro", row["run_id"])
+    assert command.code == 0, command.err
+    words = command.out.split()
+    assert "search=grid" in words
+    again = here.train(*words[2:])
+    assert again.code == 0, again.err
 
 
 @pytest.mark.parametrize("kind", ["grid", "tpe"])

@@ -21,7 +21,7 @@ from sweepstack.results.repetition import TRAINED_ALONE_PATTERN, Comparison, com
 from sweepstack.tracking.address import sqlite_uri
 from sweepstack.tracking.artifacts import config_of, overrides_of
 from sweepstack.tracking.runs import Record, find_run
-from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, TRAINED_TAG, VERSION_TAG
+from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, SEARCH_TAG, TRAINED_TAG, VERSION_TAG
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.delivery import environment
 from sweepstack.trial import TrialState
@@ -61,6 +61,9 @@ def repro_command(store: Store, run: Record) -> Command:
             remedy="type the command by hand",
         )
     kept = [line for line in overrides if line not in masked and not is_of(line, "rerun") and not is_of_pruner(line)]
+    kept = [line for line in kept if not is_of_search(line)]
+    if any(tag.startswith(SEARCH_TAG) for tag in run.tags):  # a file may bring the search
+        kept.append("search=grid")
     return Command(["python", program(), *kept, "rerun=true"], masked)
 
 
@@ -72,6 +75,11 @@ def is_of(override: str, key: str) -> bool:
 def is_of_pruner(override: str) -> bool:
     """True if an override says which trials of a sweep end early: it is about the sweep, not about the run."""
     return override.lstrip("+").startswith(("pruner=", "pruner."))
+
+
+def is_of_search(override: str) -> bool:
+    """True if an override says which settings a sweep trains: it is about the sweep, not about the run."""
+    return override.lstrip("+").startswith(("search=", "search."))
 
 
 def program() -> str:
