@@ -264,6 +264,27 @@ def test_each_fraction_of_a_range_is_a_point(folder: Path, sampler: str) -> None
     assert sorted(lr for lr, _, _ in recorded(folder)) == rates
 
 
+def test_whole_numbers_by_their_logarithm_as_the_error_says(folder: Path) -> None:
+    words = ("batch_size=tag(log,int(interval(16,64)))", "search=random", "search.trials=2", "engine=inline")
+    search("dataset=digits", "epochs=1", "device=cpu", *words)
+    assert all(16 <= int(size) <= 64 for _, size, _ in recorded(folder))
+
+
+def test_a_fraction_that_an_own_model_cannot_take_is_found_before_anything_trains(folder: Path) -> None:
+    (folder / "net_of_width.py").write_text(
+        "import torch\n"
+        "def make(shape, classes, width):\n"
+        "    layers = torch.nn.Linear(64, width), torch.nn.Linear(width, classes)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), *layers)\n"
+    )
+    model = "model={_target_:net_of_width.make}"
+    words = (model, "+model.width=interval(8.0,16.0)", "search=random", "search.trials=9")
+    done = here.train("-m", "dataset=digits", "epochs=1", "device=cpu", *words)
+    assert done.code == 2, done.err
+    assert "model.width=11.056" in done.err
+    assert not [*folder.glob("journal/mlflow.db/searches/*.jsonl")]
+
+
 def test_a_dry_run_shows_the_space_the_budget_and_the_first_points(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     out = search(*TPE, "search.trials=64", "launch.dry_run=true")
@@ -385,6 +406,13 @@ REFUSED = {
     "search=tpe search.trials=4 hydra/sweeper=basic optimizer.lr=0.1,0.2": "needs hydra/sweeper=sweepstack",
     "search=tpe search.trials=4 batch_size=50,0": "batch_size should be greater than or equal to 1",
     "search=tpe search.trials=4 model.hiden=choice([1],[2])": "model.hiden",
+    "search=tpe search.trials=4 epochs=interval(1,5)": "epochs takes whole numbers, and this has fractions, got "
+    "'epochs=interval(1,5)'; write epochs=int(interval(1,5))",
+    "search=tpe search.trials=4 batch_size=tag(log,interval(16,64))": "write batch_size=tag(log,int(interval(16,64)))",
+    "search=tpe search.trials=4 epochs=range(1.0,3.0,0.5)": "epochs takes whole numbers",
+    "search=tpe search.trials=4 early_stopping.patience=interval(1,5)": "early_stopping.patience takes whole numbers",
+    "search=tpe search.trials=4 schedule=step schedule.every=interval(1,3)": "schedule.every takes whole numbers",
+    "search=tpe search.trials=4 evaluate_every=interval(1,3)": "evaluate_every takes whole numbers",
     "optimizer.lr=interval(0.1,1)": "a grid has no intervals",
 }
 MISTYPED = {

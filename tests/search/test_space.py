@@ -48,6 +48,22 @@ def test_fractions_in_steps_are_the_decimals_up_to_both_ends(low: float, high: f
     assert {float(one.text(value)) for value in drawn} == drawn
 
 
+@pytest.mark.parametrize(
+    ("one", "has_fractions"),
+    [
+        (Numbers(1.0, 5.0), True),
+        (Numbers(1.0, 64.0, None, True), True),
+        (Numbers(1.0, 5.0, 0.5), True),
+        (Numbers(1.0, 5.0, 2.0), False),
+        (Numbers(1, 5, 1), False),
+        (Numbers(1, 64, None, True), False),
+    ],
+)
+def test_a_fraction_is_checked_if_there_is_one(one: Numbers, has_fractions: bool) -> None:
+    assert one.has_fractions is has_fractions
+    assert all(one.contains(float(text) if "." in text else int(text)) for text in one.probes())
+
+
 def test_a_short_text_never_leaves_the_interval() -> None:
     assert Numbers(0.12345649, 1.0).text(0.12345649) == "0.12345649"
     assert Numbers(0.0, 1.0).text(0.12345649) == "0.123456"

@@ -17,6 +17,9 @@ DIGITS = 6
 SMALL = 1e-8
 """Part of a step by which a number may miss it, because fractions are binary."""
 
+INNER = 0.382
+"""Share of an interval at which a fraction is checked, besides its ends, which may be whole: no round one."""
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -59,6 +62,11 @@ class Numbers:
         return min(max(round(value), int(self.low)), int(self.high)) if self.whole else value
 
     @property
+    def has_fractions(self) -> bool:
+        """True if some of the numbers are not whole."""
+        return not all(float(text).is_integer() for text in self.probes())
+
+    @property
     def count(self) -> float:
         """How many numbers there are; infinity for fractions without a step."""
         if self.step is None and not self.whole:
@@ -80,9 +88,11 @@ class Numbers:
         short = float(f"{number:.{DIGITS}g}")
         return repr(short if self.low <= short <= self.high else min(max(number, self.low), self.high))
 
-    def ends(self) -> list[str]:
-        """Returns the values that are checked before anything trains, as they are typed."""
-        return [self.text(self.low), self.text(self.high)]
+    def probes(self) -> list[str]:
+        """Returns the values that are checked before anything trains, as they are typed: both ends, and a fraction
+        between them."""
+        inner = () if self.whole else (self.low + self.step if self.step is not None else self.at(INNER),)
+        return list(dict.fromkeys(map(self.text, (self.low, self.high, *inner))))
 
     def __str__(self) -> str:
         shown = f"from {self.text(self.low)} to {self.text(self.high)}"
@@ -108,7 +118,7 @@ class Options:
         """Returns a text as it is typed."""
         return str(value)
 
-    def ends(self) -> list[str]:
+    def probes(self) -> list[str]:
         """Returns the values that are checked before anything trains: all."""
         return [*self.texts]
 

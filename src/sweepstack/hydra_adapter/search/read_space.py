@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
-from sweepstack.config.parsing import parse_search
+from sweepstack.config.parsing import parse_search, takes_whole_numbers
 from sweepstack.config.schema import RunConfig
 from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.hydra_adapter import private
@@ -103,15 +103,15 @@ class SearchedJobs:
         return [[*own, *replicate] for replicate in self.replicates]
 
     def probes(self) -> list[list[str]]:
-        """Returns the overrides of jobs that have each option and the ends of each range; the first has all replicates.
+        """Returns the overrides of jobs that have each option, and the ends and a fraction of each range.
 
-        A search checks them before anything trains.
+        The first point has all replicates. A search checks them before anything trains.
         """
-        first = {key: one.ends()[0] for key, one in self.space.distributions.items()}
+        first = {key: one.probes()[0] for key, one in self.space.distributions.items()}
         probes = [first]
         for key, one in self.space.distributions.items():
             needed = dict([self.space.when[key]]) if key in self.space.when else {}
-            probes += [{**first, **needed, key: text} for text in one.ends()[0 if needed else 1 :]]
+            probes += [{**first, **needed, key: text} for text in one.probes()[0 if needed else 1 :]]
         first_jobs, *others = (self.jobs(self.space.part(texts)) for texts in probes)
         return [*first_jobs, *(jobs[0] for jobs in others)]
 
@@ -152,6 +152,10 @@ def read_search(composer: Composer, master: DictConfig, arguments: Sequence[str]
             )
         else:
             one = Options(tuple(line.partition("=")[2] for line in values)) if isinstance(values, list) else values
+            if isinstance(one, Numbers) and one.has_fractions and takes_whole_numbers(bare):
+                text = f"int(interval({one.low:g},{one.high:g}))"
+                remedy = f"write {key}={f'tag(log,{text})' if one.log else text}"
+                raise ConfigError(f"{bare} takes whole numbers, and this has fractions", override.input_line, remedy)
             space[key] = one
             lines.append(key)
     if not space:
