@@ -1,6 +1,7 @@
 """Searches as they are typed: what is asked for is trained once, whatever dies, and Optuna can open the study."""
 
 import json
+import re
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -328,6 +329,16 @@ def test_a_named_sweep_says_when_to_use_it_and_can_be_planned(folder: Path, name
     assert "When " in text
     assert f"python train.py -m sweeps={name}" in text
     assert "stack 1" in search("dataset=digits", "device=cpu", "threads=1", f"sweeps={name}", "launch.dry_run=true")
+
+
+def test_what_the_changelog_and_the_readme_call_a_named_sweep_is_one() -> None:
+    found = {path.stem for path in (ROOT / "sweeps").glob("*.yaml")}
+    (listed,) = re.findall(r"^- Named sweeps (.*?)\.", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE | re.DOTALL)
+    promised = {*re.findall(r"`(\w+)`", listed)}
+    assert {"halving_grid", "hyperband"} < promised <= found
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
+    named = {name for page in pages for name in re.findall(r"\bsweeps=([a-z]\w+)", page.read_text())}
+    assert named <= found
 
 
 # --- Whatever dies, whenever
