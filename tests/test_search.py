@@ -299,8 +299,14 @@ def test_a_dry_run_shows_the_space_the_budget_and_the_first_points(folder: Path)
 def test_how_the_settings_were_chosen_is_known_to_compare(folder: Path) -> None:
     search(*TPE, "search.trials=6", "tracking.sweep=learned")
     search(*SPACE, "search=random", "search.trials=6", "tracking.sweep=drawn")
+    search(*SPACE, "search=qmc", "search.trials=6", "tracking.sweep=spread")
     done = here.sweepstack("compare", "learned", "drawn", "--json")
     assert done.code == 0, done.err
+    shown = {"learned": "adaptive search: no band", "drawn": "random search: 95 %", "spread": "random search: no band"}
+    for name, band in shown.items():
+        out = here.sweepstack("compare", name).out
+        assert f"{name}, {band}" in out
+        assert ("search=qmc spreads its points evenly" in out) is (name == "spread")
 
 
 def test_points_that_a_pruner_ends_are_told_with_their_last_value(folder: Path) -> None:
