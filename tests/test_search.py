@@ -171,6 +171,25 @@ def test_a_key_that_a_point_has_under_a_condition(folder: Path, sampler: str) ->
     )
 
 
+def test_a_condition_names_a_number_of_a_range(folder: Path) -> None:
+    space = ("optimizer.lr=range(0.1,0.4,0.1)", "optimizer.momentum=0.5,0.9", "clip_norm=interval(1.0,2.0)")
+    words = ("-m", "dataset=digits", "epochs=1", "device=cpu", *space, "search=random", "search.trials=12")
+    refused = {
+        "clip_norm=1.5": "an interval of fractions has none, got '1.5'; list the values of that key",
+        "optimizer.lr=0.25": "must name one of the numbers from 0.1 to 0.3 in steps of 0.1, got '0.25'",
+        "optimizer.lr=fast": "must name one of the numbers",
+    }
+    for condition, line in refused.items():
+        done = here.train(*words, f"+search.when={{optimizer.momentum:'{condition}'}}")
+        assert (done.code, done.err.count("\n")) == (2, 1), done.err
+        assert line in done.err
+    search(*words[1:], "+search.when={optimizer.momentum:'optimizer.lr=0.10'}", "engine=inline")
+    (study,) = studies(folder)
+    fulfilled = {"optimizer.momentum" in one.params for one in study.trials if one.params["optimizer.lr"] == 0.1}
+    others = {"optimizer.momentum" in one.params for one in study.trials if one.params["optimizer.lr"] != 0.1}
+    assert (fulfilled, others) == ({True}, {False})
+
+
 def test_a_widened_space_keeps_its_history(folder: Path) -> None:
     search(*TPE, "search.trials=6")
     before = recorded(folder)

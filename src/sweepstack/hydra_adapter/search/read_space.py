@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -110,7 +111,11 @@ class SearchedJobs:
         first = {key: one.probes()[0] for key, one in self.space.distributions.items()}
         probes = [first]
         for key, one in self.space.distributions.items():
-            needed = dict([self.space.when[key]]) if key in self.space.when else {}
+            needed: dict[str, str] = {}
+            above = key
+            while above in self.space.when:  # a condition may have a condition itself
+                above, value = self.space.when[above]
+                needed[above] = value
             probes += [{**first, **needed, key: text} for text in one.probes()[0 if needed else 1 :]]
         first_jobs, *others = (self.jobs(self.space.part(texts)) for texts in probes)
         return [*first_jobs, *(jobs[0] for jobs in others)]
@@ -228,7 +233,7 @@ def _space(space: dict[str, Distribution], lines: list[str], conditions: Mapping
             raise ConfigError(rule, condition, did_you_mean(other, space))
         if isinstance(one, Options) and text not in one.texts:
             raise ConfigError(f"search.when.{key} must name a value of {other}", text, did_you_mean(text, one.texts))
-        when[key] = (other, text)
+        when[key] = (other, text if isinstance(one, Options) else _number(f"search.when.{key}", one, text))
     ordered = {key: one for key, one in space.items() if key not in when}
     while late := [key for key, (other, _) in when.items() if key not in ordered and other in ordered]:
         ordered |= {key: space[key] for key in late}
@@ -236,6 +241,29 @@ def _space(space: dict[str, Distribution], lines: list[str], conditions: Mapping
         rule = "the conditions of search.when must not go round in a circle"
         raise ConfigError(rule, ", ".join(sorted(space.keys() - ordered.keys())), "leave one of them out")
     return Space(ordered, when)
+
+
+def _number(key: str, one: Numbers, text: str) -> str:
+    """Returns a number that a condition names, as the points of a range have it.
+
+    Args:
+        key: the condition, for errors.
+        one: the range.
+        text: the number, as it is typed.
+
+    Raises:
+        ConfigError: no point has the number, or only by chance.
+    """
+    if one.step is None and not one.whole:
+        remedy = "list the values of that key, or give it a range with a step"
+        raise ConfigError(f"{key} must name one of some values, and an interval of fractions has none", text, remedy)
+    try:
+        number = int(text) if one.whole else float(text)
+    except ValueError:
+        number = math.nan
+    if not one.contains(number):
+        raise ConfigError(f"{key} must name one of the numbers {one}", text, f"for example {one.probes()[0]}")
+    return one.text(number)
 
 
 def _values(override: Override, composer: Composer) -> list[str] | Numbers:
