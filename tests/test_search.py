@@ -1,6 +1,7 @@
 """Searches as they are typed: what is asked for is trained once, whatever dies, and Optuna can open the study."""
 
 import json
+import re
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -172,6 +173,25 @@ def test_a_key_that_a_point_has_under_a_condition(folder: Path, sampler: str) ->
     )
 
 
+def test_a_condition_names_a_number_of_a_range(folder: Path) -> None:
+    space = ("optimizer.lr=range(0.1,0.4,0.1)", "optimizer.momentum=0.5,0.9", "clip_norm=interval(1.0,2.0)")
+    words = ("-m", "dataset=digits", "epochs=1", "device=cpu", *space, "search=random", "search.trials=12")
+    refused = {
+        "clip_norm=1.5": "an interval of fractions has none, got '1.5'; list the values of that key",
+        "optimizer.lr=0.25": "must name one of the numbers from 0.1 to 0.3 in steps of 0.1, got '0.25'",
+        "optimizer.lr=fast": "must name one of the numbers",
+    }
+    for condition, line in refused.items():
+        done = here.train(*words, f"+search.when={{optimizer.momentum:'{condition}'}}")
+        assert (done.code, done.err.count("\n")) == (2, 1), done.err
+        assert line in done.err
+    search(*words[1:], "+search.when={optimizer.momentum:'optimizer.lr=0.10'}", "engine=inline")
+    (study,) = studies(folder)
+    fulfilled = {"optimizer.momentum" in one.params for one in study.trials if one.params["optimizer.lr"] == 0.1}
+    others = {"optimizer.momentum" in one.params for one in study.trials if one.params["optimizer.lr"] != 0.1}
+    assert (fulfilled, others) == ({True}, {False})
+
+
 def test_a_widened_space_keeps_its_history(folder: Path) -> None:
     search(*TPE, "search.trials=6")
     before = recorded(folder)
@@ -268,6 +288,35 @@ def test_a_space_that_is_trained_to_its_end_ends_the_search(folder: Path) -> Non
     assert len(recorded(folder)) == 4
 
 
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "cmaes"])
+def test_each_fraction_of_a_range_is_a_point(folder: Path, sampler: str) -> None:
+    rates = [f"0.{tenths}" for tenths in range(1, 8)]
+    command = ("dataset=digits", "epochs=1", "device=cpu", "optimizer.lr=range(0.1,0.8,0.1)", "engine=inline")
+    search(*command, f"search={sampler}", "search.trials=60")
+    assert sorted(lr for lr, _, _ in recorded(folder)) == rates
+
+
+def test_whole_numbers_by_their_logarithm_as_the_error_says(folder: Path) -> None:
+    words = ("batch_size=tag(log,int(interval(16,64)))", "search=random", "search.trials=2", "engine=inline")
+    search("dataset=digits", "epochs=1", "device=cpu", *words)
+    assert all(16 <= int(size) <= 64 for _, size, _ in recorded(folder))
+
+
+def test_a_fraction_that_an_own_model_cannot_take_is_found_before_anything_trains(folder: Path) -> None:
+    (folder / "net_of_width.py").write_text(
+        "import torch\n"
+        "def make(shape, classes, width):\n"
+        "    layers = torch.nn.Linear(64, width), torch.nn.Linear(width, classes)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), *layers)\n"
+    )
+    model = "model={_target_:net_of_width.make}"
+    words = (model, "+model.width=interval(8.0,16.0)", "search=random", "search.trials=9")
+    done = here.train("-m", "dataset=digits", "epochs=1", "device=cpu", *words)
+    assert done.code == 2, done.err
+    assert "model.width=11.056" in done.err
+    assert not [*folder.glob("journal/mlflow.db/searches/*.jsonl")]
+
+
 def test_a_dry_run_shows_the_space_the_budget_and_the_first_points(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     out = search(*TPE, "search.trials=64", "launch.dry_run=true")
@@ -281,8 +330,14 @@ def test_a_dry_run_shows_the_space_the_budget_and_the_first_points(folder: Path)
 def test_how_the_settings_were_chosen_is_known_to_compare(folder: Path) -> None:
     search(*TPE, "search.trials=6", "tracking.sweep=learned")
     search(*SPACE, "search=random", "search.trials=6", "tracking.sweep=drawn")
+    search(*SPACE, "search=qmc", "search.trials=6", "tracking.sweep=spread")
     done = here.sweepstack("compare", "learned", "drawn", "--json")
     assert done.code == 0, done.err
+    shown = {"learned": "adaptive search: no band", "drawn": "random search: 95 %", "spread": "random search: no band"}
+    for name, band in shown.items():
+        out = here.sweepstack("compare", name).out
+        assert f"{name}, {band}" in out
+        assert ("search=qmc spreads its points evenly" in out) is (name == "spread")
 
 
 def test_points_that_a_pruner_ends_are_told_with_their_last_value(folder: Path) -> None:
@@ -311,6 +366,16 @@ def test_a_named_sweep_says_when_to_use_it_and_can_be_planned(folder: Path, name
     assert "When " in text
     assert f"python train.py -m sweeps={name}" in text
     assert "stack 1" in search("dataset=digits", "device=cpu", "threads=1", f"sweeps={name}", "launch.dry_run=true")
+
+
+def test_what_the_changelog_and_the_readme_call_a_named_sweep_is_one() -> None:
+    found = {path.stem for path in (ROOT / "sweeps").glob("*.yaml")}
+    (listed,) = re.findall(r"^- Named sweeps (.*?)\.", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE | re.DOTALL)
+    promised = {*re.findall(r"`(\w+)`", listed)}
+    assert {"halving_grid", "hyperband"} < promised <= found
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
+    named = {name for page in pages for name in re.findall(r"\bsweeps=([a-z]\w+)", page.read_text())}
+    assert named <= found
 
 
 # --- Whatever dies, whenever
@@ -384,12 +449,35 @@ REFUSED = {
     "search=tpe search.trials=4 search.seeds=2 seed=1,2": "seeds are listed, too",
     "search=tpe search.trials=4 threads=1,2": "must be the same for all trials of a search",
     "search=tpe,random search.trials=4": "search must be the same for all trials of a sweep",
-    "search=nsga2 search.trials=4 pruner=halving": "a pruner compares trials by one objective",
+    "search=nsga2 search.trials=4 pruner=halving": "pruner=halving judges by one objective, and search=nsga2 has two",
     "search=tpe search.trials=4 hydra/launcher=basic": "needs hydra/launcher=sweepstack",
     "search=tpe search.trials=4 hydra/sweeper=basic optimizer.lr=0.1,0.2": "needs hydra/sweeper=sweepstack",
     "search=tpe search.trials=4 batch_size=50,0": "batch_size should be greater than or equal to 1",
     "search=tpe search.trials=4 model.hiden=choice([1],[2])": "model.hiden",
+    "search=tpe search.trials=4 epochs=interval(1,5)": "epochs takes whole numbers, and this has fractions, got "
+    "'epochs=interval(1,5)'; write epochs=int(interval(1,5))",
+    "search=tpe search.trials=4 batch_size=tag(log,interval(16,64))": "write batch_size=tag(log,int(interval(16,64)))",
+    "search=tpe search.trials=4 epochs=range(1.0,3.0,0.5)": "epochs takes whole numbers",
+    "search=tpe search.trials=4 early_stopping.patience=interval(1,5)": "early_stopping.patience takes whole numbers",
+    "search=tpe search.trials=4 schedule=step schedule.every=interval(1,3)": "schedule.every takes whole numbers",
+    "search=tpe search.trials=4 evaluate_every=interval(1,3)": "evaluate_every takes whole numbers",
     "optimizer.lr=interval(0.1,1)": "a grid has no intervals",
+}
+MISTYPED = {
+    "search.zip=5": "search.zip should be a list, got 5; for example search.zip=[[batch_size,optimizer.lr]]",
+    "search.zip=batch_size": "search.zip should be a list, got 'batch_size'",
+    "search.zip=[5]": "search.zip[0] should be a list, got 5",
+    "search.zip=[[batch_size,optimizer.lr],5]": "search.zip[1] should be a list, got 5",
+    "search.zip=[[batch_size,5]]": "search.zip[0][1] should be a valid string, got 5",
+    "search.zip=[[]]": "search.zip should have groups of two or more keys",
+    "search.zip=[[batch_size,optimizer.lr],[batch_size,optimizer.lr]]": "search.zip should name each key once",
+    "search.when=5": "search.when should have keys, got 5; for example search.when={optimizer.momentum: optimizer=sgd}",
+    "+search.when={batch_size:5}": "search.when should have conditions such as KEY=VALUE, got {'batch_size': 5}",
+    "+search.when={batch_size:sgd}": "search.when should have conditions such as KEY=VALUE",
+    "search.name=[tpe]": "search.name should be 'grid'",
+    "search.name=null": "search.name should be 'grid'",
+    "+search.trails=4": "search.trails is not a key of the config; did you mean 'trials'?",
+    "search.seed=${nowhere}": "search.seed cannot be resolved",
 }
 
 
@@ -404,6 +492,57 @@ def test_a_mistake_is_one_line_before_anything_trains(folder: Path, words: str) 
     assert "Traceback" not in done.err
     assert not [*folder.glob("journal/mlflow.db/searches/*")]
     assert sorted(path for path in folder.rglob("*") if path.suffix == ".db") == before
+
+
+OF_NO_EFFECT = {
+    "-m search.trials=2 optimizer.lr=0.1,0.2": "search.trials has no effect on a grid, got 2; choose a search",
+    "-m search=grid search.seeds=3 optimizer.lr=0.1,0.2": "search.seeds has no effect on a grid",
+    "-m +search.when={batch_size:'optimizer.lr=0.1'} optimizer.lr=0.1,0.2": "search.when has no effect on a grid",
+    "-m search=tpe search.trials=4 hydra.sweeper.max_batch_size=2 optimizer.lr=0.1,0.2": "max_batch_size has no effect",
+    "-m search=tpe search.trials=4 hydra.sweeper.jobs=jobs.yaml": "hydra.sweeper.jobs lists what is trained",
+    "-m search.zip=[[batch_size,seed]] hydra.sweeper.jobs=jobs.yaml": "hydra.sweeper.jobs lists what is trained",
+    "-m hydra/sweeper=basic search.zip=[[batch_size,optimizer.lr]] optimizer.lr=0.1,0.2": "hydra/sweeper=sweepstack",
+    "--config-dir conf_of_mine -m space=one,two": "cannot come from a file that is swept",
+    "search=tpe search.trials=4": "search=tpe needs a sweep; add -m, or choose search=grid",
+    "search.patience=4": "search.patience has no effect on a grid",
+    "search.zip=[[batch_size,optimizer.lr]]": "search.zip needs a sweep",
+}
+
+
+@pytest.mark.parametrize("words", OF_NO_EFFECT)
+def test_a_key_of_a_search_that_nothing_would_obey_is_refused(folder: Path, words: str) -> None:
+    (folder / "jobs.yaml").write_text("jobs: [[optimizer.lr=0.1], [optimizer.lr=0.2]]\n")
+    (folder / "conf_of_mine" / "space").mkdir(parents=True)
+    for name in ("one", "two"):
+        text = "# @package _global_\nsearch: {name: random, trials: 2}\n"
+        (folder / "conf_of_mine" / "space" / f"{name}.yaml").write_text(text)
+    done = here.train(*words.replace(" space=", " +space=").split(), "dataset=digits", "device=cpu", "epochs=1")
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert OF_NO_EFFECT[words] in done.err
+
+
+def test_a_search_that_a_file_brings_can_be_replaced_by_a_grid_and_its_points_be_trained_again(folder: Path) -> None:
+    assert "3 trials" in search("sweeps=tpe", *SMALL, "search=grid", "optimizer.lr=0.1,0.2,0.3", "batch_size=100")
+    search("sweeps=tpe", *SMALL, "search.trials=1", "tracking.sweep=points", "batch_size=50", "engine=inline")
+    shown = here.sweepstack("table", "--sweep", "points", "--format", "json")
+    (row,) = json.loads(shown.out)
+    command = here.sweepstack("repro", row["run_id"])
+    assert command.code == 0, command.err
+    words = command.out.split()
+    assert "search=grid" in words
+    again = here.train(*words[2:])
+    assert again.code == 0, again.err
+
+
+@pytest.mark.parametrize("kind", ["grid", "tpe"])
+@pytest.mark.parametrize("words", MISTYPED)
+def test_a_value_of_the_wrong_type_in_the_section_search_is_one_line(folder: Path, words: str, kind: str) -> None:
+    budget = ["search.trials=4"] if kind == "tpe" else []
+    name = [] if "search.name" in words else [f"search={kind}", *budget]
+    done = here.train("-m", "dataset=digits", "device=cpu", "optimizer.lr=0.1,0.2", "batch_size=50,100", *name, words)
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert MISTYPED[words] in done.err
+    assert not [*folder.glob("mlruns*")]
 
 
 def test_a_study_that_cannot_be_read_is_one_line(folder: Path) -> None:

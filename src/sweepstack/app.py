@@ -72,7 +72,7 @@ def _run(cfg: DictConfig) -> float:
     from sweepstack.execution.prepare import prepare
     from sweepstack.execution.scheduler import execute
     from sweepstack.execution.undelivered import undelivered
-    from sweepstack.hydra_adapter.ignored_settings import check_grid, check_trains
+    from sweepstack.hydra_adapter.ignored_settings import check_grid, check_searches, check_trains
     from sweepstack.hydra_adapter.trials import asked_of, make_trial
     from sweepstack.metrics import bare_name, rounded
     from sweepstack.paths import begin_in
@@ -86,6 +86,7 @@ def _run(cfg: DictConfig) -> float:
     reveal_environment(hydra.job.env_set)
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)
     check_trains(trial.run)
+    check_searches(hydra, trial.run)
     task = hydra.job.name
     store = usable_store(trial.run.tracking, task)
 

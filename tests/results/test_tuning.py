@@ -253,7 +253,7 @@ def test_a_search_that_draws_whole_numbers_has_no_band(count):
     frame.attrs["vary"] = 2
     assert not has_continuous_param(frame, 2 * count)  # each rate was tried with all units: these are no draws
     found = search("A", rates.tolist(), Kind.RANDOM)
-    merged = dataclasses.replace(found, drawn_once=False).curve()
+    merged = dataclasses.replace(found, dependence="drawn twice").curve()
     assert (merged.low, merged.high) == (None, None)
     assert merged.median.tolist() == found.curve().median.tolist()
 

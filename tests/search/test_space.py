@@ -35,6 +35,35 @@ def test_fractions_in_steps_are_typed_in_decimals() -> None:
     assert sorted({one.text(one.at(share)) for share in SHARES}) == [f"0.{digit}" for digit in range(1, 10)]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "step"),
+    [(0.1, 0.7, 0.1), (0.1, 0.3, 0.1), (-0.3, 0.3, 0.1), (1e-7, 5e-7, 1e-7), (1.0, 1.0003, 1e-4)],
+)
+def test_fractions_in_steps_are_the_decimals_up_to_both_ends(low: float, high: float, step: float) -> None:
+    one = Numbers(low, high, step)
+    drawn = {one.at(share) for share in SHARES}
+    assert (min(drawn), max(drawn)) == (low, high)
+    assert all(map(one.contains, drawn))
+    assert len(drawn) == len({one.text(value) for value in drawn}) == one.count == Space({"lr": one}).size
+    assert {float(one.text(value)) for value in drawn} == drawn
+
+
+@pytest.mark.parametrize(
+    ("one", "has_fractions"),
+    [
+        (Numbers(1.0, 5.0), True),
+        (Numbers(1.0, 64.0, None, True), True),
+        (Numbers(1.0, 5.0, 0.5), True),
+        (Numbers(1.0, 5.0, 2.0), False),
+        (Numbers(1, 5, 1), False),
+        (Numbers(1, 64, None, True), False),
+    ],
+)
+def test_a_fraction_is_checked_if_there_is_one(one: Numbers, has_fractions: bool) -> None:
+    assert one.has_fractions is has_fractions
+    assert all(one.contains(float(text) if "." in text else int(text)) for text in one.probes())
+
+
 def test_a_short_text_never_leaves_the_interval() -> None:
     assert Numbers(0.12345649, 1.0).text(0.12345649) == "0.12345649"
     assert Numbers(0.0, 1.0).text(0.12345649) == "0.123456"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
-from typing import Any, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from sweepstack.config.schema import (
@@ -24,6 +26,7 @@ from sweepstack.config.schema import (
     OwnEngine,
     OwnSchedule,
     PlateauSchedule,
+    SearchConfig,
     Section,
     StepSchedule,
     TargetConfig,
@@ -83,6 +86,23 @@ def parse(cfg: DictConfig | Mapping[str, Any]) -> Config:
     check_training(config.trial)
     check_pruner(config)
     return config
+
+
+def parse_search(cfg: DictConfig) -> SearchConfig:
+    """Checks the section `search` alone, which a sweep obeys before it has jobs, and gives it types.
+
+    Raises:
+        ConfigError: see `parse`.
+    """
+    found = OmegaConf.select(cfg, "search")
+    if found is None:
+        return SearchConfig()
+    plain = resolve_config(found) if isinstance(found, DictConfig) else found
+    try:
+        return SearchConfig.model_validate(plain)
+    except ValidationError as error:
+        details = [{**detail, "loc": ("search", *detail["loc"])} for detail in error.errors()]
+        raise ConfigError.of_all([_explain(cast("ErrorDetails", one), {"search": plain}) for one in details]) from error
 
 
 def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
@@ -155,11 +175,40 @@ def _field(section: Any, name: str) -> Any:
     return next((f for key, f in getattr(section, "model_fields", {}).items() if name in (key, f.alias)), None)
 
 
+def takes_whole_numbers(key: str) -> bool:
+    """True if a key of the config takes whole numbers and no fractions; False for one that it does not know."""
+    found: list[Any] = [FlatConfig]
+    *sections, name = key.split(".")
+    for part in sections:
+        fields = [field for one in found if (field := _field(one, part)) is not None]
+        found = [model for field in fields for model in _models_in(field.annotation)]
+    fields = [field for one in found if (field := _field(one, name)) is not None]
+    return bool(fields) and all(map(_refuses_fractions, fields))
+
+
+def _refuses_fractions(field: FieldInfo) -> bool:
+    """True if a key takes a whole number, and not the fractions beside it."""
+    adapter = TypeAdapter[Any](cast("Any", Annotated[field.annotation, "", *field.metadata]))  # it needs one
+
+    def takes(value: float) -> bool:
+        with contextlib.suppress(ValidationError):
+            adapter.validate_python(value)
+            return True
+        return False
+
+    return any(takes(whole) and not takes(whole - 0.5) and not takes(whole + 0.5) for whole in (1, 2, 8, 64))
+
+
+def _models_in(annotation: Any) -> list[Any]:
+    """Returns all sections in an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
 def _model_in(annotation: Any) -> Any:
     """Returns the section in an annotation such as `Section | None` or `tuple[Section, ...]`; None if there is none."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)
+    return next(iter(_models_in(annotation)), None)
 
 
 def _example(path: list[str], sections: list[Any], value: Any = None) -> str:

@@ -580,6 +580,26 @@ class CheckpointConfig(Section):
     keep: Annotated[bool, Field(strict=True, examples=["true"])] = False
 
 
+def _check_groups(groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    if any(len(group) < 2 for group in groups):
+        raise ValueError("Input should have groups of two or more keys")
+    keys = [key for group in groups for key in group]
+    if len({*keys}) < len(keys):
+        raise ValueError("Input should name each key once")
+    return groups
+
+
+def _pairs(value: Any) -> Any:
+    """Converts conditions by key to pairs; recorded ones are pairs already."""
+    if not isinstance(value, dict | list | tuple):
+        raise ValueError("Input should have keys")
+    if isinstance(value, dict):
+        if not all(isinstance(one, str) and "=" in one for one in value.values()):
+            raise ValueError("Input should have conditions such as KEY=VALUE")
+        return tuple(value.items())
+    return value
+
+
 class SearchConfig(Section):
     """Which settings of a sweep are trained: the whole grid, or points of a space that a search chooses one after the
     other. It changes no weights.
@@ -602,10 +622,14 @@ class SearchConfig(Section):
     seed: Annotated[Int, Field(ge=0, le=MAX_SEARCH_SEED, examples=[0])] = 0
     seeds: Annotated[Int, Field(ge=1, examples=[3])] = 1
     width: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[8])] = None
-    zip: Annotated[tuple[tuple[str, ...], ...], Field(examples=["[[batch_size,optimizer.lr]]"])] = ()
+    zip: Annotated[
+        tuple[tuple[str, ...], ...],
+        AfterValidator(_check_groups),
+        Field(examples=["[[batch_size,optimizer.lr]]"]),
+    ] = ()
     when: Annotated[
         tuple[tuple[str, str], ...],
-        BeforeValidator(lambda value: tuple(value.items()) if isinstance(value, dict) else value),
+        BeforeValidator(_pairs),
         Field(examples=["{optimizer.momentum: optimizer=sgd}"]),
     ] = ()
 

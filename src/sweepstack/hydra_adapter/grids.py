@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from hydra.core.override_parser.types import Override, OverrideType
@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sweepstack.config.parsing import parse_search
 from sweepstack.errors import ConfigError, did_you_mean, one_line
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.ignored_settings import check_obeyed, grid_of
@@ -77,8 +78,7 @@ def _are_texts(job: Any) -> bool:
 class _Grids:
     def __init__(self, composer: Composer, master: DictConfig) -> None:
         self._composer, self._master = composer, master
-        found = OmegaConf.select(master, "search.zip")
-        self._zipped: list[list[str]] = cast("Any", OmegaConf.to_container(found)) if found else []
+        self._zipped = parse_search(master).zip
         self.joined = False
         """Whether there is more than one grid."""
         self.names: set[str] = set()
@@ -135,7 +135,7 @@ def zipped(
     Args:
         overrides: the swept overrides.
         axes: the values of each, as overrides.
-        keys: groups of keys whose values are read side by side.
+        keys: groups of keys whose values are read side by side; each key once.
 
     Raises:
         ConfigError: such a key is not swept, or their lists are not of one length.
@@ -151,8 +151,6 @@ def zipped(
             lengths = ", ".join(f"{key}: {len(axes[index[key]])}" for key in group)
             rule = "lists that search.zip reads side by side must have one length"
             raise ConfigError(rule, lengths, "give each as many values")
-        if any(first.get(number) != [number] for number in numbers):
-            raise ConfigError("search.zip names a key once", ", ".join(group), "leave the second one out")
         for number in numbers[1:]:
             del first[number]
         first[numbers[0]] = numbers

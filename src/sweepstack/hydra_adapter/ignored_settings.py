@@ -7,13 +7,15 @@ have no effect in a file that only some jobs choose (`experiment=A,B`), and a gr
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sweepstack.config.schema import RunConfig
+from sweepstack.config.parsing import parse_search
+from sweepstack.config.schema import RunConfig, SearchConfig
 from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter.private import child, is_empty
 
@@ -87,9 +89,11 @@ def check_grid(cfg: DictConfig, hydra: DictConfig) -> None:
     Raises:
         ConfigError: a grid in a file has no effect.
     """
-    had = {_bare_key(line.partition("=")[0]) for line in task_overrides(hydra)}
-    had |= {_bare_key(str(key)) for key in OmegaConf.select(cfg, "search.when") or ()}
-    lost = {key: value for key, value in grid_of(hydra).items() if _bare_key(key) not in had}
+    values = {_key(line): line.partition("=")[2] for line in task_overrides(hydra)}
+    lost = {key: value for key, value in grid_of(hydra).items() if _bare_key(key) not in values}
+    if lost:
+        absent = _absent(values, dict(parse_search(cfg).when))
+        lost = {key: value for key, value in lost.items() if _bare_key(key) not in absent}
     if lost and hydra.mode != RunMode.MULTIRUN:
         known = _of_the_main_file(hydra)
         lost = {key: value for key, value in lost.items() if known.get(key) != value}
@@ -100,6 +104,26 @@ def check_grid(cfg: DictConfig, hydra: DictConfig) -> None:
         )
     for key, value in lost.items():
         raise ConfigError(f"hydra.sweeper.params.{key} is a grid that nothing sweeps", value, remedy)
+
+
+def _absent(values: Mapping[str, str], when: Mapping[str, str]) -> set[str]:
+    """Returns the keys that a point does not have, because it does not fulfil their conditions.
+
+    Args:
+        values: the values of its keys.
+        when: the condition of each key, as KEY=VALUE.
+    """
+    absent: set[str] = set()
+    while (
+        more := {
+            _bare_key(key)
+            for key, (other, _, text) in ((key, condition.partition("=")) for key, condition in when.items())
+            if values.get(_bare_key(other), text) != text or _bare_key(other) in absent
+        }
+        - absent
+    ):
+        absent |= more
+    return absent
 
 
 def check_trains(run: RunConfig) -> None:
@@ -120,25 +144,57 @@ def check_trains(run: RunConfig) -> None:
         )
 
 
-def check_searches(config: DictConfig, run: RunConfig) -> None:
-    """Checks that no search is asked for where another sweeper or launcher decides what is trained.
+def check_searches(hydra: DictConfig, run: RunConfig) -> None:
+    """Checks that the section `search` is obeyed: by a search of the whole command, `search.zip` by a grid, too.
 
     Args:
-        config: the config of the sweep.
+        hydra: the node hydra of the sweep, or of a trial on its own.
         run: the run config of one of its jobs.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: a key would have no effect.
     """
-    if run.search.name == "grid" or OmegaConf.select(config, "hydra.sweeper.jobs", throw_on_missing=False) is not None:
-        return
-    for group, chosen in (
-        ("sweeper", config.hydra.runtime.choices.get("hydra/sweeper")),
-        ("launcher", launcher_of(config)),
-    ):
+    search = run.search
+    typed = sorted(key for line in task_overrides(hydra) if (key := _key(line)).partition(".")[0] == "search")
+    set_keys = [key for key, value in search if key != "name" and value != SearchConfig.model_fields[key].default]
+    if {"search", "search.name"} & {*typed}:  # what a file has set for another choice goes with it
+        set_keys = [key for key in set_keys if f"search.{key}" in typed or search.name != "grid"]
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    if in_sweep and OmegaConf.select(hydra, "sweeper.jobs", throw_on_missing=False) is not None:
+        if typed and (search.name != "grid" or set_keys):
+            rule = "hydra.sweeper.jobs lists what is trained, so nothing is searched"
+            raise ConfigError(rule, ", ".join(typed), "leave one of the two out")
+        return  # a file may bring the search that the listed jobs come from
+    if search.name != "grid":
+        _check_sweeper(hydra, f"search={search.name}", ("sweeper", "launcher"), "choose search=grid")
+        if (size := OmegaConf.select(hydra, "sweeper.max_batch_size", throw_on_missing=False)) is not None:
+            remedy = "leave it out; search.width says how many points train at a time"
+            raise ConfigError("hydra.sweeper.max_batch_size has no effect on a search", size, remedy)
+    elif "zip" in set_keys and (in_sweep or "search.zip" in typed):
+        _check_sweeper(hydra, "search.zip", ("sweeper",), "leave it out")
+    for key in set_keys if search.name == "grid" else ():
+        if key != "zip":
+            remedy = "choose a search, such as search=tpe, or leave it out"
+            raise ConfigError(f"search.{key} has no effect on a grid", getattr(search, key), remedy)
+
+
+def _check_sweeper(hydra: DictConfig, what: str, groups: Sequence[str], otherwise: str) -> None:
+    """Checks that a command is a sweep, with our sweeper or launcher.
+
+    Args:
+        hydra: its node hydra.
+        what: what needs that, as typed.
+        groups: which of the two.
+        otherwise: what a user can do instead.
+    """
+    if hydra.mode != RunMode.MULTIRUN:
+        raise ConfigError(f"{what} needs a sweep", remedy=f"add -m, or {otherwise}")
+    for group in groups:
+        chosen = hydra.runtime.choices.get(f"hydra/{group}")
         if chosen != "sweepstack":
-            remedy = f"leave out hydra/{group}, or search=..."
-            raise ConfigError(f"search={run.search.name} needs hydra/{group}=sweepstack", chosen, remedy)
+            raise ConfigError(
+                f"{what} needs hydra/{group}=sweepstack", chosen, f"leave out hydra/{group}, or {otherwise}"
+            )
 
 
 def _of_the_main_file(hydra: DictConfig) -> dict[str, str]:
@@ -155,6 +211,11 @@ def _plain_section(hydra: DictConfig, section: str) -> Any:
         return value
     plain = cast("dict[str, Any]", OmegaConf.to_container(value, resolve=False))
     return {key: part for key, part in plain.items() if (section, key) != ("sweeper", "params")}
+
+
+def _key(line: str) -> str:
+    """Returns the key of an override without what says that it adds or deletes."""
+    return _bare_key(line.partition("=")[0])
 
 
 def _bare_key(key: str) -> str:

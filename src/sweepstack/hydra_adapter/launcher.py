@@ -18,7 +18,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweepstack.config.schema import Section
+from sweepstack.config.parsing import parse_search
+from sweepstack.config.schema import RunConfig, Section
 from sweepstack.errors import ConfigError, UserError, printable
 from sweepstack.execution.describe import describe_duplicates, describe_parts, describe_work
 from sweepstack.execution.open_store import usable_store
@@ -71,7 +72,7 @@ def launch(
         return []
     trials, isolation_reason = parse_jobs(jobs, config.hydra, composer.folders)
     run, task = trials[0].run, config.hydra.job.name
-    check_searches(config, run)
+    _check_search(config, run)
     store = Store(run.tracking.uri) if run.launch.dry_run else usable_store(run.tracking, task)
     jobs.trials = {trial.number: trial for trial in trials}
     if composer.asked:
@@ -86,12 +87,29 @@ def launch(
     return [jobs.returns[number] for number in jobs.trials]
 
 
+def _check_search(config: DictConfig, run: RunConfig) -> None:
+    """Checks that the jobs say the same of a search as the sweep, which obeys its own config, and that it is obeyed.
+
+    Args:
+        config: the config of the multirun.
+        run: the run config of one of its jobs.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    check_searches(config.hydra, run)
+    listed = OmegaConf.select(config, "hydra.sweeper.jobs", throw_on_missing=False)
+    if listed is None and parse_search(config) != run.search:
+        rule = "a search is of the whole sweep, and cannot come from a file that is swept"
+        raise ConfigError(rule, f"search={run.search.name}", "choose that file without a comma")
+
+
 def begin(config: DictConfig) -> None:
     """Does what comes first in each launch: the folder, the log and the name of the sweep."""
     setup_globals()
     begin_in(Path(config.hydra.runtime.cwd))
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    with contextlib.suppress(OmegaConfBaseException):  # parsing the first job reports it
+    with contextlib.suppress(OmegaConfBaseException, ValueError):  # parsing the first job reports it
         OmegaConf.to_container(config.tracking, resolve=True)  # once, so that all jobs get the same sweep name
 
 
@@ -148,7 +166,7 @@ def check_jobs(
     jobs = HydraJobs(context, composer, job_overrides, 0)
     trials, _ = parse_jobs(jobs, config.hydra, composer.folders)
     check_trains(trials[0].run)
-    check_searches(config, trials[0].run)
+    _check_search(config, trials[0].run)
     jobs.trials = {trial.number: trial for trial in trials}
     return jobs
 

@@ -17,6 +17,9 @@ DIGITS = 6
 SMALL = 1e-8
 """Part of a step by which a number may miss it, because fractions are binary."""
 
+INNER = 0.382
+"""Share of an interval at which a fraction is checked, besides its ends, which may be whole: no round one."""
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -25,7 +28,7 @@ class Numbers:
     Args:
         low: the smallest number.
         high: the largest number.
-        step: the distance of neighbours, from `low` on; None if there is none.
+        step: the distance of neighbours, from `low` to `high`; None if there is none.
         log: whether the logarithm is what is spread evenly.
     """
 
@@ -52,31 +55,44 @@ class Numbers:
             share: a number from 0, below 1.
         """
         if self.step is not None and not self.log:
-            return self.low + math.floor(share * (self._steps + 1)) * self.step
+            return self._after(math.floor(share * self.count))
         half = 0.5 if self.whole else 0.0
         low, high = self.low - half, self.high + half
         value = math.exp(math.log(low) + share * math.log(high / low)) if self.log else low + share * (high - low)
         return min(max(round(value), int(self.low)), int(self.high)) if self.whole else value
 
     @property
-    def _steps(self) -> int:
-        assert self.step is not None
-        return round((self.high - self.low) / self.step)
+    def has_fractions(self) -> bool:
+        """True if some of the numbers are not whole."""
+        return not all(float(text).is_integer() for text in self.probes())
+
+    @property
+    def count(self) -> float:
+        """How many numbers there are; infinity for fractions without a step."""
+        if self.step is None and not self.whole:
+            return math.inf
+        return round((self.high - self.low) / (self.step or 1)) + 1
+
+    def _after(self, steps: int) -> Value:
+        """Returns the number so many steps above `low`, computed in decimals: 0.1, 0.2, 0.3."""
+        number = Fraction(str(self.low)) + steps * Fraction(str(self.step))
+        return int(number) if self.whole else float(number)
 
     def text(self, value: Value) -> str:
-        """Returns a number as it is typed, with `DIGITS` digits."""
+        """Returns a number as it is typed; one without a step with `DIGITS` digits."""
         if self.whole:
             return str(value)
         number = float(value)
         if self.step is not None:
-            start, step = Fraction(str(self.low)), Fraction(str(self.step))
-            number = float(start + round((Fraction(number) - start) / step) * step)
+            return str(self._after(round((number - self.low) / self.step)))
         short = float(f"{number:.{DIGITS}g}")
         return repr(short if self.low <= short <= self.high else min(max(number, self.low), self.high))
 
-    def ends(self) -> list[str]:
-        """Returns the values that are checked before anything trains, as they are typed."""
-        return [self.text(self.low), self.text(self.high)]
+    def probes(self) -> list[str]:
+        """Returns the values that are checked before anything trains, as they are typed: both ends, and a fraction
+        between them."""
+        inner = () if self.whole else (self.low + self.step if self.step is not None else self.at(INNER),)
+        return list(dict.fromkeys(map(self.text, (self.low, self.high, *inner))))
 
     def __str__(self) -> str:
         shown = f"from {self.text(self.low)} to {self.text(self.high)}"
@@ -102,7 +118,7 @@ class Options:
         """Returns a text as it is typed."""
         return str(value)
 
-    def ends(self) -> list[str]:
+    def probes(self) -> list[str]:
         """Returns the values that are checked before anything trains: all."""
         return [*self.texts]
 
@@ -162,7 +178,7 @@ class Space:
     def size(self) -> float:
         """The number of points, if each had all keys; infinity if there is an interval of fractions."""
         return math.prod(
-            len(one.texts) if isinstance(one, Options) else _count(one) for one in self.distributions.values()
+            len(one.texts) if isinstance(one, Options) else one.count for one in self.distributions.values()
         )
 
     def lines(self) -> list[str]:
@@ -195,9 +211,3 @@ def interval(line: str, bounds: Sequence[float], log: bool) -> Numbers:
             "for example tag(log,interval(1e-4,1)), or without log",
         )
     return Numbers(low, high, 1 if isinstance(low, int) and not log else None, log)
-
-
-def _count(one: Numbers) -> float:
-    if one.step is None and not one.whole:
-        return math.inf
-    return math.floor((one.high - one.low) / (one.step or 1)) + 1

@@ -55,7 +55,7 @@ def launch_search(
     probes = HydraJobs(context, composer, searched.probes(), 0)
     found, _ = parse_jobs(probes, config.hydra, Folders())
     trial, run, task = found[0].config, found[0].run, config.hydra.job.name
-    check_searches(config, run)
+    check_searches(config.hydra, run)
     searched = searched.with_seeds(trial.seed, run.search.seeds)
     for one in found:
         check_search(one.config, run, searched)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
+from sweepstack.config.parsing import parse_search, takes_whole_numbers
 from sweepstack.config.schema import RunConfig
 from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.hydra_adapter import private
@@ -34,13 +37,13 @@ def searches(config: DictConfig, arguments: Sequence[str]) -> bool:
         arguments: the typed overrides.
 
     Raises:
-        ConfigError: several searches are asked for at once.
+        ConfigError: several searches are asked for at once, or the section `search` has a mistake.
     """
     for line in arguments:
         if line.partition("=")[0].partition(".")[0] == "search" and parse_overrides([line])[0].is_sweep_override():
             raise ConfigError("search must be the same for all trials of a sweep", line, "type one command for each")
     listed = OmegaConf.select(config, "hydra.sweeper.jobs", throw_on_missing=False) is not None
-    return OmegaConf.select(config, "search.name") not in (None, "grid") and not listed
+    return parse_search(config).name != "grid" and not listed
 
 
 @dataclass(frozen=True)
@@ -101,15 +104,19 @@ class SearchedJobs:
         return [[*own, *replicate] for replicate in self.replicates]
 
     def probes(self) -> list[list[str]]:
-        """Returns the overrides of jobs that have each option and the ends of each range; the first has all replicates.
+        """Returns the overrides of jobs that have each option, and the ends and a fraction of each range.
 
-        A search checks them before anything trains.
+        The first point has all replicates. A search checks them before anything trains.
         """
-        first = {key: one.ends()[0] for key, one in self.space.distributions.items()}
+        first = {key: one.probes()[0] for key, one in self.space.distributions.items()}
         probes = [first]
         for key, one in self.space.distributions.items():
-            needed = dict([self.space.when[key]]) if key in self.space.when else {}
-            probes += [{**first, **needed, key: text} for text in one.ends()[0 if needed else 1 :]]
+            needed: dict[str, str] = {}
+            above = key
+            while above in self.space.when:  # a condition may have a condition itself
+                above, value = self.space.when[above]
+                needed[above] = value
+            probes += [{**first, **needed, key: text} for text in one.probes()[0 if needed else 1 :]]
         first_jobs, *others = (self.jobs(self.space.part(texts)) for texts in probes)
         return [*first_jobs, *(jobs[0] for jobs in others)]
 
@@ -150,20 +157,19 @@ def read_search(composer: Composer, master: DictConfig, arguments: Sequence[str]
             )
         else:
             one = Options(tuple(line.partition("=")[2] for line in values)) if isinstance(values, list) else values
+            if isinstance(one, Numbers) and one.has_fractions and takes_whole_numbers(bare):
+                text = f"int(interval({one.low:g},{one.high:g}))"
+                remedy = f"write {key}={f'tag(log,{text})' if one.log else text}"
+                raise ConfigError(f"{bare} takes whole numbers, and this has fractions", override.input_line, remedy)
             space[key] = one
             lines.append(key)
     if not space:
         raise ConfigError("a search must have something to search", " ".join(arguments), EXAMPLE)
-    lines, zipped = _zip(space, lines, _section(master, "zip"))
+    search = parse_search(master)
+    lines, zipped = _zip(space, lines, search.zip)
     return SearchedJobs(
-        _space(space, lines, _section(master, "when")), tuple(lines), tuple(itertools.product(*replicates)), zipped
+        _space(space, lines, dict(search.when)), tuple(lines), tuple(itertools.product(*replicates)), zipped
     )
-
-
-def _section(master: DictConfig, key: str) -> Any:
-    """Returns a list or a mapping in the section `search` of the config of the sweep."""
-    found = OmegaConf.select(master, f"search.{key}")
-    return OmegaConf.to_container(found, resolve=True) if found else {}
 
 
 def _zip(
@@ -183,7 +189,7 @@ def _zip(
     for group in groups:
         lists = {key: one.texts for key in group if isinstance(one := space.pop(key, None), Options)}
         if len(lists) < len(group):
-            rule = "search.zip names keys that have lists of values, each once"
+            rule = "search.zip names keys that have lists of values"
             raise ConfigError(rule, ", ".join(group), "for example batch_size=50,100 optimizer.lr=0.1,0.2")
         if len({len(texts) for texts in lists.values()}) > 1:
             lengths = ", ".join(f"{key}: {len(texts)}" for key, texts in lists.items())
@@ -212,7 +218,7 @@ def _space(space: dict[str, Distribution], lines: list[str], conditions: Mapping
     """
     when: dict[str, tuple[str, str]] = {}
     for key, condition in conditions.items():
-        other, _, text = str(condition).partition("=")
+        other, _, text = condition.partition("=")
         if key not in space:
             raise ConfigError("search.when is about searched keys", key, did_you_mean(key, space))
         fixed = [line for line in lines if line.startswith(f"{other}=")]
@@ -227,7 +233,7 @@ def _space(space: dict[str, Distribution], lines: list[str], conditions: Mapping
             raise ConfigError(rule, condition, did_you_mean(other, space))
         if isinstance(one, Options) and text not in one.texts:
             raise ConfigError(f"search.when.{key} must name a value of {other}", text, did_you_mean(text, one.texts))
-        when[key] = (other, text)
+        when[key] = (other, text if isinstance(one, Options) else _number(f"search.when.{key}", one, text))
     ordered = {key: one for key, one in space.items() if key not in when}
     while late := [key for key, (other, _) in when.items() if key not in ordered and other in ordered]:
         ordered |= {key: space[key] for key in late}
@@ -235,6 +241,29 @@ def _space(space: dict[str, Distribution], lines: list[str], conditions: Mapping
         rule = "the conditions of search.when must not go round in a circle"
         raise ConfigError(rule, ", ".join(sorted(space.keys() - ordered.keys())), "leave one of them out")
     return Space(ordered, when)
+
+
+def _number(key: str, one: Numbers, text: str) -> str:
+    """Returns a number that a condition names, as the points of a range have it.
+
+    Args:
+        key: the condition, for errors.
+        one: the range.
+        text: the number, as it is typed.
+
+    Raises:
+        ConfigError: no point has the number, or only by chance.
+    """
+    if one.step is None and not one.whole:
+        remedy = "list the values of that key, or give it a range with a step"
+        raise ConfigError(f"{key} must name one of some values, and an interval of fractions has none", text, remedy)
+    try:
+        number = int(text) if one.whole else float(text)
+    except ValueError:
+        number = math.nan
+    if not one.contains(number):
+        raise ConfigError(f"{key} must name one of the numbers {one}", text, f"for example {one.probes()[0]}")
+    return one.text(number)
 
 
 def _values(override: Override, composer: Composer) -> list[str] | Numbers:
@@ -248,11 +277,13 @@ def _values(override: Override, composer: Composer) -> list[str] | Numbers:
                 bounds = [cast(bound) for bound in bounds]
             return interval(line, bounds, "log" in value.tags)
         case RangeSweep() if (
-            len(numbers := sorted(range_values(value, line))) > 1 and override.key_or_group not in REPLICATES
+            len(numbers := sorted({*range_values(value, line)})) > 1 and override.key_or_group not in REPLICATES
         ):
             if "log" in value.tags:
                 return interval(line, (numbers[0], numbers[-1]), log=True)
-            return Numbers(numbers[0], numbers[-1], abs(value.step))
+            steps = {Fraction(str(after)) - Fraction(str(before)) for before, after in itertools.pairwise(numbers)}
+            if len(steps) == 1:  # rounded to whole numbers, those of int(range(...)) may lie unevenly
+                return Numbers(numbers[0], numbers[-1], type(numbers[0])(steps.pop()))
         case ChoiceSweep():
             value.shuffle = False
     return expand(override, composer.options)

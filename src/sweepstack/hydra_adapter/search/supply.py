@@ -79,8 +79,7 @@ def check_search(config: TrialConfig, run: RunConfig, jobs: SearchedJobs) -> Non
         jobs: what is searched.
 
     Raises:
-        ConfigError: nothing is held out, there is no budget, or not enough for one point, or a pruner compares trials
-            that have two objectives.
+        ConfigError: nothing is held out, there is no budget, or not enough for one point.
     """
     search = run.search
     if config.selecting_part != "val":
@@ -91,9 +90,6 @@ def check_search(config: TrialConfig, run: RunConfig, jobs: SearchedJobs) -> Non
     if (search.trials, search.epochs, search.minutes, search.patience) == (None,) * 4:
         remedy = "for example search.trials=64 (or search.epochs, search.minutes, search.patience)"
         raise ConfigError(f"search={search.name} must have a budget", remedy=remedy)
-    if search.name == "nsga2" and run.pruner.name != "none":
-        rule = "a pruner compares trials by one objective, and search=nsga2 has two"
-        raise ConfigError(rule, f"pruner={run.pruner.name}", "leave out the pruner, or choose search=tpe")
     each = len(jobs.replicates)
     if search.trials is not None and search.trials < each:
         rule = f"search.trials must be enough for one point, which has {each} trials"

@@ -32,6 +32,14 @@ from sweepstack.tracking.store import Store
 MOST_TYPED_DIGITS = 4
 """The most significant digits of a number that people type; a search draws numbers with more."""
 
+EVEN = "search=qmc spreads its points evenly over the space, so they are no independent draws"
+"""Why a search of a low discrepancy sequence has no band."""
+REPEATED = (
+    f"no varied param looks continuous (a fraction with more than {MOST_TYPED_DIGITS} digits, another in each setting),"
+    " so settings may have been drawn several times, count once, and are no independent draws"
+)
+"""Why a random search has no band in which a setting may have been drawn twice."""
+
 
 class Kind(enum.StrEnum):
     """How the settings of a sweep were chosen."""
@@ -59,9 +67,8 @@ class Search:
     """What part of the data was held out, as typed."""
     notes: tuple[str, ...]
     """What a reader must know."""
-    drawn_once: bool = True
-    """Whether no setting can have been drawn twice. One that was counts once, so the others are no independent draws,
-    and a random search has no band."""
+    dependence: str = ""
+    """Why its settings are no independent draws, so that a random search has no band; empty if they are."""
 
     @property
     def sweeps(self) -> tuple[str, ...]:
@@ -87,7 +94,7 @@ class Search:
         up = self.objective.larger_is_better
         if self.kind is Kind.GRID:
             return curve_of_points(self.values, up)
-        if self.kind is Kind.RANDOM and not self.drawn_once:
+        if self.kind is Kind.RANDOM and self.dependence:
             return Curve(curve_of_points(self.values, up).median)
         if self.kind is Kind.RANDOM:
             return curve_of_draws(self.values, up, confidence)
@@ -133,7 +140,7 @@ def read_search(store: Store, word: str, kind: Kind | None, metric: str | None) 
         first.data,
         first.held_out,
         tuple(dict.fromkeys(note for part in parts for note in part.notes)),
-        all(part.drawn_once for part in parts),
+        first.dependence,
     )
 
 
@@ -152,11 +159,15 @@ def _read_one(store: Store, name: str, kind: Kind | None, metric: str | None) ->
         )
     notes = [selection.caution, direction_note(frame, metric) if metric is not None else ""]
     samplers = {row.search for row in rows}
-    if kind is None and len(samplers) == 1 and (sampler := samplers.pop()):
-        kind = Kind.RANDOM if sampler == "random" else Kind.ADAPTIVE
+    sampler = samplers.pop() if len(samplers) == 1 else ""
+    if kind is None and sampler:
+        kind = Kind.RANDOM if sampler in ("random", "qmc") else Kind.ADAPTIVE
     elif kind is None:
         kind, why = inferred_kind(frame, len(selection.groups) + len(selection.pruned), sweep)
         notes.append(f"{sweep}: {why}")
+    dependence = EVEN if sampler == "qmc" else REPEATED
+    if sampler != "qmc" and has_continuous_param(frame, len(selection.groups) + len(selection.pruned)):
+        dependence = ""
     values, why_worst = settings_in_order(frame, selection)
     notes += [f"{sweep}: {line}" for line in why_worst]
     return Search(
@@ -168,7 +179,7 @@ def _read_one(store: Store, name: str, kind: Kind | None, metric: str | None) ->
         _typed(frame, ("dataset", "task")),
         _typed(frame, ("validation_split", "split", "folds")),
         tuple(filter(None, notes)),
-        has_continuous_param(frame, len(selection.groups) + len(selection.pruned)),
+        dependence,
     )
 
 

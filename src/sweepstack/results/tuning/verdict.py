@@ -10,7 +10,7 @@ import numpy as np
 
 from sweepstack.metrics import rounded
 from sweepstack.results.tuning.curves import CONFIDENCE, Curve, Floats
-from sweepstack.results.tuning.searches import MOST_TYPED_DIGITS, Kind, Search, refuse_different
+from sweepstack.results.tuning.searches import Kind, Search, refuse_different
 
 PERCENT = f"{100 * CONFIDENCE:g} %"
 """How certain a band is, in words."""
@@ -72,12 +72,8 @@ def describe_band(search: Search, curve: Curve, confidence: float) -> str:
     match search.kind:
         case Kind.GRID:
             return f"{PERCENT} of the random orders of its {len(search.values):,} settings; these are all there is"
-        case Kind.RANDOM if not search.drawn_once:
-            return (
-                "no band: no varied param looks continuous (a fraction with more than "
-                f"{MOST_TYPED_DIGITS} digits, another in each setting), so settings may have been drawn several times, "
-                "count once, and are no independent draws"
-            )
+        case Kind.RANDOM if search.dependence:
+            return f"no band: {search.dependence}"
         case Kind.RANDOM:
             return (
                 f"{PERCENT} for the whole curve, whatever the distribution of the values (Lourie, Cho and He 2024); an "
