@@ -136,3 +136,11 @@ def test_the_plan_says_where_trials_are_judged(bare_terminal: Terminal) -> None:
     assert (
         "pruner=hyperband: 1 in 3 goes on, in 4 brackets at epochs 1, 3 and 9 of 27 epochs, in a shorter" in done.stdout
     )
+
+
+def test_the_rungs_of_a_search_are_counted_on_the_longest_training_of_its_space(terminal: Terminal) -> None:
+    words = ("search=random", "search.trials=1", "search.seed=2", "epochs=27,1,2,3", "pruner=halving", "engine=inline")
+    done = terminal.type("train.py", "-m", "dataset=digits", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[1/1] epochs=27" not in done.stdout
+    assert "pruner=halving: 1 in 3 goes on at epochs 1, 3 and 9 of 27 epochs, in a shorter training" in done.stdout

@@ -228,6 +228,17 @@ def test_what_a_command_knows_of_a_trial_is_what_its_worker_knows(trial: Any, di
     assert Standings(PrunerConfig()).known() is None
 
 
+def test_rungs_are_counted_on_the_longest_training_that_may_come(trial: Any, digits_config: Any) -> None:
+    short = trial(0, fingerprint="0", config=digits_config({"epochs": 9}))
+    standings = Standings(PrunerConfig(name="halving"), longest=27)
+    standings.add([short])
+    known = standings.known()
+    assert known is not None
+    assert known.longest == 27
+    (line,) = describe_pruner(known.config, [9], longest=27)
+    assert line.startswith("pruner=halving: 1 in 3 goes on at epochs 1, 3 and 9 of 27 epochs, in a shorter training")
+
+
 @pytest.mark.parametrize(("search", "stands"), [("grid", False), ("tpe", True)])
 def test_what_was_decided_stands_in_a_search_that_has_grown_and_in_no_other_grid(
     trial: Any, digits_config: Any, search: str, stands: bool

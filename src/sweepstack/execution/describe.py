@@ -68,9 +68,14 @@ def describe_duplicates(trials: Sequence[Trial]) -> list[str]:
     return lines
 
 
-def describe_parts(trials: Sequence[Trial]) -> list[str]:
+def describe_parts(trials: Sequence[Trial], longest: int = 1) -> list[str]:
     """Says of which trials no metric is a test result, when the pruner judges them, and which folds are trained if that
-    is not all of them."""
+    is not all of them.
+
+    Args:
+        trials: the trials.
+        longest: the most epochs that a trial of the sweep may have.
+    """
     lines = []
     untested = sum(trial.config.dataset.parts.test is None for trial in trials)
     if untested:
@@ -83,7 +88,7 @@ def describe_parts(trials: Sequence[Trial]) -> list[str]:
         )
     if trials:
         by_epoch = all(trial.config.evaluate_every == "epoch" for trial in trials)
-        lines += describe_pruner(trials[0].run.pruner, [trial.config.epochs for trial in trials], by_epoch)
+        lines += describe_pruner(trials[0].run.pruner, [trial.config.epochs for trial in trials], by_epoch, longest)
     cut = {trial.config.folds for trial in trials if trial.config.folds is not None}
     for folds in sorted(cut):
         some = {trial.config.fold for trial in trials if trial.config.folds == folds}

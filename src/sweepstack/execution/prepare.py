@@ -39,6 +39,8 @@ class Prepared:
     """The kind of device (cpu, cuda or mps) for each value of the config key `device` (such as auto)."""
     isolation_reason: str = ""
     """Why every trial must be trained on its own; empty if it need not."""
+    longest: int = 1
+    """The most epochs of a trial of the sweep; of a search, of any point of its space."""
 
     @property
     def run(self) -> RunConfig:
@@ -80,6 +82,7 @@ def prepare(trials: Sequence[Trial], task: str, executor: InProcessExecutor) -> 
         tuple(replace(trial, fingerprint=_fingerprint(trial, digests)) for trial in trials),
         task,
         {name: _device(name, trials[0].run.engine) for name in {trial.run.device for trial in trials}},
+        longest=max(trial.config.epochs for trial in trials),
     )
 
 

@@ -84,10 +84,10 @@ def execute(
     journal = ledger_of(store, run.tracking.journal).folder
     with (
         open_engine(prepared, jobs, journal) as engine,
-        open_session(run, store, prepared.task, listeners, trials[0].sweep) as session,
+        open_session(run, store, prepared.task, listeners, trials[0].sweep, prepared.longest) as session,
     ):
         printed: set[str] = set()
-        for line in [*describe_duplicates(trials), *describe_parts(trials)]:
+        for line in [*describe_duplicates(trials), *describe_parts(trials, prepared.longest)]:
             session.say(line)
         missing_files = _MissingFiles(session.say)
         held: list[Trial] = []
@@ -181,7 +181,7 @@ def foresee(prepared: Prepared, store: Store, jobs: InProcessExecutor) -> tuple[
     """
     journal = ledger_of(store, prepared.run.tracking.journal).folder
     with open_engine(prepared, jobs, journal) as engine:
-        work = peek(unique(prepared.trials), store, prepared.run.rerun)
+        work = peek(unique(prepared.trials), store, prepared.run.rerun, prepared.longest)
         begun = [*work.resumed, *(one.stack for one in work.continued)]
         chosen = engine.choose(work.fresh, begun, None)
         return work, replace(chosen, plan=Plan((*begun, *chosen.plan.stacks)))

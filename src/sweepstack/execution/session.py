@@ -352,7 +352,12 @@ class Session:
 
 @contextlib.contextmanager
 def open_session(
-    run: RunConfig, store: Store, task: str, listeners: Sequence[Listener], sweep: str | None = None
+    run: RunConfig,
+    store: Store,
+    task: str,
+    listeners: Sequence[Listener],
+    sweep: str | None = None,
+    longest: int = 1,
 ) -> Iterator[Session]:
     """Opens a session for the block. At its end all records are in the store; if that fails, they are in the journal.
 
@@ -361,6 +366,7 @@ def open_session(
         task: the name of the Hydra task, and of the experiment unless the config names another one.
         listeners: receive what happens to trials, after the terminal does.
         sweep: the name of the sweep; None for a single run.
+        longest: the most epochs that a trial of the sweep may have.
 
     Raises:
         StoreError: the journal cannot be written.
@@ -372,6 +378,7 @@ def open_session(
     stopped = True
     with Display() as display:
         standings = _standings_of(ledger.folder, sweep, run.pruner)
+        standings.longest = max(standings.longest, longest)
         session = Session(ledger, number, store, [display, *listeners], run.max_failures, requests, standings)
         ledger.show_notes(session.say)
         process.open(ledger.folder, number, session.say)
@@ -410,15 +417,16 @@ def _end_session(session: Session, ledger: Ledger, number: int, lock: BaseFileLo
     lock.release()
 
 
-def peek(trials: Sequence[Trial], store: Store, rerun: bool) -> Work:
+def peek(trials: Sequence[Trial], store: Store, rerun: bool, longest: int = 1) -> Work:
     """Returns what `Session.claim` of a new session would. Claims and writes nothing.
 
     Args:
         trials: no two have the same fingerprint.
         rerun: train settled trials, too.
+        longest: the most epochs that a trial of the sweep may have.
     """
     ledger = ledger_of(store, trials[0].run.tracking.journal)
-    standings = Standings(trials[0].run.pruner)
+    standings = Standings(trials[0].run.pruner, longest)
     _add(standings, trials, ledger, store)
     return work_for(trials, ledger.peek(trials, standings.judge), ledger, store, None, rerun)
 

@@ -380,9 +380,10 @@ class Standings:
 
     Args:
         config: the pruner.
+        longest: the most epochs that a trial of the sweep may have.
     """
 
-    def __init__(self, config: PrunerConfig) -> None:
+    def __init__(self, config: PrunerConfig, longest: int = 1) -> None:
         self._config = config
         self._mode: Mode = "min"
         self._digest = config.model_dump_json(exclude={"keep"})
@@ -390,7 +391,8 @@ class Standings:
         """Those of the populations whose decisions stand."""
         self._settings: dict[str, int] = {}
         self._standings: dict[str, Standing] = {}
-        self._longest = 1
+        self.longest = longest
+        """The most epochs that a trial of the sweep may have."""
 
     @property
     def prunes(self) -> bool:
@@ -407,7 +409,7 @@ class Standings:
             config = trial.config
             setting = self._settings.setdefault(setting_key(config), len(self._settings))
             self._standings[trial.fingerprint] = Standing(setting, config.epochs, config.objective)
-            self._longest = max(self._longest, config.epochs)
+            self.longest = max(self.longest, config.epochs)
             self._mode = config.mode
             search = trial.run.search
             text = f"{self._digest} {search.name} {search.seed} {trial.fingerprint}"
@@ -427,7 +429,7 @@ class Standings:
         for key in others:
             self._standings[key].pruned = False
         if others:
-            lost = Pruner(KnownRungs(self._config, self._longest, self._standings), self._mode).decide_by_known(others)
+            lost = Pruner(KnownRungs(self._config, self.longest, self._standings), self._mode).decide_by_known(others)
             for key, (epochs, reason) in lost.items():
                 rungs = {at: value for at, value in known[key].rungs.items() if at <= epochs}
                 left[key] = replace(known[key], reason=reason, rungs=rungs, population=self._digest)
@@ -445,7 +447,7 @@ class Standings:
         if standing is None or value is None or at.step >= at.steps:
             return
         done, now = (step * standing.epochs / at.steps for step in (before, at.step))
-        rungs = rungs_within(self._config, self._longest, standing.epochs)
+        rungs = rungs_within(self._config, self.longest, standing.epochs)
         if any(done < epochs - ROUNDING <= now for _, epochs in rungs):
             standing.values[now] = value
 
@@ -466,7 +468,7 @@ class Standings:
         if not self.prunes:
             return None
         copies = {key: replace(one, values=dict(one.values)) for key, one in self._standings.items()}
-        return KnownRungs(self._config, self._longest, copies, self._digest)
+        return KnownRungs(self._config, self.longest, copies, self._digest)
 
 
 def ordinal(number: int) -> str:
@@ -475,18 +477,20 @@ def ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
-def describe_pruner(config: PrunerConfig, epochs: Sequence[int], by_epoch: bool = True) -> list[str]:
+def describe_pruner(config: PrunerConfig, epochs: Sequence[int], by_epoch: bool = True, longest: int = 1) -> list[str]:
     """Says at which epochs trials are judged; nothing if none is.
 
     Args:
         config: the pruner.
         epochs: the epochs of each trial.
         by_epoch: False if a trial is not measured after each epoch.
+        longest: the most epochs that a trial of the sweep may have.
     """
     if config.name == "none" or not epochs:
         return []
-    longest = max(epochs)
-    found = {one: [math.ceil(at - ROUNDING) for _, at in rungs_within(config, longest, one)] for one in {*epochs}}
+    longest = max(longest, *epochs)
+    each = {longest, *epochs}
+    found = {one: [math.ceil(at - ROUNDING) for _, at in rungs_within(config, longest, one)] for one in each}
     if not any(found.values()):
         least = f"no trial has more epochs than pruner.min_epochs={config.min_epochs}"
         return [f"pruner={config.name}: {least}, so none ends early"]
