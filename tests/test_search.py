@@ -227,6 +227,27 @@ def test_a_trial_that_diverges_is_a_failed_point(folder: Path) -> None:
     assert [one.state for one in study.trials] == [TrialState.FAIL] * 2
 
 
+def test_a_point_that_failed_for_a_reason_that_passes_is_told_by_the_next_command(folder: Path) -> None:
+    (folder / "on_a_full_disk.py").write_text(
+        "from pathlib import Path\n"
+        "def train(config, context):\n"
+        "    if config.optimizer.lr == 0.2 and not Path('room').exists():\n"
+        "        raise OSError('no room')\n"
+        "    context.report({'val/accuracy': config.optimizer.lr}, 1)\n"
+    )
+    loop = "trainer={_target_:on_a_full_disk.train}"
+    space = ("optimizer.lr=0.1,0.2,0.3", "search=qmc", "search.width=1", "search.patience=9", "engine=inline")
+    command = ("-m", "dataset=digits", "epochs=1", "device=cpu", "retries=0", loop, *space)
+    states = []
+    for code in (1, 0):
+        assert here.train(*command).code == code
+        (study,) = studies(folder)
+        states.append({one.params["optimizer.lr"]: (one.state.name, one.value) for one in study.trials})
+        (folder / "room").touch()
+    expected = {"0.1": ("COMPLETE", 0.1), "0.3": ("COMPLETE", 0.3)}
+    assert states == [{**expected, "0.2": ("RUNNING", None)}, {**expected, "0.2": ("COMPLETE", 0.2)}]
+
+
 def test_a_point_whose_values_do_not_go_together_counts_as_failed(folder: Path) -> None:
     command = ("dataset=digits", "epochs=1", "device=cpu", "+model.hidden=choice([8],[16])", "model=logistic,mlp")
     done = here.train("-m", *command, "search=random", "search.trials=8", "engine=inline")
