@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from sweepstack.errors import StoreError
 from sweepstack.journal.log import Journal
 from sweepstack.search.optuna_strategy import StudyFile
+from sweepstack.tracking.store import Store
 
 from . import here
 from .stories import in_process, killed_at
@@ -120,6 +121,7 @@ def test_the_objective_is_the_mean_over_the_seeds_of_a_point(folder: Path) -> No
     search(*TPE, "search.trials=8", "search.seeds=2", "seed=5")
     runs, (study,) = recorded(folder), studies(folder)
     assert {seed for _, _, seed in runs} == {"5", "6"}
+    assert {row.asked for row in Store(f"sqlite:///{folder}/mlflow.db").rows()} == {"2: 5, 6"}
     assert len(runs) == 2 * len(study.trials) == 8
     means = {(f"{one.params['optimizer.lr']:.6g}", one.params["batch_size"]): one.value for one in study.trials}
     for (lr, bs), mean in means.items():
@@ -249,10 +251,20 @@ def test_a_point_that_failed_for_a_reason_that_passes_is_told_by_the_next_comman
 
 
 def test_a_point_whose_values_do_not_go_together_counts_as_failed(folder: Path) -> None:
-    command = ("dataset=digits", "epochs=1", "device=cpu", "+model.hidden=choice([8],[16])", "model=logistic,mlp")
-    done = here.train("-m", *command, "search=random", "search.trials=8", "engine=inline")
-    assert done.code == 2  # each of the first values must be right
-    assert "hidden" in done.err
+    """Nesterov's momentum needs one."""
+    space = ("optimizer.nesterov=false,true", "optimizer.momentum=0.9,0.0", "batch_size=100")
+    command = ("-m", *SMALL, *space, "search=random", "search.trials=40", "search.width=4", "engine=inline")
+    for _ in range(2):
+        done = here.train(*command)
+        assert done.code == 1, done.err
+        assert "counts as failed" in done.out
+        (study,) = studies(folder)
+        points = {
+            (one.params["optimizer.nesterov"].lower(), one.params["optimizer.momentum"]): one.state
+            for one in study.trials
+        }
+        assert points.pop(("true", "0.0")) is TrialState.FAIL
+        assert [*points.values()] == [TrialState.COMPLETE] * 3
 
 
 def test_two_objectives_are_the_metric_and_the_cost(folder: Path) -> None:
