@@ -1,5 +1,6 @@
 """`sweepstack refine`, as it is typed: further seeds for the settings that may be the best."""
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -90,6 +91,31 @@ def test_a_named_sweep_is_refined_with_its_settings_alone(store):
     assert sorted(zip(frame["lr"], frame["seed"], strict=True)) == [
         (lr, seed) for lr in (0.7, 1.0) for seed in (0, 1, 2)
     ]
+
+
+def test_seeds_of_a_sweep_whose_file_brings_a_pruner_and_a_search_are_all_trained_and_so_is_a_repetition(store):
+    words = (
+        "sweeps=hyperband",
+        "pruner.min_epochs=2",
+        "search.trials=4",
+        "optimizer.lr=0.4,0.5,0.6,0.7",
+        "batch_size=100",
+    )
+    done = here.train("-m", *SMALL, *words, "tracking.sweep=named")
+    assert (done.code, done.err) == (0, "")
+    first = table("named", store=store)
+    assert {"FINISHED", "PRUNED"} == {*first["state"]}
+    done = here.sweepstack("refine", "--budget", "4")
+    assert (done.code, done.err) == (0, "")
+    frame = table("named", store=store)
+    added = frame[~frame["run_id"].isin(first["run_id"])]
+    assert len(added) >= 2
+    assert {*added["state"]} == {"FINISHED"}
+    run = first[first["state"] == "FINISHED"]["run_id"].iloc[0]
+    printed = here.sweepstack("repro", str(run))
+    assert "pruner=none ++pruner.min_epochs=1 search=grid ++search.trials=null" in printed.out
+    again = here.train(*shlex.split(printed.out.strip())[2:], "tracking.sweep=again")
+    assert (again.code, again.err) == (0, "")
 
 
 FRAGILE = """

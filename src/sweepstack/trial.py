@@ -124,6 +124,9 @@ class Outcome:
     rungs: Mapping[float, float] = field(default_factory=dict)
     """The objective at the rungs of the sweep's pruner that the trial has reached, by the epochs that it had trained
     then; see `search/pruning.py`."""
+    population: str = ""
+    """Digest of the trials that a PRUNED one was compared with, and of the pruner; see `Standings`. Empty if that is
+    not known."""
 
     @property
     def settled(self) -> bool:

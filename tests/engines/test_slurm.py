@@ -175,7 +175,7 @@ def test_a_stack_that_takes_too_much_memory_goes_on_in_halves(terminal: Terminal
     (terminal.folder / "hungry.py").write_text(HUNGRY)
     (terminal.folder / "deaths").mkdir()
     words = ("train.py", "-m", "dataset=digits", "epochs=2", "optimizer.lr=0.1,0.2", "model._target_=hungry.Net")
-    done = terminal.type(*words, "launch.stack=force", "engine=slurm", "engine.memory_gb=1")
+    done = terminal.type(*words, "launch.stack=force", "launch.width=2", "engine=slurm", "engine.memory_gb=1")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert done.stdout.count("Exceeded job memory limit") == 3
     assert "its trials go on in halves, which need less memory." in done.stdout

@@ -1,6 +1,8 @@
 """Trials that leave early: from trials to outcomes, in this process, and what later commands make of them."""
 
 import itertools
+import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from sweepstack.config.parsing import parse
-from sweepstack.events import Ended
+from sweepstack.events import Ended, Measured
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.listener import Listener
 from sweepstack.execution.prepare import Prepared, prepare
@@ -38,6 +40,7 @@ def trials(tmp_path: Path, digits_plain: Callable[..., dict[str, Any]]) -> Itera
         batches: Sequence[int] = (100,),
         lrs: Sequence[float] = LRS,
         epochs: Sequence[int] = (9,),
+        sweep: str = "sweep",
         **changes: Any,
     ) -> Prepared:
         config = {"threads": 1, "launch.stack": "force", "launch.width": 64, **changes}
@@ -55,7 +58,7 @@ def trials(tmp_path: Path, digits_plain: Callable[..., dict[str, Any]]) -> Itera
             folder = tmp_path / "jobs" / str(number)
             name = f"lr={lr} seed={seed} bs={batch}" + (f" epochs={longest}" if len(epochs) > 1 else "")
             made.append(
-                Trial(parsed.trial, number, name, params, folder, "", parsed.run, folder / "train.log", sweep="sweep")
+                Trial(parsed.trial, number, name, params, folder, "", parsed.run, folder / "train.log", sweep=sweep)
             )
         return prepare(made, "train", InProcessExecutor())
 
@@ -75,6 +78,18 @@ class Events(Listener):
 
     def on_message(self, line: str) -> None:
         self.lines.append(line)
+
+
+class Interrupts(Listener):
+    """Ends the command when a trial is measured after an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_measured(self, event: Measured) -> None:
+        if event.measurement.epoch == self.epoch:
+            self.epoch = 0  # a second signal would not wait for a checkpoint
+            signal.raise_signal(signal.SIGINT)
 
 
 def run(prepared: Prepared, store: Store, *listeners: Listener) -> dict[str, Outcome]:
@@ -284,7 +299,7 @@ def test_trials_that_share_a_training_leave_it_one_by_one(store: Store, trials: 
 
 def test_what_was_pruned_in_a_sweep_counts_in_a_wider_one(store: Store, trials: MakeTrials) -> None:
     first = run(trials(lrs=LRS[:6], **HALVING), store)
-    outcomes = run(trials(**HALVING), store)
+    outcomes = run(trials(sweep="wider", **HALVING), store)
     assert {name: outcomes[name].state for name in first} == {name: one.state for name, one in first.items()}
     reasons = [one.reason for name, one in outcomes.items() if name not in first]
     assert all(" of 9" in reason or " of 3" in reason for reason in reasons if reason)
@@ -316,3 +331,72 @@ def test_trials_that_were_pruned_out_of_one_training_share_it_again(
     assert [len(one.stack.trajectories) for one in work.continued] == [1]
     assert {*states(run(trials(**alone), store)).values()} == {"FINISHED"}
     assert curves(store) == values
+
+
+def test_a_resumed_stack_trains_members_of_another_sweep_to_their_end(store: Store, trials: MakeTrials) -> None:
+    """Nobody judges them or counts them: their own sweep has no pruner."""
+    lrs = (0.0003, 0.001, 0.3, 0.01, 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        run(trials(lrs=lrs, **{"checkpoint.every": 0}), store, Interrupts(2))
+    two = run(trials(lrs=(0.01, 0.1), sweep="two", **HALVING), store)
+    assert [*states(two).values()] == ["PRUNED", "FINISHED"]
+    assert two["lr=0.01 seed=0 bs=100"].reason == "pruned at epoch 3 by halving: 2nd of 2"
+    assert sorted(row.state for row in store.rows("sweep")) == [*["FINISHED"] * 4, "PRUNED"]
+    assert {*states(run(trials(lrs=lrs), store)).values()} == {"FINISHED"}
+    assert {len(values) for values in curves(store).values()} == {9}
+
+
+def test_another_grid_decides_anew_by_what_is_known_at_the_rungs(store: Store, trials: MakeTrials) -> None:
+    first = run(trials(lrs=(0.001, 0.01, 0.1), **HALVING), store)
+    assert [*states(first).values()] == ["PRUNED", "PRUNED", "FINISHED"]
+    fewer = trials(lrs=(0.001, 0.01), sweep="fewer", **HALVING)
+    work, chosen = foresee(fewer, store, InProcessExecutor())
+    assert [[trial.name for trial in stack.trials] for stack in chosen.plan.stacks] == [["lr=0.01 seed=0 bs=100"]]
+    assert [outcome.reason for _, outcome, _ in work.settled] == ["pruned at epoch 1 by halving: 2nd of 2"]
+    seen = Events()
+    outcomes = run(fewer, store, seen)
+    assert states(outcomes) == {"lr=0.001 seed=0 bs=100": "PRUNED", "lr=0.01 seed=0 bs=100": "FINISHED"}
+    assert [one.recomposed for one in seen.ended] == ["resumed where it was pruned"]
+    assert sorted(map(len, curves(store).values())) == [1, 9, 9]
+    again = run(fewer, store, seen)
+    assert (states(again), len(seen.ended)) == (states(outcomes), 1)
+    bound = {"pruner.name": "threshold", "pruner.bound": 0.999}  # another pruner, too
+    (outcome,) = run(trials(lrs=(0.001,), sweep="bound", **bound), store, seen).values()
+    assert outcome.reason.startswith("pruned at epoch 1 by threshold: ")
+    assert len(seen.ended) == 1
+
+
+@pytest.mark.parametrize("stack", ["force", False])
+def test_who_ends_by_itself_at_a_rung_is_not_pruned_there(store: Store, trials: MakeTrials, stack: Any) -> None:
+    early = {"early_stopping.patience": 1, "early_stopping.min_delta": 0.99}
+    seen = Events()
+    made = trials(lrs=LRS[:2], epochs=(4,), **early, **HALVING, **{"pruner.min_epochs": 2, "launch.stack": stack})
+    outcomes = run(made, store, seen)
+    assert [str(one.state) for one in outcomes.values()] == ["FINISHED"] * 2
+    assert all("no better" in one.reason or "patience" in one.reason for one in outcomes.values())
+    assert [line for line in seen.lines if "go on" in line] == []
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_the_record_of_a_trial_that_was_pruned_and_trained_on_has_the_points_of_an_undisturbed_one(
+    store: Store, trials: MakeTrials, tmp_path: Path, empty_database: Path, keep_best: bool
+) -> None:
+    made = {"lrs": (0.001, 0.1), "epochs": (3,), "keep_best": keep_best}
+    (tmp_path / "plain").mkdir()
+    undisturbed = new_store(tmp_path / "plain", empty_database)
+    run(trials(**made), undisturbed)
+    run(trials(**made, **HALVING), store)
+    run(trials(**made), store)
+    assert recorded(store) == recorded(undisturbed)
+
+
+def recorded(store: Store) -> Counter[tuple[str, str, int]]:
+    """How often the store holds a point of each metric of each run at each step; but for times, of which each end has
+    one.
+    """
+    runs = ((row, store.client.get_run(row.run_id).data.metrics) for row in store.rows("sweep"))
+    names = ((row, key) for row, metrics in runs for key in metrics)
+    histories = ((row.name, store.client.get_metric_history(row.run_id, key)) for row, key in names)
+    return Counter(
+        (name, point.key, point.step) for name, points in histories for point in points if "seconds" not in point.key
+    )

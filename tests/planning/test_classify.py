@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from sweepstack.config.schema import PrunerConfig, RunConfig
 from sweepstack.planning.classify import Decision, Resume, Reuse, Train, WaitFor, classify
 from sweepstack.planning.known_trials import CLAIMED, INTERRUPTED, SETTLED, Composition, Entry, KnownTrials
 from sweepstack.trial import Finished, Outcome, TrialState
@@ -90,41 +89,35 @@ def test_a_stack_that_was_left_open(trial: MakeTrial, change: dict[str, Any], wa
     assert {type(one) for one in lost} == {Train}
 
 
-def pruned_by(name: str, **keys: Any) -> RunConfig:
-    return RunConfig(pruner=PrunerConfig(name=name, **keys))
-
-
-def test_the_same_pruner_leaves_a_trial_and_any_other_one_trains_it_on(trial: MakeTrial) -> None:
-    halving = pruned_by("halving")
+def test_a_pruned_trial_that_the_pruner_does_not_leave_so_is_trained_on(trial: MakeTrial) -> None:
     outcome = Outcome(TrialState.PRUNED, {"val/accuracy": 0.5}, "pruned at epoch 1 by halving: 2nd of 2")
-    entry = Entry(trial(1, run=halving), None, None, INTERRUPTED, at=1.0, outcome=outcome)
+    entry = Entry(trial(1), None, None, INTERRUPTED, at=1.0, outcome=outcome)
+    wanted, of_wanted = trial(1, "new"), {fingerprint(1): replace(outcome, reason="pruned at epoch 1: 3rd of 3")}
     known = KnownTrials({fingerprint(1): entry}, {}, {})
-    mine = KnownTrials({fingerprint(1): replace(entry, state=CLAIMED, session=OTHER)}, {}, {})
-    same, kept = trial(1, "new", run=halving), trial(1, "new", run=pruned_by("halving", keep=False))
-    for wanted in (same, kept):
-        left = Reuse(replace(wanted, id="sweep-1"), outcome, None, in_ledger=True)
-        assert classify([wanted], known, {}, ME) == classify([wanted], mine, {}, ME) == [left]
-        finished = classify([wanted], known, {fingerprint(1): STORED}, ME)  # by a rerun
+    others = KnownTrials({fingerprint(1): replace(entry, state=CLAIMED, session=OTHER)}, {}, {})
+    left = Reuse(replace(wanted, id="sweep-1"), of_wanted[fingerprint(1)], None, in_ledger=True)
+    for one in (replace(known, left_pruned=of_wanted), replace(others, left_pruned=of_wanted)):
+        assert classify([wanted], one, {}, ME) == [left]
+        finished = classify([wanted], one, {fingerprint(1): STORED}, ME)  # by a rerun
         assert finished == [Reuse(replace(wanted, id="sweep-1"), DONE, STORED, in_ledger=False)]
-    for run in (RunConfig(), pruned_by("median"), pruned_by("halving", factor=2)):
-        wanted = trial(1, "new", run=run)
-        (decision,) = classify([wanted], known, {}, ME)
-        assert isinstance(decision, Train)
-        assert decision.trial.id == "sweep-1"
-        assert classify([wanted], mine, {}, ME) == [WaitFor(wanted, OTHER)]  # until that command has ended
-    (again,) = classify([same], known, {}, ME, rerun=True)
-    assert again == Train(Entry(same, ME, None, CLAIMED))
+    (again,) = classify([wanted], replace(known, left_pruned=of_wanted), {}, ME, rerun=True)
+    assert again == Train(Entry(wanted, ME, None, CLAIMED))
+    (decision,) = classify([wanted], known, {}, ME)
+    assert isinstance(decision, Train)
+    assert decision.trial.id == "sweep-1"
+    assert classify([wanted], others, {}, ME) == [WaitFor(wanted, OTHER)]  # until that command has ended
 
 
 def test_a_stack_is_resumed_without_its_pruned_members(trial: MakeTrial) -> None:
     """They stay as they are, or have left it for good."""
-    halving = pruned_by("halving")
-    one, two, three = (Entry(trial(number, run=halving), OTHER, "stack", INTERRUPTED, at=1.0) for number in (1, 2, 3))
-    three = replace(three, outcome=Outcome(TrialState.PRUNED))
+    one, two, three = (Entry(trial(number), OTHER, "stack", INTERRUPTED, at=1.0) for number in (1, 2, 3))
+    pruned = Outcome(TrialState.PRUNED)
+    three = replace(three, outcome=pruned)
     stack = Composition("stack", (("sweep-1",), ("sweep-2",), ("sweep-3",)), CHOICE, "cpu")
     entries = {entry.trial.fingerprint: entry for entry in (one, two, three)}
     known = KnownTrials(entries, {"stack": [*entries.values()]}, {"stack": stack})
-    same = classify([trial(number, run=halving) for number in (1, 2, 3)], known, {}, ME)
+    left = replace(known, left_pruned={three.trial.fingerprint: pruned})
+    same = classify([trial(number) for number in (1, 2, 3)], left, {}, ME)
     assert [type(one) for one in same] == [Resume, Resume, Reuse]
     assert isinstance(same[0], Resume)
     assert same[0].stack == stack

@@ -281,6 +281,22 @@ def test_of_a_trial_that_was_recorded_twice_the_record_with_a_figure_counts() ->
     assert one_row_per_seed(as_frame(rows), "val/accuracy").equals(as_frame(rows))
 
 
+def test_a_setting_that_was_pruned_once_wins_by_what_was_trained_in_full() -> None:
+    rows = [
+        trial({"lr": 0.05}, 0, {"val/accuracy": 0.5}, "PRUNED"),
+        trial({"lr": 0.05}, 0, {"val/accuracy": 0.86}),
+        trial({"lr": 0.1}, 0, {"val/accuracy": 0.4}, "PRUNED"),
+        trial({"lr": 0.1}, 1, {"val/accuracy": 0.8}),
+        trial({"lr": 0.02}, 0, {"val/accuracy": 0.73}),
+        trial({"lr": 3.0}, 0, {"val/accuracy": 0.1}, "PRUNED"),
+    ]
+    found = select(as_frame(rows))
+    assert [*found.groups["lr"]] == [0.05, 0.1, 0.02]
+    assert [*found.groups["failed"]] == [0, 0, 0]
+    assert [*found.groups["mean"]] == [0.86, 0.8, 0.73]
+    assert len(found.pruned) == 1
+
+
 def test_equal_trials_are_told_apart_by_seed() -> None:
     found = select(as_frame([trial({"lr": 0.1}, seed, {"val/accuracy": 0.9}) for seed in (7, 3, 5)]))
     assert found.trial["seed"] == 3

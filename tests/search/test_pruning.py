@@ -3,12 +3,13 @@
 import json
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import PrunerConfig
+from sweepstack.config.schema import PrunerConfig, RunConfig, SearchConfig
 from sweepstack.errors import ConfigError
 from sweepstack.planning.compatibility import setting_key
 from sweepstack.search.pruning import (
@@ -22,7 +23,7 @@ from sweepstack.search.pruning import (
     rungs_of,
     rungs_within,
 )
-from sweepstack.trial import Measurement
+from sweepstack.trial import Measurement, Outcome, TrialState
 
 
 def pruner(epochs: dict[str, int], settings: dict[str, int] | None = None, mode: Any = "max", **keys: Any) -> Pruner:
@@ -71,11 +72,11 @@ def test_seeds_of_a_setting_are_judged_by_their_mean() -> None:
 def test_a_setting_of_which_a_trial_has_failed_comes_last_at_the_next_rung_only() -> None:
     seeds = {"a0": 0, "a1": 0, "b0": 1, "c0": 2}
     one = pruner(dict.fromkeys(seeds, 27), seeds, name="halving", factor=2)
-    one.fail("a1")
+    one.end("a1", failed=True)
     assert sorted(at(one, 1, a0=0.9, b0=0.2, c0=0.1)) == ["a0", "c0"]  # of three, one goes on
     other = pruner(dict.fromkeys("abcd", 8), name="halving", factor=2)
     assert sorted(at(other, 1, a=0.4, b=0.3, c=0.2, d=0.1)) == ["c", "d"]
-    other.fail("a")
+    other.end("a", failed=True)
     assert at(other, 2, b=0.3) == {}  # a counts as the loser
 
 
@@ -167,6 +168,27 @@ def test_a_bound_and_patience_compare_a_setting_with_nobody() -> None:
     }
 
 
+def test_patience_counts_epochs_however_seldom_a_trial_is_measured() -> None:
+    one = pruner({"a": 18}, name="patient", patience=3)
+    assert at(one, 2, a=0.5) == at(one, 4, a=0.4) == {}
+    assert at(one, 6, a=0.5) == {"a": "pruned at epoch 6 by patient: no better val/accuracy than 0.5000 for 4 epochs"}
+    (line,) = describe_pruner(PrunerConfig(name="patient"), [18], by_epoch=False)
+    assert line.endswith("after each epoch from 1 to 17, or at the first measurement after that")
+
+
+def test_a_trial_that_ends_by_itself_at_a_rung_is_not_pruned_nor_are_its_other_seeds_for_it() -> None:
+    seeds = {"a0": 0, "a1": 0, "b0": 1, "c0": 2}
+    one = pruner(dict.fromkeys(seeds, 9), seeds, name="halving")
+    for name, value in {"a0": 0.1, "b0": 0.9, "c0": 0.2}.items():
+        one.take(name, 1, value)
+    one.end("a0", failed=False)  # as early_stopping does
+    decision = one.decide()
+    assert dict(decision.leaving) == {"c0": "pruned at epoch 1 by halving: 2nd of 3"}
+    assert decision.judged == 2
+    one._standings["c0"].values[1] = one._standings["b0"].values[1] = 0.01
+    assert at(one, 1, a1=0.5) == {}  # the setting is the best now
+
+
 def test_trials_of_unlike_objectives_are_not_compared() -> None:
     one = pruner(dict.fromkeys("ab", 9), name="halving")
     one._standings["b"].objective = "val/f1"
@@ -195,15 +217,40 @@ def test_what_a_command_knows_of_a_trial_is_what_its_worker_knows(trial: Any, di
     assert epochs == 2
     standings.take(one, Measurement(1, 7, 14, {"val/accuracy": 0.5}), 0)
     standings.take(other, Measurement(2, 14, 14, {"val/accuracy": 0.5}), 7)  # at its end
-    known = standings.known([one])
+    known = standings.known()
     assert known is not None
     assert [known.standings[key].values for key in ("0", "1")] == [{1.0: 0.5}, {}]
     worker = Pruner(known, "max")
     worker.begin()
     worker.take("1", 1.0, 0.4)
     assert [*worker.decide().leaving] == ["1"]
-    assert standings.known([one]) is not known
-    assert Standings(PrunerConfig()).known([one]) is None
+    assert standings.known() is not known
+    assert Standings(PrunerConfig()).known() is None
+
+
+@pytest.mark.parametrize(("search", "stands"), [("grid", False), ("tpe", True)])
+def test_what_was_decided_stands_in_a_search_that_has_grown_and_in_no_other_grid(
+    trial: Any, digits_config: Any, search: str, stands: bool
+) -> None:
+    config = PrunerConfig(name="halving")
+    run = RunConfig(pruner=config, search=SearchConfig(name=search))
+    trials = [
+        trial(number, fingerprint=f"{number}", config=digits_config({"optimizer.lr": lr}), run=run)
+        for number, lr in enumerate((0.1, 0.2, 0.3))
+    ]
+    small, large, same, other = (Standings(config) for _ in range(4))
+    small.add(trials[:2])
+    large.add(trials)
+    same.add(trials[:2])
+    other.add(trials[1:])
+    known = small.known()
+    assert known is not None
+    outcome = Outcome(TrialState.PRUNED, reason="as it was", rungs={1.0: 0.5}, population=known.population)
+    assert same.judge({"1": outcome, "9": outcome}) == {"1": outcome}
+    assert large.judge({"1": outcome}) == ({"1": outcome} if stands else {})
+    assert other.judge({"1": outcome}) == {}
+    two = other.judge({"1": outcome, "2": replace(outcome, rungs={1.0: 0.6})})
+    assert {key: one.reason for key, one in two.items()} == {"1": "pruned at epoch 1 by halving: 2nd of 2"}
 
 
 @pytest.mark.parametrize(

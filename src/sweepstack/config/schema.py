@@ -571,10 +571,6 @@ class PrunerConfig(Section):
         """True if a trial is judged by those of other settings."""
         return self.name in ("halving", "hyperband", "median")
 
-    def decides_as(self, other: PrunerConfig) -> bool:
-        """True if another config prunes the same trials."""
-        return self.model_copy(update={"keep": other.keep}) == other
-
 
 class CheckpointConfig(Section):
     """When the state of a training is saved, so that it can be resumed: after an epoch, if `every` seconds have passed

@@ -82,7 +82,8 @@ def describe_parts(trials: Sequence[Trial]) -> list[str]:
             "there is no test result"
         )
     if trials:
-        lines += describe_pruner(trials[0].run.pruner, [trial.config.epochs for trial in trials])
+        by_epoch = all(trial.config.evaluate_every == "epoch" for trial in trials)
+        lines += describe_pruner(trials[0].run.pruner, [trial.config.epochs for trial in trials], by_epoch)
     cut = {trial.config.folds for trial in trials if trial.config.folds is not None}
     for folds in sorted(cut):
         some = {trial.config.fold for trial in trials if trial.config.folds == folds}

@@ -92,8 +92,8 @@ class Session:
             missing_files: makes the files that settled trials ask for and their records lack.
         """
         trials = [trial if trial.id else replace(trial, id=secrets.token_hex(8)) for trial in trials]
-        self._standings.add(trials)
-        known = self._ledger.claim(self._number, trials, rerun)
+        _add(self._standings, trials, self._ledger, self._store)
+        known = self._ledger.claim(self._number, trials, rerun, self._standings.judge)
         work = work_for(trials, known, self._ledger, self._store, self._number, rerun)
         for one in work.decisions:
             match one:
@@ -154,7 +154,7 @@ class Session:
         wanted = frozenset(trial.id for trial in stack.trials if self.owns(trial))
         unsettled = any(trial.id not in wanted and not self._is_settled(trial) for trial in stack.trials)
         keep = stack.keep or unsettled
-        return Assignment(stack, wanted, self._ledger.checkpoints(stack.id), keep, self._standings.known(stack.trials))
+        return Assignment(stack, wanted, self._ledger.checkpoints(stack.id), keep, self._standings.known())
 
     def split(self, stack: Stack, parts: Parts, device: str) -> list[Stack]:
         """Replaces a stack by several ones, which resume from its checkpoint.
@@ -418,7 +418,18 @@ def peek(trials: Sequence[Trial], store: Store, rerun: bool) -> Work:
         rerun: train settled trials, too.
     """
     ledger = ledger_of(store, trials[0].run.tracking.journal)
-    return work_for(trials, ledger.peek(trials), ledger, store, None, rerun)
+    standings = Standings(trials[0].run.pruner)
+    _add(standings, trials, ledger, store)
+    return work_for(trials, ledger.peek(trials, standings.judge), ledger, store, None, rerun)
+
+
+def _add(standings: Standings, trials: Sequence[Trial], ledger: Ledger, store: Store) -> None:
+    """Adds trials, and what the store knows of them, to what a pruner decides by."""
+    standings.add(trials)
+    if standings.prunes:
+        finished = lookup_settled(ledger, store, [trial.fingerprint for trial in trials]).finished
+        for trial in (trial for trial in trials if trial.fingerprint in finished):
+            standings.end(trial, finished[trial.fingerprint].outcome)
 
 
 def _composition(stack: Stack) -> Composition:

@@ -339,10 +339,13 @@ class _StackRun:
 
         def end(outcome: Outcome) -> None:
             if self._pruner is not None:
-                if outcome.state is TrialState.FAILED:
-                    self._pruner.fail(trial.fingerprint)
+                if outcome.state is not TrialState.PRUNED:
+                    self._pruner.end(trial.fingerprint, outcome.state is TrialState.FAILED)
+                    self._reasons.pop(trial.fingerprint, None)
                 reason = outcome.reason or self._reasons.get(trial.fingerprint, "")
                 outcome = replace(outcome, reason=reason, rungs=self._pruner.rungs(trial.fingerprint))
+                if outcome.state is TrialState.PRUNED:
+                    outcome = replace(outcome, population=self._pruner.population)
             if trial.id in self._open:  # other trials are in the stack only because it is resumed as a whole
                 event = ended(trial, outcome, self._data)
                 self.emit(replace(event, trained=self._stack.how_trained, recomposed=self._stack.note))

@@ -211,6 +211,7 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "reason": outcome.reason,
         "diverged": outcome.diverged,
         **({"rungs": list(outcome.rungs.items())} if outcome.rungs else {}),
+        **({"population": outcome.population} if outcome.population else {}),
     }
 
 
@@ -223,7 +224,9 @@ def outcome_from_json(content: Mapping[str, Any]) -> Outcome:
     with _whole("an outcome"):
         state = TrialState(content["state"])
         rungs = {float(epochs): float(value) for epochs, value in content.get("rungs", ())}
-        return Outcome(state, content["metrics"], content["reason"], diverged=content["diverged"], rungs=rungs)
+        metrics, reason, diverged = content["metrics"], content["reason"], content["diverged"]
+        population = content.get("population", "")
+        return Outcome(state, metrics, reason, diverged=diverged, rungs=rungs, population=population)
 
 
 def end_as_json(ended: Ended, started: Started | None) -> dict[str, Any]:

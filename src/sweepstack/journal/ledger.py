@@ -21,7 +21,16 @@ from sweepstack.journal.replay import Replay
 from sweepstack.journal.schema import is_whole
 from sweepstack.journal.sessions import Sessions
 from sweepstack.planning.classify import Resume, Train, classify
-from sweepstack.planning.known_trials import CLAIMED, INTERRUPTED, SETTLED, Composition, Entry, KnownTrials
+from sweepstack.planning.known_trials import (
+    CLAIMED,
+    INTERRUPTED,
+    SETTLED,
+    Composition,
+    Entry,
+    JudgePruned,
+    KnownTrials,
+    leave_none,
+)
 from sweepstack.trial import Outcome, Trial
 
 
@@ -32,18 +41,21 @@ class Ledger(Sessions):
         super().__init__(folder)
         self._replays: dict[int, tuple[LogReader, Replay]] = {}
 
-    def claim(self, session: int, trials: Sequence[Trial], rerun: bool = False) -> KnownTrials:
+    def claim(
+        self, session: int, trials: Sequence[Trial], rerun: bool = False, judge: JudgePruned = leave_none
+    ) -> KnownTrials:
         """Claims for a session the trials that no other session trains; see `classify`. Ends dead sessions first.
 
         Args:
             trials: no two have the same fingerprint; each has an id, which is used if the ledger does not know it.
             rerun: train settled trials, too.
+            judge: says which PRUNED trials stay so.
 
         Returns:
             What was known before the claim.
         """
         with transaction(self.file) as database:
-            known = self._known_trials(database, trials, session)
+            known = self._known_trials(database, trials, session, judge)
             decisions = classify(trials, known, {}, session, rerun)
             resumed = {one.stack.id: one for one in decisions if isinstance(one, Resume)}
             for stack, one in resumed.items():
@@ -68,11 +80,11 @@ class Ledger(Sessions):
             )
         return known
 
-    def peek(self, trials: Sequence[Trial]) -> KnownTrials:
-        """Returns what a claim of a new session would know. Writes nothing."""
+    def peek(self, trials: Sequence[Trial], judge: JudgePruned = leave_none) -> KnownTrials:
+        """Returns what a claim of a new session would know; see `claim`. Writes nothing."""
         with scratch_copy(self.file) as database:
             self._check(database)
-            return self._known_trials(database, trials, None)
+            return self._known_trials(database, trials, None, judge)
 
     def plan(self, session: int, compositions: Iterable[Composition]) -> None:
         """Stores how a session's trials are composed into stacks, so that they are resumed in the same stacks."""
@@ -121,11 +133,14 @@ class Ledger(Sessions):
             database.executemany("DELETE FROM trials WHERE id = ? AND session = ? AND at = 0", ids)
             database.executemany("UPDATE trials SET state = 'INTERRUPTED' WHERE id = ? AND session = ?", ids)
 
-    def _known_trials(self, database: sqlite3.Connection, trials: Sequence[Trial], session: int | None) -> KnownTrials:
+    def _known_trials(
+        self, database: sqlite3.Connection, trials: Sequence[Trial], session: int | None, judge: JudgePruned
+    ) -> KnownTrials:
         """Ends the sessions that have died; returns what is known of some trials then.
 
         Args:
             session: the session that wants the trials.
+            judge: says which PRUNED trials stay so.
         """
         self._end_dead(database)
         asked = [
@@ -149,7 +164,9 @@ class Ledger(Sessions):
         stacks = [*planned, *sorted(asked_for - {*planned})]  # the order in which they were to be trained
         members = {stack: entries(database, "stack = ?", (stack,)) for stack in stacks}
         found = {stack: composition_of(database, stack) for stack in stacks}
-        return KnownTrials(known, members, {key: one for key, one in found.items() if one is not None})
+        compositions = {key: one for key, one in found.items() if one is not None}
+        outcomes = {key: entry.outcome for key, entry in known.items() if entry.outcome is not None}
+        return KnownTrials(known, members, compositions, judge(outcomes))
 
     def _with_progress(self, entry: Entry) -> Entry:
         """Updates a CLAIMED row of another living session with the events in that session's journal."""

@@ -77,7 +77,7 @@ def classify(
 
     def decide(trial: Trial) -> Decision:
         entry, recorded = known.entries.get(trial.fingerprint), finished.get(trial.fingerprint)
-        goes_on = entry is not None and is_to_go_on(entry, trial)
+        goes_on = entry is not None and is_to_go_on(entry, known)
         if entry is None or (rerun and (entry.state == SETTLED or is_pruned(entry))):
             entry = Entry(trial, session, None, CLAIMED)  # with an id of its own
         elif entry.state == CLAIMED and entry.session != session and (entry.outcome is None or goes_on):
@@ -86,7 +86,8 @@ def classify(
             if is_pruned(entry) and recorded is not None:  # somebody has trained it to its end
                 return Reuse(_renewed(trial, entry), recorded.outcome, recorded, in_ledger=False)
             # also a trial that has just failed in another session
-            return Reuse(_renewed(trial, entry), entry.outcome, recorded, in_ledger=True)
+            outcome = known.left_pruned.get(trial.fingerprint, entry.outcome)
+            return Reuse(_renewed(trial, entry), outcome, recorded, in_ledger=True)
         elif (found := resumed.get(entry.stack or "")) is not None and entry.trial.id in found[1]:
             stack, members = found
             return Resume(members[entry.trial.id].trial, stack, members)
@@ -104,14 +105,9 @@ def is_pruned(entry: Entry) -> bool:
     return entry.outcome is not None and entry.outcome.state is TrialState.PRUNED
 
 
-def is_to_go_on(entry: Entry, trial: Trial) -> bool:
-    """True if a trial was pruned, and the command that wants it would not have pruned it so.
-
-    Args:
-        entry: the row of the trial.
-        trial: the wanted trial.
-    """
-    return is_pruned(entry) and not trial.run.pruner.decides_as(entry.trial.run.pruner)
+def is_to_go_on(entry: Entry, known: KnownTrials) -> bool:
+    """True if a trial was pruned, and the command that wants it does not leave it so."""
+    return is_pruned(entry) and entry.trial.fingerprint not in known.left_pruned
 
 
 def _resumed(
@@ -125,11 +121,7 @@ def _resumed(
     """
     composition, members = known.compositions.get(stack), known.members[stack]
     if composition is not None and sum(map(len, composition.trajectories)) > 1:
-        gone = {
-            entry.trial.id
-            for entry in members
-            if (trial := wanted.get(entry.trial.fingerprint)) is not None and is_to_go_on(entry, trial)
-        }
+        gone = {entry.trial.id for entry in members if entry.trial.fingerprint in wanted and is_to_go_on(entry, known)}
         members = [entry for entry in members if entry.trial.id not in gone]
         left = (tuple(one for one in ids if one not in gone) for ids in composition.trajectories)
         composition = replace(composition, trajectories=tuple(ids for ids in left if ids))
@@ -143,7 +135,7 @@ def _resumed(
     resumed = {}
     for entry in members:
         trial = wanted.get(entry.trial.fingerprint)
-        stays = is_pruned(entry) and (trial is None or not is_to_go_on(entry, trial))
+        stays = is_pruned(entry) and (trial is None or not is_to_go_on(entry, known))
         if trial is not None and (entry.outdated or entry.state == INTERRUPTED):
             entry = replace(entry, trial=_renewed(trial, entry), outdated="")
         if entry.state == INTERRUPTED and not stays:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,3 +71,15 @@ class KnownTrials:
     """The rows of all trials of each stack that may be resumed, by the stack's id."""
     compositions: Mapping[str, Composition]
     """The compositions of those stacks, by the stack's id. A lost or damaged one is missing."""
+    left_pruned: Mapping[str, Outcome] = field(default_factory=dict)
+    """The outcomes of those PRUNED trials that the command leaves so, by fingerprint; it trains all others on."""
+
+
+JudgePruned = Callable[[Mapping[str, Outcome]], Mapping[str, Outcome]]
+"""Takes the known outcomes of the trials that a command wants, by fingerprint; returns those that it leaves PRUNED,
+each as this command's own pruner says it."""
+
+
+def leave_none(outcomes: Mapping[str, Outcome]) -> Mapping[str, Outcome]:
+    """The `JudgePruned` of a command without a pruner: all of them are trained on."""
+    return {}

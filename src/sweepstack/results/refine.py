@@ -23,7 +23,7 @@ from sweepstack.errors import UserError
 from sweepstack.files.scratch import scratch
 from sweepstack.masking import has_masks
 from sweepstack.planning.plan import count
-from sweepstack.results.reproduce import is_of, is_of_pruner, is_of_search, program
+from sweepstack.results.reproduce import is_of, of_run_alone, program
 from sweepstack.results.selection.comparison import BEST, NOT_TESTED, NOT_TOLD_APART, SEEDS
 from sweepstack.results.selection.predictions import compare_with_targets
 from sweepstack.results.selection.select import Selection, select
@@ -170,8 +170,8 @@ def _jobs(store: Store, groups: pd.DataFrame, pairs: Sequence[tuple[int, int]]) 
 def _overrides(store: Store, run_id: str) -> list[str]:
     """Returns the overrides of a trial but for its seed and for where it is recorded."""
     replaced = ("seed", "rerun", "tracking.sweep", "tracking.uri")
-    lines = [line for line in overrides_of(store, run_id) if not is_of_pruner(line)]
-    kept = [line for line in lines if not is_of_search(line) and not any(is_of(line, key) for key in replaced)]
+    lines = of_run_alone(store, run_id, overrides_of(store, run_id))
+    kept = [line for line in lines if not any(is_of(line, key) for key in replaced)]
     if masked := [line for line in kept if has_masks(line)]:
         raise UserError(
             "an override with a password is not recorded", masked[0], "add seeds by hand: type the sweep with more"

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from sweepstack.config.code_digest import digest, targets_in
 from sweepstack.config.fingerprint import Fingerprint
-from sweepstack.config.schema import TrialConfig
+from sweepstack.config.schema import PrunerConfig, SearchConfig, TrialConfig
 from sweepstack.errors import UserError, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.masking import has_masks
 from sweepstack.paths import project_root
 from sweepstack.results.repetition import TRAINED_ALONE_PATTERN, Comparison, compare
 from sweepstack.tracking.address import sqlite_uri
-from sweepstack.tracking.artifacts import config_of, overrides_of
+from sweepstack.tracking.artifacts import CONFIG, artifact, config_of, overrides_of
 from sweepstack.tracking.runs import Record, find_run
-from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, SEARCH_TAG, TRAINED_TAG, VERSION_TAG
+from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, TRAINED_TAG, VERSION_TAG
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.delivery import environment
 from sweepstack.trial import TrialState
@@ -30,6 +34,10 @@ COMMIT = "mlflow.source.git.commit"
 """Tag with the commit that a run was trained at."""
 UNCOMMITTED = "git.uncommitted_changes"
 """Tag that is "true" if the code had uncommitted changes."""
+
+
+OFF: dict[str, PrunerConfig | SearchConfig] = {"pruner": PrunerConfig(), "search": SearchConfig()}
+"""The config groups that are about a sweep, not about a run, as they are without any."""
 
 
 class Command(NamedTuple):
@@ -60,11 +68,8 @@ def repro_command(store: Store, run: Record) -> Command:
             f"run {run.row.name} has an override with a password, which is not recorded ({needed[0]})",
             remedy="type the command by hand",
         )
-    kept = [line for line in overrides if line not in masked and not is_of(line, "rerun") and not is_of_pruner(line)]
-    kept = [line for line in kept if not is_of_search(line)]
-    if any(tag.startswith(SEARCH_TAG) for tag in run.tags):  # a file may bring the search
-        kept.append("search=grid")
-    return Command(["python", program(), *kept, "rerun=true"], masked)
+    kept = [line for line in overrides if line not in masked and not is_of(line, "rerun")]
+    return Command(["python", program(), *of_run_alone(store, run.row.run_id, kept), "rerun=true"], masked)
 
 
 def is_of(override: str, key: str) -> bool:
@@ -72,14 +77,32 @@ def is_of(override: str, key: str) -> bool:
     return override.lstrip("+").startswith(f"{key}=")
 
 
-def is_of_pruner(override: str) -> bool:
-    """True if an override says which trials of a sweep end early: it is about the sweep, not about the run."""
-    return override.lstrip("+").startswith(("pruner=", "pruner."))
+def of_run_alone(store: Store, run_id: str, overrides: Sequence[str]) -> list[str]:
+    """Returns overrides of a run without those about its sweep: which settings it trains, and which of them end early.
 
-
-def is_of_search(override: str) -> bool:
-    """True if an override says which settings a sweep trains: it is about the sweep, not about the run."""
-    return override.lstrip("+").startswith(("search=", "search."))
+    Args:
+        store: the store with the run.
+        run_id: the run.
+        overrides: its overrides; a file that they name may choose a pruner or a search, too.
+    """
+    found = [
+        line
+        for line in overrides
+        if not line.lstrip("+").startswith(tuple(f"{name}{at}" for name in OFF for at in "=."))
+    ]
+    config = yaml.safe_load(artifact(store, run_id, CONFIG) or "") or {}
+    for group, default in OFF.items():
+        section = config.get(group) or {}
+        if section.get("name", default.name) == default.name:
+            continue
+        found.append(f"{group}={default.name}")
+        for key, usual in default.model_dump(mode="json").items():
+            value = section.get(key, usual)
+            if isinstance(value, dict | list):
+                found += [f"~{group}.{key}"] if value else []  # a mapping cannot be replaced by an empty one
+            elif key != "name" and value != usual:
+                found.append(f"++{group}.{key}={json.dumps(usual)}")
+    return found
 
 
 def program() -> str:

@@ -6,6 +6,7 @@ shorter one, it is at the same part of its own epochs. Trials of one setting are
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import statistics
@@ -50,13 +51,16 @@ class KnownRungs:
     """The most epochs of a trial in the sweep."""
     standings: Mapping[str, Standing]
     """What is known of the trials of the sweep, by fingerprint."""
+    population: str = ""
+    """Digest of those trials and of the pruner; see `Standings`."""
 
     def as_json(self) -> dict[str, Any]:
         """Converts it to plain values."""
         standings = {
             key: {**vars(one), "values": list(one.values.items())} for key, one in self.standings.items()
         }  # JSON has texts as keys only
-        return {"config": self.config.model_dump(), "longest": self.longest, "standings": standings}
+        config, longest, population = self.config.model_dump(), self.longest, self.population
+        return {"config": config, "longest": longest, "standings": standings, "population": population}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> KnownRungs:
@@ -65,7 +69,8 @@ class KnownRungs:
             key: Standing(**{**one, "values": {float(epochs): value for epochs, value in one["values"]}})
             for key, one in content["standings"].items()
         }
-        return cls(PrunerConfig.model_validate(content["config"]), content["longest"], standings)
+        config = PrunerConfig.model_validate(content["config"])
+        return cls(config, content["longest"], standings, content["population"])
 
 
 def rungs_of(config: PrunerConfig, longest: int) -> list[int]:
@@ -164,7 +169,7 @@ class Pruner:
 
     def __init__(self, known: KnownRungs, mode: Mode) -> None:
         self.config, self._longest, self._mode = known.config, known.longest, mode
-        self._standings = known.standings
+        self._standings, self.population = known.standings, known.population
         self._sign = 1 if mode == "min" else -1
         self._shares = brackets(self.config, self._longest) if self.config.name == "hyperband" else [1]
         self._rungs: dict[int, list[tuple[int, float]]] = {}
@@ -172,6 +177,7 @@ class Pruner:
         self._passed: dict[str, dict[float, float]] = {}
         self._next: dict[str, int] = {}
         self._crossed: dict[int, list[str]] = {}
+        self._ended: set[str] = set()
         self._epochs = 0.0
 
     def begin(self, epochs: float = 0.0, passed: Mapping[str, Mapping[float, float]] | None = None) -> None:
@@ -182,7 +188,7 @@ class Pruner:
             passed: what `passed` was then.
         """
         self._passed = {key: {float(at): one for at, one in found.items()} for key, found in (passed or {}).items()}
-        self._crossed = {}
+        self._crossed, self._ended = {}, set()
         for key, standing in self._standings.items():
             standing.values |= self._passed.get(key, {})
             self._next[key] = sum(at <= epochs + ROUNDING for _, at in self._own(standing))
@@ -221,33 +227,59 @@ class Pruner:
         self._crossed.setdefault(own[number - 1][0], []).append(key)  # the last one, if it is measured seldom
         self._next[key], self._epochs = number, epochs
 
-    def fail(self, key: str) -> None:
-        """Notes that a trial has FAILED.
+    def end(self, key: str, failed: bool) -> None:
+        """Notes that a trial has ended and was not pruned, perhaps at a rung about which nothing is decided yet.
 
         Args:
             key: its fingerprint.
+            failed: True if it has FAILED.
         """
         if key in self._standings:
-            self._standings[key].failed = True
+            self._ended.add(key)
+            self._standings[key].failed, self._standings[key].pruned = failed, False
 
     def decide(self) -> Decision:
         """Decides about the trials that have reached a rung since the last call."""
         crossed, self._crossed = self._crossed, {}
         leaving: dict[str, str] = {}
+        left = {key for keys in crossed.values() for key in keys} - self._ended
         for rung, keys in sorted(crossed.items()):
-            groups: dict[tuple[str, int], list[str]] = defaultdict(list)
-            for key in keys:
-                standing = self._standings[key]
-                groups[standing.objective, self._bracket(standing.setting)].append(key)
-            for (objective, bracket), group in groups.items():
-                losers = self._losers(rung, objective, bracket)
-                for key in (key for key in group if key not in leaving):
-                    reason = losers.get(self._standings[key].setting)
-                    if reason is not None:
-                        leaving[key] = f"pruned at epoch {self._epochs:g} by {self.config.name}{reason}"
-            for key in leaving:
-                self._standings[key].pruned = True
-        return Decision(leaving, len({key for keys in crossed.values() for key in keys}), self._epochs)
+            for key, reason in self._judged(rung, [key for key in keys if key in left and key not in leaving]).items():
+                leaving[key] = f"pruned at epoch {self._epochs:g} by {self.config.name}{reason}"
+        return Decision(leaving, len(left), self._epochs)
+
+    def decide_by_known(self, keys: Iterable[str]) -> Mapping[str, tuple[float, str]]:
+        """Decides about trials by what is known of them at the rungs that they have reached.
+
+        Returns:
+            The epochs at which a trial ends, and why, by fingerprint. What is known of it later is dropped.
+        """
+        own = {key: self._own(self._standings[key]) for key in keys}
+        reached = {key: values_at(self._standings[key].values, rungs) for key, rungs in own.items()}
+        leaving: dict[str, tuple[float, str]] = {}
+        for rung in sorted({rung for found in reached.values() for rung in found}):
+            here = [key for key, found in reached.items() if rung in found and key not in leaving]
+            for key, reason in self._judged(rung, here).items():
+                values, begin = self._standings[key].values, dict(own[key])[rung]
+                epochs = min(at for at in values if at + ROUNDING >= begin)
+                self._standings[key].values = {at: value for at, value in values.items() if at <= epochs}
+                leaving[key] = epochs, f"pruned at epoch {epochs:g} by {self.config.name}{reason}"
+        return leaving
+
+    def _judged(self, rung: int, keys: Sequence[str]) -> dict[str, str]:
+        """Returns why trials that have reached a rung end there, by fingerprint."""
+        groups: dict[tuple[str, int], list[str]] = defaultdict(list)
+        for key in keys:
+            standing = self._standings[key]
+            groups[standing.objective, self._bracket(standing.setting)].append(key)
+        found: dict[str, str] = {}
+        for (objective, bracket), group in groups.items():
+            losers = self._losers(rung, objective, bracket)
+            settings = {key: self._standings[key].setting for key in group}
+            found |= {key: losers[setting] for key, setting in settings.items() if setting in losers}
+        for key in found:
+            self._standings[key].pruned = True
+        return found
 
     def _losers(self, rung: int, objective: str, bracket: int) -> dict[int, str]:
         """Returns why settings end at a rung, by their numbers. What was decided before stands."""
@@ -313,12 +345,12 @@ class Pruner:
     def _by_patience(self, means: dict[int, dict[int, float]], rung: int, objective: str) -> dict[int, str]:
         found = {}
         for setting, curve in means.items():
-            best, waited = math.nan, 0
-            for value in curve.values():
-                better = is_better(value + self._sign * self.config.min_delta, best, self._mode)
-                best, waited = (value, 0) if better else (best, waited + 1)
-            if rung in curve and waited >= self.config.patience:
-                found[setting] = f": no better {objective} than {rounded(best)} for {waited} epochs"
+            best, since = math.nan, min(curve) - 1
+            for epoch, value in curve.items():  # its rungs are epochs, of which not each one may be measured
+                if is_better(value + self._sign * self.config.min_delta, best, self._mode):
+                    best, since = value, epoch
+            if rung in curve and rung - since >= self.config.patience:
+                found[setting] = f": no better {objective} than {rounded(best)} for {rung - since} epochs"
         return found
 
     def _best(self, curve: Mapping[int, float]) -> float:
@@ -342,19 +374,32 @@ class Pruner:
 class Standings:
     """Collects what is known of the trials of a command, for the stacks that begin next.
 
+    Its trials are the *population* in which the pruner compares. Whoever is PRUNED has lost in one population, and is
+    judged again in another one. That of a grid is complete when the first trial is judged; a search adds trials to its
+    own, and what was decided before stands.
+
     Args:
         config: the pruner.
     """
 
     def __init__(self, config: PrunerConfig) -> None:
         self._config = config
+        self._mode: Mode = "min"
+        self._digest = config.model_dump_json(exclude={"keep"})
+        self._own_digests: set[str] = set()
+        """Those of the populations whose decisions stand."""
         self._settings: dict[str, int] = {}
         self._standings: dict[str, Standing] = {}
         self._longest = 1
 
+    @property
+    def prunes(self) -> bool:
+        """False without a pruner."""
+        return self._config.name != "none"
+
     def add(self, trials: Iterable[Trial]) -> None:
         """Adds trials, in the order of the sweep; those that are known stay as they are."""
-        if self._config.name == "none":
+        if not self.prunes:
             return
         for trial in trials:
             if trial.fingerprint in self._standings:
@@ -363,6 +408,30 @@ class Standings:
             setting = self._settings.setdefault(setting_key(config), len(self._settings))
             self._standings[trial.fingerprint] = Standing(setting, config.epochs, config.objective)
             self._longest = max(self._longest, config.epochs)
+            self._mode = config.mode
+            search = trial.run.search
+            text = f"{self._digest} {search.name} {search.seed} {trial.fingerprint}"
+            self._digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+            self._own_digests = {self._digest} if search.name == "grid" else {*self._own_digests, self._digest}
+
+    def judge(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Outcome]:
+        """See `JudgePruned`: what was decided in this population stands; about others the pruner decides by what is
+        known of all at the rungs. It may be called again.
+        """
+        known = {key: outcome for key, outcome in outcomes.items() if key in self._standings and outcome.final}
+        for key, outcome in known.items():
+            self._end(key, outcome)
+        known = {key: outcome for key, outcome in known.items() if outcome.state is TrialState.PRUNED}
+        left = {key: outcome for key, outcome in known.items() if outcome.population in self._own_digests}
+        others = [key for key in self._standings if key in known and key not in left]
+        for key in others:
+            self._standings[key].pruned = False
+        if others:
+            lost = Pruner(KnownRungs(self._config, self._longest, self._standings), self._mode).decide_by_known(others)
+            for key, (epochs, reason) in lost.items():
+                rungs = {at: value for at, value in known[key].rungs.items() if at <= epochs}
+                left[key] = replace(known[key], reason=reason, rungs=rungs, population=self._digest)
+        return left
 
     def take(self, trial: Trial, at: Measurement, before: int) -> None:
         """Takes a measurement of a trial.
@@ -382,22 +451,22 @@ class Standings:
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
         """Takes the outcome of a trial, also of one that was trained before."""
-        if (standing := self._standings.get(trial.fingerprint)) is not None:
-            standing.values |= outcome.rungs
-            standing.failed = outcome.state is TrialState.FAILED
-            standing.pruned = outcome.state is TrialState.PRUNED
+        if trial.fingerprint in self._standings:
+            self._end(trial.fingerprint, outcome)
 
-    def known(self, trials: Iterable[Trial]) -> KnownRungs | None:
-        """Returns what a pruner knows when a stack begins; None without a pruner.
+    def _end(self, key: str, outcome: Outcome) -> None:
+        standing = self._standings[key]
+        standing.values |= outcome.rungs
+        standing.failed = outcome.state is TrialState.FAILED
+        standing.pruned = outcome.state is TrialState.PRUNED
 
-        Args:
-            trials: those of the stack.
-        """
-        if self._config.name == "none":
+    def known(self) -> KnownRungs | None:
+        """Returns what a pruner knows when a stack begins; None without a pruner. It does not know members that another
+        command wants: these are trained to their end, and count for nobody."""
+        if not self.prunes:
             return None
-        self.add(trials)
         copies = {key: replace(one, values=dict(one.values)) for key, one in self._standings.items()}
-        return KnownRungs(self._config, self._longest, copies)
+        return KnownRungs(self._config, self._longest, copies, self._digest)
 
 
 def ordinal(number: int) -> str:
@@ -406,12 +475,13 @@ def ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
-def describe_pruner(config: PrunerConfig, epochs: Sequence[int]) -> list[str]:
+def describe_pruner(config: PrunerConfig, epochs: Sequence[int], by_epoch: bool = True) -> list[str]:
     """Says at which epochs trials are judged; nothing if none is.
 
     Args:
         config: the pruner.
         epochs: the epochs of each trial.
+        by_epoch: False if a trial is not measured after each epoch.
     """
     if config.name == "none" or not epochs:
         return []
@@ -430,7 +500,7 @@ def describe_pruner(config: PrunerConfig, epochs: Sequence[int]) -> list[str]:
         one = shorter[-1]
         own = f"{_at(found[one])} of {one}" if found[one] else f"never in {one}"
         line += f" of {longest} epochs, in a shorter training at the same part of its own epochs ({own})"
-    return [line]
+    return [line if by_epoch else f"{line}, or at the first measurement after that"]
 
 
 def _at(epochs: Sequence[int]) -> str:

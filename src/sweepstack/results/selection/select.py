@@ -200,7 +200,10 @@ def select(
 
 
 def _without_pruned(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Returns a table without the settings of which all trials were pruned, and the first run of each of these."""
+    """Returns a table without pruned trials, and the first run of each setting of which all trials were pruned.
+
+    A pruner is no failure: a setting that was trained in full later, or with other seeds, is compared by these.
+    """
     is_pruned = frame["state"] == TrialState.PRUNED
     if not is_pruned.any():
         return frame, ()
@@ -208,7 +211,7 @@ def _without_pruned(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]
     number = frame[settings].apply(identity).groupby(settings, dropna=False).ngroup() if settings else is_pruned * 0
     gone = is_pruned.groupby(number).transform("all")
     first = frame[gone].sort_values(["started", "run_id"]).groupby(number[gone])["run_id"].first()
-    return frame[~gone].reset_index(drop=True), tuple(first)
+    return frame[~is_pruned].reset_index(drop=True), tuple(first)
 
 
 def one_row_per_seed(frame: pd.DataFrame, key: str) -> pd.DataFrame:

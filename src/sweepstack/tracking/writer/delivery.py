@@ -323,7 +323,7 @@ class Delivery:
                     metrics += [Metric(key, value, _ms(event.at), _axis(event)) for key, value in metrics_of_step]
                 case Ended():
                     metrics += [Metric(key, value, _ms(event.at), 0) for key, value in _at_end(event)]
-                    if event.trial.config.keep_best:
+                    if event.trial.config.keep_best and event.outcome.state is not TrialState.PRUNED:
                         metrics += self._best_as_last(run.run_id, event, metrics)
                     tags += _end_tags(event)
         client.log_batch(run.run_id, metrics, params, tags)

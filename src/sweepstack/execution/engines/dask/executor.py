@@ -80,6 +80,12 @@ class DaskExecutor:
         write_assignment(assignment, folder, self._config.lease)
         return DaskHandle(Reports(folder, assignment.stack, reporter), self._config.lease, link, folder)
 
+    def wait(self, seconds: float) -> None:
+        """See `NotifiedExecutor`."""
+        news = self._connected().has_news
+        news.wait(seconds)
+        news.clear()
+
     def _say_once(self, link: Link, reporter: Reporter) -> None:
         if self._announced:
             return

@@ -118,6 +118,7 @@ class Following:
             if self._task is not None:
                 self._task.release()  # the scheduler forgets it, whether it waits or runs
             self._ended.set()
+            self._link.has_news.set()
 
     async def _begin(self) -> None:
         """Submits the task, waits until it begins, and sends the checkpoints of an earlier try."""
@@ -225,6 +226,7 @@ class Following:
             stream.write(lines)
         self._offset += len(lines)
         self._heard = time.monotonic()
+        self._link.has_news.set()
 
     async def _fetch(self, name: str, target: Path) -> None:
         """Fetches a file from the worker.

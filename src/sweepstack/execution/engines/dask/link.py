@@ -59,6 +59,8 @@ class Link:
         """The other ones."""
         self.notes: list[str] = []
         """Lines for the user that nobody has shown yet."""
+        self.has_news = threading.Event()
+        """Set when a worker has handed something over, or cannot any more."""
         self._greeted: set[str] | None = None
         """Workers that can train, as far as they have said; None before the first stack is submitted."""
         self.dashboard = ""

@@ -38,7 +38,9 @@ from sweepstack.files.owner_only import make_folder
 from sweepstack.journal.codec import decode_line
 
 POLL_SECONDS = 0.01
-"""Seconds between two looks at what a training process has written."""
+"""Seconds between two looks whether a training process has done its assignment."""
+LONGEST_PAUSE = 0.1
+"""The longest time in seconds between two looks at what it has written: longer each time while that is nothing."""
 PIECE = 1 << 22
 """The most bytes of a file that are sent at once; of lines, too, unless a single one is longer."""
 LATEST, SNAPSHOT = "latest.pt", "snapshot.pt"
@@ -321,10 +323,14 @@ async def _read(
     until = time.monotonic() + wait
     if (training := _find(token, key)) is not None:
         training.obey(control)
+    pause = POLL_SECONDS
     while (training := _find(token, key)) is not None:
         if (news := training.news(offset, ready, has)) or time.monotonic() > until:
             return {**news, "has_process": training.has_process}
-        await asyncio.sleep(POLL_SECONDS)
+        looked, how = time.monotonic(), training.how
+        while training.how == how and time.monotonic() - looked < pause:
+            await asyncio.sleep(POLL_SECONDS)
+        pause = min(2 * pause, LONGEST_PAUSE)
     return {"unknown": True}
 
 
