@@ -216,7 +216,7 @@ class Search(Supply):
         """True if a further point is to be asked for."""
         config, points = self._budget.config, self._budget.points
         known = self._strategy.points
-        out = [one for one in self._open.values() if not self._waits(one)]
+        out = [one for one in self._open.values() if not self._is_postponed(one)]
         if self._is_exhausted:
             return False
         if len(out) >= self._budget.width or (points is not None and len(known) >= points):
@@ -227,7 +227,7 @@ class Search(Supply):
             return False
         return config.patience is None or self._since_best(known) < config.patience
 
-    def _waits(self, one: _Open) -> bool:
+    def _is_postponed(self, one: _Open) -> bool:
         """True if a point waits for another command: a trial was stopped, or failed for a reason that may pass."""
         keys = [trial.fingerprint for trial in one.trials]
         return any(key in self._stopped or (key in self._outcomes and not self._outcomes[key].final) for key in keys)
@@ -287,7 +287,7 @@ class Search(Supply):
         for number, one in sorted(self._open.items()):
             outcomes = [self._outcomes.get(trial.fingerprint) for trial in one.trials]
             known = [outcome for outcome in outcomes if outcome is not None]
-            if len(known) == len(outcomes) and not self._waits(one):
+            if len(known) == len(outcomes) and not self._is_postponed(one):
                 self._strategy.tell(number, *self._result(one.trials, known))
                 del self._open[number]
 
