@@ -14,6 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from sweepstack.errors import StoreError
 from sweepstack.journal.log import Journal
 from sweepstack.search.optuna_strategy import StudyFile
 from sweepstack.tracking.store import Store
@@ -226,6 +227,27 @@ def test_a_trial_that_diverges_is_a_failed_point(folder: Path) -> None:
     assert done.code == 1
     (study,) = studies(folder)
     assert [one.state for one in study.trials] == [TrialState.FAIL] * 2
+
+
+def test_a_point_that_failed_for_a_reason_that_passes_is_told_by_the_next_command(folder: Path) -> None:
+    (folder / "on_a_full_disk.py").write_text(
+        "from pathlib import Path\n"
+        "def train(config, context):\n"
+        "    if config.optimizer.lr == 0.2 and not Path('room').exists():\n"
+        "        raise OSError('no room')\n"
+        "    context.report({'val/accuracy': config.optimizer.lr}, 1)\n"
+    )
+    loop = "trainer={_target_:on_a_full_disk.train}"
+    space = ("optimizer.lr=0.1,0.2,0.3", "search=qmc", "search.width=1", "search.patience=9", "engine=inline")
+    command = ("-m", "dataset=digits", "epochs=1", "device=cpu", "retries=0", loop, *space)
+    states = []
+    for code in (1, 0):
+        assert here.train(*command).code == code
+        (study,) = studies(folder)
+        states.append({one.params["optimizer.lr"]: (one.state.name, one.value) for one in study.trials})
+        (folder / "room").touch()
+    expected = {"0.1": ("COMPLETE", 0.1), "0.3": ("COMPLETE", 0.3)}
+    assert states == [{**expected, "0.2": ("RUNNING", None)}, {**expected, "0.2": ("COMPLETE", 0.2)}]
 
 
 def test_a_point_whose_values_do_not_go_together_counts_as_failed(folder: Path) -> None:
@@ -543,6 +565,35 @@ def test_a_value_of_the_wrong_type_in_the_section_search_is_one_line(folder: Pat
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert MISTYPED[words] in done.err
     assert not [*folder.glob("mlruns*")]
+
+
+def test_a_study_that_has_lost_a_line_is_one_line_and_notes_of_others_are_none(folder: Path) -> None:
+    search(*TPE, "search.trials=3", "epochs=1")
+    (file,) = folder.glob("journal/mlflow.db/searches/*.jsonl")
+    storage = JournalStorage(JournalFileBackend(str(file)))
+    storage.set_study_user_attr(storage.get_all_studies()[0]._study_id, "note", "as optuna-dashboard writes them")
+    search(*TPE, "search.trials=4", "epochs=1")
+    assert len(recorded(folder)) == 4
+    lines = file.read_text().splitlines(keepends=True)
+    for number in range(len(lines) - 1):
+        if '"line":' not in lines[number]:
+            continue
+        file.write_text("".join(lines[:number] + lines[number + 1 :]))
+        with pytest.raises(StoreError, match="lines, some are missing or twice there"):
+            StudyFile(file)
+    done = here.train("-m", *TPE, "search.trials=4", "epochs=1")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "the study of a search must be readable" in done.err
+    assert len(recorded(folder)) == 4
+
+
+def test_spaces_that_differ_in_the_last_digit_have_studies_of_their_own(folder: Path) -> None:
+    for end in ("0.10000001", "0.10000002"):
+        search(
+            *SMALL, f"optimizer.lr=interval(0.1,{end})", "search=qmc", "search.trials=2", "epochs=1", "engine=inline"
+        )
+    (file,) = folder.glob("journal/mlflow.db/searches/*.jsonl")
+    assert len(JournalStorage(JournalFileBackend(str(file))).get_all_studies()) == 2
 
 
 def test_a_study_that_cannot_be_read_is_one_line(folder: Path) -> None:

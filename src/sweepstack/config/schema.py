@@ -604,11 +604,11 @@ class SearchConfig(Section):
     """Which settings of a sweep are trained: the whole grid, or points of a space that a search chooses one after the
     other. It changes no weights.
 
-    The budget is a number of `trials`, of trial-epochs (`epochs`), of `minutes`, or ends after `patience` points in a
-    row without a better objective; whichever is used up first. `seeds` trials of each point, with seeds from `seed` of
-    the config on, make its objective by their mean. At most `width` points are trained at a time. `seed` is that of the
-    search. `zip` names keys whose lists are read side by side instead of multiplied, `when` searched keys that a point
-    has only if another one has a certain value.
+    The budget is a number of `trials`, of trial-epochs (`epochs`), of `minutes` of each command, or ends after
+    `patience` points in a row without a better objective; whichever is used up first. `seeds` trials of each point,
+    with seeds from `seed` of the config on, make its objective by their mean. At most `width` points are trained at a
+    time. `seed` is that of the search. `zip` names keys whose lists are read side by side instead of multiplied, `when`
+    searched keys that a point has only if another one has a certain value.
     """
 
     name: Annotated[

@@ -178,22 +178,22 @@ def check_searches(hydra: DictConfig, run: RunConfig) -> None:
             raise ConfigError(f"search.{key} has no effect on a grid", getattr(search, key), remedy)
 
 
-def _check_sweeper(hydra: DictConfig, what: str, groups: Sequence[str], otherwise: str) -> None:
+def _check_sweeper(hydra: DictConfig, what: str, groups: Sequence[str], alternative: str) -> None:
     """Checks that a command is a sweep, with our sweeper or launcher.
 
     Args:
         hydra: its node hydra.
         what: what needs that, as typed.
         groups: which of the two.
-        otherwise: what a user can do instead.
+        alternative: what a user can do instead.
     """
     if hydra.mode != RunMode.MULTIRUN:
-        raise ConfigError(f"{what} needs a sweep", remedy=f"add -m, or {otherwise}")
+        raise ConfigError(f"{what} needs a sweep", remedy=f"add -m, or {alternative}")
     for group in groups:
         chosen = hydra.runtime.choices.get(f"hydra/{group}")
         if chosen != "sweepstack":
             raise ConfigError(
-                f"{what} needs hydra/{group}=sweepstack", chosen, f"leave out hydra/{group}, or {otherwise}"
+                f"{what} needs hydra/{group}=sweepstack", chosen, f"leave out hydra/{group}, or {alternative}"
             )
 
 

@@ -29,6 +29,10 @@ from sweepstack.search.strategy import Point, PointState
 
 SPACE = "space"
 """Attribute of a study: the space of its points, in words."""
+EXACT_SPACE = "exact space"
+"""Attribute of a study: the same with all digits, by which it is found again."""
+LINE = "line"
+"""Key of our lines in the file of a study: their number, from 0. Optuna ignores it."""
 STATES = {
     PointState.ASKED: TrialState.RUNNING,
     PointState.COMPLETE: TrialState.COMPLETE,
@@ -60,6 +64,9 @@ class StudyFile(BaseJournalBackend):
             text = path.read_bytes() if path.exists() else b""
             self._size = text.rfind(b"\n") + 1  # a last line without an end was being written when the power went
             self._logs: list[dict[str, Any]] = [json.loads(line) for line in text[: self._size].splitlines()]
+            numbers = [log[LINE] for log in self._logs if LINE in log]  # optuna-dashboard may add lines of its own
+            if numbers != [*range(len(numbers))]:
+                raise ValueError(f"after {len(numbers)} lines, some are missing or twice there")
         except (OSError, ValueError) as error:
             rule = f"the study of a search must be readable ({one_line(error)})"
             raise StoreError(
@@ -73,7 +80,8 @@ class StudyFile(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """See `BaseJournalBackend`; nothing is written before `keep`."""
-        self._logs += json.loads(json.dumps(logs))
+        first = sum(LINE in log for log in self._logs)
+        self._logs += [{**log, LINE: number} for number, log in enumerate(json.loads(json.dumps(logs)), first)]
 
     def keep(self) -> None:
         """Writes what is new, and returns when it is on the disk."""
@@ -137,10 +145,10 @@ class OptunaStrategy:
 
     def _open(self, name: str) -> Study:
         """Returns the study of the space; takes over the points of the latest one that had another space."""
-        shown = "; ".join(self._space.lines())
+        exact = repr(self._space)
         studies = self._storage.get_all_studies()
         for one in studies:
-            if one.user_attrs.get(SPACE) == shown:
+            if one.user_attrs.get(EXACT_SPACE) == exact:
                 return optuna.load_study(study_name=one.study_name, storage=self._storage)
         own_name = name if not studies else f"{name} ({len(studies) + 1})"
         study = optuna.create_study(study_name=own_name, storage=self._storage, directions=self._directions)
@@ -156,7 +164,8 @@ class OptunaStrategy:
                             distributions=self._of(trial.params),
                         )
                     )
-        study.set_user_attr(SPACE, shown)
+        study.set_user_attr(SPACE, "; ".join(self._space.lines()))
+        study.set_user_attr(EXACT_SPACE, exact)
         return study
 
     @property

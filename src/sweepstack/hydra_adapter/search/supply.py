@@ -145,8 +145,9 @@ class _Open:
 class Search(Supply):
     """The trials of a search. It asks for further points, as long as the budget lasts, up to its width.
 
-    Points are told in the order of their numbers, and before others are asked. So the course of a search depends on
-    nothing else as long as it asks when all that it has asked for is trained, as with engine=inline.
+    Points are told in the order of their numbers, and before others are asked; one that failed for a reason that
+    may pass is told by the command that trains it again. So the course of a search depends on nothing else as long as
+    it asks when all that it has asked for is trained, as with engine=inline.
 
     Args:
         strategy: chooses the points.
@@ -215,9 +216,7 @@ class Search(Supply):
         """True if a further point is to be asked for."""
         config, points = self._budget.config, self._budget.points
         known = self._strategy.points
-        out = [
-            one for one in self._open.values() if not any(trial.fingerprint in self._stopped for trial in one.trials)
-        ]
+        out = [one for one in self._open.values() if not self._is_postponed(one)]
         if self._is_exhausted:
             return False
         if len(out) >= self._budget.width or (points is not None and len(known) >= points):
@@ -228,6 +227,11 @@ class Search(Supply):
             return False
         return config.patience is None or self._since_best(known) < config.patience
 
+    def _is_postponed(self, one: _Open) -> bool:
+        """True if a point waits for another command: a trial was stopped, or failed for a reason that may pass."""
+        keys = [trial.fingerprint for trial in one.trials]
+        return any(key in self._stopped or (key in self._outcomes and not self._outcomes[key].final) for key in keys)
+
     @property
     def _spent(self) -> int:
         """The epochs of its trials: those that are to be trained, of a pruned trial those that it has trained."""
@@ -236,8 +240,13 @@ class Search(Supply):
     def _since_best(self, known: Sequence[Point]) -> int:
         """Returns the number of results in a row, up to the last one, without a better objective."""
         best, since = math.nan, 0
+        failed = {  # for a reason that may pass
+            number
+            for number, one in self._open.items()
+            if all(trial.fingerprint in self._outcomes for trial in one.trials)
+        }
         for point in known:
-            if point.state is PointState.ASKED:
+            if point.state is PointState.ASKED and point.number not in failed:
                 continue
             value = point.objectives[0] if point.state is PointState.COMPLETE else math.nan
             since += 1
@@ -278,7 +287,7 @@ class Search(Supply):
         for number, one in sorted(self._open.items()):
             outcomes = [self._outcomes.get(trial.fingerprint) for trial in one.trials]
             known = [outcome for outcome in outcomes if outcome is not None]
-            if len(known) == len(outcomes):
+            if len(known) == len(outcomes) and not self._is_postponed(one):
                 self._strategy.tell(number, *self._result(one.trials, known))
                 del self._open[number]
 
