@@ -128,7 +128,7 @@ def show_plan(prepared: Prepared, store: Store, jobs: HydraJobs) -> NoReturn:
     work, chosen = foresee(prepared, store, jobs)
     lines = [
         *describe_duplicates(prepared.trials),
-        *describe_parts(prepared.trials),
+        *describe_parts(prepared.trials, prepared.longest),
         *describe_work(work, every=True),
         *(describe(chosen.plan) if chosen.plan.stacks else []),
         *([chosen.reason] if chosen.reason else []),
