@@ -102,6 +102,13 @@ def held(terminal: Terminal, node: SlurmNode) -> Iterator[Held]:
     node.clear()
 
 
+def is_pending(pid: int, number: int) -> bool:
+    """Whether a signal waits for a process that is stopped."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 def go_on(*pids: int) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
@@ -143,6 +150,7 @@ def test_a_killed_worker_is_replaced_and_a_job_near_its_time_limit_goes_on(
     command, (one, other) = held()
     killed, limited = job_of(one), job_of(other)
     node.run("scancel", "--signal=USR2", limited)  # as Slurm does then
+    wait_until(lambda: is_pending(other, signal.SIGUSR2))  # it comes by way of two daemons
     os.kill(one, signal.SIGKILL)
     go_on(other)
     out, err = command.communicate(timeout=120)
