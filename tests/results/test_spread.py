@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sweepstack.results.selection.replicates import Comparison, as_array, compare_values
-from sweepstack.results.selection.spread import fit
+from sweepstack.results.selection.spread import fit, spreads
 from sweepstack.results.selection.statistics import paired_t, welch_t
 
 Values = NDArray[np.float64]
@@ -141,3 +141,10 @@ def test_with_unequal_seeds_there_is_no_such_mean() -> None:
     values[2, 2] = np.nan
     assert math.isnan(compare_values(values, True).left_out)
     assert math.isnan(compare_values(values[:, :1], True).left_out)
+
+
+def test_the_spread_of_many_settings_with_many_seeds_is_known_more_finely_than_to_a_step_of_the_grid() -> None:
+    for seed in range(5):
+        known = spreads(fit(np.random.default_rng(seed).normal(size=(100, 10))))
+        assert known is not None
+        assert np.sqrt(known.typical().mean()) == pytest.approx(1.0, abs=0.04)
