@@ -21,7 +21,7 @@ from sweepstack.journal.ledger import Ledger
 from sweepstack.private_api_switch import NO_TRICKS
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer import delivery as module
-from sweepstack.tracking.writer.delivery import Delivery, NotYetError
+from sweepstack.tracking.writer.delivery import TRIALS_PER_TRANSACTION, Delivery, NotYetError
 from sweepstack.trial import Measurement, Outcome, TrialState
 
 from ..stories import (
@@ -795,3 +795,15 @@ def test_a_trial_that_was_taken_over_again_and_again_is_recorded_in_the_order_of
     assert states(store) == {"lr=1": "FINISHED"}
     assert sorted(point[2] for point in points(store) if point[1] == "val/accuracy") == [1, 2, 3, 4]
     assert ledger.end_dead_sessions() == []
+
+
+def test_it_is_time_to_deliver_when_trials_that_have_ended_fill_a_transaction(
+    store: Store, ledger: Ledger, command: Command, trial: MakeTrial
+) -> None:
+    delivery = Delivery(store, ledger, command.number)
+    command.train(*(trial(number) for number in range(1, TRIALS_PER_TRANSACTION)))
+    assert not delivery.has_many()
+    command.train(trial(0))
+    assert delivery.has_many()
+    delivery.deliver()
+    assert not delivery.has_many()
