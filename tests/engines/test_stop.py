@@ -162,6 +162,43 @@ def test_a_command_that_does_not_answer_gives_exit_code_1(
     command.die()
 
 
+@pytest.mark.parametrize(
+    ("takes", "told"),
+    [(True, (0, "Stopped at the next measurement: lr=1.\n")), (False, (1, "ended before it took the request.\n"))],
+)
+def test_a_command_that_ends_at_once_has_removed_the_file_of_requests(
+    ledger: Ledger, trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, takes: bool, told: tuple[int, str]
+) -> None:
+    command = living(ledger, trial, "sweep", 1)
+
+    def end(*_: object) -> None:
+        if takes:
+            ledger.control(command.number).take(1)
+        command.finish(trial(1))
+        command.end()
+        ledger.retire(command.number)
+
+    monkeypatch.setattr(stopping, "_wait", end)  # in the time between two looks
+    done = stop(ledger, "lr=1")
+    assert (done.exit_code, done.stdout.endswith(told[1])) == (told[0], True)
+
+
+def test_a_command_that_ends_before_the_request_is_written_is_no_error(
+    ledger: Ledger, trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = living(ledger, trial, "sweep", 1)
+
+    def end() -> str:
+        command.end()
+        ledger.retire(command.number)
+        return "ann"
+
+    monkeypatch.setattr(stopping, "who", end)
+    done = stop(ledger, "lr=1")
+    assert (done.exit_code, done.stderr) == (1, "")
+    assert done.stdout == "The command on here, process 1 ended before it took the request.\n"
+
+
 def test_requests_are_followed_in_their_order_and_damaged_lines_are_left_out(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

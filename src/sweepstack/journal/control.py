@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,15 +101,25 @@ class ControlFile:
 
     def read(self) -> Control:
         """Returns the content. Lines that cannot be read are left out."""
-        found = Control()
         try:
-            lines = self.path.read_bytes().split(b"\n")[:-1]
+            return _read(self.path.read_bytes())
         except OSError:
-            return found
-        for line in lines:
-            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-                _take(json.loads(line), found)
-        return found
+            return Control()
+
+    @contextlib.contextmanager
+    def kept_open(self) -> Iterator[Callable[[], Control]]:
+        """Yields a function that returns the content, even when a session that ends has removed the file.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        with self.path.open("rb", buffering=0) as stream:
+
+            def read() -> Control:
+                stream.seek(0)
+                return _read(stream.read())
+
+            yield read
 
     def _append(self, content: Mapping[str, Any], flags: int = 0) -> None:
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | flags, FILE)
@@ -117,6 +127,14 @@ class ControlFile:
             os.write(file, json.dumps(content).encode() + b"\n")
         finally:
             os.close(file)
+
+
+def _read(content: bytes) -> Control:
+    found = Control()
+    for line in content.split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+            _take(json.loads(line), found)
+    return found
 
 
 def _take(content: Mapping[str, Any], found: Control) -> None:

@@ -108,25 +108,28 @@ def _ask(ledger: Ledger, one: CommandStatus, trials: tuple[TrialStatus, ...] | N
     """Asks a command to stop, and waits until it has taken the request; if it stops as a whole, until it has ended."""
     assert one.session is not None
     session, control = one.session, ledger.control(one.session)
-    ids = None if trials is None else tuple(trial.id for trial in trials)
-    try:
-        control.ask(Request(ids, who()))
-    except OSError as error:
-        rule = f"a request must be written to {control.path}, it cannot be ({error.strerror})"
-        raise StoreError(rule, remedy="end the command where it was typed, with Ctrl-C") from error
-    asked = len(control.read().requests)
-
-    def is_taken() -> bool:
-        return control.read().taken >= asked
+    host, pid = (one.about.host, one.about.pid) if one.about is not None else (None, None)
 
     def has_ended() -> bool:
         return not is_living(ledger, session)
 
-    _wait(lambda: is_taken() or has_ended(), TAKE_SECONDS)
-    taken = is_taken() or (trials is None and has_ended())
+    try:
+        with control.kept_open() as read:
+            control.ask(Request(None if trials is None else tuple(trial.id for trial in trials), who()))
+            asked = len(read().requests)
+
+            def is_taken() -> bool:
+                return read().taken >= asked
+
+            _wait(lambda: is_taken() or has_ended(), TAKE_SECONDS)
+            taken = is_taken() or (trials is None and has_ended())
+    except OSError as error:
+        if has_ended():
+            return Stopped(one.sweep, host, pid, trials, taken=trials is None, ended=True)
+        rule = f"a request must be written to {control.path}, it cannot be ({error.strerror})"
+        raise StoreError(rule, remedy="end the command where it was typed, with Ctrl-C") from error
     if taken and trials is None:
         _wait(has_ended, END_SECONDS)
-    host, pid = (one.about.host, one.about.pid) if one.about is not None else (None, None)
     return Stopped(one.sweep, host, pid, trials, taken, has_ended())
 
 
