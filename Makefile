@@ -47,6 +47,8 @@ bench: .venv/installed  ## side by side with peers, as ratios; takes an hour, on
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python benchmarks/stack.py --plot docs/stack_cost.svg
 	$(BIN)/python benchmarks/halving.py
+	$(BIN)/python benchmarks/search.py --seeds 5
+	$(BIN)/python benchmarks/search_regret.py
 	$(BIN)/python benchmarks/grid.py
 	$(BIN)/python benchmarks/grid.py --epochs 5 --peers
 	$(BIN)/python benchmarks/overhead.py
