@@ -173,7 +173,7 @@ class Net(torch.nn.Linear):
         if "SLURM_JOB_ID" in os.environ and len([*deaths.glob("*")]) < 3:
             (deaths / str(os.getpid())).touch()
             held = torch.ones(500_000_000)
-            time.sleep(60 * held[0])
+            time.sleep(60 * float(held[0]))
         return super().forward(images.flatten(1))
 """
 """A model that takes 2 GB in the first three jobs."""

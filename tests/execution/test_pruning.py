@@ -14,12 +14,14 @@ from sweepstack.config.parsing import parse
 from sweepstack.events import Ended, Measured
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.listener import Listener
+from sweepstack.execution.open_store import ledger_of
 from sweepstack.execution.prepare import Prepared, prepare
 from sweepstack.execution.scheduler import execute, foresee
 from sweepstack.tracking.runs import history
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Outcome, Trial
 
+from ..stories import deliver_all
 from ..terminal import new_store
 
 LRS = (0.0003, 3.0, 0.001, 1.0, 0.003, 0.3, 0.01, 0.1, 0.03)
@@ -95,6 +97,7 @@ class Interrupts(Listener):
 def run(prepared: Prepared, store: Store, *listeners: Listener) -> dict[str, Outcome]:
     """Outcomes by the names of the trials."""
     outcomes = execute(prepared, store, InProcessExecutor(), listeners)
+    deliver_all(store, ledger_of(store, None))  # what an interrupted command has left to a process of its own
     return {trial.name: outcomes[trial.fingerprint] for trial in prepared.trials}
 
 
