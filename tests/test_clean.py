@@ -14,13 +14,15 @@ from sweepstack.cli.cleaning import size_text
 from sweepstack.cli.main import main
 from sweepstack.execution.open_store import ledger_of
 from sweepstack.files.owner_only import make_folder
+from sweepstack.journal.codec import outcome_as_json
 from sweepstack.journal.control import About
 from sweepstack.journal.database import transaction
 from sweepstack.journal.ledger import Ledger
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Outcome, TrialState
 
-from .stories import DONE, Command, MakeTrial, content, deliver_all, states
+from . import here
+from .stories import DONE, Command, MakeTrial, content, deliver_all, in_process, killed_at, rows, states
 from .terminal import Terminal
 
 PRUNED = Outcome(TrialState.PRUNED, {"val/accuracy": 0.1}, "pruned at epoch 1", rungs={1.0: 0.1})
@@ -364,6 +366,51 @@ def test_what_an_interrupted_sweep_would_resume_from_is_deleted_with_it(
     command.end()
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before its runs", "after its runs"])
+def test_a_deletion_that_was_killed_is_completed_by_the_same_command(
+    store: Store, ledger: Ledger, trial: MakeTrial, after: bool
+) -> None:
+    from sweepstack.execution import deletion
+
+    interrupted(ledger, trial, 1, 2)
+    finished(store, ledger, trial, 3)
+    fresh = Store(store.uri)
+
+    def killed() -> None:
+        killed_at(deletion, "delete_runs", after=after)
+        deletion.delete(fresh, ledger, deletion.find_deletion(fresh, ledger, "sweep"))
+
+    assert in_process(killed) == -9
+    command = Command(ledger)
+    assert len(command.claim(trial(1), trial(2)).fresh) == 2  # no outcome and no checkpoint of deleted runs is used
+    command.end()
+    deliver_all(store, ledger)
+    done = sweepstack(store, "delete", "sweep", "--yes")
+    assert ("there is no sweep" in done.stderr) is after, done.stderr
+    assert store.runs("") == []
+    assert [*(ledger.folder / "checkpoints").iterdir()] == []
+    assert paths(inventory(store, "--yes"), "unneeded") == []
+
+
+def test_a_server_that_does_not_answer_brings_no_outcome_of_a_deleted_run_back(
+    store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    command = Command(ledger)
+    command.train(trial(1), trial(2, "other"))
+    command.end()
+    deliver_all(store, ledger)
+    ids = {name: row.run_id for name, row in rows(store).items()}
+    with transaction(ledger.file) as database:  # as the delivery to a server leaves it
+        for number in (1, 2):
+            outcome = json.dumps(outcome_as_json(DONE))
+            values = (trial(number).fingerprint, ids[f"lr={number}"], outcome)
+            database.execute("INSERT INTO done (fingerprint, run_id, outcome) VALUES (?, ?, ?)", values)
+    keys = [trial(number).fingerprint for number in (1, 2)]
+    assert len(ledger.recorded_outcomes(keys)) == 2
+    assert sweepstack(store, "delete", "sweep", "--yes").exit_code == 0
+    assert ledger.recorded_outcomes(keys).keys() == {keys[1]}
+
+
 def test_trials_that_other_sweeps_have_stay_with_those(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
     finished(store, ledger, trial, 1, 2)
     (shared, own) = sorted(store.rows("sweep"), key=lambda row: row.name)
@@ -451,6 +498,31 @@ def test_a_sweep_is_not_deleted_while_a_registered_model_is_one_of_its(
     assert "while models of it are registered, as digits (version 1); delete them first" in done.stderr
     store.client.delete_model_version("digits", "1")
     assert sweepstack(store, "delete", "sweep", "--yes").exit_code == 0
+
+
+def test_a_deleted_search_begins_again(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(terminal.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    small = ("dataset=digits", "epochs=1", "device=cpu", "threads=1", "engine=inline")
+    command = ("-m", *small, "search=random", "search.trials=3", "optimizer.lr=tag(log,interval(1e-3,1))")
+
+    def studies() -> list[Path]:
+        return [*terminal.folder.glob("journal/*/searches/*.jsonl")]
+
+    assert here.train(*command, "tracking.sweep=first").code == 0
+    assert here.train(*command, "tracking.sweep=second").code == 0  # of the same trials
+    terminal.wait_for_records()
+    cleaned = json.loads(here.sweepstack("clean", "--yes", "--kept", "--json").out)
+    assert (cleaned["deleted"], [item["path"] for item in cleaned["needed"]]) == ([], [f"searches/{studies()[0].name}"])
+    first = here.sweepstack("delete", "first", "--yes")
+    assert first.out == "Sweep first is deleted:\n3 runs stay, because other sweeps have the same trials: second (3)\n"
+    assert (len(studies()), len(terminal.store.rows("second"))) == (1, 3)
+    second = here.sweepstack("delete", "second", "--yes")
+    assert "  3 runs (3 FINISHED)\n  the study behind its search\n" in second.out
+    assert (studies(), terminal.store.runs("")) == ([], [])
+    again = here.train(*command, "tracking.sweep=first")
+    assert "trained before" not in again.out
+    assert {row.state for row in terminal.store.rows("first")} == {"FINISHED"}
 
 
 def test_a_run_that_trains_elsewhere_is_not_deleted(store: Store, ledger: Ledger, trial: MakeTrial) -> None:

@@ -144,6 +144,8 @@ def _describe_deletion(found: Deletion) -> Iterator[str]:
         yield f"  {count(len(runs.own), 'run')} ({', '.join(f'{number} {state}' for state, number in states.items())})"
     if runs.summaries:
         yield "  its report"
+    if found.studies:
+        yield f"  {'the study' if len(found.studies) == 1 else f'{len(found.studies)} studies'} behind its search"
     if left.unfinished:
         size = f", {size_text(left.size)} of checkpoints" if left.size else ""
         yield f"  the state of {count(len(left.unfinished), 'unfinished trial')}{size}"
@@ -162,6 +164,7 @@ def _for_programs(done: Deletion) -> dict[str, Any]:
         "shared_runs": {run.id: sorted(run.others) for run in done.runs.shared},
         "forgotten_trials": [row.trial.id for row in done.left.unfinished],
         "checkpoint_bytes": done.left.size,
+        "deleted_studies": [*map(str, done.studies)],
     }
 
 

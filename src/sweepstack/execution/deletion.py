@@ -6,16 +6,19 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from sweepstack.config.names import RESERVED_NAMES
 from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
 from sweepstack.execution.engines.channel import EVENTS, worker_of
+from sweepstack.files.owner_only import FILE
 from sweepstack.journal.ledger import Ledger
-from sweepstack.journal.ledger_rows import batches
 from sweepstack.journal.removal import Doomed, Left, find_left, remove_left, unclaimed
+from sweepstack.journal.unneeded import STUDIES_FOLDER
 from sweepstack.planning.known_trials import Entry
 from sweepstack.tracking.deletion import (
     RunsOfSweep,
@@ -28,6 +31,9 @@ from sweepstack.tracking.deletion import (
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.delivery import deliver_what_is_left, not_delivered
 
+RUNS_AT_A_TIME = 100
+"""Runs that are deleted while no session can begin: a server takes some seconds for them."""
+
 
 @dataclass(frozen=True)
 class Deletion:
@@ -35,6 +41,8 @@ class Deletion:
 
     runs: RunsOfSweep
     left: Left
+    studies: tuple[Path, ...] = ()
+    """The files of the studies behind its search. A study has no sweep, but these have no results of other ones."""
 
 
 def find_deletion(store: Store, ledger: Ledger, sweep: str) -> Deletion:
@@ -61,7 +69,7 @@ def find_deletion(store: Store, ledger: Ledger, sweep: str) -> Deletion:
         raise UserError(f"there is no sweep {sweep!r} in {store.uri}", remedy=remedy)
     check_deletable(store, runs)
     _check_workers(ledger, left.rows)
-    return Deletion(runs, left)
+    return Deletion(runs, left, _studies(ledger, runs.samplers - runs.other_samplers - left.samplers))
 
 
 def delete(store: Store, ledger: Ledger, found: Deletion) -> Deletion:
@@ -80,14 +88,32 @@ def delete(store: Store, ledger: Ledger, found: Deletion) -> Deletion:
     doomed = _doomed(runs)
     left = remove_left(ledger, doomed)
     deleted: list[str] = []
-    for batch in batches([*doomed.runs]):
+    ids = [*doomed.runs]
+    for begin in range(0, len(ids), RUNS_AT_A_TIME):
         with unclaimed(ledger, doomed):
-            deleted += delete_runs(store, runs.sweep, batch)
+            deleted += delete_runs(store, runs.sweep, ids[begin : begin + RUNS_AT_A_TIME])
     now = runs_of_sweep(store, runs.sweep)  # another sweep may have joined some meanwhile
     leave_sweep(store, runs.sweep, now.shared)
     summaries = delete_runs(store, runs.sweep, runs.summaries)
+    samplers = runs.samplers - now.samplers - now.other_samplers - left.samplers
+    studies = [file for file in _studies(ledger, samplers) if _delete_study(file)]
     own = tuple(run for run in runs.own if run.id in {*deleted})
-    return Deletion(replace(runs, own=own, shared=now.shared, summaries=tuple(summaries)), left)
+    return Deletion(replace(runs, own=own, shared=now.shared, summaries=tuple(summaries)), left, tuple(studies))
+
+
+def _studies(ledger: Ledger, samplers: Iterable[str]) -> tuple[Path, ...]:
+    """Returns the files of all studies of some samplers."""
+    folder = ledger.folder / STUDIES_FOLDER
+    names = sorted(name for name in samplers if name.isalnum())  # a user can change tags
+    return tuple(file for sampler in names for file in sorted(folder.glob(f"{sampler}-*.jsonl")))
+
+
+def _delete_study(file: Path) -> bool:
+    """Deletes a study, unless a command searches with it."""
+    with contextlib.suppress(Timeout, OSError), FileLock(file.with_suffix(".lock"), mode=FILE).acquire(timeout=0):
+        file.unlink()
+        return True
+    return False
 
 
 def _doomed(runs: RunsOfSweep) -> Doomed:

@@ -49,6 +49,8 @@ class Left:
     """Stacks of which no row stays."""
     size: int = 0
     """Bytes of their checkpoints."""
+    samplers: frozenset[str] = frozenset()
+    """The samplers that chose the settings of the rows that stay."""
 
     @property
     def unfinished(self) -> list[Entry]:
@@ -131,7 +133,8 @@ class _Removal:
         gone = tuple(sorted(stacks - {row.stack for row in others}))
         renamed = [row for row in every if row.trial.sweep == doomed.sweep and row.trial.id not in removed]
         size = sum(size_of(self._sessions.checkpoints(stack)) for stack in gone)
-        return Left(tuple(rows), tuple(renamed), gone, size)
+        samplers = frozenset(row.trial.run.search.name for row in every if row.trial.id not in removed)
+        return Left(tuple(rows), tuple(renamed), gone, size, samplers)
 
     def _is_removed(self, row: Entry) -> bool:
         doomed, trial = self._doomed, row.trial

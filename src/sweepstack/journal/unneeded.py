@@ -40,6 +40,8 @@ DAMAGED = "Damaged journals"
 JOURNALS = "Journals"
 STUDIES = "Studies of searches"
 BROKEN_OFF = "What a clean has left that was broken off"
+STUDIES_FOLDER = "searches"
+"""The folder with the studies of searches, named by sampler and digest."""
 TRASH = "deleting-"
 """The names of folders that are about to be deleted begin with it."""
 STALE_SECONDS = 86400.0
@@ -147,11 +149,11 @@ def discarding(sessions: Sessions) -> Iterator[Callable[[Path], bool]]:
             path.rename(trash / str(moved))
         except FileNotFoundError:
             return False
-        except OSError:  # it is on another disk
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
+        except OSError:  # it is on another disk, or belongs to somebody else
+            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+            return not path.exists()
         return True
 
     try:
@@ -190,7 +192,7 @@ class _Search:
         self._find_work()
         for path in self._in("damaged", DAMAGED_JOURNAL):
             self._add(self._kept, DAMAGED, path, "what could be read of it is recorded")
-        for path in sorted((self._folder / "searches").glob("*.jsonl")):
+        for path in sorted((self._folder / STUDIES_FOLDER).glob("*.jsonl")):
             self._add(self._needed, STUDIES, path, "the same search goes on from it")
         for path in sorted(self._folder.glob(f"{TRASH}*")):
             if re.fullmatch(rf"{TRASH}[0-9a-f]{{8}}", path.name):
@@ -203,9 +205,7 @@ class _Search:
 
     def _in(self, name: str, pattern: re.Pattern[str]) -> list[Path]:
         """Returns what a folder in that of the journal has under names that sweepstack gives."""
-        with contextlib.suppress(OSError):
-            return sorted(path for path in (self._folder / name).iterdir() if pattern.fullmatch(path.name))
-        return []
+        return [path for path in _content(self._folder / name) if pattern.fullmatch(path.name)]
 
     def _find_sessions(self) -> None:
         for number in sorted({*self._ended, *self._journals}):
@@ -237,7 +237,7 @@ class _Search:
                 continue
             if path.name in found:
                 self._find_states(path)
-            elif STACK_ID.fullmatch(path.name) and all(map(_is_state, path.iterdir())):
+            elif STACK_ID.fullmatch(path.name) and all(map(_is_state, _content(path))):
                 if self._living:
                     self._add(self._needed, CHECKPOINTS, path, "a command trains, which may have just made it")
                 else:
@@ -254,7 +254,7 @@ class _Search:
         is_clear = self._is_quiet and len(rows) == number > 0 and all(row.state != CLAIMED for row in rows)
         if is_clear and composition is not None and not composition.keep:
             steps = {row.measured for row in rows if is_pruned(row)}
-            for path in sorted(folder.iterdir()):
+            for path in _content(folder):
                 step = OF_PRUNED.fullmatch(path.name)
                 if step is not None and int(step[1]) not in steps:
                     self._add(self._unneeded, CHECKPOINTS, path, "the trials that were pruned there have ended since")
@@ -274,6 +274,8 @@ class _Search:
     def _why_states_stay(self, rows: Sequence[Entry]) -> str:
         if any(row.session in self._living for row in rows):
             return "a command trains these trials"
+        if any(row.state == CLAIMED for row in rows):
+            return "the command that trained these trials was killed: the same command goes on from here"
         states = Counter(
             "pruned" if is_pruned(row) else "settled" if row.state == SETTLED else "interrupted" for row in rows
         )
@@ -304,6 +306,13 @@ class _Search:
                 self._add(self._needed, WORK, path, "a worker may still write there")
             else:
                 self._add(self._unneeded, WORK, path, "nobody reads it any more: its stack is recorded or has moved")
+
+
+def _content(folder: Path) -> list[Path]:
+    """Returns what is in a folder; nothing if it cannot be read, or has just been deleted."""
+    with contextlib.suppress(OSError):
+        return sorted(folder.iterdir())
+    return []
 
 
 def _is_state(path: Path) -> bool:

@@ -13,6 +13,7 @@ from sweepstack.tracking.runs_as_rows import (
     FINGERPRINT_TAG,
     ID_TAG,
     OWN_RUNS,
+    SEARCH_TAGS,
     SWEEP_TAG,
     member_tag,
     search_tag,
@@ -56,6 +57,10 @@ class RunsOfSweep:
     """Those that other sweeps have, too."""
     summaries: tuple[str, ...] = ()
     """The ids of its summary runs, which hold its report."""
+    samplers: frozenset[str] = frozenset()
+    """The samplers that chose the settings of its own runs; empty unless it was a search."""
+    other_samplers: frozenset[str] = frozenset()
+    """The samplers that chose those of all other runs of the store."""
     sweeps: frozenset[str] = field(default=frozenset(), compare=False)
     """The names of all sweeps of the store."""
 
@@ -76,11 +81,15 @@ def runs_of_sweep(store: Store, sweep: str) -> RunsOfSweep:
         runs = store.runs(OWN_RUNS)
         summaries = store.runs(f"tags.`{SUMMARY_TAG}` LIKE '%'")
     found = [_run_of_sweep(run, sweep) for run in runs if sweep in sweeps_of(run)]
+    own = tuple(run for run in found if not run.others)
+    ids = {run.id for run in own}
     return RunsOfSweep(
         sweep,
-        tuple(run for run in found if not run.others),
+        own,
         tuple(run for run in found if run.others),
         tuple(run.info.run_id for run in summaries if run.data.tags[SUMMARY_TAG] == sweep),
+        frozenset(name for run in own for name in _samplers(run.tags)),
+        frozenset(name for run in runs if run.info.run_id not in ids for name in _samplers(run.data.tags)),
         frozenset(name for run in runs for name in sweeps_of(run)),
     )
 
@@ -89,6 +98,10 @@ def _run_of_sweep(run: Run, sweep: str) -> RunOfSweep:
     tags = run.data.tags
     others = {name: at for name, at in sweeps_of(run).items() if name != sweep}
     return RunOfSweep(run.info.run_id, tags.get(ID_TAG, ""), tags.get(FINGERPRINT_TAG, ""), state_of(run), others, tags)
+
+
+def _samplers(tags: Mapping[str, str]) -> set[str]:
+    return {value for key, value in tags.items() if key.startswith(SEARCH_TAGS)}
 
 
 def check_deletable(store: Store, runs: RunsOfSweep) -> None:
