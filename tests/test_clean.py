@@ -22,7 +22,7 @@ from sweepstack.tracking.store import Store
 from sweepstack.trial import Outcome, TrialState
 
 from . import here
-from .stories import DONE, Command, MakeTrial, content, deliver_all, in_process, killed_at, rows, states
+from .stories import DONE, Command, MakeTrial, ask, content, deliver_all, in_process, killed_at, rows, states
 from .terminal import Terminal
 
 PRUNED = Outcome(TrialState.PRUNED, {"val/accuracy": 0.1}, "pruned at epoch 1", rungs={1.0: 0.1})
@@ -498,6 +498,29 @@ def test_a_sweep_is_not_deleted_while_a_registered_model_is_one_of_its(
     assert "while models of it are registered, as digits (version 1); delete them first" in done.stderr
     store.client.delete_model_version("digits", "1")
     assert sweepstack(store, "delete", "sweep", "--yes").exit_code == 0
+
+
+def test_after_a_clean_pruned_trials_are_resumed_where_they_were_pruned(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(terminal.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    rates = "optimizer.lr=0.0003,3,0.001,1,0.003,0.3,0.01,0.1,0.03"
+    small = ("dataset=digits", "epochs=9", "device=cpu", "threads=1", "engine=inline", "launch.stack=force")
+    assert here.train("-m", *small, rates, "pruner=halving", "checkpoint.every=0").code == 0
+    terminal.wait_for_records()
+    pruned = [row for row in terminal.store.rows("all") if row.state == "PRUNED"]
+    found = json.loads(here.sweepstack("clean", "--yes", "--kept", "--json").out)
+    (stays,) = found["needed"]
+    why = f"{len(pruned)} pruned trials of sweep {pruned[0].sweep}: a command that does not prune goes on from here"
+    assert (stays["kind"], stays["why"]) == ("Checkpoints", why)
+    done = here.train("-m", *small, rates)
+    assert f"{len(pruned)} trials pruned before: resumed where that was" in done.out
+    terminal.wait_for_records()
+    assert {row.state for row in terminal.store.rows("all")} == {"FINISHED"}
+    steps = ask(terminal.store, "SELECT run_uuid, step FROM metrics WHERE key = 'val/accuracy'")
+    assert sorted(step for _, step in steps) == sorted([*range(1, 10)] * 9)
+    assert json.loads(here.sweepstack("clean", "--json").out)["needed"] == []
 
 
 def test_a_deleted_search_begins_again(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
