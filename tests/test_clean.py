@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from sweepstack.cli.cleaning import size_text
 from sweepstack.cli.main import main
 from sweepstack.execution.open_store import ledger_of
+from sweepstack.files.downloads import download_lock
 from sweepstack.files.owner_only import make_folder
 from sweepstack.journal.codec import outcome_as_json
 from sweepstack.journal.control import About
@@ -29,6 +30,12 @@ PRUNED = Outcome(TrialState.PRUNED, {"val/accuracy": 0.1}, "pruned at epoch 1", 
 KILLED = Outcome(TrialState.KILLED, reason="SIGTERM")
 FIRST, SECOND, THIRD = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", "cccccccccccccccc"
 """Ids of stacks."""
+
+
+@pytest.fixture(autouse=True)
+def no_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine of the tests has in its folder of datasets is not listed."""
+    monkeypatch.setenv("SWEEPSTACK_DATA", str(tmp_path / "no data"))
 
 
 @pytest.fixture
@@ -247,6 +254,22 @@ def test_what_killed_deliveries_and_cleanings_have_left_is_removed(
     assert states(store) == {"lr=1": "FINISHED", "lr=2": "FINISHED"}
 
 
+def test_downloads_that_were_broken_off_go_and_those_that_go_on_stay(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    monkeypatch.setenv("SWEEPSTACK_DATA", str(root))
+    folders = [root / ".mnist.fetch-1", root / ".cifar10.fetch-2", root / "MNIST"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "part").write_bytes(b"x" * 1000)
+    with download_lock(root, "mnist"):
+        found = inventory(store, "--yes")
+    assert (paths(found, "deleted"), found["deleted"][0]["size"]) == ([str(folders[1])], 1000)
+    assert paths(inventory(store, "--yes"), "deleted") == [str(folders[0])]
+    assert [folder.exists() for folder in folders] == [False, False, True]
+
+
 def test_a_command_that_begins_after_the_list_was_made_loses_nothing(
     store: Store, ledger: Ledger, trial: MakeTrial
 ) -> None:
@@ -296,8 +319,12 @@ def test_delete_asks_at_a_terminal_and_obeys_the_answer(terminal: Terminal, tria
 
     def type_with_answer(answer: str) -> tuple[int, str, str]:
         mine, theirs = pty.openpty()
+
+        def sit_down() -> None:
+            os.dup2(theirs, 0)
+
         try:
-            process = terminal.start("sweepstack", "delete", "sweep", before=lambda: os.dup2(theirs, 0) and None)
+            process = terminal.start("sweepstack", "delete", "sweep", before=sit_down)
             os.write(mine, answer.encode())
             out, err = process.communicate(timeout=120)
         finally:

@@ -33,19 +33,20 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 @journal_option
 @store_option
 def clean(yes: bool, kept: bool, as_json: bool, journal: str | None, store: str | None) -> None:
-    """List what nothing needs in the folder of the journal, with sizes and reasons; with --yes delete it.
+    """List what nothing needs of journal and downloads, with sizes and reasons; with --yes delete it.
 
     What was interrupted or pruned, what waits for its delivery and what a command uses stays, and is listed, too."""
+    from sweepstack.execution.cleaning import clean as clean_now
+    from sweepstack.execution.cleaning import find
     from sweepstack.execution.open_store import ledger_of
-    from sweepstack.journal.unneeded import find_unneeded, remove
     from sweepstack.tracking.address import own_options
     from sweepstack.tracking.store import Store
 
     target = Store(store)
     ledger = ledger_of(target, journal)
-    found = find_unneeded(ledger)
+    found = find(ledger)
     chosen = [*found.unneeded, *(found.kept if kept else ())]
-    deleted = remove(ledger, chosen, remember=target.database is None) if yes else []
+    deleted = clean_now(ledger, chosen, remember=target.database is None) if yes else []
     if as_json:
         content = {name: [*map(dataclasses.asdict, items)] for name, items in vars(found).items()}
         print_json({"journal": str(ledger.folder), **content, "deleted": [*map(dataclasses.asdict, deleted)]})
