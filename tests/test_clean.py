@@ -397,7 +397,7 @@ def test_what_an_interrupted_sweep_would_resume_from_is_deleted_with_it(
 def test_a_deletion_that_was_killed_is_completed_by_the_same_command(
     store: Store, ledger: Ledger, trial: MakeTrial, after: bool
 ) -> None:
-    from sweepstack.execution import deletion
+    from sweepstack.execution.cleanup import delete as deletion
 
     interrupted(ledger, trial, 1, 2)
     finished(store, ledger, trial, 3)

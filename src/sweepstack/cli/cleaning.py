@@ -15,7 +15,7 @@ from sweepstack.cli.runs import store_option
 from sweepstack.errors import UserError, as_typed, printable
 
 if TYPE_CHECKING:
-    from sweepstack.execution.deletion import Deletion
+    from sweepstack.execution.cleanup.delete import Deletion
     from sweepstack.journal.unneeded import Inventory, Item
 
 NOT_DELETED = 1
@@ -36,8 +36,8 @@ def clean(yes: bool, kept: bool, as_json: bool, journal: str | None, store: str 
     """List what nothing needs of journal and downloads, with sizes and reasons; with --yes delete it.
 
     What was interrupted or pruned, what waits for its delivery and what a command uses stays, and is listed, too."""
-    from sweepstack.execution.cleaning import clean as clean_now
-    from sweepstack.execution.cleaning import find
+    from sweepstack.execution.cleanup.clean import clean as clean_now
+    from sweepstack.execution.cleanup.clean import find
     from sweepstack.execution.open_store import ledger_of
     from sweepstack.tracking.address import own_options
     from sweepstack.tracking.store import Store
@@ -111,8 +111,8 @@ def delete(sweep: str, yes: bool, as_json: bool, journal: str | None, store: str
     import logging
 
     from sweepstack.error_log import ErrorsLog
-    from sweepstack.execution.deletion import delete as delete_now
-    from sweepstack.execution.deletion import find_deletion
+    from sweepstack.execution.cleanup.delete import delete as delete_now
+    from sweepstack.execution.cleanup.delete import find_deletion
     from sweepstack.execution.open_store import ledger_of
     from sweepstack.tracking.store import Store
 
