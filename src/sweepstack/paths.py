@@ -1,7 +1,8 @@
-"""The folders of a command: the project's, and the one where it was typed."""
+"""The folders of a command: the project's, that of datasets, and the one where it was typed."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -21,6 +22,13 @@ def project_root() -> Path:
         if (folder / "conf" / "config.yaml").is_file():
             return folder
     return here
+
+
+def cache_folder() -> Path:
+    """Returns the folder for datasets: SWEEPSTACK_DATA if it is set, else one in the user's cache folder."""
+    if chosen := os.environ.get("SWEEPSTACK_DATA"):
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sweepstack"
 
 
 def begin_in(folder: Path | None) -> None:

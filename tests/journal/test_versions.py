@@ -1,5 +1,6 @@
 """A store that version 1 of the stored records has left: an ended sweep, and one that was killed in the middle."""
 
+import json
 import os
 import sqlite3
 import zipfile
@@ -7,10 +8,13 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from sweepstack.cli.main import main
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.open_store import ledger_of
 from sweepstack.execution.prepare import prepare
@@ -22,7 +26,7 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
 from sweepstack.trial import Outcome, Trial
 
-from ..stories import ask, deliver_all
+from ..stories import ask, content, deliver_all
 from ..terminal import new_store
 
 KEPT = Path(__file__).with_name("store_of_version_1.zip")
@@ -111,6 +115,30 @@ def test_what_version_1_has_left_open_is_resumed_and_ends_as_undisturbed(
     ledger = ledger_of(store, None)
     assert all(entry.state == SETTLED for entry in ledger.peek(trials).entries.values())
     assert ledger.end_dead_sessions() == []
+
+
+def test_what_version_1_has_left_is_cleaned_and_deleted_by_what_it_says(store: Store, tmp_path: Path) -> None:
+    folder = ledger_of(store, None).folder
+    before = content(folder)
+
+    def sweepstack(*words: str) -> Any:
+        done = CliRunner().invoke(main, [*words, "--json", "--store", store.uri])
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)
+
+    found = sweepstack("clean", "--kept")
+    assert (found["unneeded"], found["kept"]) == ([], [])
+    assert {item["why"] for item in found["needed"]} >= {
+        "it is not delivered yet: sweepstack sync delivers it",
+        "the command that trained these trials was killed: the same command goes on from here",
+    }
+    assert content(folder) == before
+    deleted = sweepstack("delete", "second", "--yes")
+    assert (len(deleted["deleted_runs"]), len(deleted["forgotten_trials"])) == (3, 2)
+    assert deleted["checkpoint_bytes"] > 0
+    assert list(deleted["shared_runs"].values()) == [["first"]]
+    assert {row.name: row.sweep for row in store.rows("all")} == {"lr=0.1": "first", "lr=1e+38": "first"}
+    assert [*(folder / "checkpoints").iterdir()] == []
 
 
 def train(trials: list[Trial], store: Store) -> dict[str, dict[str, float]]:

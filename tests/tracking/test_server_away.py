@@ -14,7 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from sweepstack.cli.main import main
 from sweepstack.errors import StoreError
 from sweepstack.journal.ledger import Ledger
 from sweepstack.tracking.known_fingerprints import lookup
@@ -23,6 +25,8 @@ from sweepstack.tracking.store import Store
 from ..stories import (
     Command,
     MakeTrial,
+    ask,
+    deliver_all,
     fingerprint,
     points,
     points_of,
@@ -160,3 +164,30 @@ def test_a_server_that_is_away_costs_one_line_and_gets_everything_when_it_is_bac
         ["config.yaml", "overrides.yaml"] * 3 + ["weights.pt"]
     )
     assert ledger.end_dead_sessions() == []
+
+
+def test_a_sweep_on_a_server_is_deleted_there_and_not_while_the_server_is_away(
+    store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    assert store.database is not None
+    port = free_port()
+    keys = [trial(number).fingerprint for number in (1, 2, 3)]
+    words = ("--yes", "--store", f"http://127.0.0.1:{port}", "--journal", str(ledger.folder))
+    with server(store.database, port):
+        there = Store(f"http://127.0.0.1:{port}")
+        wait_until(lambda: there.check() is None)
+        command = Command(ledger)
+        command.train(trial(1), trial(2), trial(3, "other"))
+        command.end()
+        deliver_all(there, ledger)
+        assert ledger.recorded_outcomes(keys).keys() == {*keys}
+        done = CliRunner().invoke(main, ["delete", "sweep", *words])
+        assert done.exit_code == 0, done.stderr
+        assert done.stdout.startswith("Sweep sweep is deleted:\n  2 runs (2 FINISHED)\n")
+        assert [run.info.run_name for run in there.runs("")] == ["lr=3"]
+        assert ledger.recorded_outcomes(keys).keys() == {keys[2]}  # what is used while the server is away
+    done = CliRunner().invoke(main, ["delete", "other", *words])
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert ledger.recorded_outcomes(keys).keys() == {keys[2]}
+    states = ask(store, "SELECT name, lifecycle_stage FROM runs ORDER BY name")
+    assert states == [("lr=1", "deleted"), ("lr=2", "deleted"), ("lr=3", "active")]

@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError
-from sweepstack.training.data import digits, download, mnist
+from sweepstack.paths import cache_folder
+from sweepstack.training.data import digits, mnist
 from sweepstack.training.data.memory import digest_of
 
 from ..loading import Data, load_data
@@ -168,7 +169,7 @@ def test_torchvisions_mnist_gives_the_same_from_the_same_files():
         0.1,
         CPU,
     )
-    root = str(download.cache_folder())
+    root = str(cache_folder())
     theirs = load_data(
         DatasetConfig.model_validate(
             {"_target_": "torchvision.datasets.MNIST", "root": root, "shape": [1, 28, 28], "classes": 10}

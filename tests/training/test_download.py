@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from sweepstack.errors import DataError
+from sweepstack.paths import cache_folder
 from sweepstack.training.data import download
 from sweepstack.training.data.published import DATASETS
 
@@ -329,11 +330,11 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("SWEEPSTACK_DATA", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert download.cache_folder() == tmp_path / "home/.cache/sweepstack"
+    assert cache_folder() == tmp_path / "home/.cache/sweepstack"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert download.cache_folder() == tmp_path / "xdg/sweepstack"
+    assert cache_folder() == tmp_path / "xdg/sweepstack"
     monkeypatch.setenv("SWEEPSTACK_DATA", "~/data")
-    assert download.cache_folder() == tmp_path / "home/data"
+    assert cache_folder() == tmp_path / "home/data"
 
 
 def test_two_processes_fetch_at_once_into_one_empty_folder(tmp_path, tmp_path_factory):

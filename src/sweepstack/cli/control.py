@@ -40,7 +40,7 @@ def status(sweep: str | None, as_json: bool, journal: str | None, store: str | N
 
     found = find_status(_ledger(store, journal), sweep)
     if as_json:
-        _print_json(dataclasses.asdict(found))
+        print_json(dataclasses.asdict(found))
         return
     lines = [line for one in found.running for line in _describe_running(one)]
     lines += [line for one in found.interrupted for line in _describe_interrupted(one)]
@@ -64,7 +64,7 @@ def stop(trials: tuple[str, ...], sweep: str | None, as_json: bool, journal: str
 
     done = stop_now(_ledger(store, journal), trials, sweep)
     if as_json:
-        _print_json([dataclasses.asdict(one) for one in done])
+        print_json([dataclasses.asdict(one) for one in done])
     else:
         for one in done:
             click.echo(printable(_describe_stopped(one)))
@@ -78,7 +78,8 @@ def _ledger(store: str | None, journal: str | None) -> Ledger:
     return ledger_of(Store(store), journal)
 
 
-def _print_json(content: Any) -> None:
+def print_json(content: Any) -> None:
+    """Prints JSON on standard output."""
     click.echo(json.dumps(content, indent=2))
 
 

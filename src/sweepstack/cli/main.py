@@ -1,4 +1,4 @@
-"""The command `sweepstack`: results table, report, UI, delivery, datasets. `compare`, `control` and `runs` have its
+"""The command `sweepstack`: results table, report, UI, delivery, datasets. The other files of this folder have its
 other subcommands."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from sweepstack.blame import Whose, is_signal, judge
-from sweepstack.cli import compare, control, runs, writing
+from sweepstack.cli import cleaning, compare, control, runs, writing
 from sweepstack.cli import refine as refining
 from sweepstack.cli.runs import store_option
 from sweepstack.cli.writing import write
@@ -23,7 +23,15 @@ from sweepstack.standard_streams import READER_GONE_ERRNOS, discard, open_closed
 
 TABLE_FORMATS = ["text", "csv", "markdown", "latex", "html", "json", "parquet"]
 """The choices of `sweepstack table --format`."""
-FILES = (__file__, compare.__file__, control.__file__, refining.__file__, runs.__file__, writing.__file__)
+FILES = (
+    __file__,
+    cleaning.__file__,
+    compare.__file__,
+    control.__file__,
+    refining.__file__,
+    runs.__file__,
+    writing.__file__,
+)
 """The files that print."""
 
 
@@ -98,6 +106,8 @@ for command in (
     refining.refine,
     control.status,
     control.stop,
+    cleaning.clean,
+    cleaning.delete,
 ):
     main.add_command(command)
 

@@ -22,6 +22,7 @@ from sweepstack.execution.assignment import Answer, Assignment, Parts, Reporter
 from sweepstack.execution.failures import cut_stack, free_memory, may_pass
 from sweepstack.execution.signals import deferred_signals
 from sweepstack.execution.trial_files import ended
+from sweepstack.paths import cache_folder
 from sweepstack.planning.plan import Stack, Trajectory, count
 from sweepstack.search.pruning import Pruner
 from sweepstack.trial import OWN_FILES, Measurement, Outcome, StackSettings, Trial, TrialState, Verdict
@@ -99,9 +100,7 @@ def choose_settings(
 
 def choices_file() -> Path:
     """Returns the file of what was chosen on this machine, and for others."""
-    from sweepstack.training.data import download
-
-    return Path(download.cache_folder(), "choices.json")
+    return cache_folder() / "choices.json"
 
 
 def do(assignment: Assignment, reporter: Reporter) -> Answer:

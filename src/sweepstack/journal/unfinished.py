@@ -44,7 +44,7 @@ def living_sessions(ledger: Sessions) -> list[int]:
         return []
     with reading(ledger.file) as database:
         found = []
-        if _has_tables(database):
+        if has_tables(database):
             found = database.execute("SELECT number FROM sessions WHERE NOT ended ORDER BY number").fetchall()
     return [number for (number,) in found if is_living(ledger, number)]
 
@@ -69,7 +69,7 @@ def find_unfinished(ledger: Sessions) -> Unfinished:
         return Unfinished()
     found = Unfinished()
     with reading(ledger.file) as database:
-        if not _has_tables(database):
+        if not has_tables(database):
             return found
         for number in numbers:
             rows = entries(database, "session = ? ORDER BY rowid", (number,))
@@ -96,11 +96,11 @@ def rows_of_sweep(ledger: Sessions, sweep: str) -> list[Entry]:
     if not ledger.file.exists():
         return []
     with reading(ledger.file) as database:
-        rows = entries(database, "TRUE ORDER BY rowid", ()) if _has_tables(database) else []
+        rows = entries(database, "TRUE ORDER BY rowid", ()) if has_tables(database) else []
     return [entry for entry in rows if entry.trial.sweep == sweep]
 
 
-def _has_tables(database: sqlite3.Connection) -> bool:
+def has_tables(database: sqlite3.Connection) -> bool:
     """False while a command makes the ledger."""
     query = "SELECT count(*) FROM sqlite_master WHERE name IN ('sessions', 'trials', 'stacks')"
     return bool(database.execute(query).fetchone()[0] == 3)

@@ -39,6 +39,8 @@ PRUNED_TAG = "sweepstack.pruned"
 """Why a pruner has ended the trial. To MLflow such a run is FINISHED, to us it is PRUNED."""
 RUNGS_TAG = "sweepstack.rungs"
 """The objective at the rungs that the trial has reached, by epochs, such as "1:0.5 3:0.7"; see `Outcome.rungs`."""
+SEARCH_TAGS = "sweepstack.search/"
+"""How the tags of `search_tag` begin."""
 LONGEST_TAG = 5000
 """The most characters of a tag's value that every store takes."""
 OWN_RUNS = f"tags.`{VERSION_TAG}` LIKE '%'"
@@ -85,7 +87,7 @@ def member_tag(sweep: str) -> str:
 
 def search_tag(sweep: str) -> str:
     """Returns the tag of the runs of a sweep whose settings a sampler has chosen: its value names the sampler."""
-    return f"sweepstack.search/{as_key(sweep)}"
+    return f"{SEARCH_TAGS}{as_key(sweep)}"
 
 
 def sweeps_of(run: Run) -> dict[str, int]:

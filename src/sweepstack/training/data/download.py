@@ -9,18 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from filelock import FileLock
-
 from sweepstack.errors import DataError, did_you_mean, one_line
+from sweepstack.files.downloads import download_lock, download_prefix, downloads
 from sweepstack.files.replacing import check_replaceable
+from sweepstack.paths import cache_folder as cache_folder
 from sweepstack.training.data.published import DATASETS, Files, Source, Unpacked
-
-
-def cache_folder() -> Path:
-    """Returns the folder for datasets: SWEEPSTACK_DATA if it is set, else one in the user's cache folder."""
-    if chosen := os.environ.get("SWEEPSTACK_DATA"):
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sweepstack"
 
 
 def obtain(name: str, root: str | Path | None = None) -> Path:
@@ -82,7 +75,7 @@ def _present_or_fetched(name: str, files: Files, given: str | Path | None) -> Pa
     if _missing(folder, files):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{name}.lock"):  # another process may fetch them now, or have done so
+            with download_lock(root, name):  # another process may fetch them now, or have done so
                 if _missing(folder, files):
                     _fetch(name, files, root)
         except OSError as error:
@@ -111,14 +104,14 @@ def _fetch(name: str, files: Files, root: Path) -> None:
 
     So an interruption leaves no incomplete file.
     """
-    for leftover in root.glob(f".{name}.fetch-*"):  # the lock is held, so no other process uses them
+    for leftover in downloads(root, name):  # the lock is held, so no other process uses them
         shutil.rmtree(leftover, ignore_errors=True)
     archive = root / files.archive
     sources: list[Source] = [*([Unpacked(archive)] if files.archive and archive.is_file() else []), *files.sources]
     reasons = []
     for source in sources:
         print(f"Fetching {name} from {source.title} ...", file=sys.stderr)
-        with tempfile.TemporaryDirectory(prefix=f".{name}.fetch-", dir=root) as temporary:
+        with tempfile.TemporaryDirectory(prefix=download_prefix(name), dir=root) as temporary:
             try:
                 fetched = source.fetch(files, Path(temporary))
                 for file, md5 in files.md5.items():

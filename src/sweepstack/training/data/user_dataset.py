@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from sweepstack.config.schema import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
+from sweepstack.paths import cache_folder
 from sweepstack.training.data.conversion import (
     Given,
     Source,
@@ -33,7 +34,6 @@ from sweepstack.training.data.conversion import (
     targets_of,
     tensor_of,
 )
-from sweepstack.training.data.download import cache_folder
 from sweepstack.training.data.inputs import Inputs, over, tensors_of
 from sweepstack.training.instantiate import bound
 from sweepstack.training.random_state import seeded
