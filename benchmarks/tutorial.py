@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from sweepstack.paths import cache_folder
 from sweepstack.training.data import download
 
 
@@ -26,7 +27,7 @@ class Tutorial:
 
     def __init__(self, lr: float, batch_size: int = 100, evaluate_every: int | None = None) -> None:
         download.obtain("mnist")
-        root = Path(download.cache_folder())
+        root = Path(cache_folder())
         train = datasets.MNIST(root=root, train=True, transform=transforms.ToTensor(), download=False)
         test = datasets.MNIST(root=root, train=False, transform=transforms.ToTensor())
         torch.manual_seed(0)

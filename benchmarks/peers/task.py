@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
+from sweepstack.paths import cache_folder
 from sweepstack.training.data import download
 from sweepstack.training.data.splits import SPLIT_SEED
 
@@ -37,7 +38,7 @@ def points(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
 def root() -> Path:
     """torchvision's root, the files beneath it verified."""
     download.obtain("mnist")
-    return Path(download.cache_folder())
+    return Path(cache_folder())
 
 
 def split() -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from sweepstack.errors import DataError, did_you_mean, one_line
 from sweepstack.files.downloads import download_lock, download_prefix, downloads
 from sweepstack.files.replacing import check_replaceable
-from sweepstack.paths import cache_folder as cache_folder
+from sweepstack.paths import cache_folder
 from sweepstack.training.data.published import DATASETS, Files, Source, Unpacked
 
 
