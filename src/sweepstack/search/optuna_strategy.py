@@ -72,8 +72,8 @@ class StudyFile(BaseJournalBackend):
             if lines and not lines[-1].endswith(b"\n"):
                 lines.pop()
             self._logs: list[dict[str, Any]] = [_checked(number, line) for number, line in enumerate(lines, 1)]
-            own = [place for place, log in enumerate(self._logs) if LINE in log]  # optuna-dashboard may add its own
-            if [self._logs[place][LINE] for place in own] != [*range(len(own))]:
+            own = [index for index, log in enumerate(self._logs) if LINE in log]  # optuna-dashboard may add its own
+            if [self._logs[index][LINE] for index in own] != [*range(len(own))]:
                 raise ValueError(f"after {len(own)} lines, some are missing or twice there")
             while own and self._logs[own[-1]][LAST] >= len(own):
                 del self._logs[own.pop() :]
