@@ -458,6 +458,27 @@ def test_a_named_sweep_says_when_to_use_it_and_can_be_planned(folder: Path, name
     assert "stack 1" in search("dataset=digits", "device=cpu", "threads=1", f"sweeps={name}", "launch.dry_run=true")
 
 
+SMALLER = {
+    "lr": ("optimizer.lr=0.1,0.3",),
+    "lr_batch_epochs": ("optimizer.lr=0.1,0.3", "batch_size=100", "epochs=1,2"),
+    "random": ("search.trials=4",),
+    "tpe": ("search.trials=4",),
+    "halving_grid": ("optimizer.lr=0.1,0.3", "batch_size=100", "epochs=3"),
+    "hyperband": ("search.trials=4", "epochs=3"),
+    "seeds": ("optimizer.lr=0.1", "seed=0,1,2,3"),
+}
+"""Named sweeps, each with what makes it small."""
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml")))
+def test_a_named_sweep_trains(folder: Path, name: str) -> None:
+    words = [*SMALL, f"sweeps={name}", "engine=inline", *SMALLER[name]]
+    search(*(word for word in words if word != "epochs=2" or "epochs=" not in "".join(SMALLER[name])))
+    states = [row.state for row in Store(f"sqlite:///{folder}/mlflow.db").rows()]
+    assert {*states} <= {"FINISHED", "PRUNED"}
+    assert len(states) == (2 if name in ("lr", "halving_grid") else 4)
+
+
 def test_what_the_changelog_and_the_readme_call_a_named_sweep_is_one() -> None:
     found = {path.stem for path in (ROOT / "sweeps").glob("*.yaml")}
     (listed,) = re.findall(r"^- Named sweeps (.*?)\.", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE | re.DOTALL)
