@@ -88,7 +88,9 @@ def test_a_point_that_does_not_lie_in_the_space_of_its_study_is_one_line(tmp_pat
 
 
 def _outside() -> optuna.trial.FrozenTrial:
-    distributions = {"x": optuna.distributions.FloatDistribution(2.0, 3.0)}
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {
+        "x": optuna.distributions.FloatDistribution(2.0, 3.0)
+    }
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.RUNNING, params={"x": 2.5}, distributions=distributions
     )

@@ -77,7 +77,7 @@ def _checksum(columns: Iterable[str]) -> str:
     )
 
 
-UPGRADES = (
+UPGRADES: tuple[list[str], ...] = (
     _VERSION_1.strip().removesuffix(";").split(";\n"),
     [
         # what the journal of a session that has ended should hold: lines, and trials that were trained before
