@@ -62,6 +62,7 @@ chaos: .venv/installed  ## kill sweeps, servers and databases at random moments,
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[chaos,dask,slurm]"
 	$(BIN)/python tests/chaos.py --kills 100
 	$(BIN)/python -m tests.damages --damages 1000
+	$(BIN)/python benchmarks/search_chaos.py --moments 30
 
 fuzz: .venv/installed  ## 10,000 command lines and config files that nobody would type, and 500 whole commands
 	$(BIN)/python tests/fuzz.py

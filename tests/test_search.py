@@ -1,5 +1,6 @@
 """Searches as they are typed: what is asked for is trained once, whatever dies, and Optuna can open the study."""
 
+import itertools
 import json
 import re
 import signal
@@ -7,6 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -15,8 +17,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from sweepstack.errors import StoreError
+from sweepstack.hydra_adapter.search import supply
 from sweepstack.journal.log import Journal
-from sweepstack.search.optuna_strategy import StudyFile
+from sweepstack.search.optuna_strategy import OptunaStrategy, StudyFile
+from sweepstack.search.space import Numbers, Options, Space
+from sweepstack.search.strategy import PointState
+from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.tracking.store import Store
 
 from . import here
@@ -106,6 +112,15 @@ def test_a_budget_in_epochs_or_until_nothing_gets_better(folder: Path) -> None:
     assert len(objectives) == best + 1 + 6
 
 
+def test_the_minutes_of_a_budget_are_those_of_each_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute passes whenever the search looks at the clock."""
+    for number in (4, 8):
+        clock = itertools.count(0.0, 30.0)
+        monkeypatch.setattr(supply, "time", SimpleNamespace(monotonic=lambda clock=clock: next(clock)))
+        search(*TPE, "search.minutes=2", "search.width=1", "epochs=1")
+        assert len(recorded(folder)) == number
+
+
 def test_no_more_points_are_out_than_the_width_says(folder: Path) -> None:
     search(*TPE, "search.trials=9", "search.width=3")
     (file,) = folder.glob("journal/mlflow.db/searches/*.jsonl")
@@ -136,6 +151,20 @@ def test_models_of_other_shapes_are_trained_in_stacks_of_their_own(folder: Path)
     assert {one.params["model.hidden"] for one in study.trials} == {"[16]", "[32,16]"}
     groups = len({(one.params["model.hidden"], one.params["batch_size"]) for one in study.trials})
     assert f"12 trials -> 12 trajectories -> {groups} stacks" in out
+
+
+def test_what_is_trained_together_does_not_change_which_points_are_asked_for(folder: Path, tmp_path: Path) -> None:
+    """Two batch sizes are two stacks. The points are those of a strategy that only hears of the results."""
+    search(*TPE, "search.trials=24", "search.width=6")
+    (study,) = studies(folder)
+    space = Space({"optimizer.lr": Numbers(1e-3, 1.0, None, True), "batch_size": Options(("50", "100"))})
+    alone = OptunaStrategy(tmp_path / "alone.jsonl", "alone", "tpe", 0, space, ["max"], 6)
+    for begin in range(0, 24, 6):
+        for _ in range(6):
+            alone.ask()
+        for trial in study.trials[begin : begin + 6]:
+            alone.tell(trial.number, PointState.COMPLETE, trial.values)
+    assert [point.values for point in alone.points] == [trial.params for trial in study.trials]
 
 
 def test_lists_side_by_side(folder: Path) -> None:
@@ -210,6 +239,22 @@ def test_a_widened_space_keeps_its_history(folder: Path) -> None:
     assert len(study.trials) == 9
     assert before.items() <= recorded(folder).items()
     assert len(recorded(folder)) == 9
+
+
+def test_a_widened_space_knows_how_far_pruned_points_came(folder: Path) -> None:
+    words = ("search.width=8", "pruner=halving", "epochs=9", "batch_size=100", *TPE[len(SPACE) :])
+    search(*SMALL, RATES, *words, "search.trials=12")
+    (study,) = studies(folder)
+    rungs = [one.intermediate_values for one in study.trials]
+    pruned = [one for one in study.trials if one.state is TrialState.PRUNED]
+    assert {step for one in pruned for step in one.intermediate_values} == {1, 3}
+    assert all([*one.intermediate_values.values()] == one.values for one in pruned)
+    wide = (*SMALL, "optimizer.lr=tag(log,interval(1e-4,10))", *words, "search.trials=13")
+    assert "12 of 12 points of the same search with other values lie in this space: taken over" in search(*wide)
+    (study,) = studies(folder)
+    assert [one.intermediate_values for one in study.trials][:12] == rungs
+    narrow = (*SMALL, "optimizer.lr=tag(log,interval(1e-7,1e-6))", *words, "search.trials=1", "launch.dry_run=true")
+    assert "0 of 13 points of the same search with other values lie in this space" in search(*narrow)
 
 
 def test_what_a_grid_has_trained_is_known_to_a_search(folder: Path) -> None:
@@ -374,6 +419,29 @@ def test_points_that_a_pruner_ends_are_told_with_their_last_value(folder: Path) 
     assert [one.state for one in studies(folder)[0].trials] == states
 
 
+def test_the_seeds_of_a_point_leave_together_and_their_mean_decides(folder: Path) -> None:
+    search(*TPE, "search.trials=24", "search.width=8", "search.seeds=3", "pruner=halving", "epochs=9", "batch_size=100")
+    rows = Store(f"sqlite:///{folder}/mlflow.db").rows()
+    points: dict[object, list[Row]] = {}
+    for row in rows:
+        points.setdefault(row.params["lr"], []).append(row)
+    assert sorted(map(len, points.values())) == [3] * 8
+    assert all(len({(one.state, one.reason) for one in seeds}) == 1 for seeds in points.values())
+    assert {row.state for row in rows} == {"FINISHED", "PRUNED"}
+    (study,) = studies(folder)
+    for trial in study.trials:
+        seeds = points[f"{trial.params['optimizer.lr']:.6g}"]
+        assert trial.value == pytest.approx(sum(one.metrics["val/accuracy"] for one in seeds) / 3)
+        assert trial.state.name == ("PRUNED" if seeds[0].state == "PRUNED" else "COMPLETE")
+
+
+def test_the_gaussian_process_says_that_a_pruner_leaves_it_little_to_learn_from(folder: Path) -> None:
+    line = "search=gp learns from whole trainings alone, of which pruner=halving leaves few: tpe uses all"
+    words = (*SPACE, "search.trials=9", "launch.dry_run=true")
+    assert line in search(*words, "search=gp", "pruner=halving")
+    assert "learns from" not in search(*words, "search=gp") + search(*words, "search=tpe", "pruner=halving")
+
+
 def test_a_budget_in_epochs_counts_what_pruned_trials_have_trained(folder: Path) -> None:
     search(*TPE, "search.epochs=45", "search.width=6", "pruner=halving", "epochs=9", "batch_size=100")
     assert len(recorded(folder)) > 6
@@ -388,6 +456,27 @@ def test_a_named_sweep_says_when_to_use_it_and_can_be_planned(folder: Path, name
     assert "When " in text
     assert f"python train.py -m sweeps={name}" in text
     assert "stack 1" in search("dataset=digits", "device=cpu", "threads=1", f"sweeps={name}", "launch.dry_run=true")
+
+
+SMALLER = {
+    "lr": ("optimizer.lr=0.1,0.3",),
+    "lr_batch_epochs": ("optimizer.lr=0.1,0.3", "batch_size=100", "epochs=1,2"),
+    "random": ("search.trials=4",),
+    "tpe": ("search.trials=4",),
+    "halving_grid": ("optimizer.lr=0.1,0.3", "batch_size=100", "epochs=3"),
+    "hyperband": ("search.trials=4", "epochs=3"),
+    "seeds": ("optimizer.lr=0.1", "seed=0,1,2,3"),
+}
+"""Named sweeps, each with what makes it small."""
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml")))
+def test_a_named_sweep_trains(folder: Path, name: str) -> None:
+    words = [*SMALL, f"sweeps={name}", "engine=inline", *SMALLER[name]]
+    search(*(word for word in words if word != "epochs=2" or "epochs=" not in "".join(SMALLER[name])))
+    states = [row.state for row in Store(f"sqlite:///{folder}/mlflow.db").rows()]
+    assert {*states} <= {"FINISHED", "PRUNED"}
+    assert len(states) == (2 if name in ("lr", "halving_grid") else 4)
 
 
 def test_what_the_changelog_and_the_readme_call_a_named_sweep_is_one() -> None:
@@ -456,6 +545,8 @@ def test_a_second_command_of_the_same_search_waits_and_trains_nothing_twice(term
 
 # --- What is refused
 
+LOSSES = "task.loss={_target_:torch.nn.CrossEntropyLoss},{_target_:torch.nn.MultiMarginLoss}"
+BY_LOSS = "task.objective={name:val/loss,mode:min}"
 REFUSED = {
     "search=tep search.trials=4": "search=tep does not exist; did you mean 'tpe'?",
     "search=tpe": "must have a budget",
@@ -484,6 +575,31 @@ REFUSED = {
     "search=tpe search.trials=4 schedule=step schedule.every=interval(1,3)": "schedule.every takes whole numbers",
     "search=tpe search.trials=4 evaluate_every=interval(1,3)": "evaluate_every takes whole numbers",
     "optimizer.lr=interval(0.1,1)": "a grid has no intervals",
+    "search=tpe search.epochs=3 epochs=5": "search.epochs must be enough for one point, which may have 5 epochs, got 3",
+    "search=tpe search.epochs=26 epochs=1,9 search.seeds=3": "which may have 27 epochs, got 26",
+    f"search=tpe search.trials=4 {LOSSES} {BY_LOSS}": "one objective that measures the same for all, got 'val/loss "
+    "(min) of two kinds'; choose one, for example 'task.objective={name:val/accuracy,mode:max}'",
+    f"search=tpe search.trials=4 {BY_LOSS},{{name:val/accuracy,mode:max}}": "'val/loss (min) and val/accuracy (max)'",
+    f"pruner=threshold pruner.bound=0.5 optimizer.lr=0.1 {LOSSES} {BY_LOSS}": "pruner=threshold compares its trials by",
+    "search=tpe search.trials=4 optimizer.lr=interval(0.1,0.1)": "give one value instead, or a wider interval",
+    "search=tpe search.trials=4 optimizer.lr=choice()": "empty choice is not legal",
+    "search=tpe search.trials=4 tracking=5": "tracking should have keys, got 5; for example tracking.sweep=my_sweep",
+    "search=tpe search.trials=4 checkpoint=5 optimizer.lr=0.1,0.2": "checkpoint should have keys, got 5",
+    "pruner=halving pruner.factor=1 optimizer.lr=0.1,0.2": "pruner.factor should be greater than or equal to 2, got 1",
+    "search=tpe search.trials=4 search.width=0": "search.width should be greater than or equal to 1",
+    "search=tpe search.trials=4.5": "search.trials should be a valid integer, got 4.5",
+    "search=tpe search.minutes=nan": "search.minutes should be a finite number",
+    "search=tpe search.trials=4 fold=int(interval(0,3)) folds=4": "does not search for a fold",
+}
+WHEN = {
+    "optimizer.momentum:'optimizer.lr=0.1'": "search.when is about searched keys, got 'optimizer.momentum'; did you",
+    "optimizer.rl:'batch_size=50'": "search.when is about searched keys, got 'optimizer.rl'; did you mean 'opt",
+    "batch_size:'optimizer.momentum=0.1'": "search.when.batch_size must name a searched key and one of its values",
+    "batch_size:'optimizer.lr=0.3'": "search.when.batch_size must name a value of optimizer.lr, got '0.3'",
+    "batch_size:'batch_size=50'": "the conditions of search.when must not go round in a circle, got 'batch_size'",
+    "batch_size:'optimizer.lr=0.1',optimizer.lr:'batch_size=50'": "must not go round in a circle, got 'batch_size, op",
+    "batch_size:'='": "search.when.batch_size must name a searched key and one of its values, as in KEY=VALUE, got '='",
+    "batch_size:'epochs=2',optimizer.lr:'epochs=2'": "a search must have something to search",
 }
 MISTYPED = {
     "search.zip=5": "search.zip should be a list, got 5; for example search.zip=[[batch_size,optimizer.lr]]",
@@ -511,9 +627,31 @@ def test_a_mistake_is_one_line_before_anything_trains(folder: Path, words: str) 
     done = here.train("-m", "dataset=digits", "device=cpu", *space, *typed)
     assert done.code == 2
     assert REFUSED[words] in done.err
+    assert done.err.count("\n") == (2 if "interval(-1,1)" in words else 1)  # of which two values are refused
     assert "Traceback" not in done.err
     assert not [*folder.glob("journal/mlflow.db/searches/*")]
     assert sorted(path for path in folder.rglob("*") if path.suffix == ".db") == before
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_a_condition_that_no_point_could_fulfil_is_one_line(folder: Path, when: str) -> None:
+    space = ("optimizer.lr=0.1,0.2", "batch_size=50,100", "search=tpe", "search.trials=4", f"+search.when={{{when}}}")
+    done = here.train("-m", "dataset=digits", "device=cpu", "epochs=1", *space)
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert WHEN[when] in done.err
+
+
+def test_losses_are_searched_if_something_else_selects(folder: Path) -> None:
+    search(*SMALL, "optimizer.lr=0.1", LOSSES, "search=random", "search.trials=4", "engine=inline")
+    (study,) = studies(folder)
+    assert len({one.params["task.loss"] for one in study.trials}) == 2
+
+
+def test_a_key_that_is_searched_twice_has_the_last_values(folder: Path) -> None:
+    words = ("optimizer.lr=interval(0.1,0.2)", "search=qmc", "search.trials=2", "optimizer.lr=interval(0.5,0.6)")
+    out = search("dataset=digits", *words, "launch.dry_run=true")
+    assert "optimizer.lr: from 0.5 to 0.6" in out
+    assert "0.2" not in out
 
 
 OF_NO_EFFECT = {

@@ -200,6 +200,8 @@ def _check_names(config: DictConfig) -> None:
     from sweepstack.config.names import check_sweep
     from sweepstack.errors import ConfigError
 
+    if not isinstance(section := OmegaConf.select(config, "tracking", default={}), DictConfig | dict):
+        raise ConfigError("tracking should have keys", section, "for example tracking.sweep=my_sweep")
     try:
         name = OmegaConf.select(config, "tracking.sweep")
     except InterpolationResolutionError:  # ${hydra:...} is known only inside the job, where `parse` checks it

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -16,9 +16,11 @@ from sweepstack.config.parsing import parse
 from sweepstack.config.schema import RunConfig, TrackingConfig, TrialConfig
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Joined, Measured, Started
-from sweepstack.journal.codec import stored_trial, trial_as_json
+from sweepstack.journal import codec
+from sweepstack.journal.codec import FORMAT, stored_trial, trial_as_json
 from sweepstack.journal.log import Journal, LogReader
 from sweepstack.journal.replay import Progress, Replay
+from sweepstack.journal.schema import SCHEMA_VERSION
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
 
 from ..stories import DIVERGED, DONE, FACTS, MakeTrial, in_process, measured, read_only, room_for
@@ -123,6 +125,24 @@ def test_whatever_happens_to_trials_is_read_back_as_it_was_put(
         path = Path(folder, "journal.jsonl")
         write(path, events)
         assert repr(read(path)) == repr(events)  # for NaN is not equal to itself
+
+
+def test_a_word_that_older_versions_would_take_for_damage_has_a_number_of_its_own() -> None:
+    """A new state or kind of event: raise both numbers, and say in their docstrings what is new."""
+    words = {*(state.value for state in TrialState), *(kind.__name__ for kind in get_args(Event))}
+    known = {"FINISHED", "FAILED", "KILLED", "PRUNED", "Started", "Measured", "Ended", "Joined"}
+    assert (words, FORMAT, SCHEMA_VERSION) == (known, 3, 3)
+
+
+def test_an_older_version_leaves_a_journal_with_pruned_trials_as_it_is(
+    life: list[Event], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(path, life[:4])
+    monkeypatch.setattr(codec, "FORMAT", 2)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"is of a newer one; update sweepstack"):
+        read(path)
+    assert path.read_bytes() == before
 
 
 def test_a_config_is_stored_with_the_flat_keys_that_version_0_1_has_stored(

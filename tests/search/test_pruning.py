@@ -11,7 +11,7 @@ import pytest
 from sweepstack.config.parsing import parse
 from sweepstack.config.schema import PrunerConfig, RunConfig, SearchConfig
 from sweepstack.errors import ConfigError
-from sweepstack.planning.compatibility import setting_key
+from sweepstack.planning.compatibility import objective_key, setting_key
 from sweepstack.search.pruning import (
     KnownRungs,
     Pruner,
@@ -25,13 +25,17 @@ from sweepstack.search.pruning import (
 )
 from sweepstack.trial import Measurement, Outcome, TrialState
 
+from ..stories import fingerprint
+
+KEYS = [fingerprint(number) for number in range(10)]
+
 
 def pruner(epochs: dict[str, int], settings: dict[str, int] | None = None, mode: Any = "max", **keys: Any) -> Pruner:
     """Trials by name, each with its epochs; each a setting of its own unless `settings` says otherwise."""
     numbers = settings or {name: number for number, name in enumerate(epochs)}
-    standings = {name: Standing(numbers[name], one, "val/accuracy") for name, one in epochs.items()}
+    standings = {name: Standing(numbers[name], one, "val/accuracy", mode) for name, one in epochs.items()}
     known = KnownRungs(PrunerConfig(**keys), max(epochs.values()), standings)
-    found = Pruner(KnownRungs.from_json(json.loads(json.dumps(known.as_json()))), mode)  # as a worker gets it
+    found = Pruner(KnownRungs.from_json(json.loads(json.dumps(known.as_json()))))  # as a worker gets it
     found.begin()
     return found
 
@@ -189,10 +193,64 @@ def test_a_trial_that_ends_by_itself_at_a_rung_is_not_pruned_nor_are_its_other_s
     assert at(one, 1, a1=0.5) == {}  # the setting is the best now
 
 
-def test_trials_of_unlike_objectives_are_not_compared() -> None:
-    one = pruner(dict.fromkeys("ab", 9), name="halving")
-    one._standings["b"].objective = "val/f1"
-    assert at(one, 1, a=0.9, b=0.1) == {}
+ACCURACY = {"task.objective": {"name": "val/accuracy", "mode": "max"}}
+LOSS = {"task.objective": {"name": "val/loss", "mode": "min"}}
+SMOOTH = {"task.loss": {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.1}}
+OWN = {"_target_": "my.top5", "name": "top5", "mode": "max"}
+TOP5 = {"task.objective": {"name": "val/top5", "mode": "max"}}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ({}, ACCURACY, True),
+        ({}, {**ACCURACY, **SMOOTH}, True),
+        ({}, LOSS, False),
+        (LOSS, {**LOSS, **SMOOTH}, False),
+        ({**LOSS, **SMOOTH}, {**LOSS, **SMOOTH}, True),
+        ({**TOP5, "task.metrics": [OWN]}, {**TOP5, "task.metrics": [OWN, "auroc"]}, True),
+        ({**TOP5, "task.metrics": [OWN]}, {**TOP5, "task.metrics": [{**OWN, "k": 3}]}, False),
+    ],
+)
+def test_trials_are_compared_if_their_objectives_measure_the_same(
+    trial: Any, digits_config: Any, one: dict[str, Any], other: dict[str, Any], alike: bool
+) -> None:
+    standings = Standings(PrunerConfig(name="halving"))
+    configs = [digits_config({"optimizer.lr": lr, **changes}) for lr, changes in ((0.1, one), (0.2, other))]
+    assert (objective_key(configs[0]) == objective_key(configs[1])) is alike
+    standings.add(trial(number, fingerprint=KEYS[number], config=config) for number, config in enumerate(configs))
+    known = standings.known()
+    assert known is not None
+    judge = Pruner(known)
+    judge.begin()
+    for key, value in zip(KEYS[:2], (0.5, 0.4), strict=True):
+        judge.take(key, 1.0, value)
+    assert len(judge.decide().leaving) == alike
+
+
+def test_trials_on_unlike_data_are_not_compared(trial: Any, digits_config: Any) -> None:
+    """Else the data that are the easiest would be all that is left."""
+    standings = Standings(PrunerConfig(name="halving"))
+    keys = [fingerprint(number, data=number // 2) for number in range(4)]
+    lrs = (0.1, 0.2, 0.3, 0.4)
+    standings.add(
+        trial(number, fingerprint=keys[number], config=digits_config({"optimizer.lr": lr}))
+        for number, lr in enumerate(lrs)
+    )
+    known = standings.known()
+    assert known is not None
+    judge = Pruner(known)
+    judge.begin()
+    for key, value in zip(keys, (0.9, 0.8, 0.2, 0.1), strict=True):
+        judge.take(key, 1.0, value)
+    assert [*judge.decide().leaving] == [keys[1], keys[3]]
+
+
+def test_smaller_and_larger_values_are_better_side_by_side() -> None:
+    one = pruner(dict.fromkeys("abcd", 9), name="halving")
+    for name in "cd":
+        one._standings[name].mode, one._standings[name].comparable = "min", "loss"
+    assert sorted(at(one, 1, a=0.9, b=0.1, c=0.9, d=0.1)) == ["b", "c"]
 
 
 def test_a_setting_is_all_but_seed_and_fold(digits_config: Any) -> None:
@@ -208,7 +266,7 @@ def test_a_value_that_is_no_number_is_the_worst(value: float) -> None:
 
 def test_what_a_command_knows_of_a_trial_is_what_its_worker_knows(trial: Any, digits_config: Any) -> None:
     one, other = (
-        trial(number, fingerprint=f"{number}", config=digits_config({"optimizer.lr": lr}))
+        trial(number, fingerprint=KEYS[number], config=digits_config({"optimizer.lr": lr}))
         for number, lr in enumerate((0.1, 0.2))
     )
     standings = Standings(PrunerConfig(name="halving"))
@@ -219,17 +277,17 @@ def test_what_a_command_knows_of_a_trial_is_what_its_worker_knows(trial: Any, di
     standings.take(other, Measurement(2, 14, 14, {"val/accuracy": 0.5}), 7)  # at its end
     known = standings.known()
     assert known is not None
-    assert [known.standings[key].values for key in ("0", "1")] == [{1.0: 0.5}, {}]
-    worker = Pruner(known, "max")
+    assert [known.standings[key].values for key in KEYS[:2]] == [{1.0: 0.5}, {}]
+    worker = Pruner(known)
     worker.begin()
-    worker.take("1", 1.0, 0.4)
-    assert [*worker.decide().leaving] == ["1"]
+    worker.take(KEYS[1], 1.0, 0.4)
+    assert [*worker.decide().leaving] == [KEYS[1]]
     assert standings.known() is not known
     assert Standings(PrunerConfig()).known() is None
 
 
 def test_rungs_are_counted_on_the_longest_training_that_may_come(trial: Any, digits_config: Any) -> None:
-    short = trial(0, fingerprint="0", config=digits_config({"epochs": 9}))
+    short = trial(0, fingerprint=KEYS[0], config=digits_config({"epochs": 9}))
     standings = Standings(PrunerConfig(name="halving"), longest=27)
     standings.add([short])
     known = standings.known()
@@ -246,7 +304,7 @@ def test_what_was_decided_stands_in_a_search_that_has_grown_and_in_no_other_grid
     config = PrunerConfig(name="halving")
     run = RunConfig(pruner=config, search=SearchConfig(name=search))
     trials = [
-        trial(number, fingerprint=f"{number}", config=digits_config({"optimizer.lr": lr}), run=run)
+        trial(number, fingerprint=KEYS[number], config=digits_config({"optimizer.lr": lr}), run=run)
         for number, lr in enumerate((0.1, 0.2, 0.3))
     ]
     small, large, same, other = (Standings(config) for _ in range(4))
@@ -257,11 +315,11 @@ def test_what_was_decided_stands_in_a_search_that_has_grown_and_in_no_other_grid
     known = small.known()
     assert known is not None
     outcome = Outcome(TrialState.PRUNED, reason="as it was", rungs={1.0: 0.5}, population=known.population)
-    assert same.judge({"1": outcome, "9": outcome}) == {"1": outcome}
-    assert large.judge({"1": outcome}) == ({"1": outcome} if stands else {})
-    assert other.judge({"1": outcome}) == {}
-    two = other.judge({"1": outcome, "2": replace(outcome, rungs={1.0: 0.6})})
-    assert {key: one.reason for key, one in two.items()} == {"1": "pruned at epoch 1 by halving: 2nd of 2"}
+    assert same.judge({KEYS[1]: outcome, KEYS[9]: outcome}) == {KEYS[1]: outcome}
+    assert large.judge({KEYS[1]: outcome}) == ({KEYS[1]: outcome} if stands else {})
+    assert other.judge({KEYS[1]: outcome}) == {}
+    two = other.judge({KEYS[1]: outcome, KEYS[2]: replace(outcome, rungs={1.0: 0.6})})
+    assert {key: one.reason for key, one in two.items()} == {KEYS[1]: "pruned at epoch 1 by halving: 2nd of 2"}
 
 
 @pytest.mark.parametrize(

@@ -187,8 +187,7 @@ class _StackRun:
         self._open = set(assignment.wanted)
         self._is_final = True
         """True if the same command trains no trial again that has ended."""
-        rungs, mode = assignment.rungs, self._stack.trials[0].config.mode
-        self._pruner = None if rungs is None else Pruner(rungs, mode)
+        self._pruner = None if assignment.rungs is None else Pruner(assignment.rungs)
         self._reasons: dict[str, str] = {}
         """Why trials were pruned, by fingerprint."""
 

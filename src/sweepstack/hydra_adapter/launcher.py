@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
@@ -32,9 +33,10 @@ from sweepstack.hydra_adapter.output_folders import Folders
 from sweepstack.hydra_adapter.show_configs import asked, print_configs
 from sweepstack.hydra_adapter.trials import OF_SWEEP, fixed_keys
 from sweepstack.paths import begin_in
+from sweepstack.planning.compatibility import check_one_objective
 from sweepstack.planning.plan import describe
 from sweepstack.tracking.store import Store
-from sweepstack.trial import Trial
+from sweepstack.trial import Outcome, Trial
 
 
 def launch(
@@ -73,6 +75,8 @@ def launch(
     trials, isolation_reason = parse_jobs(jobs, config.hydra, composer.folders)
     run, task = trials[0].run, config.hydra.job.name
     _check_search(config, run)
+    if run.pruner.name == "threshold":
+        check_one_objective([trial.config for trial in trials], "pruner=threshold")
     store = Store(run.tracking.uri) if run.launch.dry_run else usable_store(run.tracking, task)
     jobs.trials = {trial.number: trial for trial in trials}
     if composer.asked:
@@ -83,8 +87,40 @@ def launch(
     prepared = replace(prepared, isolation_reason=isolation_reason)
     if run.launch.dry_run:
         show_plan(prepared, store, jobs)
-    jobs.finish_rest(execute(prepared, store, jobs, [jobs]))
+    outcomes = execute(prepared, store, jobs, [jobs])
+    jobs.finish_rest(outcomes)
+    if (key := _failure_rate_of(config.hydra)) is not None:
+        for trial in prepared.trials:
+            _fail(jobs.returns[trial.number], trial, outcomes[trial.fingerprint], key)
     return [jobs.returns[number] for number in jobs.trials]
+
+
+def _failure_rate_of(hydra: DictConfig) -> str | None:
+    """Returns the key that says how many failed jobs the sweeper takes, as those of Optuna and Nevergrad for Hydra
+    have one; None if it has none, and expects a number of each job."""
+
+    def keys(path: str, section: Any) -> Iterator[str]:
+        for key, value in section.items() if isinstance(section, dict) else ():
+            yield f"{path}.{key}"
+            yield from keys(f"{path}.{key}", value)
+
+    sweeper = OmegaConf.to_container(hydra.sweeper)
+    return next((key for key in keys("hydra.sweeper", sweeper) if key.endswith(".max_failure_rate")), None)
+
+
+def _fail(done: JobReturn, trial: Trial, outcome: Outcome, key: str) -> None:
+    """Makes the return of a job that of a failed one, if its trial has no objective.
+
+    Args:
+        done: the return.
+        trial: the trial of the job.
+        outcome: how it has ended.
+        key: see `_failure_rate_of`.
+    """
+    if not math.isfinite(outcome.objective(trial.config)):
+        done.status = JobStatus.FAILED
+        why = f": {outcome.reason}" if outcome.reason else f" without a finite {trial.config.objective}"
+        done.return_value = UserError(f"{trial.name} {outcome.state}{why}", remedy=f"{key}=1 goes on after failures")
 
 
 def _check_search(config: DictConfig, run: RunConfig) -> None:
@@ -216,7 +252,7 @@ def parse_jobs(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tuple
     """
     fixed = fixed_keys(of_sweep)
     trials: list[Trial] = []
-    mistakes: list[UserError] = []
+    wrong: dict[int, UserError] = {}
     isolation_reason = ""
     for number in jobs.numbers:
         try:
@@ -224,7 +260,10 @@ def parse_jobs(jobs: HydraJobs, of_sweep: DictConfig, folders: Folders) -> tuple
             trials.append(trial)
             isolation_reason = isolation_reason or reason
         except ConfigError as error:
-            mistakes.append(of_job(number, jobs.overrides(number), error))
+            wrong[number] = error
+    if 1 < len(wrong) == len(jobs.numbers) and len({*map(str, wrong.values())}) == 1:
+        raise next(iter(wrong.values()))  # it is no mistake of a job, but of the whole sweep
+    mistakes = [of_job(number, jobs.overrides(number), error) for number, error in wrong.items()]
     for section in OF_SWEEP:
         values = {getattr(trial.run, section) for trial in trials}
         if len(values) > 1:

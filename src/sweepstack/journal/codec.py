@@ -23,8 +23,9 @@ from sweepstack.errors import one_line
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
 
-FORMAT = 2
-"""Version of the format of a line. In version 1, a line had no number."""
+FORMAT = 3
+"""Version of the format of a line: a version of sweepstack refuses a later one, instead of taking it for damaged. In
+version 1, a line had no number; in version 2, no outcome was PRUNED."""
 ITEMS = "<items>"
 """The only key of a JSON object that stands for a mapping with keys that are not texts."""
 BEGIN = re.compile(rb'[0-9a-f]{8} \{"')

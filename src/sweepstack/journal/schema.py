@@ -10,8 +10,9 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
 
-SCHEMA_VERSION = 2
-"""Version of the tables. Version 1 had no checksums, and did not know how many lines a journal should hold."""
+SCHEMA_VERSION = 3
+"""Version of the tables and of what is in them. Version 1 had no checksums, and did not know how many lines a journal
+should hold; version 2 had no outcome PRUNED."""
 TABLES = {
     "sessions": ("number", "experiment", "ended", "delivering", "delivered", "lines", "joined"),
     "stacks": ("id", "content"),
@@ -76,7 +77,7 @@ def _checksum(columns: Iterable[str]) -> str:
     )
 
 
-UPGRADES = (
+UPGRADES: tuple[list[str], ...] = (
     _VERSION_1.strip().removesuffix(";").split(";\n"),
     [
         # what the journal of a session that has ended should hold: lines, and trials that were trained before
@@ -89,8 +90,9 @@ UPGRADES = (
         "CREATE TABLE set_aside (id, fingerprint, session, stack, state, trial, run_id, at, measured, outcome)",
         *_with_checksums(),
     ],
+    [],  # the tables are the same
 )
-"""The statements of each upgrade: the first makes version 1 of an empty database, the second makes version 2 of it."""
+"""The statements of each upgrade: the first makes version 1 of an empty database, the second version 2 of that."""
 
 
 def upgrade(database: sqlite3.Connection, version: int) -> None:

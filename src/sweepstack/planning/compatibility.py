@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
-from sweepstack.config.schema import Mark, PlateauSchedule, RunConfig, TrialConfig, marked
+from sweepstack.config.schema import Mark, MetricConfig, PlateauSchedule, RunConfig, TrialConfig, marked
+from sweepstack.errors import ConfigError
+from sweepstack.metrics import KNOWN, OWN_METRIC, bare_name
 from sweepstack.schedules import looks_at_horizon
 from sweepstack.trial import REPLICATES
 
@@ -80,6 +84,50 @@ def stack_key(config: TrialConfig, run: RunConfig) -> str:
 def setting_key(config: TrialConfig) -> str:
     """Returns a key that is equal for trials of one setting: they differ only in their seed or fold."""
     return config.model_dump_json(exclude=dict.fromkeys(REPLICATES, True), by_alias=True)
+
+
+def objective_key(config: TrialConfig) -> str:
+    """Returns a key that is equal for trials whose objectives measure the same.
+
+    These are one metric with one direction. A loss is that of one loss function; what a task of a user's own calls by a
+    name of its own is that of one task.
+    """
+    task, name = config.task, bare_name(config.objective)
+    parts: list[Any] = [config.objective, config.mode]
+    declared = [one.model_dump_json(by_alias=True) for one in task.metrics if _is_declared(one, name)]
+    if name == "loss":
+        parts += [task.target, None if task.loss is None else task.loss.model_dump_json(by_alias=True)]
+    elif declared or name not in KNOWN:
+        parts += declared or [task.target]
+    return json.dumps(parts)
+
+
+def check_one_objective(configs: Sequence[TrialConfig], who: str) -> None:
+    """Checks that the objectives of all trials measure the same.
+
+    Args:
+        configs: those of the trials.
+        who: compares them.
+
+    Raises:
+        ConfigError: two do not.
+    """
+    first = configs[0]
+    for other in configs[1:]:
+        if objective_key(other) == objective_key(first):
+            continue
+        shown = list(dict.fromkeys(f"{one.objective} ({one.mode})" for one in (first, other)))
+        usual = OWN_METRIC.get(first.task.target, "my_metric")
+        mode = KNOWN[usual].mode if usual in KNOWN else first.mode
+        raise ConfigError(
+            f"{who} compares its trials by one objective that measures the same for all",
+            " and ".join(shown) if len(shown) > 1 else f"{shown[0]} of two kinds",
+            f"choose one, for example 'task.objective={{name:val/{usual},mode:{mode}}}'",
+        )
+
+
+def _is_declared(metric: MetricConfig | str, name: str) -> TypeGuard[MetricConfig]:
+    return isinstance(metric, MetricConfig) and metric.title == name
 
 
 def _key(config: TrialConfig, run: RunConfig, without: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,11 @@ SPACE = "space"
 EXACT_SPACE = "exact space"
 """Attribute of a study: the same with all digits, by which it is found again."""
 LINE = "line"
-"""Key of our lines in the file of a study: their number, from 0. Optuna ignores it."""
+"""Key of our lines in the file of a study: their number, from 0. Optuna ignores this key and the next two."""
+LAST = "last"
+"""Key of our lines: the number of the last one that was written with this one. All of them count, or none."""
+CHECKSUM = "checksum"
+"""Key of our lines: the CRC-32 of the line without this key."""
 STATES = {
     PointState.ASKED: TrialState.RUNNING,
     PointState.COMPLETE: TrialState.COMPLETE,
@@ -47,7 +52,8 @@ STARTUP = 10
 class StudyFile(BaseJournalBackend):
     """The file of a study, in the format of Optuna's `JournalFileBackend`: one line of JSON for each operation.
 
-    Only one process writes it, under a lock of ours, and what belongs together is written at once by `keep`. Optuna's
+    Only one process writes it, under a lock of ours. What belongs together is written at once by `keep`, and counts as
+    a whole or not at all: lines at the end whose last one is missing were being written when the power went. Optuna's
     own class would write and sync each operation, and leave a lock behind when the process is killed.
 
     Args:
@@ -55,18 +61,23 @@ class StudyFile(BaseJournalBackend):
         writes: False if nothing is to be written.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: it cannot be read, or is not as it was written.
     """
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self._path, self._writes = path, writes
         try:
-            text = path.read_bytes() if path.exists() else b""
-            self._size = text.rfind(b"\n") + 1  # a last line without an end was being written when the power went
-            self._logs: list[dict[str, Any]] = [json.loads(line) for line in text[: self._size].splitlines()]
-            numbers = [log[LINE] for log in self._logs if LINE in log]  # optuna-dashboard may add lines of its own
-            if numbers != [*range(len(numbers))]:
-                raise ValueError(f"after {len(numbers)} lines, some are missing or twice there")
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+            count = len(lines)
+            if lines and not lines[-1].endswith(b"\n"):
+                lines.pop()
+            self._logs: list[dict[str, Any]] = [_checked(number, line) for number, line in enumerate(lines, 1)]
+            own = [index for index, log in enumerate(self._logs) if LINE in log]  # optuna-dashboard may add its own
+            if [self._logs[index][LINE] for index in own] != [*range(len(own))]:
+                raise ValueError(f"after {len(own)} lines, some are missing or twice there")
+            while own and self._logs[own[-1]][LAST] >= len(own):
+                del self._logs[own.pop() :]
+            self._torn_at = None if len(self._logs) == count else sum(map(len, lines[: len(self._logs)]))
         except (OSError, ValueError) as error:
             rule = f"the study of a search must be readable ({one_line(error)})"
             raise StoreError(
@@ -80,22 +91,50 @@ class StudyFile(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """See `BaseJournalBackend`; nothing is written before `keep`."""
-        first = sum(LINE in log for log in self._logs)
-        self._logs += [{**log, LINE: number} for number, log in enumerate(json.loads(json.dumps(logs)), first)]
+        self._logs += json.loads(json.dumps(logs))
 
     def keep(self) -> None:
         """Writes what is new, and returns when it is on the disk."""
-        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in self._logs[self._kept :]]
-        if not (lines and self._writes):
+        new = self._logs[self._kept :]
+        if not (new and self._writes):
             return
+        first = sum(LINE in log for log in self._logs)
+        last = first + len(new) - 1
+        for number, log in enumerate(new, first):
+            log |= {LINE: number, LAST: last}
+            log[CHECKSUM] = _crc(log)
         make_folder(self._path.parent)
         with open(self._path, "ab", opener=opener) as file:
-            file.truncate(self._size)
-            file.write("".join(lines).encode())
+            if self._torn_at is not None:
+                file.truncate(self._torn_at)
+            file.write("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in new).encode())
             file.flush()
             os.fsync(file.fileno())
-            self._size = file.tell()
-        self._kept = len(self._logs)
+        self._torn_at, self._kept = None, len(self._logs)
+
+
+def _checked(number: int, line: bytes) -> dict[str, Any]:
+    """Reads a line of a study.
+
+    Args:
+        number: that of the line, from 1.
+        line: its text.
+
+    Raises:
+        ValueError: it is not as it was written.
+    """
+    try:
+        log: dict[str, Any] = json.loads(line)
+        damaged = CHECKSUM in log and log[CHECKSUM] != _crc({key: log[key] for key in log if key != CHECKSUM})
+    except (ValueError, TypeError):
+        damaged = True
+    if damaged:
+        raise ValueError(f"line {number} is damaged")
+    return log
+
+
+def _crc(log: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(log, separators=(",", ":")).encode())
 
 
 class OptunaStrategy:
@@ -124,6 +163,8 @@ class OptunaStrategy:
         writes: bool = True,
     ) -> None:
         self._path = file
+        self.taken_over: tuple[int, int] | None = None
+        """The points of the study before this one that lie in this space, and all of them; None if there is none."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._file, self._sampler, self._seed, self._space, self._width = (
             StudyFile(file, writes),
@@ -149,21 +190,28 @@ class OptunaStrategy:
         studies = self._storage.get_all_studies()
         for one in studies:
             if one.user_attrs.get(EXACT_SPACE) == exact:
-                return optuna.load_study(study_name=one.study_name, storage=self._storage)
+                study = optuna.load_study(study_name=one.study_name, storage=self._storage)
+                for trial in study.get_trials(deepcopy=False):
+                    if not self._space.contains(trial.params):
+                        raise ValueError(f"its point {trial.number} does not lie in its space")
+                return study
         own_name = name if not studies else f"{name} ({len(studies) + 1})"
         study = optuna.create_study(study_name=own_name, storage=self._storage, directions=self._directions)
         if studies:
             before = optuna.load_study(study_name=studies[-1].study_name, storage=self._storage)
-            for trial in before.get_trials(deepcopy=False):
-                if self._space.contains(trial.params):
-                    study.add_trial(
-                        create_trial(
-                            state=trial.state,
-                            values=trial.values,
-                            params=trial.params,
-                            distributions=self._of(trial.params),
-                        )
+            points = before.get_trials(deepcopy=False)
+            inside = [trial for trial in points if self._space.contains(trial.params)]
+            for trial in inside:
+                study.add_trial(
+                    create_trial(
+                        state=trial.state,
+                        values=trial.values,
+                        params=trial.params,
+                        distributions=self._of(trial.params),
+                        intermediate_values=trial.intermediate_values,  # by which pruned ones are ranked
                     )
+                )
+            self.taken_over = len(inside), len(points)
         study.set_user_attr(SPACE, "; ".join(self._space.lines()))
         study.set_user_attr(EXACT_SPACE, exact)
         return study
@@ -173,12 +221,12 @@ class OptunaStrategy:
         """See `Strategy`."""
         return [
             Point(number, trial.params, BACK[trial.state], tuple(trial.values or ()))
-            for number, trial in enumerate(self._whole())
+            for number, trial in enumerate(self._trials)
         ]
 
     def ask(self) -> Point:
         """See `Strategy`."""
-        number = len(self._whole())
+        number = len(self._trials)
         if self._sampler in ("random", "qmc"):
             values = self._space.at(self._shares(number))
             self._study.add_trial(create_trial(state=TrialState.RUNNING, params=values, distributions=self._of(values)))
@@ -198,10 +246,9 @@ class OptunaStrategy:
     def _of(self, values: Mapping[str, Value]) -> dict[str, BaseDistribution]:
         return {key: self._distributions[key] for key in values}
 
-    def _whole(self) -> list[FrozenTrial]:
-        """Returns the trials of the study that have all of their values: a power cut may have lost some of the last
-        one."""
-        return [trial for trial in self._study.get_trials(deepcopy=False) if self._space.contains(trial.params)]
+    @property
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
 
     def _shares(self, number: int) -> Sequence[float]:
         """Returns a point of the unit cube."""
@@ -229,21 +276,25 @@ class OptunaStrategy:
                     seed=seed,
                 )
             case "cmaes":
-                independent = RandomSampler(seed=seed)
-                return CmaEsSampler(seed=seed, independent_sampler=independent, warn_independent_sampling=False)
+                return CmaEsSampler(
+                    seed=seed,
+                    independent_sampler=RandomSampler(seed=seed),
+                    warn_independent_sampling=False,
+                    consider_pruned_trials=True,
+                )
             case "gp":
                 return GPSampler(seed=seed, n_startup_trials=STARTUP)
             case _:
                 return NSGAIISampler(population_size=max(STARTUP, self._width), seed=seed)
 
-    def tell(self, number: int, state: PointState, objectives: Sequence[float] = ()) -> None:
+    def tell(self, number: int, state: PointState, objectives: Sequence[float] = (), rung: int = 1) -> None:
         """See `Strategy`."""
-        trial = self._whole()[number]
+        trial = self._trials[number]
         if trial.state is not TrialState.RUNNING:
             return
         if state is PointState.PRUNED and len(self._directions) == 1:
-            # Optuna takes the value of a pruned trial from its last intermediate value.
-            self._storage.set_trial_intermediate_value(trial._trial_id, 1, objectives[0])
+            # Optuna takes the value of a pruned trial from its last intermediate value, and ranks it by the step of it.
+            self._storage.set_trial_intermediate_value(trial._trial_id, rung, objectives[0])
         values = [*objectives] if state is PointState.COMPLETE else None
         self._study.tell(trial.number, values, STATES[state])
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.config.schema import PrunerConfig
 from sweepstack.metrics import Mode, is_better, rounded
-from sweepstack.planning.compatibility import setting_key
+from sweepstack.planning.compatibility import objective_key, setting_key
 from sweepstack.trial import Measurement, Outcome, Trial, TrialState
 
 ROUNDING = 1e-9
@@ -33,7 +34,11 @@ class Standing:
     epochs: int
     """The epochs of its whole training."""
     objective: str
-    """The metric that selects; only trials of one objective are compared."""
+    """The metric that selects."""
+    mode: Mode
+    """Which of its values are better."""
+    comparable: str = ""
+    """A key that is equal for trials that are compared: their objectives measure the same on the same data."""
     values: dict[float, float] = field(default_factory=dict)
     """The objective by the epochs that it had trained then."""
     failed: bool = False
@@ -164,13 +169,11 @@ class Pruner:
 
     Args:
         known: what is known of the trials of the sweep; it is updated.
-        mode: which values of the objective are better.
     """
 
-    def __init__(self, known: KnownRungs, mode: Mode) -> None:
-        self.config, self._longest, self._mode = known.config, known.longest, mode
+    def __init__(self, known: KnownRungs) -> None:
+        self.config, self._longest = known.config, known.longest
         self._standings, self.population = known.standings, known.population
-        self._sign = 1 if mode == "min" else -1
         self._shares = brackets(self.config, self._longest) if self.config.name == "hyperband" else [1]
         self._rungs: dict[int, list[tuple[int, float]]] = {}
         self._brackets: dict[int, int] = {}
@@ -271,24 +274,30 @@ class Pruner:
         groups: dict[tuple[str, int], list[str]] = defaultdict(list)
         for key in keys:
             standing = self._standings[key]
-            groups[standing.objective, self._bracket(standing.setting)].append(key)
+            groups[standing.comparable, self._bracket(standing.setting)].append(key)
         found: dict[str, str] = {}
-        for (objective, bracket), group in groups.items():
-            losers = self._losers(rung, objective, bracket)
+        for (_, bracket), group in groups.items():
+            losers = self._losers(rung, self._standings[group[0]], bracket)
             settings = {key: self._standings[key].setting for key in group}
             found |= {key: losers[setting] for key, setting in settings.items() if setting in losers}
         for key in found:
             self._standings[key].pruned = True
         return found
 
-    def _losers(self, rung: int, objective: str, bracket: int) -> dict[int, str]:
-        """Returns why settings end at a rung, by their numbers. What was decided before stands."""
+    def _losers(self, rung: int, like: Standing, bracket: int) -> dict[int, str]:
+        """Returns why settings end at a rung, by their numbers. What was decided before stands.
+
+        Args:
+            rung: the rung.
+            like: one of the trials that are compared.
+            bracket: their bracket.
+        """
         if self.config.name == "hyperband" and rung not in rungs_of(self.config, self._longest)[bracket:]:
             return {}
         curves: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         before: dict[int, str] = {}
         for standing in self._standings.values():
-            if standing.objective != objective or self._bracket(standing.setting) != bracket:
+            if standing.comparable != like.comparable or self._bracket(standing.setting) != bracket:
                 continue
             reached = values_at(standing.values, self._own(standing))
             last = max(reached, default=0)
@@ -303,23 +312,23 @@ class Pruner:
             setting: {one: math.fsum(values) / len(values) for one, values in sorted(curve.items())}
             for setting, curve in sorted(curves.items())
         }
-        judge: Callable[[dict[int, dict[int, float]], int, str], dict[int, str]] = {
+        judge: Callable[[dict[int, dict[int, float]], int, Standing], dict[int, str]] = {
             "halving": self._by_halving,
             "hyperband": self._by_halving,
             "median": self._by_median,
             "threshold": self._by_threshold,
             "patient": self._by_patience,
         }[self.config.name]
-        return before | judge(means, rung, objective)
+        return before | judge(means, rung, like)
 
-    def _by_halving(self, means: dict[int, dict[int, float]], rung: int, objective: str) -> dict[int, str]:
+    def _by_halving(self, means: dict[int, dict[int, float]], rung: int, like: Standing) -> dict[int, str]:
         """Of n settings, the best n // factor go on, at least one. Of equal ones, the first in the sweep wins."""
         at = {setting: curve[rung] for setting, curve in means.items() if rung in curve}
-        order = sorted(at, key=lambda one: (math.isnan(at[one]), self._sign * at[one], one))
+        order = sorted(at, key=lambda one: (math.isnan(at[one]), _sign(like) * at[one], one))
         best = max(1, len(order) // self.config.factor)
         return {setting: f": {ordinal(rank)} of {len(order)}" for rank, setting in enumerate(order, 1) if rank > best}
 
-    def _by_median(self, means: dict[int, dict[int, float]], rung: int, objective: str) -> dict[int, str]:
+    def _by_median(self, means: dict[int, dict[int, float]], rung: int, like: Standing) -> dict[int, str]:
         """What was pruned before counts with what it had, else the median would get stricter with each rung."""
         finite = {one: [v for v in curve.values() if not math.isnan(v)] for one, curve in means.items()}
         running = [math.fsum(values) / len(values) for values in finite.values() if values]
@@ -328,36 +337,30 @@ class Pruner:
         median = statistics.median(running)
         found = {}
         for setting, curve in means.items():
-            best = self._best(curve)
-            if rung in curve and not is_better(best, median, self._mode) and best != median:
-                found[setting] = f": the best {objective} is {rounded(best)}, the median is {rounded(median)}"
+            best = _best(curve, like.mode)
+            if rung in curve and not is_better(best, median, like.mode) and best != median:
+                found[setting] = f": the best {like.objective} is {rounded(best)}, the median is {rounded(median)}"
         return found
 
-    def _by_threshold(self, means: dict[int, dict[int, float]], rung: int, objective: str) -> dict[int, str]:
+    def _by_threshold(self, means: dict[int, dict[int, float]], rung: int, like: Standing) -> dict[int, str]:
         bound = self.config.bound
         assert bound is not None
         return {
-            setting: f": {objective} is {rounded(curve[rung])}, the bound is {rounded(bound)}"
+            setting: f": {like.objective} is {rounded(curve[rung])}, the bound is {rounded(bound)}"
             for setting, curve in means.items()
-            if rung in curve and not is_better(curve[rung], bound, self._mode) and curve[rung] != bound
+            if rung in curve and not is_better(curve[rung], bound, like.mode) and curve[rung] != bound
         }
 
-    def _by_patience(self, means: dict[int, dict[int, float]], rung: int, objective: str) -> dict[int, str]:
+    def _by_patience(self, means: dict[int, dict[int, float]], rung: int, like: Standing) -> dict[int, str]:
         found = {}
         for setting, curve in means.items():
             best, since = math.nan, min(curve) - 1
             for epoch, value in curve.items():  # its rungs are epochs, of which not each one may be measured
-                if is_better(value + self._sign * self.config.min_delta, best, self._mode):
+                if is_better(value + _sign(like) * self.config.min_delta, best, like.mode):
                     best, since = value, epoch
             if rung in curve and rung - since >= self.config.patience:
-                found[setting] = f": no better {objective} than {rounded(best)} for {rung - since} epochs"
+                found[setting] = f": no better {like.objective} than {rounded(best)} for {rung - since} epochs"
         return found
-
-    def _best(self, curve: Mapping[int, float]) -> float:
-        best = math.nan
-        for value in curve.values():
-            best = value if is_better(value, best, self._mode) else best
-        return best
 
     def _own(self, standing: Standing) -> list[tuple[int, float]]:
         """Returns the rungs of a trial; see `rungs_within`."""
@@ -369,6 +372,18 @@ class Pruner:
         if setting not in self._brackets:
             self._brackets[setting] = bracket_of(setting, self._shares)
         return self._brackets[setting]
+
+
+def _sign(like: Standing) -> int:
+    """Returns the factor with which smaller values are better."""
+    return 1 if like.mode == "min" else -1
+
+
+def _best(curve: Mapping[int, float], mode: Mode) -> float:
+    best = math.nan
+    for value in curve.values():
+        best = value if is_better(value, best, mode) else best
+    return best
 
 
 class Standings:
@@ -385,7 +400,6 @@ class Standings:
 
     def __init__(self, config: PrunerConfig, longest: int = 1) -> None:
         self._config = config
-        self._mode: Mode = "min"
         self._digest = config.model_dump_json(exclude={"keep"})
         self._own_digests: set[str] = set()
         """Those of the populations whose decisions stand."""
@@ -408,9 +422,11 @@ class Standings:
                 continue
             config = trial.config
             setting = self._settings.setdefault(setting_key(config), len(self._settings))
-            self._standings[trial.fingerprint] = Standing(setting, config.epochs, config.objective)
+            comparable = f"{objective_key(config)} {Fingerprint.parse(trial.fingerprint).data}"
+            self._standings[trial.fingerprint] = Standing(
+                setting, config.epochs, config.objective, config.mode, comparable
+            )
             self.longest = max(self.longest, config.epochs)
-            self._mode = config.mode
             search = trial.run.search
             text = f"{self._digest} {search.name} {search.seed} {trial.fingerprint}"
             self._digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -429,7 +445,7 @@ class Standings:
         for key in others:
             self._standings[key].pruned = False
         if others:
-            lost = Pruner(KnownRungs(self._config, self.longest, self._standings), self._mode).decide_by_known(others)
+            lost = Pruner(KnownRungs(self._config, self.longest, self._standings)).decide_by_known(others)
             for key, (epochs, reason) in lost.items():
                 rungs = {at: value for at, value in known[key].rungs.items() if at <= epochs}
                 left[key] = replace(known[key], reason=reason, rungs=rungs, population=self._digest)

@@ -44,13 +44,14 @@ class Strategy(Protocol):
     def ask(self) -> Point:
         """Chooses the next point."""
 
-    def tell(self, number: int, state: PointState, objectives: Sequence[float] = ()) -> None:
+    def tell(self, number: int, state: PointState, objectives: Sequence[float] = (), rung: int = 1) -> None:
         """Takes the result of a point that has none yet.
 
         Args:
             number: the number of the point.
             state: how it ended.
             objectives: what it achieved; of a pruned one the last values.
+            rung: of a pruned one, the epochs that it has trained, counted on the longest training of the search.
         """
 
     def keep(self) -> None:

@@ -24,7 +24,15 @@ from sweepstack.hydra_adapter.jobs import HydraJobs, of_job
 from sweepstack.hydra_adapter.launcher import begin, parse_jobs, show_plan
 from sweepstack.hydra_adapter.output_folders import Folders
 from sweepstack.hydra_adapter.search.read_space import SearchedJobs, read_search
-from sweepstack.hydra_adapter.search.supply import Budget, Search, check_search, describe_space, digest_of
+from sweepstack.hydra_adapter.search.supply import (
+    Budget,
+    Search,
+    check_search,
+    describe_history,
+    describe_space,
+    digest_of,
+    hint,
+)
 from sweepstack.hydra_adapter.show_configs import asked
 from sweepstack.hydra_adapter.trials import asked_of, fixed_keys
 from sweepstack.search.strategy import Point
@@ -57,8 +65,7 @@ def launch_search(
     trial, run, task = found[0].config, found[0].run, config.hydra.job.name
     check_searches(config.hydra, run)
     searched = searched.with_seeds(trial.seed, run.search.seeds)
-    for one in found:
-        check_search(one.config, run, searched)
+    check_search([one.config for one in found], run, len(searched.replicates))
     try:
         from sweepstack.search.optuna_strategy import OptunaStrategy
     except ImportError as error:
@@ -70,7 +77,7 @@ def launch_search(
     experiment = experiment_name(run.tracking.experiment, task, store.database)
     name = f"{run.search.name}-{digest_of(checked.trials, searched, experiment)}"
     file = ledger_of(store, run.tracking.journal).folder / STUDIES / f"{name}.jsonl"
-    budget = Budget(run.search, len(searched.replicates), trial.epochs)
+    budget = Budget(run.search, len(searched.replicates), trial.epochs, checked.longest)
     jobs = HydraJobs(context, composer, [], 0)
     points = _PointJobs(jobs, composer, config, searched, task)
     with contextlib.nullcontext() if run.launch.dry_run else _lock(file):
@@ -86,7 +93,7 @@ def launch_search(
             writes=not run.launch.dry_run,
         )
         search = Search(strategy, searched.space, budget, points.make, trial.objective, trial.mode)
-        for line in describe_space(searched, budget):
+        for line in [*describe_space(searched, budget), *describe_history(strategy.taken_over), *hint(run)]:
             print(printable(line))
         trials = search.first_trials()
         if not trials:

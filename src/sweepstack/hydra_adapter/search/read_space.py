@@ -163,13 +163,12 @@ def read_search(composer: Composer, master: DictConfig, arguments: Sequence[str]
                 raise ConfigError(f"{bare} takes whole numbers, and this has fractions", override.input_line, remedy)
             space[key] = one
             lines.append(key)
-    if not space:
-        raise ConfigError("a search must have something to search", " ".join(arguments), EXAMPLE)
     search = parse_search(master)
     lines, zipped = _zip(space, lines, search.zip)
-    return SearchedJobs(
-        _space(space, lines, dict(search.when)), tuple(lines), tuple(itertools.product(*replicates)), zipped
-    )
+    searched = _space(space, lines, dict(search.when))
+    if not searched.distributions:
+        raise ConfigError("a search must have something to search", " ".join(arguments), EXAMPLE)
+    return SearchedJobs(searched, tuple(lines), tuple(itertools.product(*replicates)), zipped)
 
 
 def _zip(

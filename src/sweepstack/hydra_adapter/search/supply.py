@@ -17,6 +17,7 @@ from sweepstack.events import Ended
 from sweepstack.execution.scheduler import Supply
 from sweepstack.hydra_adapter.search.read_space import AND, SearchedJobs
 from sweepstack.metrics import Mode, is_better, rounded
+from sweepstack.planning.compatibility import check_one_objective
 from sweepstack.planning.plan import count
 from sweepstack.search.space import Space
 from sweepstack.search.strategy import Point, PointState, Strategy
@@ -41,6 +42,8 @@ class Budget:
     """The trials of each point."""
     epochs: int
     """The epochs of a trial, unless they are searched."""
+    longest: int
+    """The most epochs of a trial."""
 
     @property
     def points(self) -> int | None:
@@ -70,30 +73,35 @@ class Budget:
         return f"until {' or '.join(parts)}; {count(self.width, 'point')} at a time{each}"
 
 
-def check_search(config: TrialConfig, run: RunConfig, jobs: SearchedJobs) -> None:
+def check_search(configs: Sequence[TrialConfig], run: RunConfig, replicates: int) -> None:
     """Checks that a search can be done.
 
     Args:
-        config: the config of one of its trials.
-        run: how it is trained.
-        jobs: what is searched.
+        configs: those of trials from all of the space.
+        run: how they are trained.
+        replicates: the trials of each point.
 
     Raises:
-        ConfigError: nothing is held out, there is no budget, or not enough for one point.
+        ConfigError: nothing is held out, the trials cannot be compared, there is no budget, or it is not enough for one
+            point.
     """
     search = run.search
-    if config.selecting_part != "val":
+    if any(config.selecting_part != "val" for config in configs):
         raise ConfigError(
             "a search selects by held-out data, and nothing is held out: it would select on the test data",
             remedy="hold out a part, such as validation_split=0.1",
         )
+    check_one_objective(configs, f"search={search.name}")
     if (search.trials, search.epochs, search.minutes, search.patience) == (None,) * 4:
         remedy = "for example search.trials=64 (or search.epochs, search.minutes, search.patience)"
         raise ConfigError(f"search={search.name} must have a budget", remedy=remedy)
-    each = len(jobs.replicates)
-    if search.trials is not None and search.trials < each:
-        rule = f"search.trials must be enough for one point, which has {each} trials"
-        raise ConfigError(rule, search.trials, f"for example search.trials={20 * each}")
+    if search.trials is not None and search.trials < replicates:
+        rule = f"search.trials must be enough for one point, which has {replicates} trials"
+        raise ConfigError(rule, search.trials, f"for example search.trials={20 * replicates}")
+    each = replicates * max(config.epochs for config in configs)
+    if search.epochs is not None and search.epochs < each:
+        rule = f"search.epochs must be enough for one point, which may have {count(each, 'epoch')}"
+        raise ConfigError(rule, search.epochs, f"for example search.epochs={20 * each}")
 
 
 def digest_of(trials: Sequence[Trial], jobs: SearchedJobs, experiment: str) -> str:
@@ -288,7 +296,7 @@ class Search(Supply):
             outcomes = [self._outcomes.get(trial.fingerprint) for trial in one.trials]
             known = [outcome for outcome in outcomes if outcome is not None]
             if len(known) == len(outcomes) and not self._is_postponed(one):
-                self._strategy.tell(number, *self._result(one.trials, known))
+                self._strategy.tell(number, *self._result(one.trials, known), self._rung(one.trials, known))
                 del self._open[number]
 
     def _result(self, trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> tuple[PointState, tuple[float, ...]]:
@@ -300,6 +308,11 @@ class Search(Supply):
         is_whole = all(outcome.state is TrialState.FINISHED for outcome in outcomes)
         cost = [float(sum(trial.config.epochs for trial in trials))] if self._budget.config.name == "nsga2" else []
         return (PointState.COMPLETE if is_whole else PointState.PRUNED), (mean, *cost)
+
+    def _rung(self, trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> int:
+        """Returns the least epochs that a trial has trained, counted on the longest training of the search."""
+        parts = (_epochs_of(trial, one) / trial.config.epochs for trial, one in zip(trials, outcomes, strict=True))
+        return round(min(parts) * self._budget.longest)
 
     def _progress(self) -> str:
         known = self._strategy.points
@@ -338,3 +351,22 @@ def describe_space(jobs: SearchedJobs, budget: Budget) -> list[str]:
         f"search={budget.config.name} {budget}{size}",
         *(f"    {line}" for line in jobs.space.lines()),
     ]
+
+
+def describe_history(taken_over: tuple[int, int] | None) -> list[str]:
+    """Says what an earlier search of other values brings; nothing if there was none.
+
+    Args:
+        taken_over: the points that lie in the space, and all of them.
+    """
+    if taken_over is None:
+        return []
+    inside, every = taken_over
+    return [f"{inside} of {count(every, 'point')} of the same search with other values lie in this space: taken over"]
+
+
+def hint(run: RunConfig) -> list[str]:
+    """Says what a pruner costs the Gaussian process; nothing of other searches."""
+    if run.search.name != "gp" or run.pruner.name == "none":
+        return []
+    return [f"search=gp learns from whole trainings alone, of which pruner={run.pruner.name} leaves few: tpe uses all"]
