@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from sweepstack.results.reporting.text import at_the_edge
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.search.importance import importance
 from sweepstack.search.space import Distribution, Numbers, Options
-from sweepstack.tracking.runs_as_rows import Row, search_tag, space_tag
+from sweepstack.tracking.runs_as_rows import Row, jobs_tag, search_tag, space_tag
 from sweepstack.tracking.store import Store
 
 from ..terminal import Terminal, new_store
@@ -43,7 +44,7 @@ def row(number: int, params: dict[str, Any], value: float | None, state: str = "
     metrics = {} if value is None else {"val/accuracy": value, "train_seconds_share": 1.0}
     texts = {"epochs": "9", **{name: str(one) for name, one in params.items()}}
     place = (f"id{number:04}", f"run {number}", "1", "sweep", state, known.pop("reason", ""), "", 1000 + number)
-    known = {"search": "tpe", "space": LOG_RATE, "asked_at": number, "trajectory": f"t/{number}", **known}
+    known = {"search": "tpe", "space": LOG_RATE, "number": number, "trajectory": f"t/{number}", **known}
     return Row(*place, texts, metrics, **{"trained": ALONE, **known})
 
 
@@ -146,6 +147,7 @@ def test_a_real_search_is_told_by_what_the_store_holds(searched: Terminal) -> No
     trained = sum(max(one.rungs) if one.state == "PRUNED" else 9 for one in rows)
     assert page.rows("saved")[3]["factor"] == f"{24 * 9 / trained:.3g} ×"
     assert {one.space for one in rows} == {LOG_RATE}
+    assert sorted(one.number for one in rows if one.number is not None) == [*range(24)]
     assert report("found", store=searched.store).html == made.html
     labels = [value for tag, key, value in page.attributes if (tag, key) == ("div", "aria-label")]
     assert {"Which trials left at which rung", "Validation accuracy: how the search went"} <= {*labels}
@@ -180,9 +182,10 @@ def keep(store: Store, sweep: str, rows: Sequence[Row]) -> None:
         for one in rows:
             own = {"sweepstack.version": "0.0.1", "sweep": sweep, "sweepstack.trajectory": one.trajectory}
             own |= {search_tag(sweep): one.search, space_tag(sweep): one.space, "trained": one.trained}
+            own |= {jobs_tag(sweep): f"{one.number} {one.jobs}"}
             own |= {"reason": one.reason, "sweepstack.rungs": " ".join(f"{a}:{b}" for a, b in one.rungs.items())}
             own |= {"sweepstack.pruned": one.reason} if one.state == "PRUNED" else {}
-            run = store.client.create_run(experiment, one.asked_at + 1, own, one.name).info.run_id
+            run = store.client.create_run(experiment, one.started, own, one.name).info.run_id
             metrics = [Logged(key, value, 1, 1) for key, value in one.metrics.items()]
             params = [Param(key, value) for key, value in one.params.items()]
             store.client.log_batch(run, metrics, params, [RunTag("a", "b")])
@@ -192,6 +195,7 @@ def keep(store: Store, sweep: str, rows: Sequence[Row]) -> None:
 NAN = float("nan")
 ODD = {
     "one": [row(0, {"lr": 0.1}, 0.5)],
+    "diverged": [row(9, {"lr": 0.5}, None, "FAILED"), pruned(1, {"lr": 0.1}, {1: 0.1})],
     "failed": [row(n, {"lr": 0.1 * n}, None, "FAILED") for n in range(1, 4)],
     "survivor": [row(9, {"lr": 0.5}, 0.9, rungs={1: 0.5, 3: 0.7})]
     + [pruned(n, {"lr": 0.01 * (n + 1)}, {1: 0.1 * n}) for n in range(4)],
@@ -206,6 +210,7 @@ ODD = {
 }  # fmt: skip
 SAID = {
     "one": "1 trial that tpe asked for: 1 finished.",
+    "diverged": "1 trial began. At epoch 1, 0 of 1 went on.",
     "failed": "There is no answer: ",
     "survivor": "5 trials began. At epoch 1, 1 of 5 went on.",
     "nan": "6 trials that tpe asked for: 3 finished, 3 without a value.",
@@ -248,8 +253,10 @@ def test_the_report_of_a_thousand_trials_takes_no_more_than_a_few_tables(store: 
 def test_the_best_so_far_follows_the_order_in_which_settings_were_asked_for() -> None:
     rows = [row(n, {"lr": 0.1 + n}, value) for n, value in enumerate((0.5, 0.3, 0.7, NAN, 0.6))]
     rows += [pruned(5, {"lr": 9}, {1: 0.9}), row(6, {"lr": 8}, None, "RUNNING")]
-    known = {one.run_id: one for one in rows}
+    known = {one.run_id: replace(one, started=-one.started) for one in rows}
     tried = settings_tried(as_frame(rows[::-1]), known, ACCURACY)
+    unnumbered = {key: replace(one, number=None) for key, one in known.items()}
+    assert settings_tried(as_frame(rows[::-1]), unnumbered, ACCURACY) == tried[::-1]
     assert [one.state for one in tried] == [*["FINISHED"] * 5, "PRUNED", "RUNNING"]
     drawn = search.history(tried, ACCURACY, "trial", {tried[2].trials[0]})
     (line,) = [one for one in drawn.axes[0].lines if one.get_label() == "best so far"]

@@ -76,12 +76,12 @@ class Row:
     """The sampler that chose its setting for the sweep, such as tpe; empty if none did, as in a grid."""
     space: str = ""
     """The ranges that the sampler draws from; see `Trial.space`. Empty if that is not recorded."""
+    number: int | None = None
+    """The number of its job in the sweep: in which order the trials were asked for. None if that is not recorded."""
     jobs: int = 1
-    """The jobs of the sweep that are this trial, as far as one launch knows."""
+    """The jobs of one launch of the sweep that are this trial."""
     reused: bool = False
     """True if another sweep has trained it."""
-    asked_at: int = 0
-    """When the sweep asked for it, in milliseconds since the epoch."""
     trained: str = ""
     """Alone or in a stack, and why; see `Stack.how_trained`. Empty if that is not recorded."""
     trajectory: str = ""
@@ -110,7 +110,7 @@ def space_tag(sweep: str) -> str:
 
 
 def jobs_tag(sweep: str) -> str:
-    """Returns the tag of a run that is several jobs of a sweep, with their number."""
+    """Returns the tag of the runs of a sweep with the number of the job, and how many jobs of its launch are alike."""
     return f"sweepstack.jobs/{as_key(sweep)}"
 
 
@@ -142,9 +142,7 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
     """Converts a run to a row of a sweep; by default of the sweep that trained it."""
     tags = run.data.tags
     sweep = sweep or tags.get(SWEEP_TAG)
-    sweeps = sweeps_of(run)
-    reused = tags.get(SWEEP_TAG) != sweep
-    jobs = tags.get(jobs_tag(sweep), "") if sweep else ""
+    number, _, jobs = (tags.get(jobs_tag(sweep), "") if sweep else "").partition(" ")
     return Row(
         run_id=run.info.run_id,
         name=run.info.run_name,
@@ -160,9 +158,9 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
         asked=tags.get(ASKED_TAG, ""),
         search=tags.get(search_tag(sweep), "") if sweep else "",
         space=tags.get(space_tag(sweep), "") if sweep else "",
+        number=int(number) if number.isdecimal() else None,
         jobs=int(jobs) if jobs.isdecimal() else 1,
-        reused=reused,
-        asked_at=sweeps.get(sweep or "", run.info.start_time) if reused else run.info.start_time,
+        reused=tags.get(SWEEP_TAG) != sweep,
         trained=tags.get(TRAINED_TAG, ""),
         trajectory=tags.get(TRAJECTORY_TAG, ""),
         rungs=rungs_from_text(tags.get(RUNGS_TAG, "")),

@@ -150,49 +150,28 @@ def make_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSecti
     """Draws the plots of a sweep, the most important first."""
     if about.objective is None or about.selection is None:
         yield ReportSection("none", "No trial has finished with a value to draw.")
+        yield from _rungs(about)
         return
-    frame, objective, names, best, tied = about.finished, about.objective, about.varied, about.best, about.tied
+    objective, names, best, tied = about.objective, about.varied, about.best, about.tied
     label = setting(about.selection.trial, names)
-    several = len(charts.measured(frame, objective)) + len(charts.measured(about.pruned, objective)) > 1
     tried = settings_tried(about.frame, about.rows, objective) if about.sampler else []
     if tried:
         on_progress("drawing how the search went")
         drawn = history_section(tried, about.frame, names, objective, about.sampler, best, tied)
         yield ReportSection("history", *drawn)
-    if not names or not several:
+    finished = len(charts.measured(about.finished, objective))
+    if not names or finished + len(charts.measured(about.pruned, objective)) < 2:
         yield ReportSection("hyperparameters", "No hyperparameter was varied, so there is nothing to compare.")
     else:
         on_progress("drawing what each hyperparameter does")
-        caption = "Axes are logarithmic where values span decades. Triangles at the edge are trials that lie outside."
-        if len(frame) < int((about.frame["state"] == "FINISHED").sum()):
-            caption += " A trial that was recorded several times is one mark, with the mean of its records."
-        if about.sampler and about.ranges:
-            caption = (
-                "Each panel spans the range that the search draws from, by the logarithm where that is what it spreads "
-                "evenly. Triangles at the edge are trials that lie outside. A trial without a hyperparameter is not in "
-                "its panel."
-            )
-        panels = charts.by_param(frame, names, objective, best, tied, about.ranges, about.pruned)
-        yield ReportSection("hyperparameters", caption, panels)
-        listed = [name for name in names if name not in about.ranges]
-        if pairs := heat_maps.pairs(frame, listed):
-            caption = (
-                "Each cell is the mean over all other hyperparameters, seeds and folds; the frame marks the best "
-                f"setting{', dashes mark others that may be the best' if tied else ''}."
-            )
-            yield ReportSection("pairs", caption, heat_maps.heat_maps(frame, pairs, objective, best, tied))
-        elif len(listed) > 1:
-            yield ReportSection(
-                "pairs", f"Heat maps need two hyperparameters with at most {MAX_LISTED_VALUES} values each."
-            )
-        lines = charts.parallel_coordinates(frame, names, objective, best, tied, about.ranges)
-        yield ReportSection("together", "", lines)
+        yield _slices(about, objective)
+        if finished > 1:
+            yield from _combinations(about, objective)
         on_progress("computing how much each hyperparameter matters")
         yield _importance(about, tried)
         if len(about.selection.groups) > 1:
             yield _tuning_section(about)
-    if (rungs := rungs_section(about.frame, about.rows, objective, best) if about.rows else None) is not None:
-        yield ReportSection("rungs", *rungs)
+    yield from _rungs(about)
     on_progress("reading the histories")
     points = histories(about.store, list(about.frame["run_id"]), objective)
     history = pd.DataFrame(points, columns=["run_id", "step", "value"])
@@ -206,6 +185,49 @@ def make_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSecti
         yield ReportSection("curves", f"There is no history of the {objective_words(objective)} to draw.")
     if objective not in pareto.TIMES:  # else both axes would be the time
         yield _time_section(about)
+
+
+def _slices(about: About, objective: Metric) -> ReportSection:
+    """Draws the objective against each hyperparameter."""
+    frame, pruned = about.finished, about.pruned
+    caption = "Axes are logarithmic where values span decades. Triangles at the edge are trials that lie outside."
+    if len(frame) < int((about.frame["state"] == TrialState.FINISHED).sum()):
+        caption += " A trial that was recorded several times is one mark, with the mean of its records."
+    if about.ranges:
+        caption = (
+            "Each range that the search draws from is shown as a whole, by the logarithm where that is what it spreads "
+            "evenly. Triangles at the edge are trials that lie outside."
+        )
+        if about.frame[about.varied].isna().any(axis=None):
+            caption += " A trial without a hyperparameter is not in its panel."
+    panels = charts.by_param(frame, about.varied, objective, about.best, about.tied, about.ranges, pruned)
+    return ReportSection("hyperparameters", caption, panels)
+
+
+def _combinations(about: About, objective: Metric) -> Iterator[ReportSection]:
+    """Draws which values go together: in pairs, if few were tried of each, and all of them."""
+    frame, best, tied = about.finished, about.best, about.tied
+    names = [name for name in about.varied if name not in about.ranges]
+    if pairs := heat_maps.pairs(frame, names):
+        caption = (
+            "Each cell is the mean over all other hyperparameters, seeds and folds; the frame marks the best "
+            f"setting{', dashes mark others that may be the best' if tied else ''}."
+        )
+        yield ReportSection("pairs", caption, heat_maps.heat_maps(frame, pairs, objective, best, tied))
+    elif len(names) > 1 and not about.sampler:
+        yield ReportSection(
+            "pairs", f"Heat maps need two hyperparameters with at most {MAX_LISTED_VALUES} values each."
+        )
+    lines = charts.parallel_coordinates(frame, about.varied, objective, best, tied, about.ranges)
+    yield ReportSection("together", "", lines)
+
+
+def _rungs(about: About) -> Iterator[ReportSection]:
+    """Draws which trials left at which rung, if any did."""
+    if about.rows and about.objective is not None and about.objective in about.frame:
+        drawn = rungs_section(about.frame, about.rows, about.objective, about.best)
+        if drawn is not None:
+            yield ReportSection("rungs", *drawn)
 
 
 def _importance(about: About, tried: Sequence[Tried]) -> ReportSection:

@@ -24,7 +24,7 @@ from sweepstack.results.selection.select import Selection
 from sweepstack.results.tables.columns import is_number
 from sweepstack.results.tables.objective import NO_TEST_PART, NOTE
 from sweepstack.tracking.origin import Origin
-from sweepstack.trial import REPLICATES
+from sweepstack.trial import REPLICATES, TrialState
 
 EDGE = 0.05
 """The part at either end of the range of a search in which its best value may have a better one beyond."""
@@ -140,7 +140,11 @@ def explain_values(frame: pd.DataFrame, selection: Selection | None, images: int
             "Trials that were trained together share the training time; the time of a trial is its share, not the time "
             "that it would take on its own."
         )
-    lines.append("Plots leave out trials that did not finish; learning curves show them.")
+    pruned = bool((frame["state"] == TrialState.PRUNED).any())
+    lines.append(
+        "Plots leave out trials that did not finish; learning curves show them"
+        + (", and crosses are trials that were pruned." if pruned else ".")
+    )
     return lines
 
 

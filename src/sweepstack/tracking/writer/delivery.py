@@ -484,10 +484,10 @@ def _of_sweep(event: Event) -> dict[str, str]:
         return {}
     name = as_value(sweep)  # earlier versions accepted any text as a name
     search = event.trial.run.search.name
-    chosen = {search_tag(sweep): search} if search != "grid" else {}
+    chosen: dict[str, str] = {search_tag(sweep): search} if search != "grid" else {}
     chosen |= {space_tag(sweep): event.trial.space} if event.trial.space else {}
-    chosen |= {jobs_tag(sweep): str(event.trial.jobs)} if event.trial.jobs > 1 else {}
-    return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}", **chosen}
+    jobs = f"{event.trial.number} {event.trial.jobs}"
+    return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}", jobs_tag(sweep): jobs, **chosen}
 
 
 def _tags(first: Event) -> dict[str, str]:

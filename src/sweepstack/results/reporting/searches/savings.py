@@ -64,7 +64,7 @@ def savings(rows: Sequence[Row]) -> Savings | None:
     if not done:
         return None
     own = [one for one in done if not one.row.reused]
-    recorded = all(one.row.trajectory for one in own)
+    recorded = all(one.row.trajectory and one.row.number is not None for one in own)
     trajectories: dict[str, list[_Done]] = {}
     for one in own:
         trajectories.setdefault(one.row.trajectory or one.row.run_id, []).append(one)

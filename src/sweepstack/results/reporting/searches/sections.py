@@ -37,7 +37,11 @@ def settings_tried(frame: pd.DataFrame, rows: Mapping[str, Row], objective: Metr
         objective: the metric.
     """
     vary = [name for name in frame.columns[: frame.attrs["vary"]] if name not in REPLICATES]
-    asked = {index: (rows[run_id].asked_at, run_id) for index, run_id in frame["run_id"].items()}
+    numbered = all(row.number is not None for row in rows.values())
+    asked = {
+        index: (rows[run_id].number if numbered else rows[run_id].started, run_id)
+        for index, run_id in frame["run_id"].items()
+    }
     groups: dict[tuple[str, ...], list[int]] = {}
     keys = (
         [tuple(map(written, values)) for values in frame[vary].itertuples(index=False)] if vary else [()] * len(frame)
