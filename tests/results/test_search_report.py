@@ -181,8 +181,8 @@ def keep(store: Store, sweep: str, rows: Sequence[Row]) -> None:
     with store.transaction():
         for one in rows:
             own = {"sweepstack.version": "0.0.1", "sweep": sweep, "sweepstack.trajectory": one.trajectory}
-            own |= {search_tag(sweep): one.search, space_tag(sweep): one.space, "trained": one.trained}
-            own |= {jobs_tag(sweep): f"{one.number} {one.jobs}"}
+            own |= {"trained": one.trained, jobs_tag(sweep): f"{one.number} {one.jobs}"}
+            own |= {search_tag(sweep): one.search, space_tag(sweep): one.space} if one.search else {}
             own |= {"reason": one.reason, "sweepstack.rungs": " ".join(f"{a}:{b}" for a, b in one.rungs.items())}
             own |= {"sweepstack.pruned": one.reason} if one.state == "PRUNED" else {}
             run = store.client.create_run(experiment, one.started, own, one.name).info.run_id
@@ -228,7 +228,7 @@ def test_an_odd_search_has_a_report_too(store: Store, name: str) -> None:
     assert len(page.rows("trials")) == len(ODD[name])
 
 
-def test_the_report_of_a_thousand_trials_takes_no_more_than_a_few_tables(store: Store) -> None:
+def test_the_report_of_a_search_of_a_thousand_trials_is_not_slow(store: Store) -> None:
     draw = random.Random(0)
     rows = []
     for number in range(1000):
@@ -239,10 +239,13 @@ def test_the_report_of_a_thousand_trials_takes_no_more_than_a_few_tables(store: 
         else:
             rows.append(row(number, params, value, rungs={1: value, 3: value}))
     keep(store, "many", rows)
-    as_frame(store.rows("many"))
-    began = time.perf_counter()
+    keep(store, "many_as_grid", [replace(one, search="", space="") for one in rows])
+    began = time.process_time()
+    report("many_as_grid", store=store)
+    as_grid = time.process_time() - began
+    began = time.process_time()
     made = report("many", store=store)
-    assert time.perf_counter() - began < 60
+    assert time.process_time() - began < 2 * as_grid
     page = Page(made.html)
     assert any("1000 trials that tpe asked for: 334 finished, 666 pruned." in one for one in page.texts["figcaption"])
 

@@ -210,13 +210,13 @@ def _paths(axes: Axes, found: Rungs, best: Collection[int]) -> None:
 
     low, high = axes.get_ylim()
     single = len(found.paths) <= SINGLE
-    if not single:
-        lines = [path for row, path in found.paths.items() if row in found.pruned]
-        axes.add_collection(LineCollection(lines, colors=GREY, linewidths=0.8, alpha=0.4, zorder=2))
-        ends = np.array([path[-1] for path in lines])
-        axes.plot(ends[:, 0], np.clip(ends[:, 1], low, high), "x", color=GREY, ms=4, zorder=2)
+    for left, colour, mark in () if single else ((True, GREY, "x"), (False, BLUE, "o")):
+        lines = [path for row, path in found.paths.items() if (row in found.pruned) == left and len(path)]
+        axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.8, alpha=0.4, zorder=2))
+        ends = np.array([path[-1] for path in lines]).reshape(-1, 2)
+        axes.plot(ends[:, 0], np.clip(ends[:, 1], low, high), mark, color=colour, ms=4, zorder=2)
     for row, path in found.paths.items():
-        if not len(path) or (row in found.pruned and not single):
+        if not len(path) or (row not in best and not single):
             continue
         colour, width, order = (BLUE, 1.2, 3) if row not in found.pruned else (GREY, 0.8, 2)
         if row in best:

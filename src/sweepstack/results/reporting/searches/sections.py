@@ -49,15 +49,16 @@ def settings_tried(frame: pd.DataFrame, rows: Mapping[str, Row], objective: Metr
     for index, key in zip(frame.index, keys, strict=True):
         groups.setdefault(key, []).append(int(index))
     order = sorted(groups.values(), key=lambda group: min(asked[index] for index in group))
-    return [_tried(frame.loc[group], objective) for group in order]
+    values = frame[objective].to_numpy(dtype=float, na_value=np.nan)
+    value_of, state_of = (dict(zip(frame.index, one, strict=True)) for one in (values, frame["state"]))
+    return [_tried(group, [value_of[at] for at in group], {state_of[at] for at in group}) for group in order]
 
 
-def _tried(trials: pd.DataFrame, objective: Metric) -> search.Tried:
-    values, states = trials[objective].to_numpy(dtype=float, na_value=np.nan), {*trials["state"]}
-    rows = tuple(int(str(index)) for index in trials.index)
+def _tried(trials: Sequence[int], values: Sequence[float], states: set[str]) -> search.Tried:
+    rows = tuple(trials)
     if states <= {TrialState.FINISHED, TrialState.PRUNED}:
         state = TrialState.PRUNED if TrialState.PRUNED in states else TrialState.FINISHED
-        mean = float(values.mean())
+        mean = math.fsum(values) / len(values)
         return search.Tried(rows, str(state), mean if math.isfinite(mean) else math.nan)
     lost = states & {TrialState.FAILED, TrialState.KILLED}
     return search.Tried(rows, str(TrialState.FAILED) if lost else "RUNNING", math.nan)
