@@ -46,6 +46,9 @@ class Ended:
     """How it was trained, in words: alone or in a stack of which width, and why."""
     recomposed: str = ""
     """Why it ended in another stack than it began in, so that its metrics may differ in the last digits."""
+    trajectory: str = ""
+    """Names the trajectory that it was read from: trials with the same name share one training. Empty if that is not
+    known."""
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,10 @@ class Trial:
     """The seeds (and folds) of its setting that its command asks for, such as "3: 0, 1, 2". If the trials of a setting
     differ in it, seeds were added after somebody may have looked at the first ones. Empty if that is not known: where
     another sweeper or launcher decides what is trained."""
+    jobs: int = 1
+    """The jobs of its launch that have its fingerprint: they are trained once."""
+    space: str = ""
+    """The ranges of numbers that its search draws from, as JSON; see `searched_ranges`. Empty in a grid."""
 
 
 @dataclass(frozen=True)

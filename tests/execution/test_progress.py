@@ -136,3 +136,29 @@ def test_an_iteration_has_a_percentage_for_an_accuracy_alone(
         display.on_measured(Measured(trial, Measurement(1, 5, 10, {**GOOD, "val/rmse": 12.34}), 1.0))
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == f"{line}\n"
+
+
+def test_at_its_end_a_pruned_sweep_says_the_best_whole_trial_and_what_became_of_all(
+    digits_config: Callable[..., TrialConfig],
+) -> None:
+    console = Console(force_terminal=True, width=160, highlight=False, file=io.StringIO())
+    some = trials(digits_config(), 6)
+    outcomes = {
+        0: Outcome(TrialState.FINISHED, {**GOOD, "val/accuracy": 0.8}),
+        1: Outcome(TrialState.PRUNED, GOOD),
+        2: Outcome(TrialState.FAILED, reason="torn"),
+        3: Outcome(TrialState.KILLED, reason="stopped"),
+    }
+    with Display(console) as display:
+        display.on_planned(some)
+        for trial in some[:5]:
+            display.on_started(Started(trial, 0.0, DatasetFacts("d", 1, 1, 1)))
+            display.on_measured(Measured(trial, Measurement(1, 5, 10, GOOD), 1.0))
+            if trial.number in outcomes:
+                display.on_ended(Ended(trial, outcomes[trial.number], 2.0))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "1 trial PRUNED: " in text
+    last = "best val/accuracy 0.8000 (lr=0); 6 trials: 1 finished, 1 pruned, 1 failed, 1 stopped, 1 running, 1 left"
+    assert last in text
+    assert "trial 5/6, 1 pruned" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,8 +79,10 @@ def prepare(trials: Sequence[Trial], task: str, executor: InProcessExecutor) -> 
                 mistakes.append(error)
     if mistakes:
         raise mistakes[0] if len(mistakes) == 1 else ConfigError.of_all(mistakes)
+    fingerprints = [_fingerprint(trial, digests) for trial in trials]
+    jobs = Counter(fingerprints)
     return Prepared(
-        tuple(replace(trial, fingerprint=_fingerprint(trial, digests)) for trial in trials),
+        tuple(replace(trial, fingerprint=key, jobs=jobs[key]) for trial, key in zip(trials, fingerprints, strict=True)),
         task,
         {name: _device(name, trials[0].run.engine) for name in {trial.run.device for trial in trials}},
         longest=max(trial.config.epochs for trial in trials),

@@ -34,7 +34,9 @@ class Display(Listener):
         self._epochs: dict[tuple[str, int], float] = {}  # epochs done, by trial
         self._completed = 0.0  # the sum of these
         self._killed: Counter[str] = Counter()  # by reason: one line for all trials of a stack
-        self._pruned = 0
+        self._ended: Counter[str] = Counter()  # by state, without those that were stopped
+        self._searches = False
+        self._best_finished: dict[str, tuple[float, str]] = {}  # the same as `_best`, of whole trials
         self._epochs_pruned = 0.0  # those that pruned trials were not trained
         self._best: dict[str, tuple[float, str]] = {}  # by objective: its value, and the trial's name
         self._bar = Progress(
@@ -60,14 +62,33 @@ class Display(Listener):
         self._bar.stop()
         for reason, number in self._killed.items():
             self.on_message(f"{count(number, 'trial')} KILLED: {reason}")
-        if self._pruned:
+        pruned = self._ended[TrialState.PRUNED]
+        if pruned:
             epochs = f"{self._total - self._epochs_pruned:,.0f} of {self._total:,} trial-epochs trained"
-            self.on_message(f"{count(self._pruned, 'trial')} PRUNED: {epochs}")
+            self.on_message(f"{count(pruned, 'trial')} PRUNED: {epochs}")
+        if (pruned or self._searches) and self._begun:
+            self.on_message(self._so_far())
+
+    def _so_far(self) -> str:
+        """Says how good the best trial is that has finished, and what became of all of them."""
+        best = [f"best {name} {rounded(value)} ({trial})" for name, (value, trial) in self._best_finished.items()]
+        stopped = sum(self._killed.values())
+        numbers = {
+            "finished": self._ended[TrialState.FINISHED],
+            "pruned": self._ended[TrialState.PRUNED],
+            "failed": self._ended[TrialState.FAILED],
+            "stopped": stopped,
+            "running": self._begun - self._done - stopped,
+            "left": self._count - self._begun,
+        }
+        states = ", ".join(f"{number} {state}" for state, number in numbers.items() if number > 0)
+        return "; ".join([*best, f"{count(self._count, 'trial')}: {states}"])
 
     def on_planned(self, trials: Sequence[Trial]) -> None:
         self._planned += len(trials)
         self._total += sum(trial.config.epochs for trial in trials)
-        self._update(total=self._total, trials=f"trial {self._begun}/{self._count}")
+        self._searches = self._searches or any(trial.run.search.name != "grid" for trial in trials)
+        self._update(total=self._total, trials=self._numbers)
 
     def on_expected(self, number: int) -> None:
         self._expected = number
@@ -77,6 +98,17 @@ class Display(Listener):
         """The number of trials in all, as far as it is known."""
         return max(self._planned, self._expected)
 
+    @property
+    def _numbers(self) -> str:
+        """How many trials have begun, and how many of these still train and were pruned, in words."""
+        running = self._begun - self._done - sum(self._killed.values())
+        pruned = self._ended[TrialState.PRUNED]
+        return (
+            f"trial {self._begun}/{self._count}"
+            + (f", {running} running" if running > 1 else "")
+            + (f", {pruned} pruned" if pruned else "")
+        )
+
     def on_message(self, line: str) -> None:
         """Prints a line above the bar. Markup and control characters in it have no effect."""
         with contextlib.suppress(SystemExit):  # rich raises it if the reader has gone (`| head`); training goes on
@@ -84,8 +116,7 @@ class Display(Listener):
 
     def on_started(self, event: Started) -> None:
         self._begun += 1
-        number = f"trial {self._begun}/{self._count}"
-        self._update(trials=number, epoch=f"0/{event.trial.config.epochs}")
+        self._update(trials=self._numbers, epoch=f"0/{event.trial.config.epochs}")
 
     def on_measured(self, event: Measured) -> None:
         at, config, metrics = event.measurement, event.trial.config, event.measurement.metrics
@@ -122,8 +153,8 @@ class Display(Listener):
             self._killed[event.outcome.reason] += 1
             return
         self._done += 1
+        self._ended[event.outcome.state] += 1
         if event.outcome.state is TrialState.PRUNED:  # one line for all of them, at the end
-            self._pruned += 1
             self._epochs_pruned += event.trial.config.epochs - self._epochs.get(
                 (event.trial.id, event.trial.number), 0.0
             )
@@ -135,18 +166,32 @@ class Display(Listener):
             texts = [f"{name} {rounded(metrics[name])}" for name in names if name in metrics]
             self.on_message("  ".join([title, *texts, f"{metrics['train_seconds']:.1f} s"]))
             self._update(best=self._best_with(event.trial, metrics))
+            self._take_best(self._best_finished, event.trial, metrics)
         elif event.outcome.state is not TrialState.PRUNED:
             self.on_message(f"{title}  {event.outcome.state}: {event.outcome.reason}")
-        self._update(completed=self._completed)
+        self._update(completed=self._completed, trials=self._numbers)
 
     def _best_with(self, trial: Trial, metrics: Mapping[str, float]) -> str:
         """Returns the best value so far of a trial's objective, in words, after taking new metrics of it."""
+        best, name = self._take_best(self._best, trial, metrics)
+        return printable(f"best {trial.config.objective} {rounded(best)} ({name})") if name else ""
+
+    @staticmethod
+    def _take_best(
+        known: dict[str, tuple[float, str]], trial: Trial, metrics: Mapping[str, float]
+    ) -> tuple[float, str]:
+        """Takes new metrics of a trial; returns the best value of its objective, and the name of the trial that has it.
+
+        Args:
+            known: the best values so far by objective; updated.
+            trial: the trial.
+            metrics: its metrics.
+        """
         objective = trial.config.objective
-        value = metrics.get(objective, math.nan)
-        best, name = self._best.get(objective, (math.nan, ""))
-        if is_better(value, best, trial.config.mode):
-            best, name = self._best[objective] = value, trial.name
-        return printable(f"best {objective} {rounded(best)} ({name})") if name else ""
+        best = known.get(objective, (math.nan, ""))
+        if is_better(metrics.get(objective, math.nan), best[0], trial.config.mode):
+            best = known[objective] = metrics[objective], trial.name
+        return best
 
     def _advance(self, trial: Trial, epochs: float) -> None:
         known = self._epochs.get((trial.id, trial.number), 0.0)

@@ -190,6 +190,12 @@ class _StackRun:
         self._pruner = None if assignment.rungs is None else Pruner(assignment.rungs)
         self._reasons: dict[str, str] = {}
         """Why trials were pruned, by fingerprint."""
+        self._trajectories = {
+            trial.id: f"{self._stack.id}/{number}"
+            for number, trajectory in enumerate(self._stack.trajectories)
+            for trial in trajectory.trials
+        }
+        """The names of their trajectories, by the ids of the trials."""
 
     def emit(self, event: Event) -> Verdict:
         """Reports an event, if its trial is wanted and has not ended."""
@@ -346,7 +352,8 @@ class _StackRun:
                     outcome = replace(outcome, population=self._pruner.population)
             if trial.id in self._open:  # other trials are in the stack only because it is resumed as a whole
                 event = ended(trial, outcome, self._data)
-                self.emit(replace(event, trained=self._stack.how_trained, recomposed=self._stack.note))
+                how, note = self._stack.how_trained, self._stack.note
+                self.emit(replace(event, trained=how, recomposed=note, trajectory=self._trajectories[trial.id]))
 
         return TrialReader(trial.config, report, end, key=trial.fingerprint)
 

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job
@@ -27,7 +28,7 @@ from sweepstack.hydra_adapter.ignored_settings import check_grid, check_obeyed
 from sweepstack.hydra_adapter.job_context import inside, split_job
 from sweepstack.hydra_adapter.job_files import begin_job, finish_job
 from sweepstack.hydra_adapter.mask_inputs import reveal_environment
-from sweepstack.hydra_adapter.trials import make_trial
+from sweepstack.hydra_adapter.trials import make_trial, searched_ranges
 from sweepstack.trial import Outcome, Trial, TrialState
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class HydraJobs(InProcessExecutor, Listener):
         self._begun: set[int] = set()
         self._caches: dict[int, Any] = {}
         self._checked: set[tuple[str, ...]] = set()
+        self._space = ""
+        """What their search draws from; see `Trial.space`."""
 
     @property
     def numbers(self) -> range:
@@ -108,6 +111,9 @@ class HydraJobs(InProcessExecutor, Listener):
             trial = make_trial(own, hydra, folder.absolute(), fixed, in_sweep=True)
             if (cache := OmegaConf.get_cache(own)) != known:
                 self._caches[number] = cache
+            if trial.run.search.name != "grid":
+                self._space = self._space or searched_ranges(of_sweep)
+                trial = replace(trial, space=self._space)
             return trial, _isolation_reason(cfg)
 
     @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -10,17 +11,18 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from sweepstack.config.parsing import parse, resolve_config
 from sweepstack.config.schema import GROUPS, Mark, OwnSchedule, RunConfig, TaskConfig, TrialConfig, marked, unused
+from sweepstack.hydra_adapter import private
 from sweepstack.hydra_adapter.allowed_targets import check_allowed
 from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
 from sweepstack.hydra_adapter.job_files import yaml_of
-from sweepstack.hydra_adapter.sweep_values import parse_overrides
+from sweepstack.hydra_adapter.sweep_values import parse_overrides, range_values
 from sweepstack.masking import hide
 from sweepstack.metrics import KNOWN, OWN_METRIC, bare_name
 from sweepstack.trial import REPLICATES, Trial
@@ -100,6 +102,26 @@ def fixed_keys(hydra: DictConfig) -> set[str]:
     overrides = merged(params, parse_overrides(task_overrides(hydra)))
     swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
     return {override.get_key_element() for override in overrides} - swept
+
+
+def searched_ranges(hydra: DictConfig) -> str:
+    """Returns the ranges of numbers that a search draws from, as JSON: for each key without its `+` the smallest
+    number, the largest one, and whether their logarithm is what is spread evenly.
+
+    Args:
+        hydra: the node hydra of the sweep's config.
+    """
+    params = parse_overrides([f"{key}={value}" for key, value in grid_of(hydra).items()])
+    ranges: dict[str, tuple[float, float, bool]] = {}
+    for override in merged(params, parse_overrides(task_overrides(hydra))):
+        value = private.typed_value(override)
+        key = override.get_key_element().lstrip("+")
+        if isinstance(value, IntervalSweep):
+            ranges[key] = float(value.start or 0), float(value.end or 0), "log" in value.tags
+        elif isinstance(value, RangeSweep) and key not in REPLICATES:
+            numbers = range_values(value, str(override.input_line))
+            ranges[key] = float(min(numbers)), float(max(numbers)), "log" in value.tags
+    return json.dumps(ranges)
 
 
 def _name(overrides: Sequence[str]) -> str:

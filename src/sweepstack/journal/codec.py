@@ -105,6 +105,8 @@ def trial_as_json(trial: Trial) -> dict[str, Any]:
         "overrides": list(trial.overrides),
         "sweep": trial.sweep,
         "asked": trial.asked,
+        "jobs": trial.jobs,
+        "space": trial.space,
         "fingerprint": trial.fingerprint,
         "id": trial.id,
     }
@@ -242,6 +244,7 @@ def end_as_json(ended: Ended, started: Started | None) -> dict[str, Any]:
         "files": [str(file) for file in ended.files],
         "trained": ended.trained,
         "recomposed": ended.recomposed,
+        "trajectory": ended.trajectory,
     }
     return content if started is None else {**content, "started": start_as_json(started)}
 
@@ -273,7 +276,7 @@ def end_from_json(trial: Trial, content: Mapping[str, Any], at: float = 0.0) -> 
     """
     with _whole("the end of a trial"):
         files = tuple(Path(file) for file in content.get("files", ()))
-        descriptions = content.get("trained", ""), content.get("recomposed", "")
+        descriptions = (content.get(name, "") for name in ("trained", "recomposed", "trajectory"))
         return Ended(trial, outcome_from_json(content), content.get("at", at), files, *descriptions)
 
 

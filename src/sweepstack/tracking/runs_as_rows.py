@@ -41,6 +41,8 @@ RUNGS_TAG = "sweepstack.rungs"
 """The objective at the rungs that the trial has reached, by epochs, such as "1:0.5 3:0.7"; see `Outcome.rungs`."""
 SEARCH_TAGS = "sweepstack.search/"
 """How the tags of `search_tag` begin."""
+TRAJECTORY_TAG = "sweepstack.trajectory"
+"""Names the trajectory that the trial was read from: runs with the same value share one training."""
 LONGEST_TAG = 5000
 """The most characters of a tag's value that every store takes."""
 OWN_RUNS = f"tags.`{VERSION_TAG}` LIKE '%'"
@@ -74,6 +76,20 @@ class Row:
     """The seeds of its setting that its command asked for; see `Trial.asked`. Empty in runs of earlier versions."""
     search: str = ""
     """The sampler that chose its setting for the sweep, such as tpe; empty if none did, as in a grid."""
+    space: str = ""
+    """The ranges that the sampler draws from; see `Trial.space`. Empty if that is not recorded."""
+    number: int | None = None
+    """The number of its job in the sweep: in which order the trials were asked for. None if that is not recorded."""
+    jobs: int = 1
+    """The jobs of one launch of the sweep that are this trial."""
+    reused: bool = False
+    """True if another sweep has trained it."""
+    trained: str = ""
+    """Alone or in a stack, and why; see `Stack.how_trained`. Empty if that is not recorded."""
+    trajectory: str = ""
+    """Names its trajectory; see `TRAJECTORY_TAG`. Empty in runs of earlier versions."""
+    rungs: Mapping[float, float] = field(default_factory=dict)
+    """The objective at the rungs that it has reached, by epochs."""
 
 
 def member_tag(sweep: str) -> str:
@@ -88,6 +104,16 @@ def member_tag(sweep: str) -> str:
 def search_tag(sweep: str) -> str:
     """Returns the tag of the runs of a sweep whose settings a sampler has chosen: its value names the sampler."""
     return f"{SEARCH_TAGS}{as_key(sweep)}"
+
+
+def space_tag(sweep: str) -> str:
+    """Returns the tag of the runs of a search with the ranges that it draws from; see `Trial.space`."""
+    return f"sweepstack.space/{as_key(sweep)}"
+
+
+def jobs_tag(sweep: str) -> str:
+    """Returns the tag of the runs of a sweep with the number of the job, and how many jobs of its launch are alike."""
+    return f"sweepstack.jobs/{as_key(sweep)}"
 
 
 def sweeps_of(run: Run) -> dict[str, int]:
@@ -118,6 +144,7 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
     """Converts a run to a row of a sweep; by default of the sweep that trained it."""
     tags = run.data.tags
     sweep = sweep or tags.get(SWEEP_TAG)
+    number, _, jobs = (tags.get(jobs_tag(sweep), "") if sweep else "").partition(" ")
     return Row(
         run_id=run.info.run_id,
         name=run.info.run_name,
@@ -132,6 +159,13 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
         declared=declared_in(tags),
         asked=tags.get(ASKED_TAG, ""),
         search=tags.get(search_tag(sweep), "") if sweep else "",
+        space=tags.get(space_tag(sweep), "") if sweep else "",
+        number=int(number) if number.isdecimal() else None,
+        jobs=int(jobs) if jobs.isdecimal() else 1,
+        reused=tags.get(SWEEP_TAG) != sweep,
+        trained=tags.get(TRAINED_TAG, ""),
+        trajectory=tags.get(TRAJECTORY_TAG, ""),
+        rungs=rungs_from_text(tags.get(RUNGS_TAG, "")),
     )
 
 

@@ -1,21 +1,23 @@
-"""How much each varied param matters: permutation importance (Breiman, Random Forests, 2001) on settings left out.
+"""How much each varied param matters: permutation importance (Breiman, Random Forests, 2001) on settings left out, and
+of a search PED-ANOVA.
 
-It uses the ranks of trials instead of their metrics, because a single bad setting would make up most of the variance.
+Both use the ranks of trials instead of their metrics, because a single bad setting would make up most of the variance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from sweepstack.results.reporting.params import scale
+from sweepstack.results.reporting.params import MAX_LISTED_VALUES, NOT_SET, DrawnRange, scale, value_text
 from sweepstack.results.reporting.plots.charts import measured
-from sweepstack.results.reporting.plots.style import BLUE, INK, figure, objective_words, styled, words
+from sweepstack.results.reporting.plots.style import BLUE, INK, figure, legend, objective_words, styled, title, words
 from sweepstack.results.tables.columns import written
+from sweepstack.search.space import Distribution, Numbers, Options, Value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +30,12 @@ FOLDS = 5
 """The number of parts in which the settings are left out in turn."""
 TREES = 200
 """The number of trees in a forest."""
+MIN_SEARCHED = 20
+"""The fewest settings of a search; of fewer the best ones say nothing."""
+TOP_PART = 10
+"""One in so many settings of a search counts as one of the best."""
+LEAST_BEST = 5
+"""The fewest settings that count as the best."""
 REPEATS = 10
 """The number of times that the values of a param are shuffled."""
 
@@ -101,6 +109,96 @@ def importance(frame: pd.DataFrame, varied: Sequence[str], objective: str) -> Im
         [float(together[index].std(ddof=1)) for index in order],
         float(r2_score(values, predicted)),
     )
+
+
+@dataclass(frozen=True)
+class SearchedImportance:
+    """How differently each param is spread in the best settings of a search and in all; see `search.importance`."""
+
+    params: list[str]
+    """The params, the most important first."""
+    divergence: list[float]
+    """The Pearson divergence of the two spreads."""
+    by_chance: list[float]
+    """What the divergence would be below of in 95 of 100 cases if the param did not matter."""
+    best: int
+    """The number of settings that count as the best."""
+    settings: int
+    """The number of all settings."""
+
+
+def searched_importance(
+    frame: pd.DataFrame, ranked: Sequence[int], varied: Sequence[str], ranges: Mapping[str, DrawnRange]
+) -> SearchedImportance | str:
+    """Computes the importance of the params of a search by PED-ANOVA, or returns a sentence that says why it cannot.
+
+    Args:
+        frame: the table of trials.
+        ranked: a row of the table for each setting, the best first.
+        varied: the params that vary.
+        ranges: what the search draws params from.
+
+    Raises:
+        ImportError: there is no Optuna with PED-ANOVA.
+    """
+    from sweepstack.search.importance import importance as ped_anova
+
+    if len(varied) < 2:
+        return "Importance compares hyperparameters, and this search varies only one."
+    if len(ranked) < MIN_SEARCHED:
+        return (
+            f"{len(ranked)} settings with a result are too few to find how much each hyperparameter matters; at least "
+            f"{MIN_SEARCHED} are needed."
+        )
+    columns = {param: _as_drawn(frame.loc[list(ranked), param], ranges.get(param)) for param in varied}
+    points: list[dict[str, Value]] = [
+        {param: values[row] for param, (_, values) in columns.items() if values[row] is not None}
+        for row in range(len(ranked))
+    ]
+    best = max(LEAST_BEST, len(ranked) // TOP_PART)
+    found = ped_anova(points, {param: one for param, (one, _) in columns.items()}, best)
+    order = sorted(varied, key=lambda param: -found[param][0])
+    values, chance = ([found[param][which] for param in order] for which in (0, 1))
+    return SearchedImportance(order, values, chance, best, len(ranked))
+
+
+def _as_drawn(column: pd.Series[Any], drawn: DrawnRange | None) -> tuple[Distribution, list[Any]]:
+    """Returns what the values of a param are drawn from, and the values; None for one that is not set.
+
+    Few numbers of which no range is known are taken as options: they were listed.
+    """
+    axis = scale(str(column.name), column, drawn)
+    if axis.kind == "category" or (axis.limits is None and column.nunique() <= MAX_LISTED_VALUES):
+        texts = [value_text(value) for value in column]
+        missing = column.isna().tolist()
+        known = [text for text, lacks in zip(texts, missing, strict=True) if not lacks]
+        options = Options(tuple(sorted({*known}))) if known else Options((NOT_SET,))
+        return options, [None if lacks else text for text, lacks in zip(texts, missing, strict=True)]
+    finite = axis.at[np.isfinite(axis.at)]
+    low, high = axis.limits or (float(finite.min()), float(finite.max()))
+    return Numbers(float(low), float(high), log=axis.kind == "log"), [
+        float(value) if np.isfinite(value) else None for value in axis.at
+    ]
+
+
+def searched_bars(found: SearchedImportance, objective: str) -> Figure:
+    """Draws the importance of the params of a search, the most important on top, each with what chance alone gives."""
+    with styled():
+        drawn = figure(8.0, 1.9 + 0.45 * len(found.params))
+        axes = drawn.subplots()
+        positions = range(len(found.params))
+        axes.barh(positions, found.divergence, color=BLUE, height=0.6)
+        for y, chance in zip(positions, found.by_chance, strict=True):
+            axes.plot([chance, chance], [y - 0.38, y + 0.38], color=INK, lw=1.6)
+        axes.plot([], [], color=INK, lw=1.6, label="chance alone stays below this in 95 of 100 cases")
+        axes.set_yticks(positions, [words(param) for param in found.params])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"how differently the best {found.best} of {found.settings} settings are spread (divergence)")
+        legend(drawn, 1)
+        title(drawn, f"How much each hyperparameter matters for the {objective_words(objective)}")
+    return drawn
 
 
 def importance_bars(found: Importance, objective: str) -> Figure:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +17,7 @@ from sweepstack.config.schema import GROUPS
 from sweepstack.errors import printable
 from sweepstack.results.reporting.plots.style import shortened
 from sweepstack.results.tables.columns import identity, is_number, order, written
+from sweepstack.tracking.runs_as_rows import Row
 from sweepstack.trial import REPLICATES
 
 if TYPE_CHECKING:
@@ -56,6 +61,56 @@ def value_text(value: Any) -> str:
 
 
 @dataclass(frozen=True)
+class DrawnRange:
+    """The numbers that a search draws a param from."""
+
+    low: float
+    high: float
+    log: bool
+    """True if the logarithm is what is spread evenly."""
+
+    def end_near(self, value: float, part: float) -> str | None:
+        """Returns the end that a value is near, in words; None if it is near none.
+
+        Args:
+            value: the value.
+            part: how near, as a part of the range.
+        """
+        low, high, at = self.low, self.high, value
+        if self.log and min(low, at) > 0:
+            low, high, at = math.log(low), math.log(high), math.log(at)
+        if not low < high or not math.isfinite(at):
+            return None
+        share = (at - low) / (high - low)
+        return "lower" if share < part else "upper" if share > 1 - part else None
+
+
+NO_RANGES: Mapping[str, DrawnRange] = {}
+"""What is known of the ranges of params in a grid."""
+
+
+def drawn_ranges(rows: Sequence[Row], frame: pd.DataFrame) -> dict[str, DrawnRange]:
+    """Returns the ranges that a search draws from, by the columns of its table; of a widened space the widest.
+
+    Args:
+        rows: the trials of the search.
+        frame: their table.
+    """
+    found: dict[str, DrawnRange] = {}
+    for text in dict.fromkeys(row.space for row in rows):
+        with contextlib.suppress(ValueError, TypeError, AttributeError):  # it is not recorded, or a user has changed it
+            for key, (low, high, log) in json.loads(text).items():
+                name = re.sub(r"[^\w\-. /]", "_", key.removeprefix("optimizer."))  # as params are recorded
+                column = name if name in frame.attrs["params"] else f"params.{name}"
+                if column not in frame or not is_number(frame[column]):
+                    continue
+                own = DrawnRange(float(low), float(high), bool(log))
+                known = found.get(column, own)
+                found[column] = DrawnRange(min(own.low, known.low), max(own.high, known.high), own.log)
+    return found
+
+
+@dataclass(frozen=True)
 class Scale:
     """One param as an axis."""
 
@@ -67,6 +122,8 @@ class Scale:
     """The positions of the values; empty if there are too many."""
     labels: list[str]
     """The text of each tick."""
+    limits: tuple[float, float] | None = None
+    """The range that a search draws from, with all trials; None if that is not known."""
 
     def set_up(self, axes: Axes, which: str) -> None:
         """Sets up the x or y axis of a plot.
@@ -80,7 +137,7 @@ class Scale:
         set_scale = axes.set_xscale if which == "x" else axes.set_yscale
         if self.kind == "log":
             set_scale("log")
-            finite = self.at[np.isfinite(self.at)]
+            finite = self.at[np.isfinite(self.at)] if self.limits is None else np.array(self.limits)
             decades = np.log10(finite.max() / finite.min())
             axis.set_major_locator(
                 LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)) if decades > 1 else MaxNLocator(4)
@@ -89,9 +146,14 @@ class Scale:
             axis.set_major_formatter(lambda value, _: format(value, "g"))
         if self.ticks:
             axis.set_ticks(self.ticks, [shortened(label, 16) for label in self.labels])
+        set_limits = axes.set_xlim if which == "x" else axes.set_ylim
         if self.kind == "category":
             margin = 0.5
-            (axes.set_xlim if which == "x" else axes.set_ylim)(-margin, len(self.ticks) - 1 + margin)
+            set_limits(-margin, len(self.ticks) - 1 + margin)
+        elif self.limits is not None:
+            low, high = np.log(self.limits) if self.kind == "log" else self.limits
+            ends = low - 0.03 * (high - low), high + 0.03 * (high - low)
+            set_limits(*np.exp(ends) if self.kind == "log" else ends)
 
     @property
     def fractions(self) -> np.ndarray[Any, Any]:
@@ -99,16 +161,23 @@ class Scale:
         return as_fractions(np.log10(self.at) if self.kind == "log" else self.at)
 
 
-def scale(name: str, column: pd.Series[Any]) -> Scale:
+def scale(name: str, column: pd.Series[Any], drawn: DrawnRange | None = None) -> Scale:
     """Makes the axis for a param.
 
-    It is logarithmic for learning rate, weight decay, and values over two decades. Values that are not numbers have one
-    position each.
+    It is that of the range which a search draws from. Else it is logarithmic for learning rate, weight decay, and
+    values over two decades. Values that are not numbers have one position each.
 
     Args:
         name: the name of the param.
         column: its values.
+        drawn: the range that a search draws it from; None if that is not known.
     """
+    if drawn is not None:
+        at = column.to_numpy(dtype=float, na_value=np.nan)
+        finite = [float(value) for value in at[np.isfinite(at)]]
+        limits = min([drawn.low, *finite]), max([drawn.high, *finite])
+        if limits[0] < limits[1] and (limits[0] > 0 or not drawn.log):
+            return Scale("log" if drawn.log else "linear", at, [], [], limits)
     numbers = is_number(column)
     distinct = identity(column).nunique(dropna=False)
     wide = numbers and (name.split(".")[-1] in ("lr", "weight_decay") or _decades(column) >= 2)

@@ -16,6 +16,7 @@ from sweepstack.results.reporting import text
 from sweepstack.results.reporting.answer import Sentence, answer, by_sentence, no_answer, question
 from sweepstack.results.reporting.mistake_sections import make_mistake_sections
 from sweepstack.results.reporting.plots.style import SINGLE, png, svg
+from sweepstack.results.reporting.searches.savings import savings
 from sweepstack.results.reporting.sections import (
     About,
     OnProgress,
@@ -26,6 +27,7 @@ from sweepstack.results.reporting.sections import (
 from sweepstack.results.reporting.tables import (
     pruned_table,
     row_numbers,
+    savings_table,
     settings_table,
     trials_table,
     unfinished_table,
@@ -85,7 +87,7 @@ def report(
     rows = store.rows(sweep)
     name = "all" if sweep == "all" else str(rows[0].sweep)
     frame = as_frame(rows, metric=metric)
-    about = about_sweep(store, frame, objective_of(frame, metric))
+    about = about_sweep(store, frame, objective_of(frame, metric), [] if sweep == "all" else rows)
     sections = [*make_sections(about, on_progress)]
     mistakes = [*make_mistake_sections(about, on_progress)]
     on_progress("drawing")
@@ -148,12 +150,14 @@ def _page(
         when=_when(frame),
         question=question(settings, about.varied, about.objective or metric_of(frame, f"val/{own_metrics(frame)[0]}")),
         answer=by_sentence(sentence),
-        warnings=text.warnings(frame, about.varied, selection, about.origin),
+        warnings=text.warnings(frame, about.varied, selection, about.origin, about.ranges),
         settings=settings_table(frame, selection, about.varied) if selection is not None and settings > 1 else None,
         trials=trials_table(frame, about.varied, about.objective, chosen),
         sections=[shown(one) for one in sections],
         mistakes=[shown(one) for one in mistakes],
         interactive=interactive,
+        saved=savings(list(about.rows.values())) if len(about.rows) > 1 else None,
+        savings_table=savings_table,
         reproduction=_reproduction(about),
         pruned=pruned_table(frame, about.objective),
         failures=unfinished_table(frame),

@@ -16,6 +16,7 @@ from sweepstack.results.reporting.params import value_text
 from sweepstack.results.reporting.plots.charts import measured
 from sweepstack.results.reporting.plots.pareto import time_metric
 from sweepstack.results.reporting.plots.style import listed, objective_words, words
+from sweepstack.results.reporting.searches.savings import Savings, written_ratio
 from sweepstack.results.selection.comparison import BEST, NOT_MEASURED, NOT_TESTED, NOT_TOLD_APART, WORSE
 from sweepstack.results.selection.select import Selection, one_row_per_seed, param_values
 from sweepstack.results.tables.columns import is_number
@@ -223,6 +224,24 @@ def pruned_table(frame: pd.DataFrame, objective: str | None) -> ReportTable | No
     titles = [f"{edge} {objective_words(name)}" for name in metric for edge in ("lowest", "highest")]
     columns = [Column("when and by what", False), Column("trials", True), *(Column(title, True) for title in titles)]
     return ReportTable("Trials that were pruned, and are not compared", columns, rows, "")
+
+
+def savings_table(found: Savings) -> ReportTable:
+    """Makes the table of what a sweep has saved: a row for each factor."""
+    rows = [
+        TableRow(
+            [
+                Cell(f"by {one.name}", None),
+                Cell("not known" if math.isnan(one.ratio) else f"{written_ratio(one.ratio)} ×", None, "number"),
+                Cell(one.how, None, "text"),
+            ],
+            "",
+        )
+        for one in found.factors
+    ]
+    titles = ("saved", "factor", "how it is measured")
+    columns = [Column(title, number=title == "factor") for title in titles]
+    return ReportTable("What a plain loop would have taken, by what was taken", columns, rows, found.note)
 
 
 def _titles(metrics: Sequence[str], objective: str | None) -> dict[str, str]:

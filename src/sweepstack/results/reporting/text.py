@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from sweepstack.metrics import rounded
 from sweepstack.results.reporting.answer import others
-from sweepstack.results.reporting.params import value_text
+from sweepstack.results.reporting.params import NO_RANGES, DrawnRange, value_text
 from sweepstack.results.reporting.plots.style import objective_words, sentence_case, shortened, words
 from sweepstack.results.selection.comparison import (
     FOLDS_DIFFER,
@@ -24,11 +24,18 @@ from sweepstack.results.selection.select import Selection
 from sweepstack.results.tables.columns import is_number
 from sweepstack.results.tables.objective import NO_TEST_PART, NOTE
 from sweepstack.tracking.origin import Origin
-from sweepstack.trial import REPLICATES
+from sweepstack.trial import REPLICATES, TrialState
+
+EDGE = 0.05
+"""The part at either end of the range of a search in which its best value may have a better one beyond."""
 
 
 def warnings(
-    frame: pd.DataFrame, varied: Sequence[str], selection: Selection | None, origin: Origin | None
+    frame: pd.DataFrame,
+    varied: Sequence[str],
+    selection: Selection | None,
+    origin: Origin | None,
+    ranges: Mapping[str, DrawnRange] = NO_RANGES,
 ) -> list[str]:
     """Returns the reasons to doubt the answer.
 
@@ -37,12 +44,13 @@ def warnings(
         varied: the params that vary.
         selection: what was selected in it, if anything was.
         origin: what the selected trial was trained with.
+        ranges: what a search draws params from.
     """
     lines = []
     if selection is not None:
         if selection.caution:
             lines.append(f"Careful: {selection.caution}.")
-        lines += at_the_edge(frame, varied, selection.trial)
+        lines += at_the_edge(frame, varied, selection.trial, ranges)
         if selection.groups["n"].max() == 1 and len(selection.groups) > 1:
             axis = selection.axis
             lines.append(
@@ -63,17 +71,29 @@ def warnings(
     return lines
 
 
-def at_the_edge(frame: pd.DataFrame, varied: Sequence[str], trial: pd.Series[Any]) -> list[str]:
+def at_the_edge(
+    frame: pd.DataFrame,
+    varied: Sequence[str],
+    trial: pd.Series[Any],
+    ranges: Mapping[str, DrawnRange] = NO_RANGES,
+) -> list[str]:
     """Returns a line for each param whose best value is the smallest or largest tried, so that a better one may exist.
 
     Args:
         frame: the table of trials.
         varied: the params that vary.
         trial: the trial to use.
+        ranges: what a search draws params from.
     """
     lines = []
     for param in varied:
         column = frame[param]
+        if (drawn := ranges.get(param)) is not None:
+            end = drawn.end_near(float(trial[param]), EDGE)
+            if end is not None:
+                where = f"{value_text(trial[param])} in {drawn.low:g} to {drawn.high:g}"
+                lines.append(f"The best {words(param)} is near the {end} end of its range, {where}: widen it.")
+            continue
         if not is_number(column) or column.nunique() < 3:
             continue
         for edge, word in ((column.min(), "smallest"), (column.max(), "largest")):
@@ -120,7 +140,11 @@ def explain_values(frame: pd.DataFrame, selection: Selection | None, images: int
             "Trials that were trained together share the training time; the time of a trial is its share, not the time "
             "that it would take on its own."
         )
-    lines.append("Plots leave out trials that did not finish; learning curves show them.")
+    pruned = bool((frame["state"] == TrialState.PRUNED).any())
+    lines.append(
+        "Plots leave out trials that did not finish; learning curves show them"
+        + (", and crosses are trials that were pruned." if pruned else ".")
+    )
     return lines
 
 

@@ -43,10 +43,13 @@ from sweepstack.tracking.runs_as_rows import (
     SETTLED_TAG,
     SWEEP_TAG,
     TRAINED_TAG,
+    TRAJECTORY_TAG,
     VERSION_TAG,
+    jobs_tag,
     member_tag,
     rungs_as_text,
     search_tag,
+    space_tag,
 )
 from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
@@ -470,6 +473,7 @@ def _end_tags(event: Ended) -> list[RunTag]:
         SETTLED_TAG: trial.fingerprint if outcome.settled else "",
         PRUNED_TAG: outcome.reason if outcome.state is TrialState.PRUNED else "",
         RUNGS_TAG: rungs_as_text(outcome.rungs),
+        TRAJECTORY_TAG: event.trajectory,
     }
     return [RunTag(key, as_value(text)) for key, text in tags.items() if text or key == REASON_TAG]
 
@@ -480,8 +484,10 @@ def _of_sweep(event: Event) -> dict[str, str]:
         return {}
     name = as_value(sweep)  # earlier versions accepted any text as a name
     search = event.trial.run.search.name
-    chosen = {search_tag(sweep): search} if search != "grid" else {}
-    return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}", **chosen}
+    chosen: dict[str, str] = {search_tag(sweep): search} if search != "grid" else {}
+    chosen |= {space_tag(sweep): event.trial.space} if event.trial.space else {}
+    jobs = f"{event.trial.number} {event.trial.jobs}"
+    return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}", jobs_tag(sweep): jobs, **chosen}
 
 
 def _tags(first: Event) -> dict[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from sweepstack.metrics import Metric
-from sweepstack.results.reporting.params import Scale, as_fractions, scale
+from sweepstack.results.reporting.params import NO_RANGES, DrawnRange, Scale, as_fractions, scale
 from sweepstack.results.reporting.plots.style import (
     BLUE,
     COLOURS,
@@ -107,6 +108,8 @@ def by_param(
     objective: Metric,
     best: Collection[int],
     tied: Collection[int] = (),
+    ranges: Mapping[str, DrawnRange] = NO_RANGES,
+    pruned: pd.DataFrame | None = None,
 ) -> Figure:
     """Draws the objective against each param: every trial, and mean and standard deviation over all other params.
 
@@ -116,8 +119,12 @@ def by_param(
         objective: the metric.
         best: the rows of the trials of the best setting.
         tied: those of the other settings that may be the best.
+        ranges: what a search draws params from.
+        pruned: the trials that were pruned; they are drawn at their last value, and are in no mean.
     """
     frame = measured(frame, objective)
+    early = measured(frame.iloc[:0] if pruned is None else pruned, objective)
+    last = early[objective].to_numpy(dtype=float)
     columns = min(len(varied), 3)
     rows = -(-len(varied) // columns)
     with styled():
@@ -125,9 +132,13 @@ def by_param(
         panels = drawn.subplots(rows, columns, sharey=True, squeeze=False).flatten()
         values = frame[objective].to_numpy(dtype=float)
         for axes, param in zip(panels, varied, strict=False):
-            axis = scale(param, frame[param])
+            both = pd.concat([frame[param], early[param]]) if len(early) else frame[param]
+            axis = scale(param, both, ranges.get(param))
             axis.set_up(axes, "x")
-            axes.set_ylim(*window(values, objective))
+            axes.set_ylim(*window(np.concatenate([values, last]), objective))
+            at_end = axis.at[len(frame) :]
+            axis = replace(axis, at=axis.at[: len(frame)])
+            draw_early(axes, at_end, last, list(early.index))
             draw_marks(axes, axis.at, values, [[index] for index in frame.index], best, tied)
             at, mean, spread = _means_on_axis(axis, values)
             axes.errorbar(
@@ -145,6 +156,8 @@ def by_param(
             [], [], [], color=BLUE, marker="o", capsize=4, label="mean and standard deviation over everything else"
         )
         panels[0].plot([], [], "o", color=GREY, ms=4, mew=0, label="one trial")
+        if len(early):
+            panels[0].plot([], [], "x", color=GREY, ms=5, label="pruned, at its last value")
         legend_of_set(panels[0], tied)
         legend(drawn, 4)
         title(drawn, f"{sentence_case(objective_words(objective))} by hyperparameter")
@@ -157,6 +170,7 @@ def parallel_coordinates(
     objective: Metric,
     best: Collection[int],
     tied: Collection[int] = (),
+    ranges: Mapping[str, DrawnRange] = NO_RANGES,
 ) -> Figure:
     """Draws each trial as a line through its values, coloured by the objective; good ones in front.
 
@@ -166,6 +180,7 @@ def parallel_coordinates(
         objective: the metric.
         best: the rows of the trials of the best setting.
         tied: those of the other settings that may be the best.
+        ranges: what a search draws params from.
     """
     from matplotlib import colormaps
 
@@ -173,7 +188,7 @@ def parallel_coordinates(
     values = frame[objective].to_numpy(dtype=float)
     low, high = window(values, objective, margin=0.0)
     shades = np.clip(as_fractions(np.append(np.clip(values, low, high), [low, high]))[:-2], 0, 1)
-    axes_of = [scale(param, frame[param]) for param in varied]
+    axes_of = [scale(param, frame[param], ranges.get(param)) for param in varied]
     heights = np.column_stack([*(axis.fractions for axis in axes_of), shades])
     with styled():
         drawn = figure(max(6.0, 1.9 * (len(varied) + 1)), 4.5)
@@ -250,6 +265,23 @@ def draw_marks(
         axes.plot(x[index], height, "o", mfc="none", mec=ORANGE, mew=1.8, ms=9, zorder=5, gid=gid(trials[index]))
 
 
+def draw_early(axes: Axes, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], trials: Sequence[Hashable]) -> None:
+    """Draws a cross for each pruned trial [n]; at the edge for those outside the plot.
+
+    Args:
+        axes: the plot.
+        x: positions of the trials.
+        y: their last values.
+        trials: their rows.
+    """
+    inside = np.clip(y, *axes.get_ylim())
+    indices = np.flatnonzero(np.isfinite(x)).tolist()
+    single = len(y) <= SINGLE
+    for some in [[index] for index in indices] if single else [indices] if indices else []:
+        name = gid([trials[some[0]]]) if single else None
+        axes.plot(x[some], inside[some], "x", color=GREY, ms=4, mew=0.9, alpha=0.8, zorder=2, gid=name)
+
+
 def legend_of_set(axes: Axes, tied: Collection[int]) -> None:
     """Adds what the rings and squares of `draw_marks` mean to the legend."""
     axes.plot([], [], "o", mfc="none", mec=ORANGE, mew=1.8, label="the best setting")
@@ -300,7 +332,7 @@ def _means_on_axis(axis: Scale, values: np.ndarray[Any, Any]) -> tuple[list[floa
     if axis.ticks:
         groups = [np.flatnonzero(at == tick) for tick in axis.ticks]
     else:
-        groups = list(np.array_split(np.argsort(at, kind="stable"), min(RANGES, len(at))))
+        groups = list(np.array_split(np.argsort(at, kind="stable"), min(RANGES, len(at)) or 1))
     groups = [group for group in groups if len(group)]
     middle = [float(np.exp(np.log(at[group]).mean()) if axis.kind == "log" else at[group].mean()) for group in groups]
     spread = [float(values[group].std(ddof=1)) if len(group) > 1 else 0.0 for group in groups]
