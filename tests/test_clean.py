@@ -19,6 +19,7 @@ from sweepstack.journal.codec import outcome_as_json
 from sweepstack.journal.control import About
 from sweepstack.journal.database import transaction
 from sweepstack.journal.ledger import Ledger
+from sweepstack.tracking.runs_as_rows import jobs_tag, search_tag, space_tag
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Outcome, TrialState
 
@@ -441,6 +442,8 @@ def test_a_server_that_does_not_answer_brings_no_outcome_of_a_deleted_run_back(
 def test_trials_that_other_sweeps_have_stay_with_those(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
     finished(store, ledger, trial, 1, 2)
     (shared, own) = sorted(store.rows("sweep"), key=lambda row: row.name)
+    for tag in (search_tag("sweep"), space_tag("sweep"), jobs_tag("sweep")):
+        store.client.set_tag(shared.run_id, tag, "of the sweep")
     command = Command(ledger)
     command.join(trial(1, "other", id="elsewhere"), shared.run_id)  # as a command reuses what the store knows
     refused = sweepstack(store, "delete", "sweep", "--yes")
@@ -454,6 +457,7 @@ def test_trials_that_other_sweeps_have_stay_with_those(store: Store, ledger: Led
     (row,) = store.rows("other")
     assert (row.run_id, row.sweep) == (shared.run_id, "other")
     assert [row.sweep for row in store.rows("all")] == ["other"]
+    assert not [tag for tag in store.client.get_run(shared.run_id).data.tags if tag.endswith("/sweep")]
     assert "there is no sweep 'sweep'" in sweepstack(store, "delete", "sweep", "--yes").stderr
     assert sweepstack(store, "delete", "other", "--yes").exit_code == 0
     assert (store.runs(""), own.state) == ([], "FINISHED")

@@ -15,8 +15,10 @@ from sweepstack.tracking.runs_as_rows import (
     OWN_RUNS,
     SEARCH_TAGS,
     SWEEP_TAG,
+    jobs_tag,
     member_tag,
     search_tag,
+    space_tag,
     state_of,
     sweeps_of,
 )
@@ -181,8 +183,8 @@ def leave_sweep(store: Store, sweep: str, runs: Sequence[RunOfSweep]) -> None:
                 store.client.set_tag(run.id, SWEEP_TAG, oldest(run.others))
             if run.tags.get(member_tag(sweep), "").partition(" ")[2] == sweep:
                 store.client.delete_tag(run.id, member_tag(sweep))
-            if search_tag(sweep) in run.tags:
-                store.client.delete_tag(run.id, search_tag(sweep))
+            for tag in {search_tag(sweep), space_tag(sweep), jobs_tag(sweep)} & run.tags.keys():
+                store.client.delete_tag(run.id, tag)
 
 
 def oldest(sweeps: Mapping[str, int]) -> str:
