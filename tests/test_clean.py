@@ -1,9 +1,11 @@
 """`sweepstack clean` and `sweepstack delete`: what nothing needs goes when it was listed, and nothing else is lost."""
 
+import contextlib
 import json
 import os
 import pty
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +273,19 @@ def test_downloads_that_were_broken_off_go_and_those_that_go_on_stay(
     assert [folder.exists() for folder in folders] == [False, False, True]
 
 
+def test_downloads_of_others_stay_and_that_is_said(
+    store: Store, ledger: Ledger, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("SWEEPSTACK_DATA", str(root))
+    (root / ".mnist.fetch-1").mkdir()
+    (root / ".mnist.lock").mkdir()  # what nobody can lock
+    done = sweepstack(store, "clean", "--yes")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("Not deleted, because it is needed by now or cannot be deleted, 0 B:\n  Downloads: ")
+    assert (root / ".mnist.fetch-1").exists()
+
+
 def test_a_command_that_begins_after_the_list_was_made_loses_nothing(
     store: Store, ledger: Ledger, trial: MakeTrial
 ) -> None:
@@ -314,31 +329,60 @@ def test_delete_asks_nobody_without_a_terminal(store: Store, ledger: Ledger, tri
     assert states(store) == {"lr=1": "FINISHED"}
 
 
+@contextlib.contextmanager
+def asked(terminal: Terminal) -> Iterator[Callable[[str], tuple[int, str, str]]]:
+    """`sweepstack delete sweep` at a terminal, once it has asked; yields what answers and returns code and outputs."""
+    mine, theirs = pty.openpty()
+
+    def sit_down() -> None:
+        os.dup2(theirs, 0)
+
+    process = terminal.start("sweepstack", "delete", "sweep", before=sit_down)
+    assert process.stderr is not None
+    question = ""
+    while not question.endswith("[y/N]: ") and (char := process.stderr.read(1)):
+        question += char
+
+    def answer(word: str) -> tuple[int, str, str]:
+        os.write(mine, f"{word}\n".encode())
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, question + err
+
+    try:
+        yield answer
+    finally:
+        os.close(mine)
+        os.close(theirs)
+
+
+def test_what_has_changed_since_delete_has_asked_counts(terminal: Terminal, trial: MakeTrial) -> None:
+    store, ledger = terminal.store, ledger_of(terminal.store, None)
+    finished(store, ledger, trial, 1, 2)
+    with asked(terminal) as answer:
+        finished(store, ledger, trial, 3)
+        run = rows(store)["lr=1"].run_id
+        store.client.update_run(run, "RUNNING")  # as on another machine
+        code, out, err = answer("y")
+    assert (code, out) == (2, ""), err
+    assert len(states(store)) == 3
+    store.client.update_run(run, "KILLED")
+    with asked(terminal) as answer:
+        code, out, err = answer("y")
+    assert out.startswith("Sweep sweep is deleted:\n  3 runs (1 KILLED, 2 FINISHED)\n"), err
+    assert store.runs("") == []
+
+
 def test_delete_asks_at_a_terminal_and_obeys_the_answer(terminal: Terminal, trial: MakeTrial) -> None:
     store, ledger = terminal.store, ledger_of(terminal.store, None)
     finished(store, ledger, trial, 1, 2)
-
-    def type_with_answer(answer: str) -> tuple[int, str, str]:
-        mine, theirs = pty.openpty()
-
-        def sit_down() -> None:
-            os.dup2(theirs, 0)
-
-        try:
-            process = terminal.start("sweepstack", "delete", "sweep", before=sit_down)
-            os.write(mine, answer.encode())
-            out, err = process.communicate(timeout=120)
-        finally:
-            os.close(mine)
-            os.close(theirs)
-        return process.returncode, out, err
-
-    code, out, err = type_with_answer("n\n")
+    with asked(terminal) as answer:
+        code, out, err = answer("n")
     assert (code, out) == (1, ""), err
     assert f"In {store.uri} this deletes:\n  2 runs (2 FINISHED)\nDelete sweep sweep? [y/N]: " in err
     assert err.endswith("Nothing is deleted.\n")
     assert len(states(store)) == 2
-    code, out, err = type_with_answer("y\n")
+    with asked(terminal) as answer:
+        code, out, err = answer("y")
     assert code == 0, err
     assert out.startswith("Sweep sweep is deleted:\n  2 runs (2 FINISHED)\nMLflow can restore the runs until")
     assert store.runs("") == []
@@ -402,11 +446,15 @@ def test_a_deletion_that_was_killed_is_completed_by_the_same_command(
 
     interrupted(ledger, trial, 1, 2)
     finished(store, ledger, trial, 3)
+    store.client.set_tag(rows(store)["lr=3"].run_id, search_tag("sweep"), "random")
+    study = ledger.folder / "searches" / "random-1.jsonl"
+    make_folder(study.parent)
+    study.write_text("{}\n")
     fresh = Store(store.uri)
 
     def killed() -> None:
         killed_at(deletion, "delete_runs", after=after)
-        deletion.delete(fresh, ledger, deletion.find_deletion(fresh, ledger, "sweep"))
+        deletion.delete(fresh, ledger, "sweep")
 
     assert in_process(killed) == -9
     command = Command(ledger)
@@ -417,6 +465,7 @@ def test_a_deletion_that_was_killed_is_completed_by_the_same_command(
     assert ("there is no sweep" in done.stderr) is after, done.stderr
     assert store.runs("") == []
     assert [*(ledger.folder / "checkpoints").iterdir()] == []
+    assert not study.exists()
     assert paths(inventory(store, "--yes"), "unneeded") == []
 
 
@@ -480,6 +529,33 @@ def test_a_trial_that_another_sweep_resumed_stays_resumable(store: Store, ledger
     again = Command(ledger)
     claim = again.claim(trial(1))
     assert ([one.id for one, _ in claim.resumed], claim.fresh) == ([stack.id], [])
+    again.end()
+
+
+def test_checkpoints_that_only_settled_trials_of_other_sweeps_are_left_of_go_too(
+    store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    one, two = trial(1), trial(2)
+    command = Command(ledger)
+    command.claim(one, two)
+    command.plan(FIRST, one, two)
+    state(ledger, FIRST)
+    for each, outcome in ((one, DONE), (two, KILLED)):
+        command.start(each)
+        command.finish(each, outcome)
+    command.end()
+    deliver_all(store, ledger)
+    other = Command(ledger)
+    other.join(trial(1, "other", id=one.id), rows(store)["lr=1"].run_id)
+    other.end()
+    done = sweepstack(store, "delete", "sweep", "--yes")
+    assert "  1 run (1 KILLED)\n  the state of 1 unfinished trial, 2 kB of checkpoints\n1 run stays" in done.stdout
+    assert [row.sweep for row in store.rows("all")] == ["other"]
+    assert not ledger.checkpoints(FIRST).exists()
+    found = inventory(store)
+    assert (found["needed"], found["kept"]) == ([], [])
+    again = Command(ledger)
+    assert [each.id for each in again.claim(one, two).fresh] == [one.id, two.id]  # then the store is asked about them
     again.end()
 
 
@@ -585,5 +661,5 @@ def test_a_run_that_trains_elsewhere_is_not_deleted(store: Store, ledger: Ledger
     store.client.update_run(row.run_id, "RUNNING")
     done = sweepstack(store, "delete", "sweep", "--yes")
     assert done.exit_code == 2
-    assert "1 of its runs are RUNNING, and no command of this journal trains them" in done.stderr
+    assert "while it trains, and 1 of its runs is RUNNING without a command of this journal; end" in done.stderr
     assert states(store) == {"lr=1": "RUNNING"}

@@ -115,8 +115,8 @@ def check_deletable(store: Store, runs: RunsOfSweep) -> None:
     running = [run for run in runs.own if run.state == "RUNNING"]
     if running:
         rule = (
-            f"sweep {runs.sweep!r} must not be deleted while it trains, {len(running)} of its runs are RUNNING, and no "
-            "command of this journal trains them"
+            f"sweep {runs.sweep!r} must not be deleted while it trains, and {len(running)} of its runs "
+            f"{'is' if len(running) == 1 else 'are'} RUNNING without a command of this journal"
         )
         remedy = "end the command where it was typed; if it was killed, type there: sweepstack sync"
         raise StoreError(rule, remedy=remedy)
