@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from sweepstack.cli.main import main
 from sweepstack.execution.open_store import ledger_of
 from sweepstack.files.downloads import download_lock
 from sweepstack.files.owner_only import make_folder
-from sweepstack.journal.codec import outcome_as_json
+from sweepstack.journal.codec import encode_line, outcome_as_json
 from sweepstack.journal.control import About
 from sweepstack.journal.database import transaction
 from sweepstack.journal.ledger import Ledger
@@ -653,6 +654,48 @@ def test_a_deleted_search_begins_again(terminal: Terminal, monkeypatch: pytest.M
     again = here.train(*command, "tracking.sweep=first")
     assert "trained before" not in again.out
     assert {row.state for row in terminal.store.rows("first")} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("host", "pid", "age", "is_refused"),
+    [
+        ("", os.getpid(), 0, True),
+        ("", os.getpid(), 100, False),  # a number that was given again
+        ("", 0x7FFFFFFF, 0, False),
+        ("elsewhere", 1, 0, True),
+        ("elsewhere", 1, 100, False),
+        ("", "of others", 100, False),
+    ],
+)
+def test_a_sweep_is_not_deleted_while_a_worker_trains_it(
+    store: Store,
+    ledger: Ledger,
+    trial: MakeTrial,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    pid: int | str,
+    age: int,
+    is_refused: bool,
+) -> None:
+    interrupted(ledger, trial, 1)
+    if pid == "of others":  # the tests are those of root, to whom all belong
+
+        def refuse(pid: int, signal: int) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr(os, "kill", refuse)
+        pid = 1
+    hello = {"host": host or socket.gethostname(), "pid": pid, "at": 0}
+    events = ledger.work(FIRST) / "events.jsonl"
+    make_folder(events.parent.parent)
+    make_folder(events.parent)
+    events.write_bytes(encode_line({"hello": hello}, 0))
+    os.utime(events, (time.time() - age, time.time() - age))
+    done = sweepstack(store, "delete", "sweep", "--yes")
+    if is_refused:
+        who = f"process {pid} on {hello['host']}"
+        assert f"'sweep' must not be deleted while a worker trains it, as {who} may; end it" in done.stderr
+    assert (done.exit_code, events.exists()) == ((2, True) if is_refused else (0, False)), done.stderr
 
 
 def test_a_run_that_trains_elsewhere_is_not_deleted(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
