@@ -503,7 +503,7 @@ def test_trials_that_other_sweeps_have_stay_with_those(store: Store, ledger: Led
     command.end()
     done = sweepstack(store, "delete", "sweep", "--yes")
     assert done.exit_code == 0, done.stderr
-    assert "  1 run (1 FINISHED)\n1 run stays, because other sweeps have the same trials: other (1)\n" in done.stdout
+    assert "  1 run (1 FINISHED)\n1 run stays, because others have the same trials: other (1)\n" in done.stdout
     (row,) = store.rows("other")
     assert (row.run_id, row.sweep) == (shared.run_id, "other")
     assert [row.sweep for row in store.rows("all")] == ["other"]
@@ -511,6 +511,24 @@ def test_trials_that_other_sweeps_have_stay_with_those(store: Store, ledger: Led
     assert "there is no sweep 'sweep'" in sweepstack(store, "delete", "sweep", "--yes").stderr
     assert sweepstack(store, "delete", "other", "--yes").exit_code == 0
     assert (store.runs(""), own.state) == ([], "FINISHED")
+
+
+def test_a_single_run_that_a_sweep_has_joined_stays(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
+    command = Command(ledger)
+    command.train(trial(1, None))
+    command.end()
+    deliver_all(store, ledger)
+    run = rows(store)["lr=1"].run_id
+    command = Command(ledger)
+    command.join(trial(1, id="elsewhere"), run)
+    command.train(trial(2))
+    command.end()
+    deliver_all(store, ledger)
+    assert len(store.rows("sweep")) == 2
+    done = sweepstack(store, "delete", "sweep", "--yes")
+    assert "1 run (1 FINISHED)\n1 run stays, because others have the same trials: a single run (1)\n" in done.stdout
+    assert [(row.run_id, row.sweep) for row in store.rows("all")] == [(run, None)]
+    assert "there is no sweep 'sweep'" in sweepstack(store, "delete", "sweep", "--yes").stderr
 
 
 def test_a_trial_that_another_sweep_resumed_stays_resumable(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
@@ -525,7 +543,7 @@ def test_a_trial_that_another_sweep_resumed_stays_resumable(store: Store, ledger
     other.end()
     done = sweepstack(store, "delete", "other", "--yes")
     assert done.exit_code == 0, done.stderr
-    assert "1 run stays, because other sweeps have the same trials: sweep (1)" in done.stdout
+    assert "1 run stays, because others have the same trials: sweep (1)" in done.stdout
     assert [row.sweep for row in store.rows("all")] == ["sweep"]
     again = Command(ledger)
     claim = again.claim(trial(1))
@@ -646,7 +664,7 @@ def test_a_deleted_search_begins_again(terminal: Terminal, monkeypatch: pytest.M
     cleaned = json.loads(here.sweepstack("clean", "--yes", "--kept", "--json").out)
     assert (cleaned["deleted"], [item["path"] for item in cleaned["needed"]]) == ([], [f"searches/{studies()[0].name}"])
     first = here.sweepstack("delete", "first", "--yes")
-    assert first.out == "Sweep first is deleted:\n3 runs stay, because other sweeps have the same trials: second (3)\n"
+    assert first.out == "Sweep first is deleted:\n3 runs stay, because others have the same trials: second (3)\n"
     assert (len(studies()), len(terminal.store.rows("second"))) == (1, 3)
     second = here.sweepstack("delete", "second", "--yes")
     assert "  3 runs (3 FINISHED)\n  the study behind its search\n" in second.out

@@ -103,7 +103,7 @@ def _describe_items(items: Sequence[Item]) -> Iterator[str]:
 def delete(sweep: str, yes: bool, as_json: bool, journal: str | None, store: str | None) -> None:
     """Delete the records of a SWEEP: its runs, its report, and what was left to resume. It asks before.
 
-    Runs that other sweeps have, too, stay with those. MLflow can restore deleted runs until `mlflow gc` ends them; the
+    Runs that others have, too, stay with those. MLflow can restore deleted runs until `mlflow gc` ends them; the
     files of the jobs in outputs/ and multirun/ stay. Exit code 1 if the answer is no."""
     if not (yes or sys.stdin.isatty()):
         raise UserError(
@@ -152,10 +152,10 @@ def _describe_deletion(found: Deletion) -> Iterator[str]:
         size = f", {size_text(left.size)} of checkpoints" if left.size else ""
         yield f"  the state of {count(len(left.unfinished), 'unfinished trial')}{size}"
     if runs.shared:
-        sweeps = Counter(name for run in runs.shared for name in run.others)
+        sweeps = Counter(name for run in runs.shared for name in run.others or ["a single run"])
         named = ", ".join(f"{name} ({number})" for name, number in sorted(sweeps.items()))
         stay = "1 run stays" if len(runs.shared) == 1 else f"{len(runs.shared)} runs stay"
-        yield f"{stay}, because other sweeps have the same trials: {named}"
+        yield f"{stay}, because others have the same trials: {named}"
 
 
 def _for_programs(done: Deletion) -> dict[str, Any]:

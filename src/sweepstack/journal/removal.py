@@ -33,8 +33,8 @@ class Doomed:
     """The fingerprints of the runs that are deleted, by the run's id."""
     trials: frozenset[str]
     """The ids of their trials."""
-    shared: Mapping[str, str] = field(default_factory=dict)
-    """Trials whose runs stay because other sweeps have them: the name of another one by the trial's id."""
+    shared: Mapping[str, str | None] = field(default_factory=dict)
+    """The ids of trials whose runs stay because others have them, each with another sweep that has it, if one does."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Left:
     rows: tuple[Entry, ...] = ()
     """The rows of trials that are removed with their runs, or that have none."""
     renamed: tuple[Entry, ...] = ()
-    """The rows of trials that stay, as trials of another sweep."""
+    """The rows of trials that stay, as trials of others."""
     stacks: tuple[str, ...] = ()
     """Stacks that nobody resumes then: their other rows, if there are any, are settled and recorded."""
     size: int = 0
