@@ -1,9 +1,12 @@
 """`sweepstack clean` and `sweepstack delete`: what nothing needs goes when it was listed, and nothing else is lost."""
 
+import contextlib
 import json
 import os
 import pty
+import socket
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from sweepstack.cli.main import main
 from sweepstack.execution.open_store import ledger_of
 from sweepstack.files.downloads import download_lock
 from sweepstack.files.owner_only import make_folder
-from sweepstack.journal.codec import outcome_as_json
+from sweepstack.journal.codec import encode_line, outcome_as_json
 from sweepstack.journal.control import About
 from sweepstack.journal.database import transaction
 from sweepstack.journal.ledger import Ledger
@@ -271,6 +274,19 @@ def test_downloads_that_were_broken_off_go_and_those_that_go_on_stay(
     assert [folder.exists() for folder in folders] == [False, False, True]
 
 
+def test_downloads_of_others_stay_and_that_is_said(
+    store: Store, ledger: Ledger, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("SWEEPSTACK_DATA", str(root))
+    (root / ".mnist.fetch-1").mkdir()
+    (root / ".mnist.lock").mkdir()  # what nobody can lock
+    done = sweepstack(store, "clean", "--yes")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("Not deleted, because it is needed by now or cannot be deleted, 0 B:\n  Downloads: ")
+    assert (root / ".mnist.fetch-1").exists()
+
+
 def test_a_command_that_begins_after_the_list_was_made_loses_nothing(
     store: Store, ledger: Ledger, trial: MakeTrial
 ) -> None:
@@ -314,31 +330,60 @@ def test_delete_asks_nobody_without_a_terminal(store: Store, ledger: Ledger, tri
     assert states(store) == {"lr=1": "FINISHED"}
 
 
+@contextlib.contextmanager
+def asked(terminal: Terminal) -> Iterator[Callable[[str], tuple[int, str, str]]]:
+    """`sweepstack delete sweep` at a terminal, once it has asked; yields what answers and returns code and outputs."""
+    mine, theirs = pty.openpty()
+
+    def sit_down() -> None:
+        os.dup2(theirs, 0)
+
+    process = terminal.start("sweepstack", "delete", "sweep", before=sit_down)
+    assert process.stderr is not None
+    question = ""
+    while not question.endswith("[y/N]: ") and (char := process.stderr.read(1)):
+        question += char
+
+    def answer(word: str) -> tuple[int, str, str]:
+        os.write(mine, f"{word}\n".encode())
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, question + err
+
+    try:
+        yield answer
+    finally:
+        os.close(mine)
+        os.close(theirs)
+
+
+def test_what_has_changed_since_delete_has_asked_counts(terminal: Terminal, trial: MakeTrial) -> None:
+    store, ledger = terminal.store, ledger_of(terminal.store, None)
+    finished(store, ledger, trial, 1, 2)
+    with asked(terminal) as answer:
+        finished(store, ledger, trial, 3)
+        run = rows(store)["lr=1"].run_id
+        store.client.update_run(run, "RUNNING")  # as on another machine
+        code, out, err = answer("y")
+    assert (code, out) == (2, ""), err
+    assert len(states(store)) == 3
+    store.client.update_run(run, "KILLED")
+    with asked(terminal) as answer:
+        code, out, err = answer("y")
+    assert out.startswith("Sweep sweep is deleted:\n  3 runs (1 KILLED, 2 FINISHED)\n"), err
+    assert store.runs("") == []
+
+
 def test_delete_asks_at_a_terminal_and_obeys_the_answer(terminal: Terminal, trial: MakeTrial) -> None:
     store, ledger = terminal.store, ledger_of(terminal.store, None)
     finished(store, ledger, trial, 1, 2)
-
-    def type_with_answer(answer: str) -> tuple[int, str, str]:
-        mine, theirs = pty.openpty()
-
-        def sit_down() -> None:
-            os.dup2(theirs, 0)
-
-        try:
-            process = terminal.start("sweepstack", "delete", "sweep", before=sit_down)
-            os.write(mine, answer.encode())
-            out, err = process.communicate(timeout=120)
-        finally:
-            os.close(mine)
-            os.close(theirs)
-        return process.returncode, out, err
-
-    code, out, err = type_with_answer("n\n")
+    with asked(terminal) as answer:
+        code, out, err = answer("n")
     assert (code, out) == (1, ""), err
     assert f"In {store.uri} this deletes:\n  2 runs (2 FINISHED)\nDelete sweep sweep? [y/N]: " in err
     assert err.endswith("Nothing is deleted.\n")
     assert len(states(store)) == 2
-    code, out, err = type_with_answer("y\n")
+    with asked(terminal) as answer:
+        code, out, err = answer("y")
     assert code == 0, err
     assert out.startswith("Sweep sweep is deleted:\n  2 runs (2 FINISHED)\nMLflow can restore the runs until")
     assert store.runs("") == []
@@ -402,11 +447,15 @@ def test_a_deletion_that_was_killed_is_completed_by_the_same_command(
 
     interrupted(ledger, trial, 1, 2)
     finished(store, ledger, trial, 3)
+    store.client.set_tag(rows(store)["lr=3"].run_id, search_tag("sweep"), "random")
+    study = ledger.folder / "searches" / "random-1.jsonl"
+    make_folder(study.parent)
+    study.write_text("{}\n")
     fresh = Store(store.uri)
 
     def killed() -> None:
         killed_at(deletion, "delete_runs", after=after)
-        deletion.delete(fresh, ledger, deletion.find_deletion(fresh, ledger, "sweep"))
+        deletion.delete(fresh, ledger, "sweep")
 
     assert in_process(killed) == -9
     command = Command(ledger)
@@ -417,6 +466,7 @@ def test_a_deletion_that_was_killed_is_completed_by_the_same_command(
     assert ("there is no sweep" in done.stderr) is after, done.stderr
     assert store.runs("") == []
     assert [*(ledger.folder / "checkpoints").iterdir()] == []
+    assert not study.exists()
     assert paths(inventory(store, "--yes"), "unneeded") == []
 
 
@@ -453,7 +503,7 @@ def test_trials_that_other_sweeps_have_stay_with_those(store: Store, ledger: Led
     command.end()
     done = sweepstack(store, "delete", "sweep", "--yes")
     assert done.exit_code == 0, done.stderr
-    assert "  1 run (1 FINISHED)\n1 run stays, because other sweeps have the same trials: other (1)\n" in done.stdout
+    assert "  1 run (1 FINISHED)\n1 run stays, because others have the same trials: other (1)\n" in done.stdout
     (row,) = store.rows("other")
     assert (row.run_id, row.sweep) == (shared.run_id, "other")
     assert [row.sweep for row in store.rows("all")] == ["other"]
@@ -461,6 +511,24 @@ def test_trials_that_other_sweeps_have_stay_with_those(store: Store, ledger: Led
     assert "there is no sweep 'sweep'" in sweepstack(store, "delete", "sweep", "--yes").stderr
     assert sweepstack(store, "delete", "other", "--yes").exit_code == 0
     assert (store.runs(""), own.state) == ([], "FINISHED")
+
+
+def test_a_single_run_that_a_sweep_has_joined_stays(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
+    command = Command(ledger)
+    command.train(trial(1, None))
+    command.end()
+    deliver_all(store, ledger)
+    run = rows(store)["lr=1"].run_id
+    command = Command(ledger)
+    command.join(trial(1, id="elsewhere"), run)
+    command.train(trial(2))
+    command.end()
+    deliver_all(store, ledger)
+    assert len(store.rows("sweep")) == 2
+    done = sweepstack(store, "delete", "sweep", "--yes")
+    assert "1 run (1 FINISHED)\n1 run stays, because others have the same trials: a single run (1)\n" in done.stdout
+    assert [(row.run_id, row.sweep) for row in store.rows("all")] == [(run, None)]
+    assert "there is no sweep 'sweep'" in sweepstack(store, "delete", "sweep", "--yes").stderr
 
 
 def test_a_trial_that_another_sweep_resumed_stays_resumable(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
@@ -475,11 +543,38 @@ def test_a_trial_that_another_sweep_resumed_stays_resumable(store: Store, ledger
     other.end()
     done = sweepstack(store, "delete", "other", "--yes")
     assert done.exit_code == 0, done.stderr
-    assert "1 run stays, because other sweeps have the same trials: sweep (1)" in done.stdout
+    assert "1 run stays, because others have the same trials: sweep (1)" in done.stdout
     assert [row.sweep for row in store.rows("all")] == ["sweep"]
     again = Command(ledger)
     claim = again.claim(trial(1))
     assert ([one.id for one, _ in claim.resumed], claim.fresh) == ([stack.id], [])
+    again.end()
+
+
+def test_checkpoints_that_only_settled_trials_of_other_sweeps_are_left_of_go_too(
+    store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    one, two = trial(1), trial(2)
+    command = Command(ledger)
+    command.claim(one, two)
+    command.plan(FIRST, one, two)
+    state(ledger, FIRST)
+    for each, outcome in ((one, DONE), (two, KILLED)):
+        command.start(each)
+        command.finish(each, outcome)
+    command.end()
+    deliver_all(store, ledger)
+    other = Command(ledger)
+    other.join(trial(1, "other", id=one.id), rows(store)["lr=1"].run_id)
+    other.end()
+    done = sweepstack(store, "delete", "sweep", "--yes")
+    assert "  1 run (1 KILLED)\n  the state of 1 unfinished trial, 2 kB of checkpoints\n1 run stays" in done.stdout
+    assert [row.sweep for row in store.rows("all")] == ["other"]
+    assert not ledger.checkpoints(FIRST).exists()
+    found = inventory(store)
+    assert (found["needed"], found["kept"]) == ([], [])
+    again = Command(ledger)
+    assert [each.id for each in again.claim(one, two).fresh] == [one.id, two.id]  # then the store is asked about them
     again.end()
 
 
@@ -569,7 +664,7 @@ def test_a_deleted_search_begins_again(terminal: Terminal, monkeypatch: pytest.M
     cleaned = json.loads(here.sweepstack("clean", "--yes", "--kept", "--json").out)
     assert (cleaned["deleted"], [item["path"] for item in cleaned["needed"]]) == ([], [f"searches/{studies()[0].name}"])
     first = here.sweepstack("delete", "first", "--yes")
-    assert first.out == "Sweep first is deleted:\n3 runs stay, because other sweeps have the same trials: second (3)\n"
+    assert first.out == "Sweep first is deleted:\n3 runs stay, because others have the same trials: second (3)\n"
     assert (len(studies()), len(terminal.store.rows("second"))) == (1, 3)
     second = here.sweepstack("delete", "second", "--yes")
     assert "  3 runs (3 FINISHED)\n  the study behind its search\n" in second.out
@@ -579,11 +674,53 @@ def test_a_deleted_search_begins_again(terminal: Terminal, monkeypatch: pytest.M
     assert {row.state for row in terminal.store.rows("first")} == {"FINISHED"}
 
 
+@pytest.mark.parametrize(
+    ("host", "pid", "age", "is_refused"),
+    [
+        ("", os.getpid(), 0, True),
+        ("", os.getpid(), 100, False),  # a number that was given again
+        ("", 0x7FFFFFFF, 0, False),
+        ("elsewhere", 1, 0, True),
+        ("elsewhere", 1, 100, False),
+        ("", "of others", 100, False),
+    ],
+)
+def test_a_sweep_is_not_deleted_while_a_worker_trains_it(
+    store: Store,
+    ledger: Ledger,
+    trial: MakeTrial,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    pid: int | str,
+    age: int,
+    is_refused: bool,
+) -> None:
+    interrupted(ledger, trial, 1)
+    if pid == "of others":  # the tests are those of root, to whom all belong
+
+        def refuse(pid: int, signal: int) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr(os, "kill", refuse)
+        pid = 1
+    hello = {"host": host or socket.gethostname(), "pid": pid, "at": 0}
+    events = ledger.work(FIRST) / "events.jsonl"
+    make_folder(events.parent.parent)
+    make_folder(events.parent)
+    events.write_bytes(encode_line({"hello": hello}, 0))
+    os.utime(events, (time.time() - age, time.time() - age))
+    done = sweepstack(store, "delete", "sweep", "--yes")
+    if is_refused:
+        who = f"process {pid} on {hello['host']}"
+        assert f"'sweep' must not be deleted while a worker trains it, as {who} may; end it" in done.stderr
+    assert (done.exit_code, events.exists()) == ((2, True) if is_refused else (0, False)), done.stderr
+
+
 def test_a_run_that_trains_elsewhere_is_not_deleted(store: Store, ledger: Ledger, trial: MakeTrial) -> None:
     finished(store, ledger, trial, 1)
     (row,) = store.rows("sweep")
     store.client.update_run(row.run_id, "RUNNING")
     done = sweepstack(store, "delete", "sweep", "--yes")
     assert done.exit_code == 2
-    assert "1 of its runs are RUNNING, and no command of this journal trains them" in done.stderr
+    assert "while it trains, and 1 of its runs is RUNNING without a command of this journal; end" in done.stderr
     assert states(store) == {"lr=1": "RUNNING"}

@@ -1,4 +1,4 @@
-"""The commands of `sweepstack` that delete: clean, delete. Neither deletes anything that was not listed before."""
+"""The commands of `sweepstack` that delete: clean, delete. Both list what they delete."""
 
 from __future__ import annotations
 
@@ -60,10 +60,11 @@ def _describe_clean(
     found: Inventory, chosen: Sequence[Item], deleted: Sequence[Item], yes: bool, command: str
 ) -> Iterator[str]:
     if yes and chosen:
-        yield f"Deleted, {_size_of(deleted)}:"
-        yield from _describe_items(deleted)
+        if deleted:
+            yield f"Deleted, {_size_of(deleted)}:"
+            yield from _describe_items(deleted)
         if in_use := [item for item in chosen if item not in deleted]:
-            yield f"Not deleted, because it is needed since, {_size_of(in_use)}:"
+            yield f"Not deleted, because it is needed by now or cannot be deleted, {_size_of(in_use)}:"
             yield from _describe_items(in_use)
     elif chosen:
         yield f"Nothing needs, {_size_of(chosen)}:"
@@ -102,7 +103,7 @@ def _describe_items(items: Sequence[Item]) -> Iterator[str]:
 def delete(sweep: str, yes: bool, as_json: bool, journal: str | None, store: str | None) -> None:
     """Delete the records of a SWEEP: its runs, its report, and what was left to resume. It asks before.
 
-    Runs that other sweeps have, too, stay with those. MLflow can restore deleted runs until `mlflow gc` ends them; the
+    Runs that others have, too, stay with those. MLflow can restore deleted runs until `mlflow gc` ends them; the
     files of the jobs in outputs/ and multirun/ stay. Exit code 1 if the answer is no."""
     if not (yes or sys.stdin.isatty()):
         raise UserError(
@@ -119,14 +120,14 @@ def delete(sweep: str, yes: bool, as_json: bool, journal: str | None, store: str
     logging.basicConfig(level=logging.ERROR, handlers=[ErrorsLog()])
     target = Store(store)
     ledger = ledger_of(target, journal)
-    found = find_deletion(target, ledger, sweep)
     if not yes:
+        found = find_deletion(target, ledger, sweep)
         for line in (f"In {target.uri} this deletes:", *_describe_deletion(found)):
             click.echo(printable(line), err=True)
         if not click.confirm(printable(f"Delete sweep {sweep}?"), err=True):
             click.echo("Nothing is deleted.", err=True)
             sys.exit(NOT_DELETED)
-    done = delete_now(target, ledger, found)
+    done = delete_now(target, ledger, sweep)
     if as_json:
         print_json(_for_programs(done))
         return
@@ -151,10 +152,10 @@ def _describe_deletion(found: Deletion) -> Iterator[str]:
         size = f", {size_text(left.size)} of checkpoints" if left.size else ""
         yield f"  the state of {count(len(left.unfinished), 'unfinished trial')}{size}"
     if runs.shared:
-        sweeps = Counter(name for run in runs.shared for name in run.others)
+        sweeps = Counter(name for run in runs.shared for name in run.others or ["a single run"])
         named = ", ".join(f"{name} ({number})" for name, number in sorted(sweeps.items()))
         stay = "1 run stays" if len(runs.shared) == 1 else f"{len(runs.shared)} runs stay"
-        yield f"{stay}, because other sweeps have the same trials: {named}"
+        yield f"{stay}, because others have the same trials: {named}"
 
 
 def _for_programs(done: Deletion) -> dict[str, Any]:

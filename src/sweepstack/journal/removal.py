@@ -33,8 +33,8 @@ class Doomed:
     """The fingerprints of the runs that are deleted, by the run's id."""
     trials: frozenset[str]
     """The ids of their trials."""
-    shared: Mapping[str, str] = field(default_factory=dict)
-    """Trials whose runs stay because other sweeps have them: the name of another one by the trial's id."""
+    shared: Mapping[str, str | None] = field(default_factory=dict)
+    """The ids of trials whose runs stay because others have them, each with another sweep that has it, if one does."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Left:
     rows: tuple[Entry, ...] = ()
     """The rows of trials that are removed with their runs, or that have none."""
     renamed: tuple[Entry, ...] = ()
-    """The rows of trials that stay, as trials of another sweep."""
+    """The rows of trials that stay, as trials of others."""
     stacks: tuple[str, ...] = ()
-    """Stacks of which no row stays."""
+    """Stacks that nobody resumes then: their other rows, if there are any, are settled and recorded."""
     size: int = 0
     """Bytes of their checkpoints."""
     samplers: frozenset[str] = frozenset()
@@ -94,13 +94,13 @@ def unclaimed(sessions: Sessions, doomed: Doomed) -> Iterator[None]:
     """Sees to it that no session uses a sweep, or can begin to, before the end of the block.
 
     Raises:
-        StoreError: see `find_left`.
+        StoreError: a command uses it, or a journal has records of it.
     """
     if not sessions.file.exists():
         yield
         return
     with transaction(sessions.file) as database:
-        _Removal(sessions, database, doomed).check()
+        _Removal(sessions, database, doomed).check_sessions(entries(database, "session NOT NULL", ()))
         yield
 
 
@@ -118,7 +118,7 @@ class _Removal:
         doomed = self._doomed
         every = entries(self._database, "TRUE ORDER BY rowid", ())
         rows = [row for row in every if self._is_removed(row)]
-        self._check_sessions(every)
+        self.check_sessions(every)
         removed = {row.trial.id for row in rows}
         stacks = {row.stack for row in rows if row.stack is not None}
         others = [row for row in every if row.stack in stacks and row.trial.id not in removed]
@@ -130,7 +130,8 @@ class _Removal:
                 f"{count(len(unsettled), 'interrupted trial')} of {', '.join(sweeps)} in one stack with its trials"
             )
             raise StoreError(rule, remedy="train those to their end with their own command, or delete that sweep first")
-        gone = tuple(sorted(stacks - {row.stack for row in others}))
+        pending = {row.stack for row in others if row.state != SETTLED or row.session is not None}
+        gone = tuple(sorted(stacks - pending))
         renamed = [row for row in every if row.trial.sweep == doomed.sweep and row.trial.id not in removed]
         size = sum(size_of(self._sessions.checkpoints(stack)) for stack in gone)
         samplers = frozenset(row.trial.run.search.name for row in every if row.trial.id not in removed)
@@ -140,7 +141,7 @@ class _Removal:
         doomed, trial = self._doomed, row.trial
         return trial.id in doomed.trials or (trial.sweep == doomed.sweep and trial.id not in doomed.shared)
 
-    def _check_sessions(self, rows: list[Entry]) -> None:
+    def check_sessions(self, rows: list[Entry]) -> None:
         """Checks that no session trains a trial of the sweep, reuses one, or has records of one."""
         doomed = self._doomed
         for (number,) in self._database.execute("SELECT number FROM sessions ORDER BY number").fetchall():
@@ -181,8 +182,12 @@ class _Removal:
             self._database.execute(f"DELETE FROM taken_over WHERE trial IN ({marks})", batch)
         for batch in batches([*self._doomed.runs]):
             self._database.execute(f"DELETE FROM done WHERE run_id IN ({','.join('?' * len(batch))})", batch)
-        self._database.executemany("DELETE FROM stacks WHERE id = ?", ((stack,) for stack in left.stacks))
-        for row in left.renamed:
+        for stack in left.stacks:
+            self._database.execute(
+                "DELETE FROM trials WHERE stack = ? AND state = 'SETTLED' AND session IS NULL", (stack,)
+            )
+            self._database.execute("DELETE FROM stacks WHERE id = ?", (stack,))
+        for row in (row for row in left.renamed if row.stack not in left.stacks):
             (text,) = self._database.execute("SELECT trial FROM trials WHERE id = ?", (row.trial.id,)).fetchone()
             content = {**json.loads(text), "sweep": self._doomed.shared[row.trial.id]}
             self._database.execute("UPDATE trials SET trial = ? WHERE id = ?", (json.dumps(content), row.trial.id))

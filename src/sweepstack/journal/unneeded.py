@@ -6,6 +6,7 @@ Only what the ledger proves to be unneeded counts as such. Files that sweepstack
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import secrets
 import shutil
@@ -149,7 +150,9 @@ def discarding(sessions: Sessions) -> Iterator[Callable[[Path], bool]]:
             path.rename(trash / str(moved))
         except FileNotFoundError:
             return False
-        except OSError:  # it is on another disk, or belongs to somebody else
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # it belongs to somebody else
+                return False
             shutil.rmtree(path, ignore_errors=True)
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Deletes the runs of a sweep, so that MLflow can still restore them; runs that other sweeps have stay."""
+"""Deletes the runs of a sweep, so that MLflow can still restore them; runs that others have stay."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ class RunOfSweep:
     """The other sweeps that have it, each with the time at which it joined them."""
     tags: Mapping[str, str]
 
+    @property
+    def is_shared(self) -> bool:
+        """True if other sweeps have it, or a single run has trained it."""
+        return bool(self.others) or SWEEP_TAG not in self.tags
+
 
 @dataclass(frozen=True)
 class RunsOfSweep:
@@ -54,9 +59,9 @@ class RunsOfSweep:
 
     sweep: str
     own: tuple[RunOfSweep, ...] = ()
-    """Those that no other sweep has."""
+    """Those that nobody else has."""
     shared: tuple[RunOfSweep, ...] = ()
-    """Those that other sweeps have, too."""
+    """Those that others have, too; see `RunOfSweep.is_shared`."""
     summaries: tuple[str, ...] = ()
     """The ids of its summary runs, which hold its report."""
     samplers: frozenset[str] = frozenset()
@@ -83,12 +88,12 @@ def runs_of_sweep(store: Store, sweep: str) -> RunsOfSweep:
         runs = store.runs(OWN_RUNS)
         summaries = store.runs(f"tags.`{SUMMARY_TAG}` LIKE '%'")
     found = [_run_of_sweep(run, sweep) for run in runs if sweep in sweeps_of(run)]
-    own = tuple(run for run in found if not run.others)
+    own = tuple(run for run in found if not run.is_shared)
     ids = {run.id for run in own}
     return RunsOfSweep(
         sweep,
         own,
-        tuple(run for run in found if run.others),
+        tuple(run for run in found if run.is_shared),
         tuple(run.info.run_id for run in summaries if run.data.tags[SUMMARY_TAG] == sweep),
         frozenset(name for run in own for name in _samplers(run.tags)),
         frozenset(name for run in runs if run.info.run_id not in ids for name in _samplers(run.data.tags)),
@@ -115,8 +120,8 @@ def check_deletable(store: Store, runs: RunsOfSweep) -> None:
     running = [run for run in runs.own if run.state == "RUNNING"]
     if running:
         rule = (
-            f"sweep {runs.sweep!r} must not be deleted while it trains, {len(running)} of its runs are RUNNING, and no "
-            "command of this journal trains them"
+            f"sweep {runs.sweep!r} must not be deleted while it trains, and {len(running)} of its runs "
+            f"{'is' if len(running) == 1 else 'are'} RUNNING without a command of this journal"
         )
         remedy = "end the command where it was typed; if it was killed, type there: sweepstack sync"
         raise StoreError(rule, remedy=remedy)
@@ -167,7 +172,7 @@ def delete_runs(store: Store, sweep: str, ids: Sequence[str]) -> list[str]:
 
 
 def leave_sweep(store: Store, sweep: str, runs: Sequence[RunOfSweep]) -> None:
-    """Takes runs that other sweeps have out of a sweep. If it has trained them, the oldest of the others stands for it.
+    """Takes runs that others have out of a sweep. If it has trained them, the oldest of the others stands for it.
 
     Args:
         store: the store that has the runs.
@@ -187,9 +192,9 @@ def leave_sweep(store: Store, sweep: str, runs: Sequence[RunOfSweep]) -> None:
                 store.client.delete_tag(run.id, tag)
 
 
-def oldest(sweeps: Mapping[str, int]) -> str:
-    """Returns the sweep that a run has joined first."""
-    return min(sweeps, key=lambda name: (sweeps[name], name))
+def oldest(sweeps: Mapping[str, int]) -> str | None:
+    """Returns the sweep that a run has joined first; None if there is none."""
+    return min(sweeps, key=lambda name: (sweeps[name], name), default=None)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def clean(ledger: Ledger, chosen: Iterable[Item], remember: bool) -> list[Item]:
     wanted = {item.path: item for item in chosen if item.kind == DOWNLOADS}
     removed = remove(ledger, (item for item in chosen if item.kind != DOWNLOADS), remember)
     for name in downloaded_names(root):
-        with contextlib.suppress(Timeout), download_lock(root, name).acquire(timeout=0):
+        with contextlib.suppress(Timeout, OSError), download_lock(root, name).acquire(timeout=0):
             for path in downloads(root, name):
                 if str(path) in wanted:
                     shutil.rmtree(path, ignore_errors=True)

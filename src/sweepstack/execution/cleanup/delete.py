@@ -72,33 +72,32 @@ def find_deletion(store: Store, ledger: Ledger, sweep: str) -> Deletion:
     return Deletion(runs, left, _studies(ledger, runs.samplers - runs.other_samplers - left.samplers))
 
 
-def delete(store: Store, ledger: Ledger, found: Deletion) -> Deletion:
-    """Deletes a sweep; returns what was deleted.
+def delete(store: Store, ledger: Ledger, sweep: str) -> Deletion:
+    """Deletes a sweep as it is now; returns what was deleted.
 
     Args:
         store: the store.
         ledger: its ledger.
-        found: what `find_deletion` has returned.
+        sweep: the name of the sweep.
 
     Raises:
+        UserError: there is no such sweep.
         StoreError: it must not be deleted now; or the store does not answer any more. A repetition deletes the rest.
     """
-    runs = found.runs
-    check_deletable(store, runs)
-    doomed = _doomed(runs)
+    found = find_deletion(store, ledger, sweep)
+    doomed = _doomed(found.runs)
     left = remove_left(ledger, doomed)
-    deleted: list[str] = []
+    studies = tuple(file for file in found.studies if _delete_study(file))
+    deleted: set[str] = set()
     ids = [*doomed.runs]
     for begin in range(0, len(ids), RUNS_AT_A_TIME):
         with unclaimed(ledger, doomed):
-            deleted += delete_runs(store, runs.sweep, ids[begin : begin + RUNS_AT_A_TIME])
-    now = runs_of_sweep(store, runs.sweep)  # another sweep may have joined some meanwhile
-    leave_sweep(store, runs.sweep, now.shared)
-    summaries = delete_runs(store, runs.sweep, runs.summaries)
-    samplers = runs.samplers - now.samplers - now.other_samplers - left.samplers
-    studies = [file for file in _studies(ledger, samplers) if _delete_study(file)]
-    own = tuple(run for run in runs.own if run.id in {*deleted})
-    return Deletion(replace(runs, own=own, shared=now.shared, summaries=tuple(summaries)), left, tuple(studies))
+            deleted |= {*delete_runs(store, sweep, ids[begin : begin + RUNS_AT_A_TIME])}
+    shared = runs_of_sweep(store, sweep).shared  # another sweep may have joined some meanwhile
+    leave_sweep(store, sweep, shared)
+    summaries = tuple(delete_runs(store, sweep, found.runs.summaries))
+    own = tuple(run for run in found.runs.own if run.id in deleted)
+    return Deletion(replace(found.runs, own=own, shared=shared, summaries=summaries), left, studies)
 
 
 def _studies(ledger: Ledger, samplers: Iterable[str]) -> tuple[Path, ...]:
@@ -141,14 +140,14 @@ def _check_workers(ledger: Ledger, rows: Sequence[Entry]) -> None:
 
 
 def _may_live(host: object, pid: object, folder: Path, row: Entry) -> bool:
-    """True if a worker lives, or has given a sign of life within its lease on another machine."""
+    """True if a worker has given a sign of life within its lease, and has not ended on this machine since."""
     if host == socket.gethostname() and isinstance(pid, int):
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             return False
-        except OSError:
-            return True
+        except OSError:  # of somebody else
+            pass
     with contextlib.suppress(OSError):
         return time.time() - (folder / EVENTS).stat().st_mtime < row.trial.run.engine.lease
     return False

@@ -35,13 +35,11 @@ from sweepstack.hydra_adapter.search.supply import (
 )
 from sweepstack.hydra_adapter.show_configs import asked
 from sweepstack.hydra_adapter.trials import asked_of, fixed_keys
+from sweepstack.journal.unneeded import STUDIES_FOLDER
 from sweepstack.search.strategy import Point
 from sweepstack.tracking.experiments import experiment_name
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Trial
-
-STUDIES = "searches"
-"""The folder with the studies, beside the journals."""
 
 
 def launch_search(
@@ -76,7 +74,7 @@ def launch_search(
     checked = prepare(found, task, probes)
     experiment = experiment_name(run.tracking.experiment, task, store.database)
     name = f"{run.search.name}-{digest_of(checked.trials, searched, experiment)}"
-    file = ledger_of(store, run.tracking.journal).folder / STUDIES / f"{name}.jsonl"
+    file = ledger_of(store, run.tracking.journal).folder / STUDIES_FOLDER / f"{name}.jsonl"
     budget = Budget(run.search, len(searched.replicates), trial.epochs, checked.longest)
     jobs = HydraJobs(context, composer, [], 0)
     points = _PointJobs(jobs, composer, config, searched, task)
