@@ -8,8 +8,8 @@ All points of a width have their results before the next ones are asked for, as 
 free one after the other learn earlier. The ratio of a table is that of mean regrets; the interval of the mean over all
 tables comes from a bootstrap over seeds.
 
-With --sampler gp, ours searches with a Gaussian process (`search=gp`), and is still divided by Optuna's TPE. A point then
-takes a quarter of a second of computing, and a table minutes.
+With --sampler gp, ours searches with a Gaussian process (`search=gp`), and is still divided by Optuna's TPE. A point
+then takes a quarter of a second of computing, and a table minutes.
 
     python benchmarks/search_regret.py [--seeds 30] [--points 64] [--sampler tpe|gp] [--width 8]
 """
