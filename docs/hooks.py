@@ -138,13 +138,16 @@ def _written_keys(file: Path, prefix: str) -> dict[str, Key]:
     comments: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     for line in text.splitlines():
-        if found := re.match(r"( *)(\w+):(?: .*?)?(?: # (.*))?$", line):
+        if found := re.match(r"( *)([\w.]+):(?: .*?)?(?: # (.*))?$", line):
             indent, name, comment = len(found[1]), found[2], found[3]
             above = [*(one for one in above if one[0] < indent), (indent, name)]
             comments[".".join(one[1] for one in above)] = comment or ""
     values = yaml.safe_load(text) or {}
     leaves = {path: value for path, value in _leaves(values, "") if path.partition(".")[0] not in NOT_OURS}
-    return {prefix + path: Key(_typed_text(value), "", comments.get(path, "")) for path, value in leaves.items()}
+    keys = {prefix + path: Key(_typed_text(value), "", comments.get(path, "")) for path, value in leaves.items()}
+    for path, value in values.get("hydra", {}).get("sweeper", {}).get("params", {}).items():  # those of a named sweep
+        keys[path] = Key(_typed_text(value), "", comments.get(f"hydra.sweeper.params.{path}") or "swept")
+    return keys
 
 
 def _leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

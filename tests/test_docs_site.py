@@ -96,6 +96,7 @@ def test_the_reference_has_every_config_key() -> None:
         assert group == "conf" or f"\n### {group}={file.stem}\n" in page
     assert len(expected) > 100
     assert not [key for key in sorted(expected) if f"| `{key}` |" not in page and f"\n## {key}\n" not in page]
+    assert "| `optimizer.lr` | `0.001,0.003,0.01,0.03,0.1,0.3,1.0` | number above 0 | swept |" in page
     assert "| `epochs` | `5` | whole number from 1 | passes over the training data |" in page
     assert "| `pruner.bound` | `???` | number or `null` | of the objective, such as 0.5 |" in page
 
