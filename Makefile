@@ -12,7 +12,7 @@ QUICK := tests/test_layers.py tests/test_public.py tests/test_errors.py tests/te
   tests/inference/test_predictor.py tests/hydra_adapter/test_sweeper.py \
   tests/test_cli.py::test_the_table_is_of_the_latest_sweep_best_first tests/test_cli.py::test_a_mistake_is_one_clear_line
 
-.PHONY: help sweep quick test test-public check format ui bench chaos fuzz constraints clean
+.PHONY: help sweep quick test test-public check format docs ui bench chaos fuzz constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +37,10 @@ check: .venv/installed  ## format, lint and types of src, tests and benchmarks
 format: .venv/installed  ## format all files, and mend what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: .venv/installed  ## the documentation as a site, in site/; ends with an error on a warning or a broken link
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 ui: .venv/installed  ## browse in MLflow's UI
 	$(BIN)/sweepstack ui
@@ -77,4 +81,4 @@ constraints: .venv/installed  ## the newest versions that the ranges admit
 	touch $@
 
 clean:  ## remove the environment, builds and outputs of Hydra; mlruns stays
-	rm -rf .venv build dist multirun outputs
+	rm -rf .venv build dist site multirun outputs
