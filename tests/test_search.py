@@ -350,8 +350,9 @@ def test_code_in_a_worker_finds_its_job_also_if_that_came_after_the_worker_was_f
 
 
 def test_a_space_that_is_trained_to_its_end_ends_the_search(folder: Path) -> None:
-    out = search(*SMALL, "optimizer.lr=0.1,0.2", "batch_size=50,100", "search=tpe", "search.minutes=9", "engine=inline")
+    out = search(*SMALL, "optimizer.lr=0.1,0.2", "batch_size=50,100", "search=tpe", "search.trials=99", "engine=inline")
     assert "all 4 points of the space are asked" in out
+    assert "; 4 trials: 4 finished\n" in out  # nothing is left, though the budget is not spent
     assert len(recorded(folder)) == 4
 
 

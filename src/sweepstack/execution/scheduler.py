@@ -150,6 +150,8 @@ def execute(
             waiting = [*held, *new]
             if held and not new and not session.is_stopping():
                 time.sleep(POLL_SECONDS)
+        if not session.is_stopping():
+            session.announce_expected(0)  # a search may end before its budget does: nothing is left of it
     outcomes = {**settled, **session.outcomes}
     why = f", because max_failures={run.max_failures} is reached" if session.is_stopping() else ""
     usual = f"not trained{why}"
