@@ -582,6 +582,7 @@ REFUSED = {
     "(min) of two kinds'; choose one, for example 'task.objective={name:val/accuracy,mode:max}'",
     f"search=tpe search.trials=4 {BY_LOSS},{{name:val/accuracy,mode:max}}": "'val/loss (min) and val/accuracy (max)'",
     f"pruner=threshold pruner.bound=0.5 optimizer.lr=0.1 {LOSSES} {BY_LOSS}": "pruner=threshold compares its trials by",
+    "search=tpe search.trials=4 validation_split=0.1,0.2": "a search compares its trials on the same held-out items",
     "search=tpe search.trials=4 optimizer.lr=interval(0.1,0.1)": "give one value instead, or a wider interval",
     "search=tpe search.trials=4 optimizer.lr=choice()": "empty choice is not legal",
     "search=tpe search.trials=4 tracking=5": "tracking should have keys, got 5; for example tracking.sweep=my_sweep",

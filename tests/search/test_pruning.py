@@ -225,6 +225,8 @@ TOP5 = {"task.objective": {"name": "val/top5", "mode": "max"}}
         ({}, {**ACCURACY, **SMOOTH}, True),
         ({}, LOSS, False),
         (LOSS, {**LOSS, **SMOOTH}, False),
+        ({}, {"validation_split": 0.2}, False),
+        ({"folds": 3, "fold": 0}, {"folds": 3, "fold": 1}, True),
         ({**LOSS, **SMOOTH}, {**LOSS, **SMOOTH}, True),
         ({**TOP5, "task.metrics": [OWN]}, {**TOP5, "task.metrics": [OWN, "auroc"]}, True),
         ({**TOP5, "task.metrics": [OWN]}, {**TOP5, "task.metrics": [{**OWN, "k": 3}]}, False),
@@ -235,7 +237,9 @@ def test_trials_are_compared_if_their_objectives_measure_the_same(
 ) -> None:
     standings = Standings(PrunerConfig(name="halving"))
     configs = [digits_config({"optimizer.lr": lr, **changes}) for lr, changes in ((0.1, one), (0.2, other))]
-    assert (objective_key(configs[0]) == objective_key(configs[1])) is alike
+    held_out = [config.held_out._replace(fold=None) for config in configs]
+    same_key = objective_key(configs[0]) == objective_key(configs[1])
+    assert (same_key and held_out[0] == held_out[1]) is alike
     standings.add(trial(number, fingerprint=KEYS[number], config=config) for number, config in enumerate(configs))
     known = standings.known()
     assert known is not None

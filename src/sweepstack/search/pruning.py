@@ -431,7 +431,8 @@ class Standings:
                 continue
             config = trial.config
             setting = self._settings.setdefault(setting_key(config), len(self._settings))
-            comparable = f"{objective_key(config)} {Fingerprint.parse(trial.fingerprint).data}"
+            data = Fingerprint.parse(trial.fingerprint).data
+            comparable = f"{objective_key(config)} {data} {config.held_out._replace(fold=None)}"
             self._standings[trial.fingerprint] = Standing(
                 setting, config.epochs, config.objective, config.mode, comparable
             )

@@ -92,6 +92,9 @@ def check_search(configs: Sequence[TrialConfig], run: RunConfig, replicates: int
             remedy="hold out a part, such as validation_split=0.1",
         )
     check_one_objective(configs, f"search={search.name}")
+    if len({config.held_out._replace(fold=None) for config in configs}) > 1:
+        rule = "a search compares its trials on the same held-out items"
+        raise ConfigError(rule, remedy="give one value of each key that chooses them: validation_split, split, folds")
     if (search.trials, search.epochs, search.minutes, search.patience) == (None,) * 4:
         remedy = "for example search.trials=64 (or search.epochs, search.minutes, search.patience)"
         raise ConfigError(f"search={search.name} must have a budget", remedy=remedy)
