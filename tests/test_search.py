@@ -257,6 +257,16 @@ def test_a_widened_space_knows_how_far_pruned_points_came(folder: Path) -> None:
     assert "0 of 13 points of the same search with other values lie in this space" in search(*narrow)
 
 
+def test_points_of_other_lengths_that_leave_at_one_rung_came_as_far(folder: Path) -> None:
+    """Rung 3 of 9 is measured after 3 epochs of 7, 8 and 9: not the same part of each."""
+    words = ("epochs=7,8,9", "batch_size=100", "search.width=12", "pruner=halving", *TPE[len(SPACE) :])
+    search(*(word for word in SMALL if word != "epochs=2"), RATES, *words, "search.trials=12")
+    (study,) = studies(folder)
+    left = {(one.params["epochs"], *one.intermediate_values) for one in study.trials if one.intermediate_values}
+    assert {step for _, step in left} == {1, 3}
+    assert {("7", 3), ("8", 3)} <= left
+
+
 def test_what_a_grid_has_trained_is_known_to_a_search(folder: Path) -> None:
     search(*SMALL, "optimizer.lr=0.01,0.1", "batch_size=50,100")
     assert "trained before" in search(
