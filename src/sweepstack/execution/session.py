@@ -99,6 +99,8 @@ class Session:
             match one:
                 case Train(entry):
                     self._take(entry)
+                    if rerun:
+                        self._standings.forget(entry.trial)
                 case Resume():
                     for entry in claimed_members(one, self._number).values():
                         self._take(entry)

@@ -477,6 +477,11 @@ class Standings:
         if any(done < epochs - ROUNDING <= now for _, epochs in rungs):
             standing.values[now] = value
 
+    def forget(self, trial: Trial) -> None:
+        """Forgets what is known of a trial that is trained again, so that it is judged as it was the first time."""
+        if (standing := self._standings.get(trial.fingerprint)) is not None:
+            self._standings[trial.fingerprint] = replace(standing, values={}, failed=False, pruned=False)
+
     def end(self, trial: Trial, outcome: Outcome) -> None:
         """Takes the outcome of a trial, also of one that was trained before."""
         if trial.fingerprint in self._standings:
