@@ -728,8 +728,10 @@ def test_a_study_that_has_lost_a_line_is_one_line_and_notes_of_others_are_none(f
     for number in range(len(lines) - 1):
         if '"line":' not in lines[number]:
             continue
-        file.write_text("".join(lines[:number] + lines[number + 1 :]))
-        with pytest.raises(StoreError, match="lines, some are missing or twice there"):
+        left = lines[:number] + lines[number + 1 :]
+        file.write_text("".join(left))
+        after = next(place for place, line in enumerate(left[number:], number + 1) if '"line":' in line)
+        with pytest.raises(StoreError, match=f"before line {after}, lines are missing or twice there"):
             StudyFile(file)
     done = here.train("-m", *TPE, "search.trials=4", "epochs=1")
     assert (done.code, done.err.count("\n")) == (2, 1)

@@ -74,8 +74,8 @@ class StudyFile(BaseJournalBackend):
                 lines.pop()
             self._logs: list[dict[str, Any]] = [_checked(number, line) for number, line in enumerate(lines, 1)]
             own = [index for index, log in enumerate(self._logs) if LINE in log]  # optuna-dashboard may add its own
-            if [self._logs[index][LINE] for index in own] != [*range(len(own))]:
-                raise ValueError(f"after {len(own)} lines, some are missing or twice there")
+            if wrong := [index for number, index in enumerate(own) if self._logs[index][LINE] != number]:
+                raise ValueError(f"before line {wrong[0] + 1}, lines are missing or twice there")
             while own and self._logs[own[-1]].get(LAST, 0) >= len(own):
                 del self._logs[own.pop() :]
             self._torn_at = None if len(self._logs) == count else sum(map(len, lines[: len(self._logs)]))
