@@ -121,6 +121,14 @@ def test_the_minutes_of_a_budget_are_those_of_each_command(folder: Path, monkeyp
         assert len(recorded(folder)) == number
 
 
+def test_the_best_trial_of_a_search_may_be_one_that_an_earlier_command_has_trained(folder: Path) -> None:
+    search(*SPACE, "search=qmc", "search.trials=9", "engine=inline")
+    best = max(value for _, value in recorded(folder).values())
+    out = search(*SPACE, "search=qmc", "search.trials=10", "engine=inline")
+    assert sorted(value for _, value in recorded(folder).values())[-1] == best
+    assert re.search(rf"^best val/accuracy {best:.4f} \(.*\); 1 trial: 1 finished$", out, re.MULTILINE)
+
+
 def test_no_more_points_are_out_than_the_width_says(folder: Path) -> None:
     search(*TPE, "search.trials=9", "search.width=3")
     (file,) = folder.glob("journal/mlflow.db/searches/*.jsonl")

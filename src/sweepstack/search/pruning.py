@@ -293,7 +293,7 @@ class Pruner:
             group: the fingerprints of the trials that have just reached it, and are compared.
             bracket: their bracket.
         """
-        like = self._standings[group[0]]
+        like, judged = self._standings[group[0]], {*group}
         if self.config.name == "hyperband" and rung not in rungs_of(self.config, self._longest)[bracket:]:
             return {}
         curves: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -311,7 +311,7 @@ class Pruner:
                 curves[standing.setting][rung].append(math.nan)
             if standing.pruned and last <= rung:
                 before[standing.setting] = ", as its other trials were"
-            elif last >= rung and not standing.failed and key not in group:
+            elif last >= rung and not standing.failed and key not in judged:
                 went_on.add(standing.setting)
         means = {
             setting: {one: math.fsum(values) / len(values) for one, values in sorted(curve.items())}
