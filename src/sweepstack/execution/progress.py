@@ -172,7 +172,13 @@ class Display(Listener):
         self._update(completed=self._completed, trials=self._numbers)
 
     def on_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
-        """Takes what is known of a trial that another command has trained: it may be the best one."""
+        """Shows the best trial, also if another command has trained it.
+
+        Args:
+            trial: a trial that is not trained.
+            outcome: its outcome.
+            reason: why it is not trained.
+        """
         if outcome.state is TrialState.FINISHED:
             self._update(best=self._best_with(trial, outcome.metrics))
             self._take_best(self._best_finished, trial, outcome.metrics)

@@ -334,7 +334,13 @@ class Session:
             listener.on_expected(number)
 
     def skip(self, trial: Trial, outcome: Outcome, reason: str) -> None:
-        """Tells the listeners the outcome of a trial that is not trained; see `Listener.on_skipped`."""
+        """Tells the listeners about a trial that is not trained.
+
+        Args:
+            trial: the trial.
+            outcome: its outcome.
+            reason: why it is not trained.
+        """
         for listener in self._listeners:
             listener.on_skipped(trial, outcome, reason)
 
