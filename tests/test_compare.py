@@ -23,6 +23,7 @@ SWEEPS = {
     "tempted": [RATES, "validation_split=0"],
     "failing": ["optimizer.lr=0.01,0.1,1e38", "batch_size=50"],
     "single": ["seed=0,1"],
+    "halved": [RATES, "epochs=2", "pruner=halving"],
     "halves": [RATES, "validation_split=0.5"],
     "diabetes": ["dataset=diabetes", "model=linear", "task=regression", "optimizer.lr=0.01,0.1"],
 }
@@ -135,6 +136,13 @@ def test_a_trial_that_failed_was_spent(store):
     assert (failing["failed"], failing["trials"]) == (1, 3)
     low, high = sorted(table("failing", store=store)["val/accuracy"].dropna())[-2:]
     assert failing["curve"][0] == {"trials": 1, "median": low, "low": None, "high": high}
+
+
+def test_settings_that_a_pruner_ended_were_spent_though_one_alone_is_whole(store):
+    done = here.sweepstack("compare", "halved")
+    assert "halved: 2 settings count as the worst, because a pruner ended it" in done.err
+    (halved,) = compared("halved")["sweeps"]
+    assert (halved["failed"], halved["trials"]) == (2, 3)
 
 
 def test_where_test_data_selected_it_is_said(store):

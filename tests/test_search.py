@@ -121,6 +121,14 @@ def test_the_minutes_of_a_budget_are_those_of_each_command(folder: Path, monkeyp
         assert len(recorded(folder)) == number
 
 
+def test_the_best_trial_of_a_search_may_be_one_that_an_earlier_command_has_trained(folder: Path) -> None:
+    search(*SPACE, "search=qmc", "search.trials=9", "engine=inline")
+    best = max(value for _, value in recorded(folder).values())
+    out = search(*SPACE, "search=qmc", "search.trials=10", "engine=inline")
+    assert sorted(value for _, value in recorded(folder).values())[-1] == best
+    assert re.search(rf"^best val/accuracy {best:.4f} \(.*\); 1 trial: 1 finished$", out, re.MULTILINE)
+
+
 def test_no_more_points_are_out_than_the_width_says(folder: Path) -> None:
     search(*TPE, "search.trials=9", "search.width=3")
     (file,) = folder.glob("journal/mlflow.db/searches/*.jsonl")
@@ -257,6 +265,16 @@ def test_a_widened_space_knows_how_far_pruned_points_came(folder: Path) -> None:
     assert "0 of 13 points of the same search with other values lie in this space" in search(*narrow)
 
 
+def test_points_of_other_lengths_that_leave_at_one_rung_came_as_far(folder: Path) -> None:
+    """Rung 3 of 9 is measured after 3 epochs of 7, 8 and 9: not the same part of each."""
+    words = ("epochs=7,8,9", "batch_size=100", "search.width=12", "pruner=halving", *TPE[len(SPACE) :])
+    search(*(word for word in SMALL if word != "epochs=2"), RATES, *words, "search.trials=12")
+    (study,) = studies(folder)
+    left = {(one.params["epochs"], *one.intermediate_values) for one in study.trials if one.intermediate_values}
+    assert {step for _, step in left} == {1, 3}
+    assert {("7", 3), ("8", 3)} <= left
+
+
 def test_what_a_grid_has_trained_is_known_to_a_search(folder: Path) -> None:
     search(*SMALL, "optimizer.lr=0.01,0.1", "batch_size=50,100")
     assert "trained before" in search(
@@ -350,8 +368,9 @@ def test_code_in_a_worker_finds_its_job_also_if_that_came_after_the_worker_was_f
 
 
 def test_a_space_that_is_trained_to_its_end_ends_the_search(folder: Path) -> None:
-    out = search(*SMALL, "optimizer.lr=0.1,0.2", "batch_size=50,100", "search=tpe", "search.minutes=9", "engine=inline")
+    out = search(*SMALL, "optimizer.lr=0.1,0.2", "batch_size=50,100", "search=tpe", "search.trials=99", "engine=inline")
     assert "all 4 points of the space are asked" in out
+    assert "; 4 trials: 4 finished\n" in out  # nothing is left, though the budget is not spent
     assert len(recorded(folder)) == 4
 
 
@@ -581,6 +600,7 @@ REFUSED = {
     "(min) of two kinds'; choose one, for example 'task.objective={name:val/accuracy,mode:max}'",
     f"search=tpe search.trials=4 {BY_LOSS},{{name:val/accuracy,mode:max}}": "'val/loss (min) and val/accuracy (max)'",
     f"pruner=threshold pruner.bound=0.5 optimizer.lr=0.1 {LOSSES} {BY_LOSS}": "pruner=threshold compares its trials by",
+    "search=tpe search.trials=4 validation_split=0.1,0.2": "a search compares its trials on the same held-out items",
     "search=tpe search.trials=4 optimizer.lr=interval(0.1,0.1)": "give one value instead, or a wider interval",
     "search=tpe search.trials=4 optimizer.lr=choice()": "empty choice is not legal",
     "search=tpe search.trials=4 tracking=5": "tracking should have keys, got 5; for example tracking.sweep=my_sweep",
@@ -716,8 +736,10 @@ def test_a_study_that_has_lost_a_line_is_one_line_and_notes_of_others_are_none(f
     for number in range(len(lines) - 1):
         if '"line":' not in lines[number]:
             continue
-        file.write_text("".join(lines[:number] + lines[number + 1 :]))
-        with pytest.raises(StoreError, match="lines, some are missing or twice there"):
+        left = lines[:number] + lines[number + 1 :]
+        file.write_text("".join(left))
+        after = next(place for place, line in enumerate(left[number:], number + 1) if '"line":' in line)
+        with pytest.raises(StoreError, match=f"before line {after}, lines are missing or twice there"):
             StudyFile(file)
     done = here.train("-m", *TPE, "search.trials=4", "epochs=1")
     assert (done.code, done.err.count("\n")) == (2, 1)

@@ -254,6 +254,14 @@ def test_trials_that_train_alone_are_judged_against_those_before(
     assert curves(store) == values  # bit for bit, since each goes on from its own checkpoint
 
 
+def test_trials_that_are_trained_again_are_judged_as_the_first_time(store: Store, trials: MakeTrials) -> None:
+    """Alone, the first one has nobody to be compared with."""
+    alone = {**HALVING, "launch.stack": False}
+    first = run(trials(lrs=LRS[:4], **alone), store)
+    assert states(first)["lr=0.0003 seed=0 bs=100"] == "FINISHED"
+    assert states(run(trials(lrs=LRS[:4], rerun=True, **alone), store)) == states(first)
+
+
 def test_without_a_kept_state_a_pruned_trial_begins_again(store: Store, trials: MakeTrials, tmp_path: Path) -> None:
     first = run(trials(**HALVING, **{"pruner.keep": False}), store)
     assert store.database is not None

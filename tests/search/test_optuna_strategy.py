@@ -59,11 +59,27 @@ def test_a_study_that_is_damaged_says_the_line(tmp_path: Path) -> None:
     for number, line in enumerate(lines, 1):
         digit = next(place for place in range(len(line) // 2, len(line)) if line[place].isdigit())
         other = str((int(line[digit]) + 1) % 10)
-        for damage in (line[:digit] + other + line[digit + 1 :], "no JSON\n", line[: len(line) // 2] + "\n"):
+        for damage in (
+            line[:digit] + other + line[digit + 1 :],
+            "no JSON\n",
+            '"line"\n',
+            line[: len(line) // 2] + "\n",
+        ):
             file.write_text("".join([*lines[: number - 1], damage, *lines[number:]]))
             with pytest.raises(StoreError, match=f"line {number} is damaged") as caught:
                 StudyFile(file)
             assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("without", [{"last", "checksum"}, {"last", "checksum", "line"}])
+def test_a_study_of_a_development_version_or_of_optuna_itself_goes_on(tmp_path: Path, without: set[str]) -> None:
+    file = tmp_path / "study.jsonl"
+    lived(file, 2)
+    logs = [json.loads(line) for line in file.read_text().splitlines()]
+    older = [{key: one for key, one in log.items() if key not in without} for log in logs]
+    file.write_text("".join(json.dumps(log) + "\n" for log in older))
+    points = lived(file, 3).points
+    assert points == lived(tmp_path / "whole.jsonl", 3).points == strategy(file).points
 
 
 def test_notes_that_others_write_meanwhile_stay(tmp_path: Path) -> None:

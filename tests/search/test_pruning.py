@@ -99,6 +99,24 @@ def test_what_was_pruned_before_is_pruned_at_the_same_rung_again_and_its_other_s
     assert sorted(at(one, 3, a0=0.9, a1=0.9)) == ["a0", "a1"]
 
 
+@pytest.mark.parametrize("name", ["halving", "median"])
+def test_who_left_in_one_fold_does_not_push_out_in_the_next_one_who_went_on(name: str) -> None:
+    """Folds are stacks of their own. Else each of two settings would be pruned in one of them, and none be whole."""
+    settings = {"a0": 0, "a1": 0, "b0": 1, "b1": 1, "b2": 1, "c0": 2}
+    one = pruner(dict.fromkeys(settings, 9), settings, name=name, **({"min_trials": 2} if name == "median" else {}))
+    for key, value in {"a0": 0.5, "b0": 0.6}.items():
+        one._standings[key].values[1] = value
+    one._standings["a0"].pruned = True
+    assert sorted(at(one, 1, a1=0.9, b1=0.6)) == ["a1"]
+    assert sorted(at(one, 1, c0=0.9)) == []
+    assert sorted(at(one, 1, b2=0.6)) == ["b2"]  # a new setting does push out
+
+
+def test_no_median_is_computed_of_values_that_are_no_numbers() -> None:
+    nan = math.nan
+    assert at(pruner(dict.fromkeys("abcd", 9), name="median"), 1, a=nan, b=nan, c=nan, d=nan) == {}
+
+
 def test_rungs_of_a_shorter_training_are_at_the_same_part_of_its_own_epochs() -> None:
     config = PrunerConfig(name="halving")
     assert rungs_of(config, 27) == [1, 3, 9]
@@ -207,6 +225,8 @@ TOP5 = {"task.objective": {"name": "val/top5", "mode": "max"}}
         ({}, {**ACCURACY, **SMOOTH}, True),
         ({}, LOSS, False),
         (LOSS, {**LOSS, **SMOOTH}, False),
+        ({}, {"validation_split": 0.2}, False),
+        ({"folds": 3, "fold": 0}, {"folds": 3, "fold": 1}, True),
         ({**LOSS, **SMOOTH}, {**LOSS, **SMOOTH}, True),
         ({**TOP5, "task.metrics": [OWN]}, {**TOP5, "task.metrics": [OWN, "auroc"]}, True),
         ({**TOP5, "task.metrics": [OWN]}, {**TOP5, "task.metrics": [{**OWN, "k": 3}]}, False),
@@ -217,7 +237,9 @@ def test_trials_are_compared_if_their_objectives_measure_the_same(
 ) -> None:
     standings = Standings(PrunerConfig(name="halving"))
     configs = [digits_config({"optimizer.lr": lr, **changes}) for lr, changes in ((0.1, one), (0.2, other))]
-    assert (objective_key(configs[0]) == objective_key(configs[1])) is alike
+    held_out = [config.held_out._replace(fold=None) for config in configs]
+    same_key = objective_key(configs[0]) == objective_key(configs[1])
+    assert (same_key and held_out[0] == held_out[1]) is alike
     standings.add(trial(number, fingerprint=KEYS[number], config=config) for number, config in enumerate(configs))
     known = standings.known()
     assert known is not None

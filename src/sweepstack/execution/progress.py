@@ -17,7 +17,7 @@ from sweepstack.events import Ended, Measured, Started
 from sweepstack.execution.listener import Listener
 from sweepstack.metrics import bare_name, is_better, rounded
 from sweepstack.planning.plan import count
-from sweepstack.trial import Trial, TrialState
+from sweepstack.trial import Outcome, Trial, TrialState
 
 
 class Display(Listener):
@@ -170,6 +170,18 @@ class Display(Listener):
         elif event.outcome.state is not TrialState.PRUNED:
             self.on_message(f"{title}  {event.outcome.state}: {event.outcome.reason}")
         self._update(completed=self._completed, trials=self._numbers)
+
+    def on_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
+        """Shows the best trial, also if another command has trained it.
+
+        Args:
+            trial: a trial that is not trained.
+            outcome: its outcome.
+            reason: why it is not trained.
+        """
+        if outcome.state is TrialState.FINISHED:
+            self._update(best=self._best_with(trial, outcome.metrics))
+            self._take_best(self._best_finished, trial, outcome.metrics)
 
     def _best_with(self, trial: Trial, metrics: Mapping[str, float]) -> str:
         """Returns the best value so far of a trial's objective, in words, after taking new metrics of it."""

@@ -77,10 +77,6 @@ def execute(
     settled: dict[str, Outcome] = {}
     listeners = [*listeners, *([supply] if supply is not None else [])]
 
-    def skip(trial: Trial, outcome: Outcome, reason: str) -> None:
-        for listener in listeners:
-            listener.on_skipped(trial, outcome, reason)
-
     journal = ledger_of(store, run.tracking.journal).folder
     with (
         open_engine(prepared, jobs, journal) as engine,
@@ -105,7 +101,9 @@ def execute(
                 if files is not None and not _keep_files(trial, files):
                     later = session.artifacts(trial)  # the journal was delivered meanwhile, which moves the files
                     _ = later is not None and _keep_files(trial, later)
-                skip(trial, outcome, f"it was {'pruned' if outcome.state is TrialState.PRUNED else 'trained'} before")
+                session.skip(
+                    trial, outcome, f"it was {'pruned' if outcome.state is TrialState.PRUNED else 'trained'} before"
+                )
             continued = [one.stack for one in work.continued]
             waited = [*work.resumed, *continued]
             chosen = engine.choose(work.fresh, waited, lambda: wait_for_quiet(store), executor, session)
@@ -150,6 +148,8 @@ def execute(
             waiting = [*held, *new]
             if held and not new and not session.is_stopping():
                 time.sleep(POLL_SECONDS)
+        if not session.is_stopping():
+            session.announce_expected(0)  # a search may end before its budget does: nothing is left of it
     outcomes = {**settled, **session.outcomes}
     why = f", because max_failures={run.max_failures} is reached" if session.is_stopping() else ""
     usual = f"not trained{why}"
@@ -165,9 +165,9 @@ def execute(
         if known is None:
             reason = untrained[trial.fingerprint]
             outcomes[trial.fingerprint] = known = Outcome(TrialState.KILLED, reason=reason)
-            skip(trial, known, reason)
+            session.skip(trial, known, reason)
         elif trial is not first[trial.fingerprint]:
-            skip(trial, known, f"it is the same as {first[trial.fingerprint].name}")
+            session.skip(trial, known, f"it is the same as {first[trial.fingerprint].name}")
     return outcomes
 
 

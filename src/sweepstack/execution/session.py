@@ -99,6 +99,8 @@ class Session:
             match one:
                 case Train(entry):
                     self._take(entry)
+                    if rerun:
+                        self._standings.forget(entry.trial)
                 case Resume():
                     for entry in claimed_members(one, self._number).values():
                         self._take(entry)
@@ -330,6 +332,17 @@ class Session:
         """Tells the listeners how many trials will be trained in all, if further ones are planned later."""
         for listener in self._listeners:
             listener.on_expected(number)
+
+    def skip(self, trial: Trial, outcome: Outcome, reason: str) -> None:
+        """Tells the listeners about a trial that is not trained.
+
+        Args:
+            trial: the trial.
+            outcome: its outcome.
+            reason: why it is not trained.
+        """
+        for listener in self._listeners:
+            listener.on_skipped(trial, outcome, reason)
 
     def say(self, line: str) -> None:
         """Passes a line for the user to the listeners."""

@@ -35,7 +35,8 @@ EXACT_SPACE = "exact space"
 LINE = "line"
 """Key of our lines in the file of a study: their number, from 0. Optuna ignores this key and the next two."""
 LAST = "last"
-"""Key of our lines: the number of the last one that was written with this one. All of them count, or none."""
+"""Key of our lines: the number of the last one that was written with this one. All of them count, or none. Lines of
+development versions may lack this key and the next one."""
 CHECKSUM = "checksum"
 """Key of our lines: the CRC-32 of the line without this key."""
 STATES = {
@@ -73,9 +74,9 @@ class StudyFile(BaseJournalBackend):
                 lines.pop()
             self._logs: list[dict[str, Any]] = [_checked(number, line) for number, line in enumerate(lines, 1)]
             own = [index for index, log in enumerate(self._logs) if LINE in log]  # optuna-dashboard may add its own
-            if [self._logs[index][LINE] for index in own] != [*range(len(own))]:
-                raise ValueError(f"after {len(own)} lines, some are missing or twice there")
-            while own and self._logs[own[-1]][LAST] >= len(own):
+            if wrong := [index for number, index in enumerate(own) if self._logs[index][LINE] != number]:
+                raise ValueError(f"before line {wrong[0] + 1}, lines are missing or twice there")
+            while own and self._logs[own[-1]].get(LAST, 0) >= len(own):
                 del self._logs[own.pop() :]
             self._torn_at = None if len(self._logs) == count else sum(map(len, lines[: len(self._logs)]))
         except (OSError, ValueError) as error:
@@ -125,8 +126,9 @@ def _checked(number: int, line: bytes) -> dict[str, Any]:
     """
     try:
         log: dict[str, Any] = json.loads(line)
-        damaged = CHECKSUM in log and log[CHECKSUM] != _crc({key: log[key] for key in log if key != CHECKSUM})
-    except (ValueError, TypeError):
+        rest = {key: one for key, one in log.items() if key != CHECKSUM}
+        damaged = CHECKSUM in log and log[CHECKSUM] != _crc(rest)
+    except (ValueError, AttributeError):
         damaged = True
     if damaged:
         raise ValueError(f"line {number} is damaged")

@@ -277,26 +277,29 @@ class Pruner:
             groups[standing.comparable, self._bracket(standing.setting)].append(key)
         found: dict[str, str] = {}
         for (_, bracket), group in groups.items():
-            losers = self._losers(rung, self._standings[group[0]], bracket)
+            losers = self._losers(rung, group, bracket)
             settings = {key: self._standings[key].setting for key in group}
             found |= {key: losers[setting] for key, setting in settings.items() if setting in losers}
         for key in found:
             self._standings[key].pruned = True
         return found
 
-    def _losers(self, rung: int, like: Standing, bracket: int) -> dict[int, str]:
-        """Returns why settings end at a rung, by their numbers. What was decided before stands.
+    def _losers(self, rung: int, group: Sequence[str], bracket: int) -> dict[int, str]:
+        """Returns why settings end at a rung, by their numbers. What was decided before stands: who left there with
+        another seed or fold leaves, and does not push out who went on.
 
         Args:
             rung: the rung.
-            like: one of the trials that are compared.
+            group: the fingerprints of the trials that have just reached it, and are compared.
             bracket: their bracket.
         """
+        like, judged = self._standings[group[0]], {*group}
         if self.config.name == "hyperband" and rung not in rungs_of(self.config, self._longest)[bracket:]:
             return {}
         curves: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         before: dict[int, str] = {}
-        for standing in self._standings.values():
+        went_on: set[int] = set()
+        for key, standing in self._standings.items():
             if standing.comparable != like.comparable or self._bracket(standing.setting) != bracket:
                 continue
             reached = values_at(standing.values, self._own(standing))
@@ -308,31 +311,37 @@ class Pruner:
                 curves[standing.setting][rung].append(math.nan)
             if standing.pruned and last <= rung:
                 before[standing.setting] = ", as its other trials were"
+            elif last >= rung and not standing.failed and key not in judged:
+                went_on.add(standing.setting)
         means = {
             setting: {one: math.fsum(values) / len(values) for one, values in sorted(curve.items())}
             for setting, curve in sorted(curves.items())
         }
-        judge: Callable[[dict[int, dict[int, float]], int, Standing], dict[int, str]] = {
+        judge: Callable[[dict[int, dict[int, float]], int, Standing, int], dict[int, str]] = {
             "halving": self._by_halving,
             "hyperband": self._by_halving,
             "median": self._by_median,
             "threshold": self._by_threshold,
             "patient": self._by_patience,
         }[self.config.name]
-        return before | judge(means, rung, like)
+        count = sum(rung in curve for curve in means.values())
+        losers = judge(means, rung, like, count)
+        without = judge({one: curve for one, curve in means.items() if one not in before}, rung, like, count)
+        return before | {one: why for one, why in losers.items() if one not in went_on or one in without}
 
-    def _by_halving(self, means: dict[int, dict[int, float]], rung: int, like: Standing) -> dict[int, str]:
-        """Of n settings, the best n // factor go on, at least one. Of equal ones, the first in the sweep wins."""
+    def _by_halving(self, means: dict[int, dict[int, float]], rung: int, like: Standing, count: int) -> dict[int, str]:
+        """Of `count` settings, the best count // factor go on, at least one. Of equal ones, the first in the sweep
+        wins."""
         at = {setting: curve[rung] for setting, curve in means.items() if rung in curve}
         order = sorted(at, key=lambda one: (math.isnan(at[one]), _sign(like) * at[one], one))
-        best = max(1, len(order) // self.config.factor)
-        return {setting: f": {ordinal(rank)} of {len(order)}" for rank, setting in enumerate(order, 1) if rank > best}
+        best = max(1, count // self.config.factor)
+        return {setting: f": {ordinal(rank)} of {count}" for rank, setting in enumerate(order, 1) if rank > best}
 
-    def _by_median(self, means: dict[int, dict[int, float]], rung: int, like: Standing) -> dict[int, str]:
+    def _by_median(self, means: dict[int, dict[int, float]], rung: int, like: Standing, _: int) -> dict[int, str]:
         """What was pruned before counts with what it had, else the median would get stricter with each rung."""
         finite = {one: [v for v in curve.values() if not math.isnan(v)] for one, curve in means.items()}
         running = [math.fsum(values) / len(values) for values in finite.values() if values]
-        if len(means) < self.config.min_trials:
+        if len(means) < self.config.min_trials or not running:
             return {}
         median = statistics.median(running)
         found = {}
@@ -342,7 +351,7 @@ class Pruner:
                 found[setting] = f": the best {like.objective} is {rounded(best)}, the median is {rounded(median)}"
         return found
 
-    def _by_threshold(self, means: dict[int, dict[int, float]], rung: int, like: Standing) -> dict[int, str]:
+    def _by_threshold(self, means: dict[int, dict[int, float]], rung: int, like: Standing, _: int) -> dict[int, str]:
         bound = self.config.bound
         assert bound is not None
         return {
@@ -351,7 +360,7 @@ class Pruner:
             if rung in curve and not is_better(curve[rung], bound, like.mode) and curve[rung] != bound
         }
 
-    def _by_patience(self, means: dict[int, dict[int, float]], rung: int, like: Standing) -> dict[int, str]:
+    def _by_patience(self, means: dict[int, dict[int, float]], rung: int, like: Standing, _: int) -> dict[int, str]:
         found = {}
         for setting, curve in means.items():
             best, since = math.nan, min(curve) - 1
@@ -422,7 +431,8 @@ class Standings:
                 continue
             config = trial.config
             setting = self._settings.setdefault(setting_key(config), len(self._settings))
-            comparable = f"{objective_key(config)} {Fingerprint.parse(trial.fingerprint).data}"
+            data = Fingerprint.parse(trial.fingerprint).data
+            comparable = f"{objective_key(config)} {data} {config.held_out._replace(fold=None)}"
             self._standings[trial.fingerprint] = Standing(
                 setting, config.epochs, config.objective, config.mode, comparable
             )
@@ -466,6 +476,11 @@ class Standings:
         rungs = rungs_within(self._config, self.longest, standing.epochs)
         if any(done < epochs - ROUNDING <= now for _, epochs in rungs):
             standing.values[now] = value
+
+    def forget(self, trial: Trial) -> None:
+        """Forgets what is known of a trial that is trained again, so that it is judged as it was the first time."""
+        if (standing := self._standings.get(trial.fingerprint)) is not None:
+            self._standings[trial.fingerprint] = replace(standing, values={}, failed=False, pruned=False)
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
         """Takes the outcome of a trial, also of one that was trained before."""

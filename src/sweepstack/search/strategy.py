@@ -51,7 +51,7 @@ class Strategy(Protocol):
             number: the number of the point.
             state: how it ended.
             objectives: what it achieved; of a pruned one the last values.
-            rung: of a pruned one, the epochs that it has trained, counted on the longest training of the search.
+            rung: of a pruned one, the last one that it has reached, counted on the longest training of the search.
         """
 
     def keep(self) -> None:

@@ -19,6 +19,7 @@ from sweepstack.hydra_adapter.search.read_space import AND, SearchedJobs
 from sweepstack.metrics import Mode, is_better, rounded
 from sweepstack.planning.compatibility import check_one_objective
 from sweepstack.planning.plan import count
+from sweepstack.search.pruning import ROUNDING, rungs_within
 from sweepstack.search.space import Space
 from sweepstack.search.strategy import Point, PointState, Strategy
 from sweepstack.trial import Outcome, Trial, TrialState
@@ -92,6 +93,9 @@ def check_search(configs: Sequence[TrialConfig], run: RunConfig, replicates: int
             remedy="hold out a part, such as validation_split=0.1",
         )
     check_one_objective(configs, f"search={search.name}")
+    if len({config.held_out._replace(fold=None) for config in configs}) > 1:
+        rule = "a search compares its trials on the same held-out items"
+        raise ConfigError(rule, remedy="give one value of each key that chooses them: validation_split, split, folds")
     if (search.trials, search.epochs, search.minutes, search.patience) == (None,) * 4:
         remedy = "for example search.trials=64 (or search.epochs, search.minutes, search.patience)"
         raise ConfigError(f"search={search.name} must have a budget", remedy=remedy)
@@ -310,9 +314,10 @@ class Search(Supply):
         return (PointState.COMPLETE if is_whole else PointState.PRUNED), (mean, *cost)
 
     def _rung(self, trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> int:
-        """Returns the least epochs that a trial has trained, counted on the longest training of the search."""
-        parts = (_epochs_of(trial, one) / trial.config.epochs for trial, one in zip(trials, outcomes, strict=True))
-        return round(min(parts) * self._budget.longest)
+        """Returns the last rung that all trials have reached, counted on the longest training of the search."""
+        longest = self._budget.longest
+        parts = (_part_of(trial, one, longest) for trial, one in zip(trials, outcomes, strict=True))
+        return round(min(parts) * longest)
 
     def _progress(self) -> str:
         known = self._strategy.points
@@ -330,6 +335,21 @@ class Search(Supply):
             else ""
         )
         return f"search: {len(known) * each}{of} trials asked, {len(self._open) * each} to train{found}"
+
+
+def _part_of(trial: Trial, outcome: Outcome, longest: int) -> float:
+    """Returns how much of its training a trial had done at its last rung, however late it was measured there.
+
+    Args:
+        trial: the trial.
+        outcome: how it has ended.
+        longest: the most epochs of a trial of the search.
+    """
+    if outcome.state is not TrialState.PRUNED or not outcome.rungs:
+        return 1.0
+    last = max(outcome.rungs)
+    begins = (begin for _, begin in rungs_within(trial.run.pruner, longest, trial.config.epochs))
+    return max((begin for begin in begins if begin <= last + ROUNDING), default=last) / trial.config.epochs
 
 
 def _epochs_of(trial: Trial, outcome: Outcome | None) -> int:

@@ -151,7 +151,8 @@ def _read_one(store: Store, name: str, kind: Kind | None, metric: str | None) ->
     frame = as_frame(rows, metric=metric)
     selection = select(frame, objective=objective(frame, metric))
     sweep = str(rows[0].sweep)
-    if len(selection.groups) < 2:
+    count = len(selection.groups) + len(selection.pruned)
+    if count < 2:
         raise UserError(
             "a tuning curve needs two settings at least",
             f"1 in sweep {sweep}",
@@ -163,10 +164,10 @@ def _read_one(store: Store, name: str, kind: Kind | None, metric: str | None) ->
     if kind is None and sampler:
         kind = Kind.RANDOM if sampler in ("random", "qmc") else Kind.ADAPTIVE
     elif kind is None:
-        kind, why = inferred_kind(frame, len(selection.groups) + len(selection.pruned), sweep)
+        kind, why = inferred_kind(frame, count, sweep)
         notes.append(f"{sweep}: {why}")
     dependence = EVEN if sampler == "qmc" else REPEATED
-    if sampler != "qmc" and has_continuous_param(frame, len(selection.groups) + len(selection.pruned)):
+    if sampler != "qmc" and has_continuous_param(frame, count):
         dependence = ""
     values, why_worst = settings_in_order(frame, selection)
     notes += [f"{sweep}: {line}" for line in why_worst]
