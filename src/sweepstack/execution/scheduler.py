@@ -105,7 +105,8 @@ def execute(
                 if files is not None and not _keep_files(trial, files):
                     later = session.artifacts(trial)  # the journal was delivered meanwhile, which moves the files
                     _ = later is not None and _keep_files(trial, later)
-                skip(trial, outcome, f"it was {'pruned' if outcome.state is TrialState.PRUNED else 'trained'} before")
+                before = "pruned" if outcome.state is TrialState.PRUNED else "trained"
+                session.announce_skipped(trial, outcome, f"it was {before} before")
             continued = [one.stack for one in work.continued]
             waited = [*work.resumed, *continued]
             chosen = engine.choose(work.fresh, waited, lambda: wait_for_quiet(store), executor, session)
@@ -150,6 +151,8 @@ def execute(
             waiting = [*held, *new]
             if held and not new and not session.is_stopping():
                 time.sleep(POLL_SECONDS)
+        if not session.is_stopping():
+            session.announce_expected(0)  # points of a search that are no trials of their own do not follow any more
     outcomes = {**settled, **session.outcomes}
     why = f", because max_failures={run.max_failures} is reached" if session.is_stopping() else ""
     usual = f"not trained{why}"

@@ -331,6 +331,11 @@ class Session:
         for listener in self._listeners:
             listener.on_expected(number)
 
+    def announce_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
+        """Tells the listeners the outcome of a trial that is not trained; see `Listener.on_skipped`."""
+        for listener in self._listeners:
+            listener.on_skipped(trial, outcome, reason)
+
     def say(self, line: str) -> None:
         """Passes a line for the user to the listeners."""
         for listener in self._listeners:

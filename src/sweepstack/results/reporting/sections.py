@@ -82,8 +82,9 @@ class About:
 
     @functools.cached_property
     def sampler(self) -> str:
-        """What chose the settings, such as tpe; empty if that was no search."""
-        samplers = {row.search for row in self.rows.values()}
+        """What chose settings, such as tpe; empty if that was no search, or several ones. Other trials may have been
+        added by hand, or by `refine`."""
+        samplers = {row.search for row in self.rows.values()} - {""}
         return samplers.pop() if len(samplers) == 1 else ""
 
     @functools.cached_property
@@ -198,7 +199,7 @@ def _slices(about: About, objective: Metric) -> ReportSection:
             "Each range that the search draws from is shown as a whole, by the logarithm where that is what it spreads "
             "evenly. Triangles at the edge are trials that lie outside."
         )
-        if about.frame[about.varied].isna().any(axis=None):
+        if about.frame[[name for name in about.varied if name in about.ranges]].isna().any(axis=None):
             caption += " A trial without a hyperparameter is not in its panel."
     panels = charts.by_param(frame, about.varied, objective, about.best, about.tied, about.ranges, pruned)
     return ReportSection("hyperparameters", caption, panels)

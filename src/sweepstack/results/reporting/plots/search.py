@@ -119,7 +119,7 @@ class Rungs:
     """What became of trials at the rungs of a pruner."""
 
     unit: str
-    """What `at` counts: epochs, or if trials have different numbers of these, parts of them in percent."""
+    """What `at` counts: epochs, or if trials with different numbers of these are compared, parts of them in percent."""
     at: tuple[float, ...]
     """Where trials left, from the first rung to the last one."""
     left: tuple[int, ...]
@@ -146,8 +146,9 @@ def read_rungs(frame: pd.DataFrame, rungs: Mapping[int, Mapping[float, float]], 
     if not pruned:
         return None
     epochs = pd.to_numeric(known["epochs"], errors="coerce") if "epochs" in known else pd.Series(np.nan, known.index)
-    alike = epochs.nunique(dropna=False) == 1
-    paths = {}
+    alone = known["reason"].str.contains(r" by (?:threshold|patient)\b", regex=True)  # these compare no trials
+    by_epoch = epochs.nunique(dropna=False) == 1 or bool(alone[known["state"] == TrialState.PRUNED].all())
+    paths, ends = {}, {}
     ends_at = dict(zip(epochs.index, known[objective].to_numpy(dtype=float, na_value=np.nan).tolist(), strict=True))
     for index, total in epochs.items():
         row = int(str(index))
@@ -155,13 +156,13 @@ def read_rungs(frame: pd.DataFrame, rungs: Mapping[int, Mapping[float, float]], 
         if row not in pruned and np.isfinite(total):
             points = [one for one in points if one[0] < total] + [(total, ends_at[row])]
         path = np.array(points, dtype=float)
-        path[:, 0] = np.round(path[:, 0] if alike else 100 * path[:, 0] / total, 3)
+        path[:, 0] = np.round(path[:, 0] if by_epoch else 100 * path[:, 0] / total, 3)
+        ends[row] = float(path[-1, 0])
         paths[row] = path[np.isfinite(path).all(axis=1)]
-    ends = {row: float(path[-1, 0]) for row, path in paths.items() if row in pruned and len(path)}
-    at = tuple(sorted({*ends.values()}))
-    left = tuple(sum(end == one for end in ends.values()) for one in at)
-    go_on = tuple(len(paths) - sum(left[: number + 1]) for number in range(len(at)))
-    return Rungs("epochs" if alike else "part of its epochs in percent", at, left, go_on, paths, pruned & {*ends})
+    at = tuple(sorted({ends[row] for row in pruned}))
+    left = tuple(sum(ends[row] == one for row in pruned) for one in at)
+    go_on = tuple(sum(end > one for end in ends.values()) for one in at)
+    return Rungs("epochs" if by_epoch else "part of its epochs in percent", at, left, go_on, paths, pruned)
 
 
 def rungs_picture(found: Rungs, objective: Metric, best: Collection[int]) -> Figure:
