@@ -22,7 +22,7 @@ from sweepstack.results.reporting.params import DrawnRange, drawn_ranges, scale
 from sweepstack.results.reporting.plots import search
 from sweepstack.results.reporting.report import report
 from sweepstack.results.reporting.searches.savings import Savings, savings
-from sweepstack.results.reporting.searches.sections import settings_tried
+from sweepstack.results.reporting.searches.sections import rungs_section, settings_tried
 from sweepstack.results.reporting.sections import About, ReportSection, about_sweep, make_sections
 from sweepstack.results.reporting.text import at_the_edge
 from sweepstack.results.tables.frame import as_frame
@@ -316,7 +316,7 @@ def test_a_pruner_that_compares_no_trials_has_its_rungs_at_epochs() -> None:
     rungs = {int(str(at)): rows[int(run_id[2:])].rungs for at, run_id in frame["run_id"].items()}
     found = search.read_rungs(frame, rungs, ACCURACY)
     assert found is not None
-    assert (found.unit, found.at, found.left, found.go_on) == ("epochs", (5,), (1,), (1,))
+    assert (found.unit, found.at, found.judged, found.left, found.go_on) == ("epochs", (5,), (2,), (1,), (1,))
 
 
 def test_rungs_count_who_left_and_who_goes_on() -> None:
@@ -344,8 +344,12 @@ def test_trials_of_different_lengths_meet_at_parts_of_their_own_epochs() -> None
     rungs = {int(str(at)): rows[int(run_id[2:])].rungs for at, run_id in frame["run_id"].items()}
     found = search.read_rungs(frame, rungs, ACCURACY)
     assert found is not None
-    assert (found.at, found.left, found.go_on) == ((33.333,), (2,), (1,))
+    assert (found.at, found.judged, found.left, found.go_on) == ((33.333,), (3,), (2,), (1,))
     assert "percent" in found.unit
+    rows += [pruned(3, {"lr": 4, "epochs": 9}, {1: 0.1})]  # at a rung that is before the first epoch of a short one
+    frame = as_frame(rows)
+    caption, _ = rungs_section(frame, {one.run_id: one for one in rows}, ACCURACY, frozenset()) or ("", None)
+    assert "At 11.1 % of its epochs, 0 of 1 went on. At 33.3 % of its epochs, 1 of 3 went on." in caption
 
 
 def test_an_axis_is_logarithmic_where_the_distribution_is() -> None:
@@ -353,6 +357,7 @@ def test_an_axis_is_logarithmic_where_the_distribution_is() -> None:
     assert scale("dropout", column).kind == "log"  # it spans two decades
     axis = scale("dropout", column, DrawnRange(0.0, 1.0, log=False))
     assert (axis.kind, axis.limits, axis.ticks) == ("linear", (0.0, 1.0), [])
+    assert scale("epochs", pd.Series([3, 9, 6, 3]), DrawnRange(3.0, 9.0, log=False)).ticks == [3, 6, 9]
     rows = [row(n, {"lr": rate}, 0.5) for n, rate in enumerate((0.1, 0.2))]
     assert drawn_ranges(rows, as_frame(rows)) == {"lr": DrawnRange(0.0001, 1.0, log=True)}
     for text in ("", "no JSON", "[1]", '{"optimizer.lr": 3}', '{"optimizer.lr": ["a", "b", true]}'):
@@ -393,7 +398,9 @@ def test_importance_leaves_out_what_only_settings_without_a_value_have(store: St
     rows = [row(n, {"lr": 10 ** (-n / 10), "batch_size": (50, 100)[n % 2]}, 1 - n / 30) for n in range(25)]
     rows += [row(n, {"lr": 0.5, "batch_size": 50, "momentum": 0.1 * (n - 24)}, None, "FAILED") for n in range(25, 30)]
     keep(store, "momentum_fails", rows)
-    found = sections(store.rows("momentum_fails"), store)["importance"]
+    made = sections(store.rows("momentum_fails"), store)
+    assert "is not in its panel" not in made["hyperparameters"].caption  # but at "not set"
+    found = made["importance"]
     assert found.figure is not None
     assert {label.get_text() for label in found.figure.axes[0].get_yticklabels()} == {"learning rate", "batch size"}
 

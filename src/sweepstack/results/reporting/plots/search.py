@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ def history(
         axes.xaxis.set_major_locator(
             MaxNLocator(integer=True, prune="lower" if len(tried) > MOST_SINGLE_TICKS else None)
         )
-        axes.set(xlabel=f"{what}, in the order in which they were asked for", ylabel=wrapped(objective))
+        axes.set(xlabel=f"{what}s in the order in which they were asked for", ylabel=wrapped(objective))
         legend(drawn, 5)
         title(drawn, f"{sentence_case(objective_words(objective))}: how the search went")
     return drawn
@@ -122,6 +123,8 @@ class Rungs:
     """What `at` counts: epochs, or if trials with different numbers of these are compared, parts of them in percent."""
     at: tuple[float, ...]
     """Where trials left, from the first rung to the last one."""
+    judged: tuple[int, ...]
+    """The trials that have a value there: a short one may begin at a later rung."""
     left: tuple[int, ...]
     """The trials that were pruned there."""
     go_on: tuple[int, ...]
@@ -149,6 +152,7 @@ def read_rungs(frame: pd.DataFrame, rungs: Mapping[int, Mapping[float, float]], 
     alone = known["reason"].str.contains(r" by (?:threshold|patient)\b", regex=True)  # these compare no trials
     by_epoch = epochs.nunique(dropna=False) == 1 or bool(alone[known["state"] == TrialState.PRUNED].all())
     paths, ends = {}, {}
+    judged: Counter[float] = Counter()
     ends_at = dict(zip(epochs.index, known[objective].to_numpy(dtype=float, na_value=np.nan).tolist(), strict=True))
     for index, total in epochs.items():
         row = int(str(index))
@@ -158,11 +162,13 @@ def read_rungs(frame: pd.DataFrame, rungs: Mapping[int, Mapping[float, float]], 
         path = np.array(points, dtype=float)
         path[:, 0] = np.round(path[:, 0] if by_epoch else 100 * path[:, 0] / total, 3)
         ends[row] = float(path[-1, 0])
+        judged.update(path[: len(path) if row in pruned else -1, 0].tolist())
         paths[row] = path[np.isfinite(path).all(axis=1)]
     at = tuple(sorted({ends[row] for row in pruned}))
     left = tuple(sum(ends[row] == one for row in pruned) for one in at)
     go_on = tuple(sum(end > one for end in ends.values()) for one in at)
-    return Rungs("epochs" if by_epoch else "part of its epochs in percent", at, left, go_on, paths, pruned)
+    unit = "epochs" if by_epoch else "part of its epochs in percent"
+    return Rungs(unit, at, tuple(judged[one] for one in at), left, go_on, paths, pruned)
 
 
 def rungs_picture(found: Rungs, objective: Metric, best: Collection[int]) -> Figure:
@@ -193,7 +199,7 @@ def rungs_picture(found: Rungs, objective: Metric, best: Collection[int]) -> Fig
             below.annotate(f" {number:,}", (begin, number), (0, 2), textcoords="offset points", fontsize=9)
         if numbered:
             below.set_xticks([*found.at, last] if last > found.at[-1] else found.at)
-            below.xaxis.set_major_formatter(lambda value, _: format(value, "g"))
+            below.xaxis.set_major_formatter(lambda value, _: format(value, "g" if found.unit == "epochs" else ".3g"))
         below.set_ylim(0, 1.25 * counts[0])
         above.set_ylabel(wrapped(objective))
         below.set(xlabel=found.unit, ylabel="trials that\ntrain on")

@@ -127,8 +127,8 @@ def importance_section(
         return found, None
     caption = (
         "PED-ANOVA (Watanabe et al., 2023): a bar shows how differently the values of a hyperparameter are spread in "
-        f"the best {found.best} settings and in all {found.settings}. It says what to choose well to be among these, "
-        "also where the search has looked more often; bars that stay below their mark may be chance."
+        f"the best {found.best} settings and in all {found.settings}. The longer it is, the more the choice of a value "
+        "decides whether a setting is among the best. Bars that stay below their mark may be chance."
     )
     if any(one.state == TrialState.PRUNED for one in tried):
         caption += " A pruned setting counts as worse than any that went on."
@@ -152,8 +152,8 @@ def rungs_section(
         return None
     percent = "" if found.unit == "epochs" else " %"
     steps = [
-        f"At {_rung_in_words(at, percent)}, {go_on:,} of {go_on + left:,} went on."
-        for at, left, go_on in zip(found.at, found.left, found.go_on, strict=True)
+        f"At {_rung_in_words(at, percent)}, {judged - left:,} of {judged:,} went on."
+        for at, judged, left in zip(found.at, found.judged, found.left, strict=True)
     ]
     if len(steps) > MOST_LISTED:
         steps[MOST_LISTED:] = [f"The last rung at which any left is at {_rung_in_words(found.at[-1], percent)}."]
@@ -164,4 +164,4 @@ def rungs_section(
 
 
 def _rung_in_words(at: float, percent: str) -> str:
-    return f"{at:g}{percent} of its epochs" if percent else f"epoch {at:g}"
+    return f"{at:.3g}{percent} of its epochs" if percent else f"epoch {at:g}"
