@@ -405,6 +405,21 @@ def test_importance_leaves_out_what_only_settings_without_a_value_have(store: St
     assert {label.get_text() for label in found.figure.axes[0].get_yticklabels()} == {"learning rate", "batch size"}
 
 
+def test_what_does_not_matter_is_above_the_mark_of_chance_in_5_of_100_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    from optuna.importance import PedAnovaImportanceEvaluator
+
+    by_chance: list[float] = []
+
+    def evaluate(*_: Any, **__: Any) -> dict[str, float]:
+        by_chance.append(float(len(by_chance)))
+        return {"lr": by_chance[-1]}
+
+    monkeypatch.setattr(PedAnovaImportanceEvaluator, "evaluate", evaluate)
+    ((_, mark),) = importance([{"lr": 0.1}, {"lr": 0.2}], {"lr": Numbers(0.0, 1.0)}, 1).values()
+    above = sum(one > mark for one in by_chance)
+    assert 0 < (above + 1) / len(by_chance) <= 0.05  # of equally likely ranks among all of them
+
+
 def test_as_many_points_are_the_best_as_is_said() -> None:
     points: list[dict[str, int | float | str]] = [  # 15 / 157 * 157 is more than 15
         {"letter": "a" if rank < 15 else "b", "digit": str(rank % 2)} for rank in range(157)

@@ -332,7 +332,13 @@ class Session:
             listener.on_expected(number)
 
     def announce_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
-        """Tells the listeners the outcome of a trial that is not trained; see `Listener.on_skipped`."""
+        """Tells the listeners the outcome of a trial that this command does not train.
+
+        Args:
+            trial: the trial.
+            outcome: its outcome.
+            reason: why it is not trained.
+        """
         for listener in self._listeners:
             listener.on_skipped(trial, outcome, reason)
 

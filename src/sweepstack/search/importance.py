@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Mapping, Sequence
 
 from sweepstack.search.space import Distribution, Options, Value
 
-SHUFFLES = 40
+SHUFFLES = 39
 """Random orders of the points, with which the importance of nothing is found."""
 CHANCE = 0.95
-"""The share of them that stays below `chance`."""
+"""The probability that the importance of nothing is not above the value that `importance` returns beside it."""
 
 
 def importance(
@@ -72,5 +73,5 @@ def importance(
             by_chance = [evaluated(draw.sample(order, len(order))) for _ in range(SHUFFLES)]
     finally:
         optuna.logging.set_verbosity(verbosity)
-    below = round(CHANCE * SHUFFLES) - 1
+    below = math.ceil(CHANCE * (SHUFFLES + 1)) - 1  # the order that was found may be any one of these, too
     return {key: (value, sorted(one[key] for one in by_chance)[below]) for key, value in found.items()}
