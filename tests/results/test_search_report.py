@@ -420,6 +420,25 @@ def test_what_does_not_matter_is_above_the_mark_of_chance_in_5_of_100_searches(m
     assert 0 < (above + 1) / len(by_chance) <= 0.05  # of equally likely ranks among all of them
 
 
+def test_an_older_optuna_finds_the_same_importance(monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna.importance
+
+    class Older(optuna.importance.PedAnovaImportanceEvaluator):
+        """As it was before Optuna 4.7."""
+
+        def __init__(self, *, baseline_quantile: float = 0.1, evaluate_on_local: bool = True) -> None:
+            super().__init__(target_quantile=baseline_quantile, evaluate_on_local=evaluate_on_local)
+
+        def evaluate(self, *args: Any, **keywords: Any) -> dict[str, float]:
+            return {key: value for key, value in super().evaluate(*args, **keywords).items() if key != "model"}
+
+    points: list[dict[str, int | float | str]] = [{"lr": 0.01 * number, "model": "mlp"} for number in range(20)]
+    space: dict[str, Distribution] = {"lr": Numbers(0.0, 1.0), "model": Options(("mlp",))}  # always the same model
+    found = importance(points, space, 5)
+    monkeypatch.setattr(optuna.importance, "PedAnovaImportanceEvaluator", Older)
+    assert importance(points, space, 5) == found
+
+
 def test_as_many_points_are_the_best_as_is_said() -> None:
     points: list[dict[str, int | float | str]] = [  # 15 / 157 * 157 is more than 15
         {"letter": "a" if rank < 15 else "b", "digit": str(rank % 2)} for rank in range(157)

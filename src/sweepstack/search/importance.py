@@ -59,13 +59,17 @@ def importance(
                     for rank, one in enumerate(points)
                 ]
             )
-            evaluator = PedAnovaImportanceEvaluator(target_quantile=(best - 0.5) / len(points))  # rounded up
+            part = (best - 0.5) / len(points)  # it is rounded up
+            try:
+                evaluator = PedAnovaImportanceEvaluator(target_quantile=part)
+            except TypeError:  # before Optuna 4.7
+                evaluator = PedAnovaImportanceEvaluator(baseline_quantile=part)  # type: ignore[call-arg]
 
             def evaluated(ranks: Sequence[int]) -> dict[str, float]:
                 def rank_of(trial: FrozenTrial) -> float:
                     return float(ranks[trial.number])
 
-                return {key: evaluator.evaluate(study, [key], target=rank_of)[key] for key in known}
+                return {key: evaluator.evaluate(study, [key], target=rank_of).get(key, 0.0) for key in known}
 
             order = [*range(len(points))]
             found = evaluated(order)
