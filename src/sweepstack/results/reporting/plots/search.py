@@ -144,7 +144,7 @@ def read_rungs(frame: pd.DataFrame, rungs: Mapping[int, Mapping[float, float]], 
         objective: the metric.
     """
     known = frame[frame["state"].isin([TrialState.FINISHED, TrialState.PRUNED])]
-    known = known[[bool(rungs.get(int(str(index)))) for index in known.index]]
+    known = known[np.array([bool(rungs.get(int(str(index)))) for index in known.index], dtype=bool)]
     pruned = frozenset(int(index) for index in known.index[known["state"] == TrialState.PRUNED])
     if not pruned:
         return None
