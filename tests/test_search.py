@@ -374,6 +374,20 @@ def test_a_space_that_is_trained_to_its_end_ends_the_search(folder: Path) -> Non
     assert len(recorded(folder)) == 4
 
 
+def test_the_last_line_knows_what_was_trained_before_and_that_nothing_is_left(folder: Path) -> None:
+    words = (*SMALL, "batch_size=50,100", "search=random", "search.trials=7", "engine=inline")
+    first = search(*words, "optimizer.lr=0.1").splitlines()
+    (last,) = [line for line in first if line.startswith("best val/accuracy")]
+    assert last.endswith("; 2 trials: 2 finished")  # five points repeat the first two
+    again = search(*words, "optimizer.lr=0.1,0.001").splitlines()
+    (now,) = [line for line in again if line.startswith("best val/accuracy")]
+    assert now.split()[2] == last.split()[2]  # the new ones are worse
+    assert now.endswith("; 4 trials: 2 finished, 2 known before")
+    assert any(
+        line.endswith("; 4 trials: 4 known before") for line in search(*words, "optimizer.lr=0.1,0.001").splitlines()
+    )
+
+
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "cmaes"])
 def test_each_fraction_of_a_range_is_a_point(folder: Path, sampler: str) -> None:
     rates = [f"0.{tenths}" for tenths in range(1, 8)]

@@ -97,6 +97,20 @@ def test_a_worker_in_another_process_ends_with_the_same_bits(
     assert [event.trial.id for event in heard if isinstance(event, Ended)] == ["id0", "id1", "id2"]
 
 
+def test_trials_share_the_name_of_their_trajectory_also_after_their_stack_has_got_another_id(
+    digits_plain: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    given = assignment(digits_plain, tmp_path)
+    names: dict[str, set[str]] = {}
+    for stack in (given.stack, replace(given.stack, id="two")):  # as when its worker was lost
+        events = Events()
+        run_stack(replace(given, stack=stack), events)
+        for event in events.heard:
+            if isinstance(event, Ended):
+                names.setdefault(event.trajectory, set()).add(event.trial.id)
+    assert sorted(names.values(), key=len) == [{"id2"}, {"id0", "id1"}]
+
+
 def test_a_worker_reports_nothing_of_trials_that_are_not_wanted(
     digits_plain: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -22,8 +22,8 @@ from sweepstack.results.reporting.params import DrawnRange, drawn_ranges, scale
 from sweepstack.results.reporting.plots import search
 from sweepstack.results.reporting.report import report
 from sweepstack.results.reporting.searches.savings import Savings, savings
-from sweepstack.results.reporting.searches.sections import settings_tried
-from sweepstack.results.reporting.sections import ReportSection, about_sweep, make_sections
+from sweepstack.results.reporting.searches.sections import rungs_section, settings_tried
+from sweepstack.results.reporting.sections import About, ReportSection, about_sweep, make_sections
 from sweepstack.results.reporting.text import at_the_edge
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.search.importance import importance
@@ -95,6 +95,16 @@ def test_what_a_record_does_not_hold_is_not_known() -> None:
     nothing = savings([row(0, {"lr": 1}, 0.5, reused=True)])
     assert nothing is not None
     assert (nothing.factors, "Nothing was trained" in nothing.note) == ((), True)
+
+
+def test_whether_jobs_were_alike_is_said_of_a_launch_and_not_of_a_search() -> None:
+    how = []
+    for sampler in ("", "tpe"):
+        found = savings([row(n, {"lr": n}, 0.5, search=sampler) for n in (0, 1)])
+        assert found is not None
+        how.append(found.factors[0].how)
+    assert how[0].endswith("No other sweep has trained any of them, and no two jobs of a launch were alike.")
+    assert how[1].endswith("No other sweep has trained any of them. Jobs that were alike are not counted.")
 
 
 def test_a_real_sweep_knows_its_duplicates_and_prefixes(terminal: Terminal) -> None:
@@ -210,9 +220,9 @@ ODD = {
 }  # fmt: skip
 SAID = {
     "one": "1 trial that tpe asked for: 1 finished.",
-    "diverged": "1 trial began. At epoch 1, 0 of 1 went on.",
+    "diverged": "1 trial that finished or were pruned reached a rung. At epoch 1, 0 of 1 went on.",
     "failed": "There is no answer: ",
-    "survivor": "5 trials began. At epoch 1, 1 of 5 went on.",
+    "survivor": "5 trials that finished or were pruned reached a rung. At epoch 1, 1 of 5 went on.",
     "nan": "6 trials that tpe asked for: 3 finished, 3 without a value.",
     "two": "The second objective, the epochs of a point, is not drawn.",
     "seeds": "4 settings that tpe asked for: 4 finished.",
@@ -271,6 +281,44 @@ def test_the_best_so_far_follows_the_order_in_which_settings_were_asked_for() ->
     assert np.asarray(ring.get_xdata()).tolist() == [3]
 
 
+def test_a_search_keeps_its_history_when_a_grid_adds_seeds_and_settings() -> None:
+    rows = [row(n, {"lr": 0.1 + n, "seed": 0}, 0.1 * n) for n in range(3)]
+    added = [row(n + 10, {"lr": 0.1 + n, "seed": 1}, 0.1 * n, search="", space="") for n in (1, 2)]
+    added += [row(20, {"lr": 9.1, "seed": 0}, 0.9, search="", space="")]
+    rows += [replace(one, number=number) for number, one in enumerate(added)]
+    known = {one.run_id: one for one in rows}
+    tried = settings_tried(as_frame(rows), known, ACCURACY)
+    assert [(len(one.trials), round(one.value, 3)) for one in tried] == [(1, 0.0), (2, 0.1), (2, 0.2)]
+    about = About(Store("sqlite:///nowhere.db"), as_frame(rows), ["lr"], ACCURACY, None, "", None, known)
+    assert (about.sampler, about.ranges) == ("tpe", {"lr": DrawnRange(0.0001, 1.0, log=True)})
+    later = {key: replace(one, number=0) if one.search else one for key, one in known.items()}  # a second search
+    assert settings_tried(as_frame(rows), later, ACCURACY) == tried
+
+
+def test_a_pruned_trial_without_a_value_at_its_rung_has_left() -> None:
+    rows = [pruned(0, {"lr": 1}, {1: NAN}), pruned(1, {"lr": 2}, {1: 0.1}), row(2, {"lr": 3}, 0.9, rungs={1: 0.5})]
+    frame = as_frame(rows)
+    rungs = {int(str(at)): rows[int(run_id[2:])].rungs for at, run_id in frame["run_id"].items()}
+    found = search.read_rungs(frame, rungs, ACCURACY)
+    assert found is not None
+    assert (found.at, found.left, found.go_on) == ((1,), (2,), (1,))
+    search.rungs_picture(found, ACCURACY, set())
+
+
+def test_a_pruner_that_compares_no_trials_has_its_rungs_at_epochs() -> None:
+    rows = [
+        row(0, {"lr": 1, "epochs": 3}, 0.9, rungs={1: 0.8, 2: 0.9}),
+        row(1, {"lr": 2, "epochs": 9}, 0.9, rungs={1: 0.8, 5: 0.9}),
+        pruned(2, {"lr": 3, "epochs": 9}, {1: 0.7, 5: 0.2}),
+    ]
+    rows[2] = replace(rows[2], reason="pruned at epoch 5 by threshold: val/accuracy is 0.2, the bound is 0.5")
+    frame = as_frame(rows)
+    rungs = {int(str(at)): rows[int(run_id[2:])].rungs for at, run_id in frame["run_id"].items()}
+    found = search.read_rungs(frame, rungs, ACCURACY)
+    assert found is not None
+    assert (found.unit, found.at, found.judged, found.left, found.go_on) == ("epochs", (5,), (2,), (1,), (1,))
+
+
 def test_rungs_count_who_left_and_who_goes_on() -> None:
     rows = [pruned(n, {"lr": n}, {1: 0.1 * n}) for n in range(6)]
     rows += [pruned(6, {"lr": 6}, {1: 0.6, 3: 0.5}), row(7, {"lr": 7}, 0.9, rungs={1: 0.7, 3: 0.8})]
@@ -296,8 +344,12 @@ def test_trials_of_different_lengths_meet_at_parts_of_their_own_epochs() -> None
     rungs = {int(str(at)): rows[int(run_id[2:])].rungs for at, run_id in frame["run_id"].items()}
     found = search.read_rungs(frame, rungs, ACCURACY)
     assert found is not None
-    assert (found.at, found.left, found.go_on) == ((33.333,), (2,), (1,))
+    assert (found.at, found.judged, found.left, found.go_on) == ((33.333,), (3,), (2,), (1,))
     assert "percent" in found.unit
+    rows += [pruned(3, {"lr": 4, "epochs": 9}, {1: 0.1})]  # at a rung that is before the first epoch of a short one
+    frame = as_frame(rows)
+    caption, _ = rungs_section(frame, {one.run_id: one for one in rows}, ACCURACY, frozenset()) or ("", None)
+    assert "At 11.1 % of its epochs, 0 of 1 went on. At 33.3 % of its epochs, 1 of 3 went on." in caption
 
 
 def test_an_axis_is_logarithmic_where_the_distribution_is() -> None:
@@ -305,6 +357,7 @@ def test_an_axis_is_logarithmic_where_the_distribution_is() -> None:
     assert scale("dropout", column).kind == "log"  # it spans two decades
     axis = scale("dropout", column, DrawnRange(0.0, 1.0, log=False))
     assert (axis.kind, axis.limits, axis.ticks) == ("linear", (0.0, 1.0), [])
+    assert scale("epochs", pd.Series([3, 9, 6, 3]), DrawnRange(3.0, 9.0, log=False)).ticks == [3, 6, 9]
     rows = [row(n, {"lr": rate}, 0.5) for n, rate in enumerate((0.1, 0.2))]
     assert drawn_ranges(rows, as_frame(rows)) == {"lr": DrawnRange(0.0001, 1.0, log=True)}
     for text in ("", "no JSON", "[1]", '{"optimizer.lr": 3}', '{"optimizer.lr": ["a", "b", true]}'):
@@ -339,6 +392,59 @@ def test_importance_of_a_search_finds_the_param_that_matters() -> None:
     assert found["batch_size"][0] < found["lr"][0]
     assert found["width"][0] < found["lr"][0]
     assert importance(points, space, 10) == found
+
+
+def test_importance_leaves_out_what_only_settings_without_a_value_have(store: Store) -> None:
+    rows = [row(n, {"lr": 10 ** (-n / 10), "batch_size": (50, 100)[n % 2]}, 1 - n / 30) for n in range(25)]
+    rows += [row(n, {"lr": 0.5, "batch_size": 50, "momentum": 0.1 * (n - 24)}, None, "FAILED") for n in range(25, 30)]
+    keep(store, "momentum_fails", rows)
+    made = sections(store.rows("momentum_fails"), store)
+    assert "is not in its panel" not in made["hyperparameters"].caption  # but at "not set"
+    found = made["importance"]
+    assert found.figure is not None
+    assert {label.get_text() for label in found.figure.axes[0].get_yticklabels()} == {"learning rate", "batch size"}
+
+
+def test_what_does_not_matter_is_above_the_mark_of_chance_in_5_of_100_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    from optuna.importance import PedAnovaImportanceEvaluator
+
+    by_chance: list[float] = []
+
+    def evaluate(*_: Any, **__: Any) -> dict[str, float]:
+        by_chance.append(float(len(by_chance)))
+        return {"lr": by_chance[-1]}
+
+    monkeypatch.setattr(PedAnovaImportanceEvaluator, "evaluate", evaluate)
+    ((_, mark),) = importance([{"lr": 0.1}, {"lr": 0.2}], {"lr": Numbers(0.0, 1.0)}, 1).values()
+    above = sum(one > mark for one in by_chance)
+    assert 0 < (above + 1) / len(by_chance) <= 0.05  # of equally likely ranks among all of them
+
+
+def test_an_older_optuna_finds_the_same_importance(monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna.importance
+
+    class Older(optuna.importance.PedAnovaImportanceEvaluator):
+        """As it was before Optuna 4.7."""
+
+        def __init__(self, *, baseline_quantile: float = 0.1, evaluate_on_local: bool = True) -> None:
+            super().__init__(target_quantile=baseline_quantile, evaluate_on_local=evaluate_on_local)
+
+        def evaluate(self, *args: Any, **keywords: Any) -> dict[str, float]:
+            return {key: value for key, value in super().evaluate(*args, **keywords).items() if key != "model"}
+
+    points: list[dict[str, int | float | str]] = [{"lr": 0.01 * number, "model": "mlp"} for number in range(20)]
+    space: dict[str, Distribution] = {"lr": Numbers(0.0, 1.0), "model": Options(("mlp",))}  # always the same model
+    found = importance(points, space, 5)
+    monkeypatch.setattr(optuna.importance, "PedAnovaImportanceEvaluator", Older)
+    assert importance(points, space, 5) == found
+
+
+def test_as_many_points_are_the_best_as_is_said() -> None:
+    points: list[dict[str, int | float | str]] = [  # 15 / 157 * 157 is more than 15
+        {"letter": "a" if rank < 15 else "b", "digit": str(rank % 2)} for rank in range(157)
+    ]
+    space: dict[str, Distribution] = {"letter": Options(("a", "b")), "digit": Options(("0", "1"))}
+    assert importance(points, space, 15)["letter"] != importance(points, space, 16)["letter"]
 
 
 def test_importance_knows_pruned_settings_and_those_without_a_param(store: Store) -> None:

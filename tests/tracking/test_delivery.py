@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -550,6 +551,23 @@ def test_a_settled_trial_is_one_of_every_sweep_that_asks_for_it(store: Store, le
     assert {row.name: row.sweep for row in store.rows("all")} == {"lr=1": "sweep", "lr=2": "sweep", "lr=3": "other"}
     assert rows(store)["lr=1"].state == "FINISHED"
     assert points(store) == points_of("lr=1", "lr=2", "lr=3")
+
+
+def test_a_trial_knows_for_each_sweep_its_job_and_its_space_unless_that_is_too_long_for_a_tag(
+    store: Store, ledger: Ledger, trial: MakeTrial
+) -> None:
+    one, short, long = Command(ledger), '{"optimizer.lr": [0.1, 1.0, true]}', f'{{"{"x" * 9000}": [0.1, 1.0, true]}}'
+    one.train(trial(1, space=short), trial(2, space=long, jobs=3))
+    one.end()
+    deliver_all(store, ledger)
+    two = Command(ledger)
+    two.join(replace(trial(1, "other (ä)", jobs=2), number=7), rows(store)["lr=1"].run_id)
+    two.end()
+    deliver_all(store, ledger)
+    found = [(row.number, row.jobs, row.space, row.reused) for row in store.rows("sweep")]
+    assert sorted(found) == [(1, 1, short, False), (2, 3, "", False)]
+    (row,) = store.rows("other (ä)")
+    assert (row.number, row.jobs, row.space, row.reused) == (7, 2, "", True)
 
 
 def test_a_sweep_all_of_which_was_trained_before_is_the_latest(store: Store, ledger: Ledger, trial: MakeTrial) -> None:

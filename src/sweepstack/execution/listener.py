@@ -24,7 +24,7 @@ class Listener:
         """Receives further trials that will be trained."""
 
     def on_expected(self, number: int) -> None:
-        """Receives how many trials will be trained in all, if further ones are planned later."""
+        """Receives how many trials will be trained in all, if further ones are planned later; 0: no others follow."""
 
     def on_started(self, event: Started) -> None:
         """Receives the start of a trial."""

@@ -35,6 +35,7 @@ class Display(Listener):
         self._completed = 0.0  # the sum of these
         self._killed: Counter[str] = Counter()  # by reason: one line for all trials of a stack
         self._ended: Counter[str] = Counter()  # by state, without those that were stopped
+        self._known = 0  # trials that were not trained, because their outcomes are known
         self._searches = False
         self._best_finished: dict[str, tuple[float, str]] = {}  # the same as `_best`, of whole trials
         self._epochs_pruned = 0.0  # those that pruned trials were not trained
@@ -66,7 +67,7 @@ class Display(Listener):
         if pruned:
             epochs = f"{self._total - self._epochs_pruned:,.0f} of {self._total:,} trial-epochs trained"
             self.on_message(f"{count(pruned, 'trial')} PRUNED: {epochs}")
-        if (pruned or self._searches) and self._begun:
+        if pruned or (self._searches and self._begun + self._known):
             self.on_message(self._so_far())
 
     def _so_far(self) -> str:
@@ -80,14 +81,15 @@ class Display(Listener):
             "stopped": stopped,
             "running": self._begun - self._done - stopped,
             "left": self._count - self._begun,
+            "known before": self._known,
         }
         states = ", ".join(f"{number} {state}" for state, number in numbers.items() if number > 0)
-        return "; ".join([*best, f"{count(self._count, 'trial')}: {states}"])
+        return "; ".join([*best, f"{count(self._count + self._known, 'trial')}: {states}"])
 
     def on_planned(self, trials: Sequence[Trial]) -> None:
         self._planned += len(trials)
         self._total += sum(trial.config.epochs for trial in trials)
-        self._searches = self._searches or any(trial.run.search.name != "grid" for trial in trials)
+        self._searches = self._searches or any(map(_is_searched, trials))
         self._update(total=self._total, trials=self._numbers)
 
     def on_expected(self, number: int) -> None:
@@ -179,6 +181,8 @@ class Display(Listener):
             outcome: its outcome.
             reason: why it is not trained.
         """
+        self._known += 1
+        self._searches = self._searches or _is_searched(trial)
         if outcome.state is TrialState.FINISHED:
             self._update(best=self._best_with(trial, outcome.metrics))
             self._take_best(self._best_finished, trial, outcome.metrics)
@@ -213,6 +217,10 @@ class Display(Listener):
     def _update(self, **changes: Any) -> None:
         with contextlib.suppress(SystemExit):  # rich raises it if the reader has gone (`| head`); training goes on
             self._bar.update(self._task, **changes)
+
+
+def _is_searched(trial: Trial) -> bool:
+    return trial.run.search.name != "grid"
 
 
 def _by_iteration(name: str, value: float) -> str:

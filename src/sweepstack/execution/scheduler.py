@@ -77,6 +77,10 @@ def execute(
     settled: dict[str, Outcome] = {}
     listeners = [*listeners, *([supply] if supply is not None else [])]
 
+    def skip(trial: Trial, outcome: Outcome, reason: str) -> None:
+        for listener in listeners:
+            listener.on_skipped(trial, outcome, reason)
+
     journal = ledger_of(store, run.tracking.journal).folder
     with (
         open_engine(prepared, jobs, journal) as engine,
@@ -101,9 +105,8 @@ def execute(
                 if files is not None and not _keep_files(trial, files):
                     later = session.artifacts(trial)  # the journal was delivered meanwhile, which moves the files
                     _ = later is not None and _keep_files(trial, later)
-                session.skip(
-                    trial, outcome, f"it was {'pruned' if outcome.state is TrialState.PRUNED else 'trained'} before"
-                )
+                before = "pruned" if outcome.state is TrialState.PRUNED else "trained"
+                session.announce_skipped(trial, outcome, f"it was {before} before")
             continued = [one.stack for one in work.continued]
             waited = [*work.resumed, *continued]
             chosen = engine.choose(work.fresh, waited, lambda: wait_for_quiet(store), executor, session)
@@ -149,7 +152,7 @@ def execute(
             if held and not new and not session.is_stopping():
                 time.sleep(POLL_SECONDS)
         if not session.is_stopping():
-            session.announce_expected(0)  # a search may end before its budget does: nothing is left of it
+            session.announce_expected(0)  # points of a search that are no trials of their own do not follow any more
     outcomes = {**settled, **session.outcomes}
     why = f", because max_failures={run.max_failures} is reached" if session.is_stopping() else ""
     usual = f"not trained{why}"
@@ -165,9 +168,9 @@ def execute(
         if known is None:
             reason = untrained[trial.fingerprint]
             outcomes[trial.fingerprint] = known = Outcome(TrialState.KILLED, reason=reason)
-            session.skip(trial, known, reason)
+            skip(trial, known, reason)
         elif trial is not first[trial.fingerprint]:
-            session.skip(trial, known, f"it is the same as {first[trial.fingerprint].name}")
+            skip(trial, known, f"it is the same as {first[trial.fingerprint].name}")
     return outcomes
 
 

@@ -333,8 +333,8 @@ class Session:
         for listener in self._listeners:
             listener.on_expected(number)
 
-    def skip(self, trial: Trial, outcome: Outcome, reason: str) -> None:
-        """Tells the listeners about a trial that is not trained.
+    def announce_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
+        """Tells the listeners the outcome of a trial that this command does not train.
 
         Args:
             trial: the trial.

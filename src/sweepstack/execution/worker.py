@@ -191,11 +191,9 @@ class _StackRun:
         self._reasons: dict[str, str] = {}
         """Why trials were pruned, by fingerprint."""
         self._trajectories = {
-            trial.id: f"{self._stack.id}/{number}"
-            for number, trajectory in enumerate(self._stack.trajectories)
-            for trial in trajectory.trials
+            trial.id: trajectory.longest.id for trajectory in self._stack.trajectories for trial in trajectory.trials
         }
-        """The names of their trajectories, by the ids of the trials."""
+        """The names of their trajectories, by the ids of the trials: they stay when the stack gets another id."""
 
     def emit(self, event: Event) -> Verdict:
         """Reports an event, if its trial is wanted and has not ended."""

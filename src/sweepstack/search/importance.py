@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Mapping, Sequence
 
 from sweepstack.search.space import Distribution, Options, Value
 
-SHUFFLES = 40
+SHUFFLES = 39
 """Random orders of the points, with which the importance of nothing is found."""
 CHANCE = 0.95
-"""The share of them that stays below `chance`."""
+"""The probability that the importance of nothing is not above the value that `importance` returns beside it."""
 
 
 def importance(
@@ -27,7 +28,8 @@ def importance(
         best: the number of points that count as the best.
 
     Returns:
-        For each param its importance, and the value below which it is in 95 of 100 random orders of the points.
+        For each param that some point has, its importance, and the value below which it is in 95 of 100 random orders
+        of the points.
 
     Raises:
         ImportError: there is no Optuna with PED-ANOVA.
@@ -44,7 +46,7 @@ def importance(
             return IntDistribution(int(one.low), int(one.high), log=one.log)
         return FloatDistribution(one.low, one.high, log=one.log)
 
-    known = {key: converted(one) for key, one in distributions.items()}
+    known = {key: converted(one) for key, one in distributions.items() if any(key in point for point in points)}
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -57,13 +59,17 @@ def importance(
                     for rank, one in enumerate(points)
                 ]
             )
-            evaluator = PedAnovaImportanceEvaluator(target_quantile=best / len(points))
+            part = (best - 0.5) / len(points)  # it is rounded up
+            try:
+                evaluator = PedAnovaImportanceEvaluator(target_quantile=part)
+            except TypeError:  # before Optuna 4.7
+                evaluator = PedAnovaImportanceEvaluator(baseline_quantile=part)  # type: ignore[call-arg]
 
             def evaluated(ranks: Sequence[int]) -> dict[str, float]:
                 def rank_of(trial: FrozenTrial) -> float:
                     return float(ranks[trial.number])
 
-                return {key: evaluator.evaluate(study, [key], target=rank_of)[key] for key in known}
+                return {key: evaluator.evaluate(study, [key], target=rank_of).get(key, 0.0) for key in known}
 
             order = [*range(len(points))]
             found = evaluated(order)
@@ -71,5 +77,5 @@ def importance(
             by_chance = [evaluated(draw.sample(order, len(order))) for _ in range(SHUFFLES)]
     finally:
         optuna.logging.set_verbosity(verbosity)
-    below = round(CHANCE * SHUFFLES) - 1
+    below = math.ceil(CHANCE * (SHUFFLES + 1)) - 1  # the order that was found may be any one of these, too
     return {key: (value, sorted(one[key] for one in by_chance)[below]) for key, value in found.items()}

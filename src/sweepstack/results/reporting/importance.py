@@ -157,7 +157,7 @@ def searched_importance(
     ]
     best = max(LEAST_BEST, len(ranked) // TOP_PART)
     found = ped_anova(points, {param: one for param, (one, _) in columns.items()}, best)
-    order = sorted(varied, key=lambda param: -found[param][0])
+    order = sorted(found, key=lambda param: -found[param][0])
     values, chance = ([found[param][which] for param in order] for which in (0, 1))
     return SearchedImportance(order, values, chance, best, len(ranked))
 

@@ -177,7 +177,10 @@ def scale(name: str, column: pd.Series[Any], drawn: DrawnRange | None = None) ->
         finite = [float(value) for value in at[np.isfinite(at)]]
         limits = min([drawn.low, *finite]), max([drawn.high, *finite])
         if limits[0] < limits[1] and (limits[0] > 0 or not drawn.log):
-            return Scale("log" if drawn.log else "linear", at, [], [], limits)
+            kind, tried = "log" if drawn.log else "linear", sorted({*finite})
+            listed = len(tried) <= MAX_LISTED_VALUES - 4 and all(value.is_integer() for value in tried)
+            ticks = tried if listed else []
+            return Scale(kind, at, ticks, [format(tick, "g") for tick in ticks], limits)
     numbers = is_number(column)
     distinct = identity(column).nunique(dropna=False)
     wide = numbers and (name.split(".")[-1] in ("lr", "weight_decay") or _decades(column) >= 2)

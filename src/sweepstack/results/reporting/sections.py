@@ -17,6 +17,7 @@ from sweepstack.results.reporting.params import (
     MAX_LISTED_VALUES,
     DrawnRange,
     drawn_ranges,
+    scale,
     setting,
     varied_params,
 )
@@ -82,8 +83,9 @@ class About:
 
     @functools.cached_property
     def sampler(self) -> str:
-        """What chose the settings, such as tpe; empty if that was no search."""
-        samplers = {row.search for row in self.rows.values()}
+        """What chose settings, such as tpe; empty if that was no search, or several ones. Other trials may have been
+        added by hand, or by `refine`."""
+        samplers = {row.search for row in self.rows.values()} - {""}
         return samplers.pop() if len(samplers) == 1 else ""
 
     @functools.cached_property
@@ -198,7 +200,8 @@ def _slices(about: About, objective: Metric) -> ReportSection:
             "Each range that the search draws from is shown as a whole, by the logarithm where that is what it spreads "
             "evenly. Triangles at the edge are trials that lie outside."
         )
-        if about.frame[about.varied].isna().any(axis=None):
+        axes = [scale(name, about.frame[name], about.ranges.get(name)) for name in about.varied]
+        if any(np.isnan(axis.at).any() for axis in axes):
             caption += " A trial without a hyperparameter is not in its panel."
     panels = charts.by_param(frame, about.varied, objective, about.best, about.tied, about.ranges, pruned)
     return ReportSection("hyperparameters", caption, panels)
@@ -244,8 +247,7 @@ def _importance(about: About, tried: Sequence[Tried]) -> ReportSection:
             drawn = importance_section(tried, about.frame, about.varied, about.objective, about.ranges, rungs)
             return ReportSection("importance", *drawn)
         except ImportError:
-            lacks = ' With pip install "sweepstack[search]" it is PED-ANOVA, which knows that a search looks more often'
-            lacks += " where it is good."
+            lacks = ' With pip install "sweepstack[search]" it is PED-ANOVA, which knows where a search has looked.'
     found = importance(about.finished, about.varied, about.objective)
     if isinstance(found, str):
         return ReportSection("importance", f"{found}{lacks}")

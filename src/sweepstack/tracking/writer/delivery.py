@@ -36,6 +36,7 @@ from sweepstack.tracking.runs_as_rows import (
     FINGERPRINT_TAG,
     ID_TAG,
     LOG_TAG,
+    LONGEST_TAG,
     PRUNED_TAG,
     REASON_TAG,
     RECOMPOSED_TAG,
@@ -358,6 +359,8 @@ class Delivery:
 
     def _join(self, run_id: str | None, event: Joined) -> str | None:
         """Adds a settled trial to a further sweep."""
+        from mlflow.entities import RunTag
+
         found = event.run_id or run_id or self._store.run_of(event.trial.id)
         if found is None and self._sessions.is_pending(event.trial.id):
             raise NotYetError
@@ -365,9 +368,9 @@ class Delivery:
         if found is None or info is None:
             log.error("the run of trial %s (%s) does not exist any more", event.trial.id, event.trial.name)
             return None
-        for key, value in _of_sweep(event).items():
-            if key != SWEEP_TAG:  # that is the sweep that trained it
-                self._store.client.set_tag(found, key, value)
+        tags = [RunTag(key, text) for key, text in _of_sweep(event).items() if key != SWEEP_TAG]  # who trained it stays
+        if tags:
+            self._store.client.log_batch(found, tags=tags)
         for file in event.files:
             self._keep_file(_Run(found, local_folder(info.artifact_uri)), self._kept(file.parent.name, file))
         return None
@@ -485,7 +488,8 @@ def _of_sweep(event: Event) -> dict[str, str]:
     name = as_value(sweep)  # earlier versions accepted any text as a name
     search = event.trial.run.search.name
     chosen: dict[str, str] = {search_tag(sweep): search} if search != "grid" else {}
-    chosen |= {space_tag(sweep): event.trial.space} if event.trial.space else {}
+    if 0 < len(event.trial.space) <= LONGEST_TAG:
+        chosen[space_tag(sweep)] = event.trial.space
     jobs = f"{event.trial.number} {event.trial.jobs}"
     return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}", jobs_tag(sweep): jobs, **chosen}
 

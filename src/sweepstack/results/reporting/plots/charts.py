@@ -279,7 +279,7 @@ def draw_early(axes: Axes, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], tri
     single = len(y) <= SINGLE
     for some in [[index] for index in indices] if single else [indices] if indices else []:
         name = gid([trials[some[0]]]) if single else None
-        axes.plot(x[some], inside[some], "x", color=GREY, ms=4, mew=0.9, alpha=0.8, zorder=2, gid=name)
+        axes.plot(x[some], inside[some], "x", color=GREY, ms=4, mew=1.0, zorder=2, gid=name)
 
 
 def legend_of_set(axes: Axes, tied: Collection[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ def history(
         axes.xaxis.set_major_locator(
             MaxNLocator(integer=True, prune="lower" if len(tried) > MOST_SINGLE_TICKS else None)
         )
-        axes.set(xlabel=f"{what}, in the order in which they were asked for", ylabel=wrapped(objective))
+        axes.set(xlabel=f"{what}s in the order in which they were asked for", ylabel=wrapped(objective))
         legend(drawn, 5)
         title(drawn, f"{sentence_case(objective_words(objective))}: how the search went")
     return drawn
@@ -119,9 +120,11 @@ class Rungs:
     """What became of trials at the rungs of a pruner."""
 
     unit: str
-    """What `at` counts: epochs, or if trials have different numbers of these, parts of them in percent."""
+    """What `at` counts: epochs, or if trials with different numbers of these are compared, parts of them in percent."""
     at: tuple[float, ...]
     """Where trials left, from the first rung to the last one."""
+    judged: tuple[int, ...]
+    """The trials that have a value there: a short one may begin at a later rung."""
     left: tuple[int, ...]
     """The trials that were pruned there."""
     go_on: tuple[int, ...]
@@ -141,13 +144,15 @@ def read_rungs(frame: pd.DataFrame, rungs: Mapping[int, Mapping[float, float]], 
         objective: the metric.
     """
     known = frame[frame["state"].isin([TrialState.FINISHED, TrialState.PRUNED])]
-    known = known[[bool(rungs.get(int(str(index)))) for index in known.index]]
+    known = known[np.array([bool(rungs.get(int(str(index)))) for index in known.index], dtype=bool)]
     pruned = frozenset(int(index) for index in known.index[known["state"] == TrialState.PRUNED])
     if not pruned:
         return None
     epochs = pd.to_numeric(known["epochs"], errors="coerce") if "epochs" in known else pd.Series(np.nan, known.index)
-    alike = epochs.nunique(dropna=False) == 1
-    paths = {}
+    alone = known["reason"].str.contains(r" by (?:threshold|patient)\b", regex=True)  # these compare no trials
+    by_epoch = epochs.nunique(dropna=False) == 1 or bool(alone[known["state"] == TrialState.PRUNED].all())
+    paths, ends = {}, {}
+    judged: Counter[float] = Counter()
     ends_at = dict(zip(epochs.index, known[objective].to_numpy(dtype=float, na_value=np.nan).tolist(), strict=True))
     for index, total in epochs.items():
         row = int(str(index))
@@ -155,13 +160,15 @@ def read_rungs(frame: pd.DataFrame, rungs: Mapping[int, Mapping[float, float]], 
         if row not in pruned and np.isfinite(total):
             points = [one for one in points if one[0] < total] + [(total, ends_at[row])]
         path = np.array(points, dtype=float)
-        path[:, 0] = np.round(path[:, 0] if alike else 100 * path[:, 0] / total, 3)
+        path[:, 0] = np.round(path[:, 0] if by_epoch else 100 * path[:, 0] / total, 3)
+        ends[row] = float(path[-1, 0])
+        judged.update(path[: len(path) if row in pruned else -1, 0].tolist())
         paths[row] = path[np.isfinite(path).all(axis=1)]
-    ends = {row: float(path[-1, 0]) for row, path in paths.items() if row in pruned and len(path)}
-    at = tuple(sorted({*ends.values()}))
-    left = tuple(sum(end == one for end in ends.values()) for one in at)
-    go_on = tuple(len(paths) - sum(left[: number + 1]) for number in range(len(at)))
-    return Rungs("epochs" if alike else "part of its epochs in percent", at, left, go_on, paths, pruned & {*ends})
+    at = tuple(sorted({ends[row] for row in pruned}))
+    left = tuple(sum(ends[row] == one for row in pruned) for one in at)
+    go_on = tuple(sum(end > one for end in ends.values()) for one in at)
+    unit = "epochs" if by_epoch else "part of its epochs in percent"
+    return Rungs(unit, at, tuple(judged[one] for one in at), left, go_on, paths, pruned)
 
 
 def rungs_picture(found: Rungs, objective: Metric, best: Collection[int]) -> Figure:
@@ -192,7 +199,7 @@ def rungs_picture(found: Rungs, objective: Metric, best: Collection[int]) -> Fig
             below.annotate(f" {number:,}", (begin, number), (0, 2), textcoords="offset points", fontsize=9)
         if numbered:
             below.set_xticks([*found.at, last] if last > found.at[-1] else found.at)
-            below.xaxis.set_major_formatter(lambda value, _: format(value, "g"))
+            below.xaxis.set_major_formatter(lambda value, _: format(value, "g" if found.unit == "epochs" else ".3g"))
         below.set_ylim(0, 1.25 * counts[0])
         above.set_ylabel(wrapped(objective))
         below.set(xlabel=found.unit, ylabel="trials that\ntrain on")

@@ -57,6 +57,8 @@ def savings(rows: Sequence[Row]) -> Savings | None:
     of the trials that the sweep has trained itself, those of the trajectories that these were read from, and those that
     were trained until a pruner ended them. The width is a ratio of times.
 
+    It does not count that workers train side by side, that early stopping ends trainings, and what was trained in vain.
+
     Args:
         rows: the trials of the sweep.
     """
@@ -68,6 +70,7 @@ def savings(rows: Sequence[Row]) -> Savings | None:
     trajectories: dict[str, list[_Done]] = {}
     for one in own:
         trajectories.setdefault(one.row.trajectory or one.row.run_id, []).append(one)
+    counted = recorded and not any(one.row.search for one in done)  # the points of a search are jobs one by one
     asked, jobs = sum(one.epochs * one.row.jobs for one in done), sum(one.row.jobs for one in done)
     single = sum(one.epochs for one in own)
     planned = sum(max(one.epochs for one in group) for group in trajectories.values())
@@ -80,7 +83,7 @@ def savings(rows: Sequence[Row]) -> Savings | None:
             "duplicates",
             asked / single,
             f"Trial-epochs of all jobs, by those of the trials that this sweep has trained: {_epochs(asked)} by "
-            f"{_epochs(single)}. {_duplicates(len(done) - len(own), jobs - len(done) if recorded else None)}",
+            f"{_epochs(single)}. {_duplicates(len(done) - len(own), jobs - len(done) if counted else None)}",
         ),
         Factor(
             "prefixes",
@@ -94,15 +97,15 @@ def savings(rows: Sequence[Row]) -> Savings | None:
         Factor(
             "pruning",
             planned / trained,
-            f"Epochs of these trainings as planned, by those until the last of their trials ended: {_epochs(planned)} "
-            f"by {_epochs(trained)}.",
+            f"Epochs of these trainings as planned, by those until a pruner had ended all of their trials: "
+            f"{_epochs(planned)} by {_epochs(trained)}.",
         ),
     )
     known = [one.ratio for one in factors if math.isfinite(one.ratio)]
     among = "" if len(known) == len(factors) else ", of what is known"
     note = (
         f"Together{among}: a plain loop, which trains one job after the other, would have taken about "
-        f"{written_ratio(math.prod(known))} times as long."
+        f"{written_ratio(math.prod(known))} times as long. Workers that train side by side come on top."
     )
     if left := len(rows) - len(done):
         note += f" {count(left, 'trial')} that did not finish {'is' if left == 1 else 'are'} left out."
@@ -116,12 +119,12 @@ def _duplicates(known: int, same: int | None) -> str:
         known: the trials that another sweep had trained.
         same: the jobs with the config of another one; None if that is not known.
     """
-    parts = [f"{count(known, 'trial')} had been trained by another sweep"] if known else []
+    parts = [f"{count(known, 'trial')} {'was' if known == 1 else 'were'} trained by another sweep"] if known else []
     parts += [f"{count(same, 'job')} had the same config as another job of its launch"] if same else []
     parts = parts or [
-        "No other sweep had trained any of them" + ("" if same is None else ", and no two jobs were alike")
+        "No other sweep has trained any of them" + ("" if same is None else ", and no two jobs of a launch were alike")
     ]
-    return f"{' and '.join(parts)}.{' Whether jobs were alike is not recorded.' if same is None else ''}"
+    return f"{' and '.join(parts)}.{' Jobs that were alike are not counted.' if same is None else ''}"
 
 
 def written_ratio(ratio: float) -> str:

@@ -29,7 +29,7 @@ Drawn = tuple[str, "Figure | None"]
 
 
 def settings_tried(frame: pd.DataFrame, rows: Mapping[str, Row], objective: Metric) -> list[search.Tried]:
-    """Returns the settings of a search in the order in which they were asked for.
+    """Returns the settings of a search in the order in which they were asked for; none that the sampler has not chosen.
 
     Args:
         frame: the table of trials.
@@ -37,18 +37,18 @@ def settings_tried(frame: pd.DataFrame, rows: Mapping[str, Row], objective: Metr
         objective: the metric.
     """
     vary = [name for name in frame.columns[: frame.attrs["vary"]] if name not in REPLICATES]
-    numbered = all(row.number is not None for row in rows.values())
-    asked = {
-        index: (rows[run_id].number if numbered else rows[run_id].started, run_id)
-        for index, run_id in frame["run_id"].items()
-    }
+    chosen = {index: rows[run_id] for index, run_id in frame["run_id"].items() if rows[run_id].search}
+    numbers = {row.number for row in chosen.values()} - {None}
+    numbered = len(numbers) == len(chosen)  # several searches under one name count from 0 each
+    asked = {index: (row.number if numbered else row.started, row.run_id) for index, row in chosen.items()}
     groups: dict[tuple[str, ...], list[int]] = {}
     keys = (
         [tuple(map(written, values)) for values in frame[vary].itertuples(index=False)] if vary else [()] * len(frame)
     )
     for index, key in zip(frame.index, keys, strict=True):
         groups.setdefault(key, []).append(int(index))
-    order = sorted(groups.values(), key=lambda group: min(asked[index] for index in group))
+    searched = [group for group in groups.values() if not asked.keys().isdisjoint(group)]
+    order = sorted(searched, key=lambda group: min(asked[index] for index in group if index in asked))
     values = frame[objective].to_numpy(dtype=float, na_value=np.nan)
     value_of, state_of = (dict(zip(frame.index, one, strict=True)) for one in (values, frame["state"]))
     return [_tried(group, [value_of[at] for at in group], {state_of[at] for at in group}) for group in order]
@@ -127,8 +127,8 @@ def importance_section(
         return found, None
     caption = (
         "PED-ANOVA (Watanabe et al., 2023): a bar shows how differently the values of a hyperparameter are spread in "
-        f"the best {found.best} settings and in all {found.settings}. It says what to choose well to be among these, "
-        "also where the search has looked more often; bars that stay below their mark may be chance."
+        f"the best {found.best} settings and in all {found.settings}. The longer it is, the more the choice of a value "
+        "decides whether a setting is among the best. Bars that stay below their mark may be chance."
     )
     if any(one.state == TrialState.PRUNED for one in tried):
         caption += " A pruned setting counts as worse than any that went on."
@@ -151,18 +151,17 @@ def rungs_section(
     if found is None:
         return None
     percent = "" if found.unit == "epochs" else " %"
-    before = [len(found.paths), *found.go_on]
     steps = [
-        f"At {_rung_in_words(at, percent)}, {go_on:,} of {had:,} went on."
-        for at, had, go_on in zip(found.at, before, found.go_on, strict=False)
+        f"At {_rung_in_words(at, percent)}, {judged - left:,} of {judged:,} went on."
+        for at, judged, left in zip(found.at, found.judged, found.left, strict=True)
     ]
     if len(steps) > MOST_LISTED:
         steps[MOST_LISTED:] = [f"The last rung at which any left is at {_rung_in_words(found.at[-1], percent)}."]
-    caption = f"{count(len(found.paths), 'trial')} began. {' '.join(steps)}"
+    caption = f"{count(len(found.paths), 'trial')} that finished or were pruned reached a rung. {' '.join(steps)}"
     if percent:
         caption += " Trials of different lengths are compared at the same part of their own epochs."
     return caption, search.rungs_picture(found, objective, best)
 
 
 def _rung_in_words(at: float, percent: str) -> str:
-    return f"{at:g}{percent} of its epochs" if percent else f"epoch {at:g}"
+    return f"{at:.3g}{percent} of its epochs" if percent else f"epoch {at:g}"
