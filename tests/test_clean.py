@@ -677,8 +677,8 @@ def test_a_deleted_search_begins_again(terminal: Terminal, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("host", "pid", "age", "is_refused"),
     [
-        ("", os.getpid(), 0, True),
-        ("", os.getpid(), 100, False),  # a number that was given again
+        ("", "of this one", 0, True),
+        ("", "of this one", 100, False),  # a number that was given again
         ("", 0x7FFFFFFF, 0, False),
         ("elsewhere", 1, 0, True),
         ("elsewhere", 1, 100, False),
@@ -703,6 +703,8 @@ def test_a_sweep_is_not_deleted_while_a_worker_trains_it(
 
         monkeypatch.setattr(os, "kill", refuse)
         pid = 1
+    elif pid == "of this one":
+        pid = os.getpid()
     hello = {"host": host or socket.gethostname(), "pid": pid, "at": 0}
     events = ledger.work(FIRST) / "events.jsonl"
     make_folder(events.parent.parent)
