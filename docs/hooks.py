@@ -40,11 +40,13 @@ NOT_OURS = ("hydra", "defaults")
 """Keys of `conf/config.yaml` that are Hydra's own."""
 LINK = re.compile(r"(?<=\])\(([^)\s#:]+)(#[^)\s]*)?\)")
 """The address of a link to a file, and the anchor behind it."""
+UNLINKED = re.compile(r"\[([^\[\]]*)\]\(\)")
+"""A link to what the site does not have: only its text stays."""
 FENCE = re.compile(r"^(```.*?^```)$", re.DOTALL | re.MULTILINE)
 TRANSITION = re.compile(r"^ *(.+?) --> (.+?)(?:: (.*))?$", re.MULTILINE)
 LOADED = re.compile(
     r"<(?:script|img|iframe|source)[^>]* src=[\"']?(?:https?:)?//[^>]*>"
-    r"|<link[^>]* rel=[\"']?(?:stylesheet|preconnect|preload)[^>]* href=[\"']?(?:https?:)?//[^>]*>"
+    r"|<link(?![^>]* rel=[\"']?(?:canonical|alternate|next|prev)\b)[^>]* href=[\"']?(?:https?:)?//[^>]*>"
 )
 """A part of a page that a browser would load from the network."""
 
@@ -271,11 +273,12 @@ def site_links(markdown: str, file: str, page: str) -> str:
         target, anchor = posixpath.normpath(posixpath.join(posixpath.dirname(file), found[1])), found[2] or ""
         shown = SHOWN_BY.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
         if shown is None:
-            return "" if (ROOT / target).exists() else found[0]
+            return "()" if (ROOT / target).exists() else found[0]
         return f"({posixpath.relpath(shown, posixpath.dirname(page) or '.')}{anchor})"
 
     parts = FENCE.split(markdown)
-    return "".join(part if part.startswith("```") else LINK.sub(address, part) for part in parts)
+    texts = (part if part.startswith("```") else UNLINKED.sub(r"\1", LINK.sub(address, part)) for part in parts)
+    return "".join(texts)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -112,7 +112,7 @@ def test_the_reference_has_every_command_with_every_option() -> None:
 
 def test_the_site_links_to_pages_of_its_own_or_to_nothing() -> None:
     text = "[a](../../README.md#recipes) [b](../states.md) [c](../../train.py) [d](nothing.md) [e](https://e.org/a.md)"
-    expected = "[a](../overview.md#recipes) [b](../states.md) [c] [d](nothing.md) [e](https://e.org/a.md)"
+    expected = "[a](../overview.md#recipes) [b](../states.md) c [d](nothing.md) [e](https://e.org/a.md)"
     assert hooks.site_links(text, "docs/how-to/page.md", "how-to/page.md") == expected
     assert hooks.site_links("```\n[a](b.md)\n```", "README.md", "overview.md") == "```\n[a](b.md)\n```"
 
@@ -131,6 +131,8 @@ def test_a_state_diagram_becomes_a_table() -> None:
     [
         ('<script src="https://unpkg.com/mermaid"></script>', True),
         ('<link rel="stylesheet" href="//fonts.googleapis.com/css">', True),
+        ('<link href="https://fonts.googleapis.com/css" rel="stylesheet">', True),
+        ('<link href="https://example.org/page.html" rel="canonical">', False),
         ('<a href="https://example.org">', False),
         ('<script src="assets/bundle.js"></script>', False),
     ],
