@@ -126,7 +126,9 @@ def test_the_best_trial_of_a_search_may_be_one_that_an_earlier_command_has_train
     best = max(value for _, value in recorded(folder).values())
     out = search(*SPACE, "search=qmc", "search.trials=10", "engine=inline")
     assert sorted(value for _, value in recorded(folder).values())[-1] == best
-    assert re.search(rf"^best val/accuracy {best:.4f} \(.*\); 1 trial: 1 finished$", out, re.MULTILINE)
+    assert re.search(
+        rf"^best val/accuracy {best:.4f} \(.*\); 10 trials: 1 finished, 9 known before$", out, re.MULTILINE
+    )
 
 
 def test_no_more_points_are_out_than_the_width_says(folder: Path) -> None:

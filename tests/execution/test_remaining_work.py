@@ -212,6 +212,14 @@ def test_what_has_failed_in_a_command_that_lives_is_not_waited_for(house: House)
     assert work.held == []
 
 
+def test_damaged_rows_keep_their_numbers_whoever_else_is_found_in_the_journals(house: House) -> None:
+    """The trial of the first command got the number of the second one's, whose row could not be inserted then."""
+    house.live({0}, {0: "started"}, "releases")
+    house.live({0}, {0: "started"}, "lives")
+    house.damage("trials")
+    assert [trial.number for trial in house.claim({0}).held] == [0]
+
+
 def test_what_lost_its_stack_is_asked_of_the_store(house: House) -> None:
     """The dry run asked for those alone of which the ledger had nothing."""
     house.live([1, 2], {1: "started", 2: "started"}, "ends")

@@ -325,7 +325,8 @@ class Sessions:
             for trial_id, progress in self._replay(number).progress.items():
                 by_trial.setdefault(trial_id, {})[number] = progress
         rows = {row.id: row for row in unreadable}
-        for trial_id, by_session in by_trial.items():
+        for trial_id in sorted(by_trial, key=lambda one: one not in rows):  # the others get numbers that are free then
+            by_session = by_trial[trial_id]
             if database.execute("SELECT 1 FROM trials WHERE id = ?", (trial_id,)).fetchone():
                 continue
             row = rows.get(trial_id)
