@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from sweepstack.config.schema import DatasetConfig, TaskConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.trial_sections import DatasetConfig, TaskConfig
 from sweepstack.training.data import load
 from sweepstack.training.data.memory import InMemory
 from sweepstack.training.data.source import Data as AnyData

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from sweepstack.config.schema import AugmentConfig
+from sweepstack.config.trial_sections import AugmentConfig
 
 from . import here
 from .terminal import ROOT, Terminal

@@ -16,7 +16,8 @@ from docs import hooks
 from omegaconf import OmegaConf
 
 from sweepstack.cli.main import main
-from sweepstack.config.schema import ENGINE_KEYS, PRUNER_KEYS, FlatConfig
+from sweepstack.config.run_sections import ENGINE_KEYS, PRUNER_KEYS
+from sweepstack.config.schema import FlatConfig
 
 from . import here
 from .terminal import DIGITS, ROOT, Terminal

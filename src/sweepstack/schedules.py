@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from sweepstack.config.schema import (
+from sweepstack.config.schedule_sections import (
     ConstantSchedule,
     CosineSchedule,
     OneCycleSchedule,

@@ -16,7 +16,9 @@ from omegaconf import OmegaConf
 import sweepstack.app  # noqa: F401 - registers the resolver that the config names
 from sweepstack.config.fingerprint import Fingerprint, fingerprint
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import ModelConfig, RunConfig, Section, TrialConfig
+from sweepstack.config.schema import RunConfig, TrialConfig
+from sweepstack.config.sections import Section
+from sweepstack.config.trial_sections import ModelConfig
 
 from ..terminal import ROOT
 

@@ -3,7 +3,8 @@
 import pytest
 
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import HeldOut, PartsConfig
+from sweepstack.config.schema import HeldOut
+from sweepstack.config.trial_sections import PartsConfig
 from sweepstack.errors import ConfigError
 
 

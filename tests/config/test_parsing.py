@@ -10,16 +10,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import (
-    MAX_SEED,
-    AugmentConfig,
-    CheckpointConfig,
-    Config,
-    CosineSchedule,
-    EngineConfig,
-    PrunerConfig,
-    TaskConfig,
-)
+from sweepstack.config.run_sections import CheckpointConfig, EngineConfig, PrunerConfig
+from sweepstack.config.schedule_sections import CosineSchedule
+from sweepstack.config.schema import MAX_SEED, Config
+from sweepstack.config.trial_sections import AugmentConfig, TaskConfig
 from sweepstack.errors import ConfigError
 
 from ..terminal import ROOT

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sweepstack.config.schema import EngineConfig
+from sweepstack.config.run_sections import EngineConfig
 from sweepstack.execution.engines.conformance import ExecutorConformance
 from sweepstack.execution.engines.dask.executor import DaskExecutor
 from sweepstack.execution.executor import Executor

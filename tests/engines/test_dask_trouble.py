@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sweepstack.config.schema import EngineConfig
+from sweepstack.config.run_sections import EngineConfig
 from sweepstack.errors import ConfigError, UserError
 from sweepstack.events import Ended
 from sweepstack.execution.engines.channel import (

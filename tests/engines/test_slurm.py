@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sweepstack.config.schema import EngineConfig
+from sweepstack.config.run_sections import EngineConfig
 from sweepstack.errors import ConfigError
 from sweepstack.execution.control.status import find_status
 from sweepstack.execution.engines.channel import worker_of

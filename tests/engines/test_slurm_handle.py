@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sweepstack.config.schema import EngineConfig
+from sweepstack.config.run_sections import EngineConfig
 from sweepstack.errors import ConfigError
 from sweepstack.execution.assignment import Assignment
 from sweepstack.execution.engines.channel import EVENTS, Reports, work_folder, write_assignment

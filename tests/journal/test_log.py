@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import RunConfig, TrackingConfig, TrialConfig
+from sweepstack.config.run_sections import TrackingConfig
+from sweepstack.config.schema import RunConfig, TrialConfig
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.journal import codec

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sweepstack.config.parsing import parse
-from sweepstack.config.schema import PrunerConfig, RunConfig, SearchConfig
+from sweepstack.config.run_sections import PrunerConfig, SearchConfig
+from sweepstack.config.schema import RunConfig
 from sweepstack.errors import ConfigError
 from sweepstack.planning.compatibility import objective_key, setting_key
 from sweepstack.search.pruning import (

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from sweepstack.config.schema import AugmentConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.trial_sections import AugmentConfig
 from sweepstack.errors import ConfigError, DataError, UserError
 from sweepstack.training.data import digits
 from sweepstack.training.data.augmentation import Augmentation

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from sweepstack.config.schema import DatasetConfig
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import DataError
 from sweepstack.paths import cache_folder
 from sweepstack.training.data import digits, mnist

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision import transforms
 
-from sweepstack.config.schema import ModelConfig, OptimizerConfig
+from sweepstack.config.trial_sections import ModelConfig, OptimizerConfig
 from sweepstack.errors import ConfigError
 from sweepstack.planning.compatibility import obstacle
 from sweepstack.training import models, optimizers

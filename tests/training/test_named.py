@@ -18,7 +18,8 @@ import yaml
 from PIL import Image
 from scipy.io import savemat
 
-from sweepstack.config.schema import DatasetConfig, HeldOut
+from sweepstack.config.schema import HeldOut
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import ConfigError, DataError
 from sweepstack.training import data
 from sweepstack.training.data import user_dataset

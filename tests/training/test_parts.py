@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from sweepstack.config.schema import DatasetConfig, HeldOut
+from sweepstack.config.schema import HeldOut
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import DataError
 from sweepstack.training.checks import check_trial
 from sweepstack.training.data.load import load_data

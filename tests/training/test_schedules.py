@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from sweepstack.config.schema import (
+from sweepstack.config.schedule_sections import (
     ConstantSchedule,
     CosineSchedule,
     OneCycleSchedule,

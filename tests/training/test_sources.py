@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from sweepstack.config.schema import DatasetConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import DataError, UserError
 from sweepstack.training.checks import check_trial
 from sweepstack.training.data import digits, user_dataset

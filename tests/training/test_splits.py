@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepstack.config.schema import DatasetConfig, HeldOut
+from sweepstack.config.schema import HeldOut
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import DataError
 from sweepstack.training.data.splits import Split, check_classes, check_groups, split_items
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sweepstack.config.schema import OptimizerConfig
+from sweepstack.config.trial_sections import OptimizerConfig
 from sweepstack.training import optimizers
 from sweepstack.training.stacked import optimizers as stacked_optimizers
 

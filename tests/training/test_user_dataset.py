@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from sweepstack.config.schema import DatasetConfig
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import DataError
 from sweepstack.training.data import digits, user_dataset
 from sweepstack.training.data.conversion import Given, Source, images_of

@@ -19,7 +19,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from sweepstack.config.schema import DatasetConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.trial_sections import DatasetConfig
 
 SEMANTICS = 1
 """Version of sweepstack's own training code. Raise it when you change what a config trains."""

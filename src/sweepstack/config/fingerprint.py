@@ -12,7 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sweepstack.config.schema import DatasetConfig, Mark, OptimizerConfig, TargetConfig, TrialConfig, marked
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.sections import Mark, TargetConfig, marked
+from sweepstack.config.trial_sections import DatasetConfig, OptimizerConfig
 
 
 @dataclass(frozen=True)

@@ -13,27 +13,22 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from sweepstack.config.schema import (
-    ENGINE_TAGS,
-    METRIC_TAGS,
+from sweepstack.config.run_sections import ENGINE_TAGS, OwnEngine, SearchConfig
+from sweepstack.config.schedule_sections import (
     SCHEDULE_TAGS,
-    TARGET_PATTERN,
-    Config,
     ConstantSchedule,
     CosineSchedule,
-    FlatConfig,
     OneCycleSchedule,
-    OwnEngine,
     OwnSchedule,
     PlateauSchedule,
-    SearchConfig,
-    Section,
     StepSchedule,
-    TargetConfig,
     WarmupCosineSchedule,
     WarmupSchedule,
 )
+from sweepstack.config.schema import Config, FlatConfig
+from sweepstack.config.sections import TARGET_PATTERN, Section, TargetConfig
 from sweepstack.config.task_rules import check_pruner, check_selection, check_split, check_task, check_training
+from sweepstack.config.trial_sections import METRIC_TAGS
 from sweepstack.errors import ConfigError, UserError, did_you_mean
 from sweepstack.masking import hide_in
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from sweepstack.blame import contained
-from sweepstack.config.schema import TargetConfig
+from sweepstack.config.sections import TargetConfig
 from sweepstack.errors import ConfigError
 from sweepstack.masking import reveal
 

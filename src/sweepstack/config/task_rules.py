@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 
-from sweepstack.config.schema import Config, MetricConfig, PlateauSchedule, TrialConfig, WarmupCosineSchedule
+from sweepstack.config.schedule_sections import PlateauSchedule, WarmupCosineSchedule
+from sweepstack.config.schema import Config, TrialConfig
+from sweepstack.config.trial_sections import MetricConfig
 from sweepstack.errors import ConfigError, did_you_mean
 from sweepstack.metrics import BEST, KNOWN, MULTILABEL, OWN_METRIC, REGRESSION, bare_name
 

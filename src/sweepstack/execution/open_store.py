@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sweepstack.config.schema import TrackingConfig
+from sweepstack.config.run_sections import TrackingConfig
 from sweepstack.errors import StoreError
 from sweepstack.files.replacing import check_replaceable
 from sweepstack.journal.ledger import Ledger

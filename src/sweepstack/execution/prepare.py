@@ -10,16 +10,11 @@ from typing import Any
 
 from sweepstack.blame import contained
 from sweepstack.config.fingerprint import fingerprint
-from sweepstack.config.schema import (
-    EngineConfig,
-    Mark,
-    OptimizerConfig,
-    OwnEngine,
-    OwnSchedule,
-    RunConfig,
-    TrialConfig,
-    marked,
-)
+from sweepstack.config.run_sections import EngineConfig, OwnEngine
+from sweepstack.config.schedule_sections import OwnSchedule
+from sweepstack.config.schema import RunConfig, TrialConfig
+from sweepstack.config.sections import Mark, marked
+from sweepstack.config.trial_sections import OptimizerConfig
 from sweepstack.errors import ConfigError, DataError, UserError
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.trial_files import check_pictures

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from filelock import BaseFileLock
 
-from sweepstack.config.schema import PrunerConfig, RunConfig
+from sweepstack.config.run_sections import PrunerConfig
+from sweepstack.config.schema import RunConfig
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.execution.assignment import Assignment, Parts

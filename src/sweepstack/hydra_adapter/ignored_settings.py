@@ -15,7 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.config.parsing import parse_search
-from sweepstack.config.schema import RunConfig, SearchConfig
+from sweepstack.config.run_sections import SearchConfig
+from sweepstack.config.schema import RunConfig
 from sweepstack.errors import ConfigError
 from sweepstack.hydra_adapter.private import child, is_empty
 

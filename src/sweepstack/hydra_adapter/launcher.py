@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweepstack.config.parsing import parse_search
-from sweepstack.config.schema import RunConfig, Section
+from sweepstack.config.schema import RunConfig
+from sweepstack.config.sections import Section
 from sweepstack.errors import ConfigError, UserError, printable
 from sweepstack.execution.describe import describe_duplicates, describe_parts, describe_work
 from sweepstack.execution.open_store import usable_store

@@ -16,7 +16,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from sweepstack.config.parsing import parse, resolve_config
-from sweepstack.config.schema import GROUPS, Mark, OwnSchedule, RunConfig, TaskConfig, TrialConfig, marked, unused
+from sweepstack.config.schedule_sections import OwnSchedule
+from sweepstack.config.schema import GROUPS, RunConfig, TrialConfig, unused
+from sweepstack.config.sections import Mark, marked
+from sweepstack.config.trial_sections import TaskConfig
 from sweepstack.hydra_adapter import private
 from sweepstack.hydra_adapter.allowed_targets import check_allowed
 from sweepstack.hydra_adapter.grids import merged

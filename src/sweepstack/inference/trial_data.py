@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sweepstack.blame import contained
-from sweepstack.config.schema import DatasetConfig, HeldOut, TaskConfig, TrialConfig
+from sweepstack.config.schema import HeldOut, TrialConfig
+from sweepstack.config.trial_sections import DatasetConfig, TaskConfig
 from sweepstack.data_files.facts import IMAGES, TABLE
 from sweepstack.data_files.images import class_folders
 from sweepstack.data_files.table import choose

@@ -6,7 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
-from sweepstack.config.schema import Mark, MetricConfig, PlateauSchedule, RunConfig, TrialConfig, marked
+from sweepstack.config.schedule_sections import PlateauSchedule
+from sweepstack.config.schema import RunConfig, TrialConfig
+from sweepstack.config.sections import Mark, marked
+from sweepstack.config.trial_sections import MetricConfig
 from sweepstack.errors import ConfigError
 from sweepstack.metrics import KNOWN, OWN_METRIC, bare_name
 from sweepstack.schedules import looks_at_horizon

@@ -16,7 +16,8 @@ import yaml
 
 from sweepstack.config.code_digest import digest, targets_in
 from sweepstack.config.fingerprint import Fingerprint
-from sweepstack.config.schema import PrunerConfig, SearchConfig, TrialConfig
+from sweepstack.config.run_sections import PrunerConfig, SearchConfig
+from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.masking import has_masks

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sweepstack.config.fingerprint import Fingerprint
-from sweepstack.config.schema import PrunerConfig
+from sweepstack.config.run_sections import PrunerConfig
 from sweepstack.metrics import Mode, is_better, rounded
 from sweepstack.planning.compatibility import objective_key, setting_key
 from sweepstack.trial import Measurement, Outcome, Trial, TrialState

@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
-from sweepstack.config.schema import MetricConfig, TaskConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.trial_sections import MetricConfig, TaskConfig
 from sweepstack.metrics import Direction, Mode, bare_name
 
 OBJECTIVE_TAG = "sweepstack.objective"

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sweepstack.blame import contained, judge
-from sweepstack.config.schema import DatasetConfig, OwnSchedule, RunConfig, TrialConfig
+from sweepstack.config.schedule_sections import OwnSchedule
+from sweepstack.config.schema import RunConfig, TrialConfig
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.schedules import factor
 from sweepstack.training import models, optimizers, random_state

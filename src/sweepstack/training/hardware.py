@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sweepstack.config.schema import ModelConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.trial_sections import ModelConfig
 from sweepstack.errors import ConfigError
 from sweepstack.training import models, random_state
 

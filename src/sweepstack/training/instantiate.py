@@ -9,7 +9,7 @@ from typing import Any
 
 from sweepstack.blame import Whose, contained, describe_error, judge
 from sweepstack.config import targets
-from sweepstack.config.schema import TargetConfig
+from sweepstack.config.sections import TargetConfig
 from sweepstack.errors import ConfigError, did_you_mean, one_line
 from sweepstack.training.random_state import seeded
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sweepstack.config.schema import PlateauSchedule, TrialConfig
+from sweepstack.config.schedule_sections import PlateauSchedule
+from sweepstack.config.schema import TrialConfig
 from sweepstack.metrics import Mode, is_better
 
 

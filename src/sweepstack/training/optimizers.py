@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sweepstack.config.schema import OptimizerConfig
+from sweepstack.config.trial_sections import OptimizerConfig
 from sweepstack.errors import ConfigError, did_you_mean, one_line
 from sweepstack.planning.compatibility import NUMBERS
 from sweepstack.training.instantiate import bound, instantiate

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sweepstack.config.schema import TrainerConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.trial_sections import TrainerConfig
 from sweepstack.errors import one_line
 from sweepstack.metrics import BEST, is_better
 from sweepstack.training import optimizers

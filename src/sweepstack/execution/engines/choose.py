@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sweepstack.config.schema import EngineConfig, OwnEngine
+from sweepstack.config.run_sections import EngineConfig, OwnEngine
 from sweepstack.errors import ConfigError
 from sweepstack.execution.assignment import Reporter
 from sweepstack.execution.engines.fork_server import ForkServer

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from sweepstack.blame import describe_error
-from sweepstack.config.schema import OwnEngine
+from sweepstack.config.run_sections import OwnEngine
 from sweepstack.errors import ConfigError, UserError
 from sweepstack.execution.executor import Executor, Handle, Lost, Trained
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sweepstack.config.fingerprint import Fingerprint
-from sweepstack.config.schema import RunConfig, SearchConfig, TrialConfig
+from sweepstack.config.run_sections import SearchConfig
+from sweepstack.config.schema import RunConfig, TrialConfig
 from sweepstack.errors import ConfigError
 from sweepstack.events import Ended
 from sweepstack.execution.scheduler import Supply

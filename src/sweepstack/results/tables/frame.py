@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel
 
-from sweepstack.config.schema import Mark, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.sections import Mark
 from sweepstack.errors import UserError
 from sweepstack.metrics import CLASSIFICATION
 from sweepstack.results.tables.columns import find_column, identity, order, typed_column

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sweepstack.config.schema import AugmentConfig
+from sweepstack.config.trial_sections import AugmentConfig
 from sweepstack.training.random_state import stream
 
 DRAWN = 8

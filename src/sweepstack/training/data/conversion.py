@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sweepstack.config.schema import DatasetConfig
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import DataError, one_line
 from sweepstack.training.data.inputs import Inputs, over, tensors_of
 

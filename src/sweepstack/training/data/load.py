@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from sweepstack.config.code_digest import digest_of_dataset
-from sweepstack.config.schema import AugmentConfig, DatasetConfig, HeldOut, RunConfig, TaskConfig, TrialConfig
+from sweepstack.config.schema import HeldOut, RunConfig, TrialConfig
+from sweepstack.config.trial_sections import AugmentConfig, DatasetConfig, TaskConfig
 from sweepstack.data_files.facts import TABLE
 from sweepstack.errors import ConfigError, DataError, one_line, printable
 from sweepstack.training.data import user_dataset

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sweepstack.config.schema import DatasetConfig, HeldOut
+from sweepstack.config.schema import HeldOut
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import DataError
 from sweepstack.training.data.conversion import tensor_of
 from sweepstack.training.data.fractions import draw_classes, draw_groups

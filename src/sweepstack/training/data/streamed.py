@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
 
 from sweepstack.child_process import end_with_parent, return_memory
-from sweepstack.config.schema import DatasetConfig
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.training.data.conversion import (
     Given,

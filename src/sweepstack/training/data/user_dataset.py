@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, TensorDataset
 
-from sweepstack.config.schema import DatasetConfig
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.paths import cache_folder
 from sweepstack.training.data.conversion import (

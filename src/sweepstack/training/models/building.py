@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sweepstack.config.schema import ModelConfig
+from sweepstack.config.trial_sections import ModelConfig
 from sweepstack.training.instantiate import instantiate
 
 

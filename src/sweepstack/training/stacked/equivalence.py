@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sweepstack.config.schema import OptimizerConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.trial_sections import OptimizerConfig
 from sweepstack.errors import one_line
 from sweepstack.training import models
 from sweepstack.training.data.inputs import Inputs, call, over, rows

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sweepstack.config.schema import OptimizerConfig
+from sweepstack.config.trial_sections import OptimizerConfig
 from sweepstack.training.checkpoint import CheckpointError, rows
 
 

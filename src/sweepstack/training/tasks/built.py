@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sweepstack.config.schema import MetricConfig, TaskConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
 from sweepstack.config.targets import Bound
+from sweepstack.config.trial_sections import MetricConfig, TaskConfig
 from sweepstack.errors import ConfigError, UserError, did_you_mean, one_line
 from sweepstack.metrics import OWN_METRIC, bare_name
 from sweepstack.training.data.inputs import Inputs, call

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sweepstack.config.schema import DatasetConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import ConfigError, DataError
 from sweepstack.training.data.conversion import REAL, WHOLE
 from sweepstack.training.tasks.measures import Measure, mean_where, torchmetric

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sweepstack.blame import contained
-from sweepstack.config.schema import LossConfig
+from sweepstack.config.trial_sections import LossConfig
 from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.training.instantiate import instantiate
 from sweepstack.training.module_state import Attributes

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from sweepstack.config.schema import DatasetConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import ConfigError, DataError
 from sweepstack.training.data.conversion import LARGEST_EXACT_FLOAT32, WHOLE
 from sweepstack.training.tasks.measures import Measure, root, torchmetric

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sweepstack.config.schema import DatasetConfig, TrialConfig
+from sweepstack.config.schema import TrialConfig
+from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import ConfigError
 from sweepstack.training.tasks.measures import Measure
 

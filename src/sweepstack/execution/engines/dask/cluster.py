@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweepstack.config.schema import EngineConfig
+from sweepstack.config.run_sections import EngineConfig
 from sweepstack.error_log import ErrorsLog
 from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.files.owner_only import make_file, make_folder

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from sweepstack.config.schema import EngineConfig
+from sweepstack.config.run_sections import EngineConfig
 from sweepstack.errors import ConfigError, UserError
 from sweepstack.execution.assignment import Assignment, Reporter
 from sweepstack.execution.engines.channel import Reports, WorkerHandle, work_folder, write_assignment

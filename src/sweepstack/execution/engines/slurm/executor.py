@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from sweepstack.config.schema import EngineConfig
+from sweepstack.config.run_sections import EngineConfig
 from sweepstack.errors import UserError
 from sweepstack.execution.assignment import Assignment, Reporter
 from sweepstack.execution.engines.channel import (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from sweepstack.config.schema import EngineConfig
+from sweepstack.config.run_sections import EngineConfig
 from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.execution.engines.channel import Reports, WorkerHandle
 from sweepstack.execution.engines.slurm.queue import QUERY_SECONDS, SlurmJob, SlurmQueue

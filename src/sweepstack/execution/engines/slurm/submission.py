@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from sweepstack.config.schema import EngineConfig
+from sweepstack.config.run_sections import EngineConfig
 from sweepstack.errors import ConfigError, UserError, did_you_mean, one_line
 from sweepstack.execution.engines.slurm.queue import LONGEST_SECONDS
 from sweepstack.execution.engines.slurm.worker import SlurmWorker
