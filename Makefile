@@ -12,7 +12,7 @@ QUICK := tests/test_layers.py tests/test_public.py tests/test_errors.py tests/te
   tests/inference/test_predictor.py tests/hydra_adapter/test_sweeper.py \
   tests/test_cli.py::test_the_table_is_of_the_latest_sweep_best_first tests/test_cli.py::test_a_mistake_is_one_clear_line
 
-.PHONY: help sweep quick test test-public check format docs ui bench chaos fuzz constraints clean
+.PHONY: help sweep quick test test-public matrix check licences format docs ui bench chaos fuzz constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,10 +29,17 @@ test: .venv/installed  ## all tests
 test-public: .venv/installed  ## all tests, without what relies on private parts of Hydra and MLflow; takes much longer
 	SWEEPSTACK_NO_TRICKS=1 $(BIN)/python -m pytest
 
+matrix: .venv/installed  ## all tests on each Python that is installed, with Hydra 1.3 and 1.4; more in `noxfile.py`
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[matrix]"
+	PYENV_VERSION=$$(pyenv versions --bare 2> /dev/null | sort -rV | paste -sd:) $(BIN)/nox # pyenv hides all but one Python
+
 check: .venv/installed  ## format, lint and types of src, tests and benchmarks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+licences: .venv/installed  ## the licences of all dependencies; ends with an error if one is not free
+	$(BIN)/python -m tests.licences
 
 format: .venv/installed  ## format all files, and mend what ruff can fix
 	$(BIN)/ruff format .
