@@ -31,6 +31,7 @@ COPIES = {
     "README.md": "overview.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security_policy.md",
     "benchmarks/README.md": "benchmarks.md",
 }
 """Files of the repository, each with the page of the site that shows it."""
