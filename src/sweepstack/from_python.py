@@ -290,21 +290,26 @@ def _run(words: Sequence[str], rows: Path, quiet: bool) -> tuple[int, list[str]]
         shown.show(process.stdout)
         process.wait()
     except BaseException:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
+        _close(process.stdin)
         try:
             shown.show(process.stdout)
             process.wait()
         finally:
             process.kill()  # only after a second Ctrl-C does it still run
-            process.wait()
         raise
     finally:
         shown.end()
-    reader.join()
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
+        process.wait()
+        reader.join()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            _close(pipe)
     return process.returncode, errors
+
+
+def _close(pipe: IO[str] | None) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        if pipe is not None:
+            pipe.close()
 
 
 def _read_errors(stream: IO[str], errors: list[str]) -> None:
