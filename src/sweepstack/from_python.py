@@ -263,13 +263,14 @@ def _run(words: Sequence[str], rows: Path, quiet: bool) -> tuple[int, list[str]]
         quiet: see `sweep`.
     """
     paths = [os.path.abspath(path) for path in sys.path]
-    order = json.dumps({"words": ["--multirun", *words], "path": paths, "rows": str(rows)})
+    begin = f"import sys; sys.path[:] = {paths!r}; from sweepstack.train import main; main()"
+    order = json.dumps({"words": ["--multirun", *words], "rows": str(rows)})
     environment = {**os.environ, BEGUN_BY_SWEEP: "1"}
     if environment.get("MPLBACKEND", "").startswith("module://"):  # draws into a notebook
         del environment["MPLBACKEND"]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "sweepstack.train"],
+        [sys.executable, "-P", "-c", begin],
         env=environment,
         text=True,
         encoding="utf-8",
@@ -351,7 +352,7 @@ class _Progress:
             if self._rewrites and TRIAL_ENDED.match(text):
                 print(f"\r{text[:WIDTH]:<{WIDTH}}", end="", flush=True)
                 self._open = True
-            elif text:
+            else:
                 self.end()
                 print(text, flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 
 from sweepstack import app
 from sweepstack.exits import leave
+from sweepstack.private_api_switch import tricks
 from sweepstack.sweep_end import read_rows
 
 
@@ -29,7 +31,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
     sys.argv = ["sweepstack.sweep", *order["words"]]
-    sys.path[:] = order["path"]
 
     def write_rows(config: DictConfig) -> list[str]:
         rows = read_rows(config)
@@ -41,7 +42,7 @@ def main() -> None:
     try:
         app.main(train)
     except SystemExit as end:
-        if isinstance(end.code, int):
+        if tricks() and isinstance(end.code, int):
             leave(end.code)
         raise
 
@@ -57,8 +58,7 @@ def _line() -> bytes:
 def _end_with_input() -> None:
     while os.read(0, 1024):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    main()
+    if sys.platform == "win32":  # there os.kill ends a process at once
+        _thread.interrupt_main(signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
