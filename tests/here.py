@@ -32,11 +32,15 @@ class Done:
     err: str
 
 
-def train(*words: str) -> Done:
-    """python train.py WORDS, in the current folder."""
-    file = str(ROOT / "train.py")
+def train(*words: str, file: Path = ROOT / "train.py") -> Done:
+    """python train.py WORDS, in the current folder.
+
+    Args:
+        file: the train.py, whose folder is on the path of modules.
+    """
     with _as_before():
-        return _typed(lambda: runpy.run_path(file, run_name="__main__"), file, *words)
+        sys.path.insert(0, str(file.parent))
+        return _typed(lambda: runpy.run_path(str(file), run_name="__main__"), str(file), *words)
 
 
 def sweepstack(*words: str) -> Done:

@@ -149,6 +149,8 @@ class AfterSweep(Callback):
 
     elsewhere: ClassVar[DictConfig | None] = None
     """The config of the sweep that other processes train for this one; None if there is none."""
+    show: ClassVar[Callable[[DictConfig], list[str]]] = staticmethod(print_table)
+    """Shows the table of a sweep, and returns the states of its trials."""
 
     def __init__(self) -> None:
         self._objectives: list[float] = []
@@ -171,7 +173,7 @@ class AfterSweep(Callback):
         if stopped:
             return
         with _exiting():
-            states = print_table(config)
+            states = self.show(config)
             code = self._code(config, states)
         if code != OK:
             raise SystemExit(code)

@@ -21,6 +21,7 @@ from sweepstack.masking import MASK, has_masks, hide
 if TYPE_CHECKING:
     from sweepstack.hydra_adapter.jobs import HydraJobs
     from sweepstack.journal.ledger import Ledger
+    from sweepstack.tracking.runs_as_rows import Row
     from sweepstack.tracking.store import Store
     from sweepstack.trial import Trial
 
@@ -69,6 +70,29 @@ def print_table(config: DictConfig, unreported: Sequence[Trial] = ()) -> list[st
     )
     print(f"          {link}")
     return [str(row.state) for row in rows]
+
+
+def read_rows(config: DictConfig) -> list[Row]:
+    """Returns the rows of a sweep's trials.
+
+    Args:
+        config: the config of the sweep.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    from sweepstack.tracking.address import own_options, resolve_uri
+    from sweepstack.tracking.writer.client import writer_process
+
+    uri = hide(config.tracking.uri) if config.tracking.uri else None
+    try:
+        rows, _ = writer_process(resolve_uri(uri)).find(str(config.tracking.sweep))()
+    except StoreError as error:
+        sync = as_typed(["sweepstack", "sync", *own_options(uri, config.tracking.journal)])
+        raise StoreError(
+            f"the table must wait: {error}", remedy=f"what was trained is in the journal: {sync}"
+        ) from error
+    return rows
 
 
 def print_next(*commands: list[str]) -> None:

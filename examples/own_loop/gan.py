@@ -1,7 +1,7 @@
 """A GAN: a generator draws digits, a discriminator tells them from real ones, and each learns from the other.
 
-python train.py --config-dir examples experiment=gan
-python train.py -m --config-dir examples experiment=gan model.latent=4,16 trainer.smooth=0,0.1
+python train.py experiment=gan
+python train.py -m experiment=gan model.latent=4,16 trainer.smooth=0,0.1
 """
 
 from __future__ import annotations

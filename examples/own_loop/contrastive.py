@@ -1,7 +1,7 @@
 """A contrastive pair, as SimCLR has it: two changed views of an image are to be alike, those of other images are not.
 
-    python train.py --config-dir examples experiment=contrastive
-    python train.py -m --config-dir examples experiment=contrastive trainer.temperature=0.1,0.5
+    python train.py experiment=contrastive
+    python train.py -m experiment=contrastive trainer.temperature=0.1,0.5
 
 No label is used in training. Labels of the nearest neighbours tell how good the embeddings are.
 """
