@@ -44,6 +44,7 @@ EXCEPTIONS = {
     "cuda-toolkit": "NVIDIA's, see nvidia-*",
     "huey": "MIT by its licence file; its metadata name none",
     "nvidia-*": "NVIDIA's own licences: not free. They come with PyTorch's build for CUDA, not with that for CPUs",
+    "psycopg2-binary": "LGPL with exceptions; only `make chaos` uses it",
     "skops": "MIT by its licence file; its metadata name none",
 }
 """Packages that are accepted all the same, each with the reason."""
