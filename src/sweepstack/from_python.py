@@ -63,11 +63,12 @@ def sweep(
 
         df = sweepstack.sweep({"optimizer.lr": [0.001, 0.01, 0.1], "batch_size": [50, 100]}, dataset="digits", epochs=3)
 
-    Keys are those of the config. A list sweeps its values (so do a tuple, a range, an array, a pandas Series, an
-    iterator), and several lists are crossed; anything else is one value. A list inside of the list is a value:
-    `{"model.hidden": [[64], [128, 64]]}` sweeps two, `{"model.hidden": [[64]]}` sets one. A text is taken as it is,
-    with all its commas, quotes and `${`. A class or a function stands for its import path: `{"model._target_": Net}`.
-    It must be in a module, because another process imports it; a cell of a notebook is none.
+    Keys are those of the config; one without a dot may be a keyword, such as `epochs=3`. A list sweeps its values (so
+    do a tuple, a range, an array, a pandas Series, an iterator), and several lists are crossed; anything else is one
+    value. A list inside of the list is a value: `{"model.hidden": [[64], [128, 64]]}` sweeps two, `{"model.hidden":
+    [[64]]}` sets one. A text is taken as it is, with all its commas, quotes and `${`. A class or a function stands for
+    its import path: `{"model._target_": Net}`. It must be in a module, because another process imports it; a cell of a
+    notebook is none.
 
     What only Hydra's grammar can say is given as words, as they are typed:
 
@@ -85,7 +86,6 @@ def sweep(
             beside those of the project, as `--config-dir` adds it. None: `conf/` of the project.
         config_name: the name of the main config.
         quiet: True: print nothing but warnings.
-        **keys: further keys of the config that have no dot, such as `epochs=3`.
 
     Raises:
         UserError: a setting, the config, the data or the store cannot be used; `str(error)` is the line that the
