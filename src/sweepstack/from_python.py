@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sweepstack.errors import ConfigError, UserError, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, USER_ERROR, WAITING
-from sweepstack.paths import project_root
+from sweepstack.paths import config_folder, project_root
 from sweepstack.trial import TrialState
 
 if TYPE_CHECKING:
@@ -236,20 +236,14 @@ def _not_in_a_module(target: Any, key: str) -> ConfigError:
 def _location(config_dir: str | os.PathLike[str] | None, config_name: str) -> list[str]:
     """Returns Hydra's flags that say where the configs are; see `sweep`."""
     name = config_name.removesuffix(".yaml")
-    project = project_root() / "conf"
-    found = [project] if (project / f"{name}.yaml").is_file() else []
-    flags = [f"--config-name={name}"]
+    main, added = project_root() / "conf", None
     if config_dir is not None:
         chosen = Path(config_dir).expanduser().absolute()
         if not chosen.is_dir():
-            raise ConfigError(
-                "config_dir must be a folder with configs", str(config_dir), "for example config_dir='conf'"
-            )
-        if (chosen / f"{name}.yaml").is_file():
-            found = [chosen]
-        else:
-            flags.append(f"--config-dir={chosen}")
-    return [*(f"--config-path={folder}" for folder in found), *flags]
+            raise ConfigError("config_dir must be a folder with configs", str(config_dir), "for example 'my_conf'")
+        main, added = (chosen, None) if (chosen / f"{name}.yaml").is_file() else (main, chosen)
+    flags = [f"--config-name={name}", f"--config-path={main if main.is_dir() else config_folder()}"]
+    return flags if added is None else [*flags, f"--config-dir={added}"]
 
 
 def _run(words: Sequence[str], rows: Path, quiet: bool) -> tuple[int, list[str]]:
