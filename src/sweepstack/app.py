@@ -29,9 +29,11 @@ from sweepstack.errors import printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, ending, leave
 from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
+from sweepstack.hydra_adapter.user_program.base import put_base_below
+from sweepstack.hydra_adapter.user_program.command import remember_program
 from sweepstack.private_api_switch import tricks
 from sweepstack.standard_streams import lenient_output, open_closed
-from sweepstack.sweep_end import print_after_error, print_next, print_table
+from sweepstack.sweep_end import print_after_error, print_next, print_table, tracking_of
 from sweepstack.trial import TrialState
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
@@ -45,6 +47,7 @@ for warning in HYDRA_1_4:
 
 
 hide_composed()  # at import: processes that a launcher starts import this file, then compose
+put_base_below()
 
 
 class Terminated(KeyboardInterrupt):
@@ -84,6 +87,8 @@ def _run(cfg: DictConfig) -> float:
     check_grid(cfg, hydra)
     begin_in(Path(hydra.runtime.cwd))
     reveal_environment(hydra.job.env_set)
+    if in_sweep and OmegaConf.select(cfg, "tracking.sweep") is None:  # another program's config, not on top of ours
+        cfg = OmegaConf.merge(cfg, {"tracking": {"sweep": sweep_name()}})
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)
     check_trains(trial.run)
     check_searches(hydra, trial.run)
@@ -192,7 +197,8 @@ class AfterSweep(Callback):
 
         if self._objectives:
             return undelivered()
-        return undelivered(Store(config.tracking.uri), config.tracking.journal)
+        tracking = tracking_of(config)
+        return undelivered(Store(tracking.uri), tracking.journal)
 
 
 def _check_names(config: DictConfig) -> None:
@@ -221,16 +227,18 @@ def main(task: Callable[[], Any]) -> NoReturn:
     Exit codes: see `exits`. With HYDRA_FULL_ERROR=1 it shows the traceback instead of the line, and exits with 1.
     """
     caller = sys._getframe(1)
-    is_program = caller.f_back is None and caller.f_globals["__name__"] == "__main__"
+    is_main = caller.f_globals["__name__"] == "__main__"
+    spec = caller.f_globals.get("__spec__") if is_main else None
+    is_program = caller.f_back is None and is_main
     try:
-        _run_task(task)
+        _run_task(task, None if spec is None else spec.name)
     except SystemExit as end:
         if is_program and tricks() and isinstance(end.code, int):  # nobody is left who could catch it
             leave(end.code)
         raise
 
 
-def _run_task(task: Callable[[], Any]) -> NoReturn:
+def _run_task(task: Callable[[], Any], module: str | None) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints every exception itself, and exits with 1
     # Threads that spin while they wait cost 10x on a busy machine, threads that sleep at once 1.5x on a quiet one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -245,6 +253,7 @@ def _run_task(task: Callable[[], Any]) -> NoReturn:
         with _exiting():
             from sweepstack.hydra_adapter.show_configs import understood
 
+            remember_program(module)
             sys.argv[1:] = understood(sys.argv[1:])
             AfterSweep.elsewhere = None
             try:

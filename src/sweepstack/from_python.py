@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sweepstack.errors import ConfigError, UserError, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, USER_ERROR, WAITING
-from sweepstack.paths import project_root
+from sweepstack.paths import config_folder, project_root
 from sweepstack.trial import TrialState
 
 if TYPE_CHECKING:
@@ -63,11 +63,12 @@ def sweep(
 
         df = sweepstack.sweep({"optimizer.lr": [0.001, 0.01, 0.1], "batch_size": [50, 100]}, dataset="digits", epochs=3)
 
-    Keys are those of the config. A list sweeps its values (so do a tuple, a range, an array, a pandas Series, an
-    iterator), and several lists are crossed; anything else is one value. A list inside of the list is a value:
-    `{"model.hidden": [[64], [128, 64]]}` sweeps two, `{"model.hidden": [[64]]}` sets one. A text is taken as it is,
-    with all its commas, quotes and `${`. A class or a function stands for its import path: `{"model._target_": Net}`.
-    It must be in a module, because another process imports it; a cell of a notebook is none.
+    Keys are those of the config; one without a dot may be a keyword, such as `epochs=3`. A list sweeps its values (so
+    do a tuple, a range, an array, a pandas Series, an iterator), and several lists are crossed; anything else is one
+    value. A list inside of the list is a value: `{"model.hidden": [[64], [128, 64]]}` sweeps two, `{"model.hidden":
+    [[64]]}` sets one. A text is taken as it is, with all its commas, quotes and `${`. A class or a function stands for
+    its import path: `{"model._target_": Net}`. It must be in a module, because another process imports it; a cell of a
+    notebook is none.
 
     What only Hydra's grammar can say is given as words, as they are typed:
 
@@ -85,7 +86,6 @@ def sweep(
             beside those of the project, as `--config-dir` adds it. None: `conf/` of the project.
         config_name: the name of the main config.
         quiet: True: print nothing but warnings.
-        **keys: further keys of the config that have no dot, such as `epochs=3`.
 
     Raises:
         UserError: a setting, the config, the data or the store cannot be used; `str(error)` is the line that the
@@ -236,20 +236,14 @@ def _not_in_a_module(target: Any, key: str) -> ConfigError:
 def _location(config_dir: str | os.PathLike[str] | None, config_name: str) -> list[str]:
     """Returns Hydra's flags that say where the configs are; see `sweep`."""
     name = config_name.removesuffix(".yaml")
-    project = project_root() / "conf"
-    found = [project] if (project / f"{name}.yaml").is_file() else []
-    flags = [f"--config-name={name}"]
+    main, added = project_root() / "conf", None
     if config_dir is not None:
         chosen = Path(config_dir).expanduser().absolute()
         if not chosen.is_dir():
-            raise ConfigError(
-                "config_dir must be a folder with configs", str(config_dir), "for example config_dir='conf'"
-            )
-        if (chosen / f"{name}.yaml").is_file():
-            found = [chosen]
-        else:
-            flags.append(f"--config-dir={chosen}")
-    return [*(f"--config-path={folder}" for folder in found), *flags]
+            raise ConfigError("config_dir must be a folder with configs", str(config_dir), "for example 'my_conf'")
+        main, added = (chosen, None) if (chosen / f"{name}.yaml").is_file() else (main, chosen)
+    flags = [f"--config-name={name}", f"--config-path={main if main.is_dir() else config_folder()}"]
+    return flags if added is None else [*flags, f"--config-dir={added}"]
 
 
 def _run(words: Sequence[str], rows: Path, quiet: bool) -> tuple[int, list[str]]:

@@ -22,6 +22,7 @@ from sweepstack.sweep_end import read_rows
 
 @hydra.main(version_base="1.3", config_path=None, config_name="config")
 def train(cfg: DictConfig) -> float:
+    """Trains what Hydra has composed; see `app.run`."""
     return app.run(cfg)
 
 

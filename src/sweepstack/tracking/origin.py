@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sweepstack.errors import UserError
 from sweepstack.masking import has_masks
 from sweepstack.tracking.artifacts import overrides_of
-from sweepstack.tracking.runs_as_rows import RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG
+from sweepstack.tracking.runs_as_rows import RECOMPOSED_TAG, TRAINED_TAG, VERSION_TAG, as_program
 from sweepstack.tracking.store import Store
 
 
@@ -16,6 +16,8 @@ from sweepstack.tracking.store import Store
 class Origin:
     """What is necessary to train a run again, and to know what trained it."""
 
+    program: tuple[str, ...]
+    """How its program is begun; see `Trial.program`."""
     overrides: tuple[str, ...] | None
     """The overrides as the user typed them, without those that contain a secret; None if they are missing."""
     versions: dict[str, str]
@@ -43,6 +45,7 @@ def origin(store: Store, run_id: str) -> Origin:
     dataset = inputs[0].dataset if inputs else None
     own = {"sweepstack": tags[VERSION_TAG]} if VERSION_TAG in tags else {}
     return Origin(
+        program=as_program(tags),
         overrides=_overrides(store, run_id),
         versions={**own, **dict(sorted(known.items()))},
         commit=tags.get("mlflow.source.git.commit", ""),

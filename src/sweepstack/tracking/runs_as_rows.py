@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sweepstack.config.names import as_key
 from sweepstack.tracking.objectives import Declared, declared_in
-from sweepstack.trial import TrialState
+from sweepstack.trial import DEFAULT_PROGRAM, TrialState
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -21,6 +22,9 @@ SWEEP_TAG = "sweep"
 """The sweep that trained the run."""
 ASKED_TAG = "sweepstack.seeds"
 """The seeds of the trial's setting that its command asked for; see `Trial.asked`."""
+PROGRAM_TAG = "sweepstack.program"
+"""How the program that trained the run is begun, as a list in JSON, if it is not the project's train.py; see
+`Trial.program`."""
 REASON_TAG = "reason"
 """Why the trial failed or was killed."""
 TRAINED_TAG = "trained"
@@ -51,6 +55,14 @@ CLOCKS = 60_000
 """The largest difference in milliseconds between the clocks of machines that share a store."""
 LARGEST_FLOAT = 1.7976931348623157e308
 """The largest float that MLflow's databases can store."""
+
+
+def as_program(tags: Mapping[str, str]) -> tuple[str, ...]:
+    """Reads how the program that trained a run is begun; see `Trial.program`."""
+    with contextlib.suppress(ValueError, TypeError):  # somebody has changed it
+        words = tuple(map(str, json.loads(tags[PROGRAM_TAG]))) if PROGRAM_TAG in tags else ()
+        return words or DEFAULT_PROGRAM
+    return DEFAULT_PROGRAM
 
 
 @dataclass(frozen=True)
