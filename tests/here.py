@@ -32,9 +32,9 @@ class Done:
     err: str
 
 
-def train(*words: str) -> Done:
+def train(*words: str, program: Path = ROOT / "train.py") -> Done:
     """python train.py WORDS, in the current folder."""
-    file = str(ROOT / "train.py")
+    file = str(program)
     with _as_before():
         return _typed(lambda: runpy.run_path(file, run_name="__main__"), file, *words)
 
