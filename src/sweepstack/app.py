@@ -88,7 +88,7 @@ def _run(cfg: DictConfig) -> float:
     begin_in(Path(hydra.runtime.cwd))
     reveal_environment(hydra.job.env_set)
     if in_sweep and OmegaConf.select(cfg, "tracking.sweep") is None:  # another program's config, not on top of ours
-        cfg = OmegaConf.merge(cfg, {"tracking": {"sweep": sweep_name()}})
+        cfg = cast("DictConfig", OmegaConf.merge(cfg, {"tracking": {"sweep": sweep_name()}}))
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)
     check_trains(trial.run)
     check_searches(hydra, trial.run)
