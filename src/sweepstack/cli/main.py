@@ -168,7 +168,6 @@ def table(
             "--sort and --metric both say what to sort trials by",
             remedy="leave out one of them",
         )
-    from sweepstack.results.selection.predictions import compare_with_targets
     from sweepstack.results.tables import frame as frames
     from sweepstack.results.tables import grouping, rendering
     from sweepstack.results.tables.objective import direction_note
@@ -179,6 +178,8 @@ def table(
     if metric is not None and (note := direction_note(frame, metric)):
         click.echo(printable(f"note: {note}"), err=True)
     if by_seed:
+        from sweepstack.results.selection.predictions import compare_with_targets
+
         frame = grouping.by_seed(frame, metric, compare_with_targets(target))
     elif group_by is not None:
         frame = grouping.grouped(frame, _split_list(group_by), metric)
