@@ -29,6 +29,7 @@ from sweepstack.results.selection.predictions import compare_with_targets
 from sweepstack.results.selection.select import Selection, select
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.results.tables.objective import objective
+from sweepstack.strict_json import is_reserved
 from sweepstack.tracking.artifacts import overrides_of
 from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
@@ -220,7 +221,8 @@ def _train(store: Store, sweep: str, varied: Sequence[str], jobs: list[list[str]
         signal.signal(signal.SIGINT, lambda *_: None)  # it reaches train.py, too, which ends when its records are kept
         signal.signal(signal.SIGTERM, end)
         try:
-            process = subprocess.Popen(words, env={**os.environ, "MLFLOW_TRACKING_URI": store.uri})
+            printed = sys.stderr if is_reserved() else None
+            process = subprocess.Popen(words, env={**os.environ, "MLFLOW_TRACKING_URI": store.uri}, stdout=printed)
             begun.append(process)
             if asked:  # while it began
                 process.terminate()
