@@ -21,6 +21,7 @@ FLOORS = {
     "data_files": 2,
     "files": 2,
     "standard_streams": 2,
+    "strict_json": 2,
     "config": 3,
     "error_log": 3,
     "schedules": 4,

@@ -26,13 +26,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.blame import Whose, is_signal, judge
 from sweepstack.errors import printable
-from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, ending, leave
+from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, as_object, ending, leave
 from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
 from sweepstack.hydra_adapter.user_program.base import put_base_below
 from sweepstack.hydra_adapter.user_program.command import remember_program
 from sweepstack.private_api_switch import tricks
 from sweepstack.standard_streams import lenient_output, open_closed
+from sweepstack.strict_json import as_json, is_reserved, reserved_output
 from sweepstack.sweep_end import print_after_error, print_next, print_table, tracking_of
 from sweepstack.trial import TrialState
 
@@ -178,7 +179,7 @@ class AfterSweep(Callback):
         if stopped:
             return
         with _exiting():
-            states = self.show(config)
+            states = AfterSweep.show(config)
             code = self._code(config, states)
         if code != OK:
             raise SystemExit(code)
@@ -249,10 +250,10 @@ def _run_task(task: Callable[[], Any], module: str | None) -> NoReturn:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     open_closed(output_is_needed=False)
-    with lenient_output():
-        with _exiting():
-            from sweepstack.hydra_adapter.show_configs import understood
+    from sweepstack.hydra_adapter.show_configs import asks_for_json, understood
 
+    with lenient_output(), reserved_output() if asks_for_json(sys.argv[1:]) else contextlib.nullcontext():
+        with _exiting():
             remember_program(module)
             sys.argv[1:] = understood(sys.argv[1:])
             AfterSweep.elsewhere = None
@@ -277,13 +278,11 @@ def _exiting() -> Iterator[None]:
         if is_signal(error):
             by = "" if type(error) is KeyboardInterrupt else f" by {error}"
             _stop(EXIT_INTERRUPTED, f"Stopped{by}; {RESUME_HINT}.")
-        end = ending(error)
-        _stop(end.code, *end.lines)
+        _end(error)
     except BaseException as error:
         if SHOW_TRACEBACKS or (isinstance(error, SystemExit) and judge(error).whose is not Whose.CODE):
             raise
-        end = ending(error)
-        _stop(end.code, *end.lines)
+        _end(error)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -292,6 +291,13 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
     signal.signal(number, signal.SIG_DFL)
     raise Terminated("SIGTERM") if number == signal.SIGTERM else interruption()
+
+
+def _end(error: BaseException) -> NoReturn:
+    """Ends the program by an exception: with a line for each mistake, or with one object for programs."""
+    end = ending(error)
+    objects = [as_json(as_object(error, end), indent=None)] if is_reserved() and end.lines else end.lines
+    _stop(end.code, *objects)
 
 
 def _stop(code: int, *lines: str) -> NoReturn:

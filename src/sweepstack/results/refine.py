@@ -29,6 +29,7 @@ from sweepstack.results.selection.predictions import compare_with_targets
 from sweepstack.results.selection.select import Selection, select
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.results.tables.objective import objective
+from sweepstack.strict_json import is_reserved
 from sweepstack.tracking.artifacts import overrides_of
 from sweepstack.tracking.runs import find_run
 from sweepstack.tracking.store import Store
@@ -225,7 +226,8 @@ def _train(store: Store, sweep: str, run_id: str, varied: Sequence[str], jobs: l
         signal.signal(signal.SIGINT, lambda *_: None)  # it reaches train.py, too, which ends when its records are kept
         signal.signal(signal.SIGTERM, end)
         try:
-            process = subprocess.Popen(command, env={**os.environ, "MLFLOW_TRACKING_URI": store.uri})
+            printed = sys.stderr if is_reserved() else None
+            process = subprocess.Popen(command, env={**os.environ, "MLFLOW_TRACKING_URI": store.uri}, stdout=printed)
             begun.append(process)
             if asked:  # while it began
                 process.terminate()

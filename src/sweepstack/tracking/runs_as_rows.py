@@ -14,7 +14,7 @@ from sweepstack.tracking.objectives import Declared, declared_in
 from sweepstack.trial import DEFAULT_PROGRAM, TrialState
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from sweepstack.tracking.private.run_tables import StoredRun
 
 VERSION_TAG = "sweepstack.version"
 """The version of sweepstack that recorded the run."""
@@ -128,7 +128,7 @@ def jobs_tag(sweep: str) -> str:
     return f"sweepstack.jobs/{as_key(sweep)}"
 
 
-def sweeps_of(run: Run) -> dict[str, int]:
+def sweeps_of(run: StoredRun) -> dict[str, int]:
     """Returns the sweeps of a run, and when it joined each of them, in milliseconds since the epoch."""
     tags = run.data.tags
     found = {}
@@ -152,7 +152,7 @@ def newest(begun: Mapping[str, int], now: float) -> str:
     return max(begun, key=lambda name: (begun[name] <= now + CLOCKS, begun[name]))
 
 
-def row_of(run: Run, sweep: str | None = None) -> Row:
+def row_of(run: StoredRun, sweep: str | None = None) -> Row:
     """Converts a run to a row of a sweep; by default of the sweep that trained it."""
     tags = run.data.tags
     sweep = sweep or tags.get(SWEEP_TAG)
@@ -181,7 +181,7 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
     )
 
 
-def state_of(run: Run) -> str:
+def state_of(run: StoredRun) -> str:
     """Returns the state of the trial of a run: its status, or PRUNED."""
     is_pruned = run.info.status == TrialState.FINISHED and run.data.tags.get(PRUNED_TAG)
     return str(TrialState.PRUNED) if is_pruned else str(run.info.status)
