@@ -20,7 +20,7 @@ class Shapes(Dataset[tuple[Tensor, int]]):
         draw = torch.Generator().manual_seed(int(train))
         count = count if train else 400
         self.labels = torch.randint(4, (count,), generator=draw)
-        radius = 4 + 5 * torch.rand(count, 1, 1, generator=draw)
+        radius = 7 + 4 * torch.rand(count, 1, 1, generator=draw)
         places = radius + (SIZE - 2 * radius) * torch.rand(count, 1, 2, generator=draw)
         pixels = torch.arange(SIZE) + 0.5
         down = (pixels[None, :, None] - places[..., :1]) / radius
@@ -30,8 +30,8 @@ class Shapes(Dataset[tuple[Tensor, int]]):
             [far < 1, (far < 1) & (far > 0.6), torch.maximum(down.abs(), right.abs()) < 0.8, _triangle(down, right)]
         )
         masks = is_inside[self.labels, torch.arange(count)][:, None]
-        ground, colours = torch.rand(2, count, 3, 1, 1, generator=draw)
-        noise = 0.15 * torch.randn(count, 3, SIZE, SIZE, generator=draw)
+        ground, colours = 0.5 * torch.rand(2, count, 3, 1, 1, generator=draw) + torch.tensor([0, 0.5]).view(2, 1, 1, 1, 1)
+        noise = 0.1 * torch.randn(count, 3, SIZE, SIZE, generator=draw)
         self.images = (255 * (torch.where(masks, colours, ground) + noise).clamp(0, 1)).to(torch.uint8)
 
     def __len__(self) -> int:

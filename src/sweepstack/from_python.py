@@ -43,6 +43,8 @@ NAME = re.compile(r"[^\W\d][\w.]*")
 """Matches a name, or several with dots between."""
 TRIAL_ENDED = re.compile(r"\[\d+/[\d,]+\] ")
 """Matches the beginning of a line that says how one trial has ended."""
+COLORS = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE")
+"""Environment variables of a notebook, which make programs write to a pipe as to a terminal."""
 MOST_NAMED = 5
 """The most failed trials that a warning names."""
 WIDTH = 100
@@ -259,7 +261,7 @@ def _run(words: Sequence[str], rows: Path, quiet: bool) -> tuple[int, list[str]]
     paths = [os.path.abspath(path) for path in sys.path]
     begin = f"import sys; sys.path[:] = {paths!r}; from sweepstack.train import main; main()"
     order = json.dumps({"words": ["--multirun", *words], "rows": str(rows)})
-    environment = {**os.environ, BEGUN_BY_SWEEP: "1"}
+    environment = {name: value for name, value in os.environ.items() if name not in COLORS} | {BEGUN_BY_SWEEP: "1"}
     if environment.get("MPLBACKEND", "").startswith("module://"):  # draws into a notebook
         del environment["MPLBACKEND"]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
