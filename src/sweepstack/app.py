@@ -38,6 +38,8 @@ from sweepstack.trial import TrialState
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
 """True if the user wants tracebacks instead of one-line errors."""
+show_table: Callable[[DictConfig], list[str]] = print_table
+"""What shows the table at the end of a sweep, and returns the states of its trials."""
 RESUME_HINT = "the same command goes on from here"
 """What a user reads when a command was stopped."""
 HYDRA_1_4 = ("The version_base parameter", "(?s).*execution whitelist", r"register_new_resolver\(\) is deprecated")
@@ -154,8 +156,6 @@ class AfterSweep(Callback):
 
     elsewhere: ClassVar[DictConfig | None] = None
     """The config of the sweep that other processes train for this one; None if there is none."""
-    show: ClassVar[Callable[[DictConfig], list[str]]] = staticmethod(print_table)
-    """Shows the table of a sweep, and returns the states of its trials."""
 
     def __init__(self) -> None:
         self._objectives: list[float] = []
@@ -178,7 +178,7 @@ class AfterSweep(Callback):
         if stopped:
             return
         with _exiting():
-            states = self.show(config)
+            states = show_table(config)
             code = self._code(config, states)
         if code != OK:
             raise SystemExit(code)
