@@ -12,7 +12,7 @@ QUICK := tests/test_layers.py tests/test_public.py tests/test_errors.py tests/te
   tests/inference/test_predictor.py tests/hydra_adapter/test_sweeper.py \
   tests/test_cli.py::test_the_table_is_of_the_latest_sweep_best_first tests/test_cli.py::test_a_mistake_is_one_clear_line
 
-.PHONY: help sweep quick test test-public check format docs ui bench chaos fuzz constraints clean
+.PHONY: help sweep quick test test-public check format docs dist ui bench chaos fuzz constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +41,17 @@ format: .venv/installed  ## format all files, and mend what ruff can fix
 docs: .venv/installed  ## the documentation as a site, in site/; ends with an error on a warning or a broken link
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: .venv/installed  ## wheel and sdist, in dist/, checked; then an empty environment trains with the wheel
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dist]"
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	wheel="$$(ls $(CURDIR)/dist/*.whl)"; folder="$$(mktemp -d)"; unset MLFLOW_TRACKING_URI PYTHONPATH; set -e; \
+	  $(PYTHON) -m venv "$$folder/env"; "$$folder/env/bin/pip" install --quiet "$$wheel"; \
+	  PATH="$$folder/env/bin:$$PATH"; cd "$$folder"; sweepstack new "a project"; cd "a project"; \
+	  python train.py -m dataset=digits model=mlp optimizer.lr=0.1,0.3 epochs=2; \
+	  python -m unittest; sweepstack table; rm -rf "$$folder"
 
 ui: .venv/installed  ## browse in MLflow's UI
 	$(BIN)/sweepstack ui

@@ -32,15 +32,15 @@ class Done:
     err: str
 
 
-def train(*words: str, file: Path = ROOT / "train.py") -> Done:
+def train(*words: str, program: Path = ROOT / "train.py") -> Done:
     """python train.py WORDS, in the current folder.
 
     Args:
-        file: the train.py, whose folder is on the path of modules.
+        program: the train.py, whose folder is on the path of modules.
     """
     with _as_before():
-        sys.path.insert(0, str(file.parent))
-        return _typed(lambda: runpy.run_path(str(file), run_name="__main__"), str(file), *words)
+        sys.path.insert(0, str(program.parent))
+        return _typed(lambda: runpy.run_path(str(program), run_name="__main__"), str(program), *words)
 
 
 def sweepstack(*words: str) -> Done:

@@ -64,7 +64,11 @@ def test_the_commands_of_a_page_work_from_the_top_down(
             continue  # a test of the README types it
         program, *words = shlex.split(command)
         assert program in ("python", "sweepstack"), command
-        done = here.sweepstack(*words) if program == "sweepstack" else here.train(*words[1:], "threads=1")
+        if program == "sweepstack":
+            done = here.sweepstack(*words)
+        else:
+            own = terminal.folder / words[0]  # a program of the page
+            done = here.train(*words[1:], "threads=1", program=own if own.is_file() else ROOT / "train.py")
         assert done.code == 0, (command, done.err)
 
 

@@ -68,7 +68,7 @@ def test_an_example_works_as_it_is_typed(name: str, terminal: Terminal, monkeypa
             done = here.sweepstack(*words)
         else:
             assert (program, words[0]) == ("python", "train.py")
-            done = here.train(*words[1:], *SMALL.get(name, ("epochs=1",)), "threads=1", file=folder / "train.py")
+            done = here.train(*words[1:], *SMALL.get(name, ("epochs=1",)), "threads=1", program=folder / "train.py")
         assert done.code == 0, (command, done.err)
     if name == "slurm":
         assert "4 trials -> 4 trajectories -> 2 stacks" in done.out

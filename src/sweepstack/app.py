@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.blame import Whose, is_signal, judge
-from sweepstack.errors import printable
+from sweepstack.errors import ConfigError, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, ending, leave
 from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
@@ -90,7 +90,7 @@ def _run(cfg: DictConfig) -> float:
     begin_in(Path(hydra.runtime.cwd))
     reveal_environment(hydra.job.env_set)
     if in_sweep and OmegaConf.select(cfg, "tracking.sweep") is None:  # another program's config, not on top of ours
-        cfg = OmegaConf.merge(cfg, {"tracking": {"sweep": sweep_name()}})
+        cfg = cast("DictConfig", OmegaConf.merge(cfg, {"tracking": {"sweep": sweep_name()}}))
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)
     check_trains(trial.run)
     check_searches(hydra, trial.run)
@@ -206,7 +206,6 @@ def _check_names(config: DictConfig) -> None:
     from omegaconf.errors import InterpolationResolutionError
 
     from sweepstack.config.names import check_sweep
-    from sweepstack.errors import ConfigError
 
     if not isinstance(section := OmegaConf.select(config, "tracking", default={}), DictConfig | dict):
         raise ConfigError("tracking should have keys", section, "for example tracking.sweep=my_sweep")
@@ -253,6 +252,9 @@ def _run_task(task: Callable[[], Any], module: str | None) -> NoReturn:
         with _exiting():
             from sweepstack.hydra_adapter.show_configs import understood
 
+            if getattr(task, "__wrapped__", None) is run:
+                rule = "Hydra looks for configs beside the function that it calls, and app.run is one of ours"
+                raise ConfigError(rule, remedy="write a function of your own: def train(cfg): return app.run(cfg)")
             remember_program(module)
             sys.argv[1:] = understood(sys.argv[1:])
             AfterSweep.elsewhere = None

@@ -31,7 +31,7 @@ def project_root() -> Path:
     this package runs from; else the current folder. It is never a folder of Python's.
     """
     here = Path.cwd()
-    own = [folder for folder in (here, *here.parents) if not _is_of_python(folder)]
+    own = [folder for folder in (here, *here.parents) if not is_of_python(folder)]
     found = next((folder for folder in own if _has_configs(folder / "conf")), None)
     return found or checkout() or next(iter(own), here)
 
@@ -44,7 +44,7 @@ def _has_configs(folder: Path) -> bool:
         return False
 
 
-def _is_of_python(folder: Path) -> bool:
+def is_of_python(folder: Path) -> bool:
     """True for a folder that belongs to Python: an environment, or one with modules, and all folders in it."""
     known = {Path(path) for path in (sys.prefix, sys.base_prefix)}
     libraries = {Path(path) for name, path in sysconfig.get_paths().items() if name not in ("data", "scripts")}

@@ -14,6 +14,7 @@ import click
 
 from sweepstack.blame import Whose, is_signal, judge
 from sweepstack.cli import cleaning, compare, control, runs, writing
+from sweepstack.cli import new as new_project
 from sweepstack.cli import refine as refining
 from sweepstack.cli.runs import store_option
 from sweepstack.cli.writing import write
@@ -28,6 +29,7 @@ FILES = (
     cleaning.__file__,
     compare.__file__,
     control.__file__,
+    new_project.__file__,
     refining.__file__,
     runs.__file__,
     writing.__file__,
@@ -98,6 +100,7 @@ def main() -> None:
 
 
 for command in (
+    new_project.new,
     compare.compare,
     runs.register,
     runs.predict,

@@ -101,7 +101,7 @@ def _sections(files: Any, config: ConfigResult, folder: str, chosen: Mapping[str
             if package is None or package in GLOBAL:
                 yield group.replace("/", ".")
         else:
-            names = [_absolute(folder, str(default.path))]
+            names = [_absolute(folder, str(default.path))] if isinstance(default, ConfigDefault) else []
         if package is not None and package not in GLOBAL:
             yield package
             continue
