@@ -213,7 +213,9 @@ def test_any_main_function_of_hydra_gets_every_default(installed: Installed, tmp
         installed.type(tmp_path, "python", "-m", "pkg.train", *words),
         installed.type(tmp_path / "elsewhere", "python", "../pkg/train.py", *words),
     ]
+    shown = [text[text.index("dataset:\n") :] for text in shown]  # Hydra 1.4 may warn of `version_base` before
     assert shown[0] == shown[1]
+    shown[0] = f"\n{shown[0]}"
     for line in ("epochs: 7", "clip_norm: 1.5", "  sweep: ${sweep_name:}", "  name: grid", "  kind: constant"):
         assert f"\n{line}\n" in shown[0]
     uses_sgd = form not in (
@@ -221,6 +223,15 @@ def test_any_main_function_of_hydra_gets_every_default(installed: Installed, tmp
         "groups that another config of its own chooses",
     )
     assert ("momentum" in shown[0]) == uses_sgd  # of another optimizer, ours would be one keyword too many
+
+
+def test_a_program_whose_configs_hydra_would_not_find_is_told_so(installed: Installed, tmp_path: Path) -> None:
+    """It would read those of the package in their place."""
+    program = "import hydra\nfrom sweepstack import app\n\napp.main(hydra.main('conf', 'config', None)(app.run))\n"
+    write(tmp_path, program=program)
+    told = installed.type(tmp_path, "python", "program.py", code=2)
+    assert told.startswith("error: Hydra looks for configs beside the function that it calls")
+    assert told.count("\n") == 1
 
 
 @pytest.fixture

@@ -30,7 +30,9 @@ class Shapes(Dataset[tuple[Tensor, int]]):
             [far < 1, (far < 1) & (far > 0.6), torch.maximum(down.abs(), right.abs()) < 0.8, _triangle(down, right)]
         )
         masks = is_inside[self.labels, torch.arange(count)][:, None]
-        ground, colours = 0.5 * torch.rand(2, count, 3, 1, 1, generator=draw) + torch.tensor([0, 0.5]).view(2, 1, 1, 1, 1)
+        ground, colours = 0.5 * torch.rand(2, count, 3, 1, 1, generator=draw) + torch.tensor([0, 0.5]).view(
+            2, 1, 1, 1, 1
+        )
         noise = 0.1 * torch.randn(count, 3, SIZE, SIZE, generator=draw)
         self.images = (255 * (torch.where(masks, colours, ground) + noise).clamp(0, 1)).to(torch.uint8)
 

@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.blame import Whose, is_signal, judge
-from sweepstack.errors import printable
+from sweepstack.errors import ConfigError, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, as_object, ending, leave
 from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
@@ -39,6 +39,8 @@ from sweepstack.trial import TrialState
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
 """True if the user wants tracebacks instead of one-line errors."""
+show_table: Callable[[DictConfig], list[str]] = print_table
+"""What shows the table at the end of a sweep, and returns the states of its trials."""
 RESUME_HINT = "the same command goes on from here"
 """What a user reads when a command was stopped."""
 HYDRA_1_4 = ("The version_base parameter", "(?s).*execution whitelist", r"register_new_resolver\(\) is deprecated")
@@ -155,8 +157,6 @@ class AfterSweep(Callback):
 
     elsewhere: ClassVar[DictConfig | None] = None
     """The config of the sweep that other processes train for this one; None if there is none."""
-    show: ClassVar[Callable[[DictConfig], list[str]]] = staticmethod(print_table)
-    """Shows the table of a sweep, and returns the states of its trials."""
 
     def __init__(self) -> None:
         self._objectives: list[float] = []
@@ -179,7 +179,7 @@ class AfterSweep(Callback):
         if stopped:
             return
         with _exiting():
-            states = AfterSweep.show(config)
+            states = show_table(config)
             code = self._code(config, states)
         if code != OK:
             raise SystemExit(code)
@@ -207,7 +207,6 @@ def _check_names(config: DictConfig) -> None:
     from omegaconf.errors import InterpolationResolutionError
 
     from sweepstack.config.names import check_sweep
-    from sweepstack.errors import ConfigError
 
     if not isinstance(section := OmegaConf.select(config, "tracking", default={}), DictConfig | dict):
         raise ConfigError("tracking should have keys", section, "for example tracking.sweep=my_sweep")
@@ -254,6 +253,9 @@ def _run_task(task: Callable[[], Any], module: str | None) -> NoReturn:
 
     with lenient_output(), reserved_output() if asks_for_json(sys.argv[1:]) else contextlib.nullcontext():
         with _exiting():
+            if getattr(task, "__wrapped__", None) is run:
+                rule = "Hydra looks for configs beside the function that it calls, and app.run is one of ours"
+                raise ConfigError(rule, remedy="write a function of your own: def train(cfg): return app.run(cfg)")
             remember_program(module)
             sys.argv[1:] = understood(sys.argv[1:])
             AfterSweep.elsewhere = None

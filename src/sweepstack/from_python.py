@@ -276,6 +276,7 @@ def _run(words: Sequence[str], rows: Path, quiet: bool) -> tuple[int, list[str]]
         **pipes,
     )
     assert process.stdin is not None
+    assert process.stdout is not None
     errors: list[str] = []
     reader = threading.Thread(target=_read_errors, args=(process.stderr, errors), daemon=True)
     reader.start()

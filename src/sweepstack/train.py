@@ -38,7 +38,7 @@ def main() -> None:
         Path(order["rows"]).write_bytes(pickle.dumps(rows))
         return [str(row.state) for row in rows]
 
-    app.AfterSweep.show = staticmethod(write_rows)
+    app.show_table = write_rows
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:
         app.main(train)

@@ -67,7 +67,7 @@ def add_groups(search_path: ConfigSearchPath) -> None:
     if main is None or not is_ours(main):
         search_path.append(PROVIDER, f"file://{config_folder()}")
         folders.append(sweeps_folder())
-    for folder in folders:
+    for folder in filter(Path.is_dir, folders):  # Hydra would warn of one that is not there
         search_path.append("sweeps", f"sweeps://{folder}")
 
 
