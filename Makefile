@@ -12,7 +12,7 @@ QUICK := tests/test_layers.py tests/test_public.py tests/test_errors.py tests/te
   tests/inference/test_predictor.py tests/hydra_adapter/test_sweeper.py \
   tests/test_cli.py::test_the_table_is_of_the_latest_sweep_best_first tests/test_cli.py::test_a_mistake_is_one_clear_line
 
-.PHONY: help sweep quick test test-public check format docs ui bench chaos fuzz constraints clean
+.PHONY: help sweep quick test test-public matrix check licences format docs dist ui bench chaos fuzz constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,10 +29,17 @@ test: .venv/installed  ## all tests
 test-public: .venv/installed  ## all tests, without what relies on private parts of Hydra and MLflow; takes much longer
 	SWEEPSTACK_NO_TRICKS=1 $(BIN)/python -m pytest
 
+matrix: .venv/installed  ## all tests on each Python that is installed, with Hydra 1.3 and 1.4; more in `noxfile.py`
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[matrix]"
+	PYENV_VERSION=$$(pyenv versions --bare 2> /dev/null | sort -rV | paste -sd:) $(BIN)/nox # pyenv hides all but one Python
+
 check: .venv/installed  ## format, lint and types of src, tests and benchmarks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+licences: .venv/installed  ## the licences of all dependencies; ends with an error if one is not free
+	$(BIN)/python -m tests.licences
 
 format: .venv/installed  ## format all files, and mend what ruff can fix
 	$(BIN)/ruff format .
@@ -41,6 +48,17 @@ format: .venv/installed  ## format all files, and mend what ruff can fix
 docs: .venv/installed  ## the documentation as a site, in site/; ends with an error on a warning or a broken link
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: .venv/installed  ## wheel and sdist, in dist/, checked; then an empty environment trains with the wheel
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dist]"
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	wheel="$$(ls $(CURDIR)/dist/*.whl)"; folder="$$(mktemp -d)"; unset MLFLOW_TRACKING_URI PYTHONPATH; set -e; \
+	  $(PYTHON) -m venv "$$folder/env"; "$$folder/env/bin/pip" install --quiet "$$wheel"; \
+	  PATH="$$folder/env/bin:$$PATH"; cd "$$folder"; sweepstack new "a project"; cd "a project"; \
+	  python train.py -m dataset=digits model=mlp optimizer.lr=0.1,0.3 epochs=2; \
+	  python -m unittest; sweepstack table; rm -rf "$$folder"
 
 ui: .venv/installed  ## browse in MLflow's UI
 	$(BIN)/sweepstack ui

@@ -27,11 +27,18 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
+"""The pages of the examples."""
+SHOWN_CODE = {".py": "python", ".yaml": "yaml"}
+"""Files of an example that its page shows, by their suffixes, with their languages."""
 COPIES = {
     "README.md": "overview.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security_policy.md",
     "benchmarks/README.md": "benchmarks.md",
+    "examples/README.md": "examples/index.md",
+    **{f"examples/{file.parent.name}/README.md": f"examples/{file.parent.name}.md" for file in EXAMPLES},
 }
 """Files of the repository, each with the page of the site that shows it."""
 SHOWN_BY = {**COPIES, "conf/config.yaml": "reference/config.md", "src/sweepstack/cli/main.py": "reference/commands.md"}
@@ -122,6 +129,16 @@ def reference_of_commands() -> str:
         rows = [f"| `{_cell(record[0])}` | {_text(record[1])} |" for record in records if record]
         parts += [f"## {name}", f"    {usage}", _text(about), "\n".join(["| option | meaning |", "|---|---|", *rows])]
     return "\n\n".join(parts) + "\n"
+
+
+def page_of_example(folder: Path) -> str:
+    """Returns the page of an example: its README, and its files, which a reader of the site does not have."""
+    parts = [(folder / "README.md").read_text(encoding="utf-8")]
+    files = [file for file in folder.rglob("*") if file.suffix in SHOWN_CODE and file.name != "train.py"]
+    for file in sorted(files, key=lambda file: (file.suffix != ".py", file)):
+        name, language = file.relative_to(folder).as_posix(), SHOWN_CODE[file.suffix]
+        parts.append(f"## {name}\n\n```{language}\n{file.read_text(encoding='utf-8')}```\n")
+    return "\n".join(parts)
 
 
 def _head(file: Path) -> str:
@@ -287,6 +304,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
     made = {"reference/config.md": reference_of_config(), "reference/commands.md": reference_of_commands()}
     made |= {page: (ROOT / file).read_text(encoding="utf-8") for file, page in COPIES.items()}
+    made |= {COPIES[file.relative_to(ROOT).as_posix()]: page_of_example(file.parent) for file in EXAMPLES}
     for page, content in made.items():
         files.append(File.generated(config, page, content=content))
     return files

@@ -32,11 +32,15 @@ class Done:
     err: str
 
 
-def train(*words: str) -> Done:
-    """python train.py WORDS, in the current folder."""
-    file = str(ROOT / "train.py")
+def train(*words: str, program: Path = ROOT / "train.py") -> Done:
+    """python train.py WORDS, in the current folder.
+
+    Args:
+        program: the train.py, whose folder is on the path of modules.
+    """
     with _as_before():
-        return _typed(lambda: runpy.run_path(file, run_name="__main__"), file, *words)
+        sys.path.insert(0, str(program.parent))
+        return _typed(lambda: runpy.run_path(str(program), run_name="__main__"), str(program), *words)
 
 
 def sweepstack(*words: str) -> Done:

@@ -28,7 +28,8 @@ SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 TYPED = [DOCS / "index.md", DOCS / "tutorial.md", DOCS / "faults.md", *sorted((DOCS / "how-to").glob("*.md"))]
 """Pages whose commands are typed here, as they stand and from the top down. (Other pages have tests of their own.)"""
 FILE = re.compile(r"^```\w+ title=\"(.+?)\"\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+CONSOLE = re.compile(r"^```console\n(?!\$ )(.*?)^```$", re.DOTALL | re.MULTILINE)
+"""Commands. (A block that begins with `$` shows what is printed, too: tests/test_readme.py types it.)"""
 
 
 def entries(nav: list[Any]) -> Iterator[str]:
@@ -65,7 +66,11 @@ def test_the_commands_of_a_page_work_from_the_top_down(
             continue  # a test of the README types it
         program, *words = shlex.split(command)
         assert program in ("python", "sweepstack"), command
-        done = here.sweepstack(*words) if program == "sweepstack" else here.train(*words[1:], "threads=1")
+        if program == "sweepstack":
+            done = here.sweepstack(*words)
+        else:
+            own = terminal.folder / words[0]  # a program of the page
+            done = here.train(*words[1:], "threads=1", program=own if own.is_file() else ROOT / "train.py")
         assert done.code == 0, (command, done.err)
 
 
@@ -74,6 +79,20 @@ def test_every_page_is_in_the_menu_and_every_entry_is_a_page() -> None:
     made = {"reference/config.md", "reference/commands.md", *hooks.COPIES.values()}
     assert not written & made
     assert sorted(entries(SITE["nav"])) == sorted(written | made)
+
+
+def test_each_of_thirty_questions_is_two_clicks_from_the_first_page() -> None:
+    assert "](questions.md)" in (DOCS / "index.md").read_text()
+    rows = re.findall(r"^\| ([^|]+\?) \| (.+) \|$", (DOCS / "questions.md").read_text(), re.MULTILINE)
+    assert len({question for question, _ in rows}) == len(rows) >= 30
+    for question, answer in rows:
+        links = hooks.LINK.findall(answer)
+        assert links, question
+        for target, anchor in links:
+            headings = re.findall(r"^#+ (.+)$", (DOCS / target).read_text(), re.MULTILINE)
+            assert not anchor or anchor[1:] in [
+                re.sub(r"[^\w-]", "", one.lower().replace(" ", "-")) for one in headings
+            ]
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)

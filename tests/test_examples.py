@@ -1,32 +1,136 @@
-"""The loops in `examples/`: a sweep of each, killed and resumed; and what it takes to bring in a loop that exists."""
+"""The folders of `examples/`: each command of their READMEs, typed at small size; the loops, killed and resumed.
+
+And what it takes to bring in a loop that exists."""
 
 import difflib
+import re
+import shlex
+import shutil
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from . import here
 from .terminal import ROOT, Terminal
 
-EXAMPLES = {
+EXAMPLES = ROOT / "examples"
+CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+TYPED = [folder.parent.name for folder in sorted(EXAMPLES.glob("*/README.md")) if CONSOLE.search(folder.read_text())]
+SMALL = {
+    "augmentation": ("dataset.count=40", "epochs=1"),
+    "search": ("search.trials=4", "epochs=3"),
+    "text": ("epochs=2", "workers=1"),
+}
+"""Words that make the trainings of an example small; of others, `epochs=1`."""
+LONGEST_README = 16
+"""Lines of a README: about ten of text, and what Markdown needs."""
+LOOPS = {
     "gan": ("val/frechet", "model.latent=4,8"),
     "contrastive": ("val/accuracy", "trainer.temperature=0.2,0.5"),
 }
 """The metric that selects, and two values to sweep."""
 
 
+def commands(name: str) -> list[str]:
+    """The commands of an example's README."""
+    return [
+        line for block in CONSOLE.findall((EXAMPLES / name / "README.md").read_text()) for line in block.splitlines()
+    ]
+
+
+@pytest.fixture(autouse=True)
+def own_modules() -> Iterator[None]:
+    """A module of an example is not one of the same name that another test has imported."""
+    names = {file.stem for file in EXAMPLES.glob("*/*.py")}
+    for name in names & {*sys.modules}:
+        del sys.modules[name]
+    yield
+    for name in names & {*sys.modules}:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_an_example_works_as_it_is_typed(name: str, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = terminal.folder / "a copy" / name
+    shutil.copytree(EXAMPLES / name, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    for command in commands(name):
+        program, *words = shlex.split(command)
+        if name == "slurm" and "launch.dry_run=true" not in words:
+            continue  # tests/engines/test_slurm.py types it, where a Slurm runs
+        if program == "sweepstack":
+            done = here.sweepstack(*words)
+        else:
+            assert (program, words[0]) == ("python", "train.py")
+            done = here.train(*words[1:], *SMALL.get(name, ("epochs=1",)), "threads=1", program=folder / "train.py")
+        assert done.code == 0, (command, done.err)
+    if name == "slurm":
+        assert "4 trials -> 4 trajectories -> 2 stacks" in done.out
+        return
+    rows = terminal.store.rows("all")
+    assert len(rows) >= 2
+    assert {row.state for row in rows} <= {"FINISHED", "PRUNED"}
+
+
+def test_the_notebook_runs_as_it_is(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = terminal.folder / "a copy"
+    shutil.copytree(EXAMPLES / "notebook", folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    book = nbformat.read(folder / "sweep.ipynb", 4)
+    NotebookClient(book, timeout=240, resources={"metadata": {"path": str(folder)}}).execute()
+    (train, _), (head, _), (pivot, _), (again, size) = (
+        (cell, cell.outputs[-1]) for cell in book.cells if cell.cell_type == "code"
+    )
+    shown = "".join(output.get("text", "") for output in train.outputs)
+    assert shown.startswith("8 trials -> 8 trajectories -> ")
+    assert shown.count("\n") < 5  # lines of single trials take turns in one
+    assert "\r[8/8] " in shown
+    assert "FINISHED" in head.outputs[-1].data["text/plain"]
+    assert "0.3" in pivot.outputs[-1].data["text/plain"]
+    assert "8 trials trained before: not trained again" in "".join(output.get("text", "") for output in again.outputs)
+    assert size.data["text/plain"] == "12"
+    assert not [output for cell in book.cells for output in cell.get("outputs", ()) if output.get("name") == "stderr"]
+
+
+def test_every_example_is_listed_and_short() -> None:
+    folders = {folder.name for folder in EXAMPLES.iterdir() if folder.is_dir() and folder.name != "__pycache__"}
+    listed = re.findall(
+        r"^\| \[(\w+)\]\((\w+)/README\.md\) \| .+ \|$", (EXAMPLES / "README.md").read_text(), re.MULTILINE
+    )
+    assert sorted(listed) == sorted((name, name) for name in folders)
+    assert {*TYPED} == folders - {"notebook"}
+    for name in folders:
+        readme = EXAMPLES / name / "README.md"
+        assert len(readme.read_text().splitlines()) <= LONGEST_README, name
+        for target in re.findall(r"\]\(([^)#]+)", readme.read_text()):
+            assert (readme.parent / target).exists(), (name, target)
+
+
 def words(name: str) -> list[str]:
-    return ["--config-dir", str(ROOT / "examples"), f"experiment={name}", "threads=1"]
+    return ["--config-dir", str(EXAMPLES / "own_loop" / "conf"), f"experiment={name}", "threads=1"]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_two_values_of_an_example_are_swept_for_an_epoch(
+@pytest.fixture
+def beside_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modules of the loops are found."""
+    monkeypatch.syspath_prepend(EXAMPLES / "own_loop")
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES / "own_loop"))
+
+
+@pytest.mark.usefixtures("beside_loops")
+@pytest.mark.parametrize("name", LOOPS)
+def test_two_values_of_a_loop_are_swept_for_an_epoch(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(terminal.folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
-    objective, sweep = EXAMPLES[name]
+    objective, sweep = LOOPS[name]
     command = ["-m", *words(name), sweep, "epochs=1"]
     plan = here.train(*command, "launch.dry_run=true")
     assert "2 trials -> 2 trajectories -> 2 stacks\n2 run-epochs asked for, 2 to train, in an unknown time" in plan.out
@@ -35,7 +139,7 @@ def test_two_values_of_an_example_are_swept_for_an_epoch(
     assert (done.code, done.err) == (0, "")
     rows = terminal.store.rows()
     assert [(row.state, objective in row.metrics) for row in rows] == [("FINISHED", True)] * 2
-    assert {row.params["trainer"] for row in rows} == {f"examples.{name}.train"}
+    assert {row.params["trainer"] for row in rows} == {f"{name}.train"}
     files = {file.path for file in terminal.store.client.list_artifacts(rows[0].run_id)}
     assert files >= ({"weights.pt", "drawn.png"} if name == "gan" else {"weights.pt"})
     assert "2 trials trained before: not trained again" in here.train(*command).out
@@ -49,8 +153,9 @@ def test_two_values_of_an_example_are_swept_for_an_epoch(
     assert objective in here.sweepstack("table", "--format", "csv").out
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_that_is_killed_resumes_where_it_was(terminal: Terminal, name: str) -> None:
+@pytest.mark.usefixtures("beside_loops")
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_that_is_killed_resumes_where_it_was(terminal: Terminal, name: str) -> None:
     command = ["train.py", *words(name), "epochs=4", "checkpoint.every=0"]
     process = terminal.start(*command)
     assert process.stdout is not None

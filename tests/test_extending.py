@@ -58,7 +58,7 @@ def test_the_model_of_the_page_is_built() -> None:
 
 
 def test_the_commands_for_the_examples_name_configs_that_exist() -> None:
-    commands = [line for line in PAGE.splitlines() if "--config-dir examples" in line]
-    assert len(commands) == 2
-    for name in re.findall(r"experiment=(\w+)", "\n".join(commands)):
-        assert (ROOT / "examples" / "experiment" / f"{name}.yaml").is_file()
+    names = re.findall(r"^    python train.py .*experiment=(\w+)", PAGE, re.MULTILINE)
+    assert len(names) == 2
+    for name in names:
+        assert (ROOT / "examples" / "own_loop" / "conf" / "experiment" / f"{name}.yaml").is_file()

@@ -21,6 +21,7 @@ FLOORS = {
     "data_files": 2,
     "files": 2,
     "standard_streams": 2,
+    "strict_json": 2,
     "config": 3,
     "error_log": 3,
     "schedules": 4,
@@ -39,6 +40,8 @@ FLOORS = {
     "sweep_end": 10,
     "app": 11,
     "cli": 11,
+    "from_python": 11,
+    "train": 12,
 }
 """A folder or file imports only from lower floors. So journal and training, tracking and inference, execution and
 results know nothing of each other."""
@@ -52,12 +55,14 @@ HOMES = {
     "distributed": ("execution",),
 }
 """Libraries, each with the only folders that know it."""
-GUESTS = {  # the number of threads; which errors are of memory; weights are saved; the program itself
+GUESTS = {  # the number of threads; which errors are of memory; weights are saved; the programs; what a sweep gives
     ("execution/worker.py", "torch"),
     ("execution/failures.py", "torch"),
     ("execution/trial_files.py", "torch"),
     ("execution/engines/dask/server_main.py", "torch"),
     ("app.py", "hydra"),
+    ("train.py", "hydra"),
+    ("from_python.py", "pandas"),
 }
 PRIVATE = {
     "tracking": ("sweepstack/tracking/private/", r"mlflow\.(store|utils|server|legacy_databricks_cli)\b|mlflow\..*\._"),

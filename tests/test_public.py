@@ -20,6 +20,7 @@ def test_the_public_names() -> None:
         "__version__",
         "app",
         "report",
+        "sweep",
         "table",
     ]
     assert set(sweepstack.__all__) <= set(dir(sweepstack))

@@ -3,10 +3,12 @@
 import re
 import shlex
 import subprocess
+from html import unescape
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from docs.terminal_svg import COMMANDS
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -15,6 +17,8 @@ from sweepstack.cli.main import main
 from .terminal import ROOT, Terminal, new_store
 
 README = (ROOT / "README.md").read_text()
+FAULTS = (ROOT / "docs" / "faults.md").read_text()
+RECIPES = (ROOT / "docs" / "how-to" / "recipes.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -33,16 +37,10 @@ def small(words: list[str]) -> list[str]:
     return [*shorter, *([] if names_one else ["dataset=digits"]), "epochs=1"]
 
 
-(TUTORIAL,) = [command for command in commands() if "experiment=tutorial" in command]
-
-
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Terminal:
     terminal = Terminal(tmp_path_factory.mktemp("readme"))
     new_store(terminal.folder, empty_database)
-    (terminal.folder / "net.py").write_text(blocks("python")[0])
-    (terminal.folder / "my_conf" / "model").mkdir(parents=True)
-    (terminal.folder / "my_conf" / "model" / "net.yaml").write_text(blocks("yaml")[0])
     picture = Image.fromarray((255 - load_digits().images[7] * 15.9).astype("uint8"))
     picture.resize((200, 200)).save(terminal.folder / "digit.png")
     done = terminal.type("train.py", *small(shlex.split(commands()[0])[2:]))
@@ -50,12 +48,28 @@ def terminal(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> 
     return terminal
 
 
-def test_there_are_commands_to_test() -> None:
+def test_the_readme_is_short_and_shows_commands_with_pictures_of_its_own() -> None:
+    assert len(README.splitlines()) < 120
     assert len(commands()) >= 8
-    assert len(blocks("python")) == len(blocks("yaml")) == 1
+    pictures = re.findall(r"!\[.+?\]\((.*?)\)|<img", README)
+    assert len(pictures) >= 2
+    assert all(picture and not picture.startswith("http") for picture in pictures)
+    folded = re.findall(r"<details.*?</details>", README, re.DOTALL)
+    assert len(folded) >= 5
+    assert all(fold.count("```console\n") == fold.count("<summary>") == 1 for fold in folded)
+    days = re.findall(r"^- \*\*(\d{4}-\d\d-\d\d)\*\* ", README, re.MULTILINE)
+    assert days == sorted(days, reverse=True) != []
 
 
-@pytest.mark.parametrize("command", [one for one in commands()[1:] if one != TUTORIAL])
+def test_the_picture_of_a_terminal_shows_commands_that_its_script_types() -> None:
+    picture = unescape((ROOT / "docs" / "terminal.svg").read_text()).replace("\xa0", " ")
+    assert [f"$ {command}" for command in COMMANDS] == re.findall(r">(\$ .*)</text>", picture)
+    assert " trials -> " in picture
+    assert re.search(r" -  best</text>", picture)
+    assert not re.findall(r"url\(|href|@import|/tmp/|<script", picture)
+
+
+@pytest.mark.parametrize("command", commands()[1:])
 def test_a_command_of_the_readme_works(terminal: Terminal, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program, *words = shlex.split(command)
     if program == "python":
@@ -68,7 +82,8 @@ def test_a_command_of_the_readme_works(terminal: Terminal, command: str, monkeyp
 
 
 def test_the_tutorial_as_the_page_has_it(terminal: Terminal) -> None:
-    done = terminal.type(*shlex.split(TUTORIAL)[1:])
+    (command,) = re.findall(r"^python (train.py .*experiment=tutorial .*)$", RECIPES, re.MULTILINE)
+    done = terminal.type(*shlex.split(command))
     assert done.returncode == 0, done.stderr
     printed = [line for line in done.stdout.splitlines() if line.startswith("Iteration: ")]
     expected = {"0.001": 0.825, "0.01": 0.893, "0.1": 0.918}
@@ -84,8 +99,9 @@ def test_the_tutorial_as_the_page_has_it(terminal: Terminal) -> None:
         assert "first_images.png" in files
 
 
-def test_the_mistake_that_the_readme_shows_prints_what_it_shows(terminal: Terminal) -> None:
-    command, expected = re.findall(r"\$ python (train.py .*)\n(error: .*)\n", README)[0]
+@pytest.mark.parametrize("page", [README, FAULTS], ids=["readme", "faults"])
+def test_a_mistake_prints_what_a_page_shows_of_it(terminal: Terminal, page: str) -> None:
+    ((command, expected),) = re.findall(r"\$ python (train.py .*)\n(error: .*)\n", page)
     done = terminal.type(*shlex.split(command))
     assert done.stderr == f"{expected}\n"
     assert done.returncode == 2

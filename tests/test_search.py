@@ -519,7 +519,7 @@ def test_what_the_changelog_and_the_readme_call_a_named_sweep_is_one() -> None:
     (listed,) = re.findall(r"^- Named sweeps (.*?)\.", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE | re.DOTALL)
     promised = {*re.findall(r"`(\w+)`", listed)}
     assert {"halving_grid", "hyperband"} < promised <= found
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
     named = {name for page in pages for name in re.findall(r"\bsweeps=([a-z]\w+)", page.read_text())}
     assert named <= found
 

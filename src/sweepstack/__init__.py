@@ -2,6 +2,7 @@
 
 This is the public API, see docs/stability.md:
 
+    sweep           trains a sweep from Python, such as a notebook, and returns its table
     table, report   the results of a sweep as a DataFrame, and as one HTML page
     Store           where trials are recorded
     Task            what is learned; the base of a task of your own, see docs/extending.md
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sweepstack import app
     from sweepstack.errors import UserError
+    from sweepstack.from_python import sweep
     from sweepstack.results.reporting.report import report
     from sweepstack.results.tables.frame import table
     from sweepstack.tracking.store import Store
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["Context", "Store", "Task", "UserError", "Verdict", "__version__", "app", "report", "table"]
+__all__ = ["Context", "Store", "Task", "UserError", "Verdict", "__version__", "app", "report", "sweep", "table"]
 
 _WHERE = {
     "Context": "sweepstack.training.own_loop",
@@ -39,6 +41,7 @@ _WHERE = {
     "UserError": "sweepstack.errors",
     "Verdict": "sweepstack.trial",
     "report": "sweepstack.results.reporting.report",
+    "sweep": "sweepstack.from_python",
     "table": "sweepstack.results.tables.frame",
 }
 

@@ -25,17 +25,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.blame import Whose, is_signal, judge
-from sweepstack.errors import printable
-from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, ending, leave
+from sweepstack.errors import ConfigError, printable
+from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, as_object, ending, leave
 from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
+from sweepstack.hydra_adapter.user_program.base import put_base_below
+from sweepstack.hydra_adapter.user_program.command import remember_program
 from sweepstack.private_api_switch import tricks
 from sweepstack.standard_streams import lenient_output, open_closed
-from sweepstack.sweep_end import print_after_error, print_next, print_table
+from sweepstack.strict_json import as_json, is_reserved, reserved_output
+from sweepstack.sweep_end import print_after_error, print_next, print_table, tracking_of
 from sweepstack.trial import TrialState
 
 SHOW_TRACEBACKS = bool(os.environ.get("HYDRA_FULL_ERROR"))
 """True if the user wants tracebacks instead of one-line errors."""
+show_table: Callable[[DictConfig], list[str]] = print_table
+"""What shows the table at the end of a sweep, and returns the states of its trials."""
 RESUME_HINT = "the same command goes on from here"
 """What a user reads when a command was stopped."""
 HYDRA_1_4 = ("The version_base parameter", "(?s).*execution whitelist", r"register_new_resolver\(\) is deprecated")
@@ -45,6 +50,7 @@ for warning in HYDRA_1_4:
 
 
 hide_composed()  # at import: processes that a launcher starts import this file, then compose
+put_base_below()
 
 
 class Terminated(KeyboardInterrupt):
@@ -84,6 +90,8 @@ def _run(cfg: DictConfig) -> float:
     check_grid(cfg, hydra)
     begin_in(Path(hydra.runtime.cwd))
     reveal_environment(hydra.job.env_set)
+    if in_sweep and OmegaConf.select(cfg, "tracking.sweep") is None:  # another program's config, not on top of ours
+        cfg = cast("DictConfig", OmegaConf.merge(cfg, {"tracking": {"sweep": sweep_name()}}))
     trial = make_trial(cfg, hydra, Path(hydra.runtime.output_dir), (), in_sweep)
     check_trains(trial.run)
     check_searches(hydra, trial.run)
@@ -171,7 +179,7 @@ class AfterSweep(Callback):
         if stopped:
             return
         with _exiting():
-            states = print_table(config)
+            states = show_table(config)
             code = self._code(config, states)
         if code != OK:
             raise SystemExit(code)
@@ -190,7 +198,8 @@ class AfterSweep(Callback):
 
         if self._objectives:
             return undelivered()
-        return undelivered(Store(config.tracking.uri), config.tracking.journal)
+        tracking = tracking_of(config)
+        return undelivered(Store(tracking.uri), tracking.journal)
 
 
 def _check_names(config: DictConfig) -> None:
@@ -198,7 +207,6 @@ def _check_names(config: DictConfig) -> None:
     from omegaconf.errors import InterpolationResolutionError
 
     from sweepstack.config.names import check_sweep
-    from sweepstack.errors import ConfigError
 
     if not isinstance(section := OmegaConf.select(config, "tracking", default={}), DictConfig | dict):
         raise ConfigError("tracking should have keys", section, "for example tracking.sweep=my_sweep")
@@ -219,16 +227,18 @@ def main(task: Callable[[], Any]) -> NoReturn:
     Exit codes: see `exits`. With HYDRA_FULL_ERROR=1 it shows the traceback instead of the line, and exits with 1.
     """
     caller = sys._getframe(1)
-    is_program = caller.f_back is None and caller.f_globals["__name__"] == "__main__"
+    is_main = caller.f_globals["__name__"] == "__main__"
+    spec = caller.f_globals.get("__spec__") if is_main else None
+    is_program = caller.f_back is None and is_main
     try:
-        _run_task(task)
+        _run_task(task, None if spec is None else spec.name)
     except SystemExit as end:
         if is_program and tricks() and isinstance(end.code, int):  # nobody is left who could catch it
             leave(end.code)
         raise
 
 
-def _run_task(task: Callable[[], Any]) -> NoReturn:
+def _run_task(task: Callable[[], Any], module: str | None) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints every exception itself, and exits with 1
     # Threads that spin while they wait cost 10x on a busy machine, threads that sleep at once 1.5x on a quiet one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -239,10 +249,14 @@ def _run_task(task: Callable[[], Any]) -> NoReturn:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     open_closed(output_is_needed=False)
-    with lenient_output():
-        with _exiting():
-            from sweepstack.hydra_adapter.show_configs import understood
+    from sweepstack.hydra_adapter.show_configs import asks_for_json, understood
 
+    with lenient_output(), reserved_output() if asks_for_json(sys.argv[1:]) else contextlib.nullcontext():
+        with _exiting():
+            if getattr(task, "__wrapped__", None) is run:
+                rule = "Hydra looks for configs beside the function that it calls, and app.run is one of ours"
+                raise ConfigError(rule, remedy="write a function of your own: def train(cfg): return app.run(cfg)")
+            remember_program(module)
             sys.argv[1:] = understood(sys.argv[1:])
             AfterSweep.elsewhere = None
             try:
@@ -266,13 +280,11 @@ def _exiting() -> Iterator[None]:
         if is_signal(error):
             by = "" if type(error) is KeyboardInterrupt else f" by {error}"
             _stop(EXIT_INTERRUPTED, f"Stopped{by}; {RESUME_HINT}.")
-        end = ending(error)
-        _stop(end.code, *end.lines)
+        _end(error)
     except BaseException as error:
         if SHOW_TRACEBACKS or (isinstance(error, SystemExit) and judge(error).whose is not Whose.CODE):
             raise
-        end = ending(error)
-        _stop(end.code, *end.lines)
+        _end(error)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -281,6 +293,13 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
     signal.signal(number, signal.SIG_DFL)
     raise Terminated("SIGTERM") if number == signal.SIGTERM else interruption()
+
+
+def _end(error: BaseException) -> NoReturn:
+    """Ends the program by an exception: with a line for each mistake, or with one object for programs."""
+    end = ending(error)
+    objects = [as_json(as_object(error, end), indent=None)] if is_reserved() and end.lines else end.lines
+    _stop(end.code, *objects)
 
 
 def _stop(code: int, *lines: str) -> NoReturn:

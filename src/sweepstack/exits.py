@@ -10,10 +10,10 @@ import io
 import os
 import threading
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sweepstack.blame import Fault, Whose, describe_error, judge
-from sweepstack.errors import UserError, full_disk, printable
+from sweepstack.errors import NO_VALUE, UserError, full_disk, printable
 
 OK = 0
 """Exit code: everything went well."""
@@ -74,6 +74,31 @@ def ending(error: BaseException) -> Ending:
     if isinstance(error, UserError):
         return Ending(USER_ERROR, tuple(f"error: {part}{_describe_cause(part)}" for part in error.errors))
     return Ending(USER_ERROR, (f"error: {_describe_other(error, fault)}",))
+
+
+def as_object(error: BaseException, end: Ending) -> dict[str, Any]:
+    """Returns how a program ends as one object for programs.
+
+    It has `rule`, `value`, `remedy`, `where` and `message` (the line for people) of the first mistake, `exit_code`, and
+    in `further` the same five of each other one. `value` is None if the rule names it. Other errors than `UserError`
+    have a rule and perhaps a remedy.
+    """
+    lines = [line.removeprefix("error: ") for line in end.lines]
+    if isinstance(error, UserError) and len(lines) == len(error.errors):
+        found = [_fields(part, line) for part, line in zip(error.errors, lines, strict=True)]
+    else:
+        found = [_fields(UserError(*_rule_and_remedy(line)), line) for line in lines]
+    return {**found[0], "exit_code": end.code, "further": found[1:]}
+
+
+def _fields(error: UserError, line: str) -> dict[str, Any]:
+    value = None if error.value is NO_VALUE else error.value
+    return {"rule": error.rule, "value": value, "remedy": error.remedy, "where": error.where, "message": line}
+
+
+def _rule_and_remedy(line: str) -> tuple[str, Any, str]:
+    rule, _, remedy = line.rpartition("; ")
+    return (rule, NO_VALUE, remedy) if rule else (line, NO_VALUE, "")
 
 
 def _describe_other(error: BaseException, fault: Fault) -> str:

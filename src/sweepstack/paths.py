@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 import os
+import sys
+import sysconfig
 from pathlib import Path
 
 
-def is_checkout(folder: Path) -> bool:
-    """True if this package runs from a checkout in that folder, which is then the project of every terminal."""
-    return folder == Path(__file__).absolute().parents[2]
+def checkout() -> Path | None:
+    """Returns the folder of the checkout that this package runs from; None if it is installed."""
+    root = Path(__file__).absolute().parents[2]
+    return root if (root / "pyproject.toml").is_file() and (root / "conf" / "config.yaml").is_file() else None
+
+
+def config_folder() -> Path:
+    """Returns the folder of this package's config groups: `conf` of the checkout, which the build copies."""
+    return (checkout() or Path(__file__).absolute().parent) / "conf"
+
+
+def sweeps_folder() -> Path:
+    """Returns the folder of this package's named sweeps, beside `config_folder`."""
+    return config_folder().parent / "sweeps"
 
 
 def project_root() -> Path:
     """Returns the folder of the project, whose store is used if no other is named.
 
-    It is the checkout that this package runs from; else the current folder or the nearest one above it with a
-    conf/config.yaml; else the current folder.
+    It is the current folder or the nearest one above it with config files in a folder `conf`; else the checkout that
+    this package runs from; else the current folder. It is never a folder of Python's.
     """
     here = Path.cwd()
-    for folder in (Path(__file__).absolute().parents[2], here, *here.parents):
-        if (folder / "conf" / "config.yaml").is_file():
-            return folder
-    return here
+    own = [folder for folder in (here, *here.parents) if not is_of_python(folder)]
+    found = next((folder for folder in own if _has_configs(folder / "conf")), None)
+    return found or checkout() or next(iter(own), here)
+
+
+def _has_configs(folder: Path) -> bool:
+    """True if there are config files in a folder, or in folders in it. (Their names are up to the project.)"""
+    try:
+        return any(True for pattern in ("*.yaml", "*/*.yaml") for _ in folder.glob(pattern))
+    except OSError:  # nobody may look into it
+        return False
+
+
+def is_of_python(folder: Path) -> bool:
+    """True for a folder that belongs to Python: an environment, or one with modules, and all folders in it."""
+    known = {Path(path) for path in (sys.prefix, sys.base_prefix)}
+    libraries = {Path(path) for name, path in sysconfig.get_paths().items() if name not in ("data", "scripts")}
+    return folder in known or any(
+        one in libraries
+        or one.name in ("site-packages", "dist-packages")
+        or (one / "pyvenv.cfg").is_file()
+        or (one / "conda-meta").is_dir()
+        for one in (folder, *folder.parents)
+    )
 
 
 def cache_folder() -> Path:

@@ -11,16 +11,19 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.blame import describe_error
+from sweepstack.config.parsing import resolve_config
+from sweepstack.config.schema import TrackingConfig
 from sweepstack.error_log import log_traceback
 from sweepstack.errors import StoreError, UserError, as_typed, printable
-from sweepstack.masking import MASK, has_masks, hide
+from sweepstack.masking import MASK, has_masks
 
 if TYPE_CHECKING:
     from sweepstack.hydra_adapter.jobs import HydraJobs
     from sweepstack.journal.ledger import Ledger
+    from sweepstack.tracking.runs_as_rows import Row
     from sweepstack.tracking.store import Store
     from sweepstack.trial import Trial
 
@@ -38,8 +41,8 @@ def print_table(config: DictConfig, unreported: Sequence[Trial] = ()) -> list[st
     from sweepstack.tracking.address import own_options, resolve_uri
     from sweepstack.tracking.writer.client import writer_process
 
-    sweep = str(config.tracking.sweep)
-    uri = hide(config.tracking.uri) if config.tracking.uri else None
+    tracking = tracking_of(config)
+    sweep, uri = tracking.sweep, tracking.uri
     store = own_options(uri)
     found = writer_process(resolve_uri(uri)).find(sweep)
     from sweepstack.results.tables.frame import as_frame  # loads pandas, while the store is read
@@ -50,7 +53,7 @@ def print_table(config: DictConfig, unreported: Sequence[Trial] = ()) -> list[st
     except StoreError as error:  # the journal holds what has been trained
         print(f"The table must wait: {error}", file=sys.stderr)
         print(never_reported(unreported), end="")
-        sync = own_options(uri, config.tracking.journal)
+        sync = own_options(uri, tracking.journal)
         print_next(["Deliver", "sync", *sync], ["Table", "table", "--sweep", sweep, *store])
         return _states_in_journal(config)
     try:
@@ -69,6 +72,35 @@ def print_table(config: DictConfig, unreported: Sequence[Trial] = ()) -> list[st
     )
     print(f"          {link}")
     return [str(row.state) for row in rows]
+
+
+def tracking_of(config: DictConfig) -> TrackingConfig:
+    """Returns the section `tracking` of a sweep; what the config leaves out has its default."""
+    found = OmegaConf.select(config, "tracking")
+    return TrackingConfig.model_validate(resolve_config(found) if isinstance(found, DictConfig) else {})
+
+
+def read_rows(config: DictConfig) -> list[Row]:
+    """Returns the rows of a sweep's trials.
+
+    Args:
+        config: the config of the sweep.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    from sweepstack.tracking.address import own_options, resolve_uri
+    from sweepstack.tracking.writer.client import writer_process
+
+    tracking = tracking_of(config)
+    try:
+        rows, _ = writer_process(resolve_uri(tracking.uri)).find(tracking.sweep)()
+    except StoreError as error:
+        sync = as_typed(["sweepstack", "sync", *own_options(tracking.uri, tracking.journal)])
+        raise StoreError(
+            f"the table must wait: {error}", remedy=f"what was trained is in the journal: {sync}"
+        ) from error
+    return rows
 
 
 def print_next(*commands: list[str]) -> None:
@@ -99,7 +131,7 @@ def print_after_error(config: DictConfig, error: Exception) -> str | None:
     if not isinstance(error, LauncherError) and not _frames(error) & {"launch", "return_value"}:
         return None  # nothing was launched
     store, ledger = _store_and_ledger(config)
-    sweep, cause = str(config.tracking.sweep), error.__cause__ or error
+    sweep, cause = tracking_of(config).sweep, error.__cause__ or error
     jobs = error.jobs if isinstance(error, LauncherError) else None
     folders = [Path(config.hydra.sweep.dir)] if jobs is None else [one.folder for one in jobs.trials.values()]
     begun = any(folder.exists() for folder in folders)
@@ -146,7 +178,7 @@ def _states_in_journal(config: DictConfig) -> list[str]:
 
     with contextlib.suppress(StoreError):
         _, ledger = _store_and_ledger(config)
-        rows = rows_of_sweep(ledger, str(config.tracking.sweep))
+        rows = rows_of_sweep(ledger, tracking_of(config).sweep)
         return [str(row.outcome.state) for row in rows if row.outcome is not None]
     return []
 
@@ -155,5 +187,6 @@ def _store_and_ledger(config: DictConfig) -> tuple[Store, Ledger]:
     from sweepstack.execution.open_store import ledger_of
     from sweepstack.tracking.store import Store
 
-    store = Store(config.tracking.uri)
-    return store, ledger_of(store, config.tracking.journal)
+    tracking = tracking_of(config)
+    store = Store(tracking.uri)
+    return store, ledger_of(store, tracking.journal)

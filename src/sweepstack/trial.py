@@ -25,6 +25,8 @@ REPLICATES = ("seed", "fold")
 """Params in which the trials of one setting differ: each pair of their values is a replicate."""
 PRUNED_STATE = "pruned-{step}"
 """The folder, in that of a stack's checkpoints, with the state of the trials that were pruned at a step."""
+DEFAULT_PROGRAM = ("train.py",)
+"""How a program is begun after the word `python`, if nothing else is known."""
 OWN_FILES = "files"
 """The folder, in that of the trial, for the files of a loop of the user's own."""
 
@@ -75,6 +77,8 @@ class Trial:
     """The jobs of its launch that have its fingerprint: they are trained once."""
     space: str = ""
     """The ranges of numbers that its search draws from, as JSON; see `searched_ranges`. Empty in a grid."""
+    program: tuple[str, ...] = DEFAULT_PROGRAM
+    """How the program that trains it is begun, after the word `python`; files are relative to the project's folder."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from sweepstack.execution.prepare import prepare
 from sweepstack.journal.ledger import Ledger
 
 from ..stories import wait_until
-from ..terminal import Terminal, new_store
+from ..terminal import ROOT, Terminal, new_store
 from .slurm_node import SlurmNode, slurm_node, why_not
 from .test_local import Figures, checkpoints, figures
 
@@ -142,6 +144,20 @@ def test_jobs_end_with_the_figures_of_one_process(terminal: Terminal, node: Slur
     assert not ids(node)
     assert not [*terminal.folder.glob("journal/*/work/*")]
     assert not checkpoints(terminal.folder)
+
+
+@pytest.mark.usefixtures("node")
+def test_the_example_is_trained_as_it_is_typed(terminal: Terminal) -> None:
+    folder = terminal.folder / "slurm"
+    shutil.copytree(ROOT / "examples" / "slurm", folder)
+    *_, command = re.findall(r"^python (train\.py .*)$", (folder / "README.md").read_text(), re.MULTILINE)
+    program = [sys.executable, *shlex.split(command), "epochs=1", "threads=1"]
+    done = subprocess.run(program, cwd=folder, env=terminal.environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    rows = terminal.store.rows()
+    assert [row.state for row in rows] == ["FINISHED"] * 4
+    runs = terminal.store.client.search_runs(["1"])
+    assert {"slurm" in run.data.tags["trained"] for run in runs if "trained" in run.data.tags} == {True}
 
 
 def test_a_killed_worker_is_replaced_and_a_job_near_its_time_limit_goes_on(

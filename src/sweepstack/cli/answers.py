@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +11,7 @@ import click
 
 from sweepstack.errors import printable
 from sweepstack.inference.predictor import Answer
+from sweepstack.strict_json import print_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def print_answers(found: Iterable[Answered], answer: Answer, form: str, names: S
         names: the names of the classes, if they have names.
     """
     if form == "json":
-        click.echo(json.dumps([{**_source(one), **_record(one, answer, names)} for one in found], indent=2))
+        print_json([{**_source(one), **_record(one, answer, names)} for one in found])
         return
     writer: Any = csv.writer(sys.stdout, lineterminator="\n")
     for index, one in enumerate(found):

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweepstack.cli.control import journal_option, json_option, print_json
+from sweepstack.cli.control import journal_option
+from sweepstack.cli.programs import json_option
 from sweepstack.cli.runs import store_option
 from sweepstack.errors import UserError, as_typed, printable
+from sweepstack.strict_json import print_json
 
 if TYPE_CHECKING:
     from sweepstack.execution.cleanup.delete import Deletion

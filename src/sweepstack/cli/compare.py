@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweepstack.cli.control import json_option
+from sweepstack.cli.programs import json_option
 from sweepstack.cli.runs import store_option
 from sweepstack.cli.writing import write
 from sweepstack.errors import UserError, printable
+from sweepstack.strict_json import print_json
 
 if TYPE_CHECKING:
     from sweepstack.results.tuning.searches import Kind
@@ -82,7 +82,7 @@ def compare(
     if output is not None:
         _write_plot(tuning, output)
     if as_json:
-        click.echo(json.dumps(_for_programs(tuning), indent=2, ensure_ascii=False, allow_nan=False))
+        print_json(_for_programs(tuning))
         return
     for note in tuning.notes:
         click.echo(printable(f"note: {note}"), err=True)
@@ -151,13 +151,13 @@ def _for_programs(tuning: Tuning) -> dict[str, Any]:
             "search": str(one.kind),
             "trials": len(curve),
             "failed": one.failed,
-            "best": _number(curve.median[-1]),
+            "best": curve.median[-1],
             "curve": [
                 {
                     "trials": n + 1,
-                    "median": _number(curve.median[n]),
-                    "low": None if curve.low is None else _number(curve.low[n]),
-                    "high": None if curve.high is None else _number(curve.high[n]),
+                    "median": curve.median[n],
+                    "low": None if curve.low is None else curve.low[n],
+                    "high": None if curve.high is None else curve.high[n],
                 }
                 for n in range(len(curve))
             ],
@@ -173,10 +173,6 @@ def _for_programs(tuning: Tuning) -> dict[str, Any]:
         "sentence": tuning.sentence,
         "notes": list(tuning.notes),
     }
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _write_plot(tuning: Tuning, output: Path) -> None:

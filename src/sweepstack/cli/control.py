@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from sweepstack.cli.programs import json_option
 from sweepstack.cli.runs import store_option
 from sweepstack.errors import printable
+from sweepstack.strict_json import print_json
 
 if TYPE_CHECKING:
     from sweepstack.execution.control.status import CommandStatus, StackStatus, TrialStatus
@@ -26,7 +27,6 @@ NOT_TAKEN = 1
 """Exit code of `stop` if a command has not taken the request."""
 
 journal_option = click.option("--journal", metavar="DIR", help="The journal's folder, if tracking.journal names one.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 @click.command()
@@ -76,11 +76,6 @@ def _ledger(store: str | None, journal: str | None) -> Ledger:
     from sweepstack.tracking.store import Store
 
     return ledger_of(Store(store), journal)
-
-
-def print_json(content: Any) -> None:
-    """Prints JSON on standard output."""
-    click.echo(json.dumps(content, indent=2))
 
 
 def _describe_running(one: CommandStatus) -> Iterator[str]:

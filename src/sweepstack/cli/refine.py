@@ -6,9 +6,11 @@ import sys
 
 import click
 
+from sweepstack.cli.programs import json_option
 from sweepstack.cli.runs import store_option
 from sweepstack.errors import printable
 from sweepstack.exits import FAILED
+from sweepstack.strict_json import print_json
 
 
 @click.command()
@@ -20,8 +22,9 @@ from sweepstack.exits import FAILED
     metavar="N",
     help="Train no more than N trials.  [default: as many as the sweep has]",
 )
+@json_option
 @store_option
-def refine(sweep: str, metric: str | None, budget: int | None, store: str | None) -> None:
+def refine(sweep: str, metric: str | None, budget: int | None, as_json: bool, store: str | None) -> None:
     """Train more seeds of the settings that may be the best, until one is left or the budget is spent.
 
     Exit code 1 if a trial has failed, as of a sweep.
@@ -36,6 +39,20 @@ def refine(sweep: str, metric: str | None, budget: int | None, store: str | None
 
     found = add_seeds(Store(store), sweep, budget, metric, say)
     notes = [found.selection.in_short, found.selection.added, found.selection.caution]
+    if as_json:
+        best = found.selection.groups.iloc[0]
+        print_json(
+            {
+                "sweep": found.sweep,
+                "trained": found.trained,
+                "failed": found.failed,
+                "why": found.why,
+                "answer": found.selection.in_short,
+                "notes": [note for note in notes[1:] if note],
+                "run_ids": best["run_ids"],
+            }
+        )
+        sys.exit(FAILED if found.failed else 0)
     failed = f", {found.failed:,} of them failed" if found.failed else ""
     say(f"{found.trained:,} trials trained{failed}; {found.why}.")
     for note in filter(None, notes):

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from sweepstack.errors import UserError, printable
+from sweepstack.strict_json import output as output_stream
 
 
-def write(rendered: str | bytes, output: Path | None, what: str) -> None:
+def write(rendered: str | bytes, output: Path | None, what: str, is_json: bool = False) -> None:
     """Writes to a file, or prints.
 
     Args:
         rendered: what is written.
         output: the file; None or "-" to print.
         what: what is written, in words.
+        is_json: print it as UTF-8 in every locale.
 
     Raises:
         UserError: the file cannot be written.
     """
     if output is None or str(output) == "-":
-        if isinstance(rendered, str) and sys.stdout.isatty():
+        if isinstance(rendered, str) and output_stream().isatty():
             rendered = "\n".join(map(printable, rendered.split("\n")))
-        click.echo(rendered, nl=False)
+        elif isinstance(rendered, str) and is_json:
+            rendered = rendered.encode("utf-8", "backslashreplace")
+        click.echo(rendered, output_stream(), nl=False)
         return
     from sweepstack.files.replacing import write_output
 

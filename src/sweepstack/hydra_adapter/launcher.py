@@ -35,7 +35,8 @@ from sweepstack.hydra_adapter.show_configs import asked, print_configs
 from sweepstack.hydra_adapter.trials import OF_SWEEP, fixed_keys
 from sweepstack.paths import begin_in
 from sweepstack.planning.compatibility import check_one_objective
-from sweepstack.planning.plan import describe
+from sweepstack.planning.plan import as_object, describe
+from sweepstack.strict_json import is_reserved, print_json
 from sweepstack.tracking.store import Store
 from sweepstack.trial import Outcome, Trial
 
@@ -150,26 +151,29 @@ def begin(config: DictConfig) -> None:
         OmegaConf.to_container(config.tracking, resolve=True)  # once, so that all jobs get the same sweep name
 
 
-def show_plan(prepared: Prepared, store: Store, jobs: HydraJobs) -> NoReturn:
-    """Prints what would be trained.
+def show_plan(prepared: Prepared, store: Store, jobs: HydraJobs, about: Sequence[str] = ()) -> NoReturn:
+    """Prints what would be trained; as JSON while standard output is reserved for it.
 
     Args:
         prepared: the trials.
         store: where they would be recorded.
         jobs: chooses the settings of the stacks.
+        about: lines about its search that have been printed.
 
     Raises:
         SystemExit: always.
     """
     store.check()
     work, chosen = foresee(prepared, store, jobs)
-    lines = [
-        *describe_duplicates(prepared.trials),
-        *describe_parts(prepared.trials, prepared.longest),
-        *describe_work(work, every=True),
-        *(describe(chosen.plan) if chosen.plan.stacks else []),
-        *([chosen.reason] if chosen.reason else []),
-    ]
+    notes = [*describe_duplicates(prepared.trials), *describe_parts(prepared.trials, prepared.longest)]
+    end = [chosen.reason] if chosen.reason else []
+    if is_reserved():
+        settled = [{"name": trial.name, "state": outcome.state} for trial, outcome, _ in work.settled]
+        held = [trial.name for trial in work.held]
+        notes = [*about, *notes, *describe_work(work), *end]
+        print_json({**as_object(chosen.plan), "settled": settled, "trained_by_others": held, "notes": notes})
+        raise SystemExit(0)
+    lines = [*notes, *describe_work(work, every=True), *(describe(chosen.plan) if chosen.plan.stacks else []), *end]
     print("\n".join(map(printable, lines)))
     raise SystemExit(0)
 

@@ -14,17 +14,21 @@ from typing import Any
 
 import yaml
 from hydra._internal import config_loader_impl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.grammar import grammar_functions
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import _flush_loggers
-from hydra.plugins.config_source import ConfigSource
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import Container, DictConfig, Node, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from sweepstack.private_api_switch import tricks
 
+NO_MAIN_CONFIG = "_dummy_empty_config_"
+"""Hydra's name for the main config of a program that has none."""
 FileSource = FileConfigSource
 """Hydra's source of config files, as a base class. The public way is to write it again."""
 
@@ -47,6 +51,55 @@ def change_each_config(change: Callable[[DictConfig], None]) -> None:
 
     changing.changes = True  # type: ignore[attr-defined]
     loader.load_configuration = changing  # type: ignore[method-assign]
+
+
+def change_files_of_each_config(change: Callable[[Any, str | None, Sequence[Override]], None]) -> None:
+    """Makes Hydra call `change` before it composes a config in this process, with its repository of config files, the
+    name of the main config and the parsed overrides; only the first call has an effect.
+
+    There is no public way: Hydra reads the defaults list of the main config by itself.
+    """
+    loader = config_loader_impl.ConfigLoaderImpl
+    read: Callable[..., tuple[list[Override], Any]] = loader._parse_overrides_and_create_caching_repo
+    if getattr(read, "changes", False):
+        return
+
+    @functools.wraps(read)
+    def changing(self: Any, config_name: str | None, *rest: Any, **named: Any) -> tuple[list[Override], Any]:
+        overrides, files = read(self, config_name, *rest, **named)
+        change(files, config_name, overrides)
+        return overrides, files
+
+    changing.changes = True  # type: ignore[attr-defined]
+    loader._parse_overrides_and_create_caching_repo = changing  # type: ignore[method-assign]
+
+
+def load_config(source: ConfigSource, name: str) -> ConfigResult:
+    """Reads a config with its defaults list. There is no public way."""
+    repository = ConfigRepository(ConfigSearchPathImpl())
+    repository.sources = [source]
+    found = repository.load_config(name)
+    assert found is not None
+    return found
+
+
+def put_config(files: Any, name: str, config: ConfigResult) -> None:
+    """Adds a config to Hydra's repository of config files under a name. There is no public way."""
+    files.cache[f"config_path={name}"] = config
+
+
+def starting_config_name() -> str | None:
+    """Returns the name of the main config of the program that Hydra is starting; None if that is not known.
+
+    There is no public way: a plug-in of the search path is told the folders only.
+    """
+    frame = sys._getframe(1)
+    while frame.f_code.co_name != "_run_hydra":
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    name = frame.f_locals.get("config_name")
+    return name if isinstance(name, str) else None
 
 
 def arguments_parser() -> ArgumentParser:

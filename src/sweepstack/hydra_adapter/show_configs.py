@@ -21,6 +21,8 @@ from sweepstack.hydra_adapter.private import arguments_parser
 
 NOT_TOGETHER = ("run", "multirun", "cfg", "info", "shell_completion")
 """Flags of Hydra that exclude each other, except --multirun with --cfg."""
+JSON_PLAN = "launch.dry_run=json"
+"""The override that prints the plan of a sweep as JSON."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,23 @@ def asked() -> Shown | None:
     return _asked[-1] if _asked else None
 
 
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """True if the plan of a sweep is to be printed as JSON. It is known before anything can go wrong."""
+    return any(word.lstrip("+") == JSON_PLAN for word in arguments)
+
+
 def understood(arguments: Sequence[str]) -> list[str]:
     """Returns the command line for Hydra, and stores what to print.
+
+    The config knows `launch.dry_run=true` only; how a plan is printed is no matter of a sweep.
 
     Raises:
         ConfigError: the flags cannot be combined.
     """
     _asked.clear()
+    arguments = [
+        word.replace(JSON_PLAN, "launch.dry_run=true") if asks_for_json([word]) else word for word in arguments
+    ]
     known: Namespace = arguments_parser().parse_args(list(arguments))
     if known.help or known.hydra_help:
         return list(arguments)

@@ -39,6 +39,9 @@ PLAIN_TEXT = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_][\w./-]*", re
 INTERPOLATION = re.compile(r"\$\{[^{}'\"\\\s]*\}")
 """Matches an interpolation that Hydra reads correctly as it is; Hydra itself would write $\\{hydra\\:job.num\\}."""
 
+INTERPOLATION_BEGINS = re.compile(r"(\\*)\$\{")
+"""Matches the beginning of an interpolation, and the backslashes before it, which OmegaConf reads as escapes."""
+
 
 def parse_overrides(lines: Sequence[str]) -> list[Override]:
     """Parses the overrides of a sweep, and sorts ranges correctly.
@@ -167,12 +170,29 @@ def _texts(values: Sequence[Any]) -> list[str]:
     ]
 
 
-def _quoted(value: Any) -> Any:
-    """Adds quotes to a text that Hydra would read as another value: "1", "true"."""
+def typed(value: Any) -> str:
+    """Writes a value of Python as it is typed, so that Hydra reads it as the same value: no text is an interpolation.
+
+    Args:
+        value: None, a bool, number or text, or a list or dict of such values. The keys of a dict are plain names.
+    """
+    return _texts([_without_interpolations(value)])[0] or "''"
+
+
+def _without_interpolations(value: Any) -> Any:
     if isinstance(value, dict):
-        return {_quoted(key): _quoted(part) for key, part in value.items()}
+        return {key: _without_interpolations(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_quoted(part) for part in value]
+        return [_without_interpolations(part) for part in value]
+    return INTERPOLATION_BEGINS.sub(r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def _quoted(value: Any) -> Any:
+    """Adds quotes to a text that Hydra would read as another value: "1", "true"; inside of others also to none."""
+    if isinstance(value, dict):
+        return {_quoted(key): _quoted(part) if part != "" else EMPTY for key, part in value.items()}
+    if isinstance(value, list):
+        return [_quoted(part) if part != "" else EMPTY for part in value]
     if isinstance(value, str) and not PLAIN_TEXT.fullmatch(value) and _read_back(value) != value:
         return _Quoted(value, Quote.single)
     return value
@@ -183,6 +203,10 @@ class _Quoted(QuotedString):
 
     def __hash__(self) -> int:
         return hash(self.text)
+
+
+EMPTY = _Quoted("", Quote.single)
+"""A text of no characters inside of a list or dict, where nothing is no value."""
 
 
 @functools.lru_cache(maxsize=4096)

@@ -26,6 +26,7 @@ from sweepstack.hydra_adapter.grids import merged
 from sweepstack.hydra_adapter.ignored_settings import grid_of, task_overrides
 from sweepstack.hydra_adapter.job_files import yaml_of
 from sweepstack.hydra_adapter.sweep_values import parse_overrides, range_values
+from sweepstack.hydra_adapter.user_program.command import program_words
 from sweepstack.masking import hide
 from sweepstack.metrics import KNOWN, OWN_METRIC, bare_name
 from sweepstack.trial import REPLICATES, Trial
@@ -70,6 +71,7 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collecti
         config_text=_as_yaml(resolved),
         overrides=overrides,
         sweep=run.tracking.sweep if in_sweep else None,
+        program=program_words(),
     )
 
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from sweepstack.config.schema import Config, FlatConfig, unused
 from sweepstack.errors import one_line
 from sweepstack.events import Ended, Event, Joined, Measured, Started
-from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
+from sweepstack.trial import DEFAULT_PROGRAM, DatasetFacts, Measurement, Outcome, Trial, TrialState
 
 FORMAT = 3
 """Version of the format of a line: a version of sweepstack refuses a later one, instead of taking it for damaged. In
@@ -107,6 +107,7 @@ def trial_as_json(trial: Trial) -> dict[str, Any]:
         "asked": trial.asked,
         "jobs": trial.jobs,
         "space": trial.space,
+        "program": list(trial.program),
         "fingerprint": trial.fingerprint,
         "id": trial.id,
     }
@@ -129,6 +130,7 @@ def stored_trial(content: Mapping[str, Any]) -> tuple[Trial, str]:
             "folder": Path(content["folder"]),
             "log": Path(content["log"]),
             "overrides": tuple(content["overrides"]),
+            "program": tuple(content.get("program", DEFAULT_PROGRAM)),
         }
         return Trial(**{**known_fields(Trial, content), **changed}), why
 

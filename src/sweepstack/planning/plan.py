@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.planning.compatibility import obstacle, setting_key, stack_key, trajectory_key
@@ -207,6 +207,30 @@ def describe(planned: Plan) -> list[str]:
             names = [trial.name for trial in trajectory.trials]
             lines.append(f"    {names[-1]}" + (f"  <- {', '.join(names[:-1])}" if len(names) > 1 else ""))
     return lines
+
+
+def as_object(planned: Plan) -> dict[str, Any]:
+    """Returns the plan and its cost as plain values, for programs; times are in seconds, None if they are not known."""
+    own_loop = any(trajectory.config.trainer for trajectory in planned.trajectories)
+    return {
+        "trials": len(planned.trials),
+        "trajectories": len(planned.trajectories),
+        "trial_epochs_asked_for": planned.epochs_asked_for,
+        "trial_epochs_to_train": planned.epochs_to_train,
+        "may_end_early": any(trial.run.pruner.name != "none" for trial in planned.trials),
+        "seconds": None if own_loop else planned.seconds,
+        "stacks": [
+            {
+                "resumed": bool(stack.id),
+                "batch_size": stack.trajectories[0].config.batch_size,
+                "epochs": stack.epochs,
+                "how": stack.how_trained,
+                "seconds": None if own_loop else stack.epochs * stack.choice.epoch_seconds,
+                "trajectories": [[trial.name for trial in trajectory.trials] for trajectory in stack.trajectories],
+            }
+            for stack in planned.stacks
+        ],
+    }
 
 
 def count(number: int, noun: str) -> str:

@@ -29,7 +29,9 @@ from sweepstack.results.selection.predictions import compare_with_targets
 from sweepstack.results.selection.select import Selection, select
 from sweepstack.results.tables.frame import as_frame
 from sweepstack.results.tables.objective import objective
+from sweepstack.strict_json import is_reserved
 from sweepstack.tracking.artifacts import overrides_of
+from sweepstack.tracking.runs import find_run
 from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
@@ -106,7 +108,8 @@ def refine(
         seeds = sorted({seed for _, seed in pairs})
         of_all = f"{count(len(groups), 'setting')} of {len(selection.groups):,} may be the best"
         say(f"{of_all}: {count(len(pairs), 'trial')} with seed {', '.join(map(str, seeds))}")
-        _train(store, sweep, list(frame.columns[: frame.attrs["vary"]]), [*_jobs(store, groups, pairs)])
+        varied, run_id = list(frame.columns[: frame.attrs["vary"]]), groups["run_ids"].iloc[0][0]
+        _train(store, sweep, run_id, varied, [*_jobs(store, groups, pairs)])
         trained += len(pairs)
         before, known = selection, len(frame)
         _, frame = _read(store, sweep, metric)
@@ -179,21 +182,24 @@ def _overrides(store: Store, run_id: str) -> list[str]:
     return kept
 
 
-def _train(store: Store, sweep: str, varied: Sequence[str], jobs: list[list[str]]) -> None:
+def _train(store: Store, sweep: str, run_id: str, varied: Sequence[str], jobs: list[list[str]]) -> None:
     """Trains jobs as further ones of a sweep.
 
     Args:
         store: where they are recorded.
         sweep: the name of the sweep.
+        run_id: a run of it, whose program trains them.
         varied: the params that vary in it; the names of the trials contain them.
         jobs: the overrides of each.
 
     Raises:
-        UserError: there is no train.py.
+        UserError: that program is not there.
         SystemExit: the trials cannot be trained, or are interrupted; train.py has said why.
     """
-    if not Path(program()).is_file():
-        raise UserError("there must be a train.py that trains", program(), "type this in the project's folder")
+    words = program(find_run(store, run_id).tags)
+    if words[0] != "-m" and not Path(words[0]).is_file():
+        name = Path(words[0]).name
+        raise UserError(f"there must be a {name} that trains", words[0], "type this in the project's folder")
     names = {name.rpartition(".")[2] for name in varied}
     common = [line for line in jobs[0] if all(line in job for job in jobs) and _name_of(line) not in names]
     own = [[line for line in job if line not in common] for job in jobs]
@@ -201,8 +207,8 @@ def _train(store: Store, sweep: str, varied: Sequence[str], jobs: list[list[str]
     with scratch() as temporary:
         file = Path(temporary, "jobs.yaml")
         file.write_text(json.dumps({"jobs": own}), encoding="utf-8")  # JSON is YAML, too
-        words = [
-            *(sys.executable, program(), "--multirun", *common),
+        command = [
+            *(sys.executable, *words, "--multirun", *common),
             f"hydra.sweeper.jobs='{file}'",
             f"hydra.sweep.dir=multirun/${{tracking.sweep}}/{folder}",
             "~hydra.callbacks.sweepstack",  # which prints the table of all trials
@@ -220,7 +226,8 @@ def _train(store: Store, sweep: str, varied: Sequence[str], jobs: list[list[str]
         signal.signal(signal.SIGINT, lambda *_: None)  # it reaches train.py, too, which ends when its records are kept
         signal.signal(signal.SIGTERM, end)
         try:
-            process = subprocess.Popen(words, env={**os.environ, "MLFLOW_TRACKING_URI": store.uri})
+            printed = sys.stderr if is_reserved() else None
+            process = subprocess.Popen(command, env={**os.environ, "MLFLOW_TRACKING_URI": store.uri}, stdout=printed)
             begun.append(process)
             if asked:  # while it began
                 process.terminate()

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from sweepstack.results.repetition import TRAINED_ALONE_PATTERN, Comparison, com
 from sweepstack.tracking.address import sqlite_uri
 from sweepstack.tracking.artifacts import CONFIG, artifact, config_of, overrides_of
 from sweepstack.tracking.runs import Record, find_run
-from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, TRAINED_TAG, VERSION_TAG
+from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, TRAINED_TAG, VERSION_TAG, as_program
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.delivery import environment
 from sweepstack.trial import TrialState
@@ -70,7 +70,7 @@ def repro_command(store: Store, run: Record) -> Command:
             remedy="type the command by hand",
         )
     kept = [line for line in overrides if line not in masked and not is_of(line, "rerun")]
-    return Command(["python", program(), *of_run_alone(store, run.row.run_id, kept), "rerun=true"], masked)
+    return Command(["python", *program(run.tags), *of_run_alone(store, run.row.run_id, kept), "rerun=true"], masked)
 
 
 def is_of(override: str, key: str) -> bool:
@@ -106,9 +106,16 @@ def of_run_alone(store: Store, run_id: str, overrides: Sequence[str]) -> list[st
     return found
 
 
-def program() -> str:
-    """Returns the path of the project's train.py."""
-    return os.path.relpath(project_root() / "train.py")
+def program(tags: Mapping[str, str]) -> list[str]:
+    """Returns how the program that trained a run is begun from the current folder, after the word `python`.
+
+    Args:
+        tags: the tags of the run.
+    """
+    words = as_program(tags)
+    at = [0] if words[0] != "-m" else []
+    at += [index for index, word in enumerate(words) if index > 0 and words[index - 1] == "--config-dir"]
+    return [os.path.relpath(project_root() / word) if index in at else word for index, word in enumerate(words)]
 
 
 def code_change(run: Record, config: TrialConfig) -> str:
@@ -168,11 +175,11 @@ def repeat(store: Store, run: Record) -> Comparison:
             f"a run must have ended to be compared with, {run.row.name} is {run.row.state}",
             remedy="choose another",
         )
-    _, program, *overrides = repro_command(store, run).words
+    _, *command = repro_command(store, run).words
     with scratch() as temporary:
         uri = sqlite_uri(Path(temporary, "mlflow.db"))
         paths = [f"tracking.uri={uri}", f"tracking.journal={temporary}/journal", f"hydra.run.dir={temporary}/run"]
-        words = [sys.executable, program, *overrides, *_threads(run), *paths]
+        words = [sys.executable, *command, *_threads(run), *paths]
         environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         if done.returncode not in (0, 1):

@@ -7,11 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from sweepstack.errors import UserError, printable
 from sweepstack.metrics import BEST, NO_RESULTS, with_direction
 from sweepstack.results.tables.objective import note_of
 from sweepstack.tracking.artifacts import CONFIG, artifact, config_of
+from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs import Record, history
 from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG
 from sweepstack.tracking.store import Store
@@ -45,6 +49,39 @@ def describe_run(store: Store, run: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
+def run_as_object(store: Store, run: Record) -> dict[str, Any]:
+    """Returns a run as plain values, for programs: what `describe_run` shows, without rounding.
+
+    Its curves have the steps and values of each metric that has several; its config is None if it is gone.
+    """
+    row = run.row
+    curves = _curves_of(store, run)
+    config = artifact(store, row.run_id, CONFIG)
+    facts = _facts(run)
+    return {
+        "run_id": row.run_id,
+        "name": row.name,
+        "state": row.state,
+        "reason": row.reason,
+        "sweep": row.sweep,
+        "began": datetime.fromtimestamp(row.started / 1000, UTC),
+        "seconds": None if run.ended is None else max(0, run.ended - row.started) / 1000,
+        **{key: facts[key] for key in ("trained", "note", "fingerprint", "commit", "log")},
+        "metrics": dict(sorted(row.metrics.items())),
+        "curves_over": _unit(store, run),
+        "curves": {key: [{"step": step, "value": value} for step, value in points] for key, points in curves.items()},
+        "params": {key: from_text(value) for key, value in sorted(row.params.items())},
+        "config": _yaml(config),
+    }
+
+
+def _yaml(content: bytes | None) -> Any:
+    """Reads a file of YAML; None if it is missing or damaged."""
+    with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):
+        return None if content is None else yaml.safe_load(content.decode())
+    return None
+
+
 def _facts(run: Record) -> dict[str, str]:
     row = run.row
     began = datetime.fromtimestamp(row.started / 1000, UTC)
@@ -63,10 +100,7 @@ def _facts(run: Record) -> dict[str, str]:
 
 def _curves(store: Store, run: Record) -> list[str]:
     """Returns a line with a curve for each metric that has several steps."""
-    keys = [key for key in run.row.metrics if key not in NO_RESULTS and not key.endswith(BEST)]
-    keys.sort(key=_order_key)
-    found = {key: history(store, run.row.run_id, key) for key in keys}
-    curves = {key: points for key, points in found.items() if len({step for step, _ in points}) > 1}
+    curves = _curves_of(store, run)
     if not curves:
         return []
     steps = [step for points in curves.values() for step, _ in points]
@@ -79,6 +113,14 @@ def _curves(store: Store, run: Record) -> list[str]:
         )
         lines.append(f"  {key:<{max(map(len, curves))}}  {curve(values)}  {ends}")
     return [*lines, ""]
+
+
+def _curves_of(store: Store, run: Record) -> dict[str, list[tuple[int, float]]]:
+    """Returns the steps and values of each metric that has several steps."""
+    keys = [key for key in run.row.metrics if key not in NO_RESULTS and not key.endswith(BEST)]
+    keys.sort(key=_order_key)
+    found = {key: history(store, run.row.run_id, key) for key in keys}
+    return {key: points for key, points in found.items() if len({step for step, _ in points}) > 1}
 
 
 def _order_key(key: str) -> tuple[int, bool, str]:

@@ -18,7 +18,7 @@ from sweepstack.errors import StoreError
 from sweepstack.files.replacing import check_replaceable
 from sweepstack.journal.files import resolve_folder
 from sweepstack.masking import MASK, hide, lacks_secrets, reveal
-from sweepstack.paths import began_in, is_checkout, project_root
+from sweepstack.paths import began_in, checkout, project_root
 from sweepstack.tracking.private.tables import newer_schema
 
 DRIVERS = {
@@ -131,7 +131,7 @@ def own_options(uri: str | None, journal: str | Path | None = None) -> list[str]
         journal: the folder of the journal, if the command has `--journal` and the user chose one.
     """
     store, default = resolve_uri(uri), default_uri()
-    found = store == default == resolve_uri(None) and is_checkout(project_root())
+    found = store == default == resolve_uri(None) and project_root() == checkout()
     options = [] if found else ["--store", store]
     if journal is None or (folder := chosen_folder(journal)) == journal_folder(store, None):
         return options

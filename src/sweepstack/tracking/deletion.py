@@ -26,8 +26,9 @@ from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+
+    from sweepstack.tracking.private.run_tables import StoredRun
 
 MOST_MODELS = 5
 """The most versions of models that an error names."""
@@ -101,7 +102,7 @@ def runs_of_sweep(store: Store, sweep: str) -> RunsOfSweep:
     )
 
 
-def _run_of_sweep(run: Run, sweep: str) -> RunOfSweep:
+def _run_of_sweep(run: StoredRun, sweep: str) -> RunOfSweep:
     tags = run.data.tags
     others = {name: at for name, at in sweeps_of(run).items() if name != sweep}
     return RunOfSweep(run.info.run_id, tags.get(ID_TAG, ""), tags.get(FINGERPRINT_TAG, ""), state_of(run), others, tags)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweepstack.tracking.private.client import metric_histories
+from sweepstack.tracking.private.run_tables import StoredPoint, metric_points
 from sweepstack.tracking.runs_as_rows import finite_or_not
 from sweepstack.tracking.store import Store
 
@@ -38,7 +39,12 @@ def histories(store: Store, run_ids: Sequence[str], metric: str) -> list[Point]:
     points: dict[str, dict[int, float]] = {run_id: {} for run_id in run_ids}
     for begin in range(0, len(run_ids), RUNS_PER_REQUEST):
         together = run_ids[begin : begin + RUNS_PER_REQUEST]
-        found = metric_histories(store.client, together, metric)
-        for run_id, value in sorted(found, key=lambda one: one[1].timestamp):
+        for run_id, value in sorted(_values(store, together, metric), key=lambda one: one[1].timestamp):
             points[run_id].setdefault(value.step, finite_or_not(value.value))
     return [Point(run_id, step, value) for run_id, steps in points.items() for step, value in sorted(steps.items())]
+
+
+def _values(store: Store, run_ids: Sequence[str], metric: str) -> Sequence[tuple[str, StoredPoint]]:
+    if store.tables is not None and (found := metric_points(store.tables, run_ids, metric)) is not None:
+        return [(point.run_id, point) for point in found]
+    return metric_histories(store.client, run_ids, metric)

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweepstack.errors import StoreError, UserError, did_you_mean
+from sweepstack.tracking.histories import histories
 from sweepstack.tracking.params import as_text, from_text
 from sweepstack.tracking.runs_as_rows import VERSION_TAG, Row, row_of
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG, summary_run
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from sweepstack.tracking.private.run_tables import StoredRun
 
 MAX_CANDIDATES = 5
 """The largest number of runs that an error about an ambiguous word lists."""
@@ -88,13 +89,10 @@ def history(store: Store, run_id: str, key: str) -> list[tuple[int, float]]:
         run_id: the id of the run.
         key: the key of the metric.
     """
-    points: dict[int, float] = {}
-    for point in sorted(store.client.get_metric_history(run_id, key), key=lambda point: point.timestamp):
-        points.setdefault(int(point.step), float(point.value))
-    return sorted(points.items())
+    return [(point.step, point.value) for point in histories(store, [run_id], key)]
 
 
-def _record(run: Run) -> Record:
+def _record(run: StoredRun) -> Record:
     return Record(row_of(run), run.info.end_time, run.data.tags)
 
 

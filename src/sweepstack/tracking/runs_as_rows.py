@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from sweepstack.config.names import as_key
 from sweepstack.tracking.objectives import Declared, declared_in
-from sweepstack.trial import TrialState
+from sweepstack.trial import DEFAULT_PROGRAM, TrialState
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from sweepstack.tracking.private.run_tables import StoredRun
 
 VERSION_TAG = "sweepstack.version"
 """The version of sweepstack that recorded the run."""
@@ -21,6 +22,9 @@ SWEEP_TAG = "sweep"
 """The sweep that trained the run."""
 ASKED_TAG = "sweepstack.seeds"
 """The seeds of the trial's setting that its command asked for; see `Trial.asked`."""
+PROGRAM_TAG = "sweepstack.program"
+"""How the program that trained the run is begun, as a list in JSON, if it is not the project's train.py; see
+`Trial.program`."""
 REASON_TAG = "reason"
 """Why the trial failed or was killed."""
 TRAINED_TAG = "trained"
@@ -51,6 +55,14 @@ CLOCKS = 60_000
 """The largest difference in milliseconds between the clocks of machines that share a store."""
 LARGEST_FLOAT = 1.7976931348623157e308
 """The largest float that MLflow's databases can store."""
+
+
+def as_program(tags: Mapping[str, str]) -> tuple[str, ...]:
+    """Reads how the program that trained a run is begun; see `Trial.program`."""
+    with contextlib.suppress(ValueError, TypeError):  # somebody has changed it
+        words = tuple(map(str, json.loads(tags[PROGRAM_TAG]))) if PROGRAM_TAG in tags else ()
+        return words or DEFAULT_PROGRAM
+    return DEFAULT_PROGRAM
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ def jobs_tag(sweep: str) -> str:
     return f"sweepstack.jobs/{as_key(sweep)}"
 
 
-def sweeps_of(run: Run) -> dict[str, int]:
+def sweeps_of(run: StoredRun) -> dict[str, int]:
     """Returns the sweeps of a run, and when it joined each of them, in milliseconds since the epoch."""
     tags = run.data.tags
     found = {}
@@ -140,7 +152,7 @@ def newest(begun: Mapping[str, int], now: float) -> str:
     return max(begun, key=lambda name: (begun[name] <= now + CLOCKS, begun[name]))
 
 
-def row_of(run: Run, sweep: str | None = None) -> Row:
+def row_of(run: StoredRun, sweep: str | None = None) -> Row:
     """Converts a run to a row of a sweep; by default of the sweep that trained it."""
     tags = run.data.tags
     sweep = sweep or tags.get(SWEEP_TAG)
@@ -169,7 +181,7 @@ def row_of(run: Run, sweep: str | None = None) -> Row:
     )
 
 
-def state_of(run: Run) -> str:
+def state_of(run: StoredRun) -> str:
     """Returns the state of the trial of a run: its status, or PRUNED."""
     is_pruned = run.info.status == TrialState.FINISHED and run.data.tags.get(PRUNED_TAG)
     return str(TrialState.PRUNED) if is_pruned else str(run.info.status)

@@ -34,15 +34,15 @@ from sweepstack.tracking.address import (
 from sweepstack.tracking.private.client import import_sqlite_store, make_database, one_transaction
 from sweepstack.tracking.private.environment import CLIENT
 from sweepstack.tracking.private.relocation import ARTIFACTS, follow_move, moved_from
+from sweepstack.tracking.private.run_tables import StoredRun, find_runs
 from sweepstack.tracking.runs_as_rows import ID_TAG, OWN_RUNS, SWEEP_TAG, Row, member_tag, newest, row_of, sweeps_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
     from sqlalchemy import Connection
 
 PAGE = 1000
-"""Runs in one request to MLflow."""
+"""Runs or experiments in one request to MLflow."""
 
 
 class Store:
@@ -55,6 +55,7 @@ class Store:
     def __init__(self, uri: str | None = None) -> None:
         self.uri = resolve_uri(uri)
         self._client: MlflowClient | None = None
+        self._followed_move = False
 
     @property
     def database(self) -> Path | None:
@@ -75,6 +76,20 @@ class Store:
         """
         assert self.database is not None
         return regular_database(self.database)
+
+    @property
+    def tables(self) -> Path | None:
+        """The file of an sqlite store, to read it by SQL; see `private.run_tables`. None if the client has to be asked.
+
+        That saves the import of the client, so it is None once the client is open: it alone sees what a transaction has
+        not committed.
+        """
+        if self.database is None or self._client is not None:
+            return None
+        if not self._followed_move:
+            self.follow_move()
+            self._followed_move = True
+        return self._file
 
     def check(self) -> str | None:
         """Checks quickly that the store can be used; see `address.check_store`."""
@@ -297,8 +312,8 @@ class Store:
         runs = self.runs(f"tags.`{ID_TAG}` = '{trial_id}'")
         return runs[0].info.run_id if runs else None
 
-    def runs(self, condition: str, only: int | None = None) -> list[Run]:
-        """Returns the runs that match a filter, oldest first.
+    def runs(self, condition: str, only: int | None = None) -> list[StoredRun]:
+        """Returns the runs that match a filter, oldest first; by SQL if it can be.
 
         Args:
             condition: a filter in MLflow's language.
@@ -306,20 +321,30 @@ class Store:
         """
         if self.database is not None and not has_content(self.database):
             return []
-        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
-        runs: list[Run] = []
-        token: str | None = ""
         with _without_collections():
-            while token is not None:
-                page = self.client.search_runs(
-                    experiments,
-                    filter_string=condition,
-                    order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-                    max_results=only or PAGE,
-                    page_token=token or None,
-                )
-                runs += page
-                token = page.token or None if only is None else None
+            if self.tables is not None and (found := find_runs(self.tables, condition, only)) is not None:
+                return found
+            return self._ask_client(condition, only)
+
+    def _ask_client(self, condition: str, only: int | None) -> list[StoredRun]:
+        experiments: list[str] = []
+        runs: list[StoredRun] = []
+        token: str | None = ""
+        while token is not None:
+            some = self.client.search_experiments(max_results=PAGE, page_token=token or None)
+            experiments += [experiment.experiment_id for experiment in some]
+            token = some.token or None
+        token = ""
+        while token is not None:
+            page = self.client.search_runs(
+                experiments,
+                filter_string=condition,
+                order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+                max_results=only or PAGE,
+                page_token=token or None,
+            )
+            runs += page
+            token = page.token or None if only is None else None
         return runs
 
 

@@ -91,7 +91,8 @@ def launch_search(
             writes=not run.launch.dry_run,
         )
         search = Search(strategy, searched.space, budget, points.make, trial.objective, trial.mode)
-        for line in [*describe_space(searched, budget), *describe_history(strategy.taken_over), *hint(run)]:
+        about = [*describe_space(searched, budget), *describe_history(strategy.taken_over), *hint(run)]
+        for line in about:
             print(printable(line))
         trials = search.first_trials()
         if not trials:
@@ -101,7 +102,7 @@ def launch_search(
         )
         prepared = replace(checked, trials=tuple(trials), isolation_reason=reason)
         if run.launch.dry_run:
-            show_plan(prepared, store, jobs)
+            show_plan(prepared, store, jobs, about)
         jobs.finish_rest(execute(prepared, store, jobs, [jobs], search))
     return [jobs.returns[number] for number in sorted(jobs.returns)]
 

@@ -187,7 +187,7 @@ def _reproduction(about: About) -> dict[str, Any] | None:
     if about.selection is None or about.origin is None:
         return None
     trial, known = about.selection.trial, about.origin
-    command = None if known.overrides is None else shlex.join(["python", "train.py", *known.overrides])
+    command = None if known.overrides is None else shlex.join(["python", *known.program, *known.overrides])
     commit = f"{known.commit}{', with uncommitted changes' if known.uncommitted else ''}" if known.commit else ""
     items = "items" if kind(trial.get("task")) else "images"
     counts = ", ".join(f"{count:,} {part.replace('_', ' ')}" for part, count in known.counts.items())

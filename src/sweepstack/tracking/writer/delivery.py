@@ -37,6 +37,7 @@ from sweepstack.tracking.runs_as_rows import (
     ID_TAG,
     LOG_TAG,
     LONGEST_TAG,
+    PROGRAM_TAG,
     PRUNED_TAG,
     REASON_TAG,
     RECOMPOSED_TAG,
@@ -53,7 +54,7 @@ from sweepstack.tracking.runs_as_rows import (
     space_tag,
 )
 from sweepstack.tracking.store import Store
-from sweepstack.trial import TrialState
+from sweepstack.trial import DEFAULT_PROGRAM, TrialState
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric, RunInfo, RunTag
@@ -498,13 +499,14 @@ def _tags(first: Event) -> dict[str, str]:
     trial = first.trial
     return {
         **environment(),
-        "mlflow.source.name": "train.py",
+        "mlflow.source.name": as_value(" ".join(trial.program)),
         "mlflow.source.type": "LOCAL",
         ID_TAG: trial.id,
         FINGERPRINT_TAG: trial.fingerprint,
         LOG_TAG: as_value(str(trial.log)),
         **{key: as_value(text) for key, text in tags_of_task(trial.config).items()},
         **({ASKED_TAG: trial.asked} if trial.asked else {}),
+        **({PROGRAM_TAG: json.dumps(trial.program)} if trial.program != DEFAULT_PROGRAM else {}),
         **_of_sweep(first),
     }
 

@@ -1,1 +1,0 @@
-"""Loops of one's own, as small as they can be; see docs/extending.md."""
