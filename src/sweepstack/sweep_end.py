@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.blame import describe_error
 from sweepstack.config.parsing import resolve_config
-from sweepstack.config.schema import TrackingConfig
+from sweepstack.config.run_sections import TrackingConfig
 from sweepstack.error_log import log_traceback
 from sweepstack.errors import StoreError, UserError, as_typed, printable
 from sweepstack.masking import MASK, has_masks
