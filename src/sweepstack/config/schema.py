@@ -24,7 +24,7 @@ from pydantic import (
     field_validator,
 )
 
-from sweepstack.config.names import check_experiment, check_sweep
+from sweepstack.config.names import URI_PATTERN, check_experiment, check_sweep
 from sweepstack.metrics import CLASSIFICATION, KNOWN, OWN_METRIC, Mode, bare_name
 
 MAX_SEED = 2**63 - 1
@@ -58,8 +58,6 @@ def _flag_or_force(value: Any) -> Any:
 
 TARGET_PATTERN = r"^[^\W\d]\w*(\.[^\W\d]\w*)+$"
 """Matches a dotted path."""
-URI_PATTERN = r"^(sqlite|postgresql|mysql|mssql|https?|databricks)\b"
-"""Matches the addresses of tracking stores."""
 Int = Annotated[int, BeforeValidator(_strict_number)]
 Float = Annotated[float, BeforeValidator(_strict_number), Field(allow_inf_nan=False)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
