@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -213,6 +214,10 @@ def test_ui_serves_on_loopback_and_ends_calmly(terminal: Terminal, sent: int) ->
     assert "workflowType=machine_learning" in link
     with urllib.request.urlopen(link, timeout=30) as page:
         assert b"MLflow" in page.read()
+    stranger = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Host": "example.org"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(stranger, timeout=30)
+    assert refused.value.code == 403
     process.send_signal(sent)
     assert process.wait(60) == 0
     watchdog.cancel()

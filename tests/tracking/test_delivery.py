@@ -101,7 +101,8 @@ def test_a_trial_is_recorded_with_all_that_it_is_made_of(
     assert {"sweepstack.version", "versions.torch", "mlflow.source.git.commit"} <= set(told)
     assert "recomposed" not in told
     (run,) = store.runs("")
-    assert [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs] == [("digits", "0123")]
+    inputs = store.client.get_run(run.info.run_id).inputs.dataset_inputs
+    assert [(one.dataset.name, one.dataset.digest) for one in inputs] == [("digits", "0123")]
     assert run.info.start_time <= run.info.end_time
     assert store.client.get_experiment(row.experiment_id).name == "train"
 

@@ -12,7 +12,7 @@ from sweepstack.errors import StoreError
 from sweepstack.private_api_switch import NO_TRICKS
 from sweepstack.tracking.experiments import check_not_deleted, experiment_name
 from sweepstack.tracking.histories import histories
-from sweepstack.tracking.private import client, environment, relocation, tables
+from sweepstack.tracking.private import client, environment, relocation, server, tables
 from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG
 from sweepstack.tracking.store import Store
 
@@ -71,6 +71,20 @@ def test_mlflow_knows_the_environment_variables_that_are_set() -> None:
     from mlflow import environment_variables
 
     assert [name for name in environment.CLIENT | environment.SERVER if not hasattr(environment_variables, name)] == []
+
+
+def test_the_server_gets_the_variables_that_mlflow_server_would_set(use_tricks) -> None:
+    from mlflow import environment_variables
+    from mlflow.server import constants, fastapi_app
+
+    command, given = server.server_command("127.0.0.1", 5000, "localhost", "sqlite:///a.db", "file:///a")
+    names = {constants.BACKEND_STORE_URI_ENV_VAR, constants.REGISTRY_STORE_URI_ENV_VAR, constants.ARTIFACT_ROOT_ENV_VAR}
+    names |= {constants.SERVE_ARTIFACTS_ENV_VAR, environment_variables._MLFLOW_SGI_NAME.name}
+    names |= {environment_variables.MLFLOW_SERVER_ALLOWED_HOSTS.name}
+    assert {*given} == (names if use_tricks else {"MLFLOW_BACKEND_STORE_URI"})
+    assert fastapi_app.app
+    assert ("uvicorn" in command) == use_tricks
+    assert "sqlite:///a.db" not in command
 
 
 def test_the_columns_that_follow_a_moved_store_are_there(empty_database) -> None:

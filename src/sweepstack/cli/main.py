@@ -281,10 +281,13 @@ def report(sweep: str, metric: str | None, output: Path, record: bool, as_json: 
 @store_option
 def ui(port: int, store: str | None) -> None:
     """Serve MLflow's UI on this machine and print the link to the newest sweep. Ctrl-C ends it."""
+    from rich.console import Console
+
     from sweepstack.tracking.store import Store
     from sweepstack.tracking.ui.server import serve
 
-    sys.exit(serve(Store(store), port, click.echo))
+    status = Console(stderr=True).status("waiting for MLflow's server to answer, which takes a few seconds")
+    sys.exit(serve(Store(store), port, click.echo, lambda: status))  # the status is shown only in a terminal
 
 
 @main.command()

@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 MAX_NAME_BYTES = 200
 """The longest name, in bytes. A file system allows 255 bytes, a key of MLflow 250, and both hold more than the name."""
+URI_PATTERN = r"^(sqlite|postgresql|mysql|mssql|https?|databricks)\b"
+"""Matches the addresses of tracking stores."""
 QUOTES = frozenset("\"'`\\")
 """Characters that a filter of MLflow cannot hold."""
 RESERVED_NAMES = ("latest", "all")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from sweepstack.config.names import check_experiment, check_sweep
+from sweepstack.config.names import URI_PATTERN, check_experiment, check_sweep
 from sweepstack.config.sections import Float, Int, Section, TargetConfig
 
 MAX_SEARCH_SEED = 2**32 - 1
@@ -18,10 +18,6 @@ def _flag_or_force(value: Any) -> Any:
     if isinstance(value, bool) or value == "force":
         return value
     raise ValueError("Input should be true, false or force")
-
-
-URI_PATTERN = r"^(sqlite|postgresql|mysql|mssql|https?|databricks)\b"
-"""Matches the addresses of tracking stores."""
 
 
 class TrackingConfig(Section):

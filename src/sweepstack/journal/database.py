@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import Timeout
@@ -13,6 +13,9 @@ from filelock import Timeout
 from sweepstack.errors import StoreError
 from sweepstack.files.owner_only import close_to_others, make_file, make_folder
 from sweepstack.journal.schema import SCHEMA_VERSION, prepare_connection, upgrade
+
+MAX_SQL_VALUES = 500
+"""The most values in one sqlite statement."""
 
 JOURNAL_FILES = ("ledger.db*", "[0-9]*.jsonl", "[0-9]*.lock")
 """Patterns of the files in the folder of a journal."""
@@ -132,3 +135,9 @@ def _check_schema_version(database: sqlite3.Connection, file: Path) -> int:
             remedy="update sweepstack, or choose another folder with tracking.journal=DIR",
         )
     return version
+
+
+def batches(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cuts values into batches that are small enough for one sqlite statement."""
+    for begin in range(0, len(values), MAX_SQL_VALUES):
+        yield values[begin : begin + MAX_SQL_VALUES]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sweepstack.errors import StoreError
 from sweepstack.journal.codec import UnreadableError, outcome_from_json, trial_as_json
-from sweepstack.journal.database import reading, scratch_copy, transaction
-from sweepstack.journal.ledger_rows import batches, composition_of, entries, note_taken_over
+from sweepstack.journal.database import batches, reading, scratch_copy, transaction
+from sweepstack.journal.ledger_rows import composition_of, entries, note_taken_over
 from sweepstack.journal.log import LogReader
 from sweepstack.journal.replay import Replay
 from sweepstack.journal.schema import is_whole

@@ -22,9 +22,6 @@ from sweepstack.journal.schema import STATES_OF_VERSION_1, TABLES, is_whole
 from sweepstack.planning.known_trials import INTERRUPTED, SETTLED, Composition, Entry
 from sweepstack.trial import StackSettings, Trial
 
-MAX_SQL_VALUES = 500
-"""The most values in one sqlite statement."""
-
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -107,12 +104,6 @@ def composition_of(database: sqlite3.Connection, stack: str) -> Composition | No
         )
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def batches(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Cuts values into batches that are small enough for one sqlite statement."""
-    for begin in range(0, len(values), MAX_SQL_VALUES):
-        yield values[begin : begin + MAX_SQL_VALUES]
 
 
 def note_taken_over(database: sqlite3.Connection, trial_id: str) -> None:

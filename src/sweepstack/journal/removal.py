@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from sweepstack.errors import StoreError, as_typed
 from sweepstack.events import Joined
-from sweepstack.journal.database import reading, transaction
-from sweepstack.journal.ledger_rows import batches, entries, trial_of
+from sweepstack.journal.database import batches, reading, transaction
+from sweepstack.journal.ledger_rows import entries, trial_of
 from sweepstack.journal.log import LogReader
 from sweepstack.journal.sessions import Sessions
 from sweepstack.journal.unfinished import has_tables, is_living

@@ -22,10 +22,9 @@ from sweepstack.errors import StoreError
 from sweepstack.events import Started
 from sweepstack.files.owner_only import FILE
 from sweepstack.journal.control import ControlFile
-from sweepstack.journal.database import damaged, reading, transaction
+from sweepstack.journal.database import batches, damaged, reading, transaction
 from sweepstack.journal.files import is_locked, keep_damaged_file
 from sweepstack.journal.ledger_rows import (
-    batches,
     composition_of,
     entries,
     note,

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from sweepstack.errors import UserError, printable
+from sweepstack.errors import printable
 from sweepstack.metrics import BEST, NO_RESULTS, with_direction
 from sweepstack.results.tables.objective import note_of
-from sweepstack.tracking.artifacts import CONFIG, artifact, config_of
+from sweepstack.tracking.artifacts import CONFIG, artifact
 from sweepstack.tracking.params import from_text
 from sweepstack.tracking.runs import Record, history
 from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, RECOMPOSED_TAG, TRAINED_TAG
@@ -131,10 +131,9 @@ def _order_key(key: str) -> tuple[int, bool, str]:
 
 def _unit(store: Store, run: Record) -> str:
     """Says what the steps of a run's curves count."""
-    with contextlib.suppress(UserError):  # the config is gone, or of another version
-        if config_of(store, run.row.run_id).evaluate_every != "epoch":
-            return "iterations"
-    return "epochs"
+    config = _yaml(artifact(store, run.row.run_id, CONFIG))  # as it is: to check all of it takes longer than `show`
+    every = config.get("evaluate_every", "epoch") if isinstance(config, dict) else "epoch"
+    return "epochs" if every == "epoch" else "iterations"
 
 
 def curve(values: Sequence[float]) -> str:

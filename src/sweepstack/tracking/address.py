@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from sweepstack.config.run_sections import URI_PATTERN
+from sweepstack.config.names import URI_PATTERN
 from sweepstack.errors import StoreError
 from sweepstack.files.replacing import check_replaceable
 from sweepstack.journal.files import resolve_folder

@@ -11,9 +11,6 @@ from urllib.request import url2pathname
 
 from yaml import YAMLError
 
-from sweepstack.config.fingerprint import Fingerprint
-from sweepstack.config.parsing import parse
-from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import StoreError, UserError, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.tracking.private.tables import artifact_uris
@@ -24,6 +21,8 @@ from sweepstack.trial import PREDICTIONS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from omegaconf import DictConfig
+
+    from sweepstack.config.schema import TrialConfig
 
 CONFIG = "config.yaml"
 """The file with the config of a run."""
@@ -110,6 +109,8 @@ def config_of(store: Store, run_id: str) -> TrialConfig:
     """
     from omegaconf import OmegaConf
 
+    from sweepstack.config.parsing import parse
+
     text = artifact(store, run_id, CONFIG)
     if text is None:
         raise UserError(
@@ -152,6 +153,8 @@ class Location(NamedTuple):
     @property
     def data(self) -> str | None:
         """The checksum of the data for training and test; None without a fingerprint."""
+        from sweepstack.config.fingerprint import Fingerprint
+
         try:
             return Fingerprint.parse(self.fingerprint).data
         except ValueError:

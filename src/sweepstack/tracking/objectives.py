@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from sweepstack.config.schema import TrialConfig
-from sweepstack.config.trial_sections import MetricConfig, TaskConfig
 from sweepstack.metrics import Direction, Mode, bare_name
+
+if TYPE_CHECKING:
+    from sweepstack.config.schema import TrialConfig
 
 OBJECTIVE_TAG = "sweepstack.objective"
 """The metric that selects the run, and its mode, as JSON: {"name": "val/rmse", "mode": "min"}."""
@@ -36,6 +37,8 @@ class Declared(NamedTuple):
 
 def tags_of_task(config: TrialConfig) -> dict[str, str]:
     """Returns the tags that say what selects a run; none for the default task if data are held out."""
+    from sweepstack.config.trial_sections import MetricConfig, TaskConfig
+
     note = {NOTE_TAG: SELECTED_ON_TEST} if config.selecting_part == "test" else {}
     if config.task == TaskConfig():
         return note

@@ -17,7 +17,6 @@ from filelock import FileLock
 from sweepstack.config.names import as_folder
 from sweepstack.errors import StoreError, did_you_mean, one_line
 from sweepstack.files.replacing import move_new
-from sweepstack.journal.sessions import Sessions
 from sweepstack.tracking.address import (
     BESIDE,
     check_driver,
@@ -277,6 +276,8 @@ class Store:
 
     def _without_trials(self) -> StoreError:
         """Makes the error for a store without trials: they may still be in the journal, or be deleted."""
+        from sweepstack.journal.sessions import Sessions
+
         rule = f"the tracking store {self.uri} holds no trials yet"
         waiting: Sequence[int] = ()
         with contextlib.suppress(StoreError, sqlite3.Error):

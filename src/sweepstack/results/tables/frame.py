@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel
 
-from sweepstack.config.schema import TrialConfig
-from sweepstack.config.sections import Mark
 from sweepstack.errors import UserError
 from sweepstack.metrics import CLASSIFICATION
 from sweepstack.results.tables.columns import find_column, identity, order, typed_column
@@ -30,9 +28,15 @@ from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
 
+@functools.cache
 def _later_defaults() -> dict[str, Any]:
     """Returns the defaults of keys that version 0.1 did not have, by their params. Records name them once they are
-    used."""
+    used: what a trial without such a param was trained with, if other trials have the param."""
+    from pydantic import BaseModel
+
+    from sweepstack.config.schema import TrialConfig
+    from sweepstack.config.sections import Mark
+
     defaults: dict[str, Any] = {"task": CLASSIFICATION.rpartition(".")[2].lower()}
     for key, field in TrialConfig.model_fields.items():
         value = field.get_default()
@@ -43,8 +47,6 @@ def _later_defaults() -> dict[str, Any]:
     return defaults
 
 
-LATER_DEFAULTS = _later_defaults()
-"""What a trial without such a param was trained with, if other trials have the param."""
 RUN_COLUMNS = ("state", "name", "run_id", "sweep", "experiment_id", "reason", "started", "log")
 """Columns that are neither params nor metrics."""
 
@@ -122,7 +124,7 @@ def as_frame(
 
 
 def _param_column(name: str, rows: Sequence[Row]) -> pd.Series[Any]:
-    default = LATER_DEFAULTS.get(name)
+    default = _later_defaults().get(name) if any(name not in row.params for row in rows) else None
     values = [default if (text := row.params.get(name)) is None else from_text(text) for row in rows]
     return typed_column(values, pd.RangeIndex(len(rows)), name)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from sweepstack.journal.ledger_rows import batches
+from sweepstack.journal.database import batches
 from sweepstack.private_api_switch import tricks
 
 SCHEMAS = frozenset({"dc11669786a5"})

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sweepstack.journal.ledger_rows import batches
+from sweepstack.journal.database import batches
 from sweepstack.private_api_switch import tricks
 from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, REASON_TAG, RUNGS_TAG, SETTLED_TAG
 

@@ -7,15 +7,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from http.client import HTTPException
 
 from sweepstack.errors import StoreError
 from sweepstack.tracking.address import connectable
 from sweepstack.tracking.private.environment import SERVER
+from sweepstack.tracking.private.server import server_command
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.ui.views import link
 
@@ -27,13 +28,19 @@ START_LIMIT = 120.0
 """Seconds until the server must answer."""
 
 
-def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
+def serve(
+    store: Store,
+    port: int,
+    say: Callable[[str], None],
+    waiting: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+) -> int:
     """Runs MLflow's server until an interrupt; returns its exit code, 0 after Ctrl-C or SIGTERM.
 
     Args:
         store: the store to show.
         port: the port of the server.
         say: receives each line for the user, among them the link to the newest sweep when the server answers.
+        waiting: makes a context that shows that the server is waited for.
 
     Raises:
         StoreError: the store is empty, the port is taken, or the server does not start.
@@ -46,33 +53,26 @@ def serve(store: Store, port: int, say: Callable[[str], None]) -> int:
         say(f"The store is a server with a UI of its own: {link(store, newest)}")
         return 0
     _check_free(port)
-    command = [
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--host", HOST, "--port", str(port), "--workers", "1"),
-        *("--allowed-hosts", ALLOWED_HOSTS),
-    ]
-    if store.artifacts is not None:
-        command += ["--default-artifact-root", store.artifacts.as_uri()]
     for number in (signal.SIGINT, signal.SIGTERM):  # both end the server, too
         signal.signal(number, signal.default_int_handler)
     say(f"Starting MLflow's UI on port {port} ...")
-    with (
-        connectable(store.uri) as address,
-        subprocess.Popen(
+    artifacts = store.artifacts.as_uri() if store.artifacts is not None else None
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(connectable(store.uri))
+        command, environment = server_command(HOST, port, ALLOWED_HOSTS, address, artifacts)
+        server = subprocess.Popen(
             command,
-            env={
-                **os.environ,
-                **SERVER,
-                "MLFLOW_BACKEND_STORE_URI": address,
-            },  # not in the command, which every user can read
+            env={**os.environ, **SERVER, **environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-        ) as server,
-    ):
+        )
+        stack.enter_context(server)
         try:
-            _wait(server, port)
-            say(f"Browse:  {link(store, newest, f'http://{HOST}:{port}')}")
+            with waiting():
+                browse = link(store, newest, f"http://{HOST}:{port}")  # imports MLflow, while the server does so, too
+                _wait(server, port)
+            say(f"Browse:  {browse}")
             say("Ctrl-C ends it.")
             assert server.stderr is not None
             for _ in server.stderr:  # read, so that the server does not block, but not shown
