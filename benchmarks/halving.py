@@ -5,7 +5,7 @@ this one run, as whole processes on empty stores. The accuracy lost is that of t
 points; ratios are medians over the seeds. The first run of each model is not counted: it measures which way of training
 is the fastest, and remembers it.
 
-    python benchmarks/halving.py [--seeds 5] [--quick] [--models logistic mlp]
+    python benchmarks/halving.py [--seeds 5] [--quick] [--models logistic mlp] [--words WORD ...]
 
 --quick takes scikit-learn's digits and 9 epochs: a minute, to see that it runs.
 """
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how often (default 5)")
     parser.add_argument("--quick", action="store_true", help="the digits and 9 epochs")
     parser.add_argument("--models", nargs="*", default=["logistic", "mlp"], help="config names (default logistic mlp)")
+    parser.add_argument("--words", nargs="*", default=[], help="further words, such as pruner.min_epochs=2")
     arguments = parser.parse_args()
     data = ["dataset=digits", "epochs=9"] if arguments.quick else ["dataset=mnist", "epochs=27"]
     print(f"{'model':<10} {'seed':>4}  {'trial-epochs':>12} {'wall clock':>10} {'points lost':>11}")
@@ -77,7 +78,7 @@ def main() -> None:
         found: list[dict[str, float]] = []
         for seed in range(arguments.seeds):
             full = run([*words, f"seed={seed}"])
-            pruned = run([*words, f"seed={seed}", "pruner=halving"])
+            pruned = run([*words, f"seed={seed}", "pruner=halving", *arguments.words])
             ratios = (pruned.epochs / full.epochs, pruned.seconds / full.seconds, 100 * (full.best - pruned.best))
             found.append(dict(zip(GOALS, ratios, strict=True)))
             shown = f"{ratios[0]:>12.3f} {ratios[1]:>10.2f} {ratios[2]:>11.2f}"
