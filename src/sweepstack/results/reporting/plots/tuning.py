@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sweepstack.metrics import Metric
+from sweepstack.results.reporting.plots.palette import drawing_style
 from sweepstack.results.reporting.plots.style import (
     BLUE,
     ORANGE,
@@ -78,8 +79,8 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
 
 
 def svg_file(figure: Figure) -> bytes:
-    """Returns a figure as a file of its own; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
+    """Returns a figure as an SVG file of its own, for light and dark mode; the same figure gives the same bytes."""
+    buffer = io.StringIO()
     with styled():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return buffer.getvalue().replace("</style>", f"{drawing_style()}</style>", 1).encode()
