@@ -183,6 +183,10 @@ def test_keys_go_through_the_marks_of_a_plot(page: "Page") -> None:
     assert len({*told}) > 1
     assert pressed(page, "ArrowLeft", 3) == told[0]
     assert plot.locator(".lit").count() >= 1
+    faint = "marks => marks.map(mark => getComputedStyle(mark).opacity)"
+    assert {*plot.locator(".mark:not(.lit)").evaluate_all(faint)} == {"0.35"}
+    cells = page.locator(".plot", has_text="pairs of values").locator(".mark")
+    assert {*cells.evaluate_all(faint)} == {"1"}  # their text could not be read
     assert page.locator("#trials tr.lit").count() == 1
     assert pressed(page, "Escape") == ""
     assert page.locator(".lit").count() == 0

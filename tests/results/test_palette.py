@@ -23,10 +23,12 @@ from sweepstack.results.reporting.plots.palette import (
     page_style,
 )
 from sweepstack.results.reporting.plots.style import figure, styled, svg
-from sweepstack.results.reporting.plots.tuning import svg_file
+from sweepstack.results.reporting.plots.tuning import svg_file, tuning_curves
 from sweepstack.results.reporting.report import TEMPLATES
+from sweepstack.results.tuning.curves import curve_of_points
 
 from .colour_vision import DEFICIENCIES, ciede2000, contrast, distance, lab
+from .trials import ACCURACY
 
 TEXT = 4.5
 """The least contrast of text; WCAG 2, level AA."""
@@ -116,6 +118,12 @@ def test_nothing_else_sets_a_colour() -> None:
     ours = [one.light.lower() for one in (PAGE["paper"], *SERIES.values(), *AXES.values())]
     assert len({*ours}) == len(ours)
     assert {*ours}.isdisjoint(to_hex(colormaps[COLOURS](step)) for step in range(256))
+
+
+def test_two_curves_are_told_apart_without_their_colours() -> None:
+    curves = {str(n): curve_of_points(np.arange(n), larger_is_better=True) for n in (3, 5)}
+    lines = tuning_curves(curves, ACCURACY).axes[0].lines
+    assert len({line.get_linestyle() for line in lines}) == len({line.get_marker() for line in lines}) == 2
 
 
 def test_every_colour_in_a_drawing_has_one_for_dark_mode_also_in_a_file_of_its_own() -> None:

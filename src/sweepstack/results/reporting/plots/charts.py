@@ -14,6 +14,7 @@ from sweepstack.results.reporting.params import NO_RANGES, DrawnRange, Scale, as
 from sweepstack.results.reporting.plots.palette import STEPS, line_colours
 from sweepstack.results.reporting.plots.style import (
     BLUE,
+    DASHES,
     GREEN,
     GREY,
     INK,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 MAY_BE_BEST = "may be the best, too"
 """What the legends call the other settings that may be the best."""
-DASHES = (0, (4, 1.5))
-"""Lines of trials of such settings."""
 RANGES = 6
 """The number of parts of a range of values that have a mean each; all parts have about as many trials."""
 

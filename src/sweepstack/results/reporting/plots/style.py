@@ -21,6 +21,8 @@ INK, BLUE, ORANGE, GREEN, GREY = (SERIES[name].light for name in ("ink", "blue",
 best, whose marks and lines have another form, too; and of all other trials."""
 PAPER = PAGE["paper"].light
 """Colour of the background."""
+DASHES = (0, (4, 1.5))
+"""Lines of other settings that may be the best, and of the second of two curves."""
 SINGLE = 500
 """The most marks that are drawn one by one, so that a reader can point at each; more are drawn as one."""
 LABELS = {
