@@ -52,7 +52,9 @@ def _sections(about: About, on_progress: OnProgress) -> Iterator[ReportSection]:
 
 def _of_classes(store: Store, run_id: str, config: TrialConfig, digest: str) -> Iterator[ReportSection]:
     found = mistakes.answers_of(store, run_id, config, digest)
-    caption = "Numbers are test images. A darker cell is a larger part of its row; correct answers are white."
+    caption = (
+        "Numbers are test images. A cell has more colour the larger a part of its row it is; correct answers have none."
+    )
     yield ReportSection("confusion", caption, mistakes.confusion_matrix(found))
     of_classes = recall.recall_of_classes(mistakes.confusion(found))
     if of_classes.uneven:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError
-from sweepstack.results.reporting.plots.style import INK, figure, styled
+from sweepstack.results.reporting.plots.palette import AXES, CELL, CELLS, ON_DARK, OPAQUE
+from sweepstack.results.reporting.plots.style import figure, styled
 from sweepstack.results.reporting.predicted import load_test_data
 from sweepstack.results.selection.predictions import count_changed_predictions
 from sweepstack.tracking.artifacts import artifact
@@ -80,22 +81,26 @@ def surest_mistakes(answers: Answers) -> NDArray[Any]:
 
 
 def confusion_matrix(answers: Answers) -> Figure:
-    """Draws the mistakes as a matrix: a cell is darker the more images of its row are mistaken for its column's class.
+    """Draws the mistakes as a matrix: a cell has more colour the more images of its row go to its column's class.
 
-    Correct answers stay white.
+    Correct answers have no colour.
     """
+    from matplotlib.colors import LinearSegmentedColormap
+
     counts = confusion(answers)
     classes = len(counts)
     rates = np.where(np.eye(classes, dtype=bool), 0.0, counts) / np.maximum(counts.sum(1, keepdims=True), 1)
     top = rates.max() or 1.0
+    colours = LinearSegmentedColormap.from_list(CELLS, [(CELL, 0.0), (CELL, 1.0)])
     with styled():
         side = min(9.0, 2.2 + 0.48 * classes)
         drawn = figure(side, side * 0.92)
         axes = drawn.subplots()
-        axes.imshow(rates, cmap="Blues", vmin=0, vmax=top * 1.15, interpolation="nearest")
+        axes.imshow(rates / top, cmap=colours, vmin=0, vmax=1, interpolation="nearest", gid=CELLS)
         if classes <= MAX_LABELLED_CLASSES:
             for true, predicted in np.argwhere(counts):
-                ink = "white" if rates[true, predicted] > 0.6 * top else "#777777" if true == predicted else INK
+                clear = AXES["faint" if true == predicted else "on-clear"].light
+                ink = ON_DARK if rates[true, predicted] > OPAQUE * top else clear
                 axes.text(
                     predicted, true, f"{counts[true, predicted]}", ha="center", va="center", color=ink, fontsize=9
                 )

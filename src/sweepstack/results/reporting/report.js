@@ -11,14 +11,14 @@ for (const part of document.querySelectorAll("[data-trials]"))
   }
 let lit = [];
 
-function dark() {
+function clear() {
   for (const part of lit) part.classList.remove("lit");
   lit = [];
   tip.textContent = "";
 }
 
-function light(part, x, y) {
-  dark();
+function highlight(part, x, y) {
+  clear();
   const trials = part.dataset.trials.split(" ");
   for (const trial of trials)
     for (const other of shown.get(trial) || []) {
@@ -49,25 +49,30 @@ function middle(part) {
 
 document.addEventListener("mouseover", (event) => {
   const part = event.target.closest("[data-trials]");
-  if (part) light(part, event.clientX, event.clientY);
-  else dark();
+  if (part) highlight(part, event.clientX, event.clientY);
+  else clear();
 });
 
-// One stop of the Tab key for each plot and table; arrow keys go from trial to trial, Escape leaves them.
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") clear();
+});
+
+// One stop of the Tab key for each plot and table; in it keys go from trial to trial. Left and right scroll a table.
+const STEPS = { ArrowDown: 1, ArrowUp: -1, Enter: 1, " ": 1 };
+const ACROSS = { ArrowRight: 1, ArrowLeft: -1 };
 for (const home of document.querySelectorAll("[data-walk]")) {
   let at = -1;
   home.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    if (event.key === "Escape") dark();
-    if (!step || event.target.closest("button")) return;
+    const step = STEPS[event.key] || (home.querySelector("table") ? 0 : ACROSS[event.key]);
+    if (!step || event.target !== home || event.ctrlKey || event.metaKey || event.altKey) return;
     const parts = home.querySelectorAll("[data-trials]");
     if (!parts.length) return;
     event.preventDefault();
-    at = (at + step + parts.length) % parts.length;
-    if (parts[at].tagName === "TR") parts[at].scrollIntoView({ block: "nearest" });
-    light(parts[at], ...middle(parts[at]));
+    at = at < 0 && step < 0 ? parts.length - 1 : (at + step + parts.length) % parts.length;
+    parts[at].scrollIntoView({ block: "nearest", inline: "nearest" });
+    highlight(parts[at], ...middle(parts[at]));
   });
-  home.addEventListener("blur", dark);
+  home.addEventListener("blur", clear);
 }
 
 // Paper cannot be unfolded.

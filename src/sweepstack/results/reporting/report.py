@@ -15,6 +15,7 @@ from sweepstack.errors import printable
 from sweepstack.results.reporting import text
 from sweepstack.results.reporting.answer import Sentence, answer, by_sentence, no_answer, question
 from sweepstack.results.reporting.mistake_sections import make_mistake_sections
+from sweepstack.results.reporting.plots.palette import page_style
 from sweepstack.results.reporting.plots.style import SINGLE, png, svg
 from sweepstack.results.reporting.searches.savings import savings
 from sweepstack.results.reporting.sections import (
@@ -162,7 +163,7 @@ def _page(
         pruned=pruned_table(frame, about.objective),
         failures=unfinished_table(frame),
         reading=text.explain_values(frame, selection, about.origin.counts.get("test") if about.origin else None),
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        style=Markup(page_style() + (TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     )

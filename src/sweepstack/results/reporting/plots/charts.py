@@ -11,13 +11,15 @@ import pandas as pd
 
 from sweepstack.metrics import Metric
 from sweepstack.results.reporting.params import NO_RANGES, DrawnRange, Scale, as_fractions, scale
+from sweepstack.results.reporting.plots.palette import STEPS, line_colours
 from sweepstack.results.reporting.plots.style import (
     BLUE,
-    COLOURS,
+    DASHES,
     GREEN,
     GREY,
     INK,
     ORANGE,
+    PAPER,
     SINGLE,
     figure,
     gid,
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
 MAY_BE_BEST = "may be the best, too"
 """What the legends call the other settings that may be the best."""
-DASHES = (0, (4, 1.5))
-"""Lines of trials of such settings."""
 RANGES = 6
 """The number of parts of a range of values that have a mean each; all parts have about as many trials."""
 
@@ -182,8 +182,6 @@ def parallel_coordinates(
         tied: those of the other settings that may be the best.
         ranges: what a search draws params from.
     """
-    from matplotlib import colormaps
-
     frame = measured(frame, objective).sort_values(objective, ascending=objective.larger_is_better, kind="stable")
     values = frame[objective].to_numpy(dtype=float)
     low, high = window(values, objective, margin=0.0)
@@ -193,7 +191,9 @@ def parallel_coordinates(
     with styled():
         drawn = figure(max(6.0, 1.9 * (len(varied) + 1)), 4.5)
         axes = drawn.subplots()
-        colours = colormaps[COLOURS](shades if objective.larger_is_better else 1 - shades)
+        ramp = [colour.light for colour in line_colours()]
+        goodness = shades if objective.larger_is_better else 1 - shades
+        colours = [ramp[step] for step in np.rint(goodness * (STEPS - 1)).astype(int)]
         across = np.arange(len(varied) + 1.0)
         paths = {index: np.column_stack([across, line]) for index, line in zip(frame.index, heights, strict=True)}
         _lines(axes, paths, dict(zip(frame.index, colours, strict=True)), best, (1.1, 2.6), tied)
@@ -211,14 +211,14 @@ def parallel_coordinates(
         axes.plot([], [], color=ORANGE, lw=2.6, label="the best setting")
         if not {*tied}.isdisjoint(paths):
             axes.plot([], [], color=GREEN, lw=1.4, ls=DASHES, label=MAY_BE_BEST)
-        axes.plot([], [], color=colormaps[COLOURS](1.0), lw=2, label="good")
-        axes.plot([], [], color=colormaps[COLOURS](0.0), lw=2, label="bad")
+        axes.plot([], [], color=ramp[-1], lw=2, label="good")
+        axes.plot([], [], color=ramp[0], lw=2, label="bad")
         legend(drawn, 4)
         title(drawn, "Which values go together: a line for each trial")
     return drawn
 
 
-_TEXT_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.0}
+_TEXT_BOX = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1.0}
 
 
 def draw_marks(

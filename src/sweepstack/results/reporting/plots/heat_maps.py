@@ -11,9 +11,11 @@ import pandas as pd
 
 from sweepstack.metrics import Metric
 from sweepstack.results.reporting.params import MAX_LISTED_VALUES, scale, value_text
+from sweepstack.results.reporting.plots.palette import COLOURS, on_cell
 from sweepstack.results.reporting.plots.style import (
-    COLOURS,
+    INK,
     ORANGE,
+    PAPER,
     SINGLE,
     figure,
     gid,
@@ -123,19 +125,19 @@ def _map(
         value = float(cells[row, column])
         inside = frame.index[(texts[0] == down) & (texts[1] == across)]
         known = bool(np.isfinite(value))
-        colour = colours(norm(value)) if known else (1.0, 1.0, 1.0, 1.0)
+        colour = colours(norm(value)) if known else PAPER
+        ink = on_cell(colours(norm(value))) if known else INK
         name = gid(inside) if len(inside) and len(frame) <= SINGLE else None
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=colour, ec="white", lw=1.5, gid=name))
-        dark = known and np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=colour, ec=PAPER, lw=1.5, gid=name))
         label = tick_text(value) if known else "–"
-        axes.text(column, row, label, ha="center", va="center", color="white" if dark else "black", fontsize=9)
+        axes.text(column, row, label, ha="center", va="center", color=ink, fontsize=9)
         if {*best} & {*inside}:
             axes.add_patch(
                 Rectangle((column - 0.45, row - 0.45), 0.9, 0.9, fill=False, ec=ORANGE, lw=2.2, label="best")
             )
         elif {*tied} & {*inside}:
-            corner, line = (column - 0.45, row - 0.45), "white" if dark else "black"
-            axes.add_patch(Rectangle(corner, 0.9, 0.9, fill=False, ec=line, lw=1.2, ls=(0, (3, 2)), label="tied"))
+            corner = (column - 0.45, row - 0.45)
+            axes.add_patch(Rectangle(corner, 0.9, 0.9, fill=False, ec=ink, lw=1.2, ls=(0, (3, 2)), label="tied"))
     axes.set(xlim=(-0.5, len(mean.columns) - 0.5), ylim=(-0.5, len(mean) - 0.5))
     axes.set_xticks(range(len(mean.columns)), [shortened(text, 12) for text in mean.columns])
     axes.set_yticks(range(len(mean)), [shortened(text, 12) for text in mean.index])

@@ -11,23 +11,18 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweepstack.metrics import BEST, bare_name
+from sweepstack.results.reporting.plots.palette import AXES, PAGE, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE = "#0072B2"
-"""Colour of means and of the Pareto front; from Okabe and Ito's palette."""
-ORANGE = "#D55E00"
-"""Colour of the best setting; from Okabe and Ito's palette."""
-GREEN = "#009E73"
-"""Colour of the other settings that may be the best; from Okabe and Ito's palette. Their marks and lines have another
-form, too, for readers who see no colours."""
-GREY = "#8C8C8C"
-"""Colour of all other trials."""
-INK = "#222222"
-"""Colour of text and lines."""
-COLOURS = "cividis"
-"""Colour map of values; it looks the same to colour-blind readers, and is readable in grey."""
+INK, BLUE, ORANGE, GREEN, GREY = (SERIES[name].light for name in ("ink", "blue", "orange", "green", "grey"))
+"""Colours of text and lines; of means and the Pareto front; of the best setting; of the other settings that may be the
+best, whose marks and lines have another form, too; and of all other trials."""
+PAPER = PAGE["paper"].light
+"""Colour of the background."""
+DASHES = (0, (4, 1.5))
+"""Lines of other settings that may be the best, and of the second of two curves."""
 SINGLE = 500
 """The most marks that are drawn one by one, so that a reader can point at each; more are drawn as one."""
 LABELS = {
@@ -54,7 +49,7 @@ LABELS = {
 PARTS = {"val": "validation", "train": "training", "test": "test"}
 """The parts of the data in words."""
 STYLE: Any = {
-    "axes.edgecolor": "#666666",
+    "axes.edgecolor": AXES["edge"].light,
     "axes.grid": True,
     "axes.labelcolor": INK,
     "axes.spines.right": False,
@@ -62,20 +57,20 @@ STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
     "axes.axisbelow": True,
-    "figure.facecolor": "white",
+    "figure.facecolor": PAPER,
     "figure.titlesize": 13,
     "figure.titleweight": "bold",
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": 10,
-    "grid.color": "#E4E4E4",
+    "grid.color": AXES["grid"].light,
     "grid.linewidth": 0.8,
     "legend.frameon": False,
-    "savefig.facecolor": "white",
+    "savefig.facecolor": PAPER,
     "svg.fonttype": "none",
     "text.color": INK,
     "text.parse_math": False,  # a dollar in a name is a dollar
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
+    "xtick.color": AXES["tick"].light,
+    "ytick.color": AXES["tick"].light,
 }
 """matplotlib's settings for all plots."""
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sweepstack.metrics import Metric
+from sweepstack.results.reporting.plots.palette import drawing_style
 from sweepstack.results.reporting.plots.style import (
     BLUE,
+    DASHES,
     ORANGE,
     figure,
     legend,
@@ -26,6 +28,8 @@ from sweepstack.results.tuning.curves import Curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LOOKS = ((BLUE, "-", "o"), (ORANGE, DASHES, "s"))
+"""The colour, line and mark of each curve."""
 MANY = 100
 """Trials from which their axis is logarithmic."""
 
@@ -46,14 +50,21 @@ def tuning_curves(curves: Mapping[str, Curve], objective: Metric, what: str = "t
         most = max(map(len, curves.values()))
         axes.set_ylim(*_limits([*curves.values()]))
         low, high = axes.get_ylim()
-        for colour, (name, curve) in zip((BLUE, ORANGE), curves.items(), strict=False):
+        for (colour, line, mark), (name, curve) in zip(LOOKS, curves.items(), strict=False):
             n = np.arange(1, len(curve) + 1)
             if curve.low is not None and curve.high is not None:
                 lower, upper = np.clip(curve.low, low, high), np.clip(curve.high, low, high)
                 axes.fill_between(n, lower, upper, color=colour, alpha=0.18, lw=0)
             shown = np.where(np.isfinite(curve.median), curve.median, np.nan)
             axes.plot(
-                n, shown, color=colour, lw=2, marker="o" if len(curve) <= 30 else "", ms=4, label=shortened(name, 60)
+                n,
+                shown,
+                color=colour,
+                ls=line,
+                lw=2,
+                marker=mark if len(curve) <= 30 else "",
+                ms=4,
+                label=shortened(name, 60),
             )
         if most > MANY:
             axes.set_xscale("log")
@@ -78,8 +89,8 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
 
 
 def svg_file(figure: Figure) -> bytes:
-    """Returns a figure as a file of its own; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
+    """Returns a figure as an SVG file of its own, for light and dark mode; the same figure gives the same bytes."""
+    buffer = io.StringIO()
     with styled():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return buffer.getvalue().replace("</style>", f"{drawing_style()}</style>", 1).encode()
