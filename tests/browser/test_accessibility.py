@@ -54,8 +54,8 @@ def folder(browser: "Browser", tmp_path_factory: pytest.TempPathFactory, empty_d
     words = ["optimizer.lr=0.003,0.03,0.3", "batch_size=50,100", "epochs=2", "seed=0,1"]
     swept = terminal.type("train.py", "-m", "dataset=digits", *words)
     assert swept.returncode == 0, swept.stderr
-    for typed in (["report"], ["compare", "latest"]):
-        name = "report.html" if typed == ["report"] else "tuning.svg"
+    files = {"report.html": ["report"], "tuning.svg": ["compare", "latest"], "tuning.html": ["compare", "latest"]}
+    for name, typed in files.items():
         made = CliRunner().invoke(
             main, [*typed, "-o", str(terminal.folder / name)], env={"MLFLOW_TRACKING_URI": terminal.uri}
         )
@@ -93,6 +93,16 @@ def test_all_text_of_the_page_can_be_read(page: "Page", mode: str) -> None:
     assert {behind for _, _, behind in found} >= {page.evaluate("getComputedStyle(document.body).backgroundColor")}
     assert [text for text, ink, behind in found if contrast(hexed(ink), hexed(behind)) < 4.5] == []
     assert hexed(page.evaluate("getComputedStyle(document.body).backgroundColor")) == getattr(PAGE["paper"], mode)
+
+
+@MODES
+def test_the_page_of_a_comparison_follows_the_mode(page: "Page", folder: Path, mode: str) -> None:
+    page.goto((folder / "tuning.html").as_uri())
+    page.emulate_media(color_scheme=mode)  # type: ignore[arg-type]
+    assert hexed(page.evaluate("getComputedStyle(document.body).backgroundColor")) == getattr(PAGE["paper"], mode)
+    texts = page.evaluate(TEXTS_AND_COLOURS)
+    assert len(texts) > 3
+    assert [text for text, ink, behind in texts if contrast(hexed(ink), hexed(behind)) < 4.5] == []
 
 
 @MODES

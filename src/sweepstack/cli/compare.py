@@ -27,7 +27,10 @@ PAGE = """\
 <!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{{ title }}</title>
-<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 53rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>{{ colours }}
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 53rem; margin: 2rem auto; padding: 0 1rem }
+body { background: var(--paper); color: var(--ink) }
 svg { width: 100%; height: auto } pre { overflow-x: auto }</style></head>
 <body>
 <h1>{{ title }}</h1>
@@ -191,11 +194,14 @@ def _write_plot(tuning: Tuning, output: Path) -> None:
             from jinja2 import Environment
             from markupsafe import Markup
 
+            from sweepstack.results.reporting.plots.palette import page_style
+
             content = (
                 Environment(autoescape=True)
                 .from_string(PAGE)
                 .render(
                     title=" and ".join(names),
+                    colours=Markup(page_style()),
                     sentence=tuning.sentence,
                     plot=Markup(svg(drawn, "tuning")),
                     table=_table(tuning),
