@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from docs import hooks
 
 from . import here
-from .terminal import ROOT, new_store
+from .terminal import ROOT, Terminal, new_store
 from .test_docs_site import CONSOLE
 
 CLI = ROOT / "src" / "sweepstack" / "cli"
@@ -85,6 +86,18 @@ def test_it_writes_over_nothing(words: list[str], mistake: str, tmp_path: Path, 
     assert done.err.count("\n") == 1
     assert re.search(mistake, done.err)
     assert sorted(tmp_path.rglob("*")) == [tmp_path / name for name in ("a file", "full", "full/mine.txt")]
+
+
+def test_a_project_that_cannot_be_written_leaves_nothing(terminal: Terminal) -> None:
+    """Here no file may have more than 500 bytes; some are shorter."""
+    limit = (500, 500)
+    words = ("sweepstack", "new", os.path.join("deep", "er"))
+    done = terminal.type(*words, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.endswith("er cannot be written (File too large); choose another folder\n")
+    assert not (terminal.folder / "deep").exists()
+    assert terminal.type(*words).returncode == 0
 
 
 @pytest.mark.parametrize("origin", ["plain", "lightning-hydra-template"])
