@@ -31,6 +31,10 @@ def test_a_new_project_runs_as_its_readme_says(tmp_path: Path, empty_database: P
     for name in ("train.py", "net.py", "rings.py", "conf/config.yaml", "conf/model/net.yaml", ".gitignore"):
         assert name in made.out
         assert (project / name).is_file()
+    for words in (["check"], ["format", "--check"]):  # with the settings that ruff has by default
+        ruff = [sys.executable, "-m", "ruff", *words, "--isolated", "--no-cache", "."]
+        checked = subprocess.run(ruff, cwd=project, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout
     (project / "mlruns").mkdir()
     new_store(project / "mlruns", empty_database)
     next_words = made.out.partition("Next:\n")[2].splitlines()
@@ -53,6 +57,11 @@ def test_a_new_project_runs_as_its_readme_says(tmp_path: Path, empty_database: P
     assert {line[3:] for line in status.splitlines()} == {*made.out.partition(": ")[2].partition("\n")[0].split(", ")}
     best = max(float(value) for value in re.findall(r"test/accuracy (0\.\d+)", swept))
     assert best > 0.9  # its model learns its data
+    (project / "conf").rename(project / "settings")
+    lost = here.train(program=project / "train.py")
+    assert lost.code == 2
+    assert lost.err.startswith(f"error: there is no folder {project / 'conf'} of configs; name yours in @hydra.main(")
+    assert lost.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

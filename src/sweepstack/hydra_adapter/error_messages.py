@@ -118,6 +118,8 @@ def _shortened_error(error: BaseException) -> str:
 
 
 def _missing_file(error: MissingConfigException) -> str:
+    if folder := re.search(r"config directory '(.+)' exists", str(error)):
+        return f"there is no folder {folder[1]} of configs; name yours in @hydra.main(config_path=...) of the program"
     missing = re.search(r"Could not find '([^']+)'", str(error))
     name = missing.group(1) if missing else str(error.missing_cfg_file or "the folder of the config")
     group, _, option = name.rpartition("/")
