@@ -162,6 +162,9 @@ def test_it_is_the_sweep_of_the_command_line(
     first, second = raised.value.errors
     assert (first.value, second.where) == (-1, "job 1 (epochs=0 dataset=digits)")
     assert (second.rule, second.remedy) == ("epochs should be greater than or equal to 1", "for example epochs=5")
+    for key in ("epoch", "+epochs"):
+        with pytest.raises(sweepstack.UserError, match=r"^(epoch is not a key|Could not append)"):
+            sweepstack.sweep({"launch.dry_run": "json", key: 0}, dataset="digits")
     plan = sweepstack.sweep({"launch.dry_run": True, "seed": [5, 6]}, dataset="digits", epochs=2)
     assert plan.empty
     assert capfd.readouterr().out.startswith("2 trials -> 2 trajectories -> 1 stack\n")

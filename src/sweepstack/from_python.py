@@ -352,6 +352,9 @@ def _read_errors(stream: IO[str], errors: list[str]) -> None:
         text = line.rstrip()
         if text.startswith(("error: ", "Stopped")) or errors:
             errors.append(text.removeprefix("error: "))
+        elif text.startswith('{"rule": '):  # what `launch.dry_run=json` makes of errors
+            found = json.loads(text)
+            errors += [one["message"] for one in (found, *found["further"])]
         elif text:
             print(text, file=sys.stderr, flush=True)
 

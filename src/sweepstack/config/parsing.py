@@ -132,7 +132,9 @@ def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
                 path, sections = path[:-1], sections[:-1]
             return ConfigError(f"{key} is required and missing", remedy=f"give it, {_example(path, sections)}")
         case "model_type" | "model_attributes_type":
-            return ConfigError(f"{key} should have keys", value, _example(path, sections, value))
+            is_choice = key in ("dataset", "model", "optimizer") and isinstance(value, str)
+            note = f" (in a config file, a choice is a line of the list defaults: - {key}: NAME)" if is_choice else ""
+            return ConfigError(f"{key} should have keys{note}", value, _example(path, sections, value))
         case "tuple_type":
             return ConfigError(f"{key} should be a list", value, _example(path, sections))
         case "union_tag_invalid" | "union_tag_not_found":
