@@ -3,6 +3,7 @@
 import enum
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -60,6 +61,10 @@ class Color(enum.Enum):
         (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
         ([np.float32(0.5), np.int64(3), np.bool_(True), np.str_("a,b")], [0.5, 3, True, "a,b"]),
         (np.float64(0.1), [0.1]),
+        (np.array([0.1, 1e-30], dtype=np.float32), [0.1, 1e-30]),  # not 0.10000000149011612
+        ([np.float16(0.1), [torch.tensor(0.3)], {"a": np.float32(0.1)}], [0.1, [0.3], {"a": 0.1}]),
+        (pd.Series([0.1], dtype="Float32"), [0.1]),
+        ([np.float64, torch.Tensor], ["numpy.float64", "torch.Tensor"]),
         (torch.tensor([1, 2]), [1, 2]),
         (pd.Series([1.5, 2.5], index=["x", "y"]), [1.5, 2.5]),
         (pd.Index(["a", "b"]), ["a", "b"]),
@@ -98,6 +103,12 @@ def test_words_and_keywords_stand_beside_mappings() -> None:
             {"a": 1 + 2j},
             "a must be a number, a text, None, or a list or dict of these, got (1+2j); convert the complex",
         ),
+        (
+            {"a": b"text"},
+            "a must be a number, a text, None, or a list or dict of these, got b'text'; convert the bytes",
+        ),
+        (5, "settings must be mappings or overrides KEY=VALUE, got 5; for example {'epochs': 3}"),
+        (None, "settings must be mappings or overrides KEY=VALUE, got None"),
         ({"a": pd.DataFrame()}, "a must be a number, a text, None, or a list or dict of these, got Empty DataFrame"),
         ({"a": "x\0"}, "a must not have a NUL character"),
         ({"a": {"x y": 1}}, "a name inside of a must be a word, got 'x y'"),
@@ -142,6 +153,18 @@ def test_it_is_the_sweep_of_the_command_line(
     with pytest.raises(sweepstack.UserError) as raised:
         sweepstack.sweep({"optimizer.lrr": [1, 2]}, dataset="digits")
     assert str(raised.value) == "optimizer.lrr is not a key of the config; did you mean 'lr'?"
+    assert (raised.value.rule, raised.value.remedy) == (
+        "optimizer.lrr is not a key of the config",
+        "did you mean 'lr'?",
+    )
+    with pytest.raises(sweepstack.UserError) as raised:
+        sweepstack.sweep({"epochs": [-1, 0]}, dataset="digits")
+    first, second = raised.value.errors
+    assert (first.value, second.where) == (-1, "job 1 (epochs=0 dataset=digits)")
+    assert (second.rule, second.remedy) == ("epochs should be greater than or equal to 1", "for example epochs=5")
+    for key in ("epoch", "+epochs"):
+        with pytest.raises(sweepstack.UserError, match=r"^(epoch is not a key|Could not append)"):
+            sweepstack.sweep({"launch.dry_run": "json", key: 0}, dataset="digits")
     plan = sweepstack.sweep({"launch.dry_run": True, "seed": [5, 6]}, dataset="digits", epochs=2)
     assert plan.empty
     assert capfd.readouterr().out.startswith("2 trials -> 2 trajectories -> 1 stack\n")
@@ -168,6 +191,53 @@ def test_a_script_without_a_guard_is_told_of_it(terminal: Terminal) -> None:
     *_, last = done.stderr.splitlines()
     assert "a sweep imports the file with your model, and that file begins another sweep" in last
     assert "put sweepstack.sweep(...) below `if __name__ == '__main__':`" in last
+
+
+NET = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, classes))
+"""
+
+
+def test_its_trials_can_be_trained_again_and_refined_without_a_train_py(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The command that `repro` prints is typed as it stands, and finds the model beside the notebook."""
+    (terminal.folder / "net_of_mine.py").write_text(NET)
+    configs = terminal.folder / "my configs"
+    configs.mkdir()
+    (configs / "main.yaml").write_text("defaults: [dataset: digits]\nmodel: {_target_: net_of_mine.Net}\nepochs: 1\n")
+    monkeypatch.chdir(terminal.folder)
+    monkeypatch.syspath_prepend(str(terminal.folder))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    model = {"model._target_": "net_of_mine.Net", "model.shape": [[1, 8, 8]], "model.classes": 10}
+    added = {f"+{key}": value for key, value in model.items() if key != "model._target_"}
+    sweepstack.sweep({"seed": [0, 1], "optimizer.lr": [0.1, 0.2]}, added, config_dir=configs, config_name="main")
+    sweepstack.sweep({"seed": [0, 1], "optimizer.lr": [0.3, 0.31]}, model, dataset="digits", epochs=1)
+    capfd.readouterr()
+    for name, flags in (("lr=0.2 seed=1", f"--config-path '{configs}' --config-name main"), ("lr=0.31 seed=1", "")):
+        printed = terminal.type("sweepstack", "repro", name).stdout
+        assert printed.startswith(f"python -m sweepstack.train {flags}".rstrip())
+        words = shlex.split(printed)
+        again = subprocess.run(
+            [sys.executable, *words[1:]], cwd=terminal.folder, env=terminal.environment, capture_output=True, text=True
+        )
+        assert again.returncode == 0, again.stderr
+    refined = terminal.type("sweepstack", "refine", "--budget", "2")
+    assert refined.returncode == 0, refined.stderr
+    assert refined.stdout.count("trials trained; ") == 1
+    assert "2 trials -> " in refined.stdout
+
+
+def test_a_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(sweepstack.UserError, match="the current folder must exist; change to another one"):
+        sweepstack.sweep(dataset="digits")
 
 
 STOPPED = """

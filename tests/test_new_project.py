@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from docs import hooks
 
 from . import here
-from .terminal import ROOT, new_store
+from .terminal import ROOT, Terminal, new_store
 from .test_docs_site import CONSOLE
 
 CLI = ROOT / "src" / "sweepstack" / "cli"
@@ -30,6 +31,10 @@ def test_a_new_project_runs_as_its_readme_says(tmp_path: Path, empty_database: P
     for name in ("train.py", "net.py", "rings.py", "conf/config.yaml", "conf/model/net.yaml", ".gitignore"):
         assert name in made.out
         assert (project / name).is_file()
+    for words in (["check"], ["format", "--check"]):  # with the settings that ruff has by default
+        ruff = [sys.executable, "-m", "ruff", *words, "--isolated", "--no-cache", "."]
+        checked = subprocess.run(ruff, cwd=project, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout
     (project / "mlruns").mkdir()
     new_store(project / "mlruns", empty_database)
     next_words = made.out.partition("Next:\n")[2].splitlines()
@@ -52,6 +57,11 @@ def test_a_new_project_runs_as_its_readme_says(tmp_path: Path, empty_database: P
     assert {line[3:] for line in status.splitlines()} == {*made.out.partition(": ")[2].partition("\n")[0].split(", ")}
     best = max(float(value) for value in re.findall(r"test/accuracy (0\.\d+)", swept))
     assert best > 0.9  # its model learns its data
+    (project / "conf").rename(project / "settings")
+    lost = here.train(program=project / "train.py")
+    assert lost.code == 2
+    assert lost.err.startswith(f"error: there is no folder {project / 'conf'} of configs; name yours in @hydra.main(")
+    assert lost.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -85,6 +95,18 @@ def test_it_writes_over_nothing(words: list[str], mistake: str, tmp_path: Path, 
     assert done.err.count("\n") == 1
     assert re.search(mistake, done.err)
     assert sorted(tmp_path.rglob("*")) == [tmp_path / name for name in ("a file", "full", "full/mine.txt")]
+
+
+def test_a_project_that_cannot_be_written_leaves_nothing(terminal: Terminal) -> None:
+    """Here no file may have more than 500 bytes; some are shorter."""
+    limit = (500, 500)
+    words = ("sweepstack", "new", os.path.join("deep", "er"))
+    done = terminal.type(*words, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.endswith("er cannot be written (File too large); choose another folder\n")
+    assert not (terminal.folder / "deep").exists()
+    assert terminal.type(*words).returncode == 0
 
 
 @pytest.mark.parametrize("origin", ["plain", "lightning-hydra-template"])

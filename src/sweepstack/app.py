@@ -221,17 +221,21 @@ def _check_names(config: DictConfig) -> None:
             raise ConfigError(f"tracking.sweep {error}", name, "for example tracking.sweep=my_sweep") from None
 
 
-def main(task: Callable[[], Any]) -> NoReturn:
+def main(task: Callable[[], Any], module: str | None = None) -> NoReturn:
     """Runs Hydra's main function, and ends the program with one line and an exit code.
 
     Exit codes: see `exits`. With HYDRA_FULL_ERROR=1 it shows the traceback instead of the line, and exits with 1.
+
+    Args:
+        task: the function.
+        module: the module that `python -m` begins this program by; None if it is the one that has been begun.
     """
     caller = sys._getframe(1)
     is_main = caller.f_globals["__name__"] == "__main__"
     spec = caller.f_globals.get("__spec__") if is_main else None
     is_program = caller.f_back is None and is_main
     try:
-        _run_task(task, None if spec is None else spec.name)
+        _run_task(task, module if spec is None else spec.name)
     except SystemExit as end:
         if is_program and tricks() and isinstance(end.code, int):  # nobody is left who could catch it
             leave(end.code)

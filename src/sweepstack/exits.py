@@ -87,7 +87,7 @@ def as_object(error: BaseException, end: Ending) -> dict[str, Any]:
     if isinstance(error, UserError) and len(lines) == len(error.errors):
         found = [_fields(part, line) for part, line in zip(error.errors, lines, strict=True)]
     else:
-        found = [_fields(UserError(*_rule_and_remedy(line)), line) for line in lines]
+        found = [_fields(UserError(*rule_and_remedy(line)), line) for line in lines]
     return {**found[0], "exit_code": end.code, "further": found[1:]}
 
 
@@ -96,7 +96,8 @@ def _fields(error: UserError, line: str) -> dict[str, Any]:
     return {"rule": error.rule, "value": value, "remedy": error.remedy, "where": error.where, "message": line}
 
 
-def _rule_and_remedy(line: str) -> tuple[str, Any, str]:
+def rule_and_remedy(line: str) -> tuple[str, Any, str]:
+    """Returns rule, value and remedy of a line, as `UserError` takes them; the value is part of the rule."""
     rule, _, remedy = line.rpartition("; ")
     return (rule, NO_VALUE, remedy) if rule else (line, NO_VALUE, "")
 

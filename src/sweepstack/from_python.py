@@ -26,8 +26,7 @@ from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any
 
 from sweepstack.errors import ConfigError, UserError, printable
-from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, USER_ERROR, WAITING
-from sweepstack.paths import config_folder, project_root
+from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, USER_ERROR, WAITING, rule_and_remedy
 from sweepstack.trial import TrialState
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def sweep(
 
     Raises:
         UserError: a setting, the config, the data or the store cannot be used; `str(error)` is the line that the
-            command prints.
+            command prints, and `error.rule`, `value`, `remedy` and `where` are its parts.
         RuntimeError: the process that trains has ended without a table.
         KeyboardInterrupt: the sweep was stopped; the same call goes on from there.
     """
@@ -100,17 +99,24 @@ def sweep(
             "a sweep imports the file with your model, and that file begins another sweep",
             remedy="put sweepstack.sweep(...) below `if __name__ == '__main__':`, or the model into a file of its own",
         )
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError("the current folder must exist", remedy="change to another one: os.chdir(...)") from error
     words = [*words_of(*settings, {} if trials is None else {"search.trials": trials}, keys)]
     words += _location(config_dir, config_name)
     with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder, "rows")
-        code, errors = _run(words, rows, quiet)
+        rows, mistakes = Path(folder, "rows"), Path(folder, "mistakes")
+        code, errors = _run(words, {"rows": str(rows), "mistakes": str(mistakes)}, quiet)
         found = pickle.loads(rows.read_bytes()) if rows.exists() else None
+        mistake = _read_mistake(mistakes)
     message = "\n".join(errors)
     if code in (TERMINATED, EXIT_INTERRUPTED):
         raise KeyboardInterrupt(message)
     if code == USER_ERROR:
-        raise UserError(message)
+        if mistake is None or str(mistake) != message:
+            mistake = UserError(message) if len(errors) > 1 else UserError(*rule_and_remedy(message))
+        raise mistake
     if code not in (OK, FAILED, WAITING) or (code != OK and found is None):
         raise RuntimeError(
             message or f"the process that trains has ended with code {code}; the same call goes on from there"
@@ -129,6 +135,8 @@ def words_of(*settings: Mapping[str, Any] | Iterable[str] | str) -> Iterator[str
     """
     seen: set[str] = set()
     for part in settings:
+        if not isinstance(part, Iterable):
+            raise ConfigError("settings must be mappings or overrides KEY=VALUE", part, "for example {'epochs': 3}")
         for word in _words_of_mapping(part) if isinstance(part, Mapping) else [part] if isinstance(part, str) else part:
             if not isinstance(word, str) or word.startswith("-"):
                 raise ConfigError("a setting must be a mapping or an override KEY=VALUE", word, "for example epochs=3")
@@ -156,12 +164,27 @@ def _values(key: str, value: Any) -> Iterable[Any]:
     """Returns the values that a key is swept over, or its only value."""
     if isinstance(value, set | frozenset):
         raise ConfigError(f"the values of {key} must have an order", value, "give a list, such as sorted(...)")
-    if isinstance(value, str | Mapping | enum.Enum | PurePath) or callable(value):
+    if isinstance(value, str | Mapping | enum.Enum | PurePath | bytes | bytearray | memoryview) or callable(value):
         return [value]
     if hasattr(value, "tolist"):  # NumPy, pandas, PyTorch
-        found = value.tolist()
+        found = _list_of(value)
         return found if isinstance(found, list) else [found]
     return value if isinstance(value, Sequence | Iterator | KeysView | ValuesView) else [value]
+
+
+def _list_of(value: Any) -> Any:
+    """Returns an array, or a number of NumPy, as lists of numbers: of 32 or 16 bits as they are written, 0.1 as 0.1."""
+
+    def written(part: Any) -> Any:
+        return [written(one) for one in part] if isinstance(part, list) else float(str(kind(part)))
+
+    found, name = value.tolist(), str(getattr(value, "dtype", "")).rpartition(".")[2].lower()
+    if name not in ("float32", "float16"):
+        return found
+    import numpy as np
+
+    kind = np.dtype(name).type
+    return written(found)
 
 
 def _plain(value: Any, key: str) -> Any:
@@ -188,10 +211,10 @@ def _plain(value: Any, key: str) -> Any:
             return {name: _plain(part, key) for name, part in value.items()}
         case list() | tuple() | range():
             return [_plain(part, key) for part in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist(), key)
     if callable(value):
         return _import_path(value, key)
+    if hasattr(value, "tolist") and not isinstance(value, memoryview):
+        return _plain(_list_of(value), key)
     raise ConfigError(
         f"{key} must be a number, a text, None, or a list or dict of these",
         value,
@@ -235,32 +258,40 @@ def _not_in_a_module(target: Any, key: str) -> ConfigError:
     )
 
 
+def _read_mistake(file: Path) -> UserError | None:
+    """Returns the error that has ended the command, with its fields; None if only its line is known."""
+    with contextlib.suppress(Exception):  # it is not there, or has a value of a class that this process cannot import
+        found = pickle.loads(file.read_bytes())
+        return found if isinstance(found, UserError) else None
+    return None
+
+
 def _location(config_dir: str | os.PathLike[str] | None, config_name: str) -> list[str]:
     """Returns Hydra's flags that say where the configs are; see `sweep`."""
     name = config_name.removesuffix(".yaml")
-    main, added = project_root() / "conf", None
-    if config_dir is not None:
-        chosen = Path(config_dir).expanduser().absolute()
-        if not chosen.is_dir():
-            raise ConfigError("config_dir must be a folder with configs", str(config_dir), "for example 'my_conf'")
-        main, added = (chosen, None) if (chosen / f"{name}.yaml").is_file() else (main, chosen)
-    flags = [f"--config-name={name}", f"--config-path={main if main.is_dir() else config_folder()}"]
-    return flags if added is None else [*flags, f"--config-dir={added}"]
+    flags = [] if name == "config" else [f"--config-name={name}"]
+    if config_dir is None:
+        return flags
+    chosen = Path(config_dir).expanduser().absolute()
+    if not chosen.is_dir():
+        raise ConfigError("config_dir must be a folder with configs", str(config_dir), "for example 'my_conf'")
+    is_main = (chosen / f"{name}.yaml").is_file()
+    return [*flags, f"--config-{'path' if is_main else 'dir'}={chosen}"]
 
 
-def _run(words: Sequence[str], rows: Path, quiet: bool) -> tuple[int, list[str]]:
+def _run(words: Sequence[str], files: Mapping[str, str], quiet: bool) -> tuple[int, list[str]]:
     """Runs the command, and shows what it prints; returns its exit code and its errors.
 
     Its standard input is its tie to this process: when that is closed, it stops, as after SIGTERM.
 
     Args:
         words: the words of Hydra's command line.
-        rows: the file to which it writes the rows of the table.
+        files: those to which it writes: `rows` for the rows of the table, `mistakes` for the error that has ended it.
         quiet: see `sweep`.
     """
     paths = [os.path.abspath(path) for path in sys.path]
     begin = f"import sys; sys.path[:] = {paths!r}; from sweepstack.train import main; main()"
-    order = json.dumps({"words": ["--multirun", *words], "rows": str(rows)})
+    order = json.dumps({"words": ["--multirun", *words], **files})
     environment = {name: value for name, value in os.environ.items() if name not in COLORS} | {BEGUN_BY_SWEEP: "1"}
     if environment.get("MPLBACKEND", "").startswith("module://"):  # draws into a notebook
         del environment["MPLBACKEND"]
@@ -321,6 +352,9 @@ def _read_errors(stream: IO[str], errors: list[str]) -> None:
         text = line.rstrip()
         if text.startswith(("error: ", "Stopped")) or errors:
             errors.append(text.removeprefix("error: "))
+        elif text.startswith('{"rule": '):  # what `launch.dry_run=json` makes of errors
+            found = json.loads(text)
+            errors += [one["message"] for one in (found, *found["further"])]
         elif text:
             print(text, file=sys.stderr, flush=True)
 

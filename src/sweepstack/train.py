@@ -1,8 +1,12 @@
-"""The train.py of `sweepstack.sweep`: a process that obeys the first line of its standard input, and ends with it."""
+"""The train.py of this package: `python -m sweepstack.train` trains with the configs of the project, or of the package.
+
+`sweepstack.sweep` begins it as a process that obeys the first line of its standard input, and ends with it.
+"""
 
 from __future__ import annotations
 
 import _thread
+import contextlib
 import json
 import os
 import pickle
@@ -15,12 +19,20 @@ import hydra
 from omegaconf import DictConfig
 
 from sweepstack import app
+from sweepstack.errors import UserError
 from sweepstack.exits import leave
+from sweepstack.paths import config_folder, project_root
 from sweepstack.private_api_switch import tricks
 from sweepstack.sweep_end import read_rows
 
 
-@hydra.main(version_base="1.3", config_path=None, config_name="config")
+def _configs() -> Path:
+    """Returns the folder of the main config: `conf` of the project if there is one, else that of this package."""
+    own = project_root() / "conf"
+    return own if own.is_dir() else config_folder()
+
+
+@hydra.main(version_base="1.3", config_path=str(_configs()), config_name="config")
 def train(cfg: DictConfig) -> float:
     """Trains what Hydra has composed; see `app.run`."""
     return app.run(cfg)
@@ -41,11 +53,22 @@ def main() -> None:
     app.show_table = write_rows
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:
-        app.main(train)
+        app.main(train, "sweepstack.train")
     except SystemExit as end:
+        _keep_mistakes(end, Path(order["mistakes"]))
         if tricks() and isinstance(end.code, int):
             leave(end.code)
         raise
+
+
+def _keep_mistakes(end: SystemExit, file: Path) -> None:
+    """Writes the `UserError` that has ended the program to a file, if that is what has ended it."""
+    error: BaseException | None = end
+    while isinstance(error, SystemExit):
+        error = error.__context__
+    if isinstance(error, UserError):
+        with contextlib.suppress(Exception):  # a value cannot be pickled; the line has been printed
+            file.write_bytes(pickle.dumps(error))
 
 
 def _line() -> bytes:
@@ -63,3 +86,7 @@ def _end_with_input() -> None:
         _thread.interrupt_main(signal.SIGTERM)
     else:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    app.main(train)

@@ -125,6 +125,21 @@ def test_an_unknown_key_gets_the_nearest_known_one(digits_plain, key, remedy):
     assert line == f"{key} is not a key of the config; {remedy}"
 
 
+def test_a_choice_written_as_a_key_is_told_of_the_list_of_defaults(digits_plain):
+    (line,) = refusal(digits_plain({"model": "mlp"}))
+    assert line == (
+        "model should have keys (in a config file, a choice is a line of the list defaults: - model: NAME), got 'mlp'; "
+        "for example model=logistic"
+    )
+
+
+def test_a_key_of_ones_own_belongs_below_vars(digits_plain):
+    (line,) = refusal(digits_plain({"data_dir": "/data"}))
+    rule = "data_dir is not a key of the config; keys of your own belong below vars, such as vars.data_dir (known: "
+    assert line.startswith(rule)
+    assert "epochs, " in line
+
+
 @pytest.mark.parametrize(
     ("section", "name", "remedy"),
     [

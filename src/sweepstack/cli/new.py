@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -42,11 +43,7 @@ def new(directory: str, origin: str | None) -> None:
         guide = files("sweepstack.cli").joinpath("migrating", f"{origin}.md").read_text(encoding="utf-8")
         content[MIGRATING] = guide
     try:
-        for name, text in content.items():
-            file = folder / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("x", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
+        _write(folder, content)
     except OSError as error:
         rule = f"{click.format_filename(error.filename or folder)} cannot be written ({error.strerror})"
         raise UserError(rule, remedy="choose another folder") from error
@@ -60,6 +57,30 @@ def new(directory: str, origin: str | None) -> None:
     for line in ("python train.py -m model.width=4,16 optimizer.lr=0.1,0.3", "sweepstack report -o report.html"):
         click.echo(f"  {line}")
     click.echo("README.md says what is where.")
+
+
+def _write(folder: Path, content: Mapping[str, str]) -> None:
+    """Writes all files of a project, or none: if one cannot be written, or Ctrl-C comes, those before it are removed.
+
+    Args:
+        folder: the folder of the project.
+        content: the text of each file, by its path in the project.
+    """
+    made: list[Path] = []
+    try:
+        for name, text in content.items():
+            file = folder / name
+            for above in [one for one in reversed(file.parents) if not one.exists()]:
+                above.mkdir()
+                made.append(above)
+            with file.open("x", encoding="utf-8", newline="\n") as stream:
+                made.append(file)
+                stream.write(text)
+    except BaseException:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
 
 
 def _templates(folder: Traversable, inside: str = "") -> Iterator[tuple[str, Traversable]]:

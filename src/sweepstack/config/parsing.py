@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
@@ -100,6 +100,20 @@ def parse_search(cfg: DictConfig) -> SearchConfig:
         raise ConfigError.of_all([_explain(cast("ErrorDetails", one), {"search": plain}) for one in details]) from error
 
 
+def remedy_for_key(key: str, known: Iterable[str], own: str = f"{VARS}.") -> str:
+    """Returns a remedy for a key that the config does not have.
+
+    Args:
+        key: the key.
+        known: the keys of its section.
+        own: what is put before it to make it a key of the user's own.
+    """
+    remedy = did_you_mean(key.rpartition(".")[2], known)
+    if "." in key or not remedy.startswith("known: "):
+        return remedy
+    return f"keys of your own belong below {VARS}, such as {own}{key} ({remedy})"
+
+
 def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
     """Converts one mistake that pydantic found to an error with rule, value and remedy."""
     path = _key_path(detail["loc"])
@@ -111,14 +125,16 @@ def _explain(detail: ErrorDetails, plain: Any) -> ConfigError:
     match detail["type"]:
         case "extra_forbidden":
             fields = getattr(sections[-1], "model_fields", {})
-            return ConfigError(f"{key} is not a key of the config", remedy=did_you_mean(path[-1], fields))
+            return ConfigError(f"{key} is not a key of the config", remedy=remedy_for_key(key, fields))
         case "missing":
             optional = len(path) > 1 and (above := _field(sections[-2], path[-2])) is not None and above.default is None
             if optional and "[" not in key:  # the config has null there, so the whole section must be given
                 path, sections = path[:-1], sections[:-1]
             return ConfigError(f"{key} is required and missing", remedy=f"give it, {_example(path, sections)}")
         case "model_type" | "model_attributes_type":
-            return ConfigError(f"{key} should have keys", value, _example(path, sections, value))
+            is_choice = key in ("dataset", "model", "optimizer") and isinstance(value, str)
+            note = f" (in a config file, a choice is a line of the list defaults: - {key}: NAME)" if is_choice else ""
+            return ConfigError(f"{key} should have keys{note}", value, _example(path, sections, value))
         case "tuple_type":
             return ConfigError(f"{key} should be a list", value, _example(path, sections))
         case "union_tag_invalid" | "union_tag_not_found":

@@ -51,7 +51,9 @@ def explain(error: BaseException) -> str:
             if choices := _swept_choices(key):
                 rule = f"{key} is not a key of every config of the sweep"
                 return f"{rule}; for one that some of {choices} have: ++{key}=VALUE"
-            return f"{key} is not a key of the config; {did_you_mean(str(cause.key), known)}"
+            from sweepstack.config.parsing import VARS, remedy_for_key
+
+            return f"{key} is not a key of the config; {remedy_for_key(key, known, f'+{VARS}.')}"
     if isinstance(error, KeyError) and error.args and str(error.args[0]) not in os.environ:
         name = str(error.args[0])
         return f"hydra.job.env_copy names the variable {name}, which is not set; set it, or leave it out"
@@ -116,6 +118,8 @@ def _shortened_error(error: BaseException) -> str:
 
 
 def _missing_file(error: MissingConfigException) -> str:
+    if folder := re.search(r"config directory '(.+)' exists", str(error)):
+        return f"there is no folder {folder[1]} of configs; name yours in @hydra.main(config_path=...) of the program"
     missing = re.search(r"Could not find '([^']+)'", str(error))
     name = missing.group(1) if missing else str(error.missing_cfg_file or "the folder of the config")
     group, _, option = name.rpartition("/")
