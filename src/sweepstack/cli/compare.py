@@ -33,12 +33,14 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 53rem; margin: 2rem auto
 body { background: var(--paper); color: var(--ink) }
 svg { width: 100%; height: auto } pre { overflow-x: auto }</style></head>
 <body>
+<main>
 <h1>{{ title }}</h1>
 <p>{{ sentence }}</p>
 <figure style="margin: 0">{{ plot }}</figure>
 <pre>{{ table }}</pre>
 <ul>{% for line in lines %}<li>{{ line }}</li>
 {% endfor %}</ul>
+</main>
 </body>
 </html>
 """
