@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.inspection import permutation_importance
 
 from sweepstack.metrics import Metric
-from sweepstack.results.reporting.importance import Importance, importance, importance_bars
+from sweepstack.results.reporting.importance import REPEATS, Importance, _error_lost, importance, importance_bars
 from sweepstack.results.reporting.mistakes import Answers, confusion, confusion_matrix, surest_mistakes, wrong_images
 from sweepstack.results.reporting.params import scale, varied_params
 from sweepstack.results.reporting.plots.charts import by_param, learning_curves, parallel_coordinates
@@ -207,6 +209,17 @@ def test_importance_finds_the_knob_that_matters_and_is_the_same_each_time() -> N
     (axes,) = importance_bars(found, "val/accuracy").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["learning rate", "batch size"]
     assert [bar.get_width() for bar in axes.patches] == found.lost  # type: ignore[attr-defined]
+
+
+def test_importance_is_the_permutation_importance_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    inputs, more = random.random((40, 3)), random.random((17, 3))
+    forest = RandomForestRegressor(5, random_state=0).fit(inputs, inputs @ [1.0, 0.1, 0.0])
+    values = more[:, 0]
+    public = permutation_importance(
+        forest, more, values, scoring="neg_mean_squared_error", n_repeats=REPEATS, random_state=0
+    )
+    assert _error_lost(forest, more, values) == pytest.approx(public.importances)
 
 
 def test_importance_says_why_it_cannot_be_told(frame: pd.DataFrame) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from sweepstack.events import Ended, Measured, Started
+from sweepstack.planning.plan import Stack
 from sweepstack.trial import Outcome, Trial, TrialState
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,9 @@ class Listener:
 
     def on_planned(self, trials: Sequence[Trial]) -> None:
         """Receives further trials that will be trained."""
+
+    def on_stacks(self, stacks: Sequence[Stack], workers: int) -> None:
+        """Receives the stacks of further trials, without those that are not trained; so many of them train at once."""
 
     def on_expected(self, number: int) -> None:
         """Receives how many trials will be trained in all, if further ones are planned later; 0: no others follow."""

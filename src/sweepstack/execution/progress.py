@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from sweepstack.errors import printable
 from sweepstack.events import Ended, Measured, Started
+from sweepstack.execution.control.eta import Eta, StackProgress, clock
 from sweepstack.execution.listener import Listener
 from sweepstack.metrics import bare_name, is_better, rounded
-from sweepstack.planning.plan import count
+from sweepstack.planning.plan import Stack, count
 from sweepstack.trial import Outcome, Trial, TrialState
+
+MOST_STACKS = 8
+"""The most stacks that have a line of their own in a terminal."""
+LINE_SECONDS = 60.0
+"""Seconds between lines about the progress, if the output is no terminal."""
+LINE_SHARE = 0.05
+"""The same as a part of the time so far, for long sweeps; the longer of both counts."""
+
+
+class _Left(ProgressColumn):
+    """The time that is left, by `Display.eta`; it is asked each time that the line is drawn."""
+
+    max_refresh = 0.5
+
+    def __init__(self, left: Callable[[TaskID], str]) -> None:
+        super().__init__()
+        self._left = left
+
+    def render(self, task: Task) -> Text:
+        return Text(self._left(task.id), style="progress.remaining")
 
 
 class Display(Listener):
@@ -45,15 +68,19 @@ class Display(Listener):
             BarColumn(bar_width=24),
             TextColumn("epoch {task.fields[epoch]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("left", markup=False),
-            TimeRemainingColumn(),
+            _Left(self._left),
+            TextColumn("{task.fields[rate]}", markup=False),
             TextColumn("{task.fields[best]}", markup=False),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
+        self._eta = Eta()
+        self._lines: dict[StackProgress, TaskID] = {}  # of the stacks that train, in the terminal
+        self._began: float | None = None  # when the first trial began
+        self._last_line = 0.0  # when the last line about the progress was printed
         self._total = 0
-        self._task = self._bar.add_task("", total=0, trials="", epoch="-", best="")
+        self._task = self._bar.add_task("", total=0, trials="", epoch="-", rate="", best="")
 
     def __enter__(self) -> Display:
         self._bar.start()
@@ -92,8 +119,56 @@ class Display(Listener):
         self._searches = self._searches or any(map(_is_searched, trials))
         self._update(total=self._total, trials=self._numbers)
 
+    def on_stacks(self, stacks: Sequence[Stack], workers: int) -> None:
+        self._eta.workers = workers
+        for stack in stacks:
+            self._eta.add([one.trials for one in stack.trajectories], stack.choice.epoch_seconds)
+
     def on_expected(self, number: int) -> None:
         self._expected = number
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the trials still train, estimated; None if that is not known."""
+        return self._eta.seconds(time.time(), self._count - self._planned)
+
+    def _left(self, task: TaskID) -> str:
+        """Returns the time that is left, of all or of one stack, in words."""
+        own = next((one for one, line in self._lines.items() if line == task), None)
+        seconds = self.seconds_left if own is None else self._eta.seconds_of(own, time.time())
+        return f"{clock(seconds)} left" if seconds is not None else "-"
+
+    def _rate(self, now: float) -> str:
+        """Returns how many trial-epochs are trained in a second, in words; empty if that is not known."""
+        passed = now - self._began if self._began is not None else 0.0
+        rate = self._completed / passed if passed > 0 else 0.0
+        return f"{rate:,.0f} epochs/s" if rate >= 10 else f"{rate:.1f} epochs/s" if rate >= 0.1 else ""
+
+    def _follow(self, event: Started | Measured | Ended) -> None:
+        """Takes an event for the estimate, for the lines of stacks, and for lines in a file."""
+        self._eta.take(event)
+        self._began = event.at if self._began is None else self._began
+        self._last_line = self._last_line or event.at
+        if self._console.is_terminal:
+            self._show_stacks()
+        elif self._count > 1 and event.at - self._last_line >= max(LINE_SECONDS, LINE_SHARE * (event.at - self._began)):
+            self._last_line = event.at
+            left = self._eta.seconds(event.at, self._count - self._planned)
+            about = f"about {clock(left)} left" if left is not None else ""
+            done = f"{self._completed:,.0f} of {self._total:,} trial-epochs"
+            self.on_message(", ".join(filter(None, [f"{self._numbers}: {done}", self._rate(event.at), about])))
+
+    def _show_stacks(self) -> None:
+        """Shows a line for each stack that trains, if there are several."""
+        running = self._eta.running[:MOST_STACKS] if self._eta.number > 1 else []
+        for one in [*self._lines]:
+            if one not in running:
+                self._bar.remove_task(self._lines.pop(one))
+        for one in running:
+            if one not in self._lines:
+                title = f"  {count(sum(map(len, one.trajectories)), 'trial')}, batch {one.batch_size}"
+                self._lines[one] = self._bar.add_task("", total=one.epochs, trials=title, epoch="-", rate="", best="")
+            self._bar.update(self._lines[one], completed=one.done, epoch=f"{one.done:.0f}/{one.epochs}")
 
     @property
     def _count(self) -> int:
@@ -118,10 +193,12 @@ class Display(Listener):
 
     def on_started(self, event: Started) -> None:
         self._begun += 1
+        self._follow(event)
         self._update(trials=self._numbers, epoch=f"0/{event.trial.config.epochs}")
 
     def on_measured(self, event: Measured) -> None:
         at, config, metrics = event.measurement, event.trial.config, event.measurement.metrics
+        self._follow(event)
         if config.trainer is not None:
             self._on_reported(event)
             return
@@ -151,6 +228,7 @@ class Display(Listener):
         self._update(completed=self._completed, epoch=f"{at.step}/{at.steps}", best=best)
 
     def on_ended(self, event: Ended) -> None:
+        self._follow(event)
         if event.outcome.state is TrialState.KILLED:
             self._killed[event.outcome.reason] += 1
             return
@@ -216,7 +294,7 @@ class Display(Listener):
 
     def _update(self, **changes: Any) -> None:
         with contextlib.suppress(SystemExit):  # rich raises it if the reader has gone (`| head`); training goes on
-            self._bar.update(self._task, **changes)
+            self._bar.update(self._task, rate=self._rate(time.time()), **changes)
 
 
 def _is_searched(trial: Trial) -> bool:

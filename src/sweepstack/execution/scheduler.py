@@ -117,7 +117,7 @@ def execute(
                 if line not in printed:
                     session.say(line)
                     printed.add(line)
-            session.announce_plan(stacks)
+            session.announce_plan(stacks, chosen.executor.workers)
             if supply is not None and supply.expected is not None:
                 session.announce_expected(supply.expected - len(settled))
             held.extend(work.held)

@@ -36,7 +36,7 @@ from sweepstack.journal.log import Journal
 from sweepstack.journal.replay import Replay
 from sweepstack.planning.classify import Resume, Reuse, Train
 from sweepstack.planning.known_trials import Composition, Entry
-from sweepstack.planning.plan import Stack
+from sweepstack.planning.plan import Stack, Trajectory
 from sweepstack.search.pruning import Standings
 from sweepstack.tracking.experiments import experiment_name
 from sweepstack.tracking.store import Store
@@ -323,11 +323,22 @@ class Session:
                 case Ended():
                     listener.on_ended(event)
 
-    def announce_plan(self, stacks: Sequence[Stack]) -> None:
-        """Tells the listeners which further trials will be trained."""
-        trials = [trial for stack in stacks for trial in stack.trials if self.owns(trial)]
+    def announce_plan(self, stacks: Sequence[Stack], workers: int) -> None:
+        """Tells the listeners which further trials will be trained.
+
+        Args:
+            stacks: their stacks.
+            workers: the number of stacks that train at once.
+        """
+        owned = [self._owned(stack) for stack in stacks]
         for listener in self._listeners:
-            listener.on_planned(trials)
+            listener.on_stacks([stack for stack in owned if stack.trajectories], workers)
+            listener.on_planned([trial for stack in owned for trial in stack.trials])
+
+    def _owned(self, stack: Stack) -> Stack:
+        """Returns a stack without the trials that this session does not train."""
+        kept = (tuple(trial for trial in one.trials if self.owns(trial)) for one in stack.trajectories)
+        return replace(stack, trajectories=tuple(map(Trajectory, filter(None, kept))))
 
     def announce_expected(self, number: int) -> None:
         """Tells the listeners how many trials will be trained in all, if further ones are planned later."""

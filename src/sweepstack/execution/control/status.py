@@ -7,11 +7,11 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Measured, Started
+from sweepstack.execution.control.eta import Eta, StackProgress, key_of
 from sweepstack.execution.engines.channel import EVENTS, reported_events, worker_of
 from sweepstack.execution.engines.choose import makespan
 from sweepstack.journal.control import About
@@ -105,33 +105,15 @@ class _History:
 
     trial: Trial
     started: Started | None = None
-    first: Measured | None = None
     last: Measured | None = None
     ended: Ended | None = None
     best: float = math.nan
 
     def take(self, event: Measured) -> None:
         config = event.trial.config
-        self.first, self.last = self.first or event, event
+        self.last = event
         value = event.measurement.metrics.get(config.objective, math.nan)
         self.best = value if is_better(value, self.best, config.mode) else self.best
-
-    @cached_property
-    def epoch_seconds(self) -> float:
-        """The seconds that an epoch has taken; 0 if that is not known."""
-        began, steps = (self.first.at, self.first.measurement.step) if self.first is not None else (0.0, 0)
-        if self.started is not None and not self.started.resumed:
-            began, steps = self.started.at, 0
-        if self.last is None or self.last.measurement.step <= steps:
-            return 0.0
-        each = (self.last.at - began) / (self.last.measurement.step - steps)
-        return each * self.last.measurement.steps / self.trial.config.epochs
-
-    @property
-    def epochs_left(self) -> float:
-        """The epochs that are left, according to the last measurement."""
-        epochs, at = self.trial.config.epochs, self.last.measurement if self.last is not None else None
-        return float(epochs) if at is None else epochs * (1 - at.step / at.steps)
 
 
 def find_status(ledger: Ledger, sweep: str | None = None) -> Status:
@@ -158,11 +140,12 @@ def find_status(ledger: Ledger, sweep: str | None = None) -> Status:
 
 def _running(ledger: Ledger, found: Unfinished, living: Living) -> CommandStatus:
     """Returns what a living session does."""
-    about, histories = living.about, _histories(_events(ledger, living.number, living.entries))
-    seconds = [history.epoch_seconds for history in histories.values() if history.epoch_seconds]
-    usual = sum(seconds) / len(seconds) if seconds else 0.0
+    events = [*_events(ledger, living.number, living.entries)]
+    about, histories, now = living.about, _histories(events), time.time()
+    by_stack = _by_stack(living.entries)
+    eta, progress = _eta(by_stack, found.stacks, events)
     stacks = []
-    for id, rows in _by_stack(living.entries).items():
+    for id, rows in by_stack.items():
         trials = tuple(_trial_status(entry, histories.get(entry.trial.id), WAITING) for entry in rows)
         unended = [row for row, one in zip(rows, trials, strict=True) if one.state in (WAITING, TRAINING)]
         engine, host, pid, since = "", None, None, None
@@ -173,10 +156,11 @@ def _running(ledger: Ledger, found: Unfinished, living: Living) -> CommandStatus
             host, pid = (about.host, about.pid) if about is not None else (None, None)
         trains = engine not in REMOTE or (host is not None and _is_fresh(ledger.work(id or ""), rows[0]))
         state = ENDED if not unended else TRAINING if engine and trains else WAITING
-        left = _seconds_left(unended, histories, found.stacks.get(id or ""), usual, time.time())
+        left = eta.seconds_of(progress[id], now) if unended else 0.0
         stacks.append(StackStatus(id, state, engine, host, pid, since, left, trials))
     sweep = about.sweep if about is not None else next((entry.trial.sweep for entry in living.entries), None)
-    return CommandStatus(sweep, living.number, about, _total(stacks), tuple(stacks))
+    eta.workers = max(1, sum(stack.state == TRAINING for stack in stacks))
+    return CommandStatus(sweep, living.number, about, eta.seconds(now), tuple(stacks))
 
 
 def _interrupted(ledger: Ledger, found: Unfinished, sweep: str | None, rows: Sequence[Entry]) -> CommandStatus:
@@ -190,7 +174,9 @@ def _interrupted(ledger: Ledger, found: Unfinished, sweep: str | None, rows: Seq
     stacks = []
     settled = {id for id, one in histories.items() if one.ended is not None and one.ended.outcome.final}
     rows = [entry for entry in rows if entry.trial.id not in settled]  # the next command notes it in the ledger
-    for id, members in _by_stack(rows).items():
+    by_stack = _by_stack(rows)
+    eta, progress = _eta(by_stack, found.stacks, events)
+    for id, members in by_stack.items():
         worker = _worker(ledger, id, members[0])
         if worker is not None and worker[0] in REMOTE and id is not None and _is_fresh(ledger.work(id), members[0]):
             engine, host, pid, since = worker
@@ -198,7 +184,7 @@ def _interrupted(ledger: Ledger, found: Unfinished, sweep: str | None, rows: Seq
         else:
             state, engine, host, pid, since = INTERRUPTED, "", None, None, None
         trials = tuple(_trial_status(entry, histories.get(entry.trial.id), INTERRUPTED) for entry in members)
-        left = _seconds_left(members, histories, found.stacks.get(id or ""), 0.0, None)
+        left = eta.seconds_of(progress[id], None)
         stacks.append(StackStatus(id, state, engine, host, pid, since, left, trials))
     known = [about for one in sessions if (about := ledger.control(one).read().about) is not None]
     return CommandStatus(sweep, None, known[-1] if known else None, _total(stacks), tuple(stacks))
@@ -281,32 +267,30 @@ def _trial_status(entry: Entry, history: _History | None, default_state: str) ->
     )
 
 
-def _seconds_left(
-    rows: Sequence[Entry],
-    histories: Mapping[str, _History],
-    composition: Composition | None,
-    usual: float,
-    now: float | None,
-) -> float | None:
-    """Returns how long a stack still trains, estimated; None if that is not known.
+def _eta(
+    by_stack: Mapping[str | None, Sequence[Entry]], compositions: Mapping[str, Composition], events: Iterable[Event]
+) -> tuple[Eta, dict[str | None, StackProgress]]:
+    """Returns the estimate of a command, as its terminal makes it, and its stacks by their ids.
 
     Args:
-        rows: the rows of the trials that it still trains.
-        histories: what the journal says of them.
-        composition: the stack.
-        usual: the seconds of an epoch of other stacks of the command; 0 if they are not known.
-        now: the time, if it trains now.
+        by_stack: the rows of the trials that it trains, by stack.
+        compositions: the stacks by their ids.
+        events: what the journal says of the trials.
     """
-    planned = float(composition.choice.get("epoch_seconds", 0.0)) if composition is not None else 0.0
-    left = 0.0
-    for entry in rows:
-        history = histories.get(entry.trial.id) or _History(entry.trial)
-        each = history.epoch_seconds or planned or usual
-        if not each:
-            return None
-        since = now - history.last.at if now is not None and history.last is not None else 0.0
-        left = max(left, each * history.epochs_left - since)
-    return left
+    eta, found = Eta(), dict[str | None, StackProgress]()
+    for id, rows in by_stack.items():
+        composition = compositions.get(id or "")
+        trials = {entry.trial.id: entry.trial for entry in rows}
+        known = composition.trajectories if composition is not None else [[key] for key in trials]
+        planned = float(composition.choice.get("epoch_seconds", 0.0)) if composition is not None else 0.0
+        found[id] = eta.add([[trials[key] for key in keys if key in trials] for keys in known], planned)
+    for event in events:
+        eta.take(event)
+    for id, rows in by_stack.items():
+        for entry in rows:
+            if entry.outcome is not None and entry.outcome.final:
+                found[id].left.pop(key_of(entry.trial), None)
+    return eta, found
 
 
 def _total(stacks: Sequence[StackStatus]) -> float | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +59,17 @@ class Report:
     answer: str
     """Which setting is the best, and which others may be, in a few sentences."""
     html: str
-    files: dict[str, bytes]
-    """The page, the tables of trials and of settings as csv, and the plots as PNG, by their paths."""
-    caution: str = ""
+    caution: str
     """Why the value of the best setting is too good, see `Selection`; else empty."""
+    _tables: Mapping[str, pd.DataFrame]
+    _pictures: Callable[[], Mapping[str, bytes]]
+
+    @functools.cached_property
+    def files(self) -> dict[str, bytes]:
+        """The page, the tables of trials and of settings as csv, and the plots as PNG, by their paths."""
+        files = {"report.html": self.html.encode()}
+        files |= {f"{key}.csv": str(render(one, "csv")).encode() for key, one in self._tables.items()}
+        return files | {f"plots/{key}.png": content for key, content in self._pictures().items()}
 
 
 def report(
@@ -92,19 +101,17 @@ def report(
     sections = [*make_sections(about, on_progress)]
     mistakes = [*make_mistake_sections(about, on_progress)]
     on_progress("drawing")
-    pictures = {one.name: png(one.figure) for one in [*sections, *mistakes] if one.figure is not None}
+    drawn = {one.name: one.figure for one in [*sections, *mistakes] if one.figure is not None}
+    pictures = functools.cache(lambda: {name: png(figure) for name, figure in drawn.items()})
     sentence = no_answer(frame, about.why_none)
     tables = {"table": frame}
     if about.selection is not None:
         sentence = answer(about.selection, about.varied)
         tables["settings"] = settings_frame(frame, about.selection)
     html = _page(name, about, sentence, sections, mistakes, pictures)
-    files = {"report.html": html.encode()}
-    files |= {f"{key}.csv": str(render(one, "csv")).encode() for key, one in tables.items()}
-    files |= {f"plots/{key}.png": content for key, content in pictures.items()}
     caution = "" if about.selection is None else about.selection.caution
     words = "".join(printable(piece) for piece, _ in sentence)
-    return Report(name, rows[0].experiment_id, len(rows), words, html, files, caution)
+    return Report(name, rows[0].experiment_id, len(rows), words, html, caution, tables, pictures)
 
 
 def _page(
@@ -113,7 +120,7 @@ def _page(
     sentence: Sentence,
     sections: list[ReportSection],
     mistakes: list[ReportSection],
-    pictures: dict[str, bytes],
+    pictures: Callable[[], Mapping[str, bytes]],
 ) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -130,7 +137,7 @@ def _page(
             drawn = svg(one.figure, one.name)
             picture = Markup(drawn.replace("<svg", '<svg aria-hidden="true"', 1))
         else:
-            encoded = base64.b64encode(pictures[one.name]).decode()
+            encoded = base64.b64encode(pictures()[one.name]).decode()
             picture = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(title, encoded)
         width = round(one.figure.get_figwidth() * REMS, 1)
         walk = interactive and "data-trials" in picture

@@ -117,8 +117,19 @@ def png(figure: Figure, dpi: int = 150) -> bytes:
     """Returns a figure as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     with styled():
+        _lay_out(figure)
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Places the parts of a figure once; else matplotlib does it twice for each of its pictures."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def svg(figure: Figure, name: str) -> str:
@@ -133,6 +144,7 @@ def svg(figure: Figure, name: str) -> str:
     """
     buffer = io.StringIO()
     with styled(salt=name):
+        _lay_out(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
