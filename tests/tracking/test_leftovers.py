@@ -12,9 +12,6 @@ from mlflow import MlflowClient
 
 from sweepstack.files import scratch
 from sweepstack.journal.ledger import Ledger
-from sweepstack.private_api_switch import NO_TRICKS
-from sweepstack.tracking import summary
-from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.leftovers import finish_leftovers
 from sweepstack.tracking.models import log_and_register, registered
 from sweepstack.tracking.runs import Record, find_run
@@ -48,31 +45,20 @@ def run(store: Store, ledger: Ledger, trial: MakeTrial) -> Record:
     return found
 
 
-BY_CLIENT: dict[str, Callable[[], Any]] = {
+REPORT: dict[str, Callable[[], Any]] = {
     "after the run is made": lambda: killed_at(MlflowClient, "create_run", after=True),
-    "before the files": lambda: killed_at(summary, "_write_files"),
-    "after the files": lambda: killed_at(MlflowClient, "set_tag"),
+    "before the files": lambda: killed_at(MlflowClient, "log_artifacts"),
+    "after the files": lambda: killed_at(MlflowClient, "log_artifacts", after=True),
 }
-BY_SQL: dict[str, Callable[[], Any]] = {
-    "after the run is made by SQL": lambda: killed_at(summary, "create_finished_run", after=True),
-    "before the files by SQL": lambda: killed_at(summary, "_write_files"),
-    "after the files by SQL": lambda: killed_at(summary, "write_tag"),
-}
-REPORT = BY_CLIENT | BY_SQL
 
 
-@pytest.mark.parametrize("moment", REPORT)
+@pytest.mark.parametrize("moment", REPORT.values(), ids=REPORT)
 @pytest.mark.parametrize("again", [True, False], ids=["report", "sync"])
 def test_a_report_that_is_killed_leaves_no_run_running(
-    store: Store, run: Record, moment: str, again: bool, monkeypatch: pytest.MonkeyPatch
+    store: Store, run: Record, moment: Callable[[], Any], again: bool
 ) -> None:
-    if moment in BY_SQL:
-        monkeypatch.delenv(NO_TRICKS, raising=False)
-    else:
-        monkeypatch.setenv(NO_TRICKS, "1")
-
     def story() -> None:
-        REPORT[moment]()
+        moment()
         record_summary(store, "sweep", run.row.experiment_id, {"report.html": b"page"})
 
     assert in_process(story) == KILLED
@@ -82,34 +68,6 @@ def test_a_report_that_is_killed_leaves_no_run_running(
         finish_leftovers(store)
     found = ask(store, f"SELECT status FROM runs JOIN tags USING (run_uuid) WHERE key = '{SUMMARY_TAG}'")
     assert found == [("FINISHED",)]
-
-
-def test_sql_records_a_report_as_the_client_does(store: Store, run: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    for sweep, switch in (("quick", ""), ("usual", "1")):  # names of one length, which stand in what is compared
-        monkeypatch.setenv(NO_TRICKS, switch)
-        store._client = None
-        run_id = ""
-        for number in (1, 2):  # the second report replaces the first one
-            files = {"report.html": b"%d" % number, f"plots/{number}.png": b"picture"}
-            again = record_summary(store, sweep, run.row.experiment_id, files, "An answer.", "small")
-            assert run_id in ("", again)
-            run_id = again
-        assert (store._client is None) == (sweep == "quick")
-
-    def recorded(sweep: str) -> tuple[object, ...]:
-        (found,) = MlflowClient(store.uri).search_runs([run.row.experiment_id], f"tags.`{SUMMARY_TAG}` = '{sweep}'")
-        run_id, folder = found.info.run_id, local_folder(found.info.artifact_uri)
-        assert folder is not None
-        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
-        columns = (
-            "name, source_type, source_name, entry_point_name, user_id, status, source_version, lifecycle_stage, "
-            "artifact_uri, experiment_id, deleted_time, typeof(start_time), typeof(end_time)"
-        )
-        row = ask(store, f"SELECT {columns} FROM runs WHERE run_uuid = '{run_id}'")
-        return repr((row, sorted(found.data.tags.items()))).replace(run_id, "ID").replace(sweep, "NAME"), files
-
-    assert recorded("quick") == recorded("usual")
-    assert recorded("quick")[1] == {"report.html": b"2", "plots/2.png": b"picture"}
 
 
 REGISTER: dict[str, Callable[[], Any]] = {

@@ -5,19 +5,13 @@ It is not a trial: neither tables nor the UI's link to a sweep show it.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from sweepstack.config.names import as_value
 from sweepstack.errors import StoreError, one_line
 from sweepstack.files.scratch import scratch
-from sweepstack.tracking.artifacts import local_folder, location
 from sweepstack.tracking.private.client import delete_artifacts
-from sweepstack.tracking.private.run_tables import StoredRun
-from sweepstack.tracking.private.run_writes import create_finished_run, write_tag
 from sweepstack.tracking.store import Store
 
 SUMMARY_TAG = "sweepstack.summary"
@@ -56,22 +50,14 @@ def record_summary(
     """
     try:
         run_id = _run_of(store, sweep, experiment_id)
-        known = location(store, run_id)
-        folder = local_folder(known.artifact_uri) if known is not None else None
-        if folder is not None:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(folder / PLOTS)
-            _write_files(folder, files)
-        else:
-            delete_artifacts(store.client, run_id, PLOTS)
-            with scratch() as temporary:
-                _write_files(temporary, files)
-                store.client.log_artifacts(run_id, str(temporary))
-        about = as_value(_about(sweep, answer, caution))
-        with store.writing():
-            written = store.tables is not None and write_tag(store.tables, run_id, ABOUT_TAG, about)
-        if not written:
-            store.client.set_tag(run_id, ABOUT_TAG, about)
+        delete_artifacts(store.client, run_id, PLOTS)
+        with scratch() as temporary:
+            for name, content in files.items():
+                path = temporary / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            store.client.log_artifacts(run_id, str(temporary))
+        store.client.set_tag(run_id, ABOUT_TAG, as_value(_about(sweep, answer, caution)))
     except Exception as error:  # MLflow does not convert the errors of drivers, sockets and disks
         rule = f"{store.uri} does not take the report ({one_line(error)})"
         raise StoreError(
@@ -88,38 +74,19 @@ def summary_run(store: Store, sweep: str) -> str | None:
 
 def finish_summaries(store: Store) -> None:
     """Ends the summary runs that killed commands have left as RUNNING."""
-    for run in _running(store):
+    for run in store.runs(f"tags.`{SUMMARY_TAG}` LIKE '%' AND attributes.status = 'RUNNING'"):
         store.client.set_terminated(run.info.run_id, "FINISHED", int(time.time() * 1000))
 
 
-def _running(store: Store) -> list[StoredRun]:
-    return store.runs(f"tags.`{SUMMARY_TAG}` LIKE '%' AND attributes.status = 'RUNNING'")
-
-
-def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-
 def _run_of(store: Store, sweep: str, experiment_id: str) -> str:
-    name, tags = f"summary of {sweep}", {SUMMARY_TAG: sweep, ABOUT_TAG: as_value(_about(sweep))}
-    database = store.tables
-    if database is not None and not _running(store):
-        with store.writing():
-            run_id = summary_run(store, sweep) or create_finished_run(
-                database, experiment_id, name, tags, int(time.time() * 1000)
-            )
-        if run_id is not None:
-            return run_id
     client = store.client  # before the lock, because making the database needs the lock, too
     with store.writing():
         finish_summaries(store)
         run_id = summary_run(store, sweep)
         if run_id is not None:
             return run_id
-        run_id = str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
+        tags = {SUMMARY_TAG: sweep, ABOUT_TAG: _about(sweep)}
+        run_id = str(client.create_run(experiment_id, tags=tags, run_name=f"summary of {sweep}").info.run_id)
         client.set_terminated(run_id, "FINISHED", int(time.time() * 1000))
     return run_id
 

@@ -87,7 +87,7 @@ class StoredDataset(NamedTuple):
     profile: str | None
 
 
-class AskClientError(Exception):
+class _AskClientError(Exception):
     """The client must be asked instead."""
 
 
@@ -107,7 +107,7 @@ def find_runs(database: Path, condition: str, only: int | None = None) -> list[S
         f"(SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'active') AND {where[0]} "
         f"ORDER BY start_time IS NULL, start_time, run_uuid {'' if only is None else f'LIMIT {only:d}'}"
     )
-    with contextlib.suppress(sqlite3.Error, AskClientError), _snapshot(database) as opened:
+    with contextlib.suppress(sqlite3.Error, _AskClientError), _snapshot(database) as opened:
         infos = opened.execute(
             "SELECT run_uuid, name, experiment_id, status, start_time, end_time, artifact_uri FROM runs "
             f"WHERE run_uuid IN ({chosen}) ORDER BY start_time IS NULL, start_time, run_uuid",
@@ -118,7 +118,7 @@ def find_runs(database: Path, condition: str, only: int | None = None) -> list[S
             texts = opened.execute(f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN ({chosen})", where[1])
             for run_id, key, value in texts:
                 if not isinstance(value, str):
-                    raise AskClientError
+                    raise _AskClientError
                 getattr(data[run_id], table)[key] = value
         values = opened.execute(
             f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN ({chosen})", where[1]
@@ -143,7 +143,7 @@ def metric_points(database: Path, run_ids: Sequence[str], metric: str) -> list[S
         run_ids: the ids of the runs.
         metric: the key of the metric.
     """
-    with contextlib.suppress(sqlite3.Error, AskClientError), _snapshot(database) as opened:
+    with contextlib.suppress(sqlite3.Error, _AskClientError), _snapshot(database) as opened:
         found = []
         for part in batches(run_ids):
             rows = opened.execute(
@@ -159,7 +159,7 @@ def metric_points(database: Path, run_ids: Sequence[str], metric: str) -> list[S
 
 def datasets_of(database: Path, run_id: str) -> list[StoredDataset] | None:
     """Returns the datasets of a run. The public way is `MlflowClient.get_run`."""
-    with contextlib.suppress(sqlite3.Error, AskClientError), _snapshot(database) as opened:
+    with contextlib.suppress(sqlite3.Error, _AskClientError), _snapshot(database) as opened:
         rows = opened.execute(
             "SELECT name, digest, dataset_profile FROM inputs JOIN datasets ON dataset_uuid = source_id "
             "WHERE destination_id = ? AND destination_type = 'RUN' AND source_type = 'DATASET'",
@@ -188,7 +188,7 @@ def _number(value: object, is_nan: object) -> float:
         return math.nan
     if isinstance(value, int | float):
         return float(value)
-    raise AskClientError
+    raise _AskClientError
 
 
 @contextlib.contextmanager
@@ -197,25 +197,15 @@ def _snapshot(database: Path) -> Iterator[sqlite3.Connection]:
 
     Raises:
         sqlite3.Error: it cannot be read so; for example, a killed process has left a transaction to undo.
-        AskClientError: its tables are not those that were tried.
+        _AskClientError: its tables are not those that were tried.
     """
+    if not tricks() or os.environ.get(WORKSPACES, "").lower() not in ("", "0", "false"):
+        raise _AskClientError
     address = f"{database.as_uri()}?mode=ro"
     with contextlib.closing(sqlite3.connect(address, uri=True, timeout=SECONDS, isolation_level=None)) as opened:
         opened.execute("BEGIN")
-        check_tables(opened)
+        versions = [version for (version,) in opened.execute("SELECT version_num FROM alembic_version")]
+        in_workspaces = opened.execute("SELECT 1 FROM experiments WHERE workspace <> 'default' LIMIT 1").fetchone()
+        if len(versions) != 1 or versions[0] not in SCHEMAS or in_workspaces:
+            raise _AskClientError
         yield opened
-
-
-def check_tables(opened: sqlite3.Connection) -> None:
-    """Checks that the tables of a database are those that this code was tried with.
-
-    Raises:
-        sqlite3.Error: they cannot be read.
-        AskClientError: they are others, use workspaces, or the public way is asked for.
-    """
-    if not tricks() or os.environ.get(WORKSPACES, "").lower() not in ("", "0", "false"):
-        raise AskClientError
-    versions = [version for (version,) in opened.execute("SELECT version_num FROM alembic_version")]
-    in_workspaces = opened.execute("SELECT 1 FROM experiments WHERE workspace <> 'default' LIMIT 1").fetchone()
-    if len(versions) != 1 or versions[0] not in SCHEMAS or in_workspaces:
-        raise AskClientError
