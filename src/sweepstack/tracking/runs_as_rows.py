@@ -192,12 +192,12 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
         if row.sweep is not None:
             began[row.sweep] = min(row.started, began.get(row.sweep, row.started))
 
-    def place(row: Row) -> tuple[int, str, bool, int, int, str]:
+    def key(row: Row) -> tuple[int, str, bool, int, int, str]:
         sweep = row.sweep or ""
         number = -1 if row.number is None else row.number
         return began.get(sweep, row.started), sweep, row.number is None, number, row.started, row.run_id
 
-    return sorted(rows, key=place)
+    return sorted(rows, key=key)
 
 
 def state_of(run: StoredRun) -> str:

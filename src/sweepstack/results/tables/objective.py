@@ -50,10 +50,10 @@ def attrs_of(rows: Sequence[Row]) -> dict[str, Any]:
 
 def in_sweep_order(frame: pd.DataFrame) -> pd.DataFrame:
     """Sorts trials as `runs_as_rows.in_order` does; those of a table without that order by their beginning."""
-    place = {run_id: place for place, run_id in enumerate(frame.attrs.get("order", "").split())}
+    index = {run_id: index for index, run_id in enumerate(frame.attrs.get("order", "").split())}
     frame = frame.sort_values(["started", "run_id"])
     return frame.iloc[
-        frame["run_id"].map(lambda run_id: place.get(run_id, len(place))).to_numpy().argsort(kind="stable")
+        frame["run_id"].map(lambda run_id: index.get(run_id, len(index))).to_numpy().argsort(kind="stable")
     ]
 
 
