@@ -103,6 +103,7 @@ def test_a_project_of_ones_own_trains_sweeps_and_is_looked_at_again(installed: I
     swept = installed.type(project, "python", "train.py", "-m", "sweeps=mine", "epochs=1")
     assert "2 trials -> 2 trajectories -> 1 stack" in swept
     assert re.search(r"^ 0\.3 .* FINISHED$", swept, re.MULTILINE)
+    assert re.search(r"^Browse: .*sweepstack'? ui$", swept, re.MULTILINE)
     assert "2 trials trained; " in installed.type(project / "conf", "sweepstack", "refine", "--budget", "2")
     both = installed.type(project / "conf", "python", "../train.py", "-m", "sweeps=mine,lr", "epochs=1")
     assert "2 trials trained before" in both
