@@ -17,6 +17,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from sweepstack import paths
 from sweepstack.cli import main
 from sweepstack.execution import undelivered
 
@@ -76,6 +77,7 @@ def _as_before() -> Iterator[None]:
         with warnings.catch_warnings():
             yield
     finally:
+        paths.begin_in(None)
         undelivered._closed.clear()
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = singleton

@@ -103,6 +103,7 @@ def test_a_project_of_ones_own_trains_sweeps_and_is_looked_at_again(installed: I
     swept = installed.type(project, "python", "train.py", "-m", "sweeps=mine", "epochs=1")
     assert "2 trials -> 2 trajectories -> 1 stack" in swept
     assert re.search(r"^ 0\.3 .* FINISHED$", swept, re.MULTILINE)
+    assert re.search(r"^Browse: .*sweepstack'? ui$", swept, re.MULTILINE)
     assert "2 trials trained; " in installed.type(project / "conf", "sweepstack", "refine", "--budget", "2")
     both = installed.type(project / "conf", "python", "../train.py", "-m", "sweeps=mine,lr", "epochs=1")
     assert "2 trials trained before" in both
@@ -121,6 +122,20 @@ def test_a_project_of_ones_own_trains_sweeps_and_is_looked_at_again(installed: I
     assert installed.type(project, "sweepstack", "repro", "epochs=1") == expected
     installed.type(project, "sweepstack", "report", "-o", "report.html")
     assert (project / "report.html").stat().st_size > 10_000
+
+
+def test_a_job_with_a_folder_of_its_own_records_in_the_store_of_the_project(
+    installed: Installed, tmp_path: Path
+) -> None:
+    """Also where the configs are not in `conf`, so that nothing marks the project."""
+    project = write(
+        tmp_path, train=TRAIN.format(path="configs", name="main"), configs__main=MINIMAL.replace("net", "mlp")
+    )
+    installed.type(project, "python", "train.py", "hydra.job.chdir=true", "epochs=1")
+    assert [
+        path.relative_to(project).as_posix() for path in project.rglob("mlflow.db") if path.parent.name != "journal"
+    ] == ["mlruns/mlflow.db"]
+    assert "FINISHED" in installed.type(project, "sweepstack", "table", "--sweep", "all")
 
 
 def test_another_hydra_program_beside_it_stays_as_it_was(

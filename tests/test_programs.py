@@ -1,6 +1,10 @@
 """Commands that programs type: strict JSON on standard output, an error as one object, exit codes."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,6 +170,50 @@ def test_a_plan_and_its_mistakes_are_objects(folder: Path, monkeypatch: pytest.M
     assert "needs -m" in strict(done.err)["rule"]
     done = here.train(*SWEEP[:2], "optimizer.momentun=1,2", "launch.dry_run=json")
     assert "did you mean" in strict(done.err.splitlines()[-1])["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [(("--bogus",), "unrecognized arguments: --bogus"), (("--cfg", "none"), "argument --cfg/-c: invalid choice")],
+)
+def test_an_unknown_flag_of_train_py_is_a_mistake_as_any(words: tuple[str, ...], rule: str) -> None:
+    done = here.train(*SWEEP[:3], *words)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert done.err.startswith(f"error: {rule}")
+    done = here.train(*SWEEP[:3], *words, "launch.dry_run=json")
+    assert (done.code, done.out) == (2, "")
+    assert strict(done.err)["rule"].startswith(rule)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_error_is_json_in_every_locale(encoding: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    commands = (
+        ["-c", "from sweepstack.cli.main import main; main()", "show", "niemals größer ✓", "--json"],
+        [str(ROOT / "train.py"), "-m", "optimizer.lr=0.1,0.2", "dataset=größer✓", "launch.dry_run=json"],
+    )
+    for words in commands:
+        done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert "größer" in strict(done.stderr.decode().splitlines()[-1])["rule"]
+
+
+def test_a_plan_that_is_interrupted_ends_with_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("sweepstack.hydra_adapter.launcher.print_json", interrupt)
+    done = here.train(*SWEEP[:3], "optimizer.lr=0.5,0.6", "launch.dry_run=json")
+    assert (done.code, done.out) == (143, "")
+    error = strict(done.err.splitlines()[-1])
+    assert {*error} == ERROR
+    assert (error["rule"], error["exit_code"]) == ("Stopped by SIGTERM", 143)
+
+
+def test_another_value_than_json_is_told_of_json(folder: Path) -> None:
+    done = here.train(*SWEEP[:3], "launch.dry_run=jsn")
+    assert done.code == 2
+    assert "launch.dry_run=json" in done.err
 
 
 def test_json_is_strict_whatever_it_holds() -> None:

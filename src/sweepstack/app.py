@@ -26,14 +26,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.blame import Whose, is_signal, judge
 from sweepstack.errors import ConfigError, printable
-from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, as_object, ending, leave
+from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, Ending, as_object, ending, leave
 from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
 from sweepstack.hydra_adapter.user_program.base import put_base_below
 from sweepstack.hydra_adapter.user_program.command import remember_program
 from sweepstack.private_api_switch import tricks
 from sweepstack.standard_streams import lenient_output, open_closed
-from sweepstack.strict_json import as_json, is_reserved, reserved_output
+from sweepstack.strict_json import is_reserved, print_error_json, reserved_output
 from sweepstack.sweep_end import print_after_error, print_next, print_table, tracking_of
 from sweepstack.trial import TrialState
 
@@ -302,12 +302,21 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 def _end(error: BaseException) -> NoReturn:
     """Ends the program by an exception: with a line for each mistake, or with one object for programs."""
     end = ending(error)
-    objects = [as_json(as_object(error, end), indent=None)] if is_reserved() and end.lines else end.lines
-    _stop(end.code, *objects)
+    _stop(end.code, *end.lines, error=error)
 
 
-def _stop(code: int, *lines: str) -> NoReturn:
+def _stop(code: int, *lines: str, error: BaseException | None = None) -> NoReturn:
+    """Ends the program with lines, or with one object for programs.
+
+    Args:
+        code: the exit code.
+        lines: the lines for the standard error.
+        error: what ends the program; None if the lines say all.
+    """
     sys.stdout.flush()
+    if is_reserved() and lines:
+        print_error_json(as_object(error or SystemExit(), Ending(code, lines)))
+        sys.exit(code)
     for line in lines:
         print(line, file=sys.stderr)
     sys.exit(code)

@@ -27,10 +27,10 @@ def sweeps_folder() -> Path:
 def project_root() -> Path:
     """Returns the folder of the project, whose store is used if no other is named.
 
-    It is the current folder or the nearest one above it with config files in a folder `conf`; else the checkout that
-    this package runs from; else the current folder. It is never a folder of Python's.
+    It is the folder in which the command was typed or the nearest one above it with config files in a folder `conf`;
+    else the checkout that this package runs from; else that folder. It is never a folder of Python's.
     """
-    here = Path.cwd()
+    here = began_in()
     own = [folder for folder in (here, *here.parents) if not is_of_python(folder)]
     found = next((folder for folder in own if _has_configs(folder / "conf")), None)
     return found or checkout() or next(iter(own), here)

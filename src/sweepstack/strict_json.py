@@ -31,8 +31,17 @@ def as_json(content: Any, indent: int | None = 2) -> str:
 
 def print_json(content: Any) -> None:
     """Prints content as JSON on standard output."""
-    text = f"{as_json(content)}\n".encode("utf-8", "backslashreplace")  # \\udcff is what JSON has for a lone surrogate
-    stream = output()
+    _write(as_json(content), output())
+
+
+def print_error_json(content: Any) -> None:
+    """Prints content as one line of JSON on standard error."""
+    _write(as_json(content, indent=None), sys.stderr)
+
+
+def _write(line: str, stream: Any) -> None:
+    """Writes UTF-8, whatever the encoding of a stream: what that lacks would be written as \\xe9, which is no JSON."""
+    text = f"{line}\n".encode("utf-8", "backslashreplace")  # \\udcff is what JSON has for a lone surrogate
     stream.flush()
     if (binary := getattr(stream, "buffer", None)) is None:
         stream.write(text.decode())

@@ -6,8 +6,8 @@ import statistics
 import pytest
 
 from sweepstack.errors import UserError
-from sweepstack.results.tables.frame import as_frame, sorted_by
-from sweepstack.results.tables.grouping import grouped, pivoted
+from sweepstack.results.tables.frame import as_frame, only, sorted_by
+from sweepstack.results.tables.grouping import by_seed, grouped, pivoted
 from sweepstack.results.tables.rendering import render, short
 
 from .trials import HOSTILE, row, trials
@@ -31,6 +31,14 @@ def test_groups_have_the_mean_over_everything_else_the_best_first() -> None:
     assert sorted_by(groups, "lr")["lr"].tolist() == [0.01, 0.1]
     assert sorted_by(groups, "mean")["lr"].tolist() == [0.1, 0.01]
     assert sorted_by(groups, "mean val/accuracy").equals(sorted_by(groups, "mean"))  # as the head of the column says
+
+
+@pytest.mark.parametrize("make", [lambda frame: grouped(frame, ["lr"]), by_seed])
+def test_each_printed_header_names_its_column(make) -> None:
+    found = make(trials(*(({"lr": lr, "seed": s}, 0.5) for lr in "12" for s in "01"), ({"lr": "2", "seed": "2"}, None)))
+    for header in short(found).columns:
+        assert len(only(found, [header]).columns) == 1
+        sorted_by(found, header)
 
 
 def test_trials_without_a_value_are_counted_and_not_averaged() -> None:

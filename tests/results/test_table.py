@@ -1,5 +1,6 @@
 """The table as a DataFrame, from rows as the store gives them."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from sweepstack.errors import UserError
 from sweepstack.results.tables.columns import find_column
 from sweepstack.results.tables.frame import as_frame, only
-from sweepstack.results.tables.grouping import grouped
+from sweepstack.results.tables.grouping import by_seed, grouped
 from sweepstack.results.tables.rendering import render, short
 from sweepstack.tracking.runs_as_rows import Row
 
@@ -145,6 +146,26 @@ def test_neither_the_order_of_rows_nor_that_of_params_matters_and_csv_keeps_ever
         assert render(once, form) == render(again, form)
     assert once["val/accuracy"].tolist() == sorted((accuracy for _, accuracy in pairs), reverse=True)
     assert sorted(once["lr"]) == sorted(lr for lr, _ in pairs)
+
+
+def test_equal_trials_stand_in_the_order_of_the_sweep_whatever_their_ids() -> None:
+    """Trials of a stack begin in the same millisecond, and the ids of runs are random."""
+    for ids in ("abcd", "dbca"):
+        rows = [
+            dataclasses.replace(
+                row(n, {"lr": str(n), "seed": str(seed)}, {"val/accuracy": 0.5}),
+                run_id=run_id,
+                number=2 * n + seed,
+                started=0,
+                sweep="one",
+            )
+            for (n, seed), run_id in zip([(0, 0), (0, 1), (1, 0), (1, 1)], ids, strict=True)
+        ]
+        found = as_frame(rows[::-1])
+        assert list(zip(found["lr"], found["seed"], strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        assert by_seed(found)["lr"].tolist() == [0, 1]
+        assert as_frame(rows, where="lr > 0")["seed"].tolist() == [0, 1]
+        assert as_frame(rows, sort="sweep")["seed"].tolist() == [0, 1, 0, 1]
 
 
 def test_a_trial_that_does_not_name_a_later_key_has_its_default() -> None:

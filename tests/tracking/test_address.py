@@ -48,7 +48,7 @@ def test_a_question_mark_in_what_is_typed_would_begin_options() -> None:
         Store("sqlite:///a?b.db")
 
 
-def test_a_command_names_the_store_unless_every_terminal_finds_it(
+def test_a_command_names_the_store_unless_it_is_that_of_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -60,6 +60,13 @@ def test_a_command_names_the_store_unless_every_terminal_finds_it(
     folder = database_of(own_options(None)[1]).parent / "journal" / "of_environment.db"
     assert "--journal" not in own_options(None, folder)
     assert own_options(None, "mine")[2:] == ["--journal", f"{tmp_path}/mine"]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    of_project = f"sqlite:///{tmp_path}/mine/mlruns/mlflow.db"
+    assert own_options(of_project) == ["--store", of_project]
+    (tmp_path / "mine" / "conf").mkdir(parents=True)
+    (tmp_path / "mine" / "conf" / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path / "mine" / "conf")
+    assert own_options(of_project) == own_options(None) == []
 
 
 def test_a_masked_address_works_where_the_environment_knows_the_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,9 @@ def test_a_store_that_is_not_there_has_no_runs_and_is_not_made(tmp_path: Path) -
     store = Store(f"sqlite:///{tmp_path}/deep/mlflow.db")
     assert store.runs("") == []
     assert store.run_of("sweep-1") is None
-    with pytest.raises(StoreError, match=r"holds no trials yet; train some: python train\.py"):
+    with pytest.raises(
+        StoreError, match=r"holds no trials yet, there is no such file; correct its address, or train some"
+    ):
         store.rows()
     assert list(tmp_path.iterdir()) == []
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Sequence
 
 import click
 
 from sweepstack.errors import UserError
 from sweepstack.exits import Ending, as_object
-from sweepstack.strict_json import as_json
+from sweepstack.strict_json import print_error_json
 
 JSON = "--json"
 json_option = click.option(JSON, "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -32,6 +31,5 @@ def usage_error(error: click.ClickException) -> UserError:
 def print_error(error: BaseException, end: Ending) -> int:
     """Prints how a command ends as the last line of standard error; returns the exit code."""
     if end.lines:
-        sys.stderr.write(f"{as_json(as_object(error, end), indent=None)}\n")
-        sys.stderr.flush()
+        print_error_json(as_object(error, end))
     return end.code

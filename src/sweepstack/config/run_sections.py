@@ -20,6 +20,13 @@ def _flag_or_force(value: Any) -> Any:
     raise ValueError("Input should be true, false or force")
 
 
+def _flag_or_json(value: Any) -> Any:
+    """Says of another value than true and false where json is understood: in a typed word; see `show_configs`."""
+    if isinstance(value, bool):
+        return value
+    raise ValueError("Input should be true or false, or typed on the command line launch.dry_run=json")
+
+
 class TrackingConfig(Section):
     """Where trials are recorded. With null, the environment or the project decides."""
 
@@ -40,7 +47,7 @@ class TrackingConfig(Section):
 class LaunchConfig(Section):
     """How the trials of a sweep are executed. It changes results by rounding at most."""
 
-    dry_run: Annotated[bool, Field(strict=True, examples=["true"])] = False
+    dry_run: Annotated[bool, BeforeValidator(_flag_or_json), Field(examples=["true"])] = False
     stack: Annotated[bool | Literal["force"], BeforeValidator(_flag_or_force), Field(examples=["true"])] = True
     width: Annotated[Annotated[Int, Field(ge=1)] | None, Field(examples=[64])] = None
 

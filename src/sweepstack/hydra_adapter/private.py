@@ -10,7 +10,7 @@ import functools
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from hydra._internal import config_loader_impl
@@ -25,6 +25,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import Container, DictConfig, Node, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
+from sweepstack.errors import ConfigError
 from sweepstack.private_api_switch import tricks
 
 NO_MAIN_CONFIG = "_dummy_empty_config_"
@@ -103,10 +104,18 @@ def starting_config_name() -> str | None:
 
 
 def arguments_parser() -> ArgumentParser:
-    """Returns the parser of Hydra's command line. The public way is to repeat its flags."""
+    """Returns the parser of Hydra's command line. The public way is to repeat its flags.
+
+    What it cannot read is a `ConfigError`: argparse itself prints all flags, and ends the program.
+    """
     from hydra._internal.utils import get_args_parser
 
-    return get_args_parser()
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(message, remedy="python train.py --help shows every key and flag")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
 
 
 def execution_whitelist() -> Sequence[str] | None:

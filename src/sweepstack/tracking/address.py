@@ -18,7 +18,7 @@ from sweepstack.errors import StoreError
 from sweepstack.files.replacing import check_replaceable
 from sweepstack.journal.files import resolve_folder
 from sweepstack.masking import MASK, hide, lacks_secrets, reveal
-from sweepstack.paths import began_in, checkout, project_root
+from sweepstack.paths import began_in, project_root
 from sweepstack.tracking.private.tables import newer_schema
 
 DRIVERS = {
@@ -122,16 +122,16 @@ def connectable(uri: str) -> Iterator[str]:
 
 
 def own_options(uri: str | None, journal: str | Path | None = None) -> list[str]:
-    """Returns the options that make a command of `sweepstack` use this store, from any folder.
+    """Returns the options that make a command of `sweepstack` use this store, typed in the current folder.
 
-    The project's own store needs none.
+    The project's own store needs none; any other one is named so that it is found from any folder.
 
     Args:
         uri: see `resolve_uri`.
         journal: the folder of the journal, if the command has `--journal` and the user chose one.
     """
     store, default = resolve_uri(uri), default_uri()
-    found = store == default == resolve_uri(None) and project_root() == checkout()
+    found = store == default == resolve_uri(None)
     options = [] if found else ["--store", store]
     if journal is None or (folder := chosen_folder(journal)) == journal_folder(store, None):
         return options
@@ -149,7 +149,7 @@ def chosen_folder(journal: str | Path) -> Path:
 
 
 def sweepstack_command(name: str, uri: str | None, journal: str | Path | None = None) -> str:
-    """Returns the text of a command of `sweepstack` that works in any folder, such as "sweepstack sync".
+    """Returns the text of a command of `sweepstack` that works in the current folder, such as "sweepstack sync".
 
     Args:
         name: the name of the command.

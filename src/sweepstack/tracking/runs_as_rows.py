@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -179,6 +179,25 @@ def row_of(run: StoredRun, sweep: str | None = None) -> Row:
         trajectory=tags.get(TRAJECTORY_TAG, ""),
         rungs=rungs_from_text(tags.get(RUNGS_TAG, "")),
     )
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Sorts rows: the sweeps by their first runs, in each sweep the trials as they were asked for.
+
+    Trials of a stack begin in the same millisecond, so that their times alone would leave the order to the ids of runs,
+    which are random.
+    """
+    began: dict[str, int] = {}
+    for row in rows:
+        if row.sweep is not None:
+            began[row.sweep] = min(row.started, began.get(row.sweep, row.started))
+
+    def key(row: Row) -> tuple[int, str, bool, int, int, str]:
+        sweep = row.sweep or ""
+        number = -1 if row.number is None else row.number
+        return began.get(sweep, row.started), sweep, row.number is None, number, row.started, row.run_id
+
+    return sorted(rows, key=key)
 
 
 def state_of(run: StoredRun) -> str:

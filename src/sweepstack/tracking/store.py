@@ -23,6 +23,7 @@ from sweepstack.tracking.address import (
     check_store,
     connectable,
     database_of,
+    default_uri,
     has_content,
     journal_folder,
     regular_database,
@@ -288,6 +289,8 @@ class Store:
                 f"{rule}: what was trained by {what} in the journal",
                 remedy=f"type: {sweepstack_command('sync', self.uri)}",
             )
+        if self.database is not None and not self.database.exists() and self.uri != default_uri():
+            return StoreError(f"{rule}, there is no such file", remedy="correct its address, or train some with it")
         if self.database is None or has_content(self.database):
             every = 3  # MLflow's ViewType.ALL: active and deleted ones
             experiments = {one.experiment_id: one for one in self.client.search_experiments(view_type=every)}

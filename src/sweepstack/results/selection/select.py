@@ -33,7 +33,7 @@ from sweepstack.results.selection.comparison import (
 from sweepstack.results.selection.sequential import Added
 from sweepstack.results.selection.statistics import Interval, mean_interval, wilson
 from sweepstack.results.tables.columns import identity, kind, written
-from sweepstack.results.tables.objective import caution_of, metric_of, objectives, own_metrics
+from sweepstack.results.tables.objective import caution_of, in_sweep_order, metric_of, objectives, own_metrics
 from sweepstack.trial import REPLICATES, TrialState
 
 NO_PREDICTIONS = "no predictions were read"
@@ -210,7 +210,7 @@ def _without_pruned(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]
     settings = _settings(frame)
     number = frame[settings].apply(identity).groupby(settings, dropna=False).ngroup() if settings else is_pruned * 0
     gone = is_pruned.groupby(number).transform("all")
-    first = frame[gone].sort_values(["started", "run_id"]).groupby(number[gone])["run_id"].first()
+    first = in_sweep_order(frame[gone]).groupby(number[gone])["run_id"].first()
     return frame[~is_pruned].reset_index(drop=True), tuple(first)
 
 
@@ -313,11 +313,11 @@ def _selecting_metric(frame: pd.DataFrame, asked: str | None) -> tuple[Metric, s
 
 
 def _ranked(frame: pd.DataFrame, key: Metric, axis: Axis, goes_on: bool) -> tuple[list[Group], Added | None]:
-    """Returns the settings of a table, the best first; equally good ones in the order in which they began. And how
+    """Returns the settings of a table, the best first; equally good ones in the order of the sweep. And how
     their seeds or folds were added, if not all at once, or if that goes on."""
     settings = _settings(frame)
     seeds_asked: dict[str, list[str]] = json.loads(frame.attrs.get("seeds_asked", "{}"))
-    frame = frame.sort_values(["started", "run_id"]).reset_index(drop=True)
+    frame = in_sweep_order(frame).reset_index(drop=True)
     alike = frame[settings].apply(identity)
     every = alike.groupby(settings, dropna=False, sort=False) if settings else frame.groupby(lambda _: 0)
     number = every.ngroup().rename("setting")  # in the order of their first trials

@@ -28,7 +28,8 @@ def find_column(frame: pd.DataFrame, word: str, kind: Kind = "column") -> str:
 
     Args:
         frame: the table, see `table`.
-        word: the column's name; a name after `params.` or `metrics.`; a key of the config as the command line has it
+        word: the column's name; the header under which it is printed (`mean val/accuracy`); a name after `params.` or
+            `metrics.`; a key of the config as the command line has it
             (`optimizer.lr` for `lr`); or the end of a param's name that no other param has (`units` for `model.units`).
         kind: the kind that the column must have.
 
@@ -38,6 +39,8 @@ def find_column(frame: pd.DataFrame, word: str, kind: Kind = "column") -> str:
     known = {"column": list(frame.columns), **{kind: frame.attrs.get(name, []) for name, kind in SECTIONS.items()}}
     if word in known[kind]:
         return word
+    if kind == "column" and word in (headers := frame.attrs.get("headers", {})) and headers[word] in frame:
+        return str(headers[word])
     section, _, rest = word.partition(".")
     if section in SECTIONS and kind in ("column", SECTIONS[section]):
         return find_column(frame, rest, SECTIONS[section])

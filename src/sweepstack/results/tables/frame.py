@@ -23,7 +23,7 @@ from sweepstack.results.tables.objective import (
     objective,
 )
 from sweepstack.tracking.params import from_text
-from sweepstack.tracking.runs_as_rows import Row
+from sweepstack.tracking.runs_as_rows import Row, in_order
 from sweepstack.tracking.store import Store
 from sweepstack.trial import TrialState
 
@@ -68,8 +68,8 @@ def table(
 
     `frame.attrs["vary"]` is the number of params that vary; `frame.attrs["params"]` and `frame.attrs["metrics"]` name
     all columns of that kind, `frame.attrs["sorted"]` the column that sorts, and `frame.attrs["notes"]` what a reader
-    must know of that order; see `objective.attrs_of` for its other entries. The same store gives the same table, in
-    whatever order it is read.
+    must know of that order; see `objective.attrs_of` for its other entries. Trials with
+    equal values stand in the order of the sweep. The same store gives the same table, in whatever order it is read.
 
     Args:
         sweep: the name of the sweep, "latest", or "all" for everything in the store.
@@ -99,6 +99,7 @@ def as_frame(
         metric: the metric to sort by.
         sort: a column to sort by instead.
     """
+    rows = in_order(rows)
     names = dict.fromkeys(name for row in rows for name in row.params)
     index = pd.RangeIndex(len(rows))
     params = pd.DataFrame({name: _param_column(name, rows) for name in names}, index)
@@ -144,8 +145,7 @@ def sorted_by(groups: pd.DataFrame, column: str) -> pd.DataFrame:
     Raises:
         UserError: there is no such column.
     """
-    is_mean = column == f"mean {groups.attrs['metric']}"  # the header that is printed
-    key = "mean" if is_mean else find_column(groups, column)
+    key = find_column(groups, column)
     downwards = groups.attrs["metric"].larger_is_better if key == "mean" else _is_downwards(groups, key)
     groups = groups.sort_values(key, ascending=not downwards, kind="stable", na_position="last", key=order)
     return groups.reset_index(drop=True)
@@ -170,9 +170,8 @@ def _where(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
 def _sorted(frame: pd.DataFrame, metric: str | None, sort: str | None) -> pd.DataFrame:
     key = find_column(frame, sort) if sort is not None else objective(frame, metric) or "started"
     frame.attrs["sorted"] = str(key)
-    by = [key, *(column for column in ("started", "run_id") if column != key)]
-    ascending = [not _is_downwards(frame, key), *([True] * (len(by) - 1))]
-    frame = frame.sort_values(by, ascending=ascending, na_position="last", key=order)
+    ascending = not _is_downwards(frame, key)
+    frame = frame.sort_values(key, ascending=ascending, kind="stable", na_position="last", key=order)
     if sort is None and key in frame.attrs["metrics"]:
         pruned = int((frame["state"] == TrialState.PRUNED).sum())
         of_pruned = f"{pruned:,} {'trial was' if pruned == 1 else 'trials were'} pruned, not compared" if pruned else ""

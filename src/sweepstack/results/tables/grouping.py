@@ -134,7 +134,9 @@ def settings_frame(frame: pd.DataFrame, selection: Selection) -> pd.DataFrame:
 def _attrs(groups: pd.DataFrame, frame: pd.DataFrame, metric: Metric) -> dict[str, Any]:
     """Returns what groups of trials keep of their table; see `objective.attrs_of`."""
     metrics = [name for name in frame.attrs["metrics"] if name in groups]
-    return {"shape": "groups", "metric": metric, "metrics": metrics, "directions": frame.attrs["directions"]}
+    headers = {f"mean {metric}": "mean", "without a value": "failed"}  # as they are printed
+    columns = {"metrics": metrics, "headers": headers, "directions": frame.attrs["directions"]}
+    return {"shape": "groups", "metric": metric, **columns}
 
 
 def _metric(frame: pd.DataFrame, metric: str | None) -> Metric:

@@ -30,7 +30,7 @@ def attrs_of(rows: Sequence[Row]) -> dict[str, Any]:
     `objectives` are the metrics that select; `directions` are, by the bare names of metrics, all the pairs of mode and
     proportion that were declared; `asked` are the bare names of the metrics that the tasks name; `seeds_asked` are, in
     JSON, the ids of the runs by the seeds that their commands asked for (see `Trial.asked`); none if all asked for the
-    same.
+    same. `order` are the ids of the runs in the order of the rows, see `in_sweep_order`.
     """
     directions = defaultdict(set)
     for row in rows:
@@ -41,10 +41,20 @@ def attrs_of(rows: Sequence[Row]) -> dict[str, Any]:
         seeds_asked[row.asked].append(row.run_id)
     return {
         "seeds_asked": json.dumps(seeds_asked) if len(seeds_asked) > 1 else "{}",  # pandas copies a text in no time
+        "order": " ".join(row.run_id for row in rows),
         "objectives": objectives_of((row.declared, row.metrics) for row in rows),
         "directions": {name: [list(one) for one in sorted(found)] for name, found in sorted(directions.items())},
         "asked": sorted({name for row in rows for name in _asked(row)}),
     }
+
+
+def in_sweep_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sorts trials as `runs_as_rows.in_order` does; those of a table without that order by their beginning."""
+    index = {run_id: index for index, run_id in enumerate(frame.attrs.get("order", "").split())}
+    frame = frame.sort_values(["started", "run_id"])
+    return frame.iloc[
+        frame["run_id"].map(lambda run_id: index.get(run_id, len(index))).to_numpy().argsort(kind="stable")
+    ]
 
 
 def _asked(row: Row) -> list[str]:

@@ -72,7 +72,7 @@ def short(frame: pd.DataFrame) -> pd.DataFrame:
                 name for name in ("sd", "low", "high", "p", "behind") if name in frame and frame[name].isna().all()
             ]
             shown = frame.drop(columns=["why", "run_ids", "needed", *empty], errors="ignore")
-            return shown.rename(columns={"mean": f"mean {frame.attrs['metric']}", "failed": "without a value"})
+            return shown.rename(columns={name: header for header, name in frame.attrs["headers"].items()})
         case "cells":
             return _short_cells(frame)
     params = list(frame.columns[: frame.attrs["vary"]]) or ["name"]

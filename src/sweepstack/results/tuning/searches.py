@@ -19,7 +19,7 @@ from sweepstack.results.selection.select import Selection, select
 from sweepstack.results.tables.columns import identity, written
 from sweepstack.results.tables.columns import kind as kind_of
 from sweepstack.results.tables.frame import as_frame
-from sweepstack.results.tables.objective import direction_note, objective
+from sweepstack.results.tables.objective import direction_note, in_sweep_order, objective
 from sweepstack.results.tuning.curves import (
     CONFIDENCE,
     Curve,
@@ -195,7 +195,7 @@ def settings_in_order(frame: pd.DataFrame, selection: Selection) -> tuple[tuple[
         selection: what was selected in it.
     """
     groups = selection.groups
-    number = {run_id: n for n, run_id in enumerate(frame.sort_values(["started", "run_id"])["run_id"])}
+    number = {run_id: n for n, run_id in enumerate(in_sweep_order(frame)["run_id"])}
     begun = [min(number[run_id] for run_id in run_ids) for run_ids in groups["run_ids"]]
     order = np.argsort([*begun, *(number[run_id] for run_id in selection.pruned)])
     failed = (groups["failed"] > groups["failed"].iloc[0]) | groups["mean"].isna()
