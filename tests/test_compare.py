@@ -121,7 +121,7 @@ def test_an_adaptive_search_has_a_band_only_if_it_was_repeated(store):
     found = compared("wide", "small", "--search", "adaptive")
     assert set(found["ahead"]) == {None}
     assert "an adaptive search must be done 7 times, and this one was done once" in found["sentence"]
-    in_order = table("wide", sort="started", store=store)["val/accuracy"]
+    in_order = table("wide", store=store).sort_values(["lr", "batch_size"])["val/accuracy"]  # as they were typed
     assert [one["median"] for one in found["sweeps"][0]["curve"]] == in_order.cummax().tolist()
     several = here.sweepstack("compare", "wide,seeds", "--search", "adaptive")
     assert "the best of 3 trials is" in several.out

@@ -185,7 +185,7 @@ def _read_one(store: Store, name: str, kind: Kind | None, metric: str | None) ->
 
 
 def settings_in_order(frame: pd.DataFrame, selection: Selection) -> tuple[tuple[float, ...], list[str]]:
-    """Returns the values of the settings in the order in which they began, and which of them count as the worst.
+    """Returns the values of the settings in the order of their sweep, and which of them count as the worst.
 
     A setting counts as the worst, with NaN, if `select` would not let it win by its mean: more trials of it gave no
     value than of the best setting, or it has a single seed and the best one several, or it was pruned.
