@@ -213,6 +213,8 @@ def _as_cell(value: Any) -> Any:
 
 def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
     """Converts values without a common type to text for parquet, whose columns have one type."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return column
     import pyarrow
 
     try:
