@@ -104,7 +104,7 @@ def read_rows(config: DictConfig) -> list[Row]:
 
 
 def print_next(*commands: list[str]) -> None:
-    """Prints the next commands, as they can be typed in any terminal."""
+    """Prints the next commands, as they can be typed in this folder, whatever environment is active."""
     installed = Path(sys.executable).with_name("sweepstack")
     program = "sweepstack" if shutil.which("sweepstack") or not installed.exists() else str(installed)
     for title, *arguments in commands:

@@ -8,7 +8,7 @@ import pytest
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.events import Ended, Measured, Started
-from sweepstack.execution.control.eta import Eta
+from sweepstack.execution.control.eta import Eta, StackProgress
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
 
 Make = Callable[..., TrialConfig]
@@ -78,3 +78,23 @@ def test_a_resumed_stack_is_not_taken_to_have_trained_all_its_epochs_now(digits_
     eta.take(Started(one, 0.0, DatasetFacts("d", 1000, 1, 1), resumed=True))
     eta.take(Measured(one, Measurement(8, 80, 100, {}), 1.0))
     assert eta.seconds(1.0) == pytest.approx(2.0)
+
+
+def test_thousands_of_stacks_that_are_alike_are_looked_at_once(
+    digits_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[StackProgress] = []
+    look = Eta._each_beside
+
+    def counted(eta: Eta, one: StackProgress) -> float | None:
+        looks.append(one)
+        return look(eta, one)
+
+    monkeypatch.setattr(Eta, "_each_beside", counted)
+    eta, config = Eta(), digits_config({"epochs": 3})
+    trials = [trial(config, number) for number in range(50)]
+    for one in trials:
+        eta.add([[one]], planned=0.0)
+    now = train(eta, trials[:1], 0.0, 1.0, 3)
+    assert eta.seconds(now) == eta.seconds(now) == pytest.approx(49 * 3.0)
+    assert len(looks) == 1

@@ -109,6 +109,10 @@ class Eta:
         self.workers = workers
         self._stacks: list[StackProgress] = []
         self._stack_of: dict[Hashable, StackProgress] = {}
+        self._begun: dict[StackProgress, None] = {}
+        """Those that have begun and not ended."""
+        self._found: dict[Hashable, float | None] = {}
+        """What was found since the last event: thousands of stacks that wait ask the same."""
         self._items = 0
 
     def add(self, trajectories: Iterable[Sequence[Trial]], planned: float) -> StackProgress:
@@ -119,6 +123,7 @@ class Eta:
             planned: the seconds of an epoch as they were estimated before; 0 if they were not.
         """
         one = StackProgress([each for each in trajectories if each], planned)
+        self._found.clear()
         self._stacks.append(one)
         self._stack_of |= dict.fromkeys(one.left, one)
         return one
@@ -129,8 +134,8 @@ class Eta:
 
     @property
     def running(self) -> list[StackProgress]:
-        """The stacks that train, in the order in which they were planned."""
-        return [one for one in self._stacks if one.began is not None and one.left]
+        """The stacks that train, in the order in which they have begun."""
+        return [one for one in self._begun if one.left]
 
     @property
     def number(self) -> int:
@@ -142,9 +147,11 @@ class Eta:
         one = self.stack_of(event.trial)
         if one is None:
             return
+        self._found.clear()
         epochs, key = event.trial.config.epochs, key_of(event.trial)
         match event:
             case Started():
+                self._begun[one] = None
                 self._items = event.dataset.train or self._items
                 one.began = event.at if one.began is None else one.began
                 one.resumed = one.resumed or event.resumed
@@ -157,6 +164,7 @@ class Eta:
             case Ended():
                 one.left.pop(key, None)
                 if not one.left:
+                    self._begun.pop(one, None)
                     one.finishing = max(0.0, event.at - one.points[-1][0]) if one.points else 0.0
         one.at = event.at
 
@@ -175,10 +183,12 @@ class Eta:
         each = each or others
         if each is None:
             return None
-        finishing = _mean([other.finishing for other in self._stacks if other.finishing is not None])
-        seconds = each * one.epochs_left() + finishing
+        if "finishing" not in self._found:
+            self._found["finishing"] = _mean([one.finishing for one in self._stacks if one.finishing is not None])
+            self._found["setup"] = _mean([setup for one in self._stacks if (setup := one.setup) is not None])
+        seconds = each * one.epochs_left() + (self._found["finishing"] or 0.0)
         if one.began is None:
-            return seconds + _mean([other.setup for other in self._stacks if other.setup is not None])
+            return seconds + (self._found["setup"] or 0.0)
         since = 0.0 if now is None else now - (one.points[-1][0] if one.points else one.began)
         return max(seconds - since, 0.0)
 
@@ -227,6 +237,15 @@ class Eta:
         They are those of stacks like it; else those of the plan, corrected by how right the plan was for others; else
         those of the stack with the nearest batch size.
         """
+        if one.points:
+            return self._each_beside(one)
+        key = one.group, one.width, one.planned
+        if key not in self._found:
+            self._found[key] = self._each_beside(one)
+        return self._found[key]
+
+    def _each_beside(self, one: StackProgress) -> float | None:
+        """Does what `_each_of` says, by a look at all stacks."""
         measured = [(other, each) for other in self._stacks if other is not one and (each := other.each)]
         alike = [each / _share(other.width / one.width) for other, each in measured if other.group == one.group]
         if alike:
