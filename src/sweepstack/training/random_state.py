@@ -31,9 +31,16 @@ def stream(seed: int, purpose: str, epoch: int, index: int | None = None) -> int
 
 def seed_all(seed: int) -> None:
     """Seeds the generators of PyTorch (on all devices), NumPy and Python."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
+    if _has_accelerator():
+        torch.manual_seed(seed)
+    seed_cpu(seed)
+
+
+@functools.cache
+def _has_accelerator() -> bool:
+    """False if this machine has only a processor: there a CUDA build of PyTorch would note each seed for later,
+    with a formatted traceback, which takes ten times as long and is never freed."""
+    return any(device.is_available() for device in (torch.cuda, torch.backends.mps, torch.xpu))
 
 
 def seed_cpu(seed: int) -> None:
