@@ -96,6 +96,78 @@ def test_killed_anywhere_it_ends_with_the_same_states_bit_for_bit(
     assert points(terminal) == points(undisturbed)
 
 
+BETTER_LAST = ("optimizer.lr=0.0003,0.5,0.001,0.03,0.003,0.3,3,0.1,1", "optimizer.momentum=0.9,0.7")
+TOGETHER = (*SWEEP[:-1], *BETTER_LAST, "launch.width=9", "pruner=halving", "engine=inline")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+    terminal = Terminal(tmp_path_factory.mktemp("together"))
+    done = terminal.type(*TOGETHER)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "18 trials -> 18 trajectories -> 2 stacks" in done.stdout
+    assert re.search(r"^halving: 2 of 3 paused trials go on, in 1 stack$", done.stdout, re.MULTILINE)
+    return terminal
+
+
+@pytest.mark.parametrize("line", ["halving at epoch 3: 1 of", "halving: "])
+def test_killed_while_trials_are_paused_it_ends_with_the_same_states_bit_for_bit(
+    terminal: Terminal, together: Terminal, line: str
+) -> None:
+    process = terminal.start(*TOGETHER, fresh=True)
+    assert process.stdout is not None
+    next(said for said in process.stdout if said.startswith(line))
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = terminal.type(*TOGETHER)
+    assert (done.returncode, done.stderr) == (0, "")
+    terminal.wait_for_records()
+    assert states(terminal) == states(together)
+    assert points(terminal) == points(together)
+
+
+def test_interrupted_while_trials_are_paused_it_says_so_and_goes_on(terminal: Terminal, together: Terminal) -> None:
+    process = terminal.start(*TOGETHER, fresh=True)
+    assert process.stdout is not None
+    lines = (line for line in process.stdout if line.startswith("halving at epoch 1"))
+    assert [next(lines), next(lines)]  # what is left of the first stack waits now
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 130, (out, err)
+    terminal.wait_for_records()
+    found = Counter(status for status, _ in states(terminal).values())
+    assert found["KILLED"] >= 2
+    assert "RUNNING" not in found
+    done = terminal.type(*TOGETHER)
+    assert (done.returncode, done.stderr) == (0, "")
+    terminal.wait_for_records()
+    assert states(terminal) == states(together)
+
+
+def test_what_is_left_of_stacks_goes_on_together(together: Terminal) -> None:
+    """The second stack knows the first one, and both know what the other one has reached when one trial of each is
+    left."""
+    found = states(together)
+    assert len(found) == 18
+    assert {status for status, _ in found.values()} == {"FINISHED"}
+    whole = [name for name, (_, reason) in found.items() if not reason]
+    assert 1 <= len(whole) <= 3
+    notes = "SELECT value FROM tags JOIN runs USING (run_uuid) WHERE key = 'recomposed' AND name = "
+    assert "left of other stacks" in str(ask(together, f"{notes}'{whole[0]}'"))
+    epochs = (
+        "SELECT count(DISTINCT step) FROM metrics JOIN runs USING (run_uuid) WHERE key = 'val/accuracy' AND name = "
+    )
+    assert ask(together, f"{epochs}'{whole[0]}'") == [(9,)]
+    again = together.type(*TOGETHER)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert " go on" not in again.stdout
+    assert states(together) == found
+    on = together.type(*TOGETHER[:-2], "engine=inline")  # who was pruned while it was paused goes on from there
+    assert (on.returncode, on.stderr) == (0, "")
+    assert not any(reason for _, reason in states(together).values())
+    assert {count for (count,) in ask(together, f"{epochs.removesuffix(' AND name = ')} GROUP BY name")} == {9}
+
+
 def test_workers_decide_as_this_process_does(terminal: Terminal, undisturbed: Terminal) -> None:
     """The first stack of both knows nobody else; the second one may begin before it has reached a rung."""
     done = terminal.type(*HALVING[:-1], "engine=local", "engine.workers=2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,12 +25,20 @@ PICTURES = "first_images.png"
 """File with the first training images, if `pictures` asks for them."""
 REPLICATES = ("seed", "fold")
 """Params in which the trials of one setting differ: each pair of their values is a replicate."""
+PART_STATE = "part-{number}.pt"
+"""The file with the state of a stack whose trials go on in another one, in the folder of that one; numbers from 0."""
 PRUNED_STATE = "pruned-{step}"
 """The folder, in that of a stack's checkpoints, with the state of the trials that were pruned at a step."""
 DEFAULT_PROGRAM = ("train.py",)
 """How a program is begun after the word `python`, if nothing else is known."""
 OWN_FILES = "files"
 """The folder, in that of the trial, for the files of a loop of the user's own."""
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """Returns the files `PART_STATE` in the folder of a stack's checkpoints: by name, for listings may come late."""
+    named = (folder / PART_STATE.format(number=number) for number in itertools.count())
+    return [*itertools.takewhile(Path.exists, named)]
 
 
 class TrialState(enum.StrEnum):

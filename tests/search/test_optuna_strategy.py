@@ -14,6 +14,7 @@ from sweepstack.search.space import Numbers, Options, Space, Value
 from sweepstack.search.strategy import Point, PointState
 
 LINE = Space({"x": Numbers(0.0, 1.0)})
+PLANE = Space({"x": Numbers(0.0, 1.0), "y": Numbers(0.0, 1.0)})
 MIXED = Space({"x": Numbers(1e-4, 1.0, None, True), "size": Options(("50", "100", "200"))})
 
 
@@ -124,6 +125,24 @@ def test_a_pruned_point_that_came_further_is_the_better_one(tmp_path: Path, wide
         assert one.taken_over == (40, 40)
         assert [point.objectives for point in one.points] == [point.objectives for point in strategy(file).points]
     assert _tell_by_rung(one, 20) >= 15  # 1 of 20 if the rung is the same for all
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
+def test_what_a_paused_point_has_reached_counts_until_there_is_a_result(tmp_path: Path, sampler: str) -> None:
+    """As if it had ended so. The study does not say that it has; its result may be another one."""
+    paused, ended, open_one = (lived(tmp_path / name, sampler=sampler, space=PLANE) for name in ("a", "b", "c"))
+    number = next(point.number for point in paused.points if point.state is PointState.ASKED)
+    paused.take_interim(number, PointState.PRUNED, [2.0], 9)
+    ended.tell(number, PointState.PRUNED, [2.0], 9)
+    assert [paused.ask().values for _ in range(8)] == [ended.ask().values for _ in range(8)]
+    assert paused.points[-8:] != [open_one.ask() for _ in range(8)]
+    paused.keep()
+    assert paused.points[number].state is PointState.ASKED
+    again = strategy(tmp_path / "a", sampler, PLANE)
+    assert again.points == paused.points
+    again.tell(number, PointState.COMPLETE, [0.5])
+    assert again.points[number].objectives == (0.5,)
+    again.ask()
 
 
 def _tell_by_rung(one: OptunaStrategy, number: int) -> int:

@@ -171,6 +171,11 @@ class PrunerConfig(Section):
         return value
 
     @property
+    def ranks(self) -> bool:
+        """True if it lets a part of the trials go on at each rung: the more are known there, the better it chooses."""
+        return self.name in ("halving", "hyperband")
+
+    @property
     def compares(self) -> bool:
         """True if a trial is judged by those of other settings."""
         return self.name in ("halving", "hyperband", "median")

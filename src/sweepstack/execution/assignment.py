@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sweepstack.events import Event
+from sweepstack.events import Ended, Event
 from sweepstack.planning.plan import Stack
 from sweepstack.search.pruning import KnownRungs
 from sweepstack.trial import StackSettings, Verdict
@@ -41,6 +41,8 @@ class Assignment:
     """What the pruner of the sweep decides by, as it is known now; None without a pruner."""
     groups: Groups | None = None
     """What is to be measured of the stack's trajectories, which are not trained then; None: they are trained."""
+    pauses: bool = False
+    """True if what a pruner leaves of the stack may go on later, together with what it leaves of others."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,17 @@ class Parts:
     """Why the stack was cut."""
 
 
-Answer = Parts | tuple[StackSettings, ...] | None
-"""What a worker answers: the parts into which its stack is to be cut, or None if it is trained; for groups, the fastest
-settings of each."""
+@dataclass(frozen=True)
+class Paused:
+    """What a pruner has left of a stack: few trials, which train faster together with those that are left of others."""
+
+    ends: tuple[Ended, ...]
+    """For each of them, how it ends if it is pruned where it stands."""
+
+
+Answer = Parts | Paused | tuple[StackSettings, ...] | None
+"""What a worker answers: the parts into which its stack is to be cut, what is left of it, or None if it is trained; for
+groups, the fastest settings of each."""
 
 
 class Reporter(Protocol):

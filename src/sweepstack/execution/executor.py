@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Assignment, Parts, Paused, Reporter
 from sweepstack.execution.worker import choose_settings, run_stack
 from sweepstack.trial import StackSettings, Trial
 
@@ -16,8 +16,8 @@ from sweepstack.trial import StackSettings, Trial
 class Trained:
     """A worker has done its assignment."""
 
-    parts: Parts | None = None
-    """The parts into which the stack is to be cut; None if every wanted trial has ended."""
+    parts: Parts | Paused | None = None
+    """The parts into which the stack is to be cut, or what is left of it; None if every wanted trial has ended."""
     settings: tuple[StackSettings, ...] = ()
     """What a worker has measured for each of `Assignment.groups`."""
 
@@ -189,10 +189,10 @@ class InProcessExecutor:
     def close(self) -> None:
         """See `Executor`."""
 
-    def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
+    def train(self, assignment: Assignment, reporter: Reporter) -> Parts | Paused | None:
         """Trains a stack; see `worker.run_stack`."""
         return run_stack(assignment, reporter)
 
-    def train_in_worker(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
+    def train_in_worker(self, assignment: Assignment, reporter: Reporter) -> Parts | Paused | None:
         """Trains a stack in a process that was forked from this one."""
         return run_stack(assignment, reporter)

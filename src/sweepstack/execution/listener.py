@@ -36,6 +36,9 @@ class Listener:
     def on_measured(self, event: Measured) -> None:
         """Receives the metrics of a trial."""
 
+    def on_paused(self, event: Ended) -> None:
+        """Receives how a trial ends if it does not go on: it waits, and what others reach decides."""
+
     def on_ended(self, event: Ended) -> None:
         """Receives the end of a trial that was trained."""
 

@@ -20,7 +20,7 @@ from sweepstack.execution.listener import Listener
 from sweepstack.execution.open_store import ledger_of, wait_for_quiet
 from sweepstack.execution.prepare import Prepared
 from sweepstack.execution.remaining_work import Work
-from sweepstack.execution.session import open_session, peek
+from sweepstack.execution.session import Session, open_session, peek
 from sweepstack.execution.trial_files import draw, predict_held_out
 from sweepstack.execution.worker import load_data_of
 from sweepstack.files.replacing import replacing
@@ -39,6 +39,15 @@ class Supply(Listener):
     def expected(self) -> int | None:
         """The number of all trials, with those that are known already; None if that is not known."""
         return None
+
+    @property
+    def most_paused(self) -> int | None:
+        """As soon as so many trials are paused, they go on before further ones are asked for; None: at last."""
+        return None
+
+    def has_more(self) -> bool:
+        """Returns whether further trials may follow when it is known what becomes of those so far."""
+        return False
 
     def next_trials(self, say: Callable[[str], None]) -> Sequence[Trial]:
         """Returns further trials, each with its fingerprint; none as long as nothing else is to be trained.
@@ -126,6 +135,8 @@ def execute(
         def further() -> list[Trial]:
             """Returns further trials that are no duplicates."""
             while supply is not None and not session.is_stopping():
+                if supply.most_paused is not None and session.paused >= supply.most_paused:
+                    break
                 given = supply.next_trials(session.say)
                 trials.extend(given)
                 wanted = [trial for trial in given if first.setdefault(trial.fingerprint, trial) is trial]
@@ -139,19 +150,27 @@ def execute(
                 stacks, _ = begin(wanted, executor)
                 if stacks:
                     return stacks
-            return []
+            return session.go_on() if session.paused else []
 
-        while waiting and not session.is_stopping():
-            held.clear()
-            stacks, executor = begin(waiting)
-            # This process is free when all is trained: then it is chosen again who trains what comes next.
-            dispatcher = Dispatcher(session, prepared, executor)
-            dispatcher.train(stacks, None if executor is jobs else functools.partial(refill, executor))
-            new = further()
-            waiting = [*held, *new]
-            if held and not new and not session.is_stopping():
-                time.sleep(POLL_SECONDS)
-        if not session.is_stopping():
+        executor: Executor = jobs
+        more = supply.has_more if supply is not None and run.pruner.ranks else lambda: False
+        with _paused_stopped(session):
+            while (waiting or session.paused) and not session.is_stopping():
+                held.clear()
+                if waiting:
+                    stacks, executor = begin(waiting)
+                else:
+                    stacks = session.go_on()
+                # This process is free when all is trained: then it is chosen again who trains what comes next.
+                dispatcher = Dispatcher(session, prepared, executor, more)
+                dispatcher.train(stacks, None if executor is jobs else functools.partial(refill, executor))
+                new = further()
+                waiting = [*held, *new]
+                if held and not (new or session.paused) and not session.is_stopping():
+                    time.sleep(POLL_SECONDS)
+        if session.is_stopping():
+            session.stop_paused("max_failures is reached")
+        else:
             session.announce_expected(0)  # points of a search that are no trials of their own do not follow any more
     outcomes = {**settled, **session.outcomes}
     why = f", because max_failures={run.max_failures} is reached" if session.is_stopping() else ""
@@ -188,6 +207,16 @@ def foresee(prepared: Prepared, store: Store, jobs: InProcessExecutor) -> tuple[
         begun = [*work.resumed, *(one.stack for one in work.continued)]
         chosen = engine.choose(work.fresh, begun, None)
         return work, replace(chosen, plan=Plan((*begun, *chosen.plan.stacks)))
+
+
+@contextlib.contextmanager
+def _paused_stopped(session: Session) -> Iterator[None]:
+    """Ends the paused trials if a signal comes in the block."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        session.stop_paused(str(stop) or "interrupted")
+        raise
 
 
 class _MissingFiles:

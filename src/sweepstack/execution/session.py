@@ -36,12 +36,12 @@ from sweepstack.journal.log import Journal
 from sweepstack.journal.replay import Replay
 from sweepstack.planning.classify import Resume, Reuse, Train
 from sweepstack.planning.known_trials import Composition, Entry
-from sweepstack.planning.plan import Stack, Trajectory
+from sweepstack.planning.plan import Stack, Trajectory, count, unite
 from sweepstack.search.pruning import Standings
 from sweepstack.tracking.experiments import experiment_name
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
-from sweepstack.trial import Outcome, Trial, TrialState, Verdict
+from sweepstack.trial import PART_STATE, Outcome, Trial, TrialState, Verdict
 
 MissingFiles = Callable[[Sequence[tuple[Trial, Outcome, Path | None]]], Iterable[Sequence[Path]]]
 """Takes settled trials, each with its outcome and the folder of its files if that is on this machine; yields further
@@ -83,6 +83,8 @@ class Session:
         self.replay = Replay()
         self._mine: dict[str, Entry] = {}
         self._standings = standings or Standings(PrunerConfig())
+        self._paused: list[tuple[Stack, list[Ended]]] = []
+        """What pruners have left of stacks and is to go on; for each trial, how it ends if it does not."""
 
     def claim(self, trials: Sequence[Trial], rerun: bool, missing_files: MissingFiles | None = None) -> Work:
         """Claims the trials that are not settled and that no other session trains.
@@ -145,10 +147,11 @@ class Session:
     def _has_begun(self, stack: Stack) -> bool:
         return any(self._mine[trial.id].begun for trial in stack.trials if trial.id in self._mine)
 
-    def assign(self, stack: Stack, device: str) -> Assignment:
+    def assign(self, stack: Stack, device: str, more: bool) -> Assignment:
         """Returns what a worker needs to train a stack.
 
         Args:
+            more: True if other stacks train, or will, with which what is left of this one can go on.
             device: the kind of device that it will train on. If the stack began on another one, the ledger notes it.
         """
         if stack.device not in ("", device):
@@ -157,7 +160,82 @@ class Session:
         wanted = frozenset(trial.id for trial in stack.trials if self.owns(trial))
         unsettled = any(trial.id not in wanted and not self._is_settled(trial) for trial in stack.trials)
         keep = stack.keep or unsettled
-        return Assignment(stack, wanted, self._ledger.checkpoints(stack.id), keep, self._standings.known())
+        checkpoints, known, pauses = (
+            self._ledger.checkpoints(stack.id),
+            self._standings.known(),
+            more or self.paused > 0,
+        )
+        return Assignment(stack, wanted, checkpoints, keep, known, pauses=pauses)
+
+    @property
+    def paused(self) -> int:
+        """The number of trials that wait for what others reach at the rungs of the pruner."""
+        return sum(len(ends) for _, ends in self._paused)
+
+    def pause(self, stack: Stack, ends: Sequence[Ended]) -> None:
+        """Takes what a pruner has left of a stack. See `go_on`.
+
+        Args:
+            stack: the stack.
+            ends: how each of its trials that are left ends if it does not go on.
+        """
+        self._paused.append((stack, [end for end in ends if self.owns(end.trial)]))
+        for end in self._paused[-1][1]:
+            self._standings.pause(end)
+            for listener in self._listeners:
+                listener.on_paused(end)
+
+    def go_on(self) -> list[Stack]:
+        """Decides which of the paused trials go on, by what is known now of their rungs; these train together, from
+        where they stand.
+
+        Returns:
+            Their stacks.
+        """
+        paused, self._paused = self._paused, []
+        ends = [end for _, some in paused for end in some]
+        pruned = {end.trial.id: end for end in self._standings.judge_paused(ends)}
+        stopped = {end.trial.id: self._killed(end, "stopped") for end in ends if end.trial.id in self._stopped}
+        for end in {**pruned, **stopped}.values():
+            self.emit(replace(end, at=time.time()))
+        going: dict[int, list[tuple[Stack, set[str]]]] = {}
+        for stack, some in paused:
+            if left := {end.trial.id for end in some if self.owns(end.trial)}:
+                step = max(self._measured(end.trial) for end in some if end.trial.id in left)
+                going.setdefault(step, []).append((stack, left))
+        united: list[Stack] = []
+        for _, group in sorted(going.items()):
+            for stack in unite(group):
+                stack = replace(stack, id=secrets.token_hex(8))
+                ids = {trial.id for trial in stack.trials}
+                self._link_parts([one for one, left in group if left & ids], stack)
+                united.append(stack)
+        self._ledger.plan(self._number, [_composition(stack) for stack in united])
+        for stack, _ in paused:
+            for name in CHECKPOINTS:
+                with contextlib.suppress(OSError):
+                    (self._ledger.checkpoints(stack.id) / name).unlink(missing_ok=True)
+        if ends:
+            going = sum(len(stack.trials) for stack in united)
+            verb = "goes" if len(ends) == 1 else "go"
+            where = f", in {count(len(united), 'stack')}" if united else ""
+            self.say(f"{self._standings.pruner}: {going} of {count(len(ends), 'paused trial')} {verb} on{where}")
+        return united
+
+    def stop_paused(self, reason: str) -> None:
+        """Ends the paused trials, as it ends those that train: the same command goes on with them.
+
+        Args:
+            reason: why.
+        """
+        paused, self._paused = self._paused, []
+        for end in (end for _, some in paused for end in some):
+            self.emit(self._killed(end, reason))
+
+    @staticmethod
+    def _killed(end: Ended, reason: str) -> Ended:
+        """Returns the end of a paused trial that is stopped."""
+        return Ended(end.trial, Outcome(TrialState.KILLED, reason=reason), time.time())
 
     def split(self, stack: Stack, parts: Parts, device: str) -> list[Stack]:
         """Replaces a stack by several ones, which resume from its checkpoint.
@@ -219,6 +297,19 @@ class Session:
                 if file.exists():
                     folder.mkdir(parents=True, exist_ok=True)
                     os.link(file, folder / name)
+
+    def _link_parts(self, stacks: Sequence[Stack], united: Stack) -> None:
+        """Gives a stack the states of several stacks: its worker makes one of them.
+
+        Args:
+            stacks: the stacks.
+            united: the stack.
+        """
+        folder = self._ledger.checkpoints(united.id)
+        with contextlib.suppress(OSError):  # on a full disk it begins from scratch
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, stack in enumerate(stacks):
+                os.link(self._ledger.checkpoints(stack.id) / CHECKPOINTS[0], folder / PART_STATE.format(number=number))
 
     @property
     def journal_folder(self) -> Path:

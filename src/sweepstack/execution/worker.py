@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.error_log import log_traceback
 from sweepstack.errors import DataError, UserError, one_line
 from sweepstack.events import Ended, Event, Measured, Started
-from sweepstack.execution.assignment import Answer, Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Answer, Assignment, Parts, Paused, Reporter
 from sweepstack.execution.failures import cut_stack, free_memory, may_pass
 from sweepstack.execution.signals import deferred_signals
 from sweepstack.execution.trial_files import ended
@@ -26,6 +26,12 @@ from sweepstack.paths import cache_folder
 from sweepstack.planning.plan import Stack, Trajectory, count
 from sweepstack.search.pruning import Pruner
 from sweepstack.trial import OWN_FILES, Measurement, Outcome, StackSettings, Trial, TrialState, Verdict
+
+PAUSED_SHARE = 0.25
+"""A stack pauses if a pruner has left at most this part of its trajectories: a step of a narrow stack costs nearly as
+much as one of a wide stack."""
+RUNGS_BEFORE_PAUSE = 2
+"""The rungs that a trial has reached when it pauses: so a search learns from more than the first one."""
 
 if TYPE_CHECKING:
     from sweepstack.training.checkpoint import CheckpointManager
@@ -58,7 +64,7 @@ def load_training(is_alone: bool) -> None:
 
     if is_alone:
         load_compiler()
-    random_state.seed_all(0)  # the first call reads the sources of those that call it, for PyTorch's error messages
+    random_state.seed_all(0)  # the first call may read the sources of those that call it, for PyTorch's error messages
 
 
 def close_readers(trials: Sequence[Trial]) -> bool:
@@ -122,7 +128,7 @@ def do(assignment: Assignment, reporter: Reporter) -> Answer:
     )
 
 
-def run_stack(assignment: Assignment, reporter: Reporter) -> Parts | None:
+def run_stack(assignment: Assignment, reporter: Reporter) -> Parts | Paused | None:
     """Trains the trials of a stack, from its checkpoint if there is one, and writes the weights of each to its folder.
 
     An error inside a training is an outcome: FAILED, with the reason and the traceback. But if a stack of several
@@ -133,8 +139,9 @@ def run_stack(assignment: Assignment, reporter: Reporter) -> Parts | None:
         reporter: receives the events of its trials.
 
     Returns:
-        None if every wanted trial has ended. Else the parts into which the stack is to be cut, each to be trained as a
-        stack of its own: halves if memory ran out, else single trajectories.
+        None if every wanted trial has ended; what a pruner has left of the stack if it goes on later. Else the parts
+        into which the stack is to be cut, each to be trained as a stack of its own: halves if memory ran out, else
+        single trajectories.
 
     Raises:
         UserError: the data cannot be obtained, or the journal cannot be written; every other trial would fail, too.
@@ -190,6 +197,12 @@ class _StackRun:
         self._pruner = None if assignment.rungs is None else Pruner(assignment.rungs)
         self._reasons: dict[str, str] = {}
         """Why trials were pruned, by fingerprint."""
+        self._has_decided = True
+        """True if the pruner has just decided, or had when the checkpoint was saved."""
+        self._pausing: frozenset[str] = frozenset()
+        """The fingerprints of those that go on later."""
+        self._paused: list[Ended] = []
+        """How those that are left end if they do not go on."""
         self._trajectories = {
             trial.id: trajectory.longest.id for trajectory in self._stack.trajectories for trial in trajectory.trials
         }
@@ -208,11 +221,13 @@ class _StackRun:
             self._open.add(event.trial.id)
             raise
 
-    def train(self) -> Parts | None:
-        """Trains the stack, and retries as often as `retries` allows; returns the parts to train if that fails."""
+    def train(self) -> Parts | Paused | None:
+        """Trains the stack, and retries as often as `retries` allows; returns the parts to train if that fails, or what
+        is left to train later."""
         from sweepstack.training.checkpoint import CheckpointError, CheckpointManager
         from sweepstack.training.data.streamed import ItemError
         from sweepstack.training.stacked.model import Unstackable
+        from sweepstack.training.stacked.unite import unite
 
         run, say = self._stack.trajectories[0].longest.run, self._reporter.say
         checkpoints = CheckpointManager(
@@ -223,6 +238,7 @@ class _StackRun:
             say,
             self._passed,
             self._keeps_pruned,
+            lambda states: unite(states, {trial.fingerprint for trial in self._stack.trials}),
         )
         begun = checkpoints.restore() is not None
         tries = 0
@@ -230,6 +246,8 @@ class _StackRun:
             try:
                 with contained():
                     self._train_once(checkpoints)
+                if self._paused:
+                    return Paused(tuple(self._paused))
                 if self._is_stopping() or not begun or not self._open:
                     break
                 # The checkpoint is past the end of a trial whose outcome was not written: train once more without it.
@@ -309,6 +327,7 @@ class _StackRun:
                     build.build_stacked_model(configs, configs[0].dataset.shape or (), data.device, data.some()),
                     checkpoints,
                     self._prune,
+                    self._pause,
                 )
             elif not is_plain:
                 train_stack(listeners, data, SingleModel(configs[0], data.device), checkpoints, self._prune)
@@ -351,7 +370,11 @@ class _StackRun:
             if trial.id in self._open:  # other trials are in the stack only because it is resumed as a whole
                 event = ended(trial, outcome, self._data)
                 how, note = self._stack.how_trained, self._stack.note
-                self.emit(replace(event, trained=how, recomposed=note, trajectory=self._trajectories[trial.id]))
+                event = replace(event, trained=how, recomposed=note, trajectory=self._trajectories[trial.id])
+                if trial.fingerprint in self._pausing and outcome.state is TrialState.PRUNED:
+                    self._paused.append(event)
+                else:
+                    self.emit(event)
 
         return TrialReader(trial.config, report, end, key=trial.fingerprint)
 
@@ -360,12 +383,33 @@ class _StackRun:
         if self._pruner is None:
             return {}
         decision = self._pruner.decide()
+        self._has_decided = decision.judged > 0
         self._reasons |= decision.leaving
         if decision.leaving and decision.judged > 1:
             left = decision.judged - len(decision.leaving)
             name = f"{self._pruner.config.name} at epoch {decision.epochs:g}"
             self._reporter.say(f"{name}: {left} of {count(decision.judged, 'trial')} go on")
         return decision.leaving
+
+    def _pause(self, left: Collection[str]) -> bool:
+        """Returns whether what the pruner has left of the stack goes on later, together with what it leaves of others.
+
+        Args:
+            left: the fingerprints of those that are left.
+        """
+        self._pausing = frozenset()
+        if self._pruner is None or not (self._assignment.pauses and self._has_decided and self._pruner.config.ranks):
+            return False
+        width = len(self._stack.trajectories)
+        narrow = sum(any(one.fingerprint in left for one in each.trials) for each in self._stack.trajectories)
+        trials = [trial for trial in self._stack.trials if trial.fingerprint in left]
+        is_known = all(
+            trial.id in self._open and len(self._pruner.rungs(trial.fingerprint)) >= RUNGS_BEFORE_PAUSE
+            for trial in trials
+        )
+        if 0 < narrow <= PAUSED_SHARE * width and is_known and not self._is_stopping():
+            self._pausing = frozenset(left)
+        return bool(self._pausing)
 
     def _fail_all(self, error: Exception) -> None:
         if judge(error).whose is Whose.OURS:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.errors import ConfigError, DataError, UserError, one_line, printable
 from sweepstack.events import Ended, Started
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Assignment, Parts, Paused, Reporter
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.listener import Listener, log_outcome
 from sweepstack.hydra_adapter.composer import Composer
@@ -134,7 +134,7 @@ class HydraJobs(InProcessExecutor, Listener):
     def _ask(self) -> None:
         self.asked = True
 
-    def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
+    def train(self, assignment: Assignment, reporter: Reporter) -> Parts | Paused | None:
         """See `InProcessExecutor.train`; a stack of one trial is trained inside of its job."""
         stack = assignment.stack
         trials = [trial for trial in stack.trials if self._is_ours(trial)]
@@ -167,7 +167,7 @@ class HydraJobs(InProcessExecutor, Listener):
         self._keep(trial.number, done)
         return None
 
-    def train_in_worker(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
+    def train_in_worker(self, assignment: Assignment, reporter: Reporter) -> Parts | Paused | None:
         """See `InProcessExecutor.train_in_worker`; code of a stack of one trial finds the context of its job."""
         (trial, *others) = assignment.stack.trials
         job = None if others else self._job_in_worker(trial)

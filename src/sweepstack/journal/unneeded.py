@@ -30,7 +30,7 @@ from sweepstack.journal.unfinished import has_tables, is_living
 from sweepstack.planning.classify import is_pruned
 from sweepstack.planning.known_trials import CLAIMED, SETTLED, Entry
 from sweepstack.planning.plan import count
-from sweepstack.trial import PRUNED_STATE
+from sweepstack.trial import PART_STATE, PRUNED_STATE
 
 RECORDED = "Sessions that are recorded"
 CHECKPOINTS = "Checkpoints"
@@ -53,6 +53,7 @@ WORK_ID = re.compile(r"(measure-)?[0-9a-f]{16}")
 SESSION_FILE = re.compile(r"(\d{6,})\.(lock|delivery\.lock|control)")
 DAMAGED_JOURNAL = re.compile(r"\d{6,}(-\d+)?\.jsonl")
 OF_PRUNED = re.compile(re.escape(PRUNED_STATE).replace(r"\{step\}", r"(\d+)"))
+OF_OTHERS = re.compile(f"{OF_PRUNED.pattern}|{re.escape(PART_STATE).replace(r'{number}', r'[0-9]+')}")
 STATES = ("latest.pt", "previous.pt", "latest.pt.partial")
 """The files of a stack's checkpoints; see `CheckpointManager`."""
 
@@ -320,7 +321,7 @@ def _content(folder: Path) -> list[Path]:
 
 def _is_state(path: Path) -> bool:
     """True if sweepstack gives such a name to something in a folder of checkpoints."""
-    return path.name in STATES or path.name.endswith(".newer.pt") or OF_PRUNED.fullmatch(path.name) is not None
+    return path.name in STATES or path.name.endswith(".newer.pt") or OF_OTHERS.fullmatch(path.name) is not None
 
 
 def size_of(path: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,6 +15,8 @@ from sweepstack.trial import StackSettings, Trial
 Part = TypeVar("Part")
 TRAINED_ALONE = "by the plain trainer"
 """How a stack of one trajectory is trained, in words."""
+UNITED = "it went on with what a pruner had left of other stacks"
+"""The note of a stack whose trials have begun in several others."""
 OWN_LOOP = "by its own loop"
 """The same, if its config names a loop."""
 
@@ -126,6 +128,28 @@ def plan(
         choice = choose([trajectory.longest for trajectory in sorted(group, key=_seed)])
         stacks += [_stack(sorted(part, key=_seed), choice) for part in _parts(group, choice.width)]
     return Plan(tuple(stacks))
+
+
+def unite(paused: Sequence[tuple[Stack, Collection[str]]]) -> list[Stack]:
+    """Groups what is left of several stacks, at the same step, into as few stacks as possible.
+
+    Args:
+        paused: the stacks, each with the ids of those of its trials that go on.
+    """
+    groups: dict[tuple[str, str], list[tuple[Stack, list[Trajectory]]]] = {}
+    for stack, ids in paused:
+        left = (tuple(trial for trial in one.trials if trial.id in ids) for one in stack.trajectories)
+        trajectories = [Trajectory(trials) for trials in left if trials]
+        first = stack.trajectories[0]
+        groups.setdefault((stack_key(first.config, first.longest.run), stack.device), []).append((stack, trajectories))
+    united: list[Stack] = []
+    for group in groups.values():
+        widest, _ = max(group, key=lambda one: len(one[0].trajectories))
+        keep = any(stack.keep for stack, _ in group)
+        for part in _parts([one for _, left in group for one in left], len(widest.trajectories)):
+            choice = replace(widest.choice, width=len(part))
+            united.append(Stack(tuple(part), choice, "", keep, UNITED, widest.device))
+    return united
 
 
 def _alone(trajectory: Trajectory, choose: Callable[[Sequence[Trial]], StackSettings], why: str) -> Stack:

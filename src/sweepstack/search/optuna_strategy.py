@@ -6,6 +6,7 @@ far, which the study holds. So a search that is resumed goes on as if nothing ha
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -175,6 +176,7 @@ class OptunaStrategy:
             space,
             width,
         )
+        self._interim: dict[int, tuple[PointState, Sequence[float], int]] = {}
         self._directions = [StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in modes]
         self._distributions = {key: _distribution(one) for key, one in space.distributions.items()}
         try:
@@ -236,14 +238,34 @@ class OptunaStrategy:
         seed = self._random(number).randrange(2**32)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of samplers that were experimental in Optuna 4
-            self._study.sampler = self._make_sampler(seed)
+            study = self._interim_study() if self._interim else self._study
+            study.sampler = self._make_sampler(seed)
             if not self._space.when:
-                return Point(number, self._study.ask(self._distributions).params)
-            trial = self._study.ask()
-            for key, one in self._space.distributions.items():
-                if self._space.has(key, self._space.text(trial.params)):
-                    _suggest(trial, key, one)
-            return Point(number, trial.params)
+                values = study.ask(self._distributions).params
+            else:
+                trial = study.ask()
+                for key, one in self._space.distributions.items():
+                    if self._space.has(key, self._space.text(trial.params)):
+                        _suggest(trial, key, one)
+                values = trial.params
+        if study is not self._study:
+            self._study.add_trial(study.get_trials(deepcopy=False)[number])
+        return Point(number, values)
+
+    def _interim_study(self) -> Study:
+        """Returns a copy of the study, in memory, in which points that have no result yet have what they have achieved
+        so far: Optuna's samplers take any other point that has not ended for a bad one."""
+        study = optuna.create_study(directions=self._directions)
+        for key, value in self._storage.get_study_system_attrs(self._study._study_id).items():
+            study._storage.set_study_system_attr(study._study_id, key, value)
+        for trial in self._trials:
+            if trial.number in self._interim:
+                state, objectives, rung = self._interim[trial.number]
+                trial = copy.copy(trial)
+                trial.intermediate_values = {rung: objectives[0]} if objectives else {}
+                trial.state, trial.datetime_complete = STATES[state], trial.datetime_start
+            study.add_trial(trial)
+        return study
 
     def _of(self, values: Mapping[str, Value]) -> dict[str, BaseDistribution]:
         return {key: self._distributions[key] for key in values}
@@ -291,6 +313,7 @@ class OptunaStrategy:
 
     def tell(self, number: int, state: PointState, objectives: Sequence[float] = (), rung: int = 1) -> None:
         """See `Strategy`."""
+        self._interim.pop(number, None)
         trial = self._trials[number]
         if trial.state is not TrialState.RUNNING:
             return
@@ -299,6 +322,10 @@ class OptunaStrategy:
             self._storage.set_trial_intermediate_value(trial._trial_id, rung, objectives[0])
         values = [*objectives] if state is PointState.COMPLETE else None
         self._study.tell(trial.number, values, STATES[state])
+
+    def take_interim(self, number: int, state: PointState, objectives: Sequence[float], rung: int) -> None:
+        """See `Strategy`."""
+        self._interim[number] = state, objectives, rung
 
     def keep(self) -> None:
         """See `Strategy`."""

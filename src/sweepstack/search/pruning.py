@@ -17,6 +17,7 @@ from typing import Any
 
 from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.config.run_sections import PrunerConfig
+from sweepstack.events import Ended
 from sweepstack.metrics import Mode, is_better, rounded
 from sweepstack.planning.compatibility import objective_key, setting_key
 from sweepstack.trial import Measurement, Outcome, Trial, TrialState
@@ -87,7 +88,7 @@ def rungs_of(config: PrunerConfig, longest: int) -> list[int]:
     """
     if config.name == "none":
         return []
-    if config.name not in ("halving", "hyperband"):
+    if not config.ranks:
         return list(range(config.min_epochs, longest))
     powers = (config.min_epochs * config.factor**power for power in itertools.count())
     return list(itertools.takewhile(lambda rung: rung < longest, powers))
@@ -250,6 +251,23 @@ class Pruner:
             for key, reason in self._judged(rung, [key for key in keys if key in left and key not in leaving]).items():
                 leaving[key] = f"pruned at epoch {self._epochs:g} by {self.config.name}{reason}"
         return Decision(leaving, len(left), self._epochs)
+
+    def decide_where_they_stand(self, keys: Iterable[str]) -> dict[str, str]:
+        """Decides about trials once more, by what is known now of the last rung that each has reached.
+
+        Returns:
+            Why trials end, by fingerprint.
+        """
+        reached: dict[int, list[str]] = defaultdict(list)
+        for key in keys:
+            standing = self._standings[key]
+            reached[max(values_at(standing.values, self._own(standing)))].append(key)
+        leaving: dict[str, str] = {}
+        for rung, here in sorted(reached.items()):
+            for key, reason in self._judged(rung, here).items():
+                epochs = max(self._standings[key].values)
+                leaving[key] = f"pruned at epoch {epochs:g} by {self.config.name}{reason}"
+        return leaving
 
     def decide_by_known(self, keys: Iterable[str]) -> Mapping[str, tuple[float, str]]:
         """Decides about trials by what is known of them at the rungs that they have reached.
@@ -418,6 +436,11 @@ class Standings:
         """The most epochs that a trial of the sweep may have."""
 
     @property
+    def pruner(self) -> str:
+        """The name of the pruner."""
+        return self._config.name
+
+    @property
     def prunes(self) -> bool:
         """False without a pruner."""
         return self._config.name != "none"
@@ -476,6 +499,28 @@ class Standings:
         rungs = rungs_within(self._config, self.longest, standing.epochs)
         if any(done < epochs - ROUNDING <= now for _, epochs in rungs):
             standing.values[now] = value
+
+    def pause(self, end: Ended) -> None:
+        """Takes the objective of a paused trial at the rungs that it has reached.
+
+        Args:
+            end: how it ends if it does not go on.
+        """
+        self._standings[end.trial.fingerprint].values |= end.outcome.rungs
+
+    def judge_paused(self, ends: Sequence[Ended]) -> list[Ended]:
+        """Decides which paused trials end where they stand, by all that is known now of the rungs there.
+
+        Args:
+            ends: how each ends then.
+        """
+        known = {end.trial.fingerprint: end for end in ends}
+        pruner = Pruner(KnownRungs(self._config, self.longest, self._standings))
+        losers = pruner.decide_where_they_stand(known)
+        return [
+            replace(known[key], outcome=replace(known[key].outcome, reason=why, population=self._digest))
+            for key, why in losers.items()
+        ]
 
     def forget(self, trial: Trial) -> None:
         """Forgets what is known of a trial that is trained again, so that it is judged as it was the first time."""

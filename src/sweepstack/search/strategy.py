@@ -54,5 +54,15 @@ class Strategy(Protocol):
             rung: of a pruned one, the last one that it has reached, counted on the longest training of the search.
         """
 
+    def take_interim(self, number: int, state: PointState, objectives: Sequence[float], rung: int) -> None:
+        """Takes what a point that has no result yet has achieved so far; it counts until there is one.
+
+        Args:
+            number: the number of the point.
+            state: how it ends if it does not go on.
+            objectives: see `tell`.
+            rung: see `tell`.
+        """
+
     def keep(self) -> None:
         """Returns when all points and results so far are on the disk."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from sweepstack.errors import one_line
 from sweepstack.files.owner_only import make_folder, opener
 from sweepstack.files.replacing import irregular, make_durable
-from sweepstack.trial import PRUNED_STATE
+from sweepstack.trial import PRUNED_STATE, parts_of
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class CheckpointManager:
         say: receives one line for the user.
         beside: returns what a save keeps in `state` beside what the training gives.
         keep_pruned: keep the states of trials that are pruned out of a stack.
+        unite: makes one state of those of several stacks; see `part`.
     """
 
     def __init__(
@@ -70,13 +71,14 @@ class CheckpointManager:
         say: Callable[[str], None] = log.warning,
         beside: Callable[[], dict[str, Any]] = dict,
         keep_pruned: bool = True,
+        unite: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] = lambda states: states[0],
     ) -> None:
         self.state: dict[str, Any] | None = None
         """The state to resume from; None: begin from scratch. A training copies it and does not change it."""
         self._folder = folder
         self._every = self._pause = every
         self._stopping, self._before, self._say, self._beside = stopping, before, say, beside
-        self._keep_pruned = keep_pruned
+        self._keep_pruned, self._unite = keep_pruned, unite
         self._last = time.monotonic()
         self._complained = self._refused = False
 
@@ -119,13 +121,34 @@ class CheckpointManager:
                 damaged.append(f"{path.name} {_reason(error)}")
                 _remove(path)  # so that the next save does not replace the good file by it
         _remove(temporary)
+        if self.state is None:
+            self._join(device, damaged)
         if damaged:
             remedy = "training begins from scratch" if self.state is None else "training resumes from the previous one"
             self._say(f"checkpoint {self._folder} is damaged ({'; '.join(damaged)}); {remedy}")
         return self.state
 
-    def save(self, state: dict[str, Any], pruned_at: int | None = None) -> None:
-        """Saves a state, and deletes the one before the previous.
+    def _join(self, device: torch.device | str, damaged: list[str]) -> None:
+        """Makes one state of those of other stacks whose trials go on in this one; they stay until the first save.
+
+        Args:
+            device: see `restore`.
+            damaged: gets the parts that do not fit.
+        """
+        assert self._folder is not None
+        parts = parts_of(self._folder)
+        try:
+            if states := [_read_state(path, device) for path in parts]:
+                self.state = self._unite(states)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            damaged.append(f"a part {_reason(error)}")
+            for path in parts:
+                _remove(path)
+
+    def save(self, state: dict[str, Any], pruned_at: int | None = None) -> bool:
+        """Saves a state, and deletes the one before the previous; returns whether it is on the disk.
 
         If the state cannot be written, as on a full disk, the user gets one message, the older states stay, and the
         training continues.
@@ -136,7 +159,7 @@ class CheckpointManager:
                 its own, `PRUNED_STATE`. The stack does not resume from it.
         """
         if self._folder is None or (pruned_at is not None and not self._keep_pruned):
-            return
+            return False
         began = time.monotonic()
         folder = self._folder if pruned_at is None else self._folder / PRUNED_STATE.format(step=pruned_at)
         latest, previous, temporary = _files(folder)
@@ -154,17 +177,22 @@ class CheckpointManager:
                 os.replace(latest, previous)
             os.replace(temporary, latest)
             make_durable(folder)
+            is_saved = True
         except OSError as error:
+            is_saved = False
             _remove(temporary)
             if not self._complained:
                 self._say(
                     f"checkpoint cannot be written ({_reason(error)}); training goes on, and the last one saved stays"
                 )
             self._complained = True
-        if pruned_at is not None:
-            return
-        self._last = time.monotonic()
-        self._pause = max(self._every, SELDOM * (self._last - began)) if self._every else 0.0
+        if pruned_at is None:
+            self._last = time.monotonic()
+            self._pause = max(self._every, SELDOM * (self._last - began)) if self._every else 0.0
+            if is_saved:
+                for part in parts_of(self._folder):
+                    _remove(part)
+        return is_saved
 
     def cannot(self, what: str) -> None:
         """Tells the user once that the state of this training cannot be saved. Older files stay.
@@ -190,7 +218,7 @@ class CheckpointManager:
             if not any((*self._folder.glob("*.newer.pt"), *self._folder.glob(PRUNED_STATE.format(step="*")))):
                 shutil.rmtree(self._folder, ignore_errors=True)
             else:
-                for path in _files(self._folder):
+                for path in (*_files(self._folder), *parts_of(self._folder)):
                     _remove(path)
 
 

@@ -28,6 +28,7 @@ def assignment_as_json(assignment: Assignment) -> dict[str, Any]:
         "keep": assignment.keep,
         "rungs": None if assignment.rungs is None else assignment.rungs.as_json(),
         "groups": None if assignment.groups is None else vars(assignment.groups),
+        "pauses": assignment.pauses,
     }
 
 
@@ -56,7 +57,9 @@ def assignment_from_json(content: Mapping[str, Any], checkpoints: Path) -> Assig
     groups = None
     if (of := content["groups"]) is not None:
         groups = Groups(tuple(of["sizes"]), tuple(of["counts"]), of["threads"], of["parts"])
-    return Assignment(stack, frozenset(content["wanted"]), checkpoints, content["keep"], rungs, groups)
+    return Assignment(
+        stack, frozenset(content["wanted"]), checkpoints, content["keep"], rungs, groups, content["pauses"]
+    )
 
 
 def _trial(content: Mapping[str, Any], device: str) -> Trial:

@@ -30,13 +30,13 @@ from typing import Any
 from sweepstack import errors
 from sweepstack.errors import UserError, one_line
 from sweepstack.events import Ended, Event
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Assignment, Parts, Paused, Reporter
 from sweepstack.execution.engines.assignment_file import assignment_as_json
 from sweepstack.execution.executor import Lost, Trained, UnreachableError
 from sweepstack.files.inside import inside
 from sweepstack.files.owner_only import make_file, make_folder
 from sweepstack.files.replacing import check_replaceable, replacing
-from sweepstack.journal.codec import decode_line, event_from_json
+from sweepstack.journal.codec import decode_line, end_from_json, event_from_json
 from sweepstack.planning.plan import Stack
 from sweepstack.trial import Outcome, StackSettings, Trial, TrialState
 
@@ -280,6 +280,8 @@ class Reports:
                 return Trained()
             case {"done": {"settings": found}}:
                 return Trained(settings=tuple(StackSettings(**one) for one in found))
+            case {"done": {"paused": found}}:
+                return Trained(Paused(tuple(end_from_json(self._trials[id], end) for id, end in found)))
             case {"done": parts}:
                 return Trained(Parts(tuple(map(tuple, parts["indices"])), parts["note"]))
         return None

@@ -144,7 +144,9 @@ class Engine:
             reporter: see `choose`.
         """
         groups = len({_key(trial) for trial in trials}) + others
-        parts = max(1, math.ceil(self._workers / max(groups, 1)))
+        # Of a wide stack a pruner leaves what trains faster together than in several workers.
+        stays_whole = inline is not None and self._prepared.run.pruner.ranks
+        parts = 1 if stays_whole else max(1, math.ceil(self._workers / max(groups, 1)))
         known = {_key(stack.trials[0]): stack.choice for stack in inline.stacks} if inline and parts == 1 else {}
         if self._cluster is not None:
             known = self._known_there(trials, parts, reporter)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sweepstack.events import Ended
-from sweepstack.execution.assignment import Parts
+from sweepstack.execution.assignment import Assignment, Parts, Paused
 from sweepstack.execution.engines.channel import UNREACHABLE_SECONDS
 from sweepstack.execution.engines.choose import seconds_of
 from sweepstack.execution.engines.leftovers import take_over, unreachable
@@ -69,10 +69,13 @@ class Dispatcher:
         session: claims the trials, and receives their events.
         prepared: says which device a stack trains on.
         executor: trains the stacks.
+        more: returns whether further stacks may follow after all of these.
     """
 
-    def __init__(self, session: Session, prepared: Prepared, executor: Executor) -> None:
-        self._session, self._prepared, self._executor = session, prepared, executor
+    def __init__(
+        self, session: Session, prepared: Prepared, executor: Executor, more: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._session, self._prepared, self._executor, self._more = session, prepared, executor, more
         self._waiting: deque[Queued] = deque()
         self._running: dict[int, tuple[Handle, Queued]] = {}
         self._number = 0
@@ -167,16 +170,20 @@ class Dispatcher:
         """Returns a worker that trains a stack; None if nothing of it is left to train."""
         device, one.stopped = self._prepared.device_of(one.stack), frozenset()
         if isinstance(self._executor, LastingExecutor) and not (one.losses or one.delays):
-            known = self._executor.reattach(self._session.assign(one.stack, device), self._session)
+            known = self._executor.reattach(self._assign(one, device), self._session)
             if known is not None:
                 return check_handle(self._executor, known)
         one.stack = take_over(self._session, one.stack)
         if self._session.leave_out(one.stack):
             return None
-        assignment = self._session.assign(one.stack, device)
+        assignment = self._assign(one, device)
         if not assignment.wanted:  # the reports that a lost worker had left have settled all of its trials
             return None
         return check_handle(self._executor, self._executor.submit(assignment, self._session))
+
+    def _assign(self, one: Queued, device: str) -> Assignment:
+        others = bool(self._running) or any(waiting is not one for waiting in self._waiting)
+        return self._session.assign(one.stack, device, others or self._more())
 
     def _end(self, one: Queued, result: Trained | Lost) -> None:
         """Takes the result of a worker: what is left of its stack waits again."""
@@ -184,7 +191,10 @@ class Dispatcher:
         match result:
             case Trained(None):
                 session.forget_work(stack)
-            case Trained(parts) if parts is not None:
+            case Trained(Paused() as paused):
+                session.pause(stack, paused.ends)
+                session.forget_work(stack)
+            case Trained(Parts() as parts):
                 pieces = session.split(stack, parts, self._prepared.device_of(stack))
                 session.forget_work(stack)
                 self._waiting.extendleft(Queued(piece, True) for piece in reversed(pieces))

@@ -22,11 +22,11 @@ from typing import Any, NoReturn, Protocol
 from sweepstack.error_log import log_traceback
 from sweepstack.errors import UserError, one_line
 from sweepstack.events import Ended, Event
-from sweepstack.execution.assignment import Answer, Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Answer, Assignment, Parts, Paused, Reporter
 from sweepstack.execution.engines.assignment_file import assignment_from_json
 from sweepstack.execution.engines.channel import CONTROL, EVENTS, FILES, checkpoints_of, versions
 from sweepstack.files.owner_only import FILE
-from sweepstack.journal.codec import encode_line, event_as_json
+from sweepstack.journal.codec import encode_line, end_as_json, event_as_json
 from sweepstack.planning.plan import Trajectory
 from sweepstack.trial import TrialState, Verdict
 
@@ -213,6 +213,8 @@ def do_assignment(
         match answer:
             case Parts():
                 reporter.send({"done": {"indices": answer.indices, "note": answer.note}})
+            case Paused():
+                reporter.send({"done": {"paused": [[one.trial.id, end_as_json(one, None)] for one in answer.ends]}})
             case None:
                 if is_well := reporter.all_well:
                     on_well()

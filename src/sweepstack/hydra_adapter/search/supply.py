@@ -184,6 +184,8 @@ class Search(Supply):
         self._make, self._objective, self._mode = make, objective, mode
         self._open: dict[int, _Open] = {}
         self._outcomes: dict[str, Outcome] = {}
+        self._paused: dict[str, Outcome] = {}
+        """How paused trials end if they do not go on, by fingerprint."""
         self._stopped: set[str] = set()
         """Fingerprints of trials that were stopped: their points wait for another command."""
         self._names: dict[int, str] = {}
@@ -200,6 +202,15 @@ class Search(Supply):
         """See `Supply`."""
         points = self._budget.points
         return None if points is None else points * self._budget.replicates
+
+    @property
+    def most_paused(self) -> int | None:
+        """See `Supply`: as many as train at a time, so that a long search learns from whole trainings, too."""
+        return self._budget.width * self._budget.replicates
+
+    def has_more(self) -> bool:
+        """See `Supply`."""
+        return not self._is_exhausted and self._is_affordable(self._strategy.points)
 
     def first_trials(self) -> list[Trial]:
         """Returns the trials of all points that were asked before; of further ones if each of these has a result."""
@@ -227,12 +238,14 @@ class Search(Supply):
 
     def _is_free(self) -> bool:
         """True if a further point is to be asked for."""
-        config, points = self._budget.config, self._budget.points
         known = self._strategy.points
-        out = [one for one in self._open.values() if not self._is_postponed(one)]
-        if self._is_exhausted:
-            return False
-        if len(out) >= self._budget.width or (points is not None and len(known) >= points):
+        out = [one for one in self._open.values() if not (self._is_postponed(one) or self._is_paused(one))]
+        return not self._is_exhausted and len(out) < self._budget.width and self._is_affordable(known)
+
+    def _is_affordable(self, known: Sequence[Point]) -> bool:
+        """True if the budget has room for a further point, after those that are known."""
+        config, points = self._budget.config, self._budget.points
+        if points is not None and len(known) >= points:
             return False
         if config.epochs is not None and self._spent >= config.epochs:
             return False
@@ -244,6 +257,11 @@ class Search(Supply):
         """True if a point waits for another command: a trial was stopped, or failed for a reason that may pass."""
         keys = [trial.fingerprint for trial in one.trials]
         return any(key in self._stopped or (key in self._outcomes and not self._outcomes[key].final) for key in keys)
+
+    def _is_paused(self, one: _Open) -> bool:
+        """True if a point does not train, but waits for others."""
+        open_keys = {trial.fingerprint for trial in one.trials} - self._outcomes.keys()
+        return bool(open_keys) and open_keys <= self._paused.keys()
 
     @property
     def _spent(self) -> int:
@@ -287,10 +305,14 @@ class Search(Supply):
     def on_ended(self, event: Ended) -> None:
         self._take(event.trial, event.outcome)
 
+    def on_paused(self, event: Ended) -> None:
+        self._paused[event.trial.fingerprint] = event.outcome
+
     def on_skipped(self, trial: Trial, outcome: Outcome, reason: str) -> None:
         self._take(trial, outcome)
 
     def _take(self, trial: Trial, outcome: Outcome) -> None:
+        self._paused.pop(trial.fingerprint, None)
         if outcome.state is TrialState.KILLED:
             self._stopped.add(trial.fingerprint)
         else:
@@ -298,10 +320,16 @@ class Search(Supply):
 
     def _pass_results(self) -> None:
         for number, one in sorted(self._open.items()):
-            outcomes = [self._outcomes.get(trial.fingerprint) for trial in one.trials]
+            keys = [trial.fingerprint for trial in one.trials]
+            outcomes = [self._outcomes.get(key, self._paused.get(key)) for key in keys]
             known = [outcome for outcome in outcomes if outcome is not None]
-            if len(known) == len(outcomes) and not self._is_postponed(one):
-                self._strategy.tell(number, *self._result(one.trials, known), self._rung(one.trials, known))
+            if len(known) < len(outcomes) or self._is_postponed(one):
+                continue
+            result = self._result(one.trials, known), self._rung(one.trials, known)
+            if self._is_paused(one):
+                self._strategy.take_interim(number, *result[0], result[1])
+            else:
+                self._strategy.tell(number, *result[0], result[1])
                 del self._open[number]
 
     def _result(self, trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> tuple[PointState, tuple[float, ...]]:
@@ -335,7 +363,12 @@ class Search(Supply):
             if best is not None
             else ""
         )
-        return f"search: {len(known) * each}{of} trials asked, {len(self._open) * each} to train{found}"
+        return f"search: {len(known) * each}{of} trials asked, {self._progress_of_open()}{found}"
+
+    def _progress_of_open(self) -> str:
+        paused = sum(map(self._is_paused, self._open.values())) * self._budget.replicates
+        number = len(self._open) * self._budget.replicates - paused
+        return f"{number} to train" + (f", {paused} paused" if paused else "")
 
 
 def _part_of(trial: Trial, outcome: Outcome, longest: int) -> float:

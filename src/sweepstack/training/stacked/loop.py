@@ -142,6 +142,7 @@ def train_stack(
     model: StackedModel | SingleModel,
     checkpoints: CheckpointManager = NEVER,
     prune: Callable[[], Collection[str]] = tuple,
+    pause: Callable[[Collection[str]], bool] = lambda keys: False,
 ) -> None:
     """Trains a stack until every reader has its outcome.
 
@@ -156,6 +157,8 @@ def train_stack(
             readers that have not ended end KILLED. Training resumes from its `state`, see `_resume_stack`.
         prune: called once all readers that are due have reported; returns the keys of those that leave PRUNED. Their
             state is kept for them, and the stack gets narrower.
+        pause: called with the keys of those that are left then; returns whether these go on in another stack. Then the
+            state is kept, and they end PRUNED, too: whoever has answered does not take that for their outcome.
 
     Raises:
         CheckpointError: the keeper's state does not fit. The model cannot be used any more; the readers can.
@@ -170,8 +173,11 @@ def train_stack(
     clock = Clock()
     if checkpoints.state is not None:
         members, step, seed, losses, clock = _resume_stack(checkpoints.state, members, model, steps, data.device)
+        if checkpoints.state.get("paused") and pause(_keys(members)):
+            _prune(members, _keys(members), clock)
+            return
 
-    def save(pruned_at: int | None = None) -> None:
+    def save(pruned_at: int | None = None, paused: bool = False) -> bool:
         clock.divide(members)
         position = {"steps": steps, "step": step, "seed": seed, "seconds": clock.seconds()}
         recent = torch.stack(losses)[: step % steps].cpu().clone()  # of an epoch that is done none is needed
@@ -180,8 +186,9 @@ def train_stack(
             trained = _state(trajectories, members, model)
         except Unkept as what:
             checkpoints.cannot(str(what))
-        else:
-            checkpoints.save({**position, **trained, "losses": recent, "random": random}, pruned_at)
+            return False
+        state = {**position, **trained, "losses": recent, "random": random, **({"paused": True} if paused else {})}
+        return checkpoints.save(state, pruned_at)
 
     while any(member.readers for member in members):
         epoch, done = step // steps + 1, step % steps  # some of an epoch is done where the stack was stopped in it
@@ -207,10 +214,15 @@ def train_stack(
                     members, model, data, step, clock, _measure(members, model, data, recent, rates, step, clock)
                 )  # no variable: it would keep the predictions on the device while the stack trains on
                 leaving = prune()
-                if any(reader.key in leaving for member in members for reader in member.readers):
+                left = _keys(members) - {*leaving}
+                pauses = pause(left)
+                if pauses or len(left) < len(_keys(members)):
                     save(step if sum(map(len, trajectories)) > 1 else None)
                     _prune(members, leaving, clock)
-                if not any(member.readers for member in members):
+                if pauses and save(paused=True):
+                    _prune(members, left, clock)
+                    return
+                if not left:
                     break
             if checkpoints.stopping or (step % steps == 0 and checkpoints.due()):
                 save()
@@ -475,6 +487,11 @@ def _prune(members: Sequence[Member], leaving: Collection[str], clock: Clock) ->
     for member in members:
         for reader in _leave(member, [one for one in member.readers if one.key in leaving]):
             _give(reader, pruned(_timed(reader, clock)), clock)
+
+
+def _keys(members: Sequence[Member]) -> set[str]:
+    """Returns the keys of those that have not ended."""
+    return {reader.key for member in members for reader in member.readers}
 
 
 def _kill(members: Sequence[Member], step: int, steps: int, clock: Clock) -> None:
