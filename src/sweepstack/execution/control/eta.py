@@ -1,7 +1,8 @@
 """Estimates how long the stacks of a command still train: from what was measured of them and of others like them.
 
 The terminal and `sweepstack status` both use it. It knows neither files nor clocks: it takes events and the time.
-Seconds of training are kept as if each stack had had the machine for itself, see `Eta._slowdown`.
+Stacks side by side are slower than one that has the machine for itself: a *crowd* is the part of the other workers of
+this machine that train, from 0 to 1, and `Eta._slowdown` says how much slower it makes a stack.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import bisect
 import heapq
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import NamedTuple
 
 from sweepstack.events import Ended, Event, Measured, Started
 from sweepstack.planning.compatibility import stack_key
@@ -25,7 +27,12 @@ OTHER_BATCH_SIZE = 0.5
 """How the time of a step grows with its batch size, as an exponent, if no stack with that batch size was measured: 0
 for steps that are all overhead, 1 for those that are all arithmetic."""
 SLOWER_TOGETHER = 1.15
-"""How many times as long a stack takes while other workers use the rest of the machine's caches and memory channels."""
+"""How many times as long a stack takes while other workers use the rest of the machine's caches and memory channels,
+as long as it was not measured."""
+CROWDS_DIFFER = 0.5
+"""The least difference of two crowds from which it is measured what a crowd costs."""
+MOST_COMPARED = 20
+"""The number of stacks, from the last one backwards, from which that is measured."""
 RECENT = 0.5
 """The part of a stack's measurements, from the last one backwards, that its rate is taken from: a machine may get
 slower or faster."""
@@ -53,6 +60,25 @@ class Survival:
         return self.after[index - 1] if index else 1.0
 
 
+class Moment(NamedTuple):
+    """When something happened."""
+
+    at: float
+    """In seconds since the epoch."""
+    crowded: float
+    """The sum of the crowd until then, over seconds."""
+
+
+class Part(NamedTuple):
+    """A part of a training, from one measurement to the next."""
+
+    seconds: float
+    epochs: float
+    alive: int
+    """The number of trajectories that trained."""
+    crowd: float
+
+
 @dataclass(eq=False)
 class StackProgress:
     """How far a stack is."""
@@ -69,33 +95,36 @@ class StackProgress:
     """When it was heard of last."""
     done: float = 0.0
     """The epochs that it has done."""
-    seconds: float = 0.0
-    """How long it has trained until then."""
-    first: tuple[float, float] | None = None
-    """The seconds and epochs up to the first measurement: there are some that are done once among them."""
-    measured: list[tuple[float, float, int]] = field(default_factory=list)
-    """The seconds and epochs from each measurement to the next one, and how many trajectories trained."""
+    first: Part | None = None
+    """What it did up to the first measurement: there is something that is done once among it."""
+    measured: list[Part] = field(default_factory=list)
+    """What it did since."""
     left: dict[Hashable, float] = field(default_factory=dict)
     """The epochs that are left, by trial, of those that have not ended."""
-    ending: float = 0.0
-    """The seconds from measurements to the ends of trials, such as for tests."""
+    slowdown: Callable[[float], float] = lambda crowd: 1.0
+    """How many times as long it takes in a crowd as alone."""
 
     def __post_init__(self) -> None:
         self.left = {key_of(trial): float(trial.config.epochs) for each in self.trajectories for trial in each}
         first = self.trajectories[0][0]
         self.group = stack_key(first.config, first.run)
         self.batch_size = first.config.batch_size
+        self.is_measured_each_epoch = first.config.trainer is None and first.config.evaluate_every == "epoch"
         self.width = len(self.trajectories)
         self.ends = tuple(sorted(max(trial.config.epochs for trial in each) for each in self.trajectories))
         self.epochs = self.ends[-1]
         self.number = len(self.left)
-        self.shape = self.group, self.planned, self.ends, self.number
+        self.kind = self.group, self.width, self.planned
+        self.shape = hash((self.kind, self.ends, self.number))
         """Equal for stacks that take equally long, as far as that is known before they begin."""
-        self._since = self._seconds = self._epochs = 0.0
+        self._begin = self._mark = self._last = Moment(0.0, 0.0)
+        """When it began, when it was measured last or a trial of it ended, and when it was heard of last."""
+        self._totals: dict[float, tuple[float, float]] = {}
+        """Seconds, and epochs of its full width, that were measured, by the crowd."""
 
     @property
     def each(self) -> float | None:
-        """The seconds of an epoch of its full width, by all that was measured; None if they are not known.
+        """The seconds of an epoch of its full width alone, by all that was measured; None if they are not known.
 
         The first epoch takes longer than others do. If it is the only one, what was planned counts as much, if it is
         less.
@@ -104,78 +133,125 @@ class StackProgress:
             return self._seconds / self._epochs
         if self.first is None:
             return None
-        seconds, epochs = self.first
-        return min(seconds / epochs, (seconds / epochs + (self.planned or math.inf)) / 2)
+        each = self.first.seconds / self.first.epochs / self.slowdown(self.first.crowd)
+        return min(each, (each + (self.planned or math.inf)) / 2)
+
+    @property
+    def raw(self) -> Part | None:
+        """What it did since the first measurement, or up to that one; None if it was not measured."""
+        if not self.measured:
+            return self.first
+        seconds = sum(seconds for seconds, _ in self._totals.values())
+        crowd = sum(crowd * seconds for crowd, (seconds, _) in self._totals.items()) / (seconds or 1.0)
+        return Part(seconds, self._epochs, self.width, crowd)
+
+    @property
+    def _seconds(self) -> float:
+        return sum(seconds / self.slowdown(crowd) for crowd, (seconds, _) in self._totals.items())
+
+    @property
+    def _epochs(self) -> float:
+        return sum(epochs for _, epochs in self._totals.values())
 
     @property
     def recent(self) -> float | None:
         """The same by the last measurements since it has its width; None if only the first epoch was measured."""
-        own = [one for one in self.measured if one[2] == self.measured[-1][2]]
-        last = own[-max(LEAST_RECENT, math.ceil(RECENT * len(own))) :]
-        epochs = sum(epochs * _share(alive / self.width) for _, epochs, alive in last)
-        return sum(seconds for seconds, _, _ in last) / epochs if last else None
+        if not self.measured:
+            return None
+        last = self.measured[-1]
+        own = [one for one in self.measured if one.alive == last.alive and abs(one.crowd - last.crowd) < CROWDS_DIFFER]
+        own = own[-max(LEAST_RECENT, math.ceil(RECENT * len(own))) :]
+        seconds = sum(one.seconds / self.slowdown(one.crowd) for one in own)
+        return seconds / sum(one.epochs * _share(last.alive / self.width) for one in own)
 
-    def each_of_all(self, left: float) -> float | None:
-        """Returns the seconds of an epoch of its full width, if it goes on as fast as it did last.
+    def each_of_all(self, survival: Survival) -> float | None:
+        """Returns the seconds of an epoch of its full width, with those that are left; None if it was not measured.
 
-        Trajectories that end make a stack faster, though not as much as `_share` says. Of stacks with trajectories of
+        Trajectories that end make a stack faster, though not as much as `_share` says. For stacks with trajectories of
         the same lengths this makes no difference.
 
         Args:
-            left: what is left, in epochs of its full width.
+            survival: which part of the trials is expected to go on.
         """
-        if (recent := self.recent) is None:
-            return self.each
-        return (self._seconds + left * recent) / (self._epochs + left)
+        if (each := self.each) is None or (recent := self.recent) is None:
+            return each
+        soon, later = self.epochs_left(survival)
+        return (self._seconds + recent * soon + each * later) / (self._epochs + soon + later)
 
-    def begin(self, at: float) -> None:
+    @property
+    def spent(self) -> float:
+        """The seconds that it would have trained alone until it was heard of last."""
+        seconds = self._last.at - self._begin.at
+        return seconds / self.slowdown(self._crowd(self._begin, self._last)) if seconds > 0 else 0.0
+
+    @property
+    def slower_together(self) -> float | None:
+        """How many times as long it takes while all workers train, by what was measured; None if that is not known."""
+        alive = self.measured[-1].alive if self.measured else 0
+        own = [one for one in self.measured if one.alive == alive]
+        low, high = min(one.crowd for one in own), max(one.crowd for one in own)
+        if high - low < CROWDS_DIFFER:
+            return None
+        rates = []
+        for crowd in (low, high):
+            near = [one for one in own if abs(one.crowd - crowd) < CROWDS_DIFFER / 2]
+            rates.append(sum(one.seconds for one in near) / sum(one.epochs for one in near))
+        ratio = rates[1] / rates[0]
+        return max(1.0, 1 + (ratio - 1) / max(high - ratio * low, CROWDS_DIFFER))
+
+    @property
+    def next_part(self) -> float:
+        """What it is expected to do up to its next measurement, in epochs of its full width."""
+        if not self.measured:
+            return 1.0 if self.first is None else self.first.epochs
+        return self.measured[-1].epochs * _share(self.measured[-1].alive / self.width)
+
+    def begin(self, now: Moment) -> None:
         """Takes when it began."""
-        self.began = self.at = at
+        self.began = self.at = now.at
+        self._begin = self._mark = self._last = now
 
-    def pass_time(self, at: float, slowdown: float) -> float:
-        """Takes until when it has trained.
-
-        Args:
-            at: the time.
-            slowdown: how many times as long it took since it was heard of last as it takes alone.
-
-        Returns:
-            The seconds since then that it would have taken alone.
-        """
-        seconds = max(0.0, at - self.at) / slowdown
-        self.at = max(self.at, at)
-        self.seconds += seconds
-        return seconds
-
-    def progress(self, done: float) -> None:
+    def progress(self, done: float, now: Moment) -> None:
         """Takes how many epochs it has done, while all that have not ended train."""
-        if done <= self.done:
-            return
-        seconds, epochs, alive = self.seconds - self._since, done - self.done, self._alive()
-        if self.done > 0:
-            self.measured.append((seconds, epochs, alive))
-            self._seconds += seconds
-            self._epochs += epochs * _share(alive / self.width)
-        elif not self.resumed:
-            self.first = seconds, epochs
-        self.done, self._since = done, self.seconds
+        if done > self.done:
+            alive = sum(any(key_of(trial) in self.left for trial in each) for each in self.trajectories)
+            seconds = max(0.0, now.at - self._mark.at)
+            part = Part(seconds, done - self.done, alive, self._crowd(self._mark, now))
+            if self.done > 0:
+                self.measured.append(part)
+                total, epochs = self._totals.get(round(part.crowd, 1), (0.0, 0.0))
+                more = part.epochs * _share(alive / self.width)
+                self._totals[round(part.crowd, 1)] = total + seconds, epochs + more
+            elif not self.resumed:
+                self.first = part
+            self.done, self._mark = done, now
+        self.at, self._last = now.at, now
 
-    def end(self, key: Hashable, seconds: float) -> None:
-        """Takes the end of a trial.
+    def past(self) -> Past:
+        """Returns sums over stacks of its kind: over none yet."""
+        return Past(self.batch_size, self.group, self.width, self.planned)
+
+    def end(self, key: Hashable, now: Moment) -> float:
+        """Takes the end of a trial; returns the seconds since the stack was heard of last.
 
         Args:
             key: the trial.
-            seconds: those since the stack was heard of last.
+            now: when it has ended.
         """
         self.left.pop(key, None)
-        self.ending += seconds
-        self._since += seconds
+        passed = Moment(max(0.0, now.at - self._last.at), now.crowded - self._last.crowded)
+        self._mark = Moment(self._mark.at + passed.at, self._mark.crowded + passed.crowded)
+        self.at, self._last = now.at, now
+        return passed.at
 
-    def _alive(self) -> int:
-        return sum(any(key_of(trial) in self.left for trial in each) for each in self.trajectories)
+    @staticmethod
+    def _crowd(since: Moment, until: Moment) -> float:
+        """Returns the mean crowd between two moments."""
+        seconds = until.at - since.at
+        return min(1.0, max(0.0, (until.crowded - since.crowded) / seconds)) if seconds > 0 else 0.0
 
-    def epochs_left(self, survival: Survival) -> float:
-        """Returns what is left, in epochs of its full width.
+    def epochs_left(self, survival: Survival) -> tuple[float, float]:
+        """Returns what is left up to the next end of a trajectory, and after it, in epochs of its full width.
 
         Args:
             survival: which part of the trials is expected to go on.
@@ -187,7 +263,8 @@ class StackProgress:
         rungs = {part * whole - (whole - left) for left, whole in trained for part in survival.rungs}
         last = max(left for left, _ in trained)
         steps = sorted({left for left, _ in trained} | {at for at in rungs if 0 < at < last})
-        total = before = 0.0
+        parts = []
+        before = 0.0
         for until in steps:
             expected, nobody = 0.0, 1.0
             for (left, whole), number in trained.items():
@@ -196,9 +273,52 @@ class StackProgress:
                     part = survival.at((done + before) / whole) / (survival.at(done / whole) or 1.0)
                     expected += number * part
                     nobody *= (1 - part) ** number
-            total += (until - before) * (FIXED * (1 - nobody) + (1 - FIXED) * expected / self.width)
+            if until > before:
+                parts.append((until - before) * (FIXED * (1 - nobody) + (1 - FIXED) * expected / self.width))
             before = until
-        return total
+        return sum(parts[:1]), sum(parts[1:])
+
+
+@dataclass
+class Past:
+    """What was measured of stacks of one kind: sums over them."""
+
+    batch_size: int
+    group: Hashable
+    width: int
+    planned: float
+    done: float = 0.0
+    """The epochs that they have done."""
+    seconds: float = 0.0
+    """The seconds of an epoch of the full width, times `done`."""
+    setup: float = 0.0
+    """The seconds before the first epoch."""
+    setups: int = 0
+    """The number of stacks of which these were measured."""
+    whole: float = 0.0
+    """The seconds from beginning to end."""
+    stacks: int = 0
+    """The number of stacks that were trained from beginning to end, or will be."""
+    trials: int = 0
+    """Their trials."""
+
+    def take(self, one: StackProgress, each: float | None, whole: float | None) -> None:
+        """Takes a stack.
+
+        Args:
+            one: the stack.
+            each: its seconds of an epoch of the full width alone; None if they are not known.
+            whole: those from its beginning to its end; None if they are not known, or if it has begun before.
+        """
+        if each is not None:
+            self.done += one.done
+            self.seconds += one.done * each
+            if one.first is not None and one.measured:
+                seconds = one.first.seconds / one.slowdown(one.first.crowd)
+                self.setup += max(0.0, seconds - one.first.epochs * each)
+                self.setups += 1
+        if whole is not None:
+            self.whole, self.stacks, self.trials = self.whole + whole, self.stacks + 1, self.trials + one.number
 
 
 class Eta:
@@ -228,7 +348,16 @@ class Eta:
         """The part of their epochs that trials have done, without those that were pruned."""
         self._pruned: list[float] = []
         """The same of those that were pruned."""
+        self._past: dict[Hashable, Past] = {}
+        """What was measured of stacks that have ended, by `StackProgress.kind`."""
+        self._known: list[tuple[StackProgress | None, Past]] | None = None
+        """The same, with those that train, each for itself; None if it is to be found since the last event."""
+        self._ending, self._ended, self._longest = 0.0, 0, 0
+        """The seconds from measurements to the ends of trials, their number, and the most epochs of a trial."""
         self._items = 0
+        self._now = Moment(0.0, 0.0)
+        self._compared: dict[StackProgress, None] = {}
+        """Those that were measured in different crowds."""
 
     def add(self, trajectories: Iterable[Sequence[Trial]], planned: float) -> StackProgress:
         """Adds a stack.
@@ -237,10 +366,11 @@ class Eta:
             trajectories: its trials that are to be trained, by trajectory; at least one.
             planned: the seconds of an epoch as they were estimated before; 0 if they were not.
         """
-        one = StackProgress([each for each in trajectories if each], planned)
+        one = StackProgress([each for each in trajectories if each], planned, slowdown=self._slowdown)
         self._forget()
         self._stacks.append(one)
         self._stack_of |= dict.fromkeys(one.left, one)
+        self._longest = max(self._longest, one.epochs)
         return one
 
     def stack_of(self, trial: Trial) -> StackProgress | None:
@@ -264,11 +394,14 @@ class Eta:
             return
         self._forget()
         epochs, key = event.trial.config.epochs, key_of(event.trial)
-        passed = one.pass_time(event.at, self._slowdown(len(self._begun))) if one.began is not None else 0.0
+        seconds = event.at - self._now.at if self._now.at else 0.0
+        if seconds >= 0:
+            self._now = Moment(event.at, self._now.crowded + seconds * self._crowd(len(self._begun)))
+        now = Moment(event.at, self._now.crowded)  # of several workers, an event may come after a later one
         match event:
             case Started():
                 if one.began is None:
-                    one.begin(event.at)
+                    one.begin(now)
                     if self._free:
                         self._gaps.append(max(0.0, event.at - self._free.pop(0)))
                 self._begun[one] = None
@@ -277,22 +410,27 @@ class Eta:
             case Measured():
                 at = event.measurement
                 done = epochs * at.step / at.steps
-                one.progress(done)
+                one.progress(done, now)
+                crowds = [part.crowd for part in one.measured[-2:]]
+                if crowds and max(crowds) - min(crowds) >= CROWDS_DIFFER:
+                    self._compared[one] = None
                 self._reached[key] = at.step / at.steps
                 if key in one.left:
                     one.left[key] = max(0.0, epochs - done)
             case Ended():
-                one.end(key, passed)
+                self._ending += one.end(key, now)
+                self._ended += 1
                 if event.outcome.state is TrialState.PRUNED:
                     self._pruned.append(self._reached.pop(key, 0.0))
                 if not one.left and one in self._begun:
                     del self._begun[one]
                     self._free.append(event.at)
+                    self._past.setdefault(one.kind, one.past()).take(one, one.each, None if one.resumed else one.spent)
 
     def _forget(self) -> None:
         """Forgets what was found before an event."""
         self._found.clear()
-        self._survival = self._ends = None
+        self._survival = self._ends = self._known = None
 
     def seconds_of(self, one: StackProgress, now: float | None) -> float | None:
         """Returns how long a stack still trains; None if that is not known.
@@ -301,12 +439,11 @@ class Eta:
             one: the stack.
             now: the time, in seconds since the epoch; None if it does not train now.
         """
-        slowdown = self._slowdown(len(self._begun))
-        seconds = self._alone(one, now, slowdown)
-        if seconds is None or slowdown == 1 or one.began is None or now is None:
+        seconds = self._alone(one, now)
+        if seconds is None or self._crowd(2) == 0 or one.began is None or now is None:
             return seconds
         if self._ends is None or self._ends[0] != now:
-            self._ends = now, [self._alone(other, now, slowdown) or 0.0 for other in self._begun]
+            self._ends = now, [self._alone(other, now) or 0.0 for other in self._begun]
         return self._beside(self._ends[1], seconds)
 
     def _beside(self, ends: Sequence[float], seconds: float) -> float:
@@ -318,51 +455,72 @@ class Eta:
         """
         total = before = 0.0
         for index, end in enumerate(sorted(min(end, seconds) for end in ends)):
-            total += (end - before) * self._slowdown(len(ends) - index)
+            total += (end - before) * self._slowdown(self._crowd(len(ends) - index))
             before = end
         return total
 
-    def _slowdown(self, running: int) -> float:
-        """Returns how many times as long as alone a stack takes beside others.
-
-        Args:
-            running: the number of stacks that train, with itself.
-        """
+    def _crowd(self, running: int) -> float:
+        """Returns the crowd beside a stack if so many train, with itself. On a cluster, stacks are not in one place."""
         is_here = bool(self._stacks) and self._stacks[0].trajectories[0][0].run.engine.name in ("auto", "local")
-        if not is_here or self.workers < 2:
-            return 1.0
-        return 1 + (SLOWER_TOGETHER - 1) * min(1.0, (running - 1) / (self.workers - 1))
+        return min(1.0, max(0, running - 1) / (self.workers - 1)) if is_here and self.workers > 1 else 0.0
 
-    def _alone(self, one: StackProgress, now: float | None, slowdown: float) -> float | None:
+    def _slowdown(self, crowd: float) -> float:
+        """Returns how many times as long as alone a stack takes in a crowd."""
+        return 1 + (self._together() - 1) * crowd if crowd else 1.0
+
+    def _together(self) -> float:
+        """Returns how many times as long as alone a stack takes while all workers train.
+
+        It is measured when stacks begin or end beside one that trains on. Before, all that is known is how much longer
+        epochs took than was planned, and not whether the crowd was the cause: it counts as half of it.
+        """
+        if "together" not in self._found:
+            compared = [one.slower_together for one in [*self._compared][-MOST_COMPARED:]]
+            known = [math.log(each) for each in compared if each is not None]
+            self._found["together"] = math.exp(sum([*known, math.log(self._assumed())]) / (len(known) + 1))
+        return self._found["together"] or 1.0
+
+    def _assumed(self) -> float:
+        """Returns what `_together` takes for granted before it was measured."""
+        crowded = [one for one in self._begun if one.planned and one.raw and one.raw.crowd >= CROWDS_DIFFER]
+        ratios = [one.raw.seconds / one.raw.epochs / one.planned for one in crowded if one.raw]
+        return max(SLOWER_TOGETHER, math.sqrt(sum(ratios) / len(ratios))) if ratios else SLOWER_TOGETHER
+
+    def _alone(self, one: StackProgress, now: float | None) -> float | None:
         """Returns how long a stack would still train alone; None if that is not known.
 
         Args:
             one: the stack.
             now: see `seconds_of`.
-            slowdown: how many times as long it takes at present.
         """
         if not one.left:
             return 0.0
         if one.began is None:
             if one.shape not in self._found:
                 each = self._each_of(one)
-                whole = None if each is None else each * one.epochs_left(self._surviving())
+                whole = None if each is None else each * sum(one.epochs_left(self._surviving()))
                 self._found[one.shape] = None if whole is None else whole + self._once(one)
             return self._found[one.shape]
         each = one.recent or self._beginning(one)
         if each is None:
             return None
-        begins = one.first is None and not (one.measured or one.resumed)
-        seconds = each * one.epochs_left(self._surviving()) + len(one.left) * self._mean("ending")
-        seconds += self._mean("setup") if begins else 0.0
-        return max(seconds - (0.0 if now is None else max(0.0, now - one.at) / slowdown), 0.0)
+        since = 0.0 if now is None else max(0.0, now - one.at) / self._slowdown(self._crowd(len(self._begun)))
+        setup = 0.0
+        if one.first is None and not (one.measured or one.resumed):
+            setup = self._mean("setup")
+            each = max(each, since - setup) if one.is_measured_each_epoch else each
+        soon, later = one.epochs_left(self._surviving())
+        seconds = setup + each * soon + ((one.each if one.measured else None) or each) * later
+        # However long ago it was measured last, the next measurement is still to come.
+        passed = min(since, setup + each * one.next_part) if soon else since
+        return max(seconds + len(one.left) * self._mean("ending") - passed, 0.0)
 
     def _beginning(self, one: StackProgress) -> float | None:
         """Returns the seconds of an epoch of a stack of which at most the first one was measured."""
         others, setup = self._each_of(one), self._mean("setup")
         if one.first is None or one.each is None or others is None:
             return one.each or others
-        seconds, epochs = one.first
+        seconds, epochs = one.first.seconds / self._slowdown(one.first.crowd), one.first.epochs
         own = max(0.0, seconds - setup) / epochs if setup else one.each
         return min(seconds / epochs, (own + others) / 2)
 
@@ -373,11 +531,10 @@ class Eta:
     def _mean(self, name: str) -> float:
         """Returns the mean of what was measured: `setup` and `gap` of a stack, `ending` of a trial; else 0."""
         if "gap" not in self._found:
-            self._found["gap"] = _mean(self._gaps)
-            known = [(one.first, self._rate(one)) for one in self._stacks if one.first is not None and one.measured]
-            self._found["setup"] = _mean([max(0.0, first[0] - first[1] * (each or 0.0)) for first, each in known])
-            ended = sum(one.number - len(one.left) for one in self._stacks)
-            self._found["ending"] = sum(one.ending for one in self._stacks) / ended if ended else 0.0
+            setups = sum(past.setups for _, past in self._measured())
+            self._found["gap"] = sum(self._gaps) / len(self._gaps) if self._gaps else 0.0
+            self._found["setup"] = sum(past.setup for _, past in self._measured()) / setups if setups else 0.0
+            self._found["ending"] = self._ending / self._ended if self._ended else 0.0
         return self._found[name] or 0.0
 
     def _surviving(self) -> Survival:
@@ -389,7 +546,7 @@ class Eta:
             pruner = self._stacks[0].trajectories[0][0].run.pruner
             asked: Mapping[float, float] = {}
             if pruner.name == "halving":
-                longest = max(one.epochs for one in self._stacks)
+                longest = self._longest
                 asked = {at / longest: 1 - 1 / pruner.factor for _, at in rungs_within(pruner, longest, longest)}
             left, pruned = Counter(round(part, 9) for part in self._pruned), sorted(self._pruned)
             reached = sorted(self._reached.values())
@@ -410,11 +567,10 @@ class Eta:
             now: the time, in seconds since the epoch; None if no stack trains now.
             unplanned: the number of trials that will be planned later: they take as long as those that are planned.
         """
-        slowdown = self._slowdown(len(self._begun))
         busy, waiting = list[float](), list[float]()
         for one in self._stacks:
             if one.left:
-                seconds = self._alone(one, now, slowdown)
+                seconds = self._alone(one, now)
                 if seconds is None:
                     return None
                 (waiting if one.began is None or now is None else busy).append(seconds)
@@ -430,21 +586,27 @@ class Eta:
 
     def _later(self, trials: int) -> list[float]:
         """Returns the seconds of stacks that are not planned yet, which have so many trials."""
-        wholes = [(one.number, seconds) for one in self._stacks if (seconds := self._whole(one)) is not None]
-        if not wholes:
+        total = Past(0, None, 0, 0.0)
+        for one in self._begun:
+            total.take(one, None, self._whole(one))
+        for past in self._past.values():
+            total.whole += past.whole + past.stacks * self._mean("gap")
+            total.stacks, total.trials = total.stacks + past.stacks, total.trials + past.trials
+        for one in [] if total.trials else self._stacks:
+            total.take(one, None, self._whole(one))
+        if not total.trials:
             return []
-        known = sum(number for number, _ in wholes)
-        stacks = max(1, round(trials * len(wholes) / known))
-        return [sum(seconds for _, seconds in wholes) * trials / known / stacks] * stacks
+        stacks = max(1, round(trials * total.stacks / total.trials))
+        return [total.whole * trials / total.trials / stacks] * stacks
 
     def _whole(self, one: StackProgress) -> float | None:
         """Returns the seconds of a stack from its beginning to its end; None if they are not known."""
         if one.began is not None and not one.resumed:
-            left = self._alone(one, one.at, 1.0)
-            return None if left is None else self._mean("gap") + one.seconds + left
-        each = self._rate(one) or self._each_of(one)
+            left = self._alone(one, one.at)
+            return None if left is None else self._mean("gap") + one.spent + left
+        each = one.each_of_all(self._surviving()) or self._each_of(one)
         whole = StackProgress(one.trajectories, one.planned)
-        return None if each is None else each * whole.epochs_left(self._surviving()) + self._once(one)
+        return None if each is None else each * sum(whole.epochs_left(self._surviving())) + self._once(one)
 
     def _each_of(self, one: StackProgress) -> float | None:
         """Returns the seconds of an epoch of a stack that was not measured, from others; None if they are not known.
@@ -452,39 +614,38 @@ class Eta:
         They are those of stacks like it; else those of the plan, corrected by how right the plan was for others; else
         those of the stack with the nearest batch size.
         """
-        if one.first is not None or one.measured:
+        if one.done:
             return self._each_beside(one)
-        key = one.group, one.width, one.planned
-        if key not in self._found:
-            self._found[key] = self._each_beside(one)
-        return self._found[key]
+        if one.kind not in self._found:
+            self._found[one.kind] = self._each_beside(one)
+        return self._found[one.kind]
 
     def _each_beside(self, one: StackProgress) -> float | None:
-        """Does what `_each_of` says, by a look at all stacks."""
-        others = [
-            (other, each) for other in self._stacks if other.done and other is not one and (each := self._rate(other))
-        ]
-        measured = [pair for pair in others if pair[0].measured] or others
-        alike = [pair for pair in measured if pair[0].group == one.group]
-        alike = alike or [pair for pair in others if pair[0].group == one.group]
-        if alike:
-            weighed = [other.done * each / _share(other.width / one.width) for other, each in alike]
-            return sum(weighed) / sum(other.done for other, _ in alike)
-        timed = [(other, each) for other, each in measured if other.planned]
+        """Does what `_each_of` says, by a look at all that was measured."""
+        known = [past for other, past in self._measured() if other is not one]
+        if alike := [past for past in known if past.group == one.group]:
+            seconds = sum(past.seconds / _share(past.width / one.width) for past in alike)
+            return seconds / sum(past.done for past in alike)
         if one.planned:
-            slower = sum(each for _, each in timed) / sum(other.planned for other, _ in timed) if timed else 1.0
-            return one.planned * slower
-        nearest = sorted(measured, key=lambda pair: abs(math.log(pair[0].batch_size / one.batch_size)))
-        if not nearest:
+            timed = [past for past in known if past.planned]
+            planned = sum(past.done * past.planned for past in timed)
+            return one.planned * (sum(past.seconds for past in timed) / planned if timed else 1.0)
+        if not known:
             return None
-        other, each = nearest[0]
-        steps = self._steps(one.batch_size) / self._steps(other.batch_size)
-        slower = math.pow(one.batch_size / other.batch_size, OTHER_BATCH_SIZE)
-        return each * steps * slower * _share(one.width / other.width)
+        nearest = min(known, key=lambda past: abs(math.log(past.batch_size / one.batch_size)))
+        steps = self._steps(one.batch_size) / self._steps(nearest.batch_size)
+        slower = math.pow(one.batch_size / nearest.batch_size, OTHER_BATCH_SIZE)
+        return nearest.seconds / nearest.done * steps * slower * _share(one.width / nearest.width)
 
-    def _rate(self, one: StackProgress) -> float | None:
-        """Returns the seconds of an epoch of a stack that was measured; None if it was not."""
-        return one.each_of_all(one.epochs_left(self._surviving()) if one.left else 0.0)
+    def _measured(self) -> list[tuple[StackProgress | None, Past]]:
+        """Returns what was measured of stacks that have ended, and of each that trains."""
+        if self._known is None:
+            self._known = [(None, past) for past in self._past.values() if past.done]
+            for one in self._begun:
+                if (each := one.each_of_all(self._surviving())) is not None:
+                    self._known.append((one, one.past()))
+                    self._known[-1][1].take(one, each, None)
+        return self._known
 
     def _steps(self, batch_size: int) -> float:
         return math.ceil(self._items / batch_size) if self._items else 1 / batch_size
@@ -498,7 +659,3 @@ def clock(seconds: float) -> str:
 def _share(width: float) -> float:
     """Returns the time of an epoch of a stack of so many times the width of another one, as a part of its time."""
     return FIXED + (1 - FIXED) * width
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
