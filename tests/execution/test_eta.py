@@ -89,6 +89,19 @@ def test_a_resumed_stack_is_not_taken_to_have_trained_all_its_epochs_now(digits_
     assert eta.seconds(1.0) == pytest.approx(2.0)
 
 
+def test_the_pause_between_two_commands_is_no_training(digits_config: Make) -> None:
+    one = trial(digits_config({"epochs": 10}), 0)
+    eta = Eta()
+    eta.add([[one]], planned=0.0)
+    train(eta, [one], 0.0, 1.0, 4)
+    eta.take(Started(one, 1000.0, DatasetFacts("d", 1000, 1, 1), resumed=True))
+    assert eta.seconds(1000.0) == pytest.approx(6.0)
+    eta.take(Measured(one, Measurement(5, 50, 100, {}), 1001.0))
+    assert eta.seconds(1001.0) == pytest.approx(5.0)
+    eta.take(Measured(one, Measurement(6, 60, 100, {}), 1001.0))  # two clocks that differ: no time has passed
+    assert (eta.seconds(1001.0) or 0.0) <= 4.0
+
+
 def test_thousands_of_stacks_that_are_alike_are_looked_at_once(
     digits_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

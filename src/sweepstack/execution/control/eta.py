@@ -38,6 +38,8 @@ RECENT = 0.5
 slower or faster."""
 LEAST_RECENT = 2
 """The least number of these measurements."""
+MOST_RECENT = 200
+"""The most measurements of a stack that are kept one by one."""
 
 
 def key_of(trial: Trial) -> Hashable:
@@ -98,7 +100,7 @@ class StackProgress:
     first: Part | None = None
     """What it did up to the first measurement: there is something that is done once among it."""
     measured: list[Part] = field(default_factory=list)
-    """What it did since."""
+    """What it did since, one part after the other: the last ones."""
     left: dict[Hashable, float] = field(default_factory=dict)
     """The epochs that are left, by trial, of those that have not ended."""
     slowdown: Callable[[float], float] = lambda crowd: 1.0
@@ -190,12 +192,14 @@ class StackProgress:
         alive = self.measured[-1].alive if self.measured else 0
         own = [one for one in self.measured if one.alive == alive]
         low, high = min(one.crowd for one in own), max(one.crowd for one in own)
-        if high - low < CROWDS_DIFFER:
+        if high - low < CROWDS_DIFFER:  # its other ones were in another width
             return None
         rates = []
         for crowd in (low, high):
             near = [one for one in own if abs(one.crowd - crowd) < CROWDS_DIFFER / 2]
             rates.append(sum(one.seconds for one in near) / sum(one.epochs for one in near))
+        if not rates[0]:
+            return None
         ratio = rates[1] / rates[0]
         return max(1.0, 1 + (ratio - 1) / max(high - ratio * low, CROWDS_DIFFER))
 
@@ -211,6 +215,12 @@ class StackProgress:
         self.began = self.at = now.at
         self._begin = self._mark = self._last = now
 
+    def go_on(self, now: Moment) -> None:
+        """Takes when it has begun once more, such as with another command: nobody trained it in between."""
+        paused = Moment(now.at - self._last.at, now.crowded - self._last.crowded)
+        self._begin = Moment(self._begin.at + paused.at, self._begin.crowded + paused.crowded)
+        self.at, self._mark, self._last = now.at, now, now
+
     def progress(self, done: float, now: Moment) -> None:
         """Takes how many epochs it has done, while all that have not ended train."""
         if done > self.done:
@@ -218,7 +228,7 @@ class StackProgress:
             seconds = max(0.0, now.at - self._mark.at)
             part = Part(seconds, done - self.done, alive, self._crowd(self._mark, now))
             if self.done > 0:
-                self.measured.append(part)
+                self.measured = [*self.measured[1 - MOST_RECENT :], part]
                 total, epochs = self._totals.get(round(part.crowd, 1), (0.0, 0.0))
                 more = part.epochs * _share(alive / self.width)
                 self._totals[round(part.crowd, 1)] = total + seconds, epochs + more
@@ -226,6 +236,10 @@ class StackProgress:
                 self.first = part
             self.done, self._mark = done, now
         self.at, self._last = now.at, now
+
+    def anew(self) -> StackProgress:
+        """Returns it as it was before it began."""
+        return StackProgress(self.trajectories, self.planned, slowdown=self.slowdown)
 
     def past(self) -> Past:
         """Returns sums over stacks of its kind: over none yet."""
@@ -404,6 +418,8 @@ class Eta:
                     one.begin(now)
                     if self._free:
                         self._gaps.append(max(0.0, event.at - self._free.pop(0)))
+                else:
+                    one.go_on(now)
                 self._begun[one] = None
                 self._items = event.dataset.train or self._items
                 one.resumed = one.resumed or event.resumed
@@ -540,7 +556,8 @@ class Eta:
     def _surviving(self) -> Survival:
         """Returns which part of the trials goes on at the rungs, by those that have reached them (Kaplan-Meier).
 
-        Before any has, halving takes one in its factor; that counts as one trial.
+        Halving lets one in its factor go on, in the long run: that counts as several trials, because of the first ones
+        at least one goes on.
         """
         if self._survival is None:
             pruner = self._stacks[0].trajectories[0][0].run.pruner
@@ -555,7 +572,8 @@ class Eta:
                 expected = next((part for at, part in asked.items() if round(at, 9) == rung), None)
                 went_on = len(reached) - bisect.bisect_right(reached, rung + 1e-9)
                 judged = went_on + len(pruned) - bisect.bisect_left(pruned, rung - 1e-9)
-                lost = (left[rung] + (expected or 0.0)) / (judged + (expected is not None))
+                weight = 0 if expected is None else pruner.factor**2
+                lost = (left[rung] + weight * (expected or 0.0)) / (judged + weight)
                 after.append(after[-1] * (1 - lost))
             self._survival = Survival(rungs, after[1:])
         return self._survival
@@ -587,13 +605,15 @@ class Eta:
     def _later(self, trials: int) -> list[float]:
         """Returns the seconds of stacks that are not planned yet, which have so many trials."""
         total = Past(0, None, 0, 0.0)
-        for one in self._begun:
-            total.take(one, None, self._whole(one))
-        for past in self._past.values():
-            total.whole += past.whole + past.stacks * self._mean("gap")
-            total.stacks, total.trials = total.stacks + past.stacks, total.trials + past.trials
+        if not self._surviving().rungs:
+            for one in self._begun:
+                total.take(one, None, self._whole(one))
+            for past in self._past.values():
+                total.whole += past.whole + past.stacks * self._mean("gap")
+                total.stacks, total.trials = total.stacks + past.stacks, total.trials + past.trials
+        # With a pruner, the first stacks take longer than later ones: they have nobody to lose against.
         for one in [] if total.trials else self._stacks:
-            total.take(one, None, self._whole(one))
+            total.take(one, None, self._alone(one.anew(), None))
         if not total.trials:
             return []
         stacks = max(1, round(trials * total.stacks / total.trials))
@@ -604,9 +624,7 @@ class Eta:
         if one.began is not None and not one.resumed:
             left = self._alone(one, one.at)
             return None if left is None else self._mean("gap") + one.spent + left
-        each = one.each_of_all(self._surviving()) or self._each_of(one)
-        whole = StackProgress(one.trajectories, one.planned)
-        return None if each is None else each * sum(whole.epochs_left(self._surviving())) + self._once(one)
+        return self._alone(one.anew(), None)
 
     def _each_of(self, one: StackProgress) -> float | None:
         """Returns the seconds of an epoch of a stack that was not measured, from others; None if they are not known.
