@@ -33,11 +33,6 @@ CROWDS_DIFFER = 0.5
 """The least difference of two crowds from which it is measured what a crowd costs."""
 MOST_COMPARED = 20
 """The number of stacks, from the last one backwards, from which that is measured."""
-RECENT = 0.5
-"""The part of a stack's measurements, from the last one backwards, that its rate is taken from: a machine may get
-slower or faster."""
-LEAST_RECENT = 2
-"""The least number of these measurements."""
 MOST_RECENT = 200
 """The most measurements of a stack that are kept one by one."""
 
@@ -157,12 +152,11 @@ class StackProgress:
 
     @property
     def recent(self) -> float | None:
-        """The same by the last measurements since it has its width; None if only the first epoch was measured."""
+        """The same by the last measurements in such a crowd since it has its width; None if there are none."""
         if not self.measured:
             return None
         last = self.measured[-1]
         own = [one for one in self.measured if one.alive == last.alive and abs(one.crowd - last.crowd) < CROWDS_DIFFER]
-        own = own[-max(LEAST_RECENT, math.ceil(RECENT * len(own))) :]
         seconds = sum(one.seconds / self.slowdown(one.crowd) for one in own)
         return seconds / sum(one.epochs * _share(last.alive / self.width) for one in own)
 
