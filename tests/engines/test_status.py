@@ -119,7 +119,9 @@ def test_a_search_says_how_many_trials_are_to_come_and_counts_with_them(terminal
         assert (len(trials_of(command)), command["to_come"]) == (8, 56)  # eight at a time
         assert command["seconds_left"] > 4 * sum(stack["seconds_left"] for stack in command["stacks"])
         (first, *_) = sweepstack(terminal, "status").stdout.splitlines()
-        assert re.match(r"Sweep \S+: 64 trials, 8 training, 56 to come; about .* left$", first), first
+        assert re.match(r"Sweep \S+: 64 trials, .*[1-8] training, (\d waiting, )?56 to come; about .* left$", first), (
+            first
+        )
     finally:
         process.kill()
         process.communicate(timeout=60)
