@@ -231,7 +231,7 @@ class StackProgress:
             self.done, self._mark = done, now
         self.at, self._last = now.at, now
 
-    def anew(self) -> StackProgress:
+    def unbegun(self) -> StackProgress:
         """Returns it as it was before it began."""
         return StackProgress(self.trajectories, self.planned, slowdown=self.slowdown)
 
@@ -607,7 +607,7 @@ class Eta:
                 total.stacks, total.trials = total.stacks + past.stacks, total.trials + past.trials
         # With a pruner, the first stacks take longer than later ones: they have nobody to lose against.
         for one in [] if total.trials else self._stacks:
-            total.take(one, None, self._alone(one.anew(), None))
+            total.take(one, None, self._alone(one.unbegun(), None))
         if not total.trials:
             return []
         stacks = max(1, round(trials * total.stacks / total.trials))
@@ -618,7 +618,7 @@ class Eta:
         if one.began is not None and not one.resumed:
             left = self._alone(one, one.at)
             return None if left is None else self._mean("gap") + one.spent + left
-        return self._alone(one.anew(), None)
+        return self._alone(one.unbegun(), None)
 
     def _each_of(self, one: StackProgress) -> float | None:
         """Returns the seconds of an epoch of a stack that was not measured, from others; None if they are not known.
