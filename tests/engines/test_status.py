@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -105,6 +106,27 @@ def test_a_stack_in_the_process_of_the_command_is_shown_and_so_is_one_that_waits
         process.communicate(timeout=60)
 
 
+def test_a_search_says_how_many_trials_are_to_come_and_counts_with_them(terminal: Terminal) -> None:
+    words = ("dataset=digits", "epochs=400", "optimizer.lr=interval(0.01,0.2)", "threads=1", "engine=inline")
+    process = terminal.start("train.py", "-m", *words, "search=tpe", "search.trials=64")
+
+    def has_trained() -> bool:
+        return any(trial["epoch"] for one in shown(terminal)["running"] for trial in trials_of(one))
+
+    try:
+        wait_until(has_trained, 120)
+        (command,) = shown(terminal)["running"]
+        assert (len(trials_of(command)), command["to_come"]) == (8, 56)  # eight at a time
+        assert command["seconds_left"] > 4 * sum(stack["seconds_left"] for stack in command["stacks"])
+        (first, *_) = sweepstack(terminal, "status").stdout.splitlines()
+        assert re.match(r"Sweep \S+: 64 trials, .*[1-8] training, (\d waiting, )?56 to come; about .* left$", first), (
+            first
+        )
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+
+
 def test_the_time_that_is_left_follows_from_the_measurements(ledger: Ledger, trial: MakeTrial) -> None:
     """Stacks of a command that trains two at a time: what is left of both, and then the one that waits."""
     one = Command(ledger)
@@ -118,7 +140,7 @@ def test_the_time_that_is_left_follows_from_the_measurements(ledger: Ledger, tri
     (command,) = find_status(ledger).running
     left = {stack.id: stack.seconds_left for stack in command.stacks}
     assert command.session == one.number
-    assert left["stack 1"] == pytest.approx(0.35, abs=0.1)  # between its first epoch, 0.2 s, and the planned 0.5
+    assert left["stack 1"] == pytest.approx(0.2, abs=0.1)  # as its first epoch, which took less than the planned 0.5 s
     assert left["stack 2"] == pytest.approx(0.2, abs=0.1)  # two epochs like that, since 0.2 s
     assert left["stack 3"] == pytest.approx(0.4, abs=0.1)
     assert command.seconds_left == pytest.approx(0.6, abs=0.1)
@@ -126,9 +148,8 @@ def test_the_time_that_is_left_follows_from_the_measurements(ledger: Ledger, tri
     one.finish(trial(1))
     (command,) = find_status(ledger).running
     assert [stack.state for stack in command.stacks] == ["ended", "training", "waiting"]
-    assert command.seconds_left == pytest.approx(
-        0.2, abs=0.1
-    )  # the second epoch took no time, what precedes them 0.2 s
+    # The second epoch took no time, so that what precedes the epochs took 0.2 s: as long as stack 2 has trained.
+    assert command.seconds_left == pytest.approx(0.2, abs=0.1)
     assert command.trials[0].best == 0.5
     one.die()
     assert find_status(ledger).running == ()

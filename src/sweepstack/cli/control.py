@@ -81,7 +81,7 @@ def _ledger(store: str | None, journal: str | None) -> Ledger:
 def _describe_running(one: CommandStatus) -> Iterator[str]:
     from sweepstack.execution.control.status import TRAINING, WAITING
 
-    yield f"{_name(one)}: {_counts(one.trials)}; {_describe_left(one.seconds_left)}"
+    yield f"{_name(one)}: {_counts(one)}; {_describe_left(one.seconds_left)}"
     if one.about is not None:
         yield f"  {one.about.host}, process {one.about.pid}, since {_time(one.about.at)}: {one.about.command}"
     for stack in one.stacks:
@@ -96,7 +96,7 @@ def _describe_running(one: CommandStatus) -> Iterator[str]:
 def _describe_interrupted(one: CommandStatus) -> Iterator[str]:
     from sweepstack.execution.control.status import TRAINING
 
-    yield f"{_name(one)}: {_counts(one.trials)}; the same command goes on, {_describe_left(one.seconds_left)}"
+    yield f"{_name(one)}: {_counts(one)}; the same command goes on, {_describe_left(one.seconds_left)}"
     if one.about is not None:
         yield f"  {one.about.host}, began at {_time(one.about.at)}: {one.about.command}"
     for stack in one.stacks:
@@ -139,11 +139,13 @@ def _name(one: CommandStatus) -> str:
     return f"Sweep {one.sweep}" if one.sweep is not None else "Single run"
 
 
-def _counts(trials: Sequence[TrialStatus]) -> str:
+def _counts(command: CommandStatus) -> str:
     from sweepstack.planning.plan import count
 
-    states = Counter(trial.state for trial in trials)
-    return f"{count(len(trials), 'trial')}, {', '.join(f'{number} {state}' for state, number in states.items())}"
+    states = Counter(trial.state for trial in command.trials)
+    states["to come"] = command.to_come
+    parts = [f"{number} {state}" for state, number in states.items() if number]
+    return ", ".join([count(states.total(), "trial"), *parts])
 
 
 def _names(trials: Sequence[TrialStatus]) -> str:

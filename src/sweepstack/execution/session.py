@@ -495,7 +495,7 @@ def open_session(
     with Display() as display:
         standings = _standings_of(ledger.folder, sweep, run.pruner)
         standings.longest = max(standings.longest, longest)
-        session = Session(ledger, number, store, [display, *listeners], run.max_failures, requests, standings)
+        session = Session(ledger, number, store, [display, requests, *listeners], run.max_failures, requests, standings)
         ledger.show_notes(session.say)
         process.open(ledger.folder, number, session.say)
         try:

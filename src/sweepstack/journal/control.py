@@ -3,6 +3,7 @@
     {"about": {...}}                     the session writes the first line: who it is
     {"stop": ["ID", ...], "by": "..."}   another terminal appends: to stop these trials, or with null the command
     {"taken": 1}                         the session appends: so many requests it has taken
+    {"planned": 8, "expected": 64, ...}  the session appends: how many trials it trains, so far and in all
 
 The session makes the file and reads it again and again: on shared disks, a new file is seen late.
 """
@@ -50,6 +51,23 @@ class Request:
     """Who asks, in words."""
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much a session trains."""
+
+    planned: int
+    """The number of trials that were planned so far."""
+    expected: int
+    """The number of trials in all, if further ones will be planned; 0 if that is not known, or if none will be."""
+    workers: int
+    """The number of stacks that train at once."""
+
+    @property
+    def unplanned(self) -> int:
+        """The number of trials that will be planned later."""
+        return max(0, self.expected - self.planned)
+
+
 @dataclass
 class Control:
     """The content of the file."""
@@ -57,6 +75,8 @@ class Control:
     about: About | None = None
     requests: list[Request] = field(default_factory=list)
     taken: int = 0
+    extent: Extent | None = None
+    """None if the session has planned nothing yet, or if an earlier version has begun it."""
 
 
 class ControlFile:
@@ -82,6 +102,10 @@ class ControlFile:
     def take(self, requests: int) -> None:
         """Notes that so many requests were taken."""
         self._append({"taken": requests})
+
+    def note_extent(self, extent: Extent) -> None:
+        """Notes how much the session trains."""
+        self._append(vars(extent))
 
     def size(self) -> int:
         """Returns the number of bytes in the file."""
@@ -146,3 +170,5 @@ def _take(content: Mapping[str, Any], found: Control) -> None:
             found.requests.append(Request(None if ids is None else tuple(map(str, ids)), by))
         case {"taken": int(number)}:
             found.taken = number
+        case {"planned": int(planned), "expected": int(expected), "workers": int(workers)}:
+            found.extent = Extent(planned, expected, workers)

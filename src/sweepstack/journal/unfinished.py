@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sweepstack.journal.control import About
+from sweepstack.journal.control import About, Extent
 from sweepstack.journal.database import reading
 from sweepstack.journal.files import is_locked
 from sweepstack.journal.ledger_rows import composition_of, entries
@@ -25,6 +25,8 @@ class Living:
     """Who it is; None if an earlier version has begun it."""
     entries: Sequence[Entry]
     """The rows of its trials, also of those that have ended."""
+    extent: Extent | None = None
+    """How much it trains; None if that is not known."""
 
 
 @dataclass
@@ -73,7 +75,8 @@ def find_unfinished(ledger: Sessions) -> Unfinished:
             return found
         for number in numbers:
             rows = entries(database, "session = ? ORDER BY rowid", (number,))
-            found.living.append(Living(number, ledger.control(number).read().about, rows))
+            control = ledger.control(number).read()
+            found.living.append(Living(number, control.about, rows, control.extent))
         marks = ",".join(map(str, numbers))
         found.interrupted = entries(
             database, f"state <> '{SETTLED}' AND (session IS NULL OR session NOT IN ({marks})) ORDER BY rowid", ()

@@ -1,30 +1,79 @@
 """Estimates how long the stacks of a command still train: from what was measured of them and of others like them.
 
 The terminal and `sweepstack status` both use it. It knows neither files nor clocks: it takes events and the time.
+Stacks side by side are slower than one that has the machine for itself: a *crowd* is the part of the other workers of
+this machine that train, from 0 to 1, and `Eta._slowdown` says how much slower it makes a stack.
 """
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import NamedTuple
 
 from sweepstack.events import Ended, Event, Measured, Started
 from sweepstack.planning.compatibility import stack_key
-from sweepstack.trial import Trial
+from sweepstack.search.pruning import rungs_within
+from sweepstack.trial import Trial, TrialState
 
 FIXED = 0.3
 """The part of a stack's time that does not depend on its width."""
 OTHER_BATCH_SIZE = 0.5
 """How the time of a step grows with its batch size, as an exponent, if no stack with that batch size was measured: 0
 for steps that are all overhead, 1 for those that are all arithmetic."""
+SLOWER_TOGETHER = 1.15
+"""How many times as long a stack takes while other workers use the rest of the machine's caches and memory channels,
+as long as it was not measured."""
+CROWDS_DIFFER = 0.5
+"""The least difference of two crowds from which it is measured what a crowd costs."""
+MOST_COMPARED = 20
+"""The number of stacks, from the last one backwards, from which that is measured."""
+MOST_RECENT = 200
+"""The most measurements of a stack that are kept one by one."""
 
 
 def key_of(trial: Trial) -> Hashable:
     """Returns what tells a trial from the others of its command."""
     return trial.id, trial.number
+
+
+@dataclass(frozen=True)
+class Survival:
+    """Which part of the trials goes on at the rungs of a pruner."""
+
+    rungs: Sequence[float] = ()
+    """Where trials leave, as parts of their epochs, in rising order."""
+    after: Sequence[float] = ()
+    """The part of all trials that goes on after each of these."""
+
+    def at(self, part: float) -> float:
+        """Returns the part of the trials that goes on once that part of their epochs is done."""
+        index = bisect.bisect_right(self.rungs, part + 1e-9)
+        return self.after[index - 1] if index else 1.0
+
+
+class Moment(NamedTuple):
+    """When something happened."""
+
+    at: float
+    """In seconds since the epoch."""
+    crowded: float
+    """The sum of the crowd until then, over seconds."""
+
+
+class Part(NamedTuple):
+    """A part of a training, from one measurement to the next."""
+
+    seconds: float
+    epochs: float
+    alive: int
+    """The number of trajectories that trained."""
+    crowd: float
 
 
 @dataclass(eq=False)
@@ -43,59 +92,241 @@ class StackProgress:
     """When it was heard of last."""
     done: float = 0.0
     """The epochs that it has done."""
-    points: list[tuple[float, float]] = field(default_factory=list)
-    """When it had done how much, in epochs of its full width: an epoch takes less when trajectories have ended."""
+    first: Part | None = None
+    """What it did up to the first measurement: there is something that is done once among it."""
+    measured: list[Part] = field(default_factory=list)
+    """What it did since, one part after the other: the last ones."""
     left: dict[Hashable, float] = field(default_factory=dict)
     """The epochs that are left, by trial, of those that have not ended."""
-    finishing: float | None = None
-    """Seconds from its last measurement to its end; None if it has not ended."""
+    slowdown: Callable[[float], float] = lambda crowd: 1.0
+    """How many times as long it takes in a crowd as alone."""
 
     def __post_init__(self) -> None:
         self.left = {key_of(trial): float(trial.config.epochs) for each in self.trajectories for trial in each}
         first = self.trajectories[0][0]
         self.group = stack_key(first.config, first.run)
         self.batch_size = first.config.batch_size
+        self.is_measured_each_epoch = first.config.trainer is None and first.config.evaluate_every == "epoch"
         self.width = len(self.trajectories)
-        self.epochs = max(trial.config.epochs for each in self.trajectories for trial in each)
+        self.ends = tuple(sorted(max(trial.config.epochs for trial in each) for each in self.trajectories))
+        self.epochs = self.ends[-1]
+        self.number = len(self.left)
+        self.kind = self.group, self.width, self.planned
+        self.shape = hash((self.kind, self.ends, self.number))
+        """Equal for stacks that take equally long, as far as that is known before they begin."""
+        self._begin = self._mark = self._last = Moment(0.0, 0.0)
+        """When it began, when it was measured last or a trial of it ended, and when it was heard of last."""
+        self._totals: dict[float, tuple[float, float]] = {}
+        """Seconds, and epochs of its full width, that were measured, by the crowd."""
 
     @property
     def each(self) -> float | None:
-        """The seconds of an epoch of its full width, measured; None if they are not known."""
-        if len(self.points) == 1 and self.began is not None and not self.resumed:
-            at, done = self.points[0]
-            return (at - self.began) / done if done > 0 else None
-        if len(self.points) < 2:
+        """The seconds of an epoch of its full width alone, by all that was measured; None if they are not known.
+
+        The first epoch takes longer than others do. If it is the only one, what was planned counts as much, if it is
+        less.
+        """
+        if self.measured:
+            return self._seconds / self._epochs
+        if self.first is None:
             return None
-        (at, done), (until, total) = self.points[0], self.points[-1]
-        return (until - at) / (total - done)
+        each = self.first.seconds / self.first.epochs / self.slowdown(self.first.crowd)
+        return min(each, (each + (self.planned or math.inf)) / 2)
 
     @property
-    def setup(self) -> float | None:
-        """The seconds before its first epoch; None if they are not known."""
-        if self.began is None or self.each is None or self.resumed:
-            return None
-        at, done = self.points[0]
-        return max(0.0, at - self.began - done * self.each)
+    def raw(self) -> Part | None:
+        """What it did since the first measurement, or up to that one; None if it was not measured."""
+        if not self.measured:
+            return self.first
+        seconds = sum(seconds for seconds, _ in self._totals.values())
+        crowd = sum(crowd * seconds for crowd, (seconds, _) in self._totals.items()) / (seconds or 1.0)
+        return Part(seconds, self._epochs, self.width, crowd)
 
-    def progress(self, at: float, done: float) -> None:
-        """Takes how many epochs it has done at a time, while all that have not ended train."""
+    @property
+    def _seconds(self) -> float:
+        return sum(seconds / self.slowdown(crowd) for crowd, (seconds, _) in self._totals.items())
+
+    @property
+    def _epochs(self) -> float:
+        return sum(epochs for _, epochs in self._totals.values())
+
+    @property
+    def recent(self) -> float | None:
+        """The same by the last measurements in such a crowd since it has its width; None if there are none."""
+        if not self.measured:
+            return None
+        last = self.measured[-1]
+        own = [one for one in self.measured if one.alive == last.alive and abs(one.crowd - last.crowd) < CROWDS_DIFFER]
+        seconds = sum(one.seconds / self.slowdown(one.crowd) for one in own)
+        return seconds / sum(one.epochs * _share(last.alive / self.width) for one in own)
+
+    def each_of_all(self, survival: Survival) -> float | None:
+        """Returns the seconds of an epoch of its full width, with those that are left; None if it was not measured.
+
+        Trajectories that end make a stack faster, though not as much as `_share` says. For stacks with trajectories of
+        the same lengths this makes no difference.
+
+        Args:
+            survival: which part of the trials is expected to go on.
+        """
+        if (each := self.each) is None or (recent := self.recent) is None:
+            return each
+        soon, later = self.epochs_left(survival)
+        return (self._seconds + recent * soon + each * later) / (self._epochs + soon + later)
+
+    @property
+    def spent(self) -> float:
+        """The seconds that it would have trained alone until it was heard of last."""
+        seconds = self._last.at - self._begin.at
+        return seconds / self.slowdown(self._crowd(self._begin, self._last)) if seconds > 0 else 0.0
+
+    @property
+    def slower_together(self) -> float | None:
+        """How many times as long it takes while all workers train, by what was measured; None if that is not known."""
+        alive = self.measured[-1].alive if self.measured else 0
+        own = [one for one in self.measured if one.alive == alive]
+        low, high = min(one.crowd for one in own), max(one.crowd for one in own)
+        if high - low < CROWDS_DIFFER:  # its other ones were in another width
+            return None
+        rates = []
+        for crowd in (low, high):
+            near = [one for one in own if abs(one.crowd - crowd) < CROWDS_DIFFER / 2]
+            rates.append(sum(one.seconds for one in near) / sum(one.epochs for one in near))
+        if not rates[0]:
+            return None
+        ratio = rates[1] / rates[0]
+        return max(1.0, 1 + (ratio - 1) / max(high - ratio * low, CROWDS_DIFFER))
+
+    @property
+    def next_part(self) -> float:
+        """What it is expected to do up to its next measurement, in epochs of its full width."""
+        if not self.measured:
+            return 1.0 if self.first is None else self.first.epochs
+        return self.measured[-1].epochs * _share(self.measured[-1].alive / self.width)
+
+    def begin(self, now: Moment) -> None:
+        """Takes when it began."""
+        self.began = self.at = now.at
+        self._begin = self._mark = self._last = now
+
+    def go_on(self, now: Moment) -> None:
+        """Takes when it has begun once more, such as with another command: nobody trained it in between."""
+        paused = Moment(now.at - self._last.at, now.crowded - self._last.crowded)
+        self._begin = Moment(self._begin.at + paused.at, self._begin.crowded + paused.crowded)
+        self.at, self._mark, self._last = now.at, now, now
+
+    def progress(self, done: float, now: Moment) -> None:
+        """Takes how many epochs it has done, while all that have not ended train."""
         if done > self.done:
             alive = sum(any(key_of(trial) in self.left for trial in each) for each in self.trajectories)
-            before = self.points[-1][1] if self.points else 0.0
-            self.points.append((at, before + (done - self.done) * _share(alive / self.width)))
-            self.done = done
+            seconds = max(0.0, now.at - self._mark.at)
+            part = Part(seconds, done - self.done, alive, self._crowd(self._mark, now))
+            if self.done > 0:
+                self.measured = [*self.measured[1 - MOST_RECENT :], part]
+                total, epochs = self._totals.get(round(part.crowd, 1), (0.0, 0.0))
+                more = part.epochs * _share(alive / self.width)
+                self._totals[round(part.crowd, 1)] = total + seconds, epochs + more
+            elif not self.resumed:
+                self.first = part
+            self.done, self._mark = done, now
+        self.at, self._last = now.at, now
 
-    def epochs_left(self) -> float:
-        """Returns what is left, in epochs of its full width."""
-        ends = sorted(
-            max((self.left[key] for trial in each if (key := key_of(trial)) in self.left), default=0.0)
-            for each in self.trajectories
-        )
-        total = before = 0.0
-        for index, end in enumerate(ends):
-            total += (end - before) * _share((self.width - index) / self.width)
-            before = end
-        return total
+    def unbegun(self) -> StackProgress:
+        """Returns it as it was before it began."""
+        return StackProgress(self.trajectories, self.planned, slowdown=self.slowdown)
+
+    def past(self) -> Past:
+        """Returns sums over stacks of its kind: over none yet."""
+        return Past(self.batch_size, self.group, self.width, self.planned)
+
+    def end(self, key: Hashable, now: Moment) -> float:
+        """Takes the end of a trial; returns the seconds since the stack was heard of last.
+
+        Args:
+            key: the trial.
+            now: when it has ended.
+        """
+        self.left.pop(key, None)
+        passed = Moment(max(0.0, now.at - self._last.at), now.crowded - self._last.crowded)
+        self._mark = Moment(self._mark.at + passed.at, self._mark.crowded + passed.crowded)
+        self.at, self._last = now.at, now
+        return passed.at
+
+    @staticmethod
+    def _crowd(since: Moment, until: Moment) -> float:
+        """Returns the mean crowd between two moments."""
+        seconds = until.at - since.at
+        return min(1.0, max(0.0, (until.crowded - since.crowded) / seconds)) if seconds > 0 else 0.0
+
+    def epochs_left(self, survival: Survival) -> tuple[float, float]:
+        """Returns what is left up to the next end of a trajectory, and after it, in epochs of its full width.
+
+        Args:
+            survival: which part of the trials is expected to go on.
+        """
+        trained: Counter[tuple[float, float]] = Counter()  # the number of trajectories by epochs left and in all
+        for each in self.trajectories:
+            left = max((self.left[key] for trial in each if (key := key_of(trial)) in self.left), default=0.0)
+            trained[left, max(trial.config.epochs for trial in each)] += left > 0
+        rungs = {part * whole - (whole - left) for left, whole in trained for part in survival.rungs}
+        last = max(left for left, _ in trained)
+        steps = sorted({left for left, _ in trained} | {at for at in rungs if 0 < at < last})
+        parts = []
+        before = 0.0
+        for until in steps:
+            expected, nobody = 0.0, 1.0
+            for (left, whole), number in trained.items():
+                if left >= until and number:
+                    done = whole - left
+                    part = survival.at((done + before) / whole) / (survival.at(done / whole) or 1.0)
+                    expected += number * part
+                    nobody *= (1 - part) ** number
+            if until > before:
+                parts.append((until - before) * (FIXED * (1 - nobody) + (1 - FIXED) * expected / self.width))
+            before = until
+        return sum(parts[:1]), sum(parts[1:])
+
+
+@dataclass
+class Past:
+    """What was measured of stacks of one kind: sums over them."""
+
+    batch_size: int
+    group: Hashable
+    width: int
+    planned: float
+    done: float = 0.0
+    """The epochs that they have done."""
+    seconds: float = 0.0
+    """The seconds of an epoch of the full width, times `done`."""
+    setup: float = 0.0
+    """The seconds before the first epoch."""
+    setups: int = 0
+    """The number of stacks of which these were measured."""
+    whole: float = 0.0
+    """The seconds from beginning to end."""
+    stacks: int = 0
+    """The number of stacks that were trained from beginning to end, or will be."""
+    trials: int = 0
+    """Their trials."""
+
+    def take(self, one: StackProgress, each: float | None, whole: float | None) -> None:
+        """Takes a stack.
+
+        Args:
+            one: the stack.
+            each: its seconds of an epoch of the full width alone; None if they are not known.
+            whole: those from its beginning to its end; None if they are not known, or if it has begun before.
+        """
+        if each is not None:
+            self.done += one.done
+            self.seconds += one.done * each
+            if one.first is not None and one.measured:
+                seconds = one.first.seconds / one.slowdown(one.first.crowd)
+                self.setup += max(0.0, seconds - one.first.epochs * each)
+                self.setups += 1
+        if whole is not None:
+            self.whole, self.stacks, self.trials = self.whole + whole, self.stacks + 1, self.trials + one.number
 
 
 class Eta:
@@ -113,7 +344,28 @@ class Eta:
         """Those that have begun and not ended."""
         self._found: dict[Hashable, float | None] = {}
         """What was found since the last event: thousands of stacks that wait ask the same."""
+        self._survival: Survival | None = None
+        """The same; None if it is to be found."""
+        self._ends: tuple[float, list[float]] | None = None
+        """The same: at a time, the seconds that the stacks which train would still train alone."""
+        self._free: list[float] = []
+        """Since when workers have waited that have trained a stack."""
+        self._gaps: list[float] = []
+        """The seconds that workers have waited for their next stack."""
+        self._reached: dict[Hashable, float] = {}
+        """The part of their epochs that trials have done, without those that were pruned."""
+        self._pruned: list[float] = []
+        """The same of those that were pruned."""
+        self._past: dict[Hashable, Past] = {}
+        """What was measured of stacks that have ended, by `StackProgress.kind`."""
+        self._known: list[tuple[StackProgress | None, Past]] | None = None
+        """The same, with those that train, each for itself; None if it is to be found since the last event."""
+        self._ending, self._ended, self._longest = 0.0, 0, 0
+        """The seconds from measurements to the ends of trials, their number, and the most epochs of a trial."""
         self._items = 0
+        self._now = Moment(0.0, 0.0)
+        self._compared: dict[StackProgress, None] = {}
+        """Those that were measured in different crowds."""
 
     def add(self, trajectories: Iterable[Sequence[Trial]], planned: float) -> StackProgress:
         """Adds a stack.
@@ -122,10 +374,11 @@ class Eta:
             trajectories: its trials that are to be trained, by trajectory; at least one.
             planned: the seconds of an epoch as they were estimated before; 0 if they were not.
         """
-        one = StackProgress([each for each in trajectories if each], planned)
-        self._found.clear()
+        one = StackProgress([each for each in trajectories if each], planned, slowdown=self._slowdown)
+        self._forget()
         self._stacks.append(one)
         self._stack_of |= dict.fromkeys(one.left, one)
+        self._longest = max(self._longest, one.epochs)
         return one
 
     def stack_of(self, trial: Trial) -> StackProgress | None:
@@ -147,26 +400,47 @@ class Eta:
         one = self.stack_of(event.trial)
         if one is None:
             return
-        self._found.clear()
+        self._forget()
         epochs, key = event.trial.config.epochs, key_of(event.trial)
+        seconds = event.at - self._now.at if self._now.at else 0.0
+        if seconds >= 0:
+            self._now = Moment(event.at, self._now.crowded + seconds * self._crowd(len(self._begun)))
+        now = Moment(event.at, self._now.crowded)  # of several workers, an event may come after a later one
         match event:
             case Started():
+                if one.began is None:
+                    one.begin(now)
+                    if self._free:
+                        self._gaps.append(max(0.0, event.at - self._free.pop(0)))
+                else:
+                    one.go_on(now)
                 self._begun[one] = None
                 self._items = event.dataset.train or self._items
-                one.began = event.at if one.began is None else one.began
                 one.resumed = one.resumed or event.resumed
             case Measured():
                 at = event.measurement
                 done = epochs * at.step / at.steps
-                one.progress(event.at, done)
+                one.progress(done, now)
+                crowds = [part.crowd for part in one.measured[-2:]]
+                if crowds and max(crowds) - min(crowds) >= CROWDS_DIFFER:
+                    self._compared[one] = None
+                self._reached[key] = at.step / at.steps
                 if key in one.left:
                     one.left[key] = max(0.0, epochs - done)
             case Ended():
-                one.left.pop(key, None)
-                if not one.left:
-                    self._begun.pop(one, None)
-                    one.finishing = max(0.0, event.at - one.points[-1][0]) if one.points else 0.0
-        one.at = event.at
+                self._ending += one.end(key, now)
+                self._ended += 1
+                if event.outcome.state is TrialState.PRUNED:
+                    self._pruned.append(self._reached.pop(key, 0.0))
+                if not one.left and one in self._begun:
+                    del self._begun[one]
+                    self._free.append(event.at)
+                    self._past.setdefault(one.kind, one.past()).take(one, one.each, None if one.resumed else one.spent)
+
+    def _forget(self) -> None:
+        """Forgets what was found before an event."""
+        self._found.clear()
+        self._survival = self._ends = self._known = None
 
     def seconds_of(self, one: StackProgress, now: float | None) -> float | None:
         """Returns how long a stack still trains; None if that is not known.
@@ -175,61 +449,176 @@ class Eta:
             one: the stack.
             now: the time, in seconds since the epoch; None if it does not train now.
         """
+        seconds = self._alone(one, now)
+        if seconds is None or self._crowd(2) == 0 or one.began is None or now is None:
+            return seconds
+        if self._ends is None or self._ends[0] != now:
+            self._ends = now, [self._alone(other, now) or 0.0 for other in self._begun]
+        return self._beside(self._ends[1], seconds)
+
+    def _beside(self, ends: Sequence[float], seconds: float) -> float:
+        """Returns how long a stack trains beside others: the fewer still train, the faster it is.
+
+        Args:
+            ends: the seconds that the stacks of all workers would train alone.
+            seconds: the same of the stack.
+        """
+        total = before = 0.0
+        for index, end in enumerate(sorted(min(end, seconds) for end in ends)):
+            total += (end - before) * self._slowdown(self._crowd(len(ends) - index))
+            before = end
+        return total
+
+    def _crowd(self, running: int) -> float:
+        """Returns the crowd beside a stack if so many train, with itself. On a cluster, stacks are not in one place."""
+        is_here = bool(self._stacks) and self._stacks[0].trajectories[0][0].run.engine.name in ("auto", "local")
+        return min(1.0, max(0, running - 1) / (self.workers - 1)) if is_here and self.workers > 1 else 0.0
+
+    def _slowdown(self, crowd: float) -> float:
+        """Returns how many times as long as alone a stack takes in a crowd."""
+        return 1 + (self._together() - 1) * crowd if crowd else 1.0
+
+    def _together(self) -> float:
+        """Returns how many times as long as alone a stack takes while all workers train.
+
+        It is measured when stacks begin or end beside one that trains on. Before, all that is known is how much longer
+        epochs took than was planned, and not whether the crowd was the cause: it counts as half of it.
+        """
+        if "together" not in self._found:
+            compared = [one.slower_together for one in [*self._compared][-MOST_COMPARED:]]
+            known = [math.log(each) for each in compared if each is not None]
+            self._found["together"] = math.exp(sum([*known, math.log(self._assumed())]) / (len(known) + 1))
+        return self._found["together"] or 1.0
+
+    def _assumed(self) -> float:
+        """Returns what `_together` takes for granted before it was measured."""
+        crowded = [one for one in self._begun if one.planned and one.raw and one.raw.crowd >= CROWDS_DIFFER]
+        ratios = [one.raw.seconds / one.raw.epochs / one.planned for one in crowded if one.raw]
+        return max(SLOWER_TOGETHER, math.sqrt(sum(ratios) / len(ratios))) if ratios else SLOWER_TOGETHER
+
+    def _alone(self, one: StackProgress, now: float | None) -> float | None:
+        """Returns how long a stack would still train alone; None if that is not known.
+
+        Args:
+            one: the stack.
+            now: see `seconds_of`.
+        """
         if not one.left:
             return 0.0
-        each, others = one.each, None if len(one.points) > 1 else self._each_of(one)
-        if each is not None and others is not None:  # the first epoch begins with what is done once
-            each = (each + others) / 2
-        each = each or others
+        if one.began is None:
+            if one.shape not in self._found:
+                each = self._each_of(one)
+                whole = None if each is None else each * sum(one.epochs_left(self._surviving()))
+                self._found[one.shape] = None if whole is None else whole + self._once(one)
+            return self._found[one.shape]
+        each = one.recent or self._beginning(one)
         if each is None:
             return None
-        if "finishing" not in self._found:
-            self._found["finishing"] = _mean([one.finishing for one in self._stacks if one.finishing is not None])
-            self._found["setup"] = _mean([setup for one in self._stacks if (setup := one.setup) is not None])
-        seconds = each * one.epochs_left() + (self._found["finishing"] or 0.0)
-        if one.began is None:
-            return seconds + (self._found["setup"] or 0.0)
-        since = 0.0 if now is None else now - (one.points[-1][0] if one.points else one.began)
-        return max(seconds - since, 0.0)
+        since = 0.0 if now is None else max(0.0, now - one.at) / self._slowdown(self._crowd(len(self._begun)))
+        setup = 0.0
+        if one.first is None and not (one.measured or one.resumed):
+            setup = self._mean("setup")
+            each = max(each, since - setup) if one.is_measured_each_epoch else each
+        soon, later = one.epochs_left(self._surviving())
+        seconds = setup + each * soon + ((one.each if one.measured else None) or each) * later
+        # However long ago it was measured last, the next measurement is still to come.
+        passed = min(since, setup + each * one.next_part) if soon else since
+        return max(seconds + len(one.left) * self._mean("ending") - passed, 0.0)
 
-    def seconds(self, now: float, unplanned: int = 0) -> float | None:
+    def _beginning(self, one: StackProgress) -> float | None:
+        """Returns the seconds of an epoch of a stack of which at most the first one was measured."""
+        others, setup = self._each_of(one), self._mean("setup")
+        if one.first is None or one.each is None or others is None:
+            return one.each or others
+        seconds, epochs = one.first.seconds / self._slowdown(one.first.crowd), one.first.epochs
+        own = max(0.0, seconds - setup) / epochs if setup else one.each
+        return min(seconds / epochs, (own + others) / 2)
+
+    def _once(self, one: StackProgress) -> float:
+        """Returns the seconds that a stack which has not begun takes beside its epochs."""
+        return self._mean("gap") + self._mean("setup") + one.number * self._mean("ending")
+
+    def _mean(self, name: str) -> float:
+        """Returns the mean of what was measured: `setup` and `gap` of a stack, `ending` of a trial; else 0."""
+        if "gap" not in self._found:
+            setups = sum(past.setups for _, past in self._measured())
+            self._found["gap"] = sum(self._gaps) / len(self._gaps) if self._gaps else 0.0
+            self._found["setup"] = sum(past.setup for _, past in self._measured()) / setups if setups else 0.0
+            self._found["ending"] = self._ending / self._ended if self._ended else 0.0
+        return self._found[name] or 0.0
+
+    def _surviving(self) -> Survival:
+        """Returns which part of the trials goes on at the rungs, by those that have reached them (Kaplan-Meier).
+
+        Halving lets one in its factor go on, in the long run: that counts as several trials, because of the first ones
+        at least one goes on.
+        """
+        if self._survival is None:
+            pruner = self._stacks[0].trajectories[0][0].run.pruner
+            asked: Mapping[float, float] = {}
+            if pruner.name == "halving":
+                longest = self._longest
+                asked = {at / longest: 1 - 1 / pruner.factor for _, at in rungs_within(pruner, longest, longest)}
+            left, pruned = Counter(round(part, 9) for part in self._pruned), sorted(self._pruned)
+            reached = sorted(self._reached.values())
+            rungs, after = sorted({round(part, 9) for part in asked} | {*left}), [1.0]
+            for rung in rungs:
+                expected = next((part for at, part in asked.items() if round(at, 9) == rung), None)
+                went_on = len(reached) - bisect.bisect_right(reached, rung + 1e-9)
+                judged = went_on + len(pruned) - bisect.bisect_left(pruned, rung - 1e-9)
+                weight = 0 if expected is None else pruner.factor**2
+                lost = (left[rung] + weight * (expected or 0.0)) / (judged + weight)
+                after.append(after[-1] * (1 - lost))
+            self._survival = Survival(rungs, after[1:])
+        return self._survival
+
+    def seconds(self, now: float | None, unplanned: int = 0) -> float | None:
         """Returns how long the command still trains; None if that is not known.
 
         Args:
-            now: the time, in seconds since the epoch.
+            now: the time, in seconds since the epoch; None if no stack trains now.
             unplanned: the number of trials that will be planned later: they take as long as those that are planned.
         """
-        known = [(one, self.seconds_of(one, now)) for one in self._stacks if one.left]
-        times = [seconds for _, seconds in known if seconds is not None]
-        if len(times) < len(known) or not self._stacks:
+        busy, waiting = list[float](), list[float]()
+        for one in self._stacks:
+            if one.left:
+                seconds = self._alone(one, now)
+                if seconds is None:
+                    return None
+                (waiting if one.began is None or now is None else busy).append(seconds)
+        if not self._stacks:
             return None
-        busy = [seconds for one, seconds in known if one.began is not None and seconds is not None]
-        busy = [*busy, *[0.0] * (self.workers - len(busy))]
-        heapq.heapify(busy)
-        waiting = [seconds for one, seconds in known if one.began is None and seconds is not None]
         if unplanned > 0:
             waiting += self._later(unplanned)
+        busy += [0.0] * (self.workers - len(busy))
+        heapq.heapify(busy)
         for seconds in sorted(waiting, reverse=self.workers > 1):
-            heapq.heappush(busy, heapq.heappop(busy) + seconds)
-        return max(busy)
+            heapq.heapreplace(busy, busy[0] + seconds)
+        return self._beside(busy, max(busy))
 
     def _later(self, trials: int) -> list[float]:
         """Returns the seconds of stacks that are not planned yet, which have so many trials."""
-        wholes = [(one, self._whole(one)) for one in self._stacks]
-        known = [(sum(map(len, one.trajectories)), seconds) for one, seconds in wholes if seconds is not None]
-        if not known:
+        total = Past(0, None, 0, 0.0)
+        if not self._surviving().rungs:
+            for one in self._begun:
+                total.take(one, None, self._whole(one))
+            for past in self._past.values():
+                total.whole += past.whole + past.stacks * self._mean("gap")
+                total.stacks, total.trials = total.stacks + past.stacks, total.trials + past.trials
+        # With a pruner, the first stacks take longer than later ones: they have nobody to lose against.
+        for one in [] if total.trials else self._stacks:
+            total.take(one, None, self._alone(one.unbegun(), None))
+        if not total.trials:
             return []
-        size = sum(number for number, _ in known) / len(known)
-        each = sum(seconds for _, seconds in known) / sum(number for number, _ in known)
-        return [each * trials / max(1, round(trials / size))] * max(1, round(trials / size))
+        stacks = max(1, round(trials * total.stacks / total.trials))
+        return [total.whole * trials / total.trials / stacks] * stacks
 
     def _whole(self, one: StackProgress) -> float | None:
         """Returns the seconds of a stack from its beginning to its end; None if they are not known."""
-        if one.began is not None and not one.left:
-            return one.at - one.began
-        each = one.each or self._each_of(one)
-        whole = StackProgress(one.trajectories, one.planned)
-        return None if each is None else each * whole.epochs_left()
+        if one.began is not None and not one.resumed:
+            left = self._alone(one, one.at)
+            return None if left is None else self._mean("gap") + one.spent + left
+        return self._alone(one.unbegun(), None)
 
     def _each_of(self, one: StackProgress) -> float | None:
         """Returns the seconds of an epoch of a stack that was not measured, from others; None if they are not known.
@@ -237,30 +626,38 @@ class Eta:
         They are those of stacks like it; else those of the plan, corrected by how right the plan was for others; else
         those of the stack with the nearest batch size.
         """
-        if one.points:
+        if one.done:
             return self._each_beside(one)
-        key = one.group, one.width, one.planned
-        if key not in self._found:
-            self._found[key] = self._each_beside(one)
-        return self._found[key]
+        if one.kind not in self._found:
+            self._found[one.kind] = self._each_beside(one)
+        return self._found[one.kind]
 
     def _each_beside(self, one: StackProgress) -> float | None:
-        """Does what `_each_of` says, by a look at all stacks."""
-        measured = [(other, each) for other in self._stacks if other is not one and (each := other.each)]
-        alike = [each / _share(other.width / one.width) for other, each in measured if other.group == one.group]
-        if alike:
-            return _mean(alike)
-        timed = [(other, each) for other, each in measured if other.planned]
+        """Does what `_each_of` says, by a look at all that was measured."""
+        known = [past for other, past in self._measured() if other is not one]
+        if alike := [past for past in known if past.group == one.group]:
+            seconds = sum(past.seconds / _share(past.width / one.width) for past in alike)
+            return seconds / sum(past.done for past in alike)
         if one.planned:
-            slower = sum(each for _, each in timed) / sum(other.planned for other, _ in timed) if timed else 1.0
-            return one.planned * slower
-        nearest = sorted(measured, key=lambda pair: abs(math.log(pair[0].batch_size / one.batch_size)))
-        if not nearest:
+            timed = [past for past in known if past.planned]
+            planned = sum(past.done * past.planned for past in timed)
+            return one.planned * (sum(past.seconds for past in timed) / planned if timed else 1.0)
+        if not known:
             return None
-        other, each = nearest[0]
-        steps = self._steps(one.batch_size) / self._steps(other.batch_size)
-        slower = math.pow(one.batch_size / other.batch_size, OTHER_BATCH_SIZE)
-        return each * steps * slower * _share(one.width / other.width)
+        nearest = min(known, key=lambda past: abs(math.log(past.batch_size / one.batch_size)))
+        steps = self._steps(one.batch_size) / self._steps(nearest.batch_size)
+        slower = math.pow(one.batch_size / nearest.batch_size, OTHER_BATCH_SIZE)
+        return nearest.seconds / nearest.done * steps * slower * _share(one.width / nearest.width)
+
+    def _measured(self) -> list[tuple[StackProgress | None, Past]]:
+        """Returns what was measured of stacks that have ended, and of each that trains."""
+        if self._known is None:
+            self._known = [(None, past) for past in self._past.values() if past.done]
+            for one in self._begun:
+                if (each := one.each_of_all(self._surviving())) is not None:
+                    self._known.append((one, one.past()))
+                    self._known[-1][1].take(one, each, None)
+        return self._known
 
     def _steps(self, batch_size: int) -> float:
         return math.ceil(self._items / batch_size) if self._items else 1 / batch_size
@@ -274,7 +671,3 @@ def clock(seconds: float) -> str:
 def _share(width: float) -> float:
     """Returns the time of an epoch of a stack of so many times the width of another one, as a part of its time."""
     return FIXED + (1 - FIXED) * width
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

@@ -1,4 +1,4 @@
-"""Follows what other terminals ask of a session, while it trains."""
+"""Follows what other terminals ask of a session, while it trains, and notes for them how much it trains."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from sweepstack.errors import as_typed, printable
-from sweepstack.journal.control import About, ControlFile
+from sweepstack.execution.listener import Listener
+from sweepstack.journal.control import About, ControlFile, Extent
+from sweepstack.planning.plan import Stack
+from sweepstack.trial import Trial
 
 LOOK_SECONDS = 1.0
 """Seconds between two looks at the file of requests."""
@@ -29,8 +33,8 @@ def who() -> str:
     return printable(f"sweepstack stop of {user} on {socket.gethostname()}")
 
 
-class Requests:
-    """What other terminals have asked of a session so far.
+class Requests(Listener):
+    """What other terminals have asked of a session so far. As a listener, it notes for them how much is trained.
 
     Args:
         file: where they ask.
@@ -41,6 +45,7 @@ class Requests:
         self._file, self._interrupt = file, interrupt
         self._over = threading.Event()
         self._seen = 0
+        self._extent = Extent(0, 0, 1)
         self.stopped: dict[str, str] = {}
         """The trials that are to end, by id, each with who has asked."""
 
@@ -65,6 +70,20 @@ class Requests:
         finally:
             self._over.set()
             thread.join(LOOK_SECONDS)
+
+    def on_stacks(self, stacks: Sequence[Stack], workers: int) -> None:
+        self._extent = replace(self._extent, workers=workers)
+
+    def on_planned(self, trials: Sequence[Trial]) -> None:
+        self._note(replace(self._extent, planned=self._extent.planned + len(trials)))
+
+    def on_expected(self, number: int) -> None:
+        self._note(replace(self._extent, expected=number))
+
+    def _note(self, extent: Extent) -> None:
+        self._extent = extent
+        with contextlib.suppress(OSError):  # then other terminals do not know how many trials will follow
+            self._file.note_extent(extent)
 
     def _follow(self) -> None:
         looks = 0

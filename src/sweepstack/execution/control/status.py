@@ -13,8 +13,7 @@ from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Measured, Started
 from sweepstack.execution.control.eta import Eta, StackProgress, key_of
 from sweepstack.execution.engines.channel import EVENTS, reported_events, worker_of
-from sweepstack.execution.engines.choose import makespan
-from sweepstack.journal.control import About
+from sweepstack.journal.control import About, Control, Extent
 from sweepstack.journal.ledger import Ledger
 from sweepstack.journal.log import LogReader
 from sweepstack.journal.unfinished import Living, Unfinished, find_unfinished
@@ -80,8 +79,10 @@ class CommandStatus:
     about: About | None
     """Who it is or was; None if that is not known."""
     seconds_left: float | None
-    """Estimated; None if it is not known."""
+    """Estimated, with the trials that are to come; None if it is not known."""
     stacks: tuple[StackStatus, ...]
+    to_come: int = 0
+    """The number of trials that a search has still to choose, as far as it knows that."""
 
     @property
     def trials(self) -> list[TrialStatus]:
@@ -143,7 +144,7 @@ def _running(ledger: Ledger, found: Unfinished, living: Living) -> CommandStatus
     events = [*_events(ledger, living.number, living.entries)]
     about, histories, now = living.about, _histories(events), time.time()
     by_stack = _by_stack(living.entries)
-    eta, progress = _eta(by_stack, found.stacks, events)
+    eta, progress = _eta(by_stack, found.stacks, events, living.extent)
     stacks = []
     for id, rows in by_stack.items():
         trials = tuple(_trial_status(entry, histories.get(entry.trial.id), WAITING) for entry in rows)
@@ -159,8 +160,9 @@ def _running(ledger: Ledger, found: Unfinished, living: Living) -> CommandStatus
         left = eta.seconds_of(progress[id], now) if unended else 0.0
         stacks.append(StackStatus(id, state, engine, host, pid, since, left, trials))
     sweep = about.sweep if about is not None else next((entry.trial.sweep for entry in living.entries), None)
-    eta.workers = max(1, sum(stack.state == TRAINING for stack in stacks))
-    return CommandStatus(sweep, living.number, about, eta.seconds(now), tuple(stacks))
+    to_come = living.extent.unplanned if living.extent is not None else 0
+    seconds = _seconds(eta, stacks, now, living.extent)
+    return CommandStatus(sweep, living.number, about, seconds, tuple(stacks), to_come)
 
 
 def _interrupted(ledger: Ledger, found: Unfinished, sweep: str | None, rows: Sequence[Entry]) -> CommandStatus:
@@ -175,7 +177,9 @@ def _interrupted(ledger: Ledger, found: Unfinished, sweep: str | None, rows: Seq
     settled = {id for id, one in histories.items() if one.ended is not None and one.ended.outcome.final}
     rows = [entry for entry in rows if entry.trial.id not in settled]  # the next command notes it in the ledger
     by_stack = _by_stack(rows)
-    eta, progress = _eta(by_stack, found.stacks, events)
+    known = [control for one in sessions if (control := ledger.control(one).read()).about is not None]
+    last = known[-1] if known else Control()
+    eta, progress = _eta(by_stack, found.stacks, events, last.extent)
     for id, members in by_stack.items():
         worker = _worker(ledger, id, members[0])
         if worker is not None and worker[0] in REMOTE and id is not None and _is_fresh(ledger.work(id), members[0]):
@@ -186,8 +190,9 @@ def _interrupted(ledger: Ledger, found: Unfinished, sweep: str | None, rows: Seq
         trials = tuple(_trial_status(entry, histories.get(entry.trial.id), INTERRUPTED) for entry in members)
         left = eta.seconds_of(progress[id], None)
         stacks.append(StackStatus(id, state, engine, host, pid, since, left, trials))
-    known = [about for one in sessions if (about := ledger.control(one).read().about) is not None]
-    return CommandStatus(sweep, None, known[-1] if known else None, _total(stacks), tuple(stacks))
+    to_come = last.extent.unplanned if last.extent is not None else 0
+    seconds = _seconds(eta, stacks, None, last.extent)
+    return CommandStatus(sweep, None, last.about, seconds, tuple(stacks), to_come)
 
 
 def _worker(ledger: Ledger, stack: str | None, entry: Entry) -> tuple[str, str | None, int | None, float | None] | None:
@@ -268,7 +273,10 @@ def _trial_status(entry: Entry, history: _History | None, default_state: str) ->
 
 
 def _eta(
-    by_stack: Mapping[str | None, Sequence[Entry]], compositions: Mapping[str, Composition], events: Iterable[Event]
+    by_stack: Mapping[str | None, Sequence[Entry]],
+    compositions: Mapping[str, Composition],
+    events: Iterable[Event],
+    extent: Extent | None,
 ) -> tuple[Eta, dict[str | None, StackProgress]]:
     """Returns the estimate of a command, as its terminal makes it, and its stacks by their ids.
 
@@ -276,8 +284,9 @@ def _eta(
         by_stack: the rows of the trials that it trains, by stack.
         compositions: the stacks by their ids.
         events: what the journal says of the trials.
+        extent: how much it trains; None if that is not known.
     """
-    eta, found = Eta(), dict[str | None, StackProgress]()
+    eta, found = Eta(extent.workers if extent is not None else 1), dict[str | None, StackProgress]()
     for id, rows in by_stack.items():
         composition = compositions.get(id or "")
         trials = {entry.trial.id: entry.trial for entry in rows}
@@ -293,9 +302,17 @@ def _eta(
     return eta, found
 
 
-def _total(stacks: Sequence[StackStatus]) -> float | None:
-    """Returns how long stacks still train, if as many train at once as do now."""
-    times = [stack.seconds_left for stack in stacks if stack.seconds_left is not None]
-    if len(times) < len(stacks):
-        return None
-    return makespan(times, max(1, sum(stack.state == TRAINING for stack in stacks)))
+def _seconds(eta: Eta, stacks: Sequence[StackStatus], now: float | None, extent: Extent | None) -> float | None:
+    """Returns how long a command still trains; None if that is not known.
+
+    A cluster may give fewer workers than a command asks for: there as many go on to train as do now.
+
+    Args:
+        eta: the estimate of the command.
+        stacks: its stacks.
+        now: the time, in seconds since the epoch; None if nobody trains.
+        extent: how much it trains; None if that is not known.
+    """
+    if extent is None or any(stack.engine in REMOTE for stack in stacks):
+        eta.workers = max(1, sum(stack.state == TRAINING for stack in stacks))
+    return eta.seconds(now, extent.unplanned if extent is not None else 0)

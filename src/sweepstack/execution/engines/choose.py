@@ -13,6 +13,7 @@ from pathlib import Path
 from sweepstack.config.run_sections import EngineConfig, OwnEngine
 from sweepstack.errors import ConfigError
 from sweepstack.execution.assignment import Reporter
+from sweepstack.execution.control.eta import SLOWER_TOGETHER
 from sweepstack.execution.engines.fork_server import ForkServer
 from sweepstack.execution.engines.local import LocalExecutor, cores
 from sweepstack.execution.engines.measuring import settings_there
@@ -26,8 +27,6 @@ from sweepstack.trial import StackSettings, Trial
 
 WORTH_SECONDS = 2.0
 """Estimated seconds of training from which several workers are considered: choosing for them takes time, too."""
-SLOWER_TOGETHER = 1.15
-"""How much longer a stack takes while other workers use the rest of the processor's caches and memory channels."""
 PAYS_BELOW = 0.9
 """Ratio of the estimated times, of workers side by side to one process, below which they are chosen."""
 
