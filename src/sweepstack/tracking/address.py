@@ -45,7 +45,7 @@ def default_uri() -> str:
 
 def sqlite_uri(database: Path) -> str:
     """Returns the address of a database file; special characters of addresses are written as %23 and so on."""
-    return f"sqlite:///{re.sub('[?#%]', lambda sign: quote(sign[0]), str(database))}"
+    return f"sqlite:///{re.sub('[?#%]', lambda sign: quote(sign[0]), database.as_posix())}"
 
 
 def resolve_uri(uri: str | None) -> str:
@@ -106,11 +106,11 @@ def connectable(uri: str) -> Iterator[str]:
         yield reveal(uri)
         return
     if not set("?#%") & {*str(database)}:
-        yield f"sqlite:///{database}"
+        yield f"sqlite:///{database.as_posix()}"
         return
     from sqlalchemy import URL  # its versions write such an address differently
 
-    address = URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
+    address = URL.create("sqlite", database=database.as_posix()).render_as_string(hide_password=False)
     misread = Path(address.removeprefix("sqlite:///")).parent
     made = [folder for folder in (misread, *misread.parents) if not folder.exists()]
     try:
