@@ -52,8 +52,8 @@ def asks_for_json(arguments: Sequence[str]) -> bool:
 
     It is known before anything can go wrong.
     """
-    said = [word for word in arguments if ABOUT_THE_PLAN.match(word)]
-    return bool(said) and said[-1].lstrip("+") == JSON_PLAN
+    found = [word for word in arguments if ABOUT_THE_PLAN.match(word)]
+    return bool(found) and found[-1].lstrip("+") == JSON_PLAN
 
 
 def understood(arguments: Sequence[str]) -> list[str]:
