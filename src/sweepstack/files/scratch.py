@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-SCRATCH_PREFIX = "sweepstack-scratch-"
-"""The names of all such folders begin with it."""
+SCRATCH_PREFIX = "sweepstack-temporary-"
+"""The names of all such folders begin with it. Earlier versions, whose lock was another one, do not know the name."""
 LOCK = "lock"
 """The file in such a folder on which its process holds a lock; the folder that is given away lies beside it."""
 
