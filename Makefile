@@ -33,10 +33,11 @@ matrix: .venv/installed  ## all tests on each Python that is installed, with Hyd
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[matrix]"
 	PYENV_VERSION=$$(pyenv versions --bare 2> /dev/null | sort -rV | paste -sd:) $(BIN)/nox # pyenv hides all but one Python
 
-check: .venv/installed  ## format, lint and types of src, tests and benchmarks
+check: .venv/installed  ## format, lint and types of src, tests and benchmarks; of src also as Windows has them
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/windows src
 
 licences: .venv/installed  ## the licences of all dependencies; ends with an error if one is not free
 	$(BIN)/python -m tests.licences

@@ -35,6 +35,10 @@ def test_a_new_project_runs_as_its_readme_says(tmp_path: Path, empty_database: P
         ruff = [sys.executable, "-m", "ruff", *words, "--isolated", "--no-cache", "."]
         checked = subprocess.run(ruff, cwd=project, capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stdout
+    cache = ROOT / ".mypy_cache" / "new_project"  # the types of PyTorch take half a minute
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(cache), "--config-file", os.devnull, "."]
+    typed = subprocess.run(mypy, cwd=project, capture_output=True, text=True, check=False)
+    assert typed.stdout == "Success: no issues found in 4 source files\n", typed.stdout + typed.stderr
     (project / "mlruns").mkdir()
     new_store(project / "mlruns", empty_database)
     next_words = made.out.partition("Next:\n")[2].splitlines()
@@ -114,6 +118,10 @@ def test_it_says_what_moves_where_by_keys_and_files_that_there_are(origin: str, 
     monkeypatch.chdir(tmp_path)
     done = here.sweepstack("new", os.path.join("deep", "er"), "--from", origin)
     assert done.code == 0, done.err
+    plain = here.sweepstack("new", "plain")  # whose types are checked
+    assert plain.code == 0, plain.err
+    for file in (tmp_path / "plain").rglob("*.py"):
+        assert file.read_text() == (tmp_path / "deep" / "er" / file.relative_to(tmp_path / "plain")).read_text()
     guide = (tmp_path / "deep" / "er" / "MIGRATING.md").read_text()
     assert guide in done.out
     lines = [line for line in guide.splitlines() if line.startswith("| `")]

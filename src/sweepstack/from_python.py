@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Val
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any
 
+from sweepstack.child_process import NEW_GROUP
 from sweepstack.errors import ConfigError, UserError, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, USER_ERROR, WAITING, rule_and_remedy
 from sweepstack.trial import TrialState
@@ -299,11 +300,10 @@ def _run(words: Sequence[str], files: Mapping[str, str], quiet: bool) -> tuple[i
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", begin],
         env=environment,
-        text=True,
         encoding="utf-8",
         errors="replace",
         process_group=0,  # Ctrl-C in a terminal would reach it, too
-        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+        creationflags=NEW_GROUP,  # the same on Windows
         **pipes,
     )
     assert process.stdin is not None

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from sweepstack.errors import ConfigError
-from sweepstack.hydra_adapter.show_configs import asked, understood
+from sweepstack.hydra_adapter.show_configs import asked, asks_for_json, understood
 
 from ..terminal import Terminal
 
@@ -58,3 +58,30 @@ def test_flags_that_cannot_stand_together_are_refused(words: list[str], rule: st
         understood(words)
     assert caught.value.rule == rule
     assert caught.value.remedy
+
+
+def test_help_is_printed_in_a_sweep_too(terminal: Terminal) -> None:
+    done = terminal.type("train.py", "-m", "model=mlp", "optimizer.lr=0.1,0.2", "seed=range(3)", "epochs=7", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Train one trial:")
+    assert "epochs: 7" in done.stdout
+    assert "sweepstack.training.models.MLP" in done.stdout
+    assert understood(["-m", "a=1,2", "b=[1,2]", "c=(", "--hydra-help"]) == ["-m", "b=[1,2]", "c=(", "--hydra-help"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["launch.dry_run=true", "launch.dry_run=json"], True),
+        (["launch.dry_run=json", "seed=1"], True),
+        (["launch.dry_run=json", "launch={width:2}"], True),
+        (["launch.dry_run=json", "launch.dry_run=true"], False),
+        (["++launch.dry_run=json", "+launch.dry_run=false"], False),
+        (["launch.dry_run=json", "launch={width: 2, dry_run: true}"], False),
+        (["launch.dry_run=json", "~launch.dry_run"], False),
+    ],
+    ids=str,
+)
+def test_the_last_word_says_how_a_plan_is_printed(words: list[str], expected: bool) -> None:
+    assert asks_for_json(words) is expected
+    assert "launch.dry_run=json" not in understood(words)

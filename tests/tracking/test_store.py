@@ -24,6 +24,7 @@ from sweepstack.tracking.histories import histories
 from sweepstack.tracking.runs_as_rows import member_tag
 from sweepstack.tracking.store import Store
 
+from .. import here
 from ..stories import Command, MakeTrial, content, deliver_all, in_process, read_only
 from ..terminal import ROOT
 
@@ -55,6 +56,29 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_anything_trains(reach
         for name in ("mlflow.db", "new.db", "deep/new.db"):
             with pytest.raises(StoreError, match=r"must be writable, got .*; choose another with tracking\.uri="):
                 Store(f"sqlite:///{reachable}/{name}").check()
+
+
+def test_a_database_that_needs_files_beside_it_says_so_where_none_can_be(
+    reachable: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sqlite in WAL mode makes two of them, also to read."""
+    assert store.database is not None
+    shutil.copy(store.database, reachable / "a store.db")
+    with contextlib.closing(sqlite3.connect(reachable / "a store.db")) as database:
+        assert database.execute("PRAGMA journal_mode=wal").fetchall() == [("wal",)]
+    monkeypatch.chdir(reachable)
+    option = ("--store", f"sqlite:///{reachable}/a store.db")
+    with read_only(reachable):
+        for words in (("table",), ("show", "lr=1"), ("report", "-o", "-"), ("compare", "a", "b")):
+            done = here.sweepstack(*words, *option)
+            assert (done.code, done.out) == (2, "")
+            assert done.err == (
+                "error: a database in WAL mode must lie in a folder that can be written to, even to be read, "
+                f"got '{reachable}/a store.db'; copy it to such a folder, or type where it can be written: "
+                "sqlite3 'a store.db' 'PRAGMA journal_mode=delete'\n"
+            )
+        assert here.sweepstack("status", *option).code == 0  # it asks the journal
+    assert "holds no trials yet" in here.sweepstack("table", *option).err
 
 
 def test_a_store_that_can_be_had_is_not_touched_by_the_check(store: Store, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Files and folders that nobody but their owner can read: the journal, the ledger, checkpoints, the log of errors."""
+"""Files and folders that nobody but their owner can read: the journal, the ledger, checkpoints, the log of errors.
+
+On Windows modes say nothing: who can read a folder there can read what is made in it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ FILE = 0o600
 """Mode of a file that only its owner can read and write."""
 FOLDER = 0o700
 """Mode of a folder that only its owner can use."""
+BINARY: int = getattr(os, "O_BINARY", 0)
+"""Flag of a file that is opened by its number, on Windows: else each line would end with a further byte."""
 
 
 def make_folder(folder: Path) -> None:
@@ -41,6 +46,19 @@ def close_to_others(paths: Iterable[Path]) -> None:
             mode = path.lstat().st_mode
             if stat.S_IMODE(mode) & 0o077 and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 path.chmod(stat.S_IMODE(mode) & 0o700)
+
+
+def open_to_append(file: Path, flags: int = os.O_CREAT) -> int:
+    """Opens a file to write bytes to its end; returns its number. Only its owner can read it.
+
+    Args:
+        file: the file.
+        flags: further ones of `os.open`.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return os.open(file, os.O_WRONLY | os.O_APPEND | BINARY | flags, FILE)
 
 
 def opener(path: str, flags: int) -> int:

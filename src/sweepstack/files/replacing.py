@@ -11,6 +11,8 @@ import errno
 import os
 import secrets
 import stat
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,8 @@ FILE_KINDS = {
     stat.S_IFSOCK: "a socket",
 }
 """What a user reads about something that is not a regular file."""
+OPEN_ELSEWHERE_SECONDS = 2.0
+"""Seconds until a file that another process reads must be closed again on Windows, see `move_over`."""
 
 
 def irregular(path: Path) -> str:
@@ -78,9 +82,28 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         check_replaceable(target, "what is written", "move it away, or choose another place")
-        os.replace(temporary, target)
+        move_over(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move_over(source: Path, target: Path) -> None:
+    """Moves a file to a path, over a file that is there.
+
+    Windows refuses that while another process has one of them open, be it to read it; then it is tried again and again.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    until = time.monotonic() + OPEN_ELSEWHERE_SECONDS
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if sys.platform != "win32" or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def write_output(path: Path, content: bytes) -> None:

@@ -9,8 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-SCRATCH_PREFIX = "sweepstack-scratch-"
-"""The names of all such folders begin with it."""
+from filelock import FileLock, Timeout
+
+SCRATCH_PREFIX = "sweepstack-temporary-"
+"""The names of all such folders begin with it. Earlier versions, whose lock was another one, do not know the name."""
+LOCK = "lock"
+"""The file in such a folder on which its process holds a lock; the folder that is given away lies beside it."""
 
 
 @contextlib.contextmanager
@@ -24,34 +28,29 @@ def scratch() -> Iterator[Path]:
 def _make_folder(stack: contextlib.ExitStack) -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another process has taken it for a leftover
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            stack.enter_context(_locked(folder))
-            folder.stat()
-            return folder
+        with contextlib.suppress(Timeout, FileNotFoundError):  # another process has taken it for a leftover
+            lock = FileLock(folder / LOCK)
+            lock.acquire(blocking=False)
+            stack.callback(_remove, folder, lock)
+            (folder / "files").mkdir()
+            return folder / "files"
 
 
 def remove_leftovers() -> None:
     """Removes the temporary folders of killed processes of this user."""
+    user = os.getuid() if hasattr(os, "getuid") else 0  # Windows has a temporary folder for each user, and no numbers
     for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
-        with contextlib.suppress(OSError):  # another process holds it or has removed it
-            if folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid():
-                with _locked(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(Timeout, OSError):  # another process holds it or has removed it
+            if folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == user:
+                lock = FileLock(folder / LOCK)
+                lock.acquire(blocking=False)
+                _remove(folder, lock)
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder during the block.
-
-    Raises:
-        OSError: another process holds the lock.
-    """
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
+def _remove(folder: Path, lock: FileLock) -> None:
+    """Removes a folder whose lock is held: all of it, or on Windows first all but the lock's file, which is open."""
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
+    with contextlib.suppress(OSError):
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()

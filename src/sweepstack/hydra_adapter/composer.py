@@ -104,12 +104,12 @@ class Composer:
         except ConfigCompositionException:
             if not private.refuses_words_on_the_sweep(self._loader):
                 raise
-            of_sweep = cast("list[str]", OmegaConf.to_container(self._master.hydra.overrides.hydra))
-            cfg = self._loader.load_configuration(
-                self._master.hydra.job.config_name, [*of_sweep, *overrides], run_mode=RunMode.RUN
-            )
-            OmegaConf.copy_cache(from_config=self._master, to_config=cfg)
-            return cfg
+        of_sweep = cast("list[str]", OmegaConf.to_container(self._master.hydra.overrides.hydra))
+        cfg = self._loader.load_configuration(
+            self._master.hydra.job.config_name, [*of_sweep, *overrides], run_mode=RunMode.RUN
+        )
+        OmegaConf.copy_cache(from_config=self._master, to_config=cfg)
+        return cfg
 
     def _parse(self, line: str) -> Override:
         if line not in self._overrides:

@@ -6,12 +6,14 @@ stores what to print until the launcher has the jobs.
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,6 +25,8 @@ NOT_TOGETHER = ("run", "multirun", "cfg", "info", "shell_completion")
 """Flags of Hydra that exclude each other, except --multirun with --cfg."""
 JSON_PLAN = "launch.dry_run=json"
 """The override that prints the plan of a sweep as JSON."""
+ABOUT_THE_PLAN = re.compile(r"[+~]*launch(\.dry_run\b|=\{.*\bdry_run\b)")
+"""Matches an override that says whether a plan is printed, and how."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,12 @@ def asked() -> Shown | None:
 
 
 def asks_for_json(arguments: Sequence[str]) -> bool:
-    """True if the plan of a sweep is to be printed as JSON. It is known before anything can go wrong."""
-    return any(word.lstrip("+") == JSON_PLAN for word in arguments)
+    """True if the plan of a sweep is to be printed as JSON: if the last word about it says so, as for any key.
+
+    It is known before anything can go wrong.
+    """
+    found = [word for word in arguments if ABOUT_THE_PLAN.match(word)]
+    return bool(found) and found[-1].lstrip("+") == JSON_PLAN
 
 
 def understood(arguments: Sequence[str]) -> list[str]:
@@ -62,7 +70,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
     ]
     known: Namespace = arguments_parser().parse_args(list(arguments))
     if known.help or known.hydra_help:
-        return list(arguments)
+        return [word for word in arguments if word not in known.overrides or not _is_swept(word)]
     given = [f"--{name.replace('_', '-')}" for name in NOT_TOGETHER if getattr(known, name) not in (None, False)]
     if known.cfg is None:
         for flag, value in (("--resolve", known.resolve), ("--package", known.package is not None)):
@@ -76,6 +84,16 @@ def understood(arguments: Sequence[str]) -> list[str]:
             f"{' and '.join(given)} cannot stand together", remedy="give one of them (--cfg goes with --multirun)"
         )
     return list(arguments)
+
+
+def _is_swept(word: str) -> bool:
+    """True for an override with several values, of which a help can show none."""
+    from sweepstack.hydra_adapter.sweep_values import parse_overrides
+
+    try:
+        return parse_overrides([word])[0].is_sweep_override()
+    except HydraException:  # Hydra says what is wrong
+        return False
 
 
 def _location_flags(known: Namespace) -> list[str]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweepstack.files.owner_only import FILE
+from sweepstack.files.owner_only import open_to_append
 from sweepstack.journal.codec import known_fields
 
 LIFE_SECONDS = 60.0
@@ -146,7 +146,7 @@ class ControlFile:
             yield read
 
     def _append(self, content: Mapping[str, Any], flags: int = 0) -> None:
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | flags, FILE)
+        file = open_to_append(self.path, flags)
         try:
             os.write(file, json.dumps(content).encode() + b"\n")
         finally:

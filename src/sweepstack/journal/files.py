@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -76,12 +77,18 @@ def drop_files(folders: Iterable[Path]) -> None:
 def is_locked(path: Path) -> bool:
     """True if another process holds a lock, found without changing the file; False if that cannot be found."""
     try:
-        import fcntl
-
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:  # the former on Linux, the latter on Windows
+        return sys.platform == "win32" or isinstance(error, BlockingIOError)
     except (ImportError, OSError):
         return False
     return False

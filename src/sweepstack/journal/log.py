@@ -13,7 +13,7 @@ from typing import Any
 
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Started
-from sweepstack.files.owner_only import FILE
+from sweepstack.files.owner_only import open_to_append
 from sweepstack.files.replacing import make_durable
 from sweepstack.journal.codec import (
     NewerRecordError,
@@ -42,7 +42,7 @@ class Journal:
         self.lines = 0
         """The number of lines in the file."""
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE)
+            self._file = open_to_append(path)
             make_durable(path.parent)
             if os.fstat(self._file).st_size:
                 self.lines = path.read_bytes().count(b"\n")

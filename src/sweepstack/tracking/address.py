@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import socket
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -45,7 +46,7 @@ def default_uri() -> str:
 
 def sqlite_uri(database: Path) -> str:
     """Returns the address of a database file; special characters of addresses are written as %23 and so on."""
-    return f"sqlite:///{re.sub('[?#%]', lambda sign: quote(sign[0]), str(database))}"
+    return f"sqlite:///{re.sub('[?#%]', lambda sign: quote(sign[0]), database.as_posix())}"
 
 
 def resolve_uri(uri: str | None) -> str:
@@ -106,11 +107,11 @@ def connectable(uri: str) -> Iterator[str]:
         yield reveal(uri)
         return
     if not set("?#%") & {*str(database)}:
-        yield f"sqlite:///{database}"
+        yield f"sqlite:///{database.as_posix()}"
         return
     from sqlalchemy import URL  # its versions write such an address differently
 
-    address = URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
+    address = URL.create("sqlite", database=database.as_posix()).render_as_string(hide_password=False)
     misread = Path(address.removeprefix("sqlite:///")).parent
     made = [folder for folder in (misread, *misread.parents) if not folder.exists()]
     try:
@@ -177,6 +178,28 @@ def regular_database(database: Path) -> Path:
     """
     remedy = "choose another with tracking.uri=sqlite:///FILE"
     return check_replaceable(database, "the database of a tracking store", remedy, StoreError)
+
+
+def check_readable(database: Path) -> None:
+    """Checks that sqlite can open an existing database: one in WAL mode needs two files beside it, even to be read.
+
+    Raises:
+        StoreError: they are missing, and cannot be made.
+    """
+    with database.open("rb") as stream:
+        is_wal = stream.read(20)[18:] == b"\2\2"  # the versions of the file format, for writing and for reading
+    if not is_wal or os.access(database.parent, os.W_OK):
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as opened:
+            opened.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        raise StoreError(
+            "a database in WAL mode must lie in a folder that can be written to, even to be read",
+            str(database),
+            f"copy it to such a folder, or type where it can be written: sqlite3 {shlex.quote(database.name)} "
+            "'PRAGMA journal_mode=delete'",
+        ) from error
 
 
 def check_store(uri: str) -> str | None:

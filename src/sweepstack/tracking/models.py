@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sweepstack.child_process import is_running
 from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.tracking.address import connectable
@@ -249,13 +250,7 @@ def _is_dead(who: str) -> bool:
     host, _, process = who.rpartition(" ")
     if host != socket.gethostname() or not process.isdecimal() or int(process) == os.getpid():
         return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        pass
-    return False
+    return not is_running(int(process))
 
 
 def registered(store: Store) -> dict[str, Mapping[str, str]]:

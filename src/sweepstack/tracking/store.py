@@ -20,6 +20,7 @@ from sweepstack.files.replacing import move_new
 from sweepstack.tracking.address import (
     BESIDE,
     check_driver,
+    check_readable,
     check_store,
     connectable,
     database_of,
@@ -148,10 +149,12 @@ class Store:
         """MLflow's client. Its first use makes the database if it does not exist yet.
 
         Raises:
-            StoreError: another MLflow version made the database, or it cannot be opened.
+            StoreError: another MLflow version made the database, or it cannot be opened; see `address.check_readable`.
         """
         if self._client is None:
             check_driver(self.uri)
+            if self.database is not None and has_content(self.database):
+                check_readable(self._file)
             make = import_client()
             self._make_database()
             self.follow_move()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sweepstack.errors import one_line
 from sweepstack.files.owner_only import make_folder, opener
-from sweepstack.files.replacing import irregular, make_durable
+from sweepstack.files.replacing import irregular, make_durable, move_over
 from sweepstack.trial import PRUNED_STATE, parts_of
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class CheckpointManager:
                 raise
             except NewerCheckpointError:
                 kept = path.with_name(f"{path.stem}.newer.pt")
-                os.replace(path, kept)  # so that the next saves do not overwrite it
+                move_over(path, kept)  # so that the next saves do not overwrite it
                 self._say(f"checkpoint {path} is of a newer version of sweepstack; it is kept as {kept.name}")
             except Exception as error:  # a damaged file can fail in any way
                 damaged.append(f"{path.name} {_reason(error)}")
@@ -174,8 +174,8 @@ class CheckpointManager:
             beside = self._beside()
             _write_state(temporary, {**state, **beside} if beside else state)
             with contextlib.suppress(FileNotFoundError):  # the first one
-                os.replace(latest, previous)
-            os.replace(temporary, latest)
+                move_over(latest, previous)
+            move_over(temporary, latest)
             make_durable(folder)
             is_saved = True
         except OSError as error:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -116,13 +117,10 @@ def memory_budget(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] / 2)
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # some systems do not say it
-        total = 8 * 2**30
+    total = int(psutil.virtual_memory().total)
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
-            total = min(total, int(Path(file).read_text()))
+            total = min(total, int(Path(file).read_text(encoding="ascii")))
         except (OSError, ValueError):  # no such control group, or "max"
             continue
     return total // 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sweepstack.child_process import is_running
 from sweepstack.config.names import RESERVED_NAMES
 from sweepstack.errors import StoreError, UserError, did_you_mean, one_line
 from sweepstack.execution.engines.channel import EVENTS, worker_of
@@ -141,13 +141,8 @@ def _check_workers(ledger: Ledger, rows: Sequence[Entry]) -> None:
 
 def _may_live(host: object, pid: object, folder: Path, row: Entry) -> bool:
     """True if a worker has given a sign of life within its lease, and has not ended on this machine since."""
-    if host == socket.gethostname() and isinstance(pid, int):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:  # of somebody else
-            pass
+    if host == socket.gethostname() and isinstance(pid, int) and not is_running(pid):
+        return False
     with contextlib.suppress(OSError):
         return time.time() - (folder / EVENTS).stat().st_mtime < row.trial.run.engine.lease
     return False

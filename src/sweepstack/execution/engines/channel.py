@@ -35,7 +35,7 @@ from sweepstack.execution.engines.assignment_file import assignment_as_json
 from sweepstack.execution.executor import Lost, Trained, UnreachableError
 from sweepstack.files.inside import inside
 from sweepstack.files.owner_only import make_file, make_folder
-from sweepstack.files.replacing import check_replaceable, replacing
+from sweepstack.files.replacing import check_replaceable, move_over, replacing
 from sweepstack.journal.codec import decode_line, end_from_json, event_from_json
 from sweepstack.planning.plan import Stack
 from sweepstack.trial import Outcome, StackSettings, Trial, TrialState
@@ -143,7 +143,7 @@ def ask_to_stop(folder: Path, reason: str, over: bool = False, trials: Collectio
 def _replace(path: Path, content: Mapping[str, Any]) -> None:
     with replacing(path) as temporary:
         make_file(temporary)
-        temporary.write_text(json.dumps(content))
+        temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 def worker_of(folder: Path) -> Mapping[str, Any] | None:
@@ -323,7 +323,7 @@ def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target = check_replaceable(target, "what is written", "move it away, or choose another place")
     try:
-        os.replace(source, target)
+        move_over(source, target)
     except OSError as error:
         if error.errno != errno.EXDEV:  # another file system
             raise

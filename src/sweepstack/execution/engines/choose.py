@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -223,7 +224,7 @@ def open_engine(prepared: Prepared, jobs: InProcessExecutor, journal: Path) -> I
     workers = min(workers, len(prepared.trials))
     server = None
     wanted = config.name in ("auto", "local") and workers > 1
-    may_fork = sys.platform == "linux" and threading.current_thread() is threading.main_thread()
+    may_fork = sys.platform == "linux" and hasattr(os, "fork") and threading.current_thread() is threading.main_thread()
     if wanted and may_fork and set(prepared.devices.values()) == {"cpu"} and not _has_trained:
         server = ForkServer(jobs.train_in_worker)
     _has_trained = True

@@ -3,6 +3,8 @@
 It is forked from the command itself, after the data were loaded and before anything was computed with several threads:
 a process that is forked later would wait for ever for threads that it does not have. A worker does one assignment after
 the other, as long as each ends well: a fork, and the first training in a new process, take 0.1 s.
+
+Windows has no forks: `open_engine` starts no server there, and workers are new processes.
 """
 
 from __future__ import annotations
@@ -105,6 +107,8 @@ class WorkerServer:
 
     def close(self) -> None:
         """Ends the server and all of its workers."""
+        if sys.platform == "win32":
+            raise NotImplementedError
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -142,6 +146,8 @@ class ForkServer(WorkerServer):
     """
 
     def __init__(self, work: Work) -> None:
+        if sys.platform == "win32":
+            raise NotImplementedError
         ours, theirs = socket.socketpair()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
@@ -200,6 +206,8 @@ class _Worker:
 
     def hear(self) -> list[int]:
         """Takes what it says; returns the orders that it has done."""
+        if sys.platform == "win32":
+            raise NotImplementedError
         received = b""
         with contextlib.suppress(OSError):
             received = self.socket.recv(64, socket.MSG_DONTWAIT)
@@ -209,6 +217,8 @@ class _Worker:
 
     def how_ended(self) -> str | None:
         """Says how it has ended; None while it lives."""
+        if sys.platform == "win32":
+            raise NotImplementedError
         ended, status = os.waitpid(self.pid, os.WNOHANG)
         return how_it_ended(os.waitstatus_to_exitcode(status)) if ended else None
 
@@ -236,6 +246,8 @@ def serve(orders: socket.socket, work: Work, load: Callable[[Mapping[str, Any]],
         load: loads in the server, before a worker is forked, what the worker needs; takes the content of the
             assignment's file.
     """
+    if sys.platform == "win32":
+        raise NotImplementedError
     os.setsid()  # Ctrl-C reaches the command alone, which then asks its workers to stop
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -249,7 +261,7 @@ def serve(orders: socket.socket, work: Work, load: Callable[[Mapping[str, Any]],
         content: Mapping[str, Any] = {}
         kind = ""
         with contextlib.suppress(Exception):  # the worker meets it, too
-            content = json.loads((folder / ASSIGNMENT).read_text())
+            content = json.loads((folder / ASSIGNMENT).read_text(encoding="utf-8"))
             kind = _kind_of(content)
         free = [worker for worker in workers if worker.is_free]
         worker = next((worker for worker in free if worker.kind == kind), None)
@@ -303,6 +315,8 @@ def how_it_ended(code: int) -> str:
 
 def _fork(work: Work, orders: socket.socket, others: list[_Worker], kind: str) -> _Worker:
     """Forks a worker, which does assignments until one of them does not end well, or none comes any more."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     server = os.getpid()
     ours, theirs = socket.socketpair()
     pid = os.fork()
@@ -317,7 +331,7 @@ def _fork(work: Work, orders: socket.socket, others: list[_Worker], kind: str) -
         began_in = os.getcwd()
         for folder in _folders(theirs):
             with contextlib.closing(FileSink(folder)) as sink:
-                content = json.loads((folder / ASSIGNMENT).read_text())
+                content = json.loads((folder / ASSIGNMENT).read_text(encoding="utf-8"))
                 is_well = do_assignment(folder, sink, work, content, lambda: theirs.sendall(FREE))
             _flush()
             if not is_well:

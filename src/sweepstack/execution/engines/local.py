@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from sweepstack.child_process import NEW_GROUP
 from sweepstack.execution.assignment import Assignment, Reporter
 from sweepstack.execution.engines.channel import Reports, WorkerHandle, work_folder, write_assignment
 from sweepstack.execution.engines.fork_server import ForkServer, how_it_ended
@@ -75,7 +76,12 @@ class LocalExecutor:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         command = [sys.executable, "-m", "sweepstack.execution.engines.worker_main", str(folder), str(os.getpid())]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, cwd=began_in(), env=environment, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            cwd=began_in(),
+            env=environment,
+            start_new_session=True,
+            creationflags=NEW_GROUP,
         )
         self._processes[process] = gpu
 

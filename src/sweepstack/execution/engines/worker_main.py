@@ -38,7 +38,7 @@ def main(
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own modules are there
     try:
-        content = json.loads((folder / ASSIGNMENT).read_text())
+        content = json.loads((folder / ASSIGNMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         rule = "a worker must see the folder of the journal: let tracking.journal name a folder that all machines share"
         print(mask(f"{rule} ({error})"), file=sys.stderr)

@@ -25,7 +25,7 @@ from sweepstack.events import Ended, Event
 from sweepstack.execution.assignment import Answer, Assignment, Parts, Paused, Reporter
 from sweepstack.execution.engines.assignment_file import assignment_from_json
 from sweepstack.execution.engines.channel import CONTROL, EVENTS, FILES, checkpoints_of, versions
-from sweepstack.files.owner_only import FILE
+from sweepstack.files.owner_only import open_to_append
 from sweepstack.journal.codec import encode_line, end_as_json, event_as_json
 from sweepstack.planning.plan import Trajectory
 from sweepstack.trial import TrialState, Verdict
@@ -52,7 +52,7 @@ class FileSink:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = os.open(folder / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, FILE)
+        self._file = open_to_append(folder / EVENTS)
 
     def append(self, line: bytes) -> None:
         """See `Sink`."""
@@ -72,7 +72,7 @@ class FileSink:
     def control(self) -> Mapping[str, Any]:
         """See `Sink`."""
         try:
-            found = json.loads((self._folder / CONTROL).read_text())
+            found = json.loads((self._folder / CONTROL).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {"stop": "its folder is gone", "over": True}
         except (OSError, ValueError):  # such as an unreachable machine; the next look may succeed

@@ -65,7 +65,8 @@ def serve(
             env={**os.environ, **SERVER, **environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         stack.enter_context(server)
         try:

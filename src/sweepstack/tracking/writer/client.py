@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sweepstack.child_process import NEW_GROUP
 from sweepstack.errors import StoreError
 from sweepstack.masking import reveal
 from sweepstack.tracking.address import sweepstack_command
@@ -198,7 +199,8 @@ class WriterProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # so that Ctrl-C does not end it before all is recorded
+            start_new_session=True,
+            creationflags=NEW_GROUP,  # so that Ctrl-C does not end it before all is recorded
         )
         self._send(process, reveal(self._uri))
         return process

@@ -523,11 +523,11 @@ def environment() -> dict[str, str]:
     with contextlib.suppress(KeyError, OSError):  # a container may run as a user without a name
         tags["mlflow.user"] = getpass.getuser()
     git = ["git", "-C", str(project_root())]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False)
     if commit.returncode == 0:
         tags["mlflow.source.git.commit"] = commit.stdout.strip()
         status = [*git, "status", "--porcelain", "--untracked-files=no"]
-        changed = subprocess.run(status, capture_output=True, text=True, check=False)
+        changed = subprocess.run(status, capture_output=True, encoding="utf-8", check=False)
         tags["git.uncommitted_changes"] = str(bool(changed.stdout.strip())).lower()
     return tags
 

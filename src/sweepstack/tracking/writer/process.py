@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from filelock import Timeout
 
+from sweepstack.child_process import is_orphan
 from sweepstack.error_log import ErrorsLog
 from sweepstack.errors import StoreError, one_line
 from sweepstack.journal.sessions import Sessions
@@ -189,7 +190,7 @@ class _Child:
             left = ALIVE if deadline is None else min(ALIVE, max(0.0, deadline - time.monotonic()))
             with contextlib.suppress(queue.Empty):
                 order = self._inbox.get(timeout=left)
-            if order is NOTHING_YET and os.getppid() != self._parent:
+            if order is NOTHING_YET and is_orphan(self._parent):
                 order = None
         if order is None:
             self._inbox.put(None)
@@ -211,10 +212,12 @@ def _has_many(delivery: Delivery | None) -> bool:
 
 def main(parent: int) -> None:
     """Runs the process. Only `WriterProcess` starts it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Slurm and others send them to all processes
-        signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(AttributeError, OSError):
-        os.nice(10)  # the training is more urgent
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Slurm and others send them to all processes; Windows has two
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        if hasattr(os, "nice"):
+            os.nice(10)  # the training is more urgent
     logging.basicConfig(level=logging.ERROR, handlers=[ErrorsLog()])
     orders, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # so that a child, such as git, cannot read the orders,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from sweepstack.errors import DataError, did_you_mean, one_line
 from sweepstack.files.downloads import download_lock, download_prefix, downloads
-from sweepstack.files.replacing import check_replaceable
+from sweepstack.files.replacing import check_replaceable, move_over
 from sweepstack.paths import cache_folder
 from sweepstack.training.data.published import DATASETS, Files, Source, Unpacked
 
@@ -120,7 +119,7 @@ def _fetch(name: str, files: Files, root: Path) -> None:
                 reasons.append(f"{source.title}: {one_line(error)}")
                 continue
             for file in files.md5:
-                os.replace(fetched / file, root / files.folder / file)
+                move_over(fetched / file, root / files.folder / file)
             print(f"Fetched and verified {name}: {root / files.folder}", file=sys.stderr)
             return
     remedy = f"put these files into {root / files.folder} and run again: {', '.join(files.md5)}"

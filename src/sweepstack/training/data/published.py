@@ -170,7 +170,7 @@ def _run(folder: Path, program: str, *words: str) -> None:
     found = shutil.which(program)
     if found is None:
         raise DataError(f"{program} is not installed", remedy="install it")
-    done = subprocess.run([found, *words], cwd=folder, capture_output=True, text=True, timeout=COMMAND_TIMEOUT)
+    done = subprocess.run([found, *words], cwd=folder, capture_output=True, encoding="utf-8", timeout=COMMAND_TIMEOUT)
     if done.returncode:
         reason = one_line(done.stderr.strip() or done.stdout)
         raise DataError(f"{program} {words[0]} failed: {reason}", remedy="try again later")

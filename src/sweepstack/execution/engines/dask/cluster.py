@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweepstack.child_process import NEW_GROUP
 from sweepstack.config.run_sections import EngineConfig
 from sweepstack.error_log import ErrorsLog
 from sweepstack.errors import ConfigError, UserError, one_line
@@ -144,6 +145,9 @@ class Loopback:
     def __init__(self, workers: int, log: Path) -> None:
         from distributed.security import Security
 
+        if not hasattr(os, "fork"):  # its training processes fork workers
+            rule = "engine=dask starts workers on Linux and macOS only"
+            raise UserError(rule, sys.platform, "choose engine=local, or let engine.address name a cluster on Linux")
         self.security = Security.temporary()
         keys = ("tls_ca_file", "tls_client_cert", "tls_client_key", "tls_scheduler_cert", "tls_scheduler_key")
         values = {key: getattr(self.security, key) for key in (*keys, "tls_worker_cert", "tls_worker_key")}
@@ -161,8 +165,9 @@ class Loopback:
                 stderr=printed,
                 cwd=began_in(),
                 env=environment,
-                start_new_session=True,  # Ctrl-C reaches the command alone, which then asks its workers to stop
-                text=True,
+                start_new_session=True,
+                creationflags=NEW_GROUP,  # Ctrl-C reaches the command alone, which then asks its workers to stop
+                encoding="utf-8",
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -24,6 +24,7 @@ from sweepstack.execution.engines.dask import relay
 from sweepstack.execution.engines.dask.link import Link, LinkDown, unlike
 from sweepstack.files.inside import inside
 from sweepstack.files.owner_only import make_folder, opener
+from sweepstack.files.replacing import move_over
 from sweepstack.journal.codec import decode_line
 
 LONGEST_WAIT = 2.0
@@ -74,7 +75,7 @@ class Following:
 
     def pass_control(self) -> None:
         """Passes the control file to the worker."""
-        self._control = json.loads((self._folder / CONTROL).read_text())
+        self._control = json.loads((self._folder / CONTROL).read_text(encoding="utf-8"))
         if self._begun:
             self._link.spawn(self._link.notify(self._worker, "read", key=self._key, **self._question(0.0)))
 
@@ -258,8 +259,8 @@ class Following:
         with (self._folder / EVENTS).open("rb") as stream:
             os.fsync(stream.fileno())
         with contextlib.suppress(FileNotFoundError):  # the first one
-            os.replace(self._checkpoints / LATEST, self._checkpoints / PREVIOUS)
-        os.replace(partial, self._checkpoints / LATEST)
+            move_over(self._checkpoints / LATEST, self._checkpoints / PREVIOUS)
+        move_over(partial, self._checkpoints / LATEST)
         self._has = identity
 
 

@@ -19,7 +19,7 @@ def main() -> None:
     from distributed.security import Security
 
     wanted = json.loads(sys.stdin.readline())
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what workers print goes where errors go
     dask.config.set({"distributed.scheduler.reuse-broadcast-comm": True, "temporary-directory": wanted["scratch"]})
     cluster = LocalCluster(

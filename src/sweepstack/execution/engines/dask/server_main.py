@@ -82,7 +82,7 @@ def main(parent: int) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # to ask whether there is a GPU does not use it
     orders = socket.socket(fileno=os.dup(0))
-    with open(os.devnull) as nothing:
+    with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     warm_up()
     serve(orders, work, load)

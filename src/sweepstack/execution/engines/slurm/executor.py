@@ -150,7 +150,7 @@ def _running(jobs: Sequence[SlurmJob]) -> set[str]:
 def _does(assignment: Assignment, folder: Path) -> bool:
     """True if the worker of a folder does an assignment whole: nobody has asked it to stop, or to stop a trial."""
     with suppress(OSError, ValueError):
-        control = json.loads((folder / CONTROL).read_text())
-        known = json.loads((folder / ASSIGNMENT).read_text())
+        control = json.loads((folder / CONTROL).read_text(encoding="utf-8"))
+        known = json.loads((folder / ASSIGNMENT).read_text(encoding="utf-8"))
         return not control.get("stop") and not control.get("trials") and assignment.wanted <= {*known["wanted"]}
     return False

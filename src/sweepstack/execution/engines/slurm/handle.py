@@ -215,7 +215,9 @@ class SlurmHandle(WorkerHandle):
     def _last_line(self) -> str:
         """Returns the last line of the job's log, or the last one that speaks of its memory; empty without one."""
         with suppress(OSError):
-            lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+            lines = [
+                line for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+            ]
             lines = [line for line in lines if OUT_OF_MEMORY.search(line)] or lines
             return one_line(lines[-1]) if lines else ""
         return ""

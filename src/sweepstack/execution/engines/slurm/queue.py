@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -139,6 +140,8 @@ class SlurmQueue:
             self._fail(str(error))
             return
         assert self._squeue.stdout is not None
+        if sys.platform == "win32":
+            raise NotImplementedError
         os.set_blocking(self._squeue.stdout.fileno(), False)
 
     def _read(self) -> None:

@@ -205,5 +205,5 @@ def cannot_start(message: str, config: EngineConfig) -> ConfigError:
 def _output(*command: str) -> str:
     """Returns what a command of Slurm prints; empty if it fails."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=10, check=True).stdout
     return ""

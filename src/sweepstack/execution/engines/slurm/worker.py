@@ -23,8 +23,8 @@ from sweepstack.files.owner_only import make_file
 from sweepstack.files.replacing import replacing
 from sweepstack.trial import TrialState, Verdict
 
-LIMIT = signal.SIGUSR2
-"""The signal that submitit has Slurm send before the time limit of a job."""
+LIMIT: Any = getattr(signal, "SIGUSR2", None)
+"""The signal that submitit has Slurm send before the time limit of a job; Windows has neither of them."""
 COMMAND_SECONDS = 60
 """Seconds after which a command of Slurm that has not ended is killed."""
 REASON = "the time limit of its job"
@@ -109,7 +109,7 @@ class JobSink(FileSink):
         self._is_replaced = False
         with replacing(self._owner) as temporary:
             make_file(temporary)
-            temporary.write_text(self._own)
+            temporary.write_text(self._own, encoding="utf-8")
 
     def append(self, line: bytes) -> None:
         """See `Sink`."""
@@ -119,7 +119,7 @@ class JobSink(FileSink):
     def control(self) -> Mapping[str, Any]:
         """See `Sink`."""
         with suppress(OSError):  # the disk cannot be reached; the next look may succeed
-            self._is_replaced = self._owner.read_text() != self._own
+            self._is_replaced = self._owner.read_text(encoding="utf-8") != self._own
         found = super().control()
         if self._is_replaced:
             found = {"stop": "its job has begun elsewhere", "over": True}
@@ -175,7 +175,7 @@ def _requeue() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it comes at once
     command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
     try:
-        subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True)
+        subprocess.run(command, capture_output=True, encoding="utf-8", timeout=COMMAND_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise KeyboardInterrupt(f"{REASON}; scontrol requeue: {error}") from error
     raise Requeued
