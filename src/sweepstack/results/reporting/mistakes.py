@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError
 from sweepstack.results.reporting.plots.palette import AXES, CELL, CELLS, ON_DARK, OPAQUE
 from sweepstack.results.reporting.plots.style import figure, styled
@@ -20,6 +19,8 @@ from sweepstack.trial import WEIGHTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from sweepstack.config.schema import TrialConfig
 
 MAX_IMAGES = 12
 """The most wrong images that are shown."""

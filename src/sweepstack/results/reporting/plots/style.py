@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweepstack.metrics import BEST, bare_name
-from sweepstack.results.reporting.plots.palette import AXES, PAGE, SERIES
+from sweepstack.results.reporting.plots.palette import AXES, PAGE, SERIES, drawing_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,6 +150,20 @@ def svg(figure: Figure, name: str) -> str:
     return re.sub(r"<[^>]*>", lambda tag: _inside_html(tag[0], name), text).strip()
 
 
+def svg_file(element: str) -> bytes:
+    """Returns an SVG file with a plot of a page, for light and dark mode.
+
+    Args:
+        element: what `svg` returned.
+    """
+    width, height = re.findall(r"[\d.]+", element[element.index("viewBox") : element.index(">")])[2:4]
+    size = f'xmlns="http://www.w3.org/2000/svg" width="{width}pt" height="{height}pt"'
+    start = element.index(">") + 1
+    head = element[:start].replace("<svg", f"<svg {size}", 1)
+    style = f"* {{ stroke-linejoin: round; stroke-linecap: butt; }}\n{drawing_style()}"
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{head}<style>{style}</style>{element[start:]}\n'.encode()
+
+
 def _drawn(figure: Figure, salt: str) -> str:
     """Draws a figure as an SVG file; the same figure gives the same text."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -157,7 +171,8 @@ def _drawn(figure: Figure, salt: str) -> str:
     buffer = io.StringIO()
     with styled(salt):
         _lay_out(figure)
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})  # `savefig` draws twice
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})  # `savefig` draws twice
     return buffer.getvalue()
 
 
