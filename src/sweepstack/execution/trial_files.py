@@ -133,7 +133,7 @@ def keep_targets(trial: Trial, data: Data, folder: Path) -> None:
     """
     import numpy as np
 
-    from sweepstack.journal.kept import is_kept, keep, key_of_targets
+    from sweepstack.files.kept import is_kept, keep, key_of_targets
     from sweepstack.training.data.memory import InMemory
 
     for part in ("val", "test") if isinstance(data, InMemory) else ():

@@ -12,9 +12,6 @@ from pathlib import Path
 from sweepstack.files.owner_only import make_folder
 from sweepstack.masking import MASK, STARS, reveal
 
-REPORTS_FOLDER = "reports"
-"""The folder with what reports keep, so that the next one is quick; see `results/kept.py`."""
-
 
 def resolve_folder(database: Path | None, uri: str, root: Path, chosen: str | None) -> Path:
     """Returns the folder of a store's ledger.

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from sweepstack.files.kept import REPORTS_FOLDER
 from sweepstack.files.owner_only import make_folder
 from sweepstack.journal.database import reading, transaction
-from sweepstack.journal.files import REPORTS_FOLDER, is_locked
+from sweepstack.journal.files import is_locked
 from sweepstack.journal.ledger_rows import composition_of, entries
 from sweepstack.journal.log import is_journal
 from sweepstack.journal.schema import is_whole

@@ -16,8 +16,8 @@ import pandas as pd
 from sweepstack.errors import printable
 from sweepstack.results.reporting import text
 from sweepstack.results.reporting.answer import Sentence, answer, by_sentence, no_answer, question
-from sweepstack.results.reporting.drawn import DrawnSection, draw_sections
 from sweepstack.results.reporting.mistake_sections import inputs_of_mistakes, make_mistake_sections
+from sweepstack.results.reporting.plots.drawn import DrawnSection, draw_sections
 from sweepstack.results.reporting.plots.palette import page_style
 from sweepstack.results.reporting.plots.style import SINGLE
 from sweepstack.results.reporting.searches.savings import savings

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepstack.errors import UserError, one_line
-from sweepstack.journal.kept import config_lines, keep, key_of_targets, load_kept
+from sweepstack.files.kept import config_lines, keep, key_of_targets, load_kept
 from sweepstack.results.selection.comparison import Predictions
 from sweepstack.results.selection.items import PerItem
 from sweepstack.tracking.address import journal_folder

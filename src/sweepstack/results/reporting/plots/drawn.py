@@ -8,19 +8,21 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sweepstack.journal.kept import keep, load_kept
+from sweepstack.files.kept import keep, load_kept
 from sweepstack.results.reporting.plots.style import png, svg, svg_file
-from sweepstack.results.reporting.sections import ReportSection
+
+if TYPE_CHECKING:
+    from sweepstack.results.reporting.sections import ReportSection
 
 REMS = 6.6
 """The width on the page for an inch of a figure, in rem; so the text of all figures has one size."""
 DRAWN_BY = ("matplotlib", "numpy", "pandas", "scikit-learn", "optuna")
 """The libraries that plots depend on."""
-CODE = Path(__file__).parents[1]
+CODE = Path(__file__).parents[2]
 """The folder of the code that plots depend on."""
 
 

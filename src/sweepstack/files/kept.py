@@ -16,16 +16,17 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from sweepstack.errors import UserError
 from sweepstack.files.owner_only import make_folder
 from sweepstack.files.replacing import replacing
-from sweepstack.journal.files import REPORTS_FOLDER
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+REPORTS_FOLDER = "reports"
+"""The folder of such files, in that of the journal."""
 KEY = "key"
 """The name of the array with the text of the key."""
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ def load_kept(folder: Path, *key: str) -> dict[str, NDArray[Any]] | None:
         folder: the folder of the journal.
         key: all that determines what is kept.
     """
+    import numpy as np
+
     text, path = _file(folder, key)
     try:
         content = path.read_bytes()
@@ -62,6 +65,8 @@ def keep(folder: Path, *key: str, **arrays: NDArray[Any]) -> None:
         key: all that determines the arrays.
         arrays: the arrays by name.
     """
+    import numpy as np
+
     text, path = _file(folder, key)
     named: Mapping[str, Any] = {**arrays, KEY: np.array(text)}
     buffer = io.BytesIO()
