@@ -62,8 +62,7 @@ def keep(folder: Path, *key: str, **arrays: NDArray[Any]) -> None:
 
     Args:
         folder: the folder of the journal.
-        key: all that determines the arrays.
-        arrays: the arrays by name.
+        key: all that determines the arrays, which are given by name.
     """
     import numpy as np
 

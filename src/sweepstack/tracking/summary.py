@@ -13,7 +13,7 @@ from sweepstack.errors import StoreError, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.tracking.artifacts import local_folder, location
 from sweepstack.tracking.private.client import delete_artifacts
-from sweepstack.tracking.store import Store
+from sweepstack.tracking.store import Store, without_collections
 
 SUMMARY_TAG = "sweepstack.summary"
 """The tag with the name of the sweep."""
@@ -23,6 +23,7 @@ PLOTS = "plots"
 """The folder of pictures among the artifacts."""
 
 
+@without_collections()
 def record_summary(
     store: Store,
     sweep: str,

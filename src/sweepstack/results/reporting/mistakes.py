@@ -134,8 +134,8 @@ def wrong_images(answers: Answers) -> Figure:
         drawn.set_layout_engine("none")
         axes = drawn.add_axes((0, 0, 1, height / (TITLE_HEIGHT + height)))  # one for all: the units are inches
         axes.set_axis_off()
-        for place, index in enumerate(indices):
-            row, column = divmod(place, COLUMNS)
+        for number, index in enumerate(indices):
+            row, column = divmod(number, COLUMNS)
             middle, top = (column + 0.5) * width / COLUMNS, height - row * CELL_HEIGHT - 0.4
             picture = _picture(answers.images[index])
             high, wide = (IMAGE_SIDE * side / max(picture.shape[:2]) / 2 for side in picture.shape[:2])
@@ -143,8 +143,8 @@ def wrong_images(answers: Answers) -> Figure:
             axes.imshow(picture, cmap="gray_r", interpolation="nearest", extent=extent)
             predicted = answers.probabilities[index].argmax()
             sure = answers.probabilities[index, predicted]
-            said = f"{answers.labels[index]}, taken for {predicted}\n({min(sure, 0.9999):.2%} sure)"
-            axes.text(middle, top + 0.05, said, ha="center", va="bottom", fontsize=9)
+            text = f"{answers.labels[index]}, taken for {predicted}\n({min(sure, 0.9999):.2%} sure)"
+            axes.text(middle, top + 0.05, text, ha="center", va="bottom", fontsize=9)
         axes.set(xlim=(0, width), ylim=(0, height), aspect="auto")
         drawn.suptitle("The most confident mistakes of the model", x=0.01, ha="left")
     return drawn

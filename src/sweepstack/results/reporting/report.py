@@ -42,7 +42,7 @@ from sweepstack.results.tables.objective import metric_of, own_metrics
 from sweepstack.results.tables.objective import objective as objective_of
 from sweepstack.results.tables.rendering import render
 from sweepstack.tracking.address import journal_folder
-from sweepstack.tracking.store import Store
+from sweepstack.tracking.store import Store, without_collections
 
 TEMPLATES = Path(__file__).parent
 """The folder of the page's template, style sheet and script."""
@@ -72,6 +72,7 @@ class Report:
         return files | {f"plots/{one.file[0]}": one.file[1] for one in self._plots if one.file is not None}
 
 
+@without_collections()
 def report(
     sweep: str = "latest",
     *,
