@@ -1,13 +1,16 @@
 """What a report keeps for the next one: right whatever was trained, never used when it is damaged, and quick."""
 
+import os
 import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sweepstack.files.kept import MOST, REPORTS_FOLDER, is_kept, keep, load_kept
 from sweepstack.inference.trial_data import _load_targets, load_targets
 from sweepstack.results.selection.predictions import Targets, targets_of
 from sweepstack.tracking.artifacts import config_of, location
@@ -162,6 +165,17 @@ sys.exit(str([name for name in heavy if name in sys.modules]))
     assert "matplotlib" in imported()
     assert Path("report.html").read_text().count('data-trials="2"') > first.count('data-trials="2"') == 0
     assert (plots / "curves.svg").read_bytes() != recorded["curves.svg"]
+
+
+def test_the_oldest_files_make_room(tmp_path: Path) -> None:
+    for number in range(MOST + 1):
+        keep(tmp_path, str(number), values=np.arange(number))
+        for path in (tmp_path / REPORTS_FOLDER).iterdir():
+            os.utime(path, (path.stat().st_mtime - 1,) * 2)
+    assert [is_kept(tmp_path, str(number)) for number in range(MOST + 1)] == [False] + MOST * [True]
+    last = load_kept(tmp_path, str(MOST))
+    assert last is not None
+    assert last["values"].tolist() == [*range(MOST)]
 
 
 def test_a_store_without_a_journal_gets_none_by_a_report(store: Store) -> None:

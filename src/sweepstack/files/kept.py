@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 REPORTS_FOLDER = "reports"
 """The folder of such files, in that of the journal."""
+MOST = 100
+"""The most files that are kept; the oldest ones make room."""
 KEY = "key"
 """The name of the array with the text of the key."""
 log = logging.getLogger(__name__)
@@ -76,6 +78,9 @@ def keep(folder: Path, *key: str, **arrays: NDArray[Any]) -> None:
             make_folder(path.parent)
             with replacing(path) as temporary:
                 temporary.write_bytes(hashlib.sha256(content).digest() + content)
+            by_age = sorted(path.parent.glob("*.npz"), key=lambda one: one.stat().st_mtime)
+            for old in by_age[:-MOST]:
+                old.unlink(missing_ok=True)
 
 
 def is_kept(folder: Path, *key: str) -> bool:
