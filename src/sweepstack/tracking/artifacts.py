@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from sweepstack.config.identity import Fingerprint
 from sweepstack.errors import StoreError, UserError, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.tracking.private.tables import artifact_uris
@@ -152,8 +153,6 @@ class Location(NamedTuple):
     @property
     def data(self) -> str | None:
         """The checksum of the data for training and test; None without a fingerprint."""
-        from sweepstack.config.fingerprint import Fingerprint
-
         try:
             return Fingerprint.parse(self.fingerprint).data
         except ValueError:
