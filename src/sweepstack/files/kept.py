@@ -1,7 +1,7 @@
 """Keeps what takes a report seconds to find: the targets of datasets, and plots.
 
 Each file is named by a key, which has all that its content depends on: targets belong to the checksum of their data and
-to what is held out. The files lie in the journal's folder; whoever deletes them loses time alone.
+to what is held out. The files lie in the journal's folder; who deletes them loses only time.
 """
 
 from __future__ import annotations

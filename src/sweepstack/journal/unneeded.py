@@ -19,7 +19,6 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from sweepstack.files.kept import REPORTS_FOLDER
 from sweepstack.files.owner_only import make_folder
 from sweepstack.journal.database import reading, transaction
 from sweepstack.journal.files import is_locked
@@ -41,7 +40,6 @@ WORK = "Work folders"
 DAMAGED = "Damaged journals"
 JOURNALS = "Journals"
 STUDIES = "Studies of searches"
-REPORTS = "What reports keep"
 BROKEN_OFF = "What a clean has left that was broken off"
 STUDIES_FOLDER = "searches"
 """The folder with the studies of searches, named by sampler and digest."""
@@ -53,7 +51,6 @@ STACK_ID = re.compile(r"[0-9a-f]{16}")
 TRIAL_FILES = re.compile(r"[0-9a-f]{16}(-\d+)?")
 WORK_ID = re.compile(r"(measure-)?[0-9a-f]{16}")
 SESSION_FILE = re.compile(r"(\d{6,})\.(lock|delivery\.lock|control)")
-REPORT_FILE = re.compile(r"[0-9a-f]{32}\.npz")
 DAMAGED_JOURNAL = re.compile(r"\d{6,}(-\d+)?\.jsonl")
 OF_PRUNED = re.compile(re.escape(PRUNED_STATE).replace(r"\{step\}", r"(\d+)"))
 STATES = ("latest.pt", "previous.pt", "latest.pt.partial")
@@ -198,8 +195,6 @@ class _Search:
         self._find_work()
         for path in self._in("damaged", DAMAGED_JOURNAL):
             self._add(self._kept, DAMAGED, path, "what could be read of it is recorded")
-        for path in self._in(REPORTS_FOLDER, REPORT_FILE):
-            self._add(self._kept, REPORTS, path, "the next report is quicker with it")
         for path in sorted((self._folder / STUDIES_FOLDER).glob("*.jsonl")):
             self._add(self._needed, STUDIES, path, "the same search goes on from it")
         for path in sorted(self._folder.glob(f"{TRASH}*")):
