@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -88,4 +89,5 @@ def _digest_of_code() -> str:
             digest.update(importlib.metadata.version(library).encode())
         except importlib.metadata.PackageNotFoundError:
             digest.update(b"-")
+    digest.update(str(importlib.util.find_spec("optuna") is not None).encode())  # it may be there and not be importable
     return digest.hexdigest()
