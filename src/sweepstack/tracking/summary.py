@@ -53,11 +53,11 @@ def record_summary(
     """
     about = as_value(_about(sweep, answer, caution))
     try:
-        if (recorded := _recorded(store, sweep, files, about)) is not None:
-            return recorded
-        run_id = _run_of(store, sweep, experiment_id)
-        delete_artifacts(store.client, run_id, PLOTS)
-        with scratch() as temporary:
+        with scratch() as temporary:  # before all else: it removes what killed commands have left
+            if (recorded := _recorded(store, sweep, files, about)) is not None:
+                return recorded
+            run_id = _run_of(store, sweep, experiment_id)
+            delete_artifacts(store.client, run_id, PLOTS)
             for name, content in files.items():
                 path = temporary / name
                 path.parent.mkdir(parents=True, exist_ok=True)
