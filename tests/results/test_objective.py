@@ -16,7 +16,7 @@ from sweepstack.results.reporting.answer import answer, question
 from sweepstack.results.reporting.params import varied_params
 from sweepstack.results.reporting.plots.charts import by_param, parallel_coordinates
 from sweepstack.results.reporting.plots.heat_maps import heat_maps
-from sweepstack.results.reporting.plots.palette import line_colours
+from sweepstack.results.reporting.plots.palette import LINES
 from sweepstack.results.reporting.plots.pareto import time_and_objective
 from sweepstack.results.reporting.plots.style import tick_text, words
 from sweepstack.results.reporting.tables import trials_table
@@ -101,7 +101,7 @@ def test_plots_draw_the_best_as_the_best(name: str, mode: Mode) -> None:
     good = colormaps["cividis"](1.0)
     (axes,) = parallel_coordinates(frame, ["lr", "size"], metric, []).axes
     drawn = [line for line in axes.lines if line.get_gid()]
-    assert [drawn[0].get_color(), drawn[-1].get_color()] == [line_colours()[0].light, line_colours()[-1].light]
+    assert [drawn[0].get_color(), drawn[-1].get_color()] == [LINES[0].light, LINES[-1].light]
     cells = [patch for patch in heat_maps(frame, [("lr", "size")], metric, []).axes[0].patches if patch.get_gid()]
     shade_of = {patch.get_gid(): patch.get_facecolor() for patch in cells}
     best = frame.index[frame["lr"] == (1 if mode == "min" else 4)]

@@ -13,17 +13,19 @@ from sweepstack.results.reporting.plots.palette import (
     BRIGHTER,
     CELL,
     COLOURS,
+    DARK_PART,
+    LIGHT_PART,
+    LINES,
     ON_DARK,
     OPAQUE,
     PAGE,
     SERIES,
     Colour,
-    line_colours,
     on_cell,
     page_style,
 )
-from sweepstack.results.reporting.plots.style import figure, styled, svg
-from sweepstack.results.reporting.plots.tuning import svg_file, tuning_curves
+from sweepstack.results.reporting.plots.style import figure, styled, svg, svg_file
+from sweepstack.results.reporting.plots.tuning import tuning_curves
 from sweepstack.results.reporting.report import TEMPLATES
 from sweepstack.results.tuning.curves import curve_of_points
 
@@ -66,11 +68,17 @@ def test_colours_that_mean_something_are_told_apart(mode: str, kind: str) -> Non
     assert min(distance(*pair, kind) for pair in itertools.combinations(washes, 2)) > WASHES_APART
 
 
+def test_lines_have_the_colours_of_cells_that_can_be_read_in_their_mode() -> None:
+    for number, (low, high) in enumerate((LIGHT_PART, DARK_PART)):
+        shades = [to_hex(colormaps[COLOURS](at)) for at in np.linspace(low, high, len(LINES))]
+        assert [colour[number] for colour in LINES] == shades
+
+
 @pytest.mark.parametrize("kind", DEFICIENCIES)
 def test_better_values_look_brighter_to_everybody(kind: str) -> None:
     ramps = [
         [to_hex(colormaps[COLOURS](step / 10)) for step in range(11)],
-        *([getattr(one, mode) for one in line_colours()] for mode in Colour._fields),
+        *([getattr(one, mode) for one in LINES] for mode in Colour._fields),
     ]
     for ramp in ramps:
         assert np.diff([lab(colour, kind)[0] for colour in ramp]).min() > 0
@@ -89,7 +97,7 @@ def test_text_has_contrast_to_what_lies_behind_it(mode: str) -> None:
     found |= {("tick", "paper"): contrast(getattr(AXES["tick"], mode), page["paper"])}
     found |= {("faint", "paper"): contrast(getattr(AXES["faint"], mode), page["paper"])}
     assert {pair: one for pair, one in found.items() if one < TEXT} == {}
-    drawn = [*SERIES.values(), *line_colours(), AXES["edge"]]
+    drawn = [*SERIES.values(), *LINES, AXES["edge"]]
     assert min(contrast(getattr(one, mode), page["paper"]) for one in drawn) >= GRAPHICS
 
 
@@ -133,8 +141,9 @@ def test_every_colour_in_a_drawing_has_one_for_dark_mode_also_in_a_file_of_its_o
         for name in SERIES:
             axes.errorbar([1, 2], [1, 2], [1, 1], color=SERIES[name].light, marker="s", capsize=3, label=name)
         drawn.legend()
-    file = svg_file(drawn).decode()
-    for text, rules in ((svg(drawn, "one"), page_style()), (file, file[: file.index("</style>")])):
+    element = svg(drawn, "one")
+    file = svg_file(element).decode()
+    for text, rules in ((element, page_style()), (file, file[: file.index("</style>")])):
         used = {*re.findall(r"((?:fill|stroke): #\w{6})", text.rpartition("</style>")[2])}
         assert len(used) > 2 * len(SERIES)
         assert {one for one in used if f'[style*="{one}"]' not in rules} == set()

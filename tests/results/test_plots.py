@@ -240,9 +240,9 @@ def test_mistakes_are_counted_and_the_surest_come_first() -> None:
     assert surest_mistakes(answers()).tolist() == [1, 3]
     drawn = confusion_matrix(answers())
     assert drawn.get_suptitle() == "2 of 4 test images are classified wrongly"
-    pictures = [axes for axes in wrong_images(answers()).axes if axes.images]
-    assert [axes.images[0].get_array().tolist() for axes in pictures] == [[[4, 5], [6, 7]], [[12, 13], [14, 15]]]
-    assert pictures[0].get_title().startswith("0, taken for 1\n(99.00% sure)")
+    (axes,) = wrong_images(answers()).axes
+    assert [image.get_array().tolist() for image in axes.images] == [[[4, 5], [6, 7]], [[12, 13], [14, 15]]]
+    assert axes.texts[0].get_text() == "0, taken for 1\n(99.00% sure)"
 
 
 def test_names_are_shown_as_they_are_and_pictures_depend_on_the_data_alone() -> None:

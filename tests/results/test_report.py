@@ -224,12 +224,12 @@ def test_the_same_store_gives_the_same_bytes_and_one_summary_run_that_is_no_tria
         "table.csv",
     }
     plots = {Path(file.path).name for file in store.client.list_artifacts(run.info.run_id, "plots")}
-    assert {"hyperparameters.png", "curves.png", "pairs.png", "time.png", "confusion.png"} <= plots
+    assert {"hyperparameters.svg", "curves.svg", "pairs.svg", "time.svg", "confusion.svg"} <= plots
     assert "old.png" not in plots
     kept = Path(store.client.download_artifacts(run.info.run_id, "report.html", str(tmp_path)))
     assert kept.read_text(encoding="utf-8") == html
-    drawn = Path(store.client.download_artifacts(run.info.run_id, "plots/hyperparameters.png", str(tmp_path)))
-    assert drawn.read_bytes().startswith(b"\x89PNG")
+    drawn = Path(store.client.download_artifacts(run.info.run_id, "plots/hyperparameters.svg", str(tmp_path)))
+    assert drawn.read_bytes().startswith(b"<?xml")
 
 
 def test_a_store_that_takes_nothing_costs_the_record_and_not_the_file(terminal: Terminal, tmp_path: Path) -> None:
@@ -375,8 +375,8 @@ def test_weights_that_are_gone_cost_the_pictures_of_mistakes_alone(terminal: Ter
         "The mistakes of the trial to use cannot be shown here: its weights are not in the store; train it again with "
     )
     assert f"{said}rerun=true." in Page(without.html).texts["p"]
-    assert "plots/confusion.png" not in without.files
-    assert "plots/curves.png" in without.files
+    assert "plots/confusion.svg" not in without.files
+    assert "plots/curves.svg" in without.files
 
 
 def test_mistakes_are_not_those_of_other_code(terminal: Terminal, page: Page) -> None:
@@ -389,7 +389,7 @@ def test_mistakes_are_not_those_of_other_code(terminal: Terminal, page: Page) ->
     finally:
         (folder / "test_predictions.npy").write_bytes(kept)
     assert any("predicts 360 of 360 test images differently" in text for text in Page(found.html).texts["p"])
-    assert "plots/confusion.png" not in found.files
+    assert "plots/confusion.svg" not in found.files
 
 
 def test_another_metric_can_select_and_nothing_need_be_recorded(

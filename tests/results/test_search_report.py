@@ -144,7 +144,7 @@ def test_a_real_search_is_told_by_what_the_store_holds(searched: Terminal) -> No
     early, whole = states.count("PRUNED"), states.count("FINISHED")
     assert early + whole == len(rows) == 24
     made = report("found", store=searched.store)
-    assert {f"plots/{name}.png" for name in ("history", "hyperparameters", "importance", "rungs")} <= {*made.files}
+    assert {f"plots/{name}.svg" for name in ("history", "hyperparameters", "importance", "rungs")} <= {*made.files}
     page = Page(made.html)
     captions = page.texts["figcaption"]
     assert any(f"24 trials that random asked for: {whole} finished, {early} pruned." in text for text in captions)

@@ -1,5 +1,6 @@
 """Intervals, tests and corrections: figures of papers, and laws that hold for all figures."""
 
+import itertools
 import math
 from typing import Any
 
@@ -7,16 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from sweepstack.results.selection.statistics import (
     holm_with_best,
     mcnemar,
     mean_interval,
+    p_of_first_step,
     paired_t,
+    student_quantile,
     welch_t,
     wilson,
 )
+from sweepstack.results.tuning.curves import curve_of_repetitions
 
 SLEEP = np.array(  # hours gained by ten patients with two drugs, from the paper of the t-test (Student 1908)
     [[0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0], [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]]
@@ -160,3 +164,24 @@ def test_the_chance_of_a_small_p_value_with_the_luckiest_of_equal_groups_is_what
         happens, expected = (p <= limit).mean(), holm_with_best([limit], [seeds - 1], groups)[0]
         assert happens == pytest.approx(expected, rel=0.15)
         assert happens > limit  # which Holm's correction would have taken for granted
+
+
+def test_the_quick_functions_give_the_digits_of_scipy_stats() -> None:
+    for df, tail in itertools.product((1, 2.7, 26, 1e4, math.inf), (1e-300, 1e-10, 0.0025, 0.025, 0.3, 0.7)):
+        assert student_quantile(tail, df) == float(stats.t.isf(tail, df))
+    for hits, count in ((0, 1), (1, 1), (0, 360), (7, 360), (180, 360), (360, 360), (9_871, 10_000)):
+        expected = stats.binomtest(hits, count).proportion_ci(method="wilson")
+        assert wilson(hits, count) == pytest.approx((expected.low, expected.high), abs=1e-15)
+    for groups in (3, 27):
+
+        def excess(p: float, groups: int = groups) -> float:
+            return float(holm_with_best([p], [math.inf], groups)[0]) * (groups - 1) - 0.05
+
+        root = optimize.brentq(excess, 1e-9, 0.05, xtol=1e-15)
+        assert p_of_first_step(groups, 0.05) == pytest.approx(root, rel=1e-6)
+    for count, confidence in itertools.product((1, 5, 6, 17, 400), (0.9, 0.95)):
+        searches = np.arange(count)[:, None]
+        found, tail = curve_of_repetitions([*searches], True, confidence), (1 - confidence) / 2
+        left_out = int(stats.binom.ppf(tail, count, 0.5)) - 1
+        assert stats.binom.cdf(left_out, count, 0.5) < tail < stats.binom.cdf(left_out + 1, count, 0.5)
+        assert (None if found.low is None else found.low[0]) == (None if left_out < 0 else left_out)

@@ -135,8 +135,8 @@ def test_a_regression_is_selected_and_reported_by_its_error(swept: Terminal) -> 
     best, other = (row for _, row in frame.iterrows())
     assert said_in(page).startswith(f"lr=0.01 has the lowest validation RMSE, {best['val/rmse']:.4f}; on test data its")
     assert f"its RMSE is {best['test/rmse']:.4f}; " in said_in(page)
-    assert {"plots/predicted.png", "plots/residuals.png"} <= made.files.keys()
-    assert not {"plots/confusion.png", "plots/recall.png"} & made.files.keys()
+    assert {"plots/predicted.svg", "plots/residuals.svg"} <= made.files.keys()
+    assert not {"plots/confusion.svg", "plots/recall.svg"} & made.files.keys()
     facts = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
     (kept,) = swept.store.client.get_run(facts["run"]).inputs.dataset_inputs
     assert json.loads(kept.dataset.schema) == {"shape": [10], "outputs": 1}
@@ -163,8 +163,8 @@ def test_several_labels_have_a_recall_each_and_no_interval_of_images(swept: Term
     made = report("several", store=swept.store)
     page = Page(made.html)
     assert said_in(page).startswith("lr=0.5 has the highest validation F1 (macro), ")
-    assert "plots/recall.png" in made.files
-    assert "plots/confusion.png" not in made.files
+    assert "plots/recall.svg" in made.files
+    assert "plots/confusion.svg" not in made.files
     assert not any("Wilson's on" in text or "interval of the test" in text for text in page.texts["li"])
     by_accuracy = report("several", store=swept.store, metric="test/loss")
     assert "Wilson" not in "".join(Page(by_accuracy.html).texts["li"])
@@ -174,7 +174,7 @@ def test_uneven_classes_have_a_recall_each(swept: Terminal) -> None:
     made = report("uneven", store=swept.store)
     page = Page(made.html)
     assert said_in(page).startswith("lr=0.1 has the highest validation F1 (macro), ")
-    assert {"plots/recall.png", "plots/confusion.png"} <= made.files.keys()
+    assert {"plots/recall.svg", "plots/confusion.svg"} <= made.files.keys()
     counts = re.search(r"Classes have from (\d+) to (\d+) test items", made.html)
     assert counts is not None
     assert int(counts[2]) > 3 * int(counts[1])

@@ -181,8 +181,8 @@ def _for_programs(tuning: Tuning) -> dict[str, Any]:
 
 
 def _write_plot(tuning: Tuning, output: Path) -> None:
-    from sweepstack.results.reporting.plots.style import png, svg
-    from sweepstack.results.reporting.plots.tuning import svg_file, tuning_curves
+    from sweepstack.results.reporting.plots.style import png, svg, svg_file
+    from sweepstack.results.reporting.plots.tuning import tuning_curves
 
     names = [one.name for one in tuning.searches]
     drawn = tuning_curves(dict(zip(names, tuning.curves, strict=True)), tuning.searches[0].objective)
@@ -191,7 +191,7 @@ def _write_plot(tuning: Tuning, output: Path) -> None:
         case ".png":
             content = png(drawn)
         case ".svg":
-            content = svg_file(drawn)
+            content = svg_file(svg(drawn, "tuning"))
         case _:
             from jinja2 import Environment
             from markupsafe import Markup

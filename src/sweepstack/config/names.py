@@ -6,6 +6,8 @@ import hashlib
 import re
 from urllib.parse import quote
 
+GROUPS = ("dataset", "model", "optimizer", "schedule")
+"""The config groups: each choice in a group brings a whole section of the config."""
 MAX_NAME_BYTES = 200
 """The longest name, in bytes. A file system allows 255 bytes, a key of MLflow 250, and both hold more than the name."""
 URI_PATTERN = r"^(sqlite|postgresql|mysql|mssql|https?|databricks)\b"

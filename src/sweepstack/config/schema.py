@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field
 
+from sweepstack.config.names import GROUPS as GROUPS
 from sweepstack.config.run_sections import (
     AnyEngine,
     CheckpointConfig,
@@ -38,8 +39,6 @@ from sweepstack.metrics import OWN_METRIC, Mode
 
 MAX_SEED = 2**63 - 1
 """The largest seed that PyTorch accepts."""
-GROUPS = ("dataset", "model", "optimizer", "schedule")
-"""The config groups: each choice in a group brings a whole section of the config."""
 
 
 def _epoch_or_count(value: Any) -> Any:

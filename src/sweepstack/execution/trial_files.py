@@ -121,6 +121,30 @@ def predict_held_out(trial: Trial, weights: Path, data: Data) -> Path | None:
     return path
 
 
+def keep_targets(trial: Trial, data: Data, folder: Path) -> None:
+    """Keeps the targets of held-out and test items for reports, so that these need not load PyTorch and the dataset.
+
+    Of streamed data it keeps none: every item would be read once more.
+
+    Args:
+        trial: a trial that was trained on the data.
+        data: the data.
+        folder: the folder of the journal.
+    """
+    import numpy as np
+
+    from sweepstack.files.kept import is_kept, keep, key_of_targets
+    from sweepstack.training.data.memory import InMemory
+
+    for part in ("val", "test") if isinstance(data, InMemory) else ():
+        key = key_of_targets(trial.config_text, part, data.facts.digest)
+        if not is_kept(folder, *key):
+            targets = (data.held_out_targets if part == "val" else data.test_targets).cpu().numpy()
+            held_out = np.array(trial.config.held_out if part == "val" else (), dtype=str)
+            if targets.ndim <= MOST_AXES:
+                keep(folder, *key, values=targets, held_out=held_out)
+
+
 def _held(write: Callable[[Any], None]) -> Callable[[Path], None]:
     """Wraps a library's writing function so that a full disk raises the disk's own error, not the library's."""
 

@@ -21,7 +21,7 @@ from sweepstack.events import Ended, Event, Measured, Started
 from sweepstack.execution.assignment import Answer, Assignment, Parts, Paused, Reporter
 from sweepstack.execution.failures import cut_stack, free_memory, may_pass
 from sweepstack.execution.signals import deferred_signals
-from sweepstack.execution.trial_files import ended
+from sweepstack.execution.trial_files import ended, keep_targets
 from sweepstack.paths import cache_folder
 from sweepstack.planning.plan import Stack, Trajectory, count
 from sweepstack.search.pruning import Pruner
@@ -155,7 +155,10 @@ def run_stack(assignment: Assignment, reporter: Reporter) -> Parts | Paused | No
         try:
             for trial in stack.trials:
                 run.emit(Started(trial, time.time(), data.facts))
-            return run.train()
+            parts = run.train()
+            if parts is None:
+                keep_targets(stack.trajectories[0].longest, data, assignment.checkpoints.parents[1])
+            return parts
         except KeyboardInterrupt as stop:  # a second signal, or the time of grace after the first one is over
             for trial in stack.trials:
                 run.emit(killed_event(trial, stop))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sweepstack.config.fingerprint import Fingerprint
+from sweepstack.config.identity import Fingerprint
 from sweepstack.errors import UserError
 from sweepstack.inference.weights import Distance, distance, has_kinks
 from sweepstack.metrics import KNOWN, REGRESSION, bare_name

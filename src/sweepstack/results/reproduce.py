@@ -15,7 +15,7 @@ from typing import NamedTuple
 import yaml
 
 from sweepstack.config.code_digest import digest, targets_in
-from sweepstack.config.fingerprint import Fingerprint
+from sweepstack.config.identity import Fingerprint
 from sweepstack.config.run_sections import PrunerConfig, SearchConfig
 from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError, one_line

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from yaml import YAMLError
-
+from sweepstack.config.identity import Fingerprint
 from sweepstack.errors import StoreError, UserError, one_line
 from sweepstack.files.scratch import scratch
 from sweepstack.tracking.private.tables import artifact_uris
@@ -108,6 +107,7 @@ def config_of(store: Store, run_id: str) -> TrialConfig:
         StoreError: the store does not answer.
     """
     from omegaconf import OmegaConf
+    from yaml import YAMLError
 
     from sweepstack.config.parsing import parse
 
@@ -153,8 +153,6 @@ class Location(NamedTuple):
     @property
     def data(self) -> str | None:
         """The checksum of the data for training and test; None without a fingerprint."""
-        from sweepstack.config.fingerprint import Fingerprint
-
         try:
             return Fingerprint.parse(self.fingerprint).data
         except ValueError:

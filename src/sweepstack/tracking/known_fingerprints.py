@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from sweepstack.config.fingerprint import Fingerprint
+from sweepstack.config.identity import Fingerprint
 from sweepstack.tracking.artifacts import local_folder
 from sweepstack.tracking.private.tables import SettledRun, settled_runs
 from sweepstack.tracking.runs_as_rows import REASON_TAG, RUNGS_TAG, SETTLED_TAG, finite_or_not, rungs_from_text

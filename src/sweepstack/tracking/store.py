@@ -328,7 +328,7 @@ class Store:
         """
         if self.database is not None and not has_content(self.database):
             return []
-        with _without_collections():
+        with without_collections():
             if self.tables is not None and (found := find_runs(self.tables, condition, only)) is not None:
                 return found
             return self._ask_client(condition, only)
@@ -356,10 +356,11 @@ class Store:
 
 
 @contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    """Disables garbage collection in the block: it takes two thirds of the time to read 10,000 runs.
+def without_collections() -> Iterator[None]:
+    """Disables garbage collection in the block: it takes two thirds of the time to read 10,000 runs, and a sixth of the
+    time to make a report.
 
-    Reading creates no reference cycles, so it loses nothing.
+    Reading creates no reference cycles, and the figures of a report are few.
     """
     was_enabled = gc.isenabled()
     gc.disable()

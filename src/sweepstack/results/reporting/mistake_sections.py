@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError, one_line
 from sweepstack.metrics import CLASSIFICATION, MULTILABEL, REGRESSION
 from sweepstack.results.reporting import mistakes, recall, residuals
 from sweepstack.results.reporting.predicted import predicted_of
 from sweepstack.results.reporting.sections import About, OnProgress, ReportSection
-from sweepstack.tracking.artifacts import config_of
+from sweepstack.tracking.artifacts import CONFIG, artifact, config_of
 from sweepstack.tracking.store import Store
+from sweepstack.trial import PREDICTIONS, WEIGHTS
+
+if TYPE_CHECKING:
+    from sweepstack.config.schema import TrialConfig
 
 RECALL = "The part of the test items of a {kind} that the model finds, with Wilson's interval (95 %). "
 """The caption of `recall.recall_bars`."""
@@ -29,6 +33,17 @@ def make_mistake_sections(about: About, on_progress: OnProgress) -> Iterator[Rep
         if drawn_first and about.selection is not None and not about.selection.honest:
             section = replace(section, caption=f"{section.caption} {SELECTED}")
         yield section
+
+
+def inputs_of_mistakes(about: About) -> list[bytes]:
+    """Returns all that `make_mistake_sections` depends on; an empty list if the record has not all of it."""
+    if about.selection is None or about.origin is None or not about.origin.digest:
+        return []
+    run_id = str(about.selection.trial["run_id"])
+    files = [artifact(about.store, run_id, name) for name in (CONFIG, WEIGHTS, PREDICTIONS)]
+    known = [one for one in files if one is not None]
+    rest = f"{about.origin.digest} {about.selection.honest}".encode()
+    return [*known, rest] if len(known) == len(files) else []
 
 
 def _sections(about: About, on_progress: OnProgress) -> Iterator[ReportSection]:

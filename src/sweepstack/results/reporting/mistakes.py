@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError
 from sweepstack.results.reporting.plots.palette import AXES, CELL, CELLS, ON_DARK, OPAQUE
 from sweepstack.results.reporting.plots.style import figure, styled
@@ -21,8 +20,18 @@ from sweepstack.trial import WEIGHTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from sweepstack.config.schema import TrialConfig
+
 MAX_IMAGES = 12
 """The most wrong images that are shown."""
+COLUMNS = 6
+"""The number of such images in a row."""
+CELL_HEIGHT = 1.5
+"""Inches for such an image and the text above it."""
+IMAGE_SIDE = 1.05
+"""Inches for the longer side of an image."""
+TITLE_HEIGHT = 0.35
+"""Inches for the title above them."""
 MAX_LABELLED_CLASSES = 20
 """The most classes for which the matrix shows counts as numbers."""
 
@@ -118,22 +127,25 @@ def confusion_matrix(answers: Answers) -> Figure:
 def wrong_images(answers: Answers) -> Figure:
     """Draws the test images with the model's most confident mistakes."""
     indices = surest_mistakes(answers)[:MAX_IMAGES]
-    columns = 6
-    rows = -(-len(indices) // columns)
+    rows = -(-len(indices) // COLUMNS)
+    width, height = 8.0, CELL_HEIGHT * rows
     with styled():
-        drawn = figure(8.0, 0.6 + 1.5 * rows)
-        panels = drawn.subplots(rows, columns, squeeze=False).flatten()
-        for axes in panels:
-            axes.set_axis_off()
-        for axes, index in zip(panels, indices, strict=False):
+        drawn = figure(width, TITLE_HEIGHT + height)
+        drawn.set_layout_engine("none")
+        axes = drawn.add_axes((0, 0, 1, height / (TITLE_HEIGHT + height)))  # one for all: the units are inches
+        axes.set_axis_off()
+        for number, index in enumerate(indices):
+            row, column = divmod(number, COLUMNS)
+            middle, top = (column + 0.5) * width / COLUMNS, height - row * CELL_HEIGHT - 0.4
+            picture = _picture(answers.images[index])
+            high, wide = (IMAGE_SIDE * side / max(picture.shape[:2]) / 2 for side in picture.shape[:2])
+            extent = (middle - wide, middle + wide, top - 2 * high, top)
+            axes.imshow(picture, cmap="gray_r", interpolation="nearest", extent=extent)
             predicted = answers.probabilities[index].argmax()
-            axes.imshow(_picture(answers.images[index]), cmap="gray_r", interpolation="nearest")
             sure = answers.probabilities[index, predicted]
-            axes.set_title(
-                f"{answers.labels[index]}, taken for {predicted}\n({min(sure, 0.9999):.2%} sure)",
-                fontsize=9,
-                loc="center",
-            )
+            text = f"{answers.labels[index]}, taken for {predicted}\n({min(sure, 0.9999):.2%} sure)"
+            axes.text(middle, top + 0.05, text, ha="center", va="bottom", fontsize=9)
+        axes.set(xlim=(0, width), ylim=(0, height), aspect="auto")
         drawn.suptitle("The most confident mistakes of the model", x=0.01, ha="left")
     return drawn
 

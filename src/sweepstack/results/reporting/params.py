@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sweepstack.config.schema import GROUPS
+from sweepstack.config.names import GROUPS
 from sweepstack.errors import printable
 from sweepstack.results.reporting.plots.style import shortened
 from sweepstack.results.tables.columns import identity, is_number, order, written

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepstack.config.schema import TrialConfig
 from sweepstack.errors import UserError
-from sweepstack.tracking.artifacts import predictions
+from sweepstack.results.selection.predictions import targets_of
+from sweepstack.tracking.artifacts import location, predictions
 from sweepstack.tracking.store import Store
 
 if TYPE_CHECKING:
+    from sweepstack.config.schema import TrialConfig
     from sweepstack.training.data.source import Data
 
 
@@ -61,7 +62,9 @@ def predicted_of(store: Store, run_id: str, config: TrialConfig, digest: str) ->
     values = predictions(store, run_id)
     if values is None:
         raise UserError("its predictions are not in the store", remedy="train it again with rerun=true")
-    targets = load_test_data(config, digest).test_targets.numpy()
+    known = location(store, run_id)
+    found = targets_of(store, run_id, "test", known) if known is not None and known.data == digest else ""
+    targets = load_test_data(config, digest).test_targets.numpy() if isinstance(found, str) else found.values
     if targets.shape != values.shape:
         rule = f"its predictions have the shape {values.shape}, and the targets {targets.shape}"
         raise UserError(rule, remedy="let the task give targets and predictions of one shape")

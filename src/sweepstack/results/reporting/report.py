@@ -6,7 +6,7 @@ import base64
 import functools
 import hashlib
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ import pandas as pd
 from sweepstack.errors import printable
 from sweepstack.results.reporting import text
 from sweepstack.results.reporting.answer import Sentence, answer, by_sentence, no_answer, question
-from sweepstack.results.reporting.mistake_sections import make_mistake_sections
+from sweepstack.results.reporting.mistake_sections import inputs_of_mistakes, make_mistake_sections
+from sweepstack.results.reporting.plots.drawn import DrawnSection, draw_sections
 from sweepstack.results.reporting.plots.palette import page_style
-from sweepstack.results.reporting.plots.style import SINGLE, png, svg
+from sweepstack.results.reporting.plots.style import SINGLE
 from sweepstack.results.reporting.searches.savings import savings
 from sweepstack.results.reporting.sections import (
     About,
     OnProgress,
-    ReportSection,
     about_sweep,
     make_sections,
 )
@@ -41,10 +41,9 @@ from sweepstack.results.tables.grouping import settings_frame
 from sweepstack.results.tables.objective import metric_of, own_metrics
 from sweepstack.results.tables.objective import objective as objective_of
 from sweepstack.results.tables.rendering import render
-from sweepstack.tracking.store import Store
+from sweepstack.tracking.address import journal_folder
+from sweepstack.tracking.store import Store, without_collections
 
-REMS = 6.6
-"""The width on the page for an inch of a figure, in rem; so the text of all figures has one size."""
 TEMPLATES = Path(__file__).parent
 """The folder of the page's template, style sheet and script."""
 
@@ -62,16 +61,18 @@ class Report:
     caution: str
     """Why the value of the best setting is too good, see `Selection`; else empty."""
     _tables: Mapping[str, pd.DataFrame]
-    _pictures: Callable[[], Mapping[str, bytes]]
+    _plots: Sequence[DrawnSection]
 
     @functools.cached_property
     def files(self) -> dict[str, bytes]:
-        """The page, the tables of trials and of settings as csv, and the plots as PNG, by their paths."""
+        """The page, the tables of trials and of settings as csv, and the plots, by their paths: as SVG, or of more
+        trials than are drawn one by one as PNG."""
         files = {"report.html": self.html.encode()}
         files |= {f"{key}.csv": str(render(one, "csv")).encode() for key, one in self._tables.items()}
-        return files | {f"plots/{key}.png": content for key, content in self._pictures().items()}
+        return files | {f"plots/{one.file[0]}": one.file[1] for one in self._plots if one.file is not None}
 
 
+@without_collections()
 def report(
     sweep: str = "latest",
     *,
@@ -98,29 +99,27 @@ def report(
     name = "all" if sweep == "all" else str(rows[0].sweep)
     frame = as_frame(rows, metric=metric)
     about = about_sweep(store, frame, objective_of(frame, metric), [] if sweep == "all" else rows)
-    sections = [*make_sections(about, on_progress)]
-    mistakes = [*make_mistake_sections(about, on_progress)]
-    on_progress("drawing")
-    drawn = {one.name: one.figure for one in [*sections, *mistakes] if one.figure is not None}
-    pictures = functools.cache(lambda: {name: png(figure) for name, figure in drawn.items()})
+    interactive, folder = len(frame) <= SINGLE, journal_folder(store.uri, None)
+    sections = draw_sections(folder, [about.inputs], lambda: make_sections(about, on_progress), interactive)
+    shown = inputs_of_mistakes(about)
+    mistakes = draw_sections(folder, shown, lambda: make_mistake_sections(about, on_progress), interactive)
     sentence = no_answer(frame, about.why_none)
     tables = {"table": frame}
     if about.selection is not None:
         sentence = answer(about.selection, about.varied)
         tables["settings"] = settings_frame(frame, about.selection)
-    html = _page(name, about, sentence, sections, mistakes, pictures)
+    html = _page(name, about, sentence, sections, mistakes)
     caution = "" if about.selection is None else about.selection.caution
     words = "".join(printable(piece) for piece, _ in sentence)
-    return Report(name, rows[0].experiment_id, len(rows), words, html, caution, tables, pictures)
+    return Report(name, rows[0].experiment_id, len(rows), words, html, caution, tables, [*sections, *mistakes])
 
 
 def _page(
     name: str,
     about: About,
     sentence: Sentence,
-    sections: list[ReportSection],
-    mistakes: list[ReportSection],
-    pictures: Callable[[], Mapping[str, bytes]],
+    sections: list[DrawnSection],
+    mistakes: list[DrawnSection],
 ) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -129,19 +128,15 @@ def _page(
     chosen = None if selection is None else row_numbers(frame)[str(selection.trial["run_id"])]
     interactive = len(frame) <= SINGLE
 
-    def shown(one: ReportSection) -> dict[str, Any]:
-        if one.figure is None:
-            return {"picture": "", "caption": one.caption}
-        title = one.figure.get_suptitle()
-        if interactive:
-            drawn = svg(one.figure, one.name)
-            picture = Markup(drawn.replace("<svg", '<svg aria-hidden="true"', 1))
+    def shown(one: DrawnSection) -> dict[str, Any]:
+        if one.svg:
+            picture = Markup(one.svg.replace("<svg", '<svg aria-hidden="true"', 1))
+        elif one.png:
+            picture = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(one.title, one.png)
         else:
-            encoded = base64.b64encode(pictures()[one.name]).decode()
-            picture = Markup('<img alt="{}" src="data:image/png;base64,{}">').format(title, encoded)
-        width = round(one.figure.get_figwidth() * REMS, 1)
+            return {"picture": "", "caption": one.caption}
         walk = interactive and "data-trials" in picture
-        return {"picture": picture, "caption": one.caption, "title": title, "width": width, "walk": walk}
+        return {"picture": picture, "caption": one.caption, "title": one.title, "width": one.width, "walk": walk}
 
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = Environment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -113,6 +114,21 @@ class About:
         """The rows of the table with the trials of the other settings that may be the best."""
         return self._rows_marked(NOT_TOLD_APART)
 
+    @functools.cached_property
+    def history(self) -> pd.DataFrame:
+        """The finite values of the objective while the trials trained: columns run_id, step, value."""
+        points = histories(self.store, list(self.frame["run_id"]), self.objective) if self.objective else []
+        known = pd.DataFrame(points, columns=["run_id", "step", "value"])
+        finite: pd.DataFrame = known[np.isfinite(known["value"].to_numpy(dtype=float))]
+        return finite
+
+    @property
+    def inputs(self) -> bytes:
+        """All that `make_sections` depends on."""
+        frame, rows = self.frame, sorted(self.rows.items())
+        known = (frame, frame.attrs, self.varied, self.objective, self.selection, self.why_none, rows, self.history)
+        return pickle.dumps(known, protocol=5)
+
     def _rows_marked(self, mark: str) -> frozenset[int]:
         if self.selection is None:
             return frozenset()
@@ -175,9 +191,7 @@ def make_sections(about: About, on_progress: OnProgress) -> Iterator[ReportSecti
             yield _tuning_section(about)
     yield from _rungs(about)
     on_progress("reading the histories")
-    points = histories(about.store, list(about.frame["run_id"]), objective)
-    history = pd.DataFrame(points, columns=["run_id", "step", "value"])
-    history = history[np.isfinite(history["value"])]
+    history = about.history
     if len(history):
         caption = "Dots mark the ends. A curve that leaves the plot at its edge is far worse there."
         yield ReportSection(

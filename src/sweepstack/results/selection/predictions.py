@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -10,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepstack.errors import UserError, one_line
+from sweepstack.files.kept import config_lines, keep, key_of_targets, load_kept
 from sweepstack.results.selection.comparison import Predictions
 from sweepstack.results.selection.items import PerItem
+from sweepstack.tracking.address import journal_folder
 from sweepstack.tracking.artifacts import CONFIG, Location, artifact, config_of, location, locations, predictions
 from sweepstack.tracking.store import Store
 from sweepstack.trial import HELD_OUT_PREDICTIONS, MOST_AXES, PREDICTIONS
@@ -35,7 +36,7 @@ def compare_with_targets(store: Store) -> Predictions:
     Targets are loaded once for each dataset and what is held out of it. Nothing is read before the first call.
     """
     known: dict[str, Location] | None = None
-    targets_of: dict[tuple[str, str, str], _Targets | str] = {}
+    targets: dict[tuple[str, ...], Targets | str] = {}
 
     def compared(run_id: str, part: str) -> PerItem | str:
         nonlocal known
@@ -47,28 +48,44 @@ def compare_with_targets(store: Store) -> Predictions:
         predicted = predictions(store, run_id, found, FILES[part])
         if predicted is None:
             return _why_none(store, run_id, part, found)
-        text = _config_lines(store, run_id, found, "validation_split|split|folds?") if part == "val" else ""
-        if (found.data, part, text) not in targets_of:
-            targets_of[found.data, part, text] = _targets(store, run_id, part, found.data)
-        targets = targets_of[found.data, part, text]
-        if isinstance(targets, str):
-            return targets
-        values = _compare(predicted, targets.values)
-        return (
-            "its predictions and the targets cannot be compared" if values is None else PerItem(values, targets.items)
-        )
+        key = key_of_targets(_config_text(store, run_id, found), part, found.data)
+        if key not in targets:
+            targets[key] = targets_of(store, run_id, part, found)
+        right = targets[key]
+        if isinstance(right, str):
+            return right
+        values = _compare(predicted, right.values)
+        return "its predictions and the targets cannot be compared" if values is None else PerItem(values, right.items)
 
     return compared
 
 
-class _Targets(NamedTuple):
+class Targets(NamedTuple):
+    """The targets of the items of a part of a dataset, in their order."""
+
     values: NDArray[Any]
+    """Of classes int64 [n]; of a regression float32 [n, outputs]; of several labels [n, labels] of 0 and 1."""
     items: Hashable
     """See `PerItem.items`."""
 
 
-def _targets(store: Store, run_id: str, part: str, digest: str) -> _Targets | str:
-    """Loads the targets of a part of the data of a run; or says why they cannot be had."""
+def targets_of(store: Store, run_id: str, part: str, known: Location) -> Targets | str:
+    """Returns the targets of a part of the data of a run; or says why they cannot be had.
+
+    They are kept for the checksum of the data, and for the lines of the config that say which items these are.
+
+    Args:
+        store: the store with the run.
+        run_id: the id of the run.
+        part: "val" for the items that were held out, "test" for the test items.
+        known: where the run is; with the checksum of its data.
+    """
+    digest = known.data or ""
+    folder, key = journal_folder(store.uri, None), key_of_targets(_config_text(store, run_id, known), part, digest)
+    kept = load_kept(folder, *key)
+    if kept is not None:
+        return Targets(kept["values"], (digest, part, *kept["held_out"].tolist()))
+
     from sweepstack.inference.trial_data import load_targets  # loads PyTorch
 
     try:
@@ -78,14 +95,13 @@ def _targets(store: Store, run_id: str, part: str, digest: str) -> _Targets | st
         return f"the targets cannot be loaded ({one_line(error)})"
     if found != digest:
         return "its dataset has changed since it was trained"
-    return _Targets(targets, (digest, part, config.held_out if part == "val" else None))
+    held_out = np.array(config.held_out if part == "val" else (), dtype=str)
+    keep(folder, *key, values=targets, held_out=held_out)
+    return Targets(targets, (digest, part, *held_out.tolist()))
 
 
-def _config_lines(store: Store, run_id: str, known: Location, keys: str) -> str:
-    """Returns the lines of the config of a run that have some keys, a regular expression. Reading all of a config takes
-    a hundred times as long."""
-    text = (artifact(store, run_id, CONFIG, known) or b"").decode(errors="replace")
-    return "".join(re.findall(rf"^(?:{keys}):.*\n?(?:[ -].*\n?)*", text, re.MULTILINE))
+def _config_text(store: Store, run_id: str, known: Location) -> str:
+    return (artifact(store, run_id, CONFIG, known) or b"").decode(errors="replace")
 
 
 def _compare(predicted: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any] | None:
@@ -107,7 +123,7 @@ def _why_none(store: Store, run_id: str, part: str, known: Location) -> str:
     if tested is not None:
         remedy = "repeat its command to add it (with rerun=true if its weights are gone)"
         return f"it was recorded before {FILES[part]} was kept; {remedy}"
-    if _config_lines(store, run_id, known, "trainer").strip() not in ("", "trainer: null"):
+    if config_lines(_config_text(store, run_id, known), "trainer").strip() not in ("", "trainer: null"):
         return "a loop of one's own keeps no predictions"
     return f"its record has no {FILES[part]}"
 

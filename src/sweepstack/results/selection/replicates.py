@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from sweepstack.results.selection.spread import Fit, Floats, Levels, Spreads, fit, limits, p_values, spreads
 from sweepstack.results.selection.statistics import (
     Interval,
     TTest,
     holm_with_best,
+    normal_quantile,
     p_of_first_step,
     paired_t,
+    student_quantile,
     welch_t,
 )
 from sweepstack.results.selection.winner import mean_of_left_out, winner_interval
@@ -180,8 +181,8 @@ def _compare_two(
         variance = float(one.var(ddof=1) + other.var(ddof=1)) if np.isfinite(test.p) else math.nan
     p, behind = test.p, math.nan
     if np.isfinite(p):
-        t = float(stats.t.isf(p / 2, test.df))
-        behind = max(ahead * (1 - float(stats.t.isf(level * share / 2, test.df)) / t), 0.0) if t > 0 else 0.0
+        t = student_quantile(p / 2, test.df)
+        behind = max(ahead * (1 - student_quantile(level * share / 2, test.df) / t), 0.0) if t > 0 else 0.0
         p = min(p / share, 1.0)
     if ahead < 0 and np.isfinite(p):
         p, behind = 1.0, 0.0
@@ -208,7 +209,7 @@ def _needed(variances: Floats, ahead: Floats, p: float) -> Floats:
         ahead: the differences [k].
         p: the p-value.
     """
-    quantiles = stats.norm.isf(p / 2) + stats.norm.ppf(POWER)
+    quantiles = normal_quantile(POWER) - normal_quantile(p / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         needed = np.ceil(quantiles**2 * variances / ahead**2)
     return np.where((ahead > 0) & np.isfinite(needed), np.maximum(needed, 2.0), np.nan)

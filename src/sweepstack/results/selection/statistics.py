@@ -1,14 +1,17 @@
-"""Statistics of trials: intervals, tests of two settings, corrections for many tests. scipy does the mathematics."""
+"""Statistics of trials: intervals, tests of two settings, corrections for many tests. scipy does the mathematics.
+
+The functions of `scipy.special` give the digits of `scipy.stats` and `scipy.optimize`, which take a second to import.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import special
 
 EQUAL_WITHIN = 1e-6
 """Differences that differ by less than this, relative to the values, are equal: rounding is not spread."""
@@ -16,6 +19,8 @@ MIN_DIFFERENCE = 1e-100
 """The smallest difference that counts; a smaller one is 0 when it is squared."""
 MAX_DF = 1000.0
 """Degrees of freedom from which Student's t is close enough to the normal distribution."""
+EXPONENT_WITHIN = 1e-7
+"""How exactly the logarithm of a p-value is found."""
 MIN_P = 1e-200
 """The smallest p-value whose quantile scipy finds."""
 
@@ -45,6 +50,16 @@ class TTest(NamedTuple):
     df: float
 
 
+def student_quantile(tail: float, df: float) -> float:
+    """Returns the value that Student's t exceeds with a probability."""
+    return -float(special.stdtrit(df, tail))
+
+
+def normal_quantile(share: ArrayLike) -> Any:
+    """Returns the value that a normal variable stays below with a probability, or an array of them."""
+    return special.ndtri(share)
+
+
 def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
     """Computes Wilson's score interval of a share, such as an accuracy.
 
@@ -61,9 +76,10 @@ def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
     """
     if not 0 <= hits <= count or count == 0:
         raise ValueError(f"a share needs 0 <= hits <= count and a count from 1, got {hits} of {count}")
-    found = stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
-    share = hits / count  # inside the interval, except for rounding
-    return Interval(min(float(found.low), share), max(float(found.high), share))
+    share, z = hits / count, normal_quantile((1 + confidence) / 2)
+    middle, room = 2 * hits + z**2, z * math.sqrt(4 * hits * (1 - share) + z**2)
+    low, high = (end / (2 * (count + z**2)) for end in (middle - room, middle + room))
+    return Interval(min(low, share) if hits else 0.0, max(high, share) if hits < count else 1.0)
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95, overlap: float = 0.0) -> Summary:
@@ -84,7 +100,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, overlap: float = 
     if n < 2 or not np.isfinite(sample).all():
         return Summary(mean, math.nan, n, math.nan, math.nan)
     sd = float(sample.std(ddof=1))
-    margin = float(stats.t.isf((1 - confidence) / 2, n - 1)) * sd * math.sqrt(1 / n + overlap)
+    margin = student_quantile((1 - confidence) / 2, n - 1) * sd * math.sqrt(1 / n + overlap)
     return Summary(mean, sd, n, mean - margin, mean + margin)
 
 
@@ -127,7 +143,7 @@ def paired_t(first: ArrayLike, second: ArrayLike, overlap: float = 0.0) -> TTest
         return TTest(1.0 if np.abs(differences).max() <= tolerance else math.nan, len(differences) - 1)
     n = len(differences)
     t = differences.mean() / (differences.std(ddof=1) * math.sqrt(1 / n + overlap))
-    return TTest(float(2 * stats.t.sf(abs(t), n - 1)), n - 1)
+    return TTest(float(2 * special.stdtr(n - 1, -abs(t))), n - 1)
 
 
 def welch_t(first: ArrayLike, second: ArrayLike) -> TTest:
@@ -150,7 +166,7 @@ def welch_t(first: ArrayLike, second: ArrayLike) -> TTest:
         shares = variances / variances.max()  # the squares of tiny variances would be 0
         df *= float(shares.sum() ** 2 / (shares**2).sum())
     distance = abs(one.mean() - other.mean()) / math.sqrt(variances.sum())
-    return TTest(float(2 * stats.t.sf(distance, df)), df)
+    return TTest(float(2 * special.stdtr(df, -distance)), df)
 
 
 def holm_with_best(p_values: ArrayLike, df: ArrayLike, groups: int) -> NDArray[np.float64]:
@@ -201,10 +217,12 @@ def p_of_first_step(groups: int, level: float) -> float:
         return level
     df = np.array([MAX_DF])
 
-    def excess(exponent: float) -> float:
-        return (groups - 1) * float(_chances_with_best(math.exp(exponent), df, groups)[0]) - level
-
-    return math.exp(float(optimize.brentq(excess, math.log(level) - 40, math.log(level), xtol=1e-6)))
+    low, high = math.log(level) - 40, math.log(level)
+    while high - low > EXPONENT_WITHIN:
+        middle = (low + high) / 2
+        is_below = (groups - 1) * float(_chances_with_best(math.exp(middle), df, groups)[0]) < level
+        low, high = (middle, high) if is_below else (low, middle)
+    return math.exp((low + high) / 2)
 
 
 def _chances_with_best(p: float, df: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
@@ -237,5 +255,9 @@ def _grids() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float
     wide, narrow = 14 / 1000, 18 / 360
     distance = wide * (np.arange(1000, dtype=np.float64) + 0.5)
     x = narrow * (np.arange(360, dtype=np.float64) + 0.5) - 9
-    kernel: NDArray[np.float64] = stats.norm.pdf(x) * stats.norm.pdf(x - distance[:, None]) * wide * narrow
+    kernel: NDArray[np.float64] = _normal_density(x) * _normal_density(x - distance[:, None]) * wide * narrow
     return distance, x, kernel
+
+
+def _normal_density(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)

@@ -18,10 +18,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from sweepstack.results.selection.spread import Floats, Spreads
-from sweepstack.results.selection.statistics import Interval
+from sweepstack.results.selection.statistics import Interval, normal_quantile, student_quantile
 
 ERRORS = np.concatenate([[0.0], np.geomspace(0.05, 8.0, 141), np.geomspace(8.0, 1000.0, 51)[1:]])
 """Errors r whose chances are computed, in units of the standard error of the winner."""
@@ -53,7 +53,7 @@ def winner_interval(known: Spreads, best: int, larger_is_better: bool, confidenc
     margin = _margin(errors, chances, scale, count - 1, 1 - confidence)
     if count > 1:
         own = known.fit.values[best][found.seen[best]]
-        student = float(stats.t.isf((1 - confidence) / 2, count - 1) * own.std(ddof=1))
+        student = student_quantile((1 - confidence) / 2, count - 1) * float(own.std(ddof=1))
         margin = max(margin, student * math.sqrt(1 / count + found.overlap))
     return Interval(middle - margin, middle + margin)
 
@@ -77,7 +77,7 @@ def mean_of_left_out(known: Spreads, larger_is_better: bool) -> float:
     others = values.sum(1, keepdims=True) - values
     best = np.argmax(sign * others, axis=0)
     left_out = float(values[best, np.arange(n)].mean())
-    usual = float(stats.norm.ppf((k - 0.375) / (k + 0.25)))  # of the largest of k (Blom 1958)
+    usual = float(normal_quantile((k - 0.375) / (k + 0.25)))  # of the largest of k (Blom 1958)
     most = usual * math.sqrt(float(known.typical()[0]) * (1 / n + known.fit.overlap))
     raw = float(values[0].mean())
     return sign * min(max(sign * left_out, sign * raw - most), sign * raw)
@@ -130,7 +130,7 @@ def _margin(errors: Floats, chances: Floats, scale: float, df: int, most: float)
         return float(np.interp(-most, -chances, errors))
     shares = np.append(chances[:-1] - chances[1:], chances[-1])  # of errors up to the next one
     upper = np.append(errors[1:], np.inf)
-    low, high = 0.0, float(errors[-1]) + scale * float(stats.t.isf(most / 4, df))
+    low, high = 0.0, float(errors[-1]) + scale * student_quantile(most / 4, df)
     for _ in range(60):
         middle = (low + high) / 2
         tails = special.stdtr(df, (upper - middle) / scale) + special.stdtr(df, (-upper - middle) / scale)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 CONFIDENCE = 0.95
 """The chance that a band holds."""
@@ -93,9 +93,10 @@ def curve_of_repetitions(
     so_far = [np.maximum.accumulate(_worth(one, larger_is_better))[:length] for one in searches]
     worth = np.sort(np.stack(so_far), axis=0)
     count = len(worth)
-    left_out = int(stats.binom.ppf((1 - confidence) / 2, count, 0.5))
-    if stats.binom.cdf(left_out, count, 0.5) > (1 - confidence) / 2:
-        left_out -= 1
+    below = special.bdtr(
+        np.arange(count), count, 0.5
+    )  # the chances that so many values, or fewer, are below the median
+    left_out = int(np.searchsorted(below, (1 - confidence) / 2, side="right")) - 1
     median = worth[(count - 1) // 2]
     if left_out < 0:
         return _curve(median, None, None, larger_is_better)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from sweepstack.metrics import Metric
 from sweepstack.results.reporting.params import NO_RANGES, DrawnRange, Scale, as_fractions, scale
-from sweepstack.results.reporting.plots.palette import STEPS, line_colours
+from sweepstack.results.reporting.plots.palette import LINES
 from sweepstack.results.reporting.plots.style import (
     BLUE,
     DASHES,
@@ -191,9 +191,9 @@ def parallel_coordinates(
     with styled():
         drawn = figure(max(6.0, 1.9 * (len(varied) + 1)), 4.5)
         axes = drawn.subplots()
-        ramp = [colour.light for colour in line_colours()]
+        ramp = [colour.light for colour in LINES]
         goodness = shades if objective.larger_is_better else 1 - shades
-        colours = [ramp[step] for step in np.rint(goodness * (STEPS - 1)).astype(int)]
+        colours = [ramp[step] for step in np.rint(goodness * (len(LINES) - 1)).astype(int)]
         across = np.arange(len(varied) + 1.0)
         paths = {index: np.column_stack([across, line]) for index, line in zip(frame.index, heights, strict=True)}
         _lines(axes, paths, dict(zip(frame.index, colours, strict=True)), best, (1.1, 2.6), tied)

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweepstack.metrics import BEST, bare_name
-from sweepstack.results.reporting.plots.palette import AXES, PAGE, SERIES
+from sweepstack.results.reporting.plots.palette import AXES, PAGE, SERIES, drawing_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +56,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
+    "axes.titley": 1.0,  # else matplotlib measures all ticks to find whether a title is in their way
     "axes.axisbelow": True,
     "figure.facecolor": PAPER,
     "figure.titlesize": 13,
@@ -64,6 +65,7 @@ STYLE: Any = {
     "font.size": 10,
     "grid.color": AXES["grid"].light,
     "grid.linewidth": 0.8,
+    "image.composite_image": False,
     "legend.frameon": False,
     "savefig.facecolor": PAPER,
     "svg.fonttype": "none",
@@ -142,14 +144,36 @@ def svg(figure: Figure, name: str) -> str:
         figure: the figure.
         name: a name that no other figure on the page has.
     """
-    buffer = io.StringIO()
-    with styled(salt=name):
-        _lay_out(figure)
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
+    text = _drawn(figure, salt=name)
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     return re.sub(r"<[^>]*>", lambda tag: _inside_html(tag[0], name), text).strip()
+
+
+def svg_file(element: str) -> bytes:
+    """Returns an SVG file with a plot of a page, for light and dark mode.
+
+    Args:
+        element: what `svg` returned.
+    """
+    width, height = re.findall(r"[\d.]+", element[element.index("viewBox") : element.index(">")])[2:4]
+    size = f'xmlns="http://www.w3.org/2000/svg" width="{width}pt" height="{height}pt"'
+    start = element.index(">") + 1
+    head = element[:start].replace("<svg", f"<svg {size}", 1)
+    style = f"* {{ stroke-linejoin: round; stroke-linecap: butt; }}\n{drawing_style()}"
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{head}<style>{style}</style>{element[start:]}\n'.encode()
+
+
+def _drawn(figure: Figure, salt: str) -> str:
+    """Draws a figure as an SVG file; the same figure gives the same text."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    buffer = io.StringIO()
+    with styled(salt):
+        _lay_out(figure)
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})  # `savefig` draws twice
+    return buffer.getvalue()
 
 
 def _inside_html(tag: str, name: str) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sweepstack.metrics import Metric
-from sweepstack.results.reporting.plots.palette import drawing_style
 from sweepstack.results.reporting.plots.style import (
     BLUE,
     DASHES,
@@ -86,11 +84,3 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
     low, high = float(medians.min()), float(medians.max())
     room = 0.06 * (high - low) or 0.01 * abs(high) or 0.5
     return low - room, high + room
-
-
-def svg_file(figure: Figure) -> bytes:
-    """Returns a figure as an SVG file of its own, for light and dark mode; the same figure gives the same bytes."""
-    buffer = io.StringIO()
-    with styled():
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue().replace("</style>", f"{drawing_style()}</style>", 1).encode()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sweepstack.errors import count
 from sweepstack.metrics import Metric, rounded
-from sweepstack.planning.plan import count
 from sweepstack.results.reporting.importance import searched_bars, searched_importance
 from sweepstack.results.reporting.params import DrawnRange, setting
 from sweepstack.results.reporting.plots import search
