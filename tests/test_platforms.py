@@ -24,7 +24,6 @@ for package in (sweepstack, hydra_plugins.sweepstack):
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{number}" for kind in ("COM", "LPT") for number in range(1, 10))}
 IN_THE_ENCODING_OF_THE_MACHINE = {
     "sweepstack/results/reproduce.py",  # a command, which writes in that encoding
-    "sweepstack/training/stacked/autotune.py",  # JSON of ASCII
 }
 
 

@@ -19,7 +19,7 @@ from sweepstack.config import code_digest
 from sweepstack.config.parsing import parse
 from sweepstack.errors import DataError
 from sweepstack.events import Ended
-from sweepstack.execution.assignment import Assignment, Parts, Reporter
+from sweepstack.execution.assignment import Assignment, Parts, Paused, Reporter
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.listener import Listener
 from sweepstack.execution.open_store import ledger_of
@@ -428,7 +428,7 @@ def test_a_listener_that_fails_costs_no_trial_and_none_is_trained_twice(store: S
     three, rude, widths = trials(0.1, 0.2, 0.3), Rude(), []
 
     class Counting(InProcessExecutor):
-        def train(self, assignment: Assignment, reporter: Reporter) -> Parts | None:
+        def train(self, assignment: Assignment, reporter: Reporter) -> Parts | Paused | None:
             widths.append(len(assignment.stack.trajectories))
             return super().train(assignment, reporter)
 

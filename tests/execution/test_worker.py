@@ -12,7 +12,7 @@ import torch
 
 from sweepstack.config.parsing import parse
 from sweepstack.events import Ended, Event, Measured, Started
-from sweepstack.execution.assignment import Assignment
+from sweepstack.execution.assignment import Assignment, Parts
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.prepare import prepare
 from sweepstack.execution.worker import run_stack
@@ -127,13 +127,13 @@ def test_a_stack_that_fails_as_a_whole_is_given_back_in_parts_of_what_has_not_en
     given = assignment(digits_plain, tmp_path, model={"_target_": f"{__name__}.Failing"})
     events = Events()
     parts = run_stack(given, events)
-    assert parts is not None
+    assert isinstance(parts, Parts)
     assert parts.indices == ((0,), (1,))
     assert parts.note == "a stack of 2 failed: it fails even alone, in a small trial: RuntimeError: torn"
     assert not any(isinstance(event, Ended) for event in events.heard)
     given = replace(given, wanted=frozenset({"id2"}))
     again = run_stack(given, Events())
-    assert again is not None
+    assert isinstance(again, Parts)
     assert again.indices == ((1,),)
 
 

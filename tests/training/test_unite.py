@@ -48,7 +48,7 @@ class Stacks:
         configs = [self.configs[number] for number in numbers]
         model = build.build_stacked_model(configs, configs[0].dataset.shape or (), CPU)
         data = data_of(configs[0])
-        train_stack([[one] for one in readers], data, model, checkpoints, prune, lambda left: not left & lost)
+        train_stack([[one] for one in readers], data, model, checkpoints, prune, lambda left: lost.isdisjoint(left))
         return checkpoints
 
     def _reader(self, number: int) -> TrialReader:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweepstack.config.schema import RunConfig
+from sweepstack.errors import count
 from sweepstack.execution.remaining_work import Work
 from sweepstack.metrics import rounded
-from sweepstack.planning.plan import count, unique
+from sweepstack.planning.plan import unique
 from sweepstack.search.pruning import describe_pruner
 from sweepstack.trial import PICTURES, Trial, TrialState
 

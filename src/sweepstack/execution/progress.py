@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from sweepstack.errors import printable
+from sweepstack.errors import count, printable
 from sweepstack.events import Ended, Measured, Started
 from sweepstack.execution.control.eta import Eta, StackProgress, clock
 from sweepstack.execution.listener import Listener
 from sweepstack.metrics import bare_name, is_better, rounded
-from sweepstack.planning.plan import Stack, count
+from sweepstack.planning.plan import Stack
 from sweepstack.trial import Outcome, Trial, TrialState
 
 MOST_STACKS = 8

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sweepstack.errors import UserError, one_line
+from sweepstack.errors import UserError, count, one_line
 from sweepstack.execution.describe import describe_duplicates, describe_parts, describe_work
 from sweepstack.execution.engines.choose import Chosen, open_engine
 from sweepstack.execution.engines.dispatch import Dispatcher
@@ -24,7 +24,7 @@ from sweepstack.execution.session import Session, open_session, peek
 from sweepstack.execution.trial_files import draw, predict_held_out
 from sweepstack.execution.worker import load_data_of
 from sweepstack.files.replacing import replacing
-from sweepstack.planning.plan import Plan, Stack, count, summary, unique
+from sweepstack.planning.plan import Plan, Stack, summary, unique
 from sweepstack.tracking.store import Store
 from sweepstack.trial import HELD_OUT_PREDICTIONS, MOST_AXES, PICTURES, PREDICTIONS, WEIGHTS, Outcome, Trial, TrialState
 

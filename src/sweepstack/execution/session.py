@@ -20,7 +20,7 @@ from filelock import BaseFileLock
 
 from sweepstack.config.run_sections import PrunerConfig
 from sweepstack.config.schema import RunConfig
-from sweepstack.errors import StoreError
+from sweepstack.errors import StoreError, count
 from sweepstack.events import Ended, Event, Joined, Measured, Started
 from sweepstack.execution.assignment import Assignment, Parts
 from sweepstack.execution.control.follow import Requests
@@ -36,7 +36,7 @@ from sweepstack.journal.log import Journal
 from sweepstack.journal.replay import Replay
 from sweepstack.planning.classify import Resume, Reuse, Train
 from sweepstack.planning.known_trials import Composition, Entry
-from sweepstack.planning.plan import Stack, Trajectory, count, unite
+from sweepstack.planning.plan import Stack, Trajectory, unite
 from sweepstack.search.pruning import Standings
 from sweepstack.tracking.experiments import experiment_name
 from sweepstack.tracking.store import Store
@@ -216,10 +216,10 @@ class Session:
                 with contextlib.suppress(OSError):
                     (self._ledger.checkpoints(stack.id) / name).unlink(missing_ok=True)
         if ends:
-            going = sum(len(stack.trials) for stack in united)
+            number = sum(len(stack.trials) for stack in united)
             verb = "goes" if len(ends) == 1 else "go"
             where = f", in {count(len(united), 'stack')}" if united else ""
-            self.say(f"{self._standings.pruner}: {going} of {count(len(ends), 'paused trial')} {verb} on{where}")
+            self.say(f"{self._standings.pruner}: {number} of {count(len(ends), 'paused trial')} {verb} on{where}")
         return united
 
     def stop_paused(self, reason: str) -> None:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from sweepstack.blame import Whose, contained, judge, reason
 from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.error_log import log_traceback
-from sweepstack.errors import DataError, UserError, one_line
+from sweepstack.errors import DataError, UserError, count, one_line
 from sweepstack.events import Ended, Event, Measured, Started
 from sweepstack.execution.assignment import Answer, Assignment, Parts, Paused, Reporter
 from sweepstack.execution.failures import cut_stack, free_memory, may_pass
 from sweepstack.execution.signals import deferred_signals
 from sweepstack.execution.trial_files import ended, keep_targets
 from sweepstack.paths import cache_folder
-from sweepstack.planning.plan import Stack, Trajectory, count
+from sweepstack.planning.plan import Stack, Trajectory
 from sweepstack.search.pruning import Pruner
 from sweepstack.trial import OWN_FILES, Measurement, Outcome, StackSettings, Trial, TrialState, Verdict
 

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from sweepstack.errors import StoreError, as_typed
+from sweepstack.errors import StoreError, as_typed, count
 from sweepstack.events import Joined
 from sweepstack.journal.database import batches, reading, transaction
 from sweepstack.journal.ledger_rows import entries, trial_of
@@ -21,7 +21,6 @@ from sweepstack.journal.unfinished import has_tables, is_living
 from sweepstack.journal.unneeded import discarding, size_of
 from sweepstack.planning.classify import is_pruned
 from sweepstack.planning.known_trials import SETTLED, Entry
-from sweepstack.planning.plan import count
 
 
 @dataclass(frozen=True)

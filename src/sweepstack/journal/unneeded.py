@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from sweepstack.errors import count
 from sweepstack.files.owner_only import make_folder
 from sweepstack.journal.database import reading, transaction
 from sweepstack.journal.files import is_locked
@@ -29,7 +30,6 @@ from sweepstack.journal.sessions import Sessions
 from sweepstack.journal.unfinished import has_tables, is_living
 from sweepstack.planning.classify import is_pruned
 from sweepstack.planning.known_trials import CLAIMED, SETTLED, Entry
-from sweepstack.planning.plan import count
 from sweepstack.trial import PART_STATE, PRUNED_STATE
 
 RECORDED = "Sessions that are recorded"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sweepstack.config.schema import TrialConfig
+from sweepstack.errors import count
 from sweepstack.planning.compatibility import obstacle, setting_key, stack_key, trajectory_key
 from sweepstack.trial import StackSettings, Trial
 
@@ -255,12 +256,6 @@ def as_object(planned: Plan) -> dict[str, Any]:
             for stack in planned.stacks
         ],
     }
-
-
-def count(number: int, noun: str) -> str:
-    """Returns a number with its noun, in the plural unless the number is 1."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"
 
 
 def duration(seconds: float) -> str:

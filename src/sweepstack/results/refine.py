@@ -19,10 +19,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from sweepstack.errors import UserError
+from sweepstack.errors import UserError, count
 from sweepstack.files.scratch import scratch
 from sweepstack.masking import has_masks
-from sweepstack.planning.plan import count
 from sweepstack.results.reproduce import is_of, of_run_alone, program
 from sweepstack.results.selection.comparison import BEST, NOT_TESTED, NOT_TOLD_APART, SEEDS
 from sweepstack.results.selection.predictions import compare_with_targets

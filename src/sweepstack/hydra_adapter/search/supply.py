@@ -13,13 +13,12 @@ from typing import Any
 from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.config.run_sections import SearchConfig
 from sweepstack.config.schema import RunConfig, TrialConfig
-from sweepstack.errors import ConfigError
+from sweepstack.errors import ConfigError, count
 from sweepstack.events import Ended
 from sweepstack.execution.scheduler import Supply
 from sweepstack.hydra_adapter.search.read_space import AND, SearchedJobs
 from sweepstack.metrics import Mode, is_better, rounded
 from sweepstack.planning.compatibility import check_one_objective
-from sweepstack.planning.plan import count
 from sweepstack.search.pruning import ROUNDING, rungs_within
 from sweepstack.search.space import Space
 from sweepstack.search.strategy import Point, PointState, Strategy

@@ -355,7 +355,7 @@ def key_of(
 
 def _read_cache(file: Path | None) -> dict[str, dict[str, Any]]:
     try:
-        content = json.loads(file.read_text()) if file is not None else {}
+        content = json.loads(file.read_text(encoding="utf-8")) if file is not None else {}
     except (OSError, ValueError):  # the file does not exist yet, or is damaged; then everything is measured again
         return {}
     return content if isinstance(content, dict) else {}
@@ -367,4 +367,4 @@ def _write_cache(file: Path | None, content: dict[str, dict[str, Any]]) -> None:
     with contextlib.suppress(OSError, UserError):  # the folder may be read-only
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
-            temporary.write_text(json.dumps(content))
+            temporary.write_text(json.dumps(content), encoding="utf-8")

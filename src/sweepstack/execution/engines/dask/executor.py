@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from sweepstack.config.run_sections import EngineConfig
-from sweepstack.errors import ConfigError, UserError
+from sweepstack.errors import ConfigError, UserError, count
 from sweepstack.execution.assignment import Assignment, Reporter
 from sweepstack.execution.engines.channel import Reports, WorkerHandle, work_folder, write_assignment
 from sweepstack.execution.engines.dask.cluster import Loopback, address_of, check_installed, security_of
@@ -22,7 +22,6 @@ from sweepstack.execution.engines.dask.link import Link
 from sweepstack.execution.engines.local import cores
 from sweepstack.execution.executor import Handle, Lost, Trained
 from sweepstack.masking import has_masks
-from sweepstack.planning.plan import count
 
 LAST_SECONDS = 10.0
 """Seconds after a worker was asked to stop in which its last checkpoint may arrive."""
