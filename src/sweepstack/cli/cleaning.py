@@ -140,7 +140,7 @@ def delete(sweep: str, yes: bool, as_json: bool, journal: str | None, store: str
 
 
 def _describe_deletion(found: Deletion) -> Iterator[str]:
-    from sweepstack.planning.plan import count
+    from sweepstack.errors import count
 
     runs, left = found.runs, found.left
     if runs.own:

@@ -140,7 +140,7 @@ def _name(one: CommandStatus) -> str:
 
 
 def _counts(command: CommandStatus) -> str:
-    from sweepstack.planning.plan import count
+    from sweepstack.errors import count
 
     states = Counter(trial.state for trial in command.trials)
     states["to come"] = command.to_come
