@@ -30,6 +30,10 @@ WORTH_SECONDS = 2.0
 """Estimated seconds of training from which several workers are considered: choosing for them takes time, too."""
 PAYS_BELOW = 0.9
 """Ratio of the estimated times, of workers side by side to one process, below which they are chosen."""
+CUT_PAYS_BELOW = 0.7
+"""The same for a stack that is cut for it and that a pruner makes narrow: narrow stacks of small models hardly get faster.
+By the table in benchmarks/README.md, the ratio for 64 members in two workers is 0.83 for logistic regression, and 0.60
+for a multilayer perceptron."""
 
 _has_trained = False
 """True if this process has trained or timed something, so that it must not be forked any more."""
@@ -118,7 +122,9 @@ class Engine:
             return Chosen(inline, self._jobs)
         local = self._plan_beside(fresh, len(resumed), wait_for_quiet, inline)
         beside = SLOWER_TOGETHER * makespan(map(seconds_of, [*resumed, *local.stacks]), self._workers)
-        if len(resumed) + len(local.stacks) < 2 or beside > PAYS_BELOW * one_by_one:
+        is_cut = self._prepared.run.pruner.ranks and len(local.stacks) > len(inline.stacks)
+        pays_below = CUT_PAYS_BELOW if is_cut else PAYS_BELOW
+        if len(resumed) + len(local.stacks) < 2 or beside > pays_below * one_by_one:
             return Chosen(inline, self._jobs)
         reason = f"{self._workers} workers side by side: about {beside:.1f} s of training, {one_by_one:.1f} s in one"
         return Chosen(local, self._local, f"{reason} process (engine=inline trains so)")
@@ -144,9 +150,7 @@ class Engine:
             reporter: see `choose`.
         """
         groups = len({_key(trial) for trial in trials}) + others
-        # Of a wide stack a pruner leaves what trains faster together than in several workers.
-        stays_whole = inline is not None and self._prepared.run.pruner.ranks
-        parts = 1 if stays_whole else max(1, math.ceil(self._workers / max(groups, 1)))
+        parts = max(1, math.ceil(self._workers / max(groups, 1)))
         known = {_key(stack.trials[0]): stack.choice for stack in inline.stacks} if inline and parts == 1 else {}
         if self._cluster is not None:
             known = self._known_there(trials, parts, reporter)
