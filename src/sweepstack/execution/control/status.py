@@ -154,7 +154,7 @@ def _running(ledger: Ledger, found: Unfinished, living: Living) -> CommandStatus
             for entry in rows
         )
         unended = [row for row, one in zip(rows, trials, strict=True) if one.state in (WAITING, TRAINING)]
-        waits = any(one.state == PAUSED for one in trials)
+        is_paused = any(one.state == PAUSED for one in trials)
         engine, host, pid, since = "", None, None, None
         if unended and (worker := _worker(ledger, id, rows[0])) is not None:
             engine, host, pid, since = worker
@@ -162,9 +162,9 @@ def _running(ledger: Ledger, found: Unfinished, living: Living) -> CommandStatus
             engine, since = "inline", min(begun)
             host, pid = (about.host, about.pid) if about is not None else (None, None)
         trains = engine not in REMOTE or (host is not None and _is_fresh(ledger.work(id or ""), rows[0]))
-        over = PAUSED if waits else ENDED
+        over = PAUSED if is_paused else ENDED
         state = over if not unended else TRAINING if engine and trains else WAITING
-        left = eta.seconds_of(progress[id], now) if unended else None if waits else 0.0
+        left = eta.seconds_of(progress[id], now) if unended else None if is_paused else 0.0
         stacks.append(StackStatus(id, state, engine, host, pid, since, left, trials))
     sweep = about.sweep if about is not None else next((entry.trial.sweep for entry in living.entries), None)
     to_come = living.extent.unplanned if living.extent is not None else 0
