@@ -157,7 +157,7 @@ def test_paused_trials_are_shown_as_such(terminal: Terminal) -> None:
 
     process = terminal.start(*TOGETHER, before=sit_down)
     os.close(theirs)
-    shown, paused = "", Counter[int]()
+    shown, paused = "", Counter[str]()
     with contextlib.suppress(OSError):  # the terminal is gone when the command has ended
         while part := os.read(mine, 65536):
             shown += part.decode(errors="replace")
