@@ -661,8 +661,13 @@ def test_a_deleted_search_begins_again(terminal: Terminal, monkeypatch: pytest.M
     assert here.train(*command, "tracking.sweep=first").code == 0
     assert here.train(*command, "tracking.sweep=second").code == 0  # of the same trials
     terminal.wait_for_records()
+    listed = json.loads(here.sweepstack("clean", "--yes", "--json").out)
+    assert (listed["unneeded"], listed["deleted"]) == ([], [])
     cleaned = json.loads(here.sweepstack("clean", "--yes", "--kept", "--json").out)
-    assert (cleaned["deleted"], [item["path"] for item in cleaned["needed"]]) == ([], [f"searches/{studies()[0].name}"])
+    assert {item["kind"] for item in cleaned["deleted"]} == {"Targets and plots that reports keep"}
+    assert cleaned["deleted"] == listed["kept"]
+    assert not [*terminal.folder.glob("journal/*/reports/*")]
+    assert (len(listed["kept"]), [item["path"] for item in cleaned["needed"]]) == (2, [f"searches/{studies()[0].name}"])
     first = here.sweepstack("delete", "first", "--yes")
     assert first.out == "Sweep first is deleted:\n3 runs stay, because others have the same trials: second (3)\n"
     assert (len(studies()), len(terminal.store.rows("second"))) == (1, 3)

@@ -1,6 +1,8 @@
 """Pruned sweeps as a user types them: the table, exit codes, kills, workers, and mistakes."""
 
+import contextlib
 import os
+import pty
 import re
 import signal
 import sqlite3
@@ -8,6 +10,9 @@ from collections import Counter
 from contextlib import closing
 
 import pytest
+
+from sweepstack.execution.control.status import find_status
+from sweepstack.execution.open_store import ledger_of
 
 from .terminal import Terminal
 
@@ -142,6 +147,32 @@ def test_interrupted_while_trials_are_paused_it_says_so_and_goes_on(terminal: Te
     assert (done.returncode, done.stderr) == (0, "")
     terminal.wait_for_records()
     assert states(terminal) == states(together)
+
+
+def test_paused_trials_are_shown_as_such(terminal: Terminal) -> None:
+    mine, theirs = pty.openpty()
+
+    def sit_down() -> None:
+        os.dup2(theirs, 1)
+
+    process = terminal.start(*TOGETHER, before=sit_down)
+    os.close(theirs)
+    shown, paused = "", Counter[str]()
+    with contextlib.suppress(OSError):  # the terminal is gone when the command has ended
+        while part := os.read(mine, 65536):
+            shown += part.decode(errors="replace")
+            if ", 1 paused" in shown and not paused:
+                (found,) = find_status(ledger_of(terminal.store, None)).running
+                paused.update(one.state for one in found.trials)
+    _, err = process.communicate()
+    os.close(mine)
+    assert (process.returncode, err) == (0, "")
+    assert paused["paused"] == 1
+    numbers = re.findall(r"trial (\d+)/18(?:, (\d+) running)?(?:, (\d+) paused)?", shown)
+    assert max(int(number) for number, _, _ in numbers) == 18
+    assert ("18", "9", "1") in numbers
+    assert not [one for one in numbers if int(one[1] or 0) > 9]
+    assert re.search(r" 2 trials, batch \d+ .*epoch [3-9]/9", shown)
 
 
 def test_what_is_left_of_stacks_goes_on_together(together: Terminal) -> None:

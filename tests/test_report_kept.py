@@ -1,5 +1,6 @@
 """What a report keeps for the next one: right whatever was trained, never used when it is damaged, and quick."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
-from sweepstack.files.kept import MOST, REPORTS_FOLDER, is_kept, keep, load_kept
+from sweepstack.files.kept import MOST, REPORTS_FOLDER, is_kept, keep, key_of_targets, load_kept
 from sweepstack.inference.trial_data import _load_targets, load_targets
 from sweepstack.results.selection.predictions import Targets, targets_of
 from sweepstack.tracking.artifacts import config_of, location
@@ -165,6 +167,23 @@ sys.exit(str([name for name in heavy if name in sys.modules]))
     assert "matplotlib" in imported()
     assert Path("report.html").read_text().count('data-trials="2"') > first.count('data-trials="2"') == 0
     assert (plots / "curves.svg").read_bytes() != recorded["curves.svg"]
+
+
+def test_a_key_has_all_of_what_it_names_and_only_its_owner_reads_the_file(tmp_path: Path) -> None:
+    """YAML writes an empty line where a text has one."""
+    texts = [
+        OmegaConf.to_yaml({"dataset": {"query": "SELECT *\n\nFROM a", "split": split}, "epochs": 3, "task": task})
+        for split, task in itertools.product((1, 2), ("a", "b"))
+    ]
+    assert "\n\n" in texts[0]
+    assert len({key_of_targets(text, "test", "0") for text in texts}) == 4
+    assert key_of_targets(texts[0].replace("epochs: 3", "epochs: 4"), "test", "0") == key_of_targets(
+        texts[0], "test", "0"
+    )
+    keep(tmp_path, "one", values=np.arange(3))
+    keep(tmp_path, "one", values=np.arange(3))
+    (path,) = (tmp_path / REPORTS_FOLDER).iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_oldest_files_make_room(tmp_path: Path) -> None:

@@ -253,3 +253,30 @@ def test_a_stack_whose_epoch_takes_long_is_not_taken_to_have_done_it(digits_conf
     now = train(eta, [one], 0.0, 1.0, 4)
     assert eta.seconds(now + 0.5) == pytest.approx(5.5)
     assert eta.seconds(now + 20.0) == pytest.approx(5.0)  # such as on a machine that sleeps
+
+
+def test_what_is_left_of_stacks_waits_and_goes_on_in_another_one(digits_config: Make) -> None:
+    trials = [trial(digits_config({"epochs": 27, "batch_size": 10}), number) for number in range(12)]
+    eta, now = Eta(), 0.0
+    for stack in (trials[:4], trials[4:8], trials[8:]):
+        eta.add([[one] for one in stack], planned=1.0)
+    for stack in (trials[:4], trials[4:8]):
+        now = train(eta, stack, now, 1.0, 3)
+        eta.pause(stack[0])
+        for one in stack[1:]:
+            eta.take(Ended(one, Outcome(TrialState.PRUNED), now))
+        assert eta.running == []
+    two, one_left = 24 * (0.3 + 0.7 * 2 / 4), 24 * (0.3 + 0.7 / 4)
+    # Of the third stack nobody is expected to go on.
+    assert eta.seconds(now) == pytest.approx(3.0 + two, rel=0.1)
+    eta.take(Ended(trials[4], Outcome(TrialState.PRUNED), now))  # it does not go on
+    assert eta.seconds(now) == pytest.approx(3.0 + one_left, rel=0.1)
+    united = eta.add([trials[:1]], planned=9.0)
+    assert eta.seconds(now) == pytest.approx(3.0 + one_left, rel=0.1)
+    now += 100.0  # nobody has trained meanwhile
+    eta.take(Started(trials[0], now, DatasetFacts("d", 1000, 1, 1), resumed=True))
+    assert eta.running == [united]
+    assert (united.done, united.epochs) == (3, 27)
+    assert eta.seconds_of(united, now) == pytest.approx(one_left, rel=0.1)
+    eta.take(Measured(trials[0], Measurement(4, 4 * STEPS, 27 * STEPS, {}), now + 0.5))
+    assert eta.seconds_of(united, now + 0.5) == pytest.approx(23 * 0.5, rel=0.01)

@@ -30,7 +30,9 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Delete what is listed; without it nothing is deleted.")
-@click.option("--kept", is_flag=True, help="Also what was kept on request: checkpoint.keep=true, damaged journals.")
+@click.option(
+    "--kept", is_flag=True, help="Also what was kept: checkpoint.keep=true, damaged journals, plots of reports."
+)
 @json_option
 @journal_option
 @store_option

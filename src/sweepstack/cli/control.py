@@ -79,7 +79,7 @@ def _ledger(store: str | None, journal: str | None) -> Ledger:
 
 
 def _describe_running(one: CommandStatus) -> Iterator[str]:
-    from sweepstack.execution.control.status import TRAINING, WAITING
+    from sweepstack.execution.control.status import PAUSED, TRAINING, WAITING
 
     yield f"{_name(one)}: {_counts(one)}; {_describe_left(one.seconds_left)}"
     if one.about is not None:
@@ -87,6 +87,8 @@ def _describe_running(one: CommandStatus) -> Iterator[str]:
     for stack in one.stacks:
         if stack.state == TRAINING:
             yield from _describe_stack(stack)
+    if paused := [trial for trial in one.trials if trial.state == PAUSED]:
+        yield f"  paused: {_names(paused)}"
     waiting = [stack for stack in one.stacks if stack.state == WAITING]
     if waiting:
         trials = [trial for stack in waiting for trial in stack.trials if trial.state == WAITING]

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 class Listener:
     """Receives events after they were written to the journal. A subclass overrides the methods that it needs.
 
-    A trial that is resumed from a checkpoint may pass steps a second time: `on_measured` receives them again.
+    A trial that is resumed from a checkpoint may pass steps a second time: `on_measured` receives them again, and
+    `on_started` that it has started, also if it goes on in another stack after a pause.
     """
 
     def on_message(self, line: str) -> None:
@@ -25,7 +26,8 @@ class Listener:
         """Receives further trials that will be trained."""
 
     def on_stacks(self, stacks: Sequence[Stack], workers: int) -> None:
-        """Receives the stacks of further trials, without those that are not trained; so many of them train at once."""
+        """Receives the stacks of further trials, or of paused ones that go on, without those that are not trained; so
+        many of them train at once."""
 
     def on_expected(self, number: int) -> None:
         """Receives how many trials will be trained in all, if further ones are planned later; 0: no others follow."""

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from sweepstack.errors import count, printable
 from sweepstack.events import Ended, Measured, Started
-from sweepstack.execution.control.eta import Eta, StackProgress, clock
+from sweepstack.execution.control.eta import Eta, StackProgress, clock, key_of
 from sweepstack.execution.listener import Listener
 from sweepstack.metrics import bare_name, is_better, rounded
 from sweepstack.planning.plan import Stack
@@ -53,7 +53,9 @@ class Display(Listener):
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._planned = self._expected = 0
-        self._begun = self._done = 0
+        self._begun: set[Hashable] = set()
+        self._paused: set[Hashable] = set()
+        self._done = 0
         self._epochs: dict[tuple[str, int], float] = {}  # epochs done, by trial
         self._completed = 0.0  # the sum of these
         self._killed: Counter[str] = Counter()  # by reason: one line for all trials of a stack
@@ -94,7 +96,7 @@ class Display(Listener):
         if pruned:
             epochs = f"{self._total - self._epochs_pruned:,.0f} of {self._total:,} trial-epochs trained"
             self.on_message(f"{count(pruned, 'trial')} PRUNED: {epochs}")
-        if pruned or (self._searches and self._begun + self._known):
+        if pruned or (self._searches and len(self._begun) + self._known):
             self.on_message(self._so_far())
 
     def _so_far(self) -> str:
@@ -106,8 +108,8 @@ class Display(Listener):
             "pruned": self._ended[TrialState.PRUNED],
             "failed": self._ended[TrialState.FAILED],
             "stopped": stopped,
-            "running": self._begun - self._done - stopped,
-            "left": self._count - self._begun,
+            "running": len(self._begun) - self._done - stopped,
+            "left": self._count - len(self._begun),
             "known before": self._known,
         }
         states = ", ".join(f"{number} {state}" for state, number in numbers.items() if number > 0)
@@ -135,6 +137,8 @@ class Display(Listener):
     def _left(self, task: TaskID) -> str:
         """Returns the time that is left, of all or of one stack, in words."""
         own = next((one for one, line in self._lines.items() if line == task), None)
+        if own is None and task != self._task:  # it is just being added
+            return "-"
         seconds = self.seconds_left if own is None else self._eta.seconds_of(own, time.time())
         return f"{clock(seconds)} left" if seconds is not None else "-"
 
@@ -177,12 +181,13 @@ class Display(Listener):
 
     @property
     def _numbers(self) -> str:
-        """How many trials have begun, and how many of these still train and were pruned, in words."""
-        running = self._begun - self._done - sum(self._killed.values())
+        """How many trials have begun, and how many of these train, wait and were pruned, in words."""
+        running = len(self._begun) - self._done - sum(self._killed.values()) - len(self._paused)
         pruned = self._ended[TrialState.PRUNED]
         return (
-            f"trial {self._begun}/{self._count}"
+            f"trial {len(self._begun)}/{self._count}"
             + (f", {running} running" if running > 1 else "")
+            + (f", {len(self._paused)} paused" if self._paused else "")
             + (f", {pruned} pruned" if pruned else "")
         )
 
@@ -192,9 +197,21 @@ class Display(Listener):
             self._console.print(printable(line), markup=False, emoji=False)
 
     def on_started(self, event: Started) -> None:
-        self._begun += 1
+        key = key_of(event.trial)
+        self._paused.discard(key)
         self._follow(event)
+        if key in self._begun:
+            self._update(trials=self._numbers)
+            return
+        self._begun.add(key)
         self._update(trials=self._numbers, epoch=f"0/{event.trial.config.epochs}")
+
+    def on_paused(self, event: Ended) -> None:
+        self._paused.add(key_of(event.trial))
+        self._eta.pause(event.trial)
+        if self._console.is_terminal:
+            self._show_stacks()
+        self._update(trials=self._numbers)
 
     def on_measured(self, event: Measured) -> None:
         at, config, metrics = event.measurement, event.trial.config, event.measurement.metrics
@@ -228,6 +245,7 @@ class Display(Listener):
         self._update(completed=self._completed, epoch=f"{at.step}/{at.steps}", best=best)
 
     def on_ended(self, event: Ended) -> None:
+        self._paused.discard(key_of(event.trial))
         self._follow(event)
         if event.outcome.state is TrialState.KILLED:
             self._killed[event.outcome.reason] += 1

@@ -83,6 +83,7 @@ class Session:
         self.replay = Replay()
         self._mine: dict[str, Entry] = {}
         self._standings = standings or Standings(PrunerConfig())
+        self._workers = 1
         self._paused: list[tuple[Stack, list[Ended]]] = []
         """What pruners have left of stacks and is to go on; for each trial, how it ends if it does not."""
 
@@ -215,6 +216,8 @@ class Session:
             for name in CHECKPOINTS:
                 with contextlib.suppress(OSError):
                     (self._ledger.checkpoints(stack.id) / name).unlink(missing_ok=True)
+        for listener in self._listeners:
+            listener.on_stacks(united, self._workers)
         if ends:
             number = sum(len(stack.trials) for stack in united)
             verb = "goes" if len(ends) == 1 else "go"
@@ -350,6 +353,7 @@ class Session:
         entry = self._mine[trial.id]
         match event:
             case Started() if trial.id in self.replay.progress:
+                self._announce(replace(event, resumed=True))
                 return Verdict.CONTINUE
             case Started():
                 event = replace(event, resumed=entry.begun)
@@ -422,6 +426,7 @@ class Session:
             workers: the number of stacks that train at once.
         """
         owned = [self._owned(stack) for stack in stacks]
+        self._workers = workers
         for listener in self._listeners:
             listener.on_stacks([stack for stack in owned if stack.trajectories], workers)
             listener.on_planned([trial for stack in owned for trial in stack.trials])

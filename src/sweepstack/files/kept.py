@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweepstack.errors import UserError
-from sweepstack.files.owner_only import make_folder
+from sweepstack.files.owner_only import FILE, make_folder
 from sweepstack.files.replacing import replacing
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 REPORTS_FOLDER = "reports"
 """The folder of such files, in that of the journal."""
+KEPT_FILE = re.compile(r"[0-9a-f]{32}\.npz|\.[0-9a-f]{8}\.npz")
+"""The names of such files; the second one is that of a file which was being written when its process was killed."""
 MOST = 100
 """The most files that are kept; the oldest ones make room."""
 KEY = "key"
@@ -77,6 +79,7 @@ def keep(folder: Path, *key: str, **arrays: NDArray[Any]) -> None:
         if path.parents[1].is_dir():
             make_folder(path.parent)
             with replacing(path) as temporary:
+                temporary.chmod(FILE)
                 temporary.write_bytes(hashlib.sha256(content).digest() + content)
             by_age = sorted(path.parent.glob("*.npz"), key=lambda one: one.stat().st_mtime)
             for old in by_age[:-MOST]:
@@ -103,7 +106,7 @@ def key_of_targets(config_text: str, part: str, digest: str) -> tuple[str, ...]:
 def config_lines(config_text: str, keys: str) -> str:
     """Returns the lines of a config that have some keys, a regular expression. Reading all of a config takes a hundred
     times as long."""
-    return "".join(re.findall(rf"^(?:{keys}):.*\n?(?:[ -].*\n?)*", config_text, re.MULTILINE))
+    return "".join(re.findall(rf"^(?:{keys}):.*\n?(?:[ -].*\n?|\n)*", config_text, re.MULTILINE))
 
 
 def _file(folder: Path, key: tuple[str, ...]) -> tuple[str, Path]:

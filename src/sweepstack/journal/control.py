@@ -4,6 +4,8 @@
     {"stop": ["ID", ...], "by": "..."}   another terminal appends: to stop these trials, or with null the command
     {"taken": 1}                         the session appends: so many requests it has taken
     {"planned": 8, "expected": 64, ...}  the session appends: how many trials it trains, so far and in all
+    {"paused": "ID"}                     the session appends: this trial waits for what others reach
+    {"going": "ID", "at": 1.7e9}         the session appends: it goes on, in another stack
 
 The session makes the file and reads it again and again: on shared disks, a new file is seen late.
 """
@@ -77,6 +79,9 @@ class Control:
     taken: int = 0
     extent: Extent | None = None
     """None if the session has planned nothing yet, or if an earlier version has begun it."""
+    paused: dict[str, float | None] = field(default_factory=dict)
+    """The ids of the trials that were paused, with the time when each went on, in seconds since the epoch; None if it
+    waits."""
 
 
 class ControlFile:
@@ -106,6 +111,10 @@ class ControlFile:
     def note_extent(self, extent: Extent) -> None:
         """Notes how much the session trains."""
         self._append(vars(extent))
+
+    def note_paused(self, trial: str, going: float | None = None) -> None:
+        """Notes that a trial waits for what others reach, or since when it goes on, in seconds since the epoch."""
+        self._append({"paused": trial} if going is None else {"going": trial, "at": going})
 
     def size(self) -> int:
         """Returns the number of bytes in the file."""
@@ -172,3 +181,7 @@ def _take(content: Mapping[str, Any], found: Control) -> None:
             found.taken = number
         case {"planned": int(planned), "expected": int(expected), "workers": int(workers)}:
             found.extent = Extent(planned, expected, workers)
+        case {"paused": str(trial)}:
+            found.paused[trial] = None
+        case {"going": str(trial), "at": float(at)}:
+            found.paused[trial] = at

@@ -27,6 +27,8 @@ class Living:
     """The rows of its trials, also of those that have ended."""
     extent: Extent | None = None
     """How much it trains; None if that is not known."""
+    paused: Mapping[str, float | None] = field(default_factory=dict)
+    """See `Control.paused`."""
 
 
 @dataclass
@@ -76,7 +78,7 @@ def find_unfinished(ledger: Sessions) -> Unfinished:
         for number in numbers:
             rows = entries(database, "session = ? ORDER BY rowid", (number,))
             control = ledger.control(number).read()
-            found.living.append(Living(number, control.about, rows, control.extent))
+            found.living.append(Living(number, control.about, rows, control.extent, control.paused))
         marks = ",".join(map(str, numbers))
         found.interrupted = entries(
             database, f"state <> '{SETTLED}' AND (session IS NULL OR session NOT IN ({marks})) ORDER BY rowid", ()

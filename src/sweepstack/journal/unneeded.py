@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from sweepstack.errors import count
+from sweepstack.files.kept import KEPT_FILE, REPORTS_FOLDER
 from sweepstack.files.owner_only import make_folder
 from sweepstack.journal.database import reading, transaction
 from sweepstack.journal.files import is_locked
@@ -40,6 +41,7 @@ WORK = "Work folders"
 DAMAGED = "Damaged journals"
 JOURNALS = "Journals"
 STUDIES = "Studies of searches"
+REPORTS = "Targets and plots that reports keep"
 BROKEN_OFF = "What a clean has left that was broken off"
 STUDIES_FOLDER = "searches"
 """The folder with the studies of searches, named by sampler and digest."""
@@ -196,6 +198,8 @@ class _Search:
         self._find_work()
         for path in self._in("damaged", DAMAGED_JOURNAL):
             self._add(self._kept, DAMAGED, path, "what could be read of it is recorded")
+        for path in self._in(REPORTS_FOLDER, KEPT_FILE):
+            self._add(self._kept, REPORTS, path, "the next report finds and draws them again, which takes some seconds")
         for path in sorted((self._folder / STUDIES_FOLDER).glob("*.jsonl")):
             self._add(self._needed, STUDIES, path, "the same search goes on from it")
         for path in sorted(self._folder.glob(f"{TRASH}*")):

@@ -56,6 +56,11 @@ class Survival:
         index = bisect.bisect_right(self.rungs, part + 1e-9)
         return self.after[index - 1] if index else 1.0
 
+    def between(self, done: float, later: float) -> float:
+        """Returns the part of those that have gone on after a part of their epochs that goes on after a later one."""
+        reached = self.at(done)  # nobody, if all others have left there
+        return self.at(later) / reached if reached else 1.0
+
 
 class Moment(NamedTuple):
     """When something happened."""
@@ -112,12 +117,15 @@ class StackProgress:
         self.epochs = self.ends[-1]
         self.number = len(self.left)
         self.kind = self.group, self.width, self.planned
-        self.shape = hash((self.kind, self.ends, self.number))
-        """Equal for stacks that take equally long, as far as that is known before they begin."""
         self._begin = self._mark = self._last = Moment(0.0, 0.0)
         """When it began, when it was measured last or a trial of it ended, and when it was heard of last."""
         self._totals: dict[float, tuple[float, float]] = {}
         """Seconds, and epochs of its full width, that were measured, by the crowd."""
+
+    @property
+    def shape(self) -> Hashable:
+        """Equal for stacks that take equally long, as far as that is known before they begin."""
+        return self.kind, self.ends, self.number, self.done and tuple(sorted(self.left.values()))
 
     @property
     def each(self) -> float | None:
@@ -231,6 +239,12 @@ class StackProgress:
             self.done, self._mark = done, now
         self.at, self._last = now.at, now
 
+    def take_over(self, left: Mapping[Hashable, float]) -> None:
+        """Takes the epochs that are left of its trials, by trial, before it begins: others have trained them before."""
+        self.left |= left
+        self.resumed = self.resumed or bool(left)
+        self.done = self.epochs - max(self.left.values())
+
     def unbegun(self) -> StackProgress:
         """Returns it as it was before it began."""
         return StackProgress(self.trajectories, self.planned, slowdown=self.slowdown)
@@ -247,6 +261,8 @@ class StackProgress:
             now: when it has ended.
         """
         self.left.pop(key, None)
+        if self.began is None:  # it was paused, and does not go on
+            return 0.0
         passed = Moment(max(0.0, now.at - self._last.at), now.crowded - self._last.crowded)
         self._mark = Moment(self._mark.at + passed.at, self._mark.crowded + passed.crowded)
         self.at, self._last = now.at, now
@@ -278,7 +294,7 @@ class StackProgress:
             for (left, whole), number in trained.items():
                 if left >= until and number:
                     done = whole - left
-                    part = survival.at((done + before) / whole) / (survival.at(done / whole) or 1.0)
+                    part = survival.between(done / whole, (done + before) / whole)
                     expected += number * part
                     nobody *= (1 - part) ** number
             if until > before:
@@ -366,20 +382,60 @@ class Eta:
         self._now = Moment(0.0, 0.0)
         self._compared: dict[StackProgress, None] = {}
         """Those that were measured in different crowds."""
+        self._paused: dict[Hashable, tuple[Hashable, Trial]] = {}
+        """The trials that were paused, each with what tells its trajectory from others."""
+        self._rest: StackProgress | None = None
+        """Those that are paused, as the stack in which they go on, as far as that is known."""
 
     def add(self, trajectories: Iterable[Sequence[Trial]], planned: float) -> StackProgress:
-        """Adds a stack.
+        """Adds a stack. Trials of other stacks, such as paused ones, leave these and go on in it.
 
         Args:
             trajectories: its trials that are to be trained, by trajectory; at least one.
             planned: the seconds of an epoch as they were estimated before; 0 if they were not.
         """
-        one = StackProgress([each for each in trajectories if each], planned, slowdown=self._slowdown)
         self._forget()
+        given = [each for each in trajectories if each]
+        going = {key: left for each in given for trial in each if (left := self._leave(key := key_of(trial)))}
+        one = StackProgress(given, 0.0 if going else planned, slowdown=self._slowdown)  # a plan knows no narrower stack
+        one.take_over(going)
         self._stacks.append(one)
         self._stack_of |= dict.fromkeys(one.left, one)
         self._longest = max(self._longest, one.epochs)
         return one
+
+    def pause(self, trial: Trial) -> None:
+        """Takes that a trial leaves its stack and waits for what others reach; it goes on in a stack that is added."""
+        one, key = self.stack_of(trial), key_of(trial)
+        if one is None or (left := self._leave(key)) is None:
+            return
+        first = next(each[0] for each in one.trajectories if key in map(key_of, each))
+        self._paused[key] = key_of(first), trial
+        paused = {**(self._rest.left if self._rest is not None else {}), key: left}
+        trajectories: dict[Hashable, list[Trial]] = {}
+        for each in paused:
+            trajectories.setdefault(self._paused[each][0], []).append(self._paused[each][1])
+        self._stacks = [other for other in self._stacks if other is not self._rest]
+        self._forget()
+        self._rest = StackProgress([*trajectories.values()], 0.0, slowdown=self._slowdown)
+        self._rest.take_over(paused)
+        self._stacks.append(self._rest)
+        self._stack_of |= dict.fromkeys(paused, self._rest)
+
+    def _leave(self, key: Hashable) -> float | None:
+        """Takes a trial out of its stack; returns the epochs that are left of it, or None if it is in none."""
+        one = self._stack_of.get(key)
+        left = None if one is None else one.left.pop(key, None)
+        if one is not None:
+            self._close(one, self._now.at)
+        return left
+
+    def _close(self, one: StackProgress, at: float) -> None:
+        """Takes that a stack has ended, if nothing is left of it."""
+        if not one.left and one in self._begun:
+            del self._begun[one]
+            self._free.append(at)
+            self._past.setdefault(one.kind, one.past()).take(one, one.each, None if one.resumed else one.spent)
 
     def stack_of(self, trial: Trial) -> StackProgress | None:
         """Returns the stack that trains a trial; None if it is not known."""
@@ -429,13 +485,10 @@ class Eta:
                     one.left[key] = max(0.0, epochs - done)
             case Ended():
                 self._ending += one.end(key, now)
-                self._ended += 1
+                self._ended += one.began is not None
                 if event.outcome.state is TrialState.PRUNED:
                     self._pruned.append(self._reached.pop(key, 0.0))
-                if not one.left and one in self._begun:
-                    del self._begun[one]
-                    self._free.append(event.at)
-                    self._past.setdefault(one.kind, one.past()).take(one, one.each, None if one.resumed else one.spent)
+                self._close(one, event.at)
 
     def _forget(self) -> None:
         """Forgets what was found before an event."""
@@ -636,7 +689,7 @@ class Eta:
         """Does what `_each_of` says, by a look at all that was measured."""
         known = [past for other, past in self._measured() if other is not one]
         if alike := [past for past in known if past.group == one.group]:
-            seconds = sum(past.seconds / _share(past.width / one.width) for past in alike)
+            seconds = sum(past.seconds * _ratio(one.width, past.width) for past in alike)
             return seconds / sum(past.done for past in alike)
         if one.planned:
             timed = [past for past in known if past.planned]
@@ -671,3 +724,8 @@ def clock(seconds: float) -> str:
 def _share(width: float) -> float:
     """Returns the time of an epoch of a stack of so many times the width of another one, as a part of its time."""
     return FIXED + (1 - FIXED) * width
+
+
+def _ratio(width: int, other: int) -> float:
+    """Returns how many times as long an epoch of a stack takes as one of a stack of another width, see `_share`."""
+    return _share(width / other) if width < other else 1 / _share(other / width)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from sweepstack.errors import as_typed, printable
+from sweepstack.events import Ended, Started
 from sweepstack.execution.listener import Listener
 from sweepstack.journal.control import About, ControlFile, Extent
 from sweepstack.planning.plan import Stack
@@ -46,6 +47,7 @@ class Requests(Listener):
         self._over = threading.Event()
         self._seen = 0
         self._extent = Extent(0, 0, 1)
+        self._paused: set[str] = set()
         self.stopped: dict[str, str] = {}
         """The trials that are to end, by id, each with who has asked."""
 
@@ -79,6 +81,17 @@ class Requests(Listener):
 
     def on_expected(self, number: int) -> None:
         self._note(replace(self._extent, expected=number))
+
+    def on_paused(self, event: Ended) -> None:
+        self._paused.add(event.trial.id)
+        with contextlib.suppress(OSError):
+            self._file.note_paused(event.trial.id)
+
+    def on_started(self, event: Started) -> None:
+        if event.trial.id in self._paused:
+            self._paused.remove(event.trial.id)
+            with contextlib.suppress(OSError):
+                self._file.note_paused(event.trial.id, event.at)
 
     def _note(self, extent: Extent) -> None:
         self._extent = extent

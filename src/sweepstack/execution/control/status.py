@@ -6,8 +6,9 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Measured, Started
@@ -21,7 +22,7 @@ from sweepstack.metrics import is_better
 from sweepstack.planning.known_trials import Composition, Entry
 from sweepstack.trial import Trial, TrialState
 
-WAITING, TRAINING, INTERRUPTED = "waiting", "training", "interrupted"
+WAITING, TRAINING, PAUSED, INTERRUPTED = "waiting", "training", "paused", "interrupted"
 """States of trials and stacks, beside those of `TrialState`."""
 ENDED = "ended"
 """State of a stack of which all trials have ended."""
@@ -144,11 +145,16 @@ def _running(ledger: Ledger, found: Unfinished, living: Living) -> CommandStatus
     events = [*_events(ledger, living.number, living.entries)]
     about, histories, now = living.about, _histories(events), time.time()
     by_stack = _by_stack(living.entries)
-    eta, progress = _eta(by_stack, found.stacks, events, living.extent)
+    paused = {id for id, at in living.paused.items() if at is None}
+    eta, progress = _eta(by_stack, found.stacks, events, living.extent, living.paused)
     stacks = []
     for id, rows in by_stack.items():
-        trials = tuple(_trial_status(entry, histories.get(entry.trial.id), WAITING) for entry in rows)
+        trials = tuple(
+            _trial_status(entry, histories.get(entry.trial.id), PAUSED if entry.trial.id in paused else WAITING)
+            for entry in rows
+        )
         unended = [row for row, one in zip(rows, trials, strict=True) if one.state in (WAITING, TRAINING)]
+        is_paused = any(one.state == PAUSED for one in trials)
         engine, host, pid, since = "", None, None, None
         if unended and (worker := _worker(ledger, id, rows[0])) is not None:
             engine, host, pid, since = worker
@@ -156,8 +162,9 @@ def _running(ledger: Ledger, found: Unfinished, living: Living) -> CommandStatus
             engine, since = "inline", min(begun)
             host, pid = (about.host, about.pid) if about is not None else (None, None)
         trains = engine not in REMOTE or (host is not None and _is_fresh(ledger.work(id or ""), rows[0]))
-        state = ENDED if not unended else TRAINING if engine and trains else WAITING
-        left = eta.seconds_of(progress[id], now) if unended else 0.0
+        over = PAUSED if is_paused else ENDED
+        state = over if not unended else TRAINING if engine and trains else WAITING
+        left = eta.seconds_of(progress[id], now) if unended else None if is_paused else 0.0
         stacks.append(StackStatus(id, state, engine, host, pid, since, left, trials))
     sweep = about.sweep if about is not None else next((entry.trial.sweep for entry in living.entries), None)
     to_come = living.extent.unplanned if living.extent is not None else 0
@@ -277,6 +284,7 @@ def _eta(
     compositions: Mapping[str, Composition],
     events: Iterable[Event],
     extent: Extent | None,
+    paused: Mapping[str, float | None] = MappingProxyType({}),
 ) -> tuple[Eta, dict[str | None, StackProgress]]:
     """Returns the estimate of a command, as its terminal makes it, and its stacks by their ids.
 
@@ -285,7 +293,20 @@ def _eta(
         compositions: the stacks by their ids.
         events: what the journal says of the trials.
         extent: how much it trains; None if that is not known.
+        paused: see `Control.paused`.
     """
+    taken, before = list[Event](), dict[str, float]()
+    for event in events:
+        at = paused.get(event.trial.id) or 0.0
+        if event.at >= at:
+            taken.append(event)
+        elif isinstance(event, Started):
+            taken.append(replace(event, at=at, resumed=True))
+        elif isinstance(event, Measured):  # in the stack that it has left
+            epochs, step = event.trial.config.epochs, event.measurement
+            before[event.trial.id] = epochs * (1 - step.step / step.steps)
+    if before:
+        taken.sort(key=lambda event: event.at)
     eta, found = Eta(extent.workers if extent is not None else 1), dict[str | None, StackProgress]()
     for id, rows in by_stack.items():
         composition = compositions.get(id or "")
@@ -293,12 +314,15 @@ def _eta(
         known = composition.trajectories if composition is not None else [[key] for key in trials]
         planned = float(composition.choice.get("epoch_seconds", 0.0)) if composition is not None else 0.0
         found[id] = eta.add([[trials[key] for key in keys if key in trials] for keys in known], planned)
-    for event in events:
+        found[id].take_over({key_of(trials[key]): before[key] for key in trials if key in before})
+    for event in taken:
         eta.take(event)
     for id, rows in by_stack.items():
         for entry in rows:
             if entry.outcome is not None and entry.outcome.final:
                 found[id].left.pop(key_of(entry.trial), None)
+            elif entry.trial.id in paused and paused[entry.trial.id] is None:
+                eta.pause(entry.trial)
     return eta, found
 
 
