@@ -31,7 +31,7 @@ WORTH_SECONDS = 2.0
 PAYS_BELOW = 0.9
 """Ratio of the estimated times, of workers side by side to one process, below which they are chosen."""
 CUT_PAYS_BELOW = 0.7
-"""The same for a stack that is cut for it and that a pruner makes narrow: narrow stacks of small models hardly get faster.
+"""The same for a stack that is cut for it and that a pruner makes narrow: narrow stacks of small models gain little.
 By the table in benchmarks/README.md, the ratio for 64 members in two workers is 0.83 for logistic regression, and 0.60
 for a multilayer perceptron."""
 
