@@ -1,6 +1,8 @@
 """Trials that leave early: from trials to outcomes, in this process, and what later commands make of them."""
 
+import errno
 import itertools
+import os
 import signal
 import threading
 from collections import Counter
@@ -460,9 +462,15 @@ def test_who_was_paused_when_the_command_ended_is_still_compared_with_all_others
     assert {str(found[name].state) for name in first.paused} == {"PRUNED"}
 
 
+@pytest.mark.parametrize("has_links", [True, False], ids=["", "no hard links"])
 def test_those_that_go_on_together_keep_their_states_when_their_worker_is_lost_at_once(
-    store: Store, trials: MakeTrials
+    store: Store, trials: MakeTrials, monkeypatch: pytest.MonkeyPatch, has_links: bool
 ) -> None:
+    def no_link(source: Path, target: Path) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_link)
     two_stacks = {**THREE_STACKS, "lrs": BEHIND}
     first, second = Pauses("paused trials go on"), Pauses()
     with pytest.raises(KeyboardInterrupt):
