@@ -145,18 +145,6 @@ def test_what_a_paused_point_has_reached_counts_until_there_is_a_result(tmp_path
     again.ask()
 
 
-def test_the_generations_of_a_widened_space_go_on_while_a_point_is_paused(tmp_path: Path) -> None:
-    file = tmp_path / "study.jsonl"
-    for high in (1.0, 2.0):
-        one = OptunaStrategy(file, "a search", "nsga2", 0, Space({"x": Numbers(0.0, high)}), ["max", "min"], 4)
-        for _ in range(25):
-            point = one.ask()
-            one.tell(point.number, PointState.COMPLETE, [float(point.values["x"]), 1.0])
-        one.keep()
-    one.take_interim(one.ask().number, PointState.PRUNED, [1.9, 1.0], 3)
-    assert len({one.ask().values["x"] for _ in range(9)}) > 1
-
-
 def _tell_by_rung(one: OptunaStrategy, number: int) -> int:
     """Asks for points; returns how many came to a later rung, with the smaller value."""
     found = 0

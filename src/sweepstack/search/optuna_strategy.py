@@ -255,7 +255,7 @@ class OptunaStrategy:
     def _interim_study(self) -> Study:
         """Returns a copy of the study, in memory, in which points that have no result yet have what they have achieved
         so far: Optuna's samplers take any other point that has not ended for a bad one."""
-        study = optuna.create_study(directions=self._directions)  # without the parents that nsga2 keeps by their ids
+        study = optuna.create_study(directions=self._directions)
         for trial in self._trials:
             if trial.number in self._interim:
                 state, objectives, rung = self._interim[trial.number]
