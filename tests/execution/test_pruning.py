@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,15 +16,17 @@ import torch
 
 from sweepstack.config.parsing import parse
 from sweepstack.events import Ended, Measured
+from sweepstack.execution.assignment import Assignment, Parts, Paused, Reporter
 from sweepstack.execution.engines.channel import work_folder
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.listener import Listener
 from sweepstack.execution.open_store import ledger_of
 from sweepstack.execution.prepare import Prepared, prepare
 from sweepstack.execution.scheduler import execute, foresee
+from sweepstack.planning.plan import UNITED
 from sweepstack.tracking.runs import history
 from sweepstack.tracking.store import Store
-from sweepstack.trial import Outcome, Trial
+from sweepstack.trial import Outcome, Trial, TrialState
 
 from ..stories import Command, deliver_all
 from ..terminal import new_store
@@ -505,3 +508,29 @@ def test_paused_trials_do_not_wait_for_those_that_another_command_trains(store: 
     late.cancel()
     assert went_on == [True]
     assert {*states(found).values()} == {"FINISHED", "PRUNED"}
+
+
+class Fails(InProcessExecutor):
+    """The first stack that goes on fails."""
+
+    has_failed = False
+
+    def train(self, assignment: Assignment, reporter: Reporter) -> Parts | Paused | None:
+        if assignment.stack.note != UNITED or self.has_failed:
+            return super().train(assignment, reporter)
+        self.has_failed = True
+        for trial in assignment.stack.trials:
+            reporter.emit(Ended(trial, Outcome(TrialState.FAILED, reason="torn"), time.time()))
+        return None
+
+
+def test_those_that_were_about_to_go_on_end_when_too_many_have_failed(store: Store, trials: MakeTrials) -> None:
+    events = Pauses()
+    prepared = trials(**{**THREE_STACKS, "lrs": BEHIND[:9], "batches": (100, 85), "max_failures": 1})
+    outcomes = execute(prepared, store, Fails(), [events])
+    deliver_all(store, ledger_of(store, None))
+    found = [outcomes[trial.fingerprint] for trial in prepared.trials if trial.name in events.paused]
+    assert sorted(str(one.state) for one in found) == ["FAILED", "KILLED"]
+    assert {event.trial.name for event in events.ended} >= {*events.paused}
+    assert not [row.name for row in store.rows("sweep") if row.state == "RUNNING"]
+    assert {*states(run(prepared, store)).values()} == {"FINISHED", "PRUNED"}
