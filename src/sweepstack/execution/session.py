@@ -161,12 +161,8 @@ class Session:
         wanted = frozenset(trial.id for trial in stack.trials if self.owns(trial))
         unsettled = any(trial.id not in wanted and not self._is_settled(trial) for trial in stack.trials)
         keep = stack.keep or unsettled
-        checkpoints, known, pauses = (
-            self._ledger.checkpoints(stack.id),
-            self._standings.known(),
-            more or self.paused > 0,
-        )
-        return Assignment(stack, wanted, checkpoints, keep, known, pauses=pauses)
+        checkpoints, known = self._ledger.checkpoints(stack.id), self._standings.known()
+        return Assignment(stack, wanted, checkpoints, keep, known, pauses=more or self.paused > 0)
 
     @property
     def paused(self) -> int:
