@@ -135,7 +135,7 @@ def test_the_states_of_pruned_trials_stay_until_they_are_trained_on_elsewhere(
     command = Command(ledger)
     command.claim(one, two, three)
     command.plan(FIRST, one, two, three)
-    folder = state(ledger, FIRST, "latest.pt", "previous.pt", "pruned-10/latest.pt", "pruned-20/latest.pt")
+    folder = state(ledger, FIRST, "latest.pt", "previous.pt", "part-0.pt", "pruned-10/latest.pt", "pruned-20/latest.pt")
     for pruned, epochs in ((one, 1), (two, 2)):
         command.start(pruned)
         command.measure(pruned, *range(1, epochs + 1))
@@ -148,7 +148,8 @@ def test_the_states_of_pruned_trials_stay_until_they_are_trained_on_elsewhere(
     assert inventory(store, "--yes")["unneeded"] == []  # no row says yet what its journal says
     deliver_all(store, ledger)
     found = inventory(store)
-    assert sorted(paths(found, "unneeded")) == [f"checkpoints/{FIRST}/{name}" for name in ("latest.pt", "previous.pt")]
+    of_stack = ("latest.pt", "part-0.pt", "previous.pt")
+    assert sorted(paths(found, "unneeded")) == [f"checkpoints/{FIRST}/{name}" for name in of_stack]
     (stays,) = found["needed"]
     assert (stays["path"], stays["size"]) == (f"checkpoints/{FIRST}", 2000)
     assert stays["why"] == "2 pruned trials of sweep sweep: a command that does not prune goes on from here"

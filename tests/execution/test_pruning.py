@@ -1,7 +1,11 @@
 """Trials that leave early: from trials to outcomes, in this process, and what later commands make of them."""
 
+import errno
 import itertools
+import os
 import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,16 +16,19 @@ import torch
 
 from sweepstack.config.parsing import parse
 from sweepstack.events import Ended, Measured
+from sweepstack.execution.assignment import Assignment, Parts, Paused, Reporter
+from sweepstack.execution.engines.channel import work_folder
 from sweepstack.execution.executor import InProcessExecutor
 from sweepstack.execution.listener import Listener
 from sweepstack.execution.open_store import ledger_of
 from sweepstack.execution.prepare import Prepared, prepare
 from sweepstack.execution.scheduler import execute, foresee
+from sweepstack.planning.plan import UNITED
 from sweepstack.tracking.runs import history
 from sweepstack.tracking.store import Store
-from sweepstack.trial import Outcome, Trial
+from sweepstack.trial import Outcome, Trial, TrialState
 
-from ..stories import deliver_all
+from ..stories import Command, deliver_all
 from ..terminal import new_store
 
 LRS = (0.0003, 3.0, 0.001, 1.0, 0.003, 0.3, 0.01, 0.1, 0.03)
@@ -411,3 +418,119 @@ def recorded(store: Store) -> Counter[tuple[str, str, int]]:
     return Counter(
         (name, point.key, point.step) for name, points in histories for point in points if "seconds" not in point.key
     )
+
+
+BEHIND = tuple(5e-4 * number for number in (1, 3, 5, 7, 9, 11, 13, 15, 17, 2, 4, 6, 8, 10, 12, 14, 16, 22))
+AHEAD = tuple(0.02 * number for number in (2, 3, 4, 5, 6, 7, 8, 9, 10))
+THREE_STACKS = {**HALVING, "lrs": (*BEHIND, *AHEAD), "launch.width": 9, "checkpoint.every": 0}
+"""What is left of the first two stacks pauses. The third one is better, and as much is left of it that it does not."""
+
+
+class Pauses(Events):
+    """Notes who has paused, and what is measured. Ends the command when one of those leaves, or when they go on."""
+
+    def __init__(self, ends_at: str = "") -> None:
+        super().__init__()
+        self.ends_at, self.paused = ends_at, list[str]()
+        self.measured: list[tuple[str, int]] = []
+
+    def on_paused(self, event: Ended) -> None:
+        self.paused.append(event.trial.name)
+
+    def on_measured(self, event: Measured) -> None:
+        self.measured.append((event.trial.name, round(event.measurement.epoch)))
+
+    def on_ended(self, event: Ended) -> None:
+        super().on_ended(event)
+        if self.ends_at == "leaves" and event.trial.name in self.paused:
+            raise KeyboardInterrupt
+
+    def on_message(self, line: str) -> None:
+        super().on_message(line)
+        if self.ends_at and self.ends_at in line:
+            raise KeyboardInterrupt
+
+
+def test_who_was_paused_when_the_command_ended_is_still_compared_with_all_others(
+    store: Store, trials: MakeTrials
+) -> None:
+    first, second = Pauses("leaves"), Pauses()
+    with pytest.raises(KeyboardInterrupt):
+        run(trials(**THREE_STACKS), store, first)
+    assert len(first.paused) >= 2
+    ended = {event.trial.name for event in first.ended}
+    assert len(ended & {*first.paused}) == 1
+    found = run(trials(**THREE_STACKS), store, second)
+    assert {*second.paused} == {*first.paused} - ended
+    assert {str(found[name].state) for name in first.paused} == {"PRUNED"}
+
+
+@pytest.mark.parametrize("has_links", [True, False], ids=["", "no hard links"])
+def test_those_that_go_on_together_keep_their_states_when_their_worker_is_lost_at_once(
+    store: Store, trials: MakeTrials, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def no_link(source: Path, target: Path) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_link)
+    two_stacks = {**THREE_STACKS, "lrs": BEHIND}
+    first, second = Pauses("paused trials go on"), Pauses()
+    with pytest.raises(KeyboardInterrupt):
+        run(trials(**two_stacks), store, first)
+    ledger = ledger_of(store, None)
+    (united,) = (path.parent for path in (ledger.folder / "checkpoints").glob("*/part-0.pt"))
+    work_folder(ledger.folder, united.name).mkdir(parents=True)  # as of a worker that has reported nothing
+    found = run(trials(**two_stacks), store, second)
+    assert min(epoch for _, epoch in second.measured) > 3
+    assert {str(found[name].state) for name in first.paused} & {"FINISHED"}
+
+
+def test_paused_trials_do_not_wait_for_those_that_another_command_trains(store: Store, trials: MakeTrials) -> None:
+    prepared = trials(**{**THREE_STACKS, "lrs": (*BEHIND, 0.1)})
+    other = Command(ledger_of(store, None))
+    assert other.claim(prepared.trials[-1]).fresh
+    went_on: list[bool] = []
+
+    def let_go(after: bool) -> None:
+        if not went_on:
+            went_on.append(after)
+            other.end()
+
+    class Waits(Listener):
+        def on_message(self, line: str) -> None:
+            if "paused trials go on" in line:
+                let_go(True)
+
+    late = threading.Timer(30, let_go, [False])
+    late.start()
+    found = run(prepared, store, Waits())
+    late.cancel()
+    assert went_on == [True]
+    assert {*states(found).values()} == {"FINISHED", "PRUNED"}
+
+
+class Fails(InProcessExecutor):
+    """The first stack that goes on fails."""
+
+    has_failed = False
+
+    def train(self, assignment: Assignment, reporter: Reporter) -> Parts | Paused | None:
+        if assignment.stack.note != UNITED or self.has_failed:
+            return super().train(assignment, reporter)
+        self.has_failed = True
+        for trial in assignment.stack.trials:
+            reporter.emit(Ended(trial, Outcome(TrialState.FAILED, reason="torn"), time.time()))
+        return None
+
+
+def test_those_that_were_about_to_go_on_end_when_too_many_have_failed(store: Store, trials: MakeTrials) -> None:
+    events = Pauses()
+    prepared = trials(**{**THREE_STACKS, "lrs": BEHIND[:9], "batches": (100, 85), "max_failures": 1})
+    outcomes = execute(prepared, store, Fails(), [events])
+    deliver_all(store, ledger_of(store, None))
+    found = [outcomes[trial.fingerprint] for trial in prepared.trials if trial.name in events.paused]
+    assert sorted(str(one.state) for one in found) == ["FAILED", "KILLED"]
+    assert {event.trial.name for event in events.ended} >= {*events.paused}
+    assert not [row.name for row in store.rows("sweep") if row.state == "RUNNING"]
+    assert {*states(run(prepared, store)).values()} == {"FINISHED", "PRUNED"}

@@ -113,6 +113,18 @@ def test_who_left_in_one_fold_does_not_push_out_in_the_next_one_who_went_on(name
     assert sorted(at(one, 1, b2=0.6)) == ["b2"]  # a new setting does push out
 
 
+def test_who_left_in_one_fold_does_not_push_out_those_that_have_paused() -> None:
+    """They have gone on, too. Else all trials of a grid could be pruned."""
+    settings = {"a0": 0, "a1": 0, "b0": 1, "b1": 1, "c0": 2}
+    one = pruner(dict.fromkeys(settings, 9), settings, name="halving")
+    for key, value in {"a0": 0.5, "b0": 0.6, "a1": 0.9, "b1": 0.6}.items():
+        one._standings[key].values[1] = value
+    one._standings["a0"].pruned = one._standings["a1"].pruned = True
+    assert one.decide_where_they_stand(["b0", "b1"]) == {}
+    one._standings["c0"].values[1] = 0.9
+    assert sorted(one.decide_where_they_stand(["b0", "b1"])) == ["b0", "b1"]
+
+
 def test_no_median_is_computed_of_values_that_are_no_numbers() -> None:
     nan = math.nan
     assert at(pruner(dict.fromkeys("abcd", 9), name="median"), 1, a=nan, b=nan, c=nan, d=nan) == {}

@@ -61,6 +61,8 @@ class Paused:
 
     ends: tuple[Ended, ...]
     """For each of them, how it ends if it is pruned where it stands."""
+    step: int
+    """The optimizer steps that the stack has done."""
 
 
 Answer = Parts | Paused | tuple[StackSettings, ...] | None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sweepstack.errors import StoreError
 from sweepstack.journal.ledger import Ledger
+from sweepstack.journal.stack_states import CHECKPOINTS
 from sweepstack.planning.classify import Decision, Resume, Reuse, Train, WaitFor, classify, is_pruned
 from sweepstack.planning.known_trials import CLAIMED, Composition, Entry, KnownTrials
 from sweepstack.planning.plan import Stack, Trajectory
@@ -16,9 +17,6 @@ from sweepstack.tracking.known_fingerprints import StoreLookup, lookup
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
 from sweepstack.trial import PRUNED_STATE, Finished, Outcome, StackSettings, Trial
-
-CHECKPOINTS = ("latest.pt", "previous.pt")
-"""The files of a stack's checkpoints; see `CheckpointManager`. By name, because listings of shared disks come late."""
 
 
 @dataclass(frozen=True)

@@ -157,9 +157,10 @@ def execute(
         with _paused_stopped(session):
             while (waiting or session.paused) and not session.is_stopping():
                 held.clear()
+                stacks: list[Stack] = []
                 if waiting:
                     stacks, executor = begin(waiting)
-                else:
+                if not stacks and session.paused:  # also while another command trains what this one waits for
                     stacks = session.go_on()
                 # This process is free when all is trained: then it is chosen again who trains what comes next.
                 dispatcher = Dispatcher(session, prepared, executor, more)

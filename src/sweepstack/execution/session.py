@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import secrets
 import shutil
 import sys
@@ -22,18 +21,19 @@ from sweepstack.config.run_sections import PrunerConfig
 from sweepstack.config.schema import RunConfig
 from sweepstack.errors import StoreError, count
 from sweepstack.events import Ended, Event, Joined, Measured, Started
-from sweepstack.execution.assignment import Assignment, Parts
+from sweepstack.execution.assignment import Assignment, Parts, Paused
 from sweepstack.execution.control.follow import Requests
 from sweepstack.execution.listener import Listener
 from sweepstack.execution.open_store import ledger_of
 from sweepstack.execution.progress import Display
-from sweepstack.execution.remaining_work import CHECKPOINTS, Work, claimed_members, lookup_settled, work_for
+from sweepstack.execution.remaining_work import Work, claimed_members, lookup_settled, work_for
 from sweepstack.execution.signals import interrupt
 from sweepstack.execution.undelivered import note_closed
 from sweepstack.journal.files import keep_file
 from sweepstack.journal.ledger import Ledger
 from sweepstack.journal.log import Journal
 from sweepstack.journal.replay import Replay
+from sweepstack.journal.stack_states import StackStates
 from sweepstack.planning.classify import Resume, Reuse, Train
 from sweepstack.planning.known_trials import Composition, Entry
 from sweepstack.planning.plan import Stack, Trajectory, unite
@@ -41,7 +41,7 @@ from sweepstack.search.pruning import Standings
 from sweepstack.tracking.experiments import experiment_name
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process
-from sweepstack.trial import PART_STATE, Outcome, Trial, TrialState, Verdict
+from sweepstack.trial import Outcome, Trial, TrialState, Verdict
 
 MissingFiles = Callable[[Sequence[tuple[Trial, Outcome, Path | None]]], Iterable[Sequence[Path]]]
 """Takes settled trials, each with its outcome and the folder of its files if that is on this machine; yields further
@@ -72,6 +72,7 @@ class Session:
         standings: Standings | None = None,
     ) -> None:
         self._ledger, self._number, self._store = ledger, number, store
+        self._states = StackStates(ledger.checkpoints)
         self._listeners, self._max_failures = listeners, max_failures
         self.outcomes: dict[str, Outcome] = {}
         """The outcomes of the trials that were trained, by fingerprint."""
@@ -84,8 +85,8 @@ class Session:
         self._mine: dict[str, Entry] = {}
         self._standings = standings or Standings(PrunerConfig())
         self._workers = 1
-        self._paused: list[tuple[Stack, list[Ended]]] = []
-        """What pruners have left of stacks and is to go on; for each trial, how it ends if it does not."""
+        self._paused: list[tuple[Stack, Paused]] = []
+        """Stacks, and what the pruner has left of each."""
 
     def claim(self, trials: Sequence[Trial], rerun: bool, missing_files: MissingFiles | None = None) -> Work:
         """Claims the trials that are not settled and that no other session trains.
@@ -109,7 +110,7 @@ class Session:
                     for entry in claimed_members(one, self._number).values():
                         self._take(entry)
         for continued in work.continued:
-            self._link(continued.state, continued.stack)
+            self._states.give(continued.state, continued.stack)
         reused = [one for one in work.decisions if isinstance(one, Reuse)]
         for one in reused:
             self._standings.end(one.trial, one.outcome)
@@ -161,27 +162,24 @@ class Session:
         wanted = frozenset(trial.id for trial in stack.trials if self.owns(trial))
         unsettled = any(trial.id not in wanted and not self._is_settled(trial) for trial in stack.trials)
         keep = stack.keep or unsettled
-        checkpoints, known, pauses = (
-            self._ledger.checkpoints(stack.id),
-            self._standings.known(),
-            more or self.paused > 0,
-        )
-        return Assignment(stack, wanted, checkpoints, keep, known, pauses=pauses)
+        checkpoints, known = self._ledger.checkpoints(stack.id), self._standings.known()
+        return Assignment(stack, wanted, checkpoints, keep, known, pauses=more or self.paused > 0)
 
     @property
     def paused(self) -> int:
         """The number of trials that wait for what others reach at the rungs of the pruner."""
-        return sum(len(ends) for _, ends in self._paused)
+        return sum(len(left.ends) for _, left in self._paused)
 
-    def pause(self, stack: Stack, ends: Sequence[Ended]) -> None:
+    def pause(self, stack: Stack, left: Paused) -> None:
         """Takes what a pruner has left of a stack. See `go_on`.
 
         Args:
             stack: the stack.
-            ends: how each of its trials that are left ends if it does not go on.
+            left: those of its trials that are left.
         """
-        self._paused.append((stack, [end for end in ends if self.owns(end.trial)]))
-        for end in self._paused[-1][1]:
+        left = replace(left, ends=tuple(end for end in left.ends if self.owns(end.trial)))
+        self._paused.append((stack, left))
+        for end in left.ends:
             self._standings.pause(end)
             for listener in self._listeners:
                 listener.on_paused(end)
@@ -194,28 +192,27 @@ class Session:
             Their stacks.
         """
         paused, self._paused = self._paused, []
-        ends = [end for _, some in paused for end in some]
+        ends = [end for _, left in paused for end in left.ends]
         pruned = {end.trial.id: end for end in self._standings.judge_paused(ends)}
         stopped = {end.trial.id: self._killed(end, "stopped") for end in ends if end.trial.id in self._stopped}
         for end in {**pruned, **stopped}.values():
             self.emit(replace(end, at=time.time()))
         going: dict[int, list[tuple[Stack, set[str]]]] = {}
-        for stack, some in paused:
-            if left := {end.trial.id for end in some if self.owns(end.trial)}:
-                step = max(self._measured(end.trial) for end in some if end.trial.id in left)
-                going.setdefault(step, []).append((stack, left))
+        for stack, left in paused:
+            if ids := {end.trial.id for end in left.ends if self.owns(end.trial)}:
+                going.setdefault(left.step, []).append((stack, ids))
         united: list[Stack] = []
         for _, group in sorted(going.items()):
             for stack in unite(group):
                 stack = replace(stack, id=secrets.token_hex(8))
-                ids = {trial.id for trial in stack.trials}
-                self._link_parts([one for one, left in group if left & ids], stack)
+                members = {trial.id for trial in stack.trials}
+                self._states.give_parts([one for one, ids in group if ids & members], stack)
                 united.append(stack)
+        self.sync()  # what has ended must be known after a power cut, for its state is removed
         self._ledger.plan(self._number, [_composition(stack) for stack in united])
-        for stack, _ in paused:
-            for name in CHECKPOINTS:
-                with contextlib.suppress(OSError):
-                    (self._ledger.checkpoints(stack.id) / name).unlink(missing_ok=True)
+        for stack, left in paused:
+            if not any(end.trial.id in stopped for end in left.ends):
+                self._states.remove(stack)
         for listener in self._listeners:
             listener.on_stacks(united, self._workers)
         if ends:
@@ -232,7 +229,7 @@ class Session:
             reason: why.
         """
         paused, self._paused = self._paused, []
-        for end in (end for _, some in paused for end in some):
+        for end in (end for _, left in paused for end in left.ends):
             self.emit(self._killed(end, reason))
 
     @staticmethod
@@ -269,50 +266,18 @@ class Session:
         ]
         for piece in pieces:
             if len(piece.trajectories) > 1:
-                self._link_checkpoints(stack, piece)
+                self._states.give(stack, piece)
         return self.keep_plan(pieces)[: len(parts.indices)]
 
     def renewed(self, stack: Stack) -> Stack:
         """Returns a stack with a new id, which has the checkpoints that the stack has now. See `keep_renewed`."""
         renewed = replace(stack, id=secrets.token_hex(8))
-        self._link_checkpoints(stack, renewed)
+        self._states.give(stack, renewed)
         return renewed
 
     def keep_renewed(self, stack: Stack) -> None:
         """Stores a renewed stack in place of the old one."""
         self._ledger.plan(self._number, [_composition(stack)])
-
-    def _link_checkpoints(self, stack: Stack, other: Stack) -> None:
-        """Gives another stack the checkpoints of a stack, as they are now."""
-        self._link(self._ledger.checkpoints(stack.id), other)
-
-    def _link(self, states: Path, stack: Stack) -> None:
-        """Gives a stack the states that a folder has now.
-
-        Args:
-            states: the folder.
-            stack: the stack.
-        """
-        folder = self._ledger.checkpoints(stack.id)
-        for name in CHECKPOINTS:
-            file = states / name
-            with contextlib.suppress(OSError):  # on a full disk it begins from scratch
-                if file.exists():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    os.link(file, folder / name)
-
-    def _link_parts(self, stacks: Sequence[Stack], united: Stack) -> None:
-        """Gives a stack the states of several stacks: its worker makes one of them.
-
-        Args:
-            stacks: the stacks.
-            united: the stack.
-        """
-        folder = self._ledger.checkpoints(united.id)
-        with contextlib.suppress(OSError):  # on a full disk it begins from scratch
-            folder.mkdir(parents=True, exist_ok=True)
-            for number, stack in enumerate(stacks):
-                os.link(self._ledger.checkpoints(stack.id) / CHECKPOINTS[0], folder / PART_STATE.format(number=number))
 
     @property
     def journal_folder(self) -> Path:

@@ -206,6 +206,10 @@ class _StackRun:
         """The fingerprints of those that go on later."""
         self._paused: list[Ended] = []
         """How those that are left end if they do not go on."""
+        self._was_paused = False
+        """True until it is asked whether a stack goes on that was paused when its command ended."""
+        self._step = 0
+        """The optimizer steps that are done, as far as they were reported."""
         self._trajectories = {
             trial.id: trajectory.longest.id for trajectory in self._stack.trajectories for trial in trajectory.trials
         }
@@ -250,7 +254,7 @@ class _StackRun:
                 with contained():
                     self._train_once(checkpoints)
                 if self._paused:
-                    return Paused(tuple(self._paused))
+                    return Paused(tuple(self._paused), self._step)
                 if self._is_stopping() or not begun or not self._open:
                     break
                 # The checkpoint is past the end of a trial whose outcome was not written: train once more without it.
@@ -320,7 +324,8 @@ class _StackRun:
         configs, run = [trajectory.config for trajectory in stack.trajectories], stack.trajectories[0].longest.run
         if self._pruner is not None:
             state = checkpoints.state or {}
-            self._pruner.begin(state.get("step", 0) / state.get("steps", 1), state.get("rungs"))
+            self._step, self._was_paused = state.get("step", 0), state.get("paused", False)
+            self._pruner.begin(self._step / state.get("steps", 1), state.get("rungs"))
         torch.set_num_threads(stack.choice.threads or choose_threads(configs[0], run.threads))
         with random_state.preserved():
             if len(listeners) > 1 or "parameters" in (of_stack or {}):
@@ -352,6 +357,7 @@ class _StackRun:
         from sweepstack.training.stacked.loop import TrialReader
 
         def report(measurement: Measurement) -> Verdict:
+            self._step = max(self._step, measurement.step)
             verdict = self.emit(Measured(trial, measurement, time.time()))
             value = measurement.metrics.get(trial.config.objective)
             if self._pruner is not None and value is not None:
@@ -397,11 +403,15 @@ class _StackRun:
     def _pause(self, left: Collection[str]) -> bool:
         """Returns whether what the pruner has left of the stack goes on later, together with what it leaves of others.
 
+        A stack that was paused when its command ended pauses once more, even alone: its trials are still to be compared
+        with all that have come as far.
+
         Args:
             left: the fingerprints of those that are left.
         """
         self._pausing = frozenset()
-        if self._pruner is None or not (self._assignment.pauses and self._has_decided and self._pruner.config.ranks):
+        pauses, self._was_paused = self._assignment.pauses or self._was_paused, False
+        if self._pruner is None or not (pauses and self._has_decided and self._pruner.config.ranks):
             return False
         width = len(self._stack.trajectories)
         narrow = sum(any(one.fingerprint in left for one in each.trials) for each in self._stack.trajectories)

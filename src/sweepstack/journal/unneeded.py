@@ -55,9 +55,10 @@ WORK_ID = re.compile(r"(measure-)?[0-9a-f]{16}")
 SESSION_FILE = re.compile(r"(\d{6,})\.(lock|delivery\.lock|control)")
 DAMAGED_JOURNAL = re.compile(r"\d{6,}(-\d+)?\.jsonl")
 OF_PRUNED = re.compile(re.escape(PRUNED_STATE).replace(r"\{step\}", r"(\d+)"))
-OF_OTHERS = re.compile(f"{OF_PRUNED.pattern}|{re.escape(PART_STATE).replace(r'{number}', r'[0-9]+')}")
-STATES = ("latest.pt", "previous.pt", "latest.pt.partial")
-"""The files of a stack's checkpoints; see `CheckpointManager`."""
+LAST_STATE = re.compile(
+    r"latest\.pt|previous\.pt|latest\.pt\.partial|" + re.escape(PART_STATE).replace(r"\{number\}", r"\d+")
+)
+"""The files that a stack resumes from; see `CheckpointManager`."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ class _Search:
             # A stack of one trial is resumed from its own state even if it was pruned.
             is_over = all(row.state == SETTLED or is_pruned(row) for row in rows)
             if is_over and steps and sum(map(len, composition.trajectories)) > 1:
-                for path in (folder / name for name in STATES if (folder / name).is_file()):
+                for path in (one for one in _content(folder) if LAST_STATE.fullmatch(one.name)):
                     why = "all trials of its stack have ended, or go on from the state in which they were pruned"
                     self._add(self._unneeded, CHECKPOINTS, path, why)
                     unneeded.append(path)
@@ -325,7 +326,7 @@ def _content(folder: Path) -> list[Path]:
 
 def _is_state(path: Path) -> bool:
     """True if sweepstack gives such a name to something in a folder of checkpoints."""
-    return path.name in STATES or path.name.endswith(".newer.pt") or OF_OTHERS.fullmatch(path.name) is not None
+    return any(name.fullmatch(path.name) for name in (LAST_STATE, OF_PRUNED)) or path.name.endswith(".newer.pt")
 
 
 def size_of(path: Path) -> int:

@@ -256,8 +256,6 @@ class OptunaStrategy:
         """Returns a copy of the study, in memory, in which points that have no result yet have what they have achieved
         so far: Optuna's samplers take any other point that has not ended for a bad one."""
         study = optuna.create_study(directions=self._directions)
-        for key, value in self._storage.get_study_system_attrs(self._study._study_id).items():
-            study._storage.set_study_system_attr(study._study_id, key, value)
         for trial in self._trials:
             if trial.number in self._interim:
                 state, objectives, rung = self._interim[trial.number]

@@ -253,7 +253,8 @@ class Pruner:
         return Decision(leaving, len(left), self._epochs)
 
     def decide_where_they_stand(self, keys: Iterable[str]) -> dict[str, str]:
-        """Decides about trials once more, by what is known now of the last rung that each has reached.
+        """Decides about trials once more, by what is known now of the last rung that each has reached. They have gone
+        on there: who was pruned there before does not push them out.
 
         Returns:
             Why trials end, by fingerprint.
@@ -264,7 +265,7 @@ class Pruner:
             reached[max(values_at(standing.values, self._own(standing)))].append(key)
         leaving: dict[str, str] = {}
         for rung, here in sorted(reached.items()):
-            for key, reason in self._judged(rung, here).items():
+            for key, reason in self._judged(rung, here, have_gone_on=True).items():
                 epochs = max(self._standings[key].values)
                 leaving[key] = f"pruned at epoch {epochs:g} by {self.config.name}{reason}"
         return leaving
@@ -287,22 +288,28 @@ class Pruner:
                 leaving[key] = epochs, f"pruned at epoch {epochs:g} by {self.config.name}{reason}"
         return leaving
 
-    def _judged(self, rung: int, keys: Sequence[str]) -> dict[str, str]:
-        """Returns why trials that have reached a rung end there, by fingerprint."""
+    def _judged(self, rung: int, keys: Sequence[str], have_gone_on: bool = False) -> dict[str, str]:
+        """Returns why trials that have reached a rung end there, by fingerprint.
+
+        Args:
+            rung: the rung.
+            keys: the fingerprints of the trials.
+            have_gone_on: they were judged there before, and have gone on.
+        """
         groups: dict[tuple[str, int], list[str]] = defaultdict(list)
         for key in keys:
             standing = self._standings[key]
             groups[standing.comparable, self._bracket(standing.setting)].append(key)
         found: dict[str, str] = {}
         for (_, bracket), group in groups.items():
-            losers = self._losers(rung, group, bracket)
+            losers = self._losers(rung, group, bracket, have_gone_on)
             settings = {key: self._standings[key].setting for key in group}
             found |= {key: losers[setting] for key, setting in settings.items() if setting in losers}
         for key in found:
             self._standings[key].pruned = True
         return found
 
-    def _losers(self, rung: int, group: Sequence[str], bracket: int) -> dict[int, str]:
+    def _losers(self, rung: int, group: Sequence[str], bracket: int, have_gone_on: bool) -> dict[int, str]:
         """Returns why settings end at a rung, by their numbers. What was decided before stands: who left there with
         another seed or fold leaves, and does not push out who went on.
 
@@ -310,8 +317,9 @@ class Pruner:
             rung: the rung.
             group: the fingerprints of the trials that have just reached it, and are compared.
             bracket: their bracket.
+            have_gone_on: see `_judged`.
         """
-        like, judged = self._standings[group[0]], {*group}
+        like, judged = self._standings[group[0]], set() if have_gone_on else {*group}
         if self.config.name == "hyperband" and rung not in rungs_of(self.config, self._longest)[bracket:]:
             return {}
         curves: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))

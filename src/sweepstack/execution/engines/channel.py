@@ -280,8 +280,8 @@ class Reports:
                 return Trained()
             case {"done": {"settings": found}}:
                 return Trained(settings=tuple(StackSettings(**one) for one in found))
-            case {"done": {"paused": found}}:
-                return Trained(Paused(tuple(end_from_json(self._trials[id], end) for id, end in found)))
+            case {"done": {"paused": found, "step": step}}:
+                return Trained(Paused(tuple(end_from_json(self._trials[id], end) for id, end in found), step))
             case {"done": parts}:
                 return Trained(Parts(tuple(map(tuple, parts["indices"])), parts["note"]))
         return None

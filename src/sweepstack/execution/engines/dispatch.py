@@ -49,7 +49,7 @@ class Queued:
 
     stack: Stack
     has_begun: bool = False
-    """True if its trials have begun in a stack that was cut, or with a worker that was lost."""
+    """True if its trials have begun in a stack that was cut or has paused, or with a worker that was lost."""
     losses: int = 0
     """The workers that it has lost since it has last made progress."""
     delays: int = 0
@@ -103,7 +103,8 @@ class Dispatcher:
 
     def _queue(self, stacks: Sequence[Stack]) -> None:
         ordered = sorted(stacks, key=seconds_of, reverse=True) if self._executor.workers > 1 else stacks
-        self._waiting.extend(Queued(stack) for stack in ordered)
+        begun = (any(map(self._session.has_begun, stack.trials)) for stack in ordered)  # those that were paused
+        self._waiting.extend(Queued(stack, has_begun) for stack, has_begun in zip(ordered, begun, strict=True))
 
     def _train_all(self, refill: Callable[[], Sequence[Stack]] | None) -> None:
         pause = SHORTEST_PAUSE
@@ -191,8 +192,8 @@ class Dispatcher:
         match result:
             case Trained(None):
                 session.forget_work(stack)
-            case Trained(Paused() as paused):
-                session.pause(stack, paused.ends)
+            case Trained(Paused() as left):
+                session.pause(stack, left)
                 session.forget_work(stack)
             case Trained(Parts() as parts):
                 pieces = session.split(stack, parts, self._prepared.device_of(stack))

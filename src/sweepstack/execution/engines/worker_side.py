@@ -214,7 +214,8 @@ def do_assignment(
             case Parts():
                 reporter.send({"done": {"indices": answer.indices, "note": answer.note}})
             case Paused():
-                reporter.send({"done": {"paused": [[one.trial.id, end_as_json(one, None)] for one in answer.ends]}})
+                ends = [[one.trial.id, end_as_json(one, None)] for one in answer.ends]
+                reporter.send({"done": {"paused": ends, "step": answer.step}})
             case None:
                 if is_well := reporter.all_well:
                     on_well()
