@@ -134,4 +134,4 @@ def test_a_temporary_folder_is_removed_by_the_next_use_when_its_process_was_kill
     with scratch.scratch() as mine:
         assert not left.exists()
         with scratch.scratch() as other:
-            assert sorted(temporary.iterdir()) == sorted([mine, other])
+            assert sorted(temporary.iterdir()) == sorted([mine.parent, other.parent])

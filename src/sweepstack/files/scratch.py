@@ -28,10 +28,11 @@ def scratch() -> Iterator[Path]:
 def _make_folder(stack: contextlib.ExitStack) -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
-        with contextlib.suppress(Timeout, FileNotFoundError):  # another process has taken it for a leftover
+        with contextlib.suppress(Timeout, FileNotFoundError, FileExistsError):  # another process took it for a leftover
             lock = FileLock(folder / LOCK)
             lock.acquire(blocking=False)
             stack.callback(_remove, folder, lock)
+            folder.chmod(0o700)  # if it was removed, the lock has made it again
             (folder / "files").mkdir()
             return folder / "files"
 
@@ -51,6 +52,7 @@ def _remove(folder: Path, lock: FileLock) -> None:
     """Removes a folder whose lock is held: all of it, or on Windows first all but the lock's file, which is open."""
     shutil.rmtree(folder, ignore_errors=True)
     lock.release()
-    with contextlib.suppress(OSError):
-        (folder / LOCK).unlink(missing_ok=True)
-        folder.rmdir()
+    if os.name == "nt":  # elsewhere, another process may have made that file again meanwhile, and holds its lock
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
