@@ -30,10 +30,9 @@ WORTH_SECONDS = 2.0
 """Estimated seconds of training from which several workers are considered: choosing for them takes time, too."""
 PAYS_BELOW = 0.9
 """Ratio of the estimated times, of workers side by side to one process, below which they are chosen."""
-CUT_PAYS_BELOW = 0.7
-"""The same for a stack that is cut for it and that a pruner makes narrow: narrow stacks of small models gain little.
-By the table in benchmarks/README.md, the ratio for 64 members in two workers is 0.83 for logistic regression, and 0.60
-for a multilayer perceptron."""
+LEAST_CUT_WIDTH = 16
+"""A stack that a pruner will make narrow is cut for several workers only into parts of at least so many trajectories:
+steps of narrow stacks gain little from that."""
 
 _has_trained = False
 """True if this process has trained or timed something, so that it must not be forked any more."""
@@ -122,9 +121,10 @@ class Engine:
             return Chosen(inline, self._jobs)
         local = self._plan_beside(fresh, len(resumed), wait_for_quiet, inline)
         beside = SLOWER_TOGETHER * makespan(map(seconds_of, [*resumed, *local.stacks]), self._workers)
-        is_cut = self._prepared.run.pruner.ranks and len(local.stacks) > len(inline.stacks)
-        pays_below = CUT_PAYS_BELOW if is_cut else PAYS_BELOW
-        if len(resumed) + len(local.stacks) < 2 or beside > pays_below * one_by_one:
+        is_cut = len(local.stacks) > len(inline.stacks)
+        narrowest = min((len(stack.trajectories) for stack in local.stacks), default=LEAST_CUT_WIDTH)
+        stays_whole = self._prepared.run.pruner.ranks and is_cut and narrowest < LEAST_CUT_WIDTH
+        if len(resumed) + len(local.stacks) < 2 or stays_whole or beside > PAYS_BELOW * one_by_one:
             return Chosen(inline, self._jobs)
         reason = f"{self._workers} workers side by side: about {beside:.1f} s of training, {one_by_one:.1f} s in one"
         return Chosen(local, self._local, f"{reason} process (engine=inline trains so)")
