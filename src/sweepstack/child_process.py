@@ -27,7 +27,7 @@ def end_with_parent(parent: int) -> None:
 
 
 def is_running(process: int) -> bool:
-    """True if there is a process of that id on this machine, whoever owns it."""
+    """True if a process with that id runs on this machine, of whichever user."""
     import psutil  # os.kill(process, 0) would send Ctrl-C on Windows
 
     return bool(psutil.pid_exists(process))

@@ -223,7 +223,7 @@ class Session:
         return united
 
     def stop_paused(self, reason: str) -> None:
-        """Ends the paused trials, as it ends those that train: the same command goes on with them.
+        """Ends the paused trials as KILLED. The same command resumes them.
 
         Args:
             reason: why.

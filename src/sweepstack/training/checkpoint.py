@@ -59,7 +59,7 @@ class CheckpointManager:
         say: receives one line for the user.
         beside: returns what a save keeps in `state` beside what the training gives.
         keep_pruned: keep the states of trials that are pruned out of a stack.
-        unite: makes one state of those of several stacks; see `part`.
+        unite: makes one state of those of several stacks, which are the files `PART_STATE`.
     """
 
     def __init__(

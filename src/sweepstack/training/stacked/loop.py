@@ -157,8 +157,8 @@ def train_stack(
             readers that have not ended end KILLED. Training resumes from its `state`, see `_resume_stack`.
         prune: called once all readers that are due have reported; returns the keys of those that leave PRUNED. Their
             state is kept for them, and the stack gets narrower.
-        pause: called with the keys of those that are left then; returns whether these go on in another stack. Then the
-            state is kept, and they end PRUNED, too: whoever has answered does not take that for their outcome.
+        pause: called with the keys of those that are left then; returns whether these go on in another stack. If so,
+            their state is saved and their readers get PRUNED, which the caller must not take for their outcome.
 
     Raises:
         CheckpointError: the keeper's state does not fit. The model cannot be used any more; the readers can.

@@ -12,7 +12,7 @@ from sweepstack.training.checkpoint import CheckpointError
 
 
 def unite(states: Sequence[Mapping[str, Any]], keys: Collection[str]) -> dict[str, Any]:
-    """Returns the state of a stack that goes on with members of other stacks, which are at the same step.
+    """Returns the state of one stack, made of some members of other stacks. All these stacks must be at the same step.
 
     Random numbers that members share go on as in the first stack, and so does the clock of the one that took longest.
 
