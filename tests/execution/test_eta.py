@@ -10,7 +10,8 @@ import pytest
 
 from sweepstack.config.schema import RunConfig, TrialConfig
 from sweepstack.events import Ended, Event, Measured, Started
-from sweepstack.execution.control.eta import SLOWER_TOGETHER, Eta, StackProgress, Survival
+from sweepstack.execution.control.eta import SLOWER_TOGETHER, Eta
+from sweepstack.execution.control.stack_progress import StackProgress, Survival
 from sweepstack.trial import DatasetFacts, Measurement, Outcome, Trial, TrialState
 
 Make = Callable[..., TrialConfig]

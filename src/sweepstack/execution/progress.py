@@ -16,7 +16,8 @@ from rich.text import Text
 
 from sweepstack.errors import count, printable
 from sweepstack.events import Ended, Measured, Started
-from sweepstack.execution.control.eta import Eta, StackProgress, clock, key_of
+from sweepstack.execution.control.eta import Eta, clock
+from sweepstack.execution.control.stack_progress import StackProgress, key_of
 from sweepstack.execution.listener import Listener
 from sweepstack.metrics import bare_name, is_better, rounded
 from sweepstack.planning.plan import Stack

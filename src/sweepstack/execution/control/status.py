@@ -12,7 +12,8 @@ from types import MappingProxyType
 
 from sweepstack.errors import StoreError
 from sweepstack.events import Ended, Event, Measured, Started
-from sweepstack.execution.control.eta import Eta, StackProgress, key_of
+from sweepstack.execution.control.eta import Eta
+from sweepstack.execution.control.stack_progress import StackProgress, key_of
 from sweepstack.execution.engines.channel import EVENTS, reported_events, worker_of
 from sweepstack.journal.control import About, Control, Extent
 from sweepstack.journal.ledger import Ledger
