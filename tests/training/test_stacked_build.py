@@ -1,6 +1,7 @@
 """Stacked is not alone in one thing only: which units dropout drops. With the same draws a stack ends where each of its
 members ends alone, whatever the module; or it is not stacked, and says why."""
 
+import itertools
 import random
 import re
 import time
@@ -200,6 +201,16 @@ class OwnNumPy(Chain):
 class Unseeded(Chain):
     def between(self, hidden: Tensor) -> Tensor:
         return hidden * float(np.random.default_rng().uniform(0.5, 1.5)) if self.training else hidden
+
+
+COUNTED = itertools.count()
+
+
+class Drifts(Chain):
+    """Differs by a thousandth each time: less than a stack may differ from its members by."""
+
+    def between(self, hidden: Tensor) -> Tensor:
+        return hidden * (1 + 1e-3 * next(COUNTED)) if self.training else hidden
 
 
 class ByTheClock(Chain):
@@ -409,6 +420,7 @@ NOT_STACKED = {
     PythonsRandom: "it draws random numbers of Python or NumPy",
     NumPysRandom: "it draws random numbers of Python or NumPy",
     Unseeded: "it does not repeat its results",
+    Drifts: "it does not repeat its results",
     ByTheClock: "it does not answer the same twice",
     DrawnInInit: "its plain attribute scale differs for each seed",
     StochasticDepth: "vmap",
