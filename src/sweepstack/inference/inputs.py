@@ -147,7 +147,8 @@ def _after_header(lines: list[tuple[int, list[str]]], width: int) -> list[tuple[
 
 def _read_tensors(path: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:  # which np.load leaves open if it is an archive
+            array = np.load(file, allow_pickle=False)
     except OSError:
         raise
     except Exception as error:  # a damaged file can fail in any way
