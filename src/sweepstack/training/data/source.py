@@ -190,10 +190,11 @@ class Data(abc.ABC):
             return over(lambda part: _scaled(part.to(self.device, non_blocking=True)), inputs), targets
         images = _scaled(inputs.to(self.device, non_blocking=True))
         if images.is_floating_point():
+            fresh = images if images.data_ptr() != inputs.data_ptr() else None
             if self.mean:
-                images = images - self._beside(self.mean, images)
+                images = fresh = torch.sub(images, self._beside(self.mean, images), out=fresh)
             if self.std != 1:
-                images = images / self._beside(self.std, images)
+                images = torch.div(images, self._beside(self.std, images), out=fresh)
         return images, targets
 
     def _beside(self, value: float | tuple[float, ...], images: Tensor) -> Tensor | float:
