@@ -25,7 +25,8 @@ from stack import RATES, TRAIN, configs, process, spread
 from sweepstack.training.checkpoint import CheckpointManager
 from sweepstack.training.data.load import load_data
 from sweepstack.training.stacked import build
-from sweepstack.training.stacked.loop import TrialReader, train_stack
+from sweepstack.training.stacked.loop import train_stack
+from sweepstack.training.stacked.members import TrialReader
 
 GOAL = 1.03
 WITHOUT, DEFAULT, ALWAYS = "checkpoint.every=1e9", "default", "checkpoint.every=0"

@@ -12,7 +12,8 @@ from sweepstack.training.data import load
 from sweepstack.training.data.memory import InMemory
 from sweepstack.training.data.source import Data as AnyData
 from sweepstack.training.stacked import build
-from sweepstack.training.stacked.loop import TrialReader, train_stack
+from sweepstack.training.stacked.loop import train_stack
+from sweepstack.training.stacked.members import TrialReader
 from sweepstack.trial import Outcome
 
 

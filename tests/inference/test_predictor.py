@@ -17,7 +17,8 @@ from sweepstack.inference.trial_data import build_predictor, example, load_targe
 from sweepstack.inference.weights import distance, has_kinks
 from sweepstack.training.data import digits
 from sweepstack.training.stacked import build
-from sweepstack.training.stacked.loop import TrialReader, train_stack
+from sweepstack.training.stacked.loop import train_stack
+from sweepstack.training.stacked.members import TrialReader
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome, TrialState

@@ -20,7 +20,8 @@ from sweepstack.config.schema import TrialConfig
 from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager
 from sweepstack.training.random_state import random_state, set_random_state
 from sweepstack.training.stacked.dense_model import DenseModel
-from sweepstack.training.stacked.loop import TrialReader, train_stack
+from sweepstack.training.stacked.loop import train_stack
+from sweepstack.training.stacked.members import TrialReader
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel

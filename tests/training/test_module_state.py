@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from sweepstack.training.checkpoint import CheckpointManager
 from sweepstack.training.module_state import Attributes, Unkept
-from sweepstack.training.stacked.loop import TrialReader, train_stack
+from sweepstack.training.stacked.loop import train_stack
+from sweepstack.training.stacked.members import TrialReader
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome, TrialState

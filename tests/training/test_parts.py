@@ -12,7 +12,8 @@ from sweepstack.training.checks import check_trial
 from sweepstack.training.data.load import load_data
 from sweepstack.training.own_loop import train as train_own
 from sweepstack.training.stacked.build import build_stacked_model
-from sweepstack.training.stacked.loop import TrialReader, train_stack
+from sweepstack.training.stacked.loop import train_stack
+from sweepstack.training.stacked.members import TrialReader
 from sweepstack.training.trainer import train
 from sweepstack.trial import TrialState
 

@@ -15,7 +15,8 @@ from sweepstack.training.models import build_model
 from sweepstack.training.random_state import seed_all
 from sweepstack.training.stacked import build
 from sweepstack.training.stacked.dense_model import DenseModel
-from sweepstack.training.stacked.loop import TrialReader, train_stack
+from sweepstack.training.stacked.loop import train_stack
+from sweepstack.training.stacked.members import TrialReader
 from sweepstack.training.stacked.vmap_model import MappedModel
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome, TrialState

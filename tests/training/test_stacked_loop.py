@@ -16,9 +16,10 @@ from torch.nn import functional
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training import models
-from sweepstack.training.stacked import build, loop
+from sweepstack.training.stacked import build, members
 from sweepstack.training.stacked.dense_model import DenseModel
-from sweepstack.training.stacked.loop import TrialReader, train_stack
+from sweepstack.training.stacked.loop import train_stack
+from sweepstack.training.stacked.members import TrialReader
 from sweepstack.training.stacked.model import StackedModel, Unstackable
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel
@@ -416,7 +417,7 @@ def test_a_member_that_is_done_does_not_bend_the_schedules_of_those_that_go_on(d
 
 def test_the_shares_of_all_trials_make_up_the_time_of_the_stack(digits_config, monkeypatch):
     """By a clock of processor time: on a busy machine two looks at the other one are far apart."""
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=time.process_time))
+    monkeypatch.setattr(members, "time", SimpleNamespace(perf_counter=time.process_time))
     configs = [[digits_config({"optimizer.lr": lr, "epochs": epochs}) for epochs in (1, 2, 4)] for lr in (0.1, 0.2)]
     configs.append([digits_config({"optimizer.lr": 1e30, "epochs": 4})])
     outcomes, _ = run(configs)

@@ -16,7 +16,8 @@ from sweepstack.training.checks import check_trial
 from sweepstack.training.models import build_model
 from sweepstack.training.random_state import seed_all
 from sweepstack.training.stacked import build
-from sweepstack.training.stacked.loop import TrialReader, train_stack
+from sweepstack.training.stacked.loop import train_stack
+from sweepstack.training.stacked.members import TrialReader
 from sweepstack.training.stacked.model import Unstackable
 from sweepstack.training.stacked.vmap_model import MappedModel
 from sweepstack.training.trainer import train

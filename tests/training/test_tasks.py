@@ -21,7 +21,8 @@ from sweepstack.training.data import diabetes, digits
 from sweepstack.training.models import build_model
 from sweepstack.training.stacked import build, equivalence
 from sweepstack.training.stacked.dense_model import DenseModel
-from sweepstack.training.stacked.loop import TrialReader, train_stack
+from sweepstack.training.stacked.loop import train_stack
+from sweepstack.training.stacked.members import TrialReader
 from sweepstack.training.stacked.model import StackedModel
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.stacked.vmap_model import MappedModel

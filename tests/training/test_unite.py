@@ -10,7 +10,8 @@ import torch
 from sweepstack.config.schema import TrialConfig
 from sweepstack.training.checkpoint import CheckpointError, CheckpointManager
 from sweepstack.training.stacked import build
-from sweepstack.training.stacked.loop import TrialReader, train_stack
+from sweepstack.training.stacked.loop import train_stack
+from sweepstack.training.stacked.members import TrialReader
 from sweepstack.training.stacked.unite import unite
 from sweepstack.training.trainer import train
 from sweepstack.trial import Outcome, TrialState

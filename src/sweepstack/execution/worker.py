@@ -36,7 +36,7 @@ RUNGS_BEFORE_PAUSE = 2
 if TYPE_CHECKING:
     from sweepstack.training.checkpoint import CheckpointManager
     from sweepstack.training.data.source import Data
-    from sweepstack.training.stacked.loop import TrialReader
+    from sweepstack.training.stacked.members import TrialReader
 
 
 def load_data_of(trial: Trial) -> Data:
@@ -354,7 +354,7 @@ class _StackRun:
             trial: the trial.
             decides: the pruner decides with each measurement; else once all trials of the stack have reported.
         """
-        from sweepstack.training.stacked.loop import TrialReader
+        from sweepstack.training.stacked.members import TrialReader
 
         def report(measurement: Measurement) -> Verdict:
             self._step = max(self._step, measurement.step)

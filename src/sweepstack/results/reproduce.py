@@ -28,7 +28,7 @@ from sweepstack.tracking.artifacts import CONFIG, artifact, config_of, overrides
 from sweepstack.tracking.runs import Record, find_run
 from sweepstack.tracking.runs_as_rows import FINGERPRINT_TAG, TRAINED_TAG, VERSION_TAG, as_program
 from sweepstack.tracking.store import Store
-from sweepstack.tracking.writer.delivery import environment
+from sweepstack.tracking.writer.records import environment
 from sweepstack.trial import TrialState
 
 COMMIT = "mlflow.source.git.commit"

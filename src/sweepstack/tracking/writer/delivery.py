@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import getpass
-import importlib.metadata
-import json
 import logging
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,38 +20,29 @@ from sweepstack.journal.files import drop_files
 from sweepstack.journal.log import LogReader
 from sweepstack.journal.replay import Replay
 from sweepstack.journal.sessions import Sessions
-from sweepstack.paths import project_root
 from sweepstack.tracking.address import sweepstack_command
 from sweepstack.tracking.artifacts import local_folder
-from sweepstack.tracking.objectives import tags_of_task
 from sweepstack.tracking.params import as_text
 from sweepstack.tracking.runs_as_rows import (
-    ASKED_TAG,
-    FINGERPRINT_TAG,
-    ID_TAG,
     LOG_TAG,
-    LONGEST_TAG,
-    PROGRAM_TAG,
     PRUNED_TAG,
     REASON_TAG,
-    RECOMPOSED_TAG,
-    RUNGS_TAG,
-    SETTLED_TAG,
     SWEEP_TAG,
-    TRAINED_TAG,
-    TRAJECTORY_TAG,
-    VERSION_TAG,
-    jobs_tag,
-    member_tag,
-    rungs_as_text,
-    search_tag,
-    space_tag,
 )
 from sweepstack.tracking.store import Store
-from sweepstack.trial import DEFAULT_PROGRAM, TrialState
+from sweepstack.tracking.writer.records import (
+    axis_of,
+    dataset_of,
+    end_tags,
+    metrics_at_end,
+    milliseconds,
+    tags_of,
+    tags_of_sweep,
+)
+from sweepstack.trial import TrialState
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Metric, RunInfo, RunTag
+    from mlflow.entities import Metric, RunInfo, RunTag
 
 log = logging.getLogger(__name__)
 
@@ -290,7 +275,9 @@ class Delivery:
         if info is None and run_id is not None and not isinstance(first, Started):
             return None
         if info is None:
-            info = self._store.client.create_run(experiment_id, _ms(first.at), _tags(first), as_value(trial.name)).info
+            info = self._store.client.create_run(
+                experiment_id, milliseconds(first.at), tags_of(first), as_value(trial.name)
+            ).info
         self._runs[trial.id] = _Run(info.run_id, local_folder(info.artifact_uri))
         return self._runs[trial.id], made
 
@@ -313,31 +300,33 @@ class Delivery:
                 case Started(resumed=resumed):
                     if resumed and not made:  # its params are recorded already
                         client.update_run(run.run_id, "RUNNING", as_value(trial.name))
-                        now = {**_of_sweep(event), LOG_TAG: as_value(str(event.trial.log))}
+                        now = {**tags_of_sweep(event), LOG_TAG: as_value(str(event.trial.log))}
                         tags += [RunTag(key, value) for key, value in now.items()]
                         if PRUNED_TAG in client.get_run(run.run_id).data.tags:
                             client.delete_tag(run.run_id, PRUNED_TAG)
                         continue
                     params = [Param(key[:250], as_value(as_text(value)[:6000])) for key, value in trial.params.items()]
                     if event.dataset.digest:
-                        client.log_inputs(run.run_id, [_dataset(event)])
+                        client.log_inputs(run.run_id, [dataset_of(event)])
                     self._keep_text(run, "config.yaml", trial.config_text)
                     self._keep_text(run, "overrides.yaml", "".join(f"- {line}\n" for line in trial.overrides))
                 case Measured():
                     metrics_of_step = event.measurement.metrics.items()
-                    metrics += [Metric(key, value, _ms(event.at), _axis(event)) for key, value in metrics_of_step]
+                    metrics += [
+                        Metric(key, value, milliseconds(event.at), axis_of(event)) for key, value in metrics_of_step
+                    ]
                 case Ended():
-                    metrics += [Metric(key, value, _ms(event.at), 0) for key, value in _at_end(event)]
+                    metrics += [Metric(key, value, milliseconds(event.at), 0) for key, value in metrics_at_end(event)]
                     if event.trial.config.keep_best and event.outcome.state is not TrialState.PRUNED:
                         metrics += self._best_as_last(run.run_id, event, metrics)
-                    tags += _end_tags(event)
+                    tags += end_tags(event)
         client.log_batch(run.run_id, metrics, params, tags)
         if isinstance(last := events[-1], Ended):
             for file in last.files:
                 self._keep_file(run, self._kept(trial.id, file))
             state = last.outcome.state
             status = TrialState.FINISHED if state is TrialState.PRUNED else state
-            client.set_terminated(run.run_id, str(status), _ms(last.at))
+            client.set_terminated(run.run_id, str(status), milliseconds(last.at))
         return run.run_id
 
     def _best_as_last(self, run_id: str, event: Ended, metrics: Sequence[Metric]) -> list[Metric]:
@@ -353,8 +342,8 @@ class Delivery:
         key = event.trial.config.objective
         history = self._store.client.get_metric_history(run_id, key)
         step = max((point.step for point in (*metrics, *history) if point.key == key), default=0)
-        later = _ms(event.at) + 1  # of points with one step and one time, MLflow shows the largest
-        left_out = dict(_at_end(event))
+        later = milliseconds(event.at) + 1  # of points with one step and one time, MLflow shows the largest
+        left_out = dict(metrics_at_end(event))
         best = [(key, value) for key, value in event.outcome.metrics.items() if key not in left_out]
         return [Metric(key, value, later, step) for key, value in best]
 
@@ -369,7 +358,9 @@ class Delivery:
         if found is None or info is None:
             log.error("the run of trial %s (%s) does not exist any more", event.trial.id, event.trial.name)
             return None
-        tags = [RunTag(key, text) for key, text in _of_sweep(event).items() if key != SWEEP_TAG]  # who trained it stays
+        tags = [
+            RunTag(key, text) for key, text in tags_of_sweep(event).items() if key != SWEEP_TAG
+        ]  # who trained it stays
         if tags:
             self._store.client.log_batch(found, tags=tags)
         for file in event.files:
@@ -378,7 +369,7 @@ class Delivery:
 
     def _close(self, run_id: str, state: TrialState, reason: str, at: float) -> None:
         self._store.client.set_tag(run_id, REASON_TAG, reason)
-        self._store.client.set_terminated(run_id, str(state), _ms(at))
+        self._store.client.set_terminated(run_id, str(state), milliseconds(at))
 
     def _keep_text(self, run: _Run, name: str, text: str) -> None:
         text = as_value(text)
@@ -446,106 +437,4 @@ def not_delivered(count: int, uri: str, journal: Path, why: str) -> str:
     return (
         f"Records of {some} are kept in the journal, because {uri} does not take them ({why}); the next sweep delivers "
         f"them, or type: {sweepstack_command('sync', uri, journal)}"
-    )
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)
-
-
-def _axis(event: Measured) -> int:
-    """Returns the step of a metric in MLflow: the epoch, or the iteration if the trial is measured by iterations."""
-    by_epoch = event.trial.config.evaluate_every == "epoch"
-    return event.measurement.epoch if by_epoch else event.measurement.step
-
-
-def _at_end(event: Ended) -> list[tuple[str, float]]:
-    """Returns the metrics that no measurement contains: those of the test, and times."""
-    selecting = event.trial.config.objective.split("/")[0]
-    along_the_way = ("train/", f"{selecting}/")
-    return [(key, value) for key, value in event.outcome.metrics.items() if not key.startswith(along_the_way)]
-
-
-def _end_tags(event: Ended) -> list[RunTag]:
-    from mlflow.entities import RunTag
-
-    outcome, trial = event.outcome, event.trial
-    tags = {
-        REASON_TAG: outcome.reason,
-        TRAINED_TAG: event.trained,
-        RECOMPOSED_TAG: event.recomposed,
-        SETTLED_TAG: trial.fingerprint if outcome.settled else "",
-        PRUNED_TAG: outcome.reason if outcome.state is TrialState.PRUNED else "",
-        RUNGS_TAG: rungs_as_text(outcome.rungs),
-        TRAJECTORY_TAG: event.trajectory,
-    }
-    return [RunTag(key, as_value(text)) for key, text in tags.items() if text or key == REASON_TAG]
-
-
-def _of_sweep(event: Event) -> dict[str, str]:
-    sweep = event.trial.sweep
-    if sweep is None:
-        return {}
-    name = as_value(sweep)  # earlier versions accepted any text as a name
-    search = event.trial.run.search.name
-    chosen: dict[str, str] = {search_tag(sweep): search} if search != "grid" else {}
-    if 0 < len(event.trial.space) <= LONGEST_TAG:
-        chosen[space_tag(sweep)] = event.trial.space
-    jobs = f"{event.trial.number} {event.trial.jobs}"
-    return {SWEEP_TAG: name, member_tag(sweep): f"{_ms(event.at)} {name}", jobs_tag(sweep): jobs, **chosen}
-
-
-def _tags(first: Event) -> dict[str, str]:
-    trial = first.trial
-    return {
-        **environment(),
-        "mlflow.source.name": as_value(" ".join(trial.program)),
-        "mlflow.source.type": "LOCAL",
-        ID_TAG: trial.id,
-        FINGERPRINT_TAG: trial.fingerprint,
-        LOG_TAG: as_value(str(trial.log)),
-        **{key: as_value(text) for key, text in tags_of_task(trial.config).items()},
-        **({ASKED_TAG: trial.asked} if trial.asked else {}),
-        **({PROGRAM_TAG: json.dumps(trial.program)} if trial.program != DEFAULT_PROGRAM else {}),
-        **_of_sweep(first),
-    }
-
-
-@functools.cache
-def environment() -> dict[str, str]:
-    """Returns the tags for the user, the git commit, and the versions that the metrics depend on."""
-    tags = {
-        VERSION_TAG: importlib.metadata.version("sweepstack"),
-        "versions.python": platform.python_version(),
-    }
-    for package in ("torch", "hydra-core", "mlflow"):
-        tags[f"versions.{package}"] = importlib.metadata.version(package)
-    with contextlib.suppress(KeyError, OSError):  # a container may run as a user without a name
-        tags["mlflow.user"] = getpass.getuser()
-    git = ["git", "-C", str(project_root())]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False)
-    if commit.returncode == 0:
-        tags["mlflow.source.git.commit"] = commit.stdout.strip()
-        status = [*git, "status", "--porcelain", "--untracked-files=no"]
-        changed = subprocess.run(status, capture_output=True, encoding="utf-8", check=False)
-        tags["git.uncommitted_changes"] = str(bool(changed.stdout.strip())).lower()
-    return tags
-
-
-def _dataset(event: Started) -> DatasetInput:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    config, facts = event.trial.config.dataset, event.dataset
-    name = str(event.trial.params["dataset"])
-    counts = {"train": facts.train, "held_out": facts.held_out, "test": facts.test}
-    return DatasetInput(
-        Dataset(
-            name=name,
-            digest=facts.digest,
-            source_type="code",
-            source=json.dumps({"target": config.target}),
-            schema=json.dumps(config.model_dump(include={"shape", "classes", "outputs"}, exclude_none=True)),
-            profile=json.dumps(counts),
-        ),
-        [InputTag("mlflow.data.context", "training")],
     )

@@ -6,22 +6,18 @@ measurements; `trainer.train` is the reference, and the tests compare.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sweepstack.config.schema import TrialConfig
 from sweepstack.schedules import factor, looks_at_horizon
-from sweepstack.training.checkpoint import NEVER, CheckpointError, CheckpointManager, fitting
+from sweepstack.training.checkpoint import NEVER, CheckpointManager, fitting
 from sweepstack.training.data.source import Data
 from sweepstack.training.module_state import Unkept
-from sweepstack.training.objective import ObjectiveTracker
 from sweepstack.training.outcomes import (
     diverged,
     finished,
@@ -32,61 +28,16 @@ from sweepstack.training.outcomes import (
     update_metrics,
 )
 from sweepstack.training.random_state import random_state, seed_all, set_random_state, stream
+from sweepstack.training.stacked.members import Clock, Member, TrialReader, give, keys_of, leave, timed
 from sweepstack.training.stacked.model import StackedModel
+from sweepstack.training.stacked.resume import resume_stack, state_of
 from sweepstack.training.stacked.single_model import SingleModel
 from sweepstack.training.updates import in_groups
-from sweepstack.trial import MOST_AXES, Measurement, OnMeasured, Outcome, Verdict
+from sweepstack.trial import MOST_AXES, Measurement, Verdict
 
 SHRINK = 0.75
 """A stack goes on with the members that still train once these are at most so many of it. A member that leaves changes
 the width, and with it the last bits of the others; one that stays frozen costs its part of every step."""
-
-
-@dataclass(eq=False)
-class TrialReader:
-    """A trial that reads a trajectory up to its own end."""
-
-    config: TrialConfig
-    report: OnMeasured
-    end: Callable[[Outcome], None]
-    """Takes the trial's outcome as soon as it is known."""
-    key: str = ""
-    """What a checkpoint knows it by, such as the trial's fingerprint; unique in the stack."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    share: float = 0.0
-    """Seconds of the stack that were this trial's part."""
-    kept: Mapping[str, Any] | None = None
-    """The best measurement so far, in the form of `trainer.tested`; only with `keep_best`."""
-
-    def __post_init__(self) -> None:
-        self.tracker = ObjectiveTracker(self.config)
-
-    def every(self, steps: int) -> int:
-        """Updates from one measurement to the next, at `steps` an epoch."""
-        return steps if self.config.evaluate_every == "epoch" else self.config.evaluate_every
-
-    def is_due(self, step: int, steps: int) -> bool:
-        """Whether it is measured after `step` updates."""
-        return step % self.every(steps) == 0 or self.is_at_end(step, steps)
-
-    def is_at_end(self, step: int, steps: int) -> bool:
-        return step == steps * self.config.epochs or self.tracker.ends_early
-
-    def may_keep(self, step: int, steps: int) -> bool:
-        """Whether a measurement after `step` updates can be the one whose predictions are kept."""
-        return self.tracker.may_keep(step == steps * self.config.epochs)
-
-
-@dataclass
-class Member:
-    """A trajectory in the stack."""
-
-    config: TrialConfig
-    """The one with the most epochs among those of its trials."""
-    readers: list[TrialReader]
-    """Those that have not ended."""
-    trajectory: int
-    """Its place among those that the stack began, or went on, with."""
 
 
 @dataclass
@@ -107,35 +58,6 @@ class Evaluated:
         return self.predictions() if self.parts and self.parts[0].ndim - 1 <= MOST_AXES else None
 
 
-class Clock:
-    """Seconds of training, without those of tests and of what is done with outcomes."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._divided = time.perf_counter()
-        self._began = self._divided - seconds
-
-    def seconds(self) -> float:
-        """Up to the last call of `divide`, so that they are the sum of all shares."""
-        return self._divided - self._began
-
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        passed = time.perf_counter() - began
-        self._began += passed
-        self._divided += passed
-
-    def divide(self, members: Sequence[Member]) -> None:
-        """Gives each member, and of it each reader, an equal part of what has passed since the last time."""
-        now = time.perf_counter()
-        training = [member for member in members if member.readers]
-        for member in training:
-            for reader in member.readers:
-                reader.share += (now - self._divided) / len(training) / len(member.readers)
-        self._divided = now
-
-
 def train_stack(
     trajectories: Sequence[Sequence[TrialReader]],
     data: Data,
@@ -154,7 +76,7 @@ def train_stack(
         trajectories: the readers of each; configs of one trajectory differ in `epochs` and `evaluate_every` only.
         model: its members, one a trajectory and in the same order.
         checkpoints: keeps the state after an epoch when that is due, and whenever the training is stopped: then the
-            readers that have not ended end KILLED. Training resumes from its `state`, see `_resume_stack`.
+            readers that have not ended end KILLED. Training resumes from its `state`, see `resume_stack`.
         prune: called once all readers that are due have reported; returns the keys of those that leave PRUNED. Their
             state is kept for them, and the stack gets narrower.
         pause: called with the keys of those that are left then; returns whether these go on in another stack. If so,
@@ -164,7 +86,8 @@ def train_stack(
         CheckpointError: the keeper's state does not fit. The model cannot be used any more; the readers can.
     """
     members = [
-        Member(max((r.config for r in readers), key=_epochs), [*readers], n) for n, readers in enumerate(trajectories)
+        Member(max((reader.config for reader in readers), key=lambda config: config.epochs), [*readers], number)
+        for number, readers in enumerate(trajectories)
     ]
     first = members[0].config
     steps = data.steps_per_epoch(first.batch_size, first.accumulate)
@@ -172,9 +95,9 @@ def train_stack(
     losses: list[Tensor] = []  # of this epoch; on the device, for looking at one would wait for it
     clock = Clock()
     if checkpoints.state is not None:
-        members, step, seed, losses, clock = _resume_stack(checkpoints.state, members, model, steps, data.device)
-        if checkpoints.state.get("paused") and pause(_keys(members)):
-            _prune(members, _keys(members), clock)
+        members, step, seed, losses, clock = resume_stack(checkpoints.state, members, model, steps, data.device)
+        if checkpoints.state.get("paused") and pause(keys_of(members)):
+            _prune(members, keys_of(members), clock)
             return
 
     def save(pruned_at: int | None = None, paused: bool = False) -> bool:
@@ -183,7 +106,7 @@ def train_stack(
         recent = torch.stack(losses)[: step % steps].cpu().clone()  # of an epoch that is done none is needed
         random = random_state(data.device)
         try:
-            trained = _state(trajectories, members, model)
+            trained = state_of(trajectories, members, model)
         except Unkept as what:
             checkpoints.cannot(str(what))
             return False
@@ -214,9 +137,9 @@ def train_stack(
                     members, model, data, step, clock, _measure(members, model, data, recent, rates, step, clock)
                 )  # no variable: it would keep the predictions on the device while the stack trains on
                 leaving = prune()
-                left = _keys(members) - {*leaving}
+                left = keys_of(members) - {*leaving}
                 pauses = pause(left)
-                if pauses or len(left) < len(_keys(members)):
+                if pauses or len(left) < len(keys_of(members)):
                     save(step if sum(map(len, trajectories)) > 1 else None)
                     _prune(members, leaving, clock)
                 if pauses and save(paused=True):
@@ -229,94 +152,6 @@ def train_stack(
                 if checkpoints.stopping:
                     _kill(members, step, steps, clock)
                     return
-
-
-def _state(
-    trajectories: Sequence[Sequence[TrialReader]], members: Sequence[Member], model: StackedModel | SingleModel
-) -> dict[str, Any]:
-    """Who is in the stack and how far, and the model; the tensors are not copied."""
-    return {
-        "trajectories": [[reader.key for reader in readers] for readers in trajectories],
-        "members": [
-            {
-                "trajectory": member.trajectory,
-                "readers": [_state_of_reader(reader) for reader in member.readers],
-            }
-            for member in members
-        ],
-        "model": model.state(),
-    }
-
-
-def _state_of_reader(reader: TrialReader) -> dict[str, Any]:
-    best = {} if reader.kept is None else {"kept": reader.kept}
-    return {"key": reader.key, "figures": reader.metrics, "share": reader.share, **reader.tracker.state(), **best}
-
-
-def _resume_stack(
-    state: Mapping[str, Any],
-    passed: Sequence[Member],
-    model: StackedModel | SingleModel,
-    steps: int,
-    device: torch.device,
-) -> tuple[list[Member], int, int, list[Tensor], Clock]:
-    """Brings everything to where it was when the state was kept: gives back the members, the steps that were done, the
-    seed of the random numbers that members share, the losses of the epoch, and the clock.
-
-    Readers are known by their keys. One that had ended is passed over, one that is not passed is dropped; a member of
-    which no reader is passed, ended or not, is left out, which changes the width and so the last bits of the others.
-    """
-    with fitting():
-        members, numbers, kept = _match(state, passed)
-        step = int(state["step"])
-        ends = [steps * reader.config.epochs for member in members for reader in member.readers]
-        if state["steps"] != steps or not 0 < step < min(ends, default=math.inf):
-            raise CheckpointError(
-                f"it is at step {step} with {state['steps']} an epoch, "
-                f"the trainings take {sorted({*ends})} with {steps} an epoch"
-            )
-        if members:
-            model.keep([member.trajectory for member in members], [member.config.seed for member in members])
-            model.restore(state["model"], numbers)
-        losses = state["losses"][:, numbers].to(device)
-        if len(losses) != step % steps or "cpu" not in state["random"]:
-            raise CheckpointError(f"it has {len(losses)} losses at step {step} with {steps} an epoch")
-        clock = Clock(float(state["seconds"]))
-        for reader, saved in kept:  # at last, for the readers are as they were when something does not fit
-            reader.metrics.update(saved["figures"])
-            reader.tracker.restore(saved)
-            reader.share, reader.kept = saved["share"], saved.get("kept")
-        return members, step, int(state["seed"]), [*losses.unbind()], clock
-
-
-def _match(
-    state: Mapping[str, Any], passed: Sequence[Member]
-) -> tuple[list[Member], list[int], list[tuple[TrialReader, Mapping[str, Any]]]]:
-    """The members to go on with, their places in the state, and what the state has about each of their readers."""
-    indices = {reader.key: index for index, member in enumerate(passed) for reader in member.readers}
-    readers = {reader.key: reader for member in passed for reader in member.readers}
-    if len(readers) < sum(len(member.readers) for member in passed):
-        raise CheckpointError("the keys of readers must be unique")
-    unknown = readers.keys() - {key for keys in state["trajectories"] for key in keys}
-    if unknown:  # which must not be taken for ended
-        raise CheckpointError(f"it knows nothing of {', '.join(sorted(unknown))}")
-    members: list[Member] = []
-    numbers: list[int] = []
-    kept: list[tuple[TrialReader, Mapping[str, Any]]] = []
-    for number, saved in enumerate(state["members"]):
-        found = {indices[key] for key in state["trajectories"][saved["trajectory"]] if key in indices}
-        if len(found) > 1 or found & {member.trajectory for member in members}:
-            raise CheckpointError("its trajectories are others")
-        for index in found:
-            going_on = [(readers[about["key"]], about) for about in saved["readers"] if about["key"] in readers]
-            members.append(Member(passed[index].config, [reader for reader, _ in going_on], index))
-            numbers.append(number)
-            kept += going_on
-    return members, numbers, kept
-
-
-def _epochs(config: TrialConfig) -> int:
-    return config.epochs
 
 
 def epoch_factors(configs: Sequence[TrialConfig], epoch: int, steps: int) -> Tensor:
@@ -364,8 +199,8 @@ def _fail_members(
         if member.readers and not finite[index]:
             clock.divide(members)
             model.freeze(index)
-            for reader in _leave(member, member.readers):
-                _give(reader, diverged(reader.config, losses[:, index], step, steps, _timed(reader, clock)), clock)
+            for reader in leave(member, member.readers):
+                give(reader, diverged(reader.config, losses[:, index], step, steps, timed(reader, clock)), clock)
 
 
 def _measure(
@@ -404,9 +239,9 @@ def _measure(
         update_metrics(config, measured[index], metrics)
         if (undefined := undefined_metric(measured[index])) is not None:
             clock.divide(members)
-            for one in _leave(members[index], [reader]):
+            for one in leave(members[index], [reader]):
                 name = f"{config.selecting_part}/{undefined}"
-                _give(one, unmeasurable(name, step, _timed(one, clock)), clock)
+                give(one, unmeasurable(name, step, timed(one, clock)), clock)
             continue
         if reader.tracker.is_best(metrics):
             best.append((index, reader))
@@ -415,8 +250,8 @@ def _measure(
         verdict = reader.report(Measurement(-(-step // steps), step, total, reported))
         if verdict is Verdict.STOP and step < total:
             clock.divide(members)
-            for one in _leave(members[index], [reader]):
-                _give(one, killed(step, total), clock)
+            for one in leave(members[index], [reader]):
+                give(one, killed(step, total), clock)
     if best:
         clock.divide(members)
         _keep(best, model, data, clock, evaluated)
@@ -471,10 +306,10 @@ def _end_trials(
     if untested := [(index, reader) for index, reader in ending if reader.kept is None]:
         _keep(untested, model, data, clock, evaluated)
     for index, reader in ending:
-        _leave(members[index], [reader])
+        leave(members[index], [reader])
         assert reader.kept is not None
-        metrics = _timed(reader, clock)
-        _give(reader, finished(reader.config, reader.kept, reader.tracker, step, steps, metrics), clock)
+        metrics = timed(reader, clock)
+        give(reader, finished(reader.config, reader.kept, reader.tracker, step, steps, metrics), clock)
 
 
 def _prune(members: Sequence[Member], leaving: Collection[str], clock: Clock) -> None:
@@ -485,34 +320,12 @@ def _prune(members: Sequence[Member], leaving: Collection[str], clock: Clock) ->
     """
     clock.divide(members)
     for member in members:
-        for reader in _leave(member, [one for one in member.readers if one.key in leaving]):
-            _give(reader, pruned(_timed(reader, clock)), clock)
-
-
-def _keys(members: Sequence[Member]) -> set[str]:
-    """Returns the keys of those that have not ended."""
-    return {reader.key for member in members for reader in member.readers}
+        for reader in leave(member, [one for one in member.readers if one.key in leaving]):
+            give(reader, pruned(timed(reader, clock)), clock)
 
 
 def _kill(members: Sequence[Member], step: int, steps: int, clock: Clock) -> None:
     """Lets everybody leave who is left."""
     for member in members:
-        for reader in _leave(member, member.readers):
-            _give(reader, killed(step, steps * reader.config.epochs), clock)
-
-
-def _leave(member: Member, readers: Sequence[TrialReader]) -> list[TrialReader]:
-    """Takes readers out of a member; gives them back."""
-    leaving = list(readers)
-    member.readers = [reader for reader in member.readers if reader not in leaving]
-    return leaving
-
-
-def _timed(reader: TrialReader, clock: Clock) -> dict[str, float]:
-    reader.metrics.update(train_seconds=clock.seconds(), train_seconds_share=reader.share)
-    return reader.metrics
-
-
-def _give(reader: TrialReader, outcome: Outcome, clock: Clock) -> None:
-    with clock.stopped():
-        reader.end(outcome)
+        for reader in leave(member, member.readers):
+            give(reader, killed(step, steps * reader.config.epochs), clock)
