@@ -147,7 +147,7 @@ class Outcome:
     """True if it FAILED because its loss was not finite."""
     rungs: Mapping[float, float] = field(default_factory=dict)
     """The objective at the rungs of the sweep's pruner that the trial has reached, by the epochs that it had trained
-    then; see `search/pruning.py`."""
+    then; see `search/rungs.py`."""
     population: str = ""
     """Digest of the trials that a PRUNED one was compared with, and of the pruner; see `Standings`. Empty if that is
     not known."""

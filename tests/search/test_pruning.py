@@ -13,17 +13,17 @@ from sweepstack.config.run_sections import PrunerConfig, SearchConfig
 from sweepstack.config.schema import RunConfig
 from sweepstack.errors import ConfigError
 from sweepstack.planning.compatibility import objective_key, setting_key
-from sweepstack.search.pruning import (
+from sweepstack.search.pruning import Pruner
+from sweepstack.search.rungs import (
     KnownRungs,
-    Pruner,
     Standing,
-    Standings,
     bracket_of,
     brackets,
     describe_pruner,
     rungs_of,
     rungs_within,
 )
+from sweepstack.search.standings import Standings
 from sweepstack.trial import Measurement, Outcome, TrialState
 
 from ..stories import fingerprint

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sweepstack.events import Ended, Event
 from sweepstack.planning.plan import Stack
-from sweepstack.search.pruning import KnownRungs
+from sweepstack.search.rungs import KnownRungs
 from sweepstack.trial import StackSettings, Verdict
 
 

@@ -11,7 +11,7 @@ from sweepstack.errors import count
 from sweepstack.execution.remaining_work import Work
 from sweepstack.metrics import rounded
 from sweepstack.planning.plan import unique
-from sweepstack.search.pruning import describe_pruner
+from sweepstack.search.rungs import describe_pruner
 from sweepstack.trial import PICTURES, Trial, TrialState
 
 

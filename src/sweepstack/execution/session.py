@@ -37,7 +37,7 @@ from sweepstack.journal.stack_states import StackStates
 from sweepstack.planning.classify import Resume, Reuse, Train
 from sweepstack.planning.known_trials import Composition, Entry
 from sweepstack.planning.plan import Stack, Trajectory, unite
-from sweepstack.search.pruning import Standings
+from sweepstack.search.standings import Standings
 from sweepstack.tracking.experiments import experiment_name
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer.client import writer_process

@@ -24,7 +24,7 @@ from sweepstack.execution.control.stack_progress import (
     key_of,
     share_of_time,
 )
-from sweepstack.search.pruning import rungs_within
+from sweepstack.search.rungs import rungs_within
 from sweepstack.trial import Trial, TrialState
 
 OTHER_BATCH_SIZE = 0.5

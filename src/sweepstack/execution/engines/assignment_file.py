@@ -10,7 +10,7 @@ from typing import Any
 from sweepstack.execution.assignment import Assignment, Groups
 from sweepstack.journal.codec import UnreadableError, stored_trial, trial_as_json
 from sweepstack.planning.plan import Stack, Trajectory
-from sweepstack.search.pruning import KnownRungs
+from sweepstack.search.rungs import KnownRungs
 from sweepstack.trial import StackSettings, Trial
 
 

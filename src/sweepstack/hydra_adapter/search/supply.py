@@ -19,7 +19,7 @@ from sweepstack.execution.scheduler import Supply
 from sweepstack.hydra_adapter.search.read_space import AND, SearchedJobs
 from sweepstack.metrics import Mode, is_better, rounded
 from sweepstack.planning.compatibility import check_one_objective
-from sweepstack.search.pruning import ROUNDING, rungs_within
+from sweepstack.search.rungs import ROUNDING, rungs_within
 from sweepstack.search.space import Space
 from sweepstack.search.strategy import Point, PointState, Strategy
 from sweepstack.trial import Outcome, Trial, TrialState
