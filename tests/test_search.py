@@ -232,6 +232,61 @@ def test_a_condition_names_a_number_of_a_range(folder: Path) -> None:
     assert (fulfilled, others) == ({True}, {False})
 
 
+def test_conditions_compare_values_and_may_have_conditions_themselves(folder: Path) -> None:
+    when = "+search.when={optimizer.momentum:'optimizer.lr=0.10',clip_norm:'optimizer.momentum=5e-1'}"
+    words = ("dataset=digits", "epochs=1", "batch_size=50,100", when, "search=random", "search.trials=2")
+
+    def planned(*own: str) -> str:
+        return search(*words, "launch.dry_run=true", *own)
+
+    both = ("optimizer.momentum=0.5,0.9", "clip_norm=1.0,2.0")
+    out = planned(*both, "optimizer.lr=1e-1")  # the value that the condition names, written otherwise
+    assert "optimizer.momentum: one of 0.5, 0.9\n    clip_norm: one of 1.0, 2.0, when optimizer.momentum=0.5\n" in out
+    assert "6 different points" in out
+    out = planned(*both, "optimizer.lr=0.2")  # without the momentum there is no clip_norm either
+    assert "2 different points\n    batch_size: one of 50, 100\n" in out
+    assert "momentum" not in out
+    out = planned(
+        "optimizer.momentum=0.5", "clip_norm=1.0,2.0", "optimizer.lr=0.1,0.2"
+    )  # one value keeps its condition
+    assert "optimizer.momentum: one of 0.5, when optimizer.lr=0.1\n" in out
+    assert "6 different points" in out
+
+
+def test_a_sampler_says_which_keys_it_draws_at_random(folder: Path) -> None:
+    words = (*SPACE, "search.trials=9", "launch.dry_run=true", "+search.when={optimizer.momentum:'batch_size=50'}")
+    keys = {"cmaes": "batch_size, optimizer.momentum", "gp": "optimizer.momentum", "nsga2": "optimizer.momentum"}
+    for sampler in ("cmaes", "gp", "nsga2", "tpe"):
+        out = search(*words, "optimizer.momentum=interval(0.1,0.9)", f"search={sampler}")
+        assert re.findall(r"draws (.*) at random", out) == ([keys[sampler]] if sampler in keys else [])
+
+
+def test_the_width_of_a_budget_in_epochs_is_that_of_the_longest_trainings(folder: Path) -> None:
+    words = ("dataset=digits", RATES, "epochs=int(interval(1,27))", "search.epochs=270", "launch.dry_run=true")
+    assert "search=tpe until 270 trial-epochs; 4 points at a time" in search(*words, "search=tpe")
+    out = search(*words, "search=tpe", "search.trials=2000000")
+    assert "search=tpe until 2000000 trials or 270 trial-epochs; 4 points at a time" in out
+
+
+def test_a_search_of_no_time_trains_its_first_point(folder: Path) -> None:
+    search(*TPE, "search.minutes=0.0000001", "epochs=1")
+    assert len(recorded(folder)) == 1
+
+
+def test_trials_of_other_data_are_searched_if_their_targets_are_the_same(folder: Path) -> None:
+    rows = [(row % 7, row % 3, row % 2) for row in range(60)]
+    for name, shift in (("one", 0), ("other", 1)):
+        lines = [f"{a},{b},{'yes' if (c + shift * (a > 3)) % 2 else 'no'}" for a, b, c in rows]
+        (folder / f"{name}.csv").write_text("\n".join(["a,b,c", *lines]))
+    words = ("-m", "dataset=table", "dataset.predict=c", "model=logistic", "epochs=1", "device=cpu", "search=random")
+    words = (*words, "search.trials=4", "engine=inline")
+    done = here.train(*words, "dataset.file=one.csv", "dataset.columns=[a],[b]")
+    assert done.code == 0, done.err
+    done = here.train(*words, "dataset.file=one.csv,other.csv")
+    assert (done.code, done.err.count("error: ")) == (2, 1), done.err
+    assert "the same held-out items, and some have other data, got 'dataset.file=one.csv and dataset.f" in done.err
+
+
 def test_a_widened_space_keeps_its_history(folder: Path) -> None:
     search(*TPE, "search.trials=6")
     before = recorded(folder)
@@ -249,6 +304,13 @@ def test_a_widened_space_keeps_its_history(folder: Path) -> None:
     assert len(study.trials) == 9
     assert before.items() <= recorded(folder).items()
     assert len(recorded(folder)) == 9
+
+
+def test_a_widened_space_keeps_its_history_where_other_keys_follow_from_it(folder: Path) -> None:
+    words = (*SMALL, "optimizer.lr=${vars.rate}", "batch_size=50", "search=random", "engine=inline")
+    search(*words, "+vars.rate=interval(0.1,0.2)", "search.trials=3")
+    out = search(*words, "+vars.rate=interval(0.05,0.2)", "search.trials=4")
+    assert "3 of 3 points of the same search with other values lie in this space: taken over" in out
 
 
 def test_a_widened_space_knows_how_far_pruned_points_came(folder: Path) -> None:
@@ -626,6 +688,9 @@ REFUSED = {
     "search=tpe search.trials=4.5": "search.trials should be a valid integer, got 4.5",
     "search=tpe search.minutes=nan": "search.minutes should be a finite number",
     "search=tpe search.trials=4 fold=int(interval(0,3)) folds=4": "does not search for a fold",
+    "search=tpe search.trials=4 batch_size=tag(log,range(16,65,16))": "a range by the logarithm has whole numbers in "
+    "steps of 1, got 'batch_size=tag(log,range(16,65,16))'; list the values, or leave out the steps: "
+    "tag(log,int(interval(16,64)))",
 }
 WHEN = {
     "optimizer.momentum:'optimizer.lr=0.1'": "search.when is about searched keys, got 'optimizer.momentum'; did you",
@@ -699,6 +764,7 @@ OF_NO_EFFECT = {
     "-m search.zip=[[batch_size,seed]] hydra.sweeper.jobs=jobs.yaml": "hydra.sweeper.jobs lists what is trained",
     "-m hydra/sweeper=basic search.zip=[[batch_size,optimizer.lr]] optimizer.lr=0.1,0.2": "hydra/sweeper=sweepstack",
     "--config-dir conf_of_mine -m space=one,two": "cannot come from a file that is swept",
+    "-m sweeps=tpe,lr": "cannot come from a file that is swept, got 'search=tpe'; choose that file without a comma",
     "search=tpe search.trials=4": "search=tpe needs a sweep; add -m, or choose search=grid",
     "search.patience=4": "search.patience has no effect on a grid",
     "search.zip=[[batch_size,optimizer.lr]]": "search.zip needs a sweep",

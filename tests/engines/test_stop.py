@@ -233,3 +233,15 @@ def test_nothing_runs(tmp_path: Path) -> None:
     rule = "error: nothing runs that could be stopped; sweepstack status shows more\n"
     assert (done.exit_code, done.stderr) == (2, rule)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_paused_trial_is_stopped_too(ledger: Ledger, trial: MakeTrial, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = living(ledger, trial, "sweep", 1, 2)
+    control = ledger.control(command.number)
+    control.note_paused("sweep-1")
+    monkeypatch.setattr(stopping, "_wait", lambda *_: control.take(1))
+    done = stop(ledger, "lr=1")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == "Stopped before it goes on, as it is paused now: lr=1.\n"
+    assert [request.trials for request in control.read().requests] == [("sweep-1",)]
+    command.die()

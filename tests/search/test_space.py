@@ -93,3 +93,6 @@ def test_a_key_with_a_condition_is_in_those_points_only_that_fulfil_it() -> None
 def test_the_number_of_points() -> None:
     assert Space({"a": Numbers(1, 9, 2), "b": Options(("x", "y"))}).size == 10
     assert Space({"a": interval("a=interval(0,1)", (0.0, 1.0), False)}).size == float("inf")
+    twice = Options(("x", "y", "y"))
+    nested = Space({"a": twice, "b": Options(("1", "2")), "c": Numbers(1, 3, 1)}, {"b": ("a", "x"), "c": ("b", "1")})
+    assert nested.size == 5  # y, x with 2, and x with 1 and each of three

@@ -445,6 +445,30 @@ def test_a_trial_that_is_gone_on_with_is_one_run(store: Store, ledger: Ledger, t
     assert store.rows("sweep")[0].run_id == store.rows("other")[0].run_id == row.run_id  # it is of both
 
 
+@pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.KILLED])
+def test_a_late_delivery_keeps_the_files_of_a_trial_that_others_have_resumed_since(
+    store: Store, ledger: Ledger, trial: MakeTrial, weights: Path, state: TrialState
+) -> None:
+    one = Command(ledger)
+    one.claim(trial(1))
+    one.plan("stack", trial(1))
+    one.start(trial(1))
+    one.measure(trial(1), 1)
+    one.finish(trial(1), Outcome(state, reason="it has left"))
+    one.end()
+    two = Command(ledger)
+    two.claim(trial(1, "other"))
+    two.start(trial(1), again=True)
+    two.measure(trial(1), 2)
+    two.finish(trial(1), files=(weights,))
+    deliver_all(store, ledger)  # what the first command has recorded
+    two.end()
+    deliver_all(store, ledger)
+    assert states(store) == {"lr=1": "FINISHED"}
+    assert "weights.pt" in artifacts(store, "lr=1")
+    assert not [*ledger.folder.glob("files/*")]
+
+
 def test_a_trial_that_is_gone_on_with_later_is_killed_and_then_running_and_then_finished(
     store: Store, ledger: Ledger, trial: MakeTrial
 ) -> None:

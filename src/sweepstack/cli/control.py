@@ -120,7 +120,7 @@ def _describe_stack(stack: StackStatus) -> Iterator[str]:
 
 
 def _describe_stopped(one: Stopped) -> str:
-    from sweepstack.execution.control.status import WAITING
+    from sweepstack.execution.control.status import PAUSED, WAITING
 
     where = f"{one.host}, process {one.pid}" if one.host is not None else "its machine"
     if not one.taken and one.ended:
@@ -130,10 +130,12 @@ def _describe_stopped(one: Stopped) -> str:
     if one.trials is None:
         name = f"Sweep {one.sweep}" if one.sweep is not None else "The single run"
         return f"{name} on {where} {'was stopped' if one.ended else 'is stopping, and saves its states'}."
-    begun = [trial for trial in one.trials if trial.state != WAITING]
+    begun = [trial for trial in one.trials if trial.state not in (WAITING, PAUSED)]
     waiting = [trial for trial in one.trials if trial.state == WAITING]
+    paused = [trial for trial in one.trials if trial.state == PAUSED]
     lines = [f"Stopped at the next measurement: {_names(begun)}."] if begun else []
     lines += [f"Stopped before it begins, or at the first measurement: {_names(waiting)}."] if waiting else []
+    lines += [f"Stopped before it goes on, as it is paused now: {_names(paused)}."] if paused else []
     return " ".join(lines)
 
 

@@ -81,6 +81,8 @@ class _Grids:
         self._zipped = parse_search(master).zip
         self.joined = False
         """Whether there is more than one grid."""
+        self._brings_search = ""
+        """The search that a file brings which only some jobs choose."""
         self.names: set[str] = set()
         """The names of the sweep in the configs of the choices, not resolved."""
 
@@ -104,6 +106,9 @@ class _Grids:
         self.joined = True
         made = {override.get_key_element() for override, is_choice in zip(overrides, chosen, strict=True) if is_choice}
         free = [override for override in typed if override.get_key_element() not in made]
+        if self._brings_search and not {"search", "search.name"} & {one.key_or_group for one in typed}:
+            rule = "a search is of the whole sweep, and cannot come from a file that is swept"
+            raise ConfigError(rule, self._brings_search, "choose that file without a comma")
         jobs: list[list[str]] = []
         for choice, grid in grids.items():
             jobs += self.cross(grid, [*parse_overrides(choice), *free])
@@ -121,6 +126,8 @@ class _Grids:
         except HydraException:  # composing the jobs reports it, with the number of the job
             return params
         check_obeyed(cfg.hydra, self._master.hydra, " ".join(choice))
+        if (sampler := parse_search(cfg).name) not in ("grid", parse_search(self._master).name):
+            self._brings_search = f"search={sampler}"
         with contextlib.suppress(OmegaConfBaseException, AttributeError):  # parsing the job reports it
             if (name := child(cfg.tracking, "sweep")) is not None:
                 self.names.add(str(name))

@@ -171,6 +171,13 @@ class Sessions:
             query = "SELECT 1 FROM taken_over JOIN sessions ON number = session WHERE trial = ? AND number < ?"
             return database.execute(query, (trial_id, session)).fetchone() is not None
 
+    def taken_over_from(self, session: int) -> set[str]:
+        """Returns the ids of the trials that others have resumed since: kept files may be theirs."""
+        with reading(self.file) as database:
+            return {
+                trial for (trial,) in database.execute("SELECT trial FROM taken_over WHERE session = ?", (session,))
+            }
+
     def is_pending(self, trial_id: str) -> bool:
         """True while a session has events of a trial that are not delivered."""
         with reading(self.file) as database:

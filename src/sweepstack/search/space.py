@@ -106,6 +106,11 @@ class Options:
 
     texts: tuple[str, ...]
 
+    @property
+    def count(self) -> float:
+        """How many different texts there are."""
+        return len({*self.texts})
+
     def contains(self, value: Value) -> bool:
         """Whether a value is one of the texts."""
         return value in self.texts
@@ -176,10 +181,17 @@ class Space:
 
     @property
     def size(self) -> float:
-        """The number of points, if each had all keys; infinity if there is an interval of fractions."""
-        return math.prod(
-            len(one.texts) if isinstance(one, Options) else one.count for one in self.distributions.values()
-        )
+        """The number of different points; infinity if there is an interval of fractions."""
+        return math.prod(self._size_of(key) for key in self.distributions if key not in self.when)
+
+    def _size_of(self, key: str) -> float:
+        """Returns the number of different values of a key, each with those of the keys that a point has only then."""
+        below: dict[str, list[str]] = {}
+        for other, (above, text) in self.when.items():
+            if above == key:
+                below.setdefault(text, []).append(other)
+        alone = self.distributions[key].count - len(below)
+        return alone + sum(math.prod(map(self._size_of, others)) for others in below.values())
 
     def lines(self) -> list[str]:
         """Returns the space as lines for people."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sweepstack.errors import StoreError, UserError, did_you_mean
 from sweepstack.execution.control.follow import who
-from sweepstack.execution.control.status import TRAINING, WAITING, CommandStatus, TrialStatus, find_status
+from sweepstack.execution.control.status import PAUSED, TRAINING, WAITING, CommandStatus, TrialStatus, find_status
 from sweepstack.execution.engines.channel import ask_to_stop, worker_of
 from sweepstack.journal.control import Request
 from sweepstack.journal.ledger import Ledger
@@ -16,6 +16,8 @@ from sweepstack.journal.unfinished import is_living
 
 TAKE_SECONDS, END_SECONDS = 15.0, 10.0
 """The longest time that is waited until a command has taken a request, and then until it has ended."""
+UNENDED = (WAITING, TRAINING, PAUSED)
+"""States of trials that can be stopped."""
 SHORTEST_ID = 4
 """The fewest characters of the beginning of an id that name a trial."""
 
@@ -93,9 +95,9 @@ def _find(word: str, running: Sequence[CommandStatus]) -> list[tuple[CommandStat
 
     kinds: tuple[Callable[[TrialStatus], bool], ...] = (is_named, is_numbered, has_id)
     found = next((some for kind in kinds if (some := [pair for pair in every if kind(pair[1])])), [])
-    unended = [pair for pair in found if pair[1].state in (WAITING, TRAINING)]
+    unended = [pair for pair in found if pair[1].state in UNENDED]
     if not found:
-        names = [trial.name for _, trial in every if trial.state in (WAITING, TRAINING)]
+        names = [trial.name for _, trial in every if trial.state in UNENDED]
         raise UserError(f"no trial {word!r} trains or waits", remedy=did_you_mean(word, names))
     if not unended:
         rule = f"a trial must train or wait, {word!r} has ended ({found[0][1].state})"

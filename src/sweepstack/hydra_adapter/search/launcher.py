@@ -11,12 +11,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from sweepstack.blame import contained
+from sweepstack.config.fingerprint import Fingerprint
 from sweepstack.errors import ConfigError, DataError, UserError, one_line, printable
 from sweepstack.execution.open_store import ledger_of, usable_store
 from sweepstack.execution.prepare import prepare
 from sweepstack.execution.scheduler import execute
+from sweepstack.execution.worker import load_data_of
 from sweepstack.files.owner_only import FILE, make_folder
 from sweepstack.hydra_adapter.composer import Composer
 from sweepstack.hydra_adapter.ignored_settings import check_searches
@@ -72,10 +75,13 @@ def launch_search(
     store = Store(run.tracking.uri) if run.launch.dry_run else usable_store(run.tracking, task)
     probes.trials = {one.number: one for one in found}  # checks are done inside of their jobs
     checked = prepare(found, task, probes)
+    _check_targets(checked.trials, probes)
     experiment = experiment_name(run.tracking.experiment, task, store.database)
-    name = f"{run.search.name}-{digest_of(checked.trials, searched, experiment)}"
+    unresolved = OmegaConf.to_container(probes.compose(0), resolve=False)
+    name = f"{run.search.name}-{digest_of(checked.trials, searched, experiment, unresolved)}"
     file = ledger_of(store, run.tracking.journal).folder / STUDIES_FOLDER / f"{name}.jsonl"
-    budget = Budget(run.search, len(searched.replicates), trial.epochs, checked.longest)
+    shortest = min(one.config.epochs for one in found)
+    budget = Budget(run.search, len(searched.replicates), shortest, checked.longest)
     jobs = HydraJobs(context, composer, [], 0)
     points = _PointJobs(jobs, composer, config, searched, task)
     with contextlib.nullcontext() if run.launch.dry_run else _lock(file):
@@ -91,7 +97,7 @@ def launch_search(
             writes=not run.launch.dry_run,
         )
         search = Search(strategy, searched.space, budget, points.make, trial.objective, trial.mode)
-        about = [*describe_space(searched, budget), *describe_history(strategy.taken_over), *hint(run)]
+        about = [*describe_space(searched, budget), *describe_history(strategy.taken_over), *hint(run, searched.space)]
         for line in about:
             print(printable(line))
         trials = search.first_trials()
@@ -105,6 +111,36 @@ def launch_search(
             show_plan(prepared, store, jobs, about)
         jobs.finish_rest(execute(prepared, store, jobs, [jobs], search))
     return [jobs.returns[number] for number in sorted(jobs.returns)]
+
+
+def _check_targets(trials: Sequence[Trial], jobs: HydraJobs) -> None:
+    """Checks that trials of unlike data are still compared on the same items: that these have the same targets.
+
+    Args:
+        trials: trials from all of the space, with their fingerprints; the first of each data are of one seed and fold.
+        jobs: their jobs.
+
+    Raises:
+        ConfigError: the targets of the held-out items differ.
+    """
+    by_data: dict[str, Trial] = {}
+    for trial in trials:
+        by_data.setdefault(Fingerprint.parse(trial.fingerprint).data, trial)
+    if len(by_data) == 1:
+        return
+    from sweepstack.training.hardware import one_thread
+
+    known = None
+    with one_thread():  # this process may be forked
+        for trial in by_data.values():
+            with jobs.in_job(trial), contained():
+                targets = load_data_of(trial).held_out_targets
+            if known is not None and not (known.shape == targets.shape and bool((known == targets).all())):
+                one, other = trials[0].overrides, trial.overrides
+                unlike = [" ".join(line for line in lines if line not in {*one} & {*other}) for lines in (one, other)]
+                rule = "a search compares its trials on the same held-out items, and some have other data"
+                raise ConfigError(rule, " and ".join(unlike), "type one search for each dataset")
+            known = targets
 
 
 class _PointJobs:

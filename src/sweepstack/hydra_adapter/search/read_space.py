@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from sweepstack.config.parsing import parse_search, takes_whole_numbers
@@ -133,6 +134,8 @@ def read_search(composer: Composer, master: DictConfig, arguments: Sequence[str]
         HydraException: an override cannot be read.
         ConfigError: nothing is searched, a distribution has a mistake, or something is searched that must not be.
     """
+    search = parse_search(master)
+    conditional = {key.lstrip("+") for key, _ in search.when}
     params = parse_overrides([f"{key}={value}" for key, value in grid_of(master.hydra).items()])
     space: dict[str, Distribution] = {}
     lines: list[str] = []
@@ -141,7 +144,8 @@ def read_search(composer: Composer, master: DictConfig, arguments: Sequence[str]
         key = override.get_key_element()
         values = _values(override, composer)
         bare = override.key_or_group
-        if not override.is_sweep_override() or (isinstance(values, list) and len(values) == 1):
+        is_single = not override.is_sweep_override() or (isinstance(values, list) and len(values) == 1)
+        if is_single and (override.is_delete() or bare not in conditional):
             lines += values if isinstance(values, list) else [str(override.input_line)]
         elif bare in REPLICATES:
             if not isinstance(values, list):
@@ -163,7 +167,6 @@ def read_search(composer: Composer, master: DictConfig, arguments: Sequence[str]
                 raise ConfigError(f"{bare} takes whole numbers, and this has fractions", override.input_line, remedy)
             space[key] = one
             lines.append(key)
-    search = parse_search(master)
     lines, zipped = _zip(space, lines, search.zip)
     searched = _space(space, lines, dict(search.when))
     if not searched.distributions:
@@ -208,31 +211,41 @@ def _space(space: dict[str, Distribution], lines: list[str], conditions: Mapping
     """Returns the space with its conditions; a key comes after the one that its condition names.
 
     Args:
-        space: the searched keys. Those whose condition a fixed value does not fulfil are removed.
+        space: the searched keys, and those with a condition and a single value. A key whose condition a fixed value
+            decides is removed or has none; one that depends on a removed key is removed, too.
         lines: see `SearchedJobs.lines`; changed as well.
         conditions: for each key that not every point has, another key and its value, as KEY=VALUE.
 
     Raises:
         ConfigError: a condition does not name a searched key and one of its values.
     """
-    when: dict[str, tuple[str, str]] = {}
+    keys = {key.lstrip("+"): key for key in space}
+    fixed = {key.lstrip("+"): text for key, _, text in (line.partition("=") for line in lines if line not in space)}
+    left: dict[str, tuple[str, str]] = {}
     for key, condition in conditions.items():
-        other, _, text = condition.partition("=")
-        if key not in space:
+        if (own := keys.get(key.lstrip("+"))) is None:
             raise ConfigError("search.when is about searched keys", key, did_you_mean(key, space))
-        fixed = [line for line in lines if line.startswith(f"{other}=")]
-        if fixed and fixed[-1] != condition:
-            del space[key]
-            lines.remove(key)
-        if fixed:
-            continue
-        one = space.get(other)
-        if one is None:
+        other, _, text = condition.partition("=")
+        left[own] = other.lstrip("+"), text
+    absent: set[str] = set()
+    while decided := [key for key, (other, _) in left.items() if other in fixed or other in absent]:
+        for key in decided:
+            other, text = left.pop(key)
+            one, bare = space[key], key.lstrip("+")
+            if other in absent or _value_of(fixed[other]) != _value_of(text):
+                del space[key]
+                lines.remove(key)
+                absent.add(bare)
+            elif isinstance(one, Options) and len(one.texts) == 1:
+                del space[key]
+                lines[lines.index(key)] = f"{key}={one.texts[0]}"
+                fixed[bare] = one.texts[0]
+    when = {key: (keys.get(other, other), text) for key, (other, text) in left.items()}
+    for key, (other, text) in when.items():
+        if (above := space.get(other)) is None:
             rule = f"search.when.{key} must name a searched key and one of its values, as in KEY=VALUE"
-            raise ConfigError(rule, condition, did_you_mean(other, space))
-        if isinstance(one, Options) and text not in one.texts:
-            raise ConfigError(f"search.when.{key} must name a value of {other}", text, did_you_mean(text, one.texts))
-        when[key] = (other, text if isinstance(one, Options) else _number(f"search.when.{key}", one, text))
+            raise ConfigError(rule, f"{other}={text}", did_you_mean(other, space))
+        when[key] = other, _value_in(key, other, above, text)
     ordered = {key: one for key, one in space.items() if key not in when}
     while late := [key for key, (other, _) in when.items() if key not in ordered and other in ordered]:
         ordered |= {key: space[key] for key in late}
@@ -240,6 +253,35 @@ def _space(space: dict[str, Distribution], lines: list[str], conditions: Mapping
         rule = "the conditions of search.when must not go round in a circle"
         raise ConfigError(rule, ", ".join(sorted(space.keys() - ordered.keys())), "leave one of them out")
     return Space(ordered, when)
+
+
+def _value_of(text: str) -> str:
+    """Returns a form of a text in Hydra's syntax that is equal for texts of one value, such as 0.1, 0.10 and 1e-1."""
+    try:
+        (override,) = parse_overrides([f"key={text}"])
+    except HydraException:
+        return text
+    return repr(override.value())
+
+
+def _value_in(key: str, other: str, one: Distribution, text: str) -> str:
+    """Returns the value that a condition names, as the points of the space have it.
+
+    Args:
+        key: the key with the condition, for errors.
+        other: the key that it names.
+        one: what that key is drawn from.
+        text: the value, as it is typed.
+
+    Raises:
+        ConfigError: no point has the value, or only by chance.
+    """
+    if isinstance(one, Numbers):
+        return _number(f"search.when.{key}", one, text)
+    found = text if text in one.texts else next((own for own in one.texts if _value_of(own) == _value_of(text)), None)
+    if found is None:
+        raise ConfigError(f"search.when.{key} must name a value of {other}", text, did_you_mean(text, one.texts))
+    return found
 
 
 def _number(key: str, one: Numbers, text: str) -> str:
@@ -278,9 +320,14 @@ def _values(override: Override, composer: Composer) -> list[str] | Numbers:
         case RangeSweep() if (
             len(numbers := sorted({*range_values(value, line)})) > 1 and override.key_or_group not in REPLICATES
         ):
-            if "log" in value.tags:
-                return interval(line, (numbers[0], numbers[-1]), log=True)
             steps = {Fraction(str(after)) - Fraction(str(before)) for before, after in itertools.pairwise(numbers)}
+            if "log" in value.tags:
+                is_whole = isinstance(numbers[0], int)
+                if not (is_whole and steps == {1}):
+                    ends = f"interval({numbers[0]:g},{numbers[-1]:g})"
+                    remedy = f"list the values, or leave out the steps: tag(log,{f'int({ends})' if is_whole else ends})"
+                    raise ConfigError("a range by the logarithm has whole numbers in steps of 1", line, remedy)
+                return interval(line, (numbers[0], numbers[-1]), log=True)
             if len(steps) == 1:  # rounded to whole numbers, those of int(range(...)) may lie unevenly
                 return Numbers(numbers[0], numbers[-1], type(numbers[0])(steps.pop()))
         case ChoiceSweep():

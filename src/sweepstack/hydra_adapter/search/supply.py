@@ -20,7 +20,7 @@ from sweepstack.hydra_adapter.search.read_space import AND, SearchedJobs
 from sweepstack.metrics import Mode, is_better, rounded
 from sweepstack.planning.compatibility import check_one_objective
 from sweepstack.search.rungs import ROUNDING, rungs_within
-from sweepstack.search.space import Space
+from sweepstack.search.space import Options, Space
 from sweepstack.search.strategy import Point, PointState, Strategy
 from sweepstack.trial import Outcome, Trial, TrialState
 
@@ -41,8 +41,8 @@ class Budget:
     config: SearchConfig
     replicates: int
     """The trials of each point."""
-    epochs: int
-    """The epochs of a trial, unless they are searched."""
+    shortest: int
+    """The fewest epochs of a trial."""
     longest: int
     """The most epochs of a trial."""
 
@@ -54,21 +54,21 @@ class Budget:
     @property
     def width(self) -> int:
         """The most points that train at a time."""
-        if self.config.width is not None:
-            return self.config.width
-        expected = self.points
-        if expected is None and self.config.epochs is not None:
-            expected = math.ceil(self.config.epochs / (self.epochs * self.replicates))
-        if expected is None:
+        config = self.config
+        if config.width is not None:
+            return config.width
+        learns = config.name in LEARNING or config.patience is not None
+        amounts = [] if self.points is None else [self.points]
+        if config.epochs is not None:
+            amounts.append(math.ceil(config.epochs / ((self.longest if learns else self.shortest) * self.replicates)))
+        if not amounts:
             return LEAST_WIDTH
-        if self.config.name not in LEARNING and self.config.patience is None:
-            return expected
-        return max(LEAST_WIDTH, expected // PARTS)
+        return max(LEAST_WIDTH, min(amounts) // PARTS) if learns else min(amounts)
 
     def __str__(self) -> str:
         config = self.config
         amounts = {"trial": config.trials, "trial-epoch": config.epochs, "minute": config.minutes}
-        parts = [f"{amount:g} {noun}{'' if amount == 1 else 's'}" for noun, amount in amounts.items() if amount]
+        parts = [f"{amount:.15g} {noun}{'' if amount == 1 else 's'}" for noun, amount in amounts.items() if amount]
         parts += [f"{count(config.patience, 'point')} without a better one"] if config.patience else []
         each = f", {self.replicates} trials of each" if self.replicates > 1 else ""
         return f"until {' or '.join(parts)}; {count(self.width, 'point')} at a time{each}"
@@ -108,7 +108,7 @@ def check_search(configs: Sequence[TrialConfig], run: RunConfig, replicates: int
         raise ConfigError(rule, search.epochs, f"for example search.epochs={20 * each}")
 
 
-def digest_of(trials: Sequence[Trial], jobs: SearchedJobs, experiment: str) -> str:
+def digest_of(trials: Sequence[Trial], jobs: SearchedJobs, experiment: str, unresolved: Any) -> str:
     """Returns a digest of what is searched: a command with the same one continues the search.
 
     It does not depend on how wide the distributions are, nor on the budget.
@@ -117,9 +117,10 @@ def digest_of(trials: Sequence[Trial], jobs: SearchedJobs, experiment: str) -> s
         trials: those of `SearchedJobs.probes`, with their fingerprints.
         jobs: what is searched.
         experiment: the name of the experiment.
+        unresolved: the config of the first one, with its interpolations.
     """
     run = trials[0].run
-    config: dict[str, Any] = trials[0].config.model_dump(mode="json", by_alias=True)
+    config: dict[str, Any] = _common([one.config.model_dump(mode="json", by_alias=True) for one in trials], unresolved)
     keys = sorted(part.lstrip("+") for key in jobs.space.distributions for part in key.split(AND))
     for key in [*keys, "seed", "fold"] if len(jobs.replicates) > 1 else keys:
         _drop(config, key.split("."))
@@ -136,6 +137,23 @@ def digest_of(trials: Sequence[Trial], jobs: SearchedJobs, experiment: str) -> s
         "pruner": run.pruner.model_dump(mode="json", exclude={"keep"}),
     }
     return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
+
+
+def _common(values: Sequence[Any], unresolved: Any) -> Any:
+    """Returns the config that some trials have in common. What follows from a searched key stands as its interpolation,
+    so that it does not depend on the values of that key; anything else is as in the first trial.
+
+    Args:
+        values: the configs of the trials, or what these have at one key.
+        unresolved: the same of the first one, with interpolations.
+    """
+    first = values[0]
+    if all(one == first for one in values):
+        return first
+    if isinstance(first, dict) and all(isinstance(one, dict) for one in values):
+        parts = unresolved if isinstance(unresolved, dict) else {}
+        return {key: _common([one.get(key) for one in values], parts.get(key)) for key in first}
+    return unresolved if "${" in str(unresolved) else first
 
 
 def _drop(config: dict[str, Any], path: Sequence[str]) -> None:
@@ -248,7 +266,7 @@ class Search(Supply):
             return False
         if config.epochs is not None and self._spent >= config.epochs:
             return False
-        if config.minutes is not None and time.monotonic() - self._began > 60 * config.minutes:
+        if config.minutes is not None and time.monotonic() - self._began > 60 * config.minutes and known:
             return False
         return config.patience is None or self._since_best(known) < config.patience
 
@@ -418,8 +436,25 @@ def describe_history(taken_over: tuple[int, int] | None) -> list[str]:
     return [f"{inside} of {count(every, 'point')} of the same search with other values lie in this space: taken over"]
 
 
-def hint(run: RunConfig) -> list[str]:
-    """Says what a pruner costs the Gaussian process; nothing of other searches."""
-    if run.search.name != "gp" or run.pruner.name == "none":
-        return []
-    return [f"search=gp learns from whole trainings alone, of which pruner={run.pruner.name} leaves few: tpe uses all"]
+def hint(run: RunConfig, space: Space) -> list[str]:
+    """Says what a sampler does not learn from.
+
+    Args:
+        run: how the trials are trained.
+        space: what is searched.
+    """
+    name, lines = run.search.name, []
+    if name == "gp" and run.pruner.name != "none":
+        lines.append(
+            f"search=gp learns from whole trainings alone, of which pruner={run.pruner.name} leaves few: tpe uses all"
+        )
+    drawn = [
+        key.lstrip("+")
+        for key, one in space.distributions.items()
+        if (key in space.when and name in ("cmaes", "gp", "nsga2")) or (name == "cmaes" and isinstance(one, Options))
+    ]
+    if drawn:
+        lines.append(
+            f"search={name} draws {', '.join(drawn)} at random, whatever it has learned: tpe learns these, too"
+        )
+    return lines

@@ -133,7 +133,8 @@ class Delivery:
             for trial_id in ended:
                 self._runs.pop(trial_id, None)
             self.delivered += len(ended)
-            drop_files(self._sessions.files(one) for one in ended)
+            kept = self._sessions.taken_over_from(self._session) if ended else set()
+            drop_files(self._sessions.files(one) for one in ended if one not in kept)
             joined = [event for events in taken.values() for event in events if isinstance(event, Joined)]
             drop_files({self._sessions.files(file.parent.name) for event in joined for file in event.files})
             begins = [pending.begin for pending in self._pending.values()]
