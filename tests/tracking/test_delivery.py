@@ -22,7 +22,7 @@ from sweepstack.journal.ledger import Ledger
 from sweepstack.private_api_switch import NO_TRICKS
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.writer import delivery as module
-from sweepstack.tracking.writer.delivery import TRIALS_PER_TRANSACTION, Delivery, NotYetError
+from sweepstack.tracking.writer.delivery import TRIALS_PER_TRANSACTION, Delivery, NotYetError, deliver_what_is_left
 from sweepstack.trial import Measurement, Outcome, TrialState
 
 from ..stories import (
@@ -443,6 +443,34 @@ def test_a_trial_that_is_gone_on_with_is_one_run(store: Store, ledger: Ledger, t
     assert points(store) == points_of("lr=1")
     assert set(artifacts(store, "lr=1")) == {"config.yaml", "overrides.yaml", "weights.pt"}
     assert store.rows("sweep")[0].run_id == store.rows("other")[0].run_id == row.run_id  # it is of both
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_command_that_has_waited_for_a_newer_one_delivers_after_it(
+    store: Store, ledger: Ledger, trial: MakeTrial, alone: bool
+) -> None:
+    """It has the smaller number, and resumes what the newer one has left."""
+    waiting, newer = Command(ledger), Command(ledger)
+    newer.claim(trial(1))
+    newer.plan("stack", trial(1))
+    newer.start(trial(1))
+    newer.measure(trial(1), 1)
+    newer.finish(trial(1), Outcome(TrialState.PRUNED, reason="it has left"))
+    newer.end()
+    waiting.claim(trial(1, "other"))
+    waiting.start(trial(1), again=True)
+    waiting.measure(trial(1), 2)
+    waiting.finish(trial(1))
+    Delivery(store, ledger, waiting.number).deliver()  # its process delivers while it trains
+    assert states(store) == {}
+    if alone:
+        deliver_what_is_left(store, ledger, but=waiting.number)  # as its process does before
+        assert states(store) == {"lr=1": "FINISHED"}  # PRUNED, in MLflow's words
+    waiting.end()
+    deliver_all(store, ledger)
+    (row,) = store.rows("all")
+    assert (row.state, row.reason) == ("FINISHED", "")
+    assert points(store) == points_of("lr=1")
 
 
 @pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.KILLED])

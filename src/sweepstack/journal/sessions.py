@@ -168,8 +168,20 @@ class Sessions:
             session: the session that runs the trial now.
         """
         with reading(self.file) as database:
-            query = "SELECT 1 FROM taken_over JOIN sessions ON number = session WHERE trial = ? AND number < ?"
-            return database.execute(query, (trial_id, session)).fetchone() is not None
+            query = (  # a session that waited for this one may have begun, and have got its number, earlier
+                "SELECT 1 FROM taken_over JOIN sessions ON number = session WHERE trial = :trial AND number <> :mine "
+                "AND taken_over.rowid < coalesce((SELECT min(rowid) FROM taken_over WHERE trial = :trial AND "
+                "session = :mine), 9e18)"
+            )
+            return database.execute(query, {"trial": trial_id, "mine": session}).fetchone() is not None
+
+    def predecessors(self, session: int) -> set[int]:
+        """Returns the sessions from which a session has taken trials over, as far as they are not delivered."""
+        with reading(self.file) as database:
+            query = (
+                "SELECT DISTINCT taken_over.session FROM taken_over JOIN trials ON id = trial WHERE trials.session = ?"
+            )
+            return {number for (number,) in database.execute(query, (session,))} - {session}
 
     def taken_over_from(self, session: int) -> set[str]:
         """Returns the ids of the trials that others have resumed since: kept files may be theirs."""

@@ -396,33 +396,43 @@ class Delivery:
 
 
 def deliver_what_is_left(store: Store, sessions: Sessions, but: int | None = None) -> tuple[int, list[Exception]]:
-    """Delivers the sessions that have ended or died, oldest first. After two errors of the store it stops.
+    """Delivers the sessions that have ended or died: the oldest first, and after those from which they have taken trials
+    over. After two errors of the store it stops.
 
     Args:
         store: the store to deliver to.
         sessions: the sessions of that store.
-        but: a session to leave out, together with all newer ones.
+        but: a session to leave out, together with all newer ones from which it has taken nothing over.
 
     Returns:
         The number of trials that are delivered completely, and the errors of the others.
     """
     delivered = 0
-    refused: list[Exception] = []
-    for session in sessions.end_dead_sessions():
-        refusals = sum(not isinstance(error, NotYetError | Timeout) for error in refused)
-        if (but is not None and session >= but) or refusals == 2:
-            break
-        lock = sessions.delivery_lock(session)
-        try:
-            with lock.acquire(timeout=LOCK_TIMEOUT):  # its own writer may still deliver it
-                if sessions.is_undelivered(session):
-                    delivery = Delivery(store, sessions, session)
-                    delivery.finish()
-                    delivered += delivery.delivered
-            Path(lock.lock_file).unlink(missing_ok=True)
-        except Exception as error:
-            refused.append(error)
-    return delivered, refused
+    refused: dict[int, Exception] = {}
+    waiting = sessions.end_dead_sessions()
+    if but is not None:
+        needed = sessions.predecessors(but) if any(session > but for session in waiting) else set()
+        waiting = [session for session in waiting if session < but or session in needed]
+    while waiting:
+        before = delivered
+        for session in waiting:
+            refusals = sum(not isinstance(error, NotYetError | Timeout) for error in refused.values())
+            if refusals == 2:
+                break
+            refused.pop(session, None)
+            lock = sessions.delivery_lock(session)
+            try:
+                with lock.acquire(timeout=LOCK_TIMEOUT):  # its own writer may still deliver it
+                    if sessions.is_undelivered(session):
+                        delivery = Delivery(store, sessions, session)
+                        delivery.finish()
+                        delivered += delivery.delivered
+                Path(lock.lock_file).unlink(missing_ok=True)
+            except Exception as error:
+                refused[session] = error
+        late = [session for session, error in refused.items() if isinstance(error, NotYetError)]
+        waiting = late if delivered > before else []
+    return delivered, [*refused.values()]
 
 
 def not_delivered(count: int, uri: str, journal: Path, why: str) -> str:
