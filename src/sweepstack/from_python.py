@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 from sweepstack.child_process import NEW_GROUP
 from sweepstack.errors import ConfigError, UserError, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, USER_ERROR, WAITING, rule_and_remedy
+from sweepstack.paths import typed_path
 from sweepstack.trial import TrialState
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ def _location(config_dir: str | os.PathLike[str] | None, config_name: str) -> li
     flags = [] if name == "config" else [f"--config-name={name}"]
     if config_dir is None:
         return flags
-    chosen = Path(config_dir).expanduser().absolute()
+    chosen = typed_path(config_dir)
     if not chosen.is_dir():
         raise ConfigError("config_dir must be a folder with configs", str(config_dir), "for example 'my_conf'")
     is_main = (chosen / f"{name}.yaml").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import sysconfig
@@ -60,8 +61,17 @@ def is_of_python(folder: Path) -> bool:
 def cache_folder() -> Path:
     """Returns the folder for datasets: SWEEPSTACK_DATA if it is set, else one in the user's cache folder."""
     if chosen := os.environ.get("SWEEPSTACK_DATA"):
-        return Path(chosen).expanduser().absolute()
+        return typed_path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sweepstack"
+
+
+def typed_path(path: str | os.PathLike[str]) -> Path:
+    """Returns the absolute path of a file or folder that was typed: `~` is the home folder, and a relative path starts
+    in the folder in which the command was typed."""
+    typed = Path(path)
+    with contextlib.suppress(RuntimeError):  # there is no such user, so it is a name as any
+        typed = typed.expanduser()
+    return began_in() / typed
 
 
 def begin_in(folder: Path | None) -> None:

@@ -108,7 +108,7 @@ def names_launcher(search_path: ConfigSearchPath) -> bool:
     if folder is None or name is None:
         return False
     try:
-        text = (folder / name).with_suffix(".yaml").read_text(encoding="utf-8")
+        text = (folder / f"{name.removesuffix('.yaml')}.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError):  # Hydra reports it
         return False
     return NAMES_LAUNCHER.search(text) is not None
