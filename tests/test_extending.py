@@ -1,5 +1,6 @@
 """The code of docs/extending.md works as it is written."""
 
+import json
 import re
 import shlex
 
@@ -62,3 +63,57 @@ def test_the_commands_for_the_examples_name_configs_that_exist() -> None:
     assert len(names) == 2
     for name in names:
         assert (ROOT / "examples" / "own_loop" / "conf" / "experiment" / f"{name}.yaml").is_file()
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Narrow(nn.Module):
+    def __init__(self, kind="relu", **others):
+        super().__init__()
+        activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[kind]
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), activation(), nn.Linear(8, 10))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+class Wide(Narrow):
+    pass
+
+
+class Clipped(torch.optim.SGD):
+    def __init__(self, params, lr, clip_norm=1.0, **others):
+        super().__init__(params, lr=lr * clip_norm, **others)
+"""
+
+
+@pytest.mark.parametrize(
+    ("swept", "column", "values"),
+    [
+        ("model._target_=own_parts.Narrow,own_parts.Wide", "model", {"own_parts.Narrow", "own_parts.Wide"}),
+        (
+            "model={_target_:own_parts.Narrow},{_target_:own_parts.Wide}",
+            "model",
+            {"own_parts.Narrow", "own_parts.Wide"},
+        ),
+        ("+model.kind=relu,tanh", "model.kind", {"relu", "tanh"}),
+        ("+optimizer.clip_norm=0.1,1", "optimizer.clip_norm", {0.1, 1}),
+    ],
+)
+def test_what_a_sweep_varies_of_parts_of_ones_own_tells_settings_apart(
+    swept: str, column: str, values: set[object], terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table by seed would call two models one setting."""
+    monkeypatch.chdir(terminal.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    monkeypatch.syspath_prepend(terminal.folder)
+    (terminal.folder / "own_parts.py").write_text(OWN)
+    own = [] if "_target_" in swept else ["model._target_=own_parts.Narrow"]
+    own += ["optimizer._target_=own_parts.Clipped"]
+    done = here.train("-m", "dataset=digits", "epochs=1", "threads=1", *own, swept)
+    assert done.code == 0, done.err
+    settings = json.loads(here.sweepstack("table", "--by-seed", "--json").out)
+    assert {setting[column] for setting in settings} == values

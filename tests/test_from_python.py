@@ -125,6 +125,16 @@ def test_a_mistake_is_one_line(settings: Any, line: str) -> None:
     assert str(raised.value).startswith(line)
 
 
+def test_a_class_of_the_module_that_was_begun_is_named_by_its_module(tmp_path: Path) -> None:
+    """python -m package.script"""
+    (tmp_path / "package").mkdir()
+    code = "from sweepstack.from_python import words_of\n\n\nclass Net: ...\n\n\nprint(*words_of({'model._target_': Net}))\n"
+    (tmp_path / "package" / "script.py").write_text(code)
+    for words, name in ((["-m", "package.script"], "package.script"), (["package/script.py"], "script")):
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == f"model._target_={name}.Net\n"
+
+
 GRID = {"optimizer.lr": [0.1, 1e38], "batch_size": [50, 100]}
 
 
@@ -233,11 +243,15 @@ def test_its_trials_can_be_trained_again_and_refined_without_a_train_py(
 
 
 def test_a_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From Python and on the command line."""
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(sweepstack.UserError, match="the current folder must exist; change to another one"):
+    line = "the current folder must exist (No such file or directory); change to another one (cd, in Python os.chdir)"
+    with pytest.raises(sweepstack.UserError, match=re.escape(line)):
         sweepstack.sweep(dataset="digits")
+    for done in (here.sweepstack("table"), here.train("dataset=digits")):
+        assert (done.code, done.err) == (2, f"error: {line}\n")
 
 
 STOPPED = """

@@ -205,12 +205,13 @@ FORMS = {
         .replace("    app.main(train)", "    train()"),
         {"pkg/conf/config.yaml": f"{MINIMAL.replace('net', 'mlp')}  - override hydra/launcher: sweepstack\n"},
     ),
-    "a structured config": (
+    "structured configs with the names of ours": (
         "from dataclasses import dataclass, field\nfrom hydra.core.config_store import ConfigStore\n\n\n"
         "@dataclass\nclass Main:\n"
         "    defaults: list = field(default_factory=lambda: [{'dataset': 'digits'}, '_self_'])\n    seed: int = 3\n\n\n"
-        "ConfigStore.instance().store(name='main', node=Main)\n"
-        + TRAIN.replace('config_path="{path}", config_name="{name}"', 'config_name="main"'),
+        "ConfigStore.instance().store(name='config', node=Main)\n"
+        "ConfigStore.instance().store(group='model', name='logistic', node={'_target_': 'own.Net'})\n"
+        + TRAIN.replace('config_path="{path}", config_name="{name}"', 'config_name="config"'),
         {},
     ),
 }
@@ -233,6 +234,7 @@ def test_any_main_function_of_hydra_gets_every_default(installed: Installed, tmp
     shown[0] = f"\n{shown[0]}"
     for line in ("epochs: 7", "clip_norm: 1.5", "  sweep: ${sweep_name:}", "  name: grid", "  kind: constant"):
         assert f"\n{line}\n" in shown[0]
+    assert ("\nseed: 3\n" in shown[0], "_target_: own.Net\n" in shown[0]) == (form.startswith("structured"),) * 2
     uses_sgd = form not in (
         "sections of its own, and no list of defaults",
         "groups that another config of its own chooses",

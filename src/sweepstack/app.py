@@ -31,6 +31,7 @@ from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
 from sweepstack.hydra_adapter.user_program.base import put_base_below
 from sweepstack.hydra_adapter.user_program.command import remember_program
+from sweepstack.paths import current_folder
 from sweepstack.private_api_switch import tricks
 from sweepstack.standard_streams import lenient_output, open_closed
 from sweepstack.strict_json import is_reserved, print_error_json, reserved_output
@@ -249,7 +250,6 @@ def _run_task(task: Callable[[], Any], module: str | None) -> NoReturn:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     gc.set_threshold(50_000, 20, 50)  # a collection visits all objects of PyTorch and Hydra: 5 % of a short sweep
     hide_typed()
-    sys.path.append(os.getcwd())  # a user's own modules are there, as with `python -m`
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     open_closed(output_is_needed=False)
@@ -260,6 +260,7 @@ def _run_task(task: Callable[[], Any], module: str | None) -> NoReturn:
             if getattr(task, "__wrapped__", None) is run:
                 rule = "Hydra looks for configs beside the function that it calls, and app.run is one of ours"
                 raise ConfigError(rule, remedy="write a function of your own: def train(cfg): return app.run(cfg)")
+            sys.path.append(str(current_folder()))  # a user's own modules are there, as with `python -m`
             remember_program(module)
             sys.argv[1:] = understood(sys.argv[1:])
             AfterSweep.elsewhere = None

@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 from sweepstack.child_process import NEW_GROUP
 from sweepstack.errors import ConfigError, UserError, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, USER_ERROR, WAITING, rule_and_remedy
+from sweepstack.paths import current_folder, typed_path
 from sweepstack.trial import TrialState
 
 if TYPE_CHECKING:
@@ -100,10 +101,7 @@ def sweep(
             "a sweep imports the file with your model, and that file begins another sweep",
             remedy="put sweepstack.sweep(...) below `if __name__ == '__main__':`, or the model into a file of its own",
         )
-    try:
-        Path.cwd()
-    except OSError as error:
-        raise UserError("the current folder must exist", remedy="change to another one: os.chdir(...)") from error
+    current_folder()
     words = [*words_of(*settings, {} if trials is None else {"search.trials": trials}, keys)]
     words += _location(config_dir, config_name)
     with tempfile.TemporaryDirectory() as folder:
@@ -239,7 +237,9 @@ def _import_path(target: Any, key: str) -> str:
         key: the key that it is the value of, for errors.
     """
     module, name = getattr(target, "__module__", None) or "", getattr(target, "__qualname__", "")
-    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "").stem
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)  # of `python -m package.module`
+    script = Path(getattr(main, "__file__", None) or "").stem if spec is None else spec.name
     if module == "__main__" and NAME.fullmatch(f"{script}.{name}"):
         return f"{script}.{name}"
     parts = module.split(".")
@@ -273,7 +273,7 @@ def _location(config_dir: str | os.PathLike[str] | None, config_name: str) -> li
     flags = [] if name == "config" else [f"--config-name={name}"]
     if config_dir is None:
         return flags
-    chosen = Path(config_dir).expanduser().absolute()
+    chosen = typed_path(config_dir)
     if not chosen.is_dir():
         raise ConfigError("config_dir must be a folder with configs", str(config_dir), "for example 'my_conf'")
     is_main = (chosen / f"{name}.yaml").is_file()

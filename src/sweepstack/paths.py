@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import sysconfig
 from pathlib import Path
+
+from sweepstack.errors import UserError
 
 
 def checkout() -> Path | None:
@@ -60,8 +63,30 @@ def is_of_python(folder: Path) -> bool:
 def cache_folder() -> Path:
     """Returns the folder for datasets: SWEEPSTACK_DATA if it is set, else one in the user's cache folder."""
     if chosen := os.environ.get("SWEEPSTACK_DATA"):
-        return Path(chosen).expanduser().absolute()
+        return typed_path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sweepstack"
+
+
+def typed_path(path: str | os.PathLike[str]) -> Path:
+    """Returns the absolute path of a file or folder that was typed: `~` is the home folder, and a relative path starts
+    in the folder in which the command was typed."""
+    typed = Path(path)
+    with contextlib.suppress(RuntimeError):  # there is no such user, so it is a name as any
+        typed = typed.expanduser()
+    return began_in() / typed
+
+
+def current_folder() -> Path:
+    """Returns the current folder.
+
+    Raises:
+        UserError: it was deleted, or nobody may enter it.
+    """
+    try:
+        return Path.cwd()
+    except OSError as error:
+        rule = f"the current folder must exist ({error.strerror})"
+        raise UserError(rule, remedy="change to another one (cd, in Python os.chdir)") from error
 
 
 def begin_in(folder: Path | None) -> None:

@@ -25,7 +25,7 @@ class SweepsSource(ConfigSource):
 
     def _file(self, config_path: str) -> Path | None:
         group, _, name = config_path.rpartition("/")
-        file = Path(self.path, name).with_suffix(".yaml")
+        file = Path(self.path, self._normalize_file_name(name))
         return file if group == GROUP and file.is_file() else None
 
     def is_group(self, config_path: str) -> bool:

@@ -4,7 +4,6 @@ other subcommands."""
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from sweepstack.cli.runs import store_option
 from sweepstack.cli.writing import write
 from sweepstack.errors import StoreError, UserError, one_line, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, Ending, ending
+from sweepstack.paths import current_folder
 from sweepstack.standard_streams import READER_GONE_ERRNOS, discard, open_closed
 from sweepstack.strict_json import is_reserved, output, print_json, reserved_output
 
@@ -122,7 +122,7 @@ def _is_of_output(error: OSError) -> bool:
 @click.version_option(package_name="sweepstack")
 def main() -> None:
     """Browse, export and use what `python train.py` recorded."""
-    sys.path.append(os.getcwd())  # a user's own modules are there, as for train.py
+    sys.path.append(str(current_folder()))  # a user's own modules are there, as for train.py
 
 
 for command in (

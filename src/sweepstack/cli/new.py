@@ -99,12 +99,12 @@ def _checked(directory: str) -> Path:
     Raises:
         UserError: it is a file, has files, belongs to Python, or is no name of a folder.
     """
-    from sweepstack.paths import is_of_python
+    from sweepstack.paths import is_of_python, typed_path
 
     remedy = "name a new folder, such as sweepstack new my_project"
     if not directory.strip() or not directory.isprintable() or "${" in directory:
         raise UserError("a project needs a folder whose name can be typed, without ${", directory, remedy)
-    folder = Path(os.path.abspath(Path(directory).expanduser()))
+    folder = Path(os.path.abspath(typed_path(directory)))
     try:
         if is_of_python(folder):
             raise UserError("a project must not be in a folder of Python's", str(folder), "name a folder elsewhere")

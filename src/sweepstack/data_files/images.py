@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepstack.errors import DataError
-from sweepstack.paths import began_in
+from sweepstack.paths import typed_path
 
 TRAIN, TEST = "train", "test"
 """The folders of the two parts, if a folder of images has parts."""
@@ -21,7 +21,7 @@ def class_folders(folder: Any) -> tuple[Path, Path | None, Sequence[str]]:
     Raises:
         DataError: there is no such folder, or it has fewer than two classes.
     """
-    root = began_in() / Path(str(folder)).expanduser()
+    root = typed_path(str(folder))
     if folder is None or not root.is_dir():
         raise DataError("dataset.folder must be a folder of images, there is none", folder, "correct the path")
     train, test = root / TRAIN, root / TEST

@@ -17,7 +17,7 @@ from sweepstack.data_files.encoder import Encoder, finite_numbers, unusable
 from sweepstack.data_files.frame import check_columns, check_complete, numbers_of, read_frame, texts_of
 from sweepstack.errors import DataError
 from sweepstack.metrics import CLASSIFICATION, REGRESSION
-from sweepstack.paths import began_in
+from sweepstack.paths import typed_path
 
 CLASSES, NUMBERS = "classes", "numbers"
 """What a column that is predicted can hold: the values of `dataset.targets`."""
@@ -252,4 +252,4 @@ def _check_groups(train: Part, test: Part, path: Path) -> None:
 
 
 def _path(file: str) -> Path:
-    return began_in() / Path(file).expanduser()
+    return typed_path(file)

@@ -39,6 +39,16 @@ MAX_ASKED = 500
 """The most characters of `Trial.asked`."""
 OF_SWEEP = [key for key in RunConfig.model_fields if key not in marked(RunConfig, Mark.PER_JOB)]
 """Keys of a config that must have the same value in all jobs of a sweep."""
+HIDDEN = {
+    "dataset": {"_target_", "shape", "classes", "folder"},
+    "model": {"_target_", "shape", "classes"},
+    "optimizer": {"_target_"},
+    "schedule": {"_target_", "kind"},
+}
+"""Keys of groups that follow from the choice of the group, or from the machine. Params lack them, unless the sweep
+itself sets them."""
+NAMES_OF_KEYS = {*GROUPS, *TrialConfig.model_fields, *RunConfig.model_fields}
+"""Names that a keyword of an optimizer does not have as a param: there it is `optimizer.seed`, and not `seed`."""
 
 
 def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collection[str], in_sweep: bool) -> Trial:
@@ -59,13 +69,15 @@ def make_trial(cfg: DictConfig, hydra: DictConfig, folder: Path, fixed: Collecti
     check_allowed(config, run.engine)
     overrides = tuple(hide(line, unescape=True) for line in task_overrides(hydra))
     choices = {group: str(hydra.runtime.choices.get(group, "own")) for group in GROUPS}
+    choices |= {group: getattr(config, group).target for group in GROUPS if _sets_target(overrides, group)}
+    swept = {line.partition("=")[0] for line in overrides} - {*fixed} if in_sweep else set[str]()
     name = _name([line for line in overrides if line.partition("=")[0] not in fixed]) or _name(overrides)
     return Trial(
         config=config,
         run=run,
         number=int(hydra.job.num) if in_sweep else 0,
         name=name or f"{choices['model']} lr={config.optimizer.lr:g} bs={config.batch_size}",
-        params=_params(config, run, choices),
+        params=_params(config, run, choices, {key.lstrip("+") for key in swept}),
         folder=folder,
         log=folder / f"{hydra.job.name}.log",
         config_text=_as_yaml(resolved),
@@ -159,17 +171,33 @@ def _short(key: str) -> str:
     return SHORT.get(key, key.removeprefix("optimizer.").removeprefix("model."))
 
 
-def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str]) -> dict[str, Any]:
-    """Returns the params with names that do not depend on the sweep: `lr` for `optimizer.lr`, else the full key."""
+def _sets_target(overrides: Sequence[str], group: str) -> bool:
+    """Whether overrides give a section another `_target_` than the chosen option of its group has."""
+    pairs = [line.lstrip("+").partition("=") for line in overrides]
+    return any(key == f"{group}._target_" or (key == group and "_target_" in value) for key, _, value in pairs)
+
+
+def _params(config: TrialConfig, run: RunConfig, choices: dict[str, str], swept: Collection[str]) -> dict[str, Any]:
+    """Returns the params with names that do not depend on the sweep: `lr` for `optimizer.lr`, else the full key.
+
+    Args:
+        config: what is trained.
+        run: how and where.
+        choices: the options of the groups.
+        swept: keys that have several values in the sweep; none of them is hidden.
+    """
     params: dict[str, Any] = dict(choices)
     measures = set() if config.measurements_decide else marked(TrialConfig, Mark.MEASURES)
     left_out = {**dict.fromkeys(measures, True), **unused(config)}
     for key, value in config.model_dump(exclude=left_out, by_alias=True).items():
-        if key == "optimizer":
-            params |= {name: part for name, part in value.items() if name != "_target_"}
-        elif key in GROUPS:
-            hidden = {"_target_", "kind", "shape", "classes", "folder"}
-            params |= {f"{key}.{name}": part for name, part in value.items() if name not in hidden}
+        if key in GROUPS:
+            hidden = {name for name in HIDDEN[key] if name == "_target_" or f"{key}.{name}" not in swept}
+            shown = {name: part for name, part in value.items() if name not in hidden}
+            of_optimizer = key == "optimizer"
+            params |= {
+                name if of_optimizer and name not in NAMES_OF_KEYS else f"{key}.{name}": part
+                for name, part in shown.items()
+            }
         elif key == "task":
             params |= _task_params(config.task, value)
         elif isinstance(value, dict):

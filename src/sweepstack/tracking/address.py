@@ -19,7 +19,7 @@ from sweepstack.errors import StoreError
 from sweepstack.files.replacing import check_replaceable
 from sweepstack.journal.files import resolve_folder
 from sweepstack.masking import MASK, hide, lacks_secrets, reveal
-from sweepstack.paths import began_in, project_root
+from sweepstack.paths import began_in, project_root, typed_path
 from sweepstack.tracking.private.tables import newer_schema
 
 DRIVERS = {
@@ -146,7 +146,7 @@ def journal_folder(uri: str, chosen: str | None) -> Path:
 
 def chosen_folder(journal: str | Path) -> Path:
     """Returns the absolute path of the journal's folder that the user chose."""
-    return Path(os.path.abspath(began_in() / Path(journal).expanduser()))
+    return Path(os.path.abspath(typed_path(journal)))
 
 
 def sweepstack_command(name: str, uri: str | None, journal: str | Path | None = None) -> str:

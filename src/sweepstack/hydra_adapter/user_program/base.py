@@ -72,7 +72,7 @@ def _is_base(main: ConfigResult, name: str | None) -> bool:
 
 @functools.cache
 def _load_base() -> ConfigResult:
-    return private.load_config(FileConfigSource(PROVIDER, f"file://{config_folder()}"), "config")
+    return private.load_config(FileConfigSource(BASE, f"file://{config_folder()}"), "config")
 
 
 def _brings(default: InputDefault) -> set[str]:

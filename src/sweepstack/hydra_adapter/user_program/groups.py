@@ -1,6 +1,7 @@
 """The config groups and named sweeps of this package, on the search path of a program that uses it.
 
-They come last: a file of the user's with the same name goes first, wherever Hydra finds it.
+They come last: a config of the user's with the same name goes first, wherever Hydra finds it: in a file, or in its store
+of structured configs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -50,6 +53,11 @@ class FileConfigSource(private.FileSource):
 
     It has the name of Hydra's class, because Hydra treats a class with another name as a second one of the same scheme.
     """
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether there is such a config; one of this package is not if the program has stored one of that name."""
+        stored = ConfigStore.instance().get_type(self._normalize_file_name(config_path)) is ObjectType.CONFIG
+        return bool(super().is_config(config_path)) and not (stored and self.provider == PROVIDER)
 
     def load_config(self, config_path: str) -> ConfigResult:
         file = Path(self.path, self._normalize_file_name(config_path))
@@ -108,7 +116,7 @@ def names_launcher(search_path: ConfigSearchPath) -> bool:
     if folder is None or name is None:
         return False
     try:
-        text = (folder / name).with_suffix(".yaml").read_text(encoding="utf-8")
+        text = (folder / f"{name.removesuffix('.yaml')}.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError):  # Hydra reports it
         return False
     return NAMES_LAUNCHER.search(text) is not None

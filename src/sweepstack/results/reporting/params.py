@@ -100,9 +100,10 @@ def drawn_ranges(rows: Sequence[Row], frame: pd.DataFrame) -> dict[str, DrawnRan
     for text in dict.fromkeys(row.space for row in rows):
         with contextlib.suppress(ValueError, TypeError, AttributeError):  # it is not recorded, or a user has changed it
             for key, (low, high, log) in json.loads(text).items():
-                name = re.sub(r"[^\w\-. /]", "_", key.removeprefix("optimizer."))  # as params are recorded
-                column = name if name in frame.attrs["params"] else f"params.{name}"
-                if column not in frame or not is_number(frame[column]):
+                names = [re.sub(r"[^\w\-. /]", "_", one) for one in (key, key.removeprefix("optimizer."))]
+                columns = [column for name in names for column in (name, f"params.{name}")]  # as params are recorded
+                column = next((one for one in columns if one in frame.attrs["params"]), None)
+                if column is None or not is_number(frame[column]):
                     continue
                 own = DrawnRange(float(low), float(high), bool(log))
                 known = found.get(column, own)

@@ -228,8 +228,11 @@ def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
 def _for_json(column: pd.Series[Any]) -> list[Any]:
     if pd.api.types.is_datetime64_any_dtype(column):
         return [None if pd.isna(value) else value.isoformat() for value in column]
-    return [None if _has_no_json(value) else value for value in column.tolist()]
+    return [_plain_json(value) for value in column.tolist()]
 
 
-def _has_no_json(value: object) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value))
+def _plain_json(value: Any) -> Any:
+    """Returns a value of a table as JSON has it: without NaN and infinity, in lists neither."""
+    if isinstance(value, tuple):
+        return [_plain_json(part) for part in value]
+    return None if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)) else value

@@ -20,7 +20,7 @@ from sweepstack.errors import ConfigError, UserError, one_line
 from sweepstack.files.owner_only import make_file, make_folder
 from sweepstack.files.scratch import scratch
 from sweepstack.masking import reveal
-from sweepstack.paths import began_in
+from sweepstack.paths import began_in, typed_path
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -83,7 +83,7 @@ def security_of(config: EngineConfig) -> Security | None:
     if missing := [f"engine.{key}" for key, value in named.items() if not value]:
         rule = f"TLS needs engine.tls_ca, engine.tls_cert and engine.tls_key, {' and '.join(missing)} is missing"
         raise ConfigError(rule, remedy="give the files that the cluster was started with")
-    files = {key: Path(began_in(), str(value)).expanduser() for key, value in named.items()}
+    files = {key: typed_path(str(value)) for key, value in named.items()}
     for key, file in files.items():
         if not file.is_file():
             raise ConfigError(f"engine.{key} must be a file", named[key], "give the path of a PEM file")
