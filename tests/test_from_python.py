@@ -128,7 +128,7 @@ def test_a_mistake_is_one_line(settings: Any, line: str) -> None:
 def test_a_class_of_the_module_that_was_begun_is_named_by_its_module(tmp_path: Path) -> None:
     """python -m package.script"""
     (tmp_path / "package").mkdir()
-    code = "from sweepstack.from_python import words_of\n\n\nclass Net: ...\n\n\nprint(*words_of({'model._target_': Net}))\n"
+    code = "from sweepstack.from_python import words_of\nclass Net: ...\nprint(*words_of({'model._target_': Net}))\n"
     (tmp_path / "package" / "script.py").write_text(code)
     for words, name in ((["-m", "package.script"], "package.script"), (["package/script.py"], "script")):
         done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -279,10 +279,10 @@ def test_trials_of_other_data_are_searched_if_their_targets_are_the_same(folder:
         lines = [f"{a},{b},{'yes' if (c + shift * (a > 3)) % 2 else 'no'}" for a, b, c in rows]
         (folder / f"{name}.csv").write_text("\n".join(["a,b,c", *lines]))
     words = ("-m", "dataset=table", "dataset.predict=c", "model=logistic", "epochs=1", "device=cpu", "search=random")
-    words = (*words, "search.trials=4", "engine=inline")
-    done = here.train(*words, "dataset.file=one.csv", "dataset.columns=[a],[b]")
+    budget = ("search.trials=4", "engine=inline")
+    done = here.train(*words, *budget, "dataset.file=one.csv", "dataset.columns=[a],[b]")
     assert done.code == 0, done.err
-    done = here.train(*words, "dataset.file=one.csv,other.csv")
+    done = here.train(*words, *budget, "dataset.file=one.csv,other.csv")
     assert (done.code, done.err.count("error: ")) == (2, 1), done.err
     assert "the same held-out items, and some have other data, got 'dataset.file=one.csv and dataset.f" in done.err
 

@@ -15,6 +15,7 @@ import yaml
 
 from sweepstack.tracking.runs_as_rows import Row
 
+from . import here
 from .terminal import ROOT, Terminal, new_store
 
 DIGITS = ("dataset=digits", "epochs=2")
@@ -439,3 +440,24 @@ def test_a_sweep_has_one_place_and_one_name(terminal: Terminal, swept: str, line
     assert done.returncode == 2
     assert done.stderr.startswith(line)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_trial_of_an_earlier_command_is_shown_by_its_params(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the name of that command, and the table of the sweep its params. The named sweep has a dot in its name."""
+    (terminal.folder / "conf").mkdir()
+    (terminal.folder / "conf" / "config.yaml").write_text("defaults: [dataset: digits]\nepochs: 1\nthreads: 1\n")
+    (terminal.folder / "train.py").write_text((ROOT / "src/sweepstack/cli/project/train.py.template").read_text())
+    (terminal.folder / "sweeps").mkdir()
+    for name, values in (("lr_v1", "0.3,0.4"), ("lr_v1.5", "0.1,0.2")):
+        grid = f"# @package _global_\nhydra:\n  sweeper:\n    params:\n      optimizer.lr: {values}\n"
+        (terminal.folder / "sweeps" / f"{name}.yaml").write_text(grid)
+    monkeypatch.chdir(terminal.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
+    for words in (["optimizer.lr=0.1", "optimizer.momentum=0.0"], ["-m", "sweeps=lr_v1.5"]):
+        done = here.train(*words, program=terminal.folder / "train.py")
+        assert done.code == 0, done.err
+    assert {row.params["lr"] for row in terminal.store.rows()} == {"0.1", "0.2"}
+    shown = here.sweepstack("show", "lr=1e-1 bs=100")
+    assert shown.out.startswith("lr=0.1 momentum=0.0  FINISHED\n"), shown.err

@@ -118,6 +118,16 @@ def test_a_store_of_a_newer_mlflow_is_said_before_anything_trains_and_left_as_it
     assert content(store.database.parent) == before
 
 
+def test_of_a_store_of_an_older_mlflow_it_is_said_how_to_upgrade_it(store: Store) -> None:
+    assert store.database is not None
+    with contextlib.closing(sqlite3.connect(store.database)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'bd07f7e963c5'")
+    done = here.sweepstack("table", "--store", store.uri)
+    remedy = f"make a copy of it, then type: mlflow db upgrade {store.uri}"
+    line = f"error: the tables of the tracking store {store.uri} are those of an older MLflow; {remedy}\n"
+    assert (done.code, done.err) == (2, line)
+
+
 def test_a_server_that_does_not_answer_is_a_line_and_a_host_that_is_not_known_an_error() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

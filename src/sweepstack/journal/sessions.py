@@ -179,7 +179,8 @@ class Sessions:
         """Returns the sessions from which a session has taken trials over, as far as they are not delivered."""
         with reading(self.file) as database:
             query = (
-                "SELECT DISTINCT taken_over.session FROM taken_over JOIN trials ON id = trial WHERE trials.session = ?"
+                "SELECT DISTINCT taken_over.session FROM taken_over JOIN trials ON trials.id = taken_over.trial "
+                "WHERE trials.session = ?"
             )
             return {number for (number,) in database.execute(query, (session,))} - {session}
 

@@ -104,7 +104,8 @@ def register(
             predicts something else, or MLflow does not accept the name.
         StoreError: the store does not accept the model.
     """
-    name = str(from_text(run.row.params.get("dataset", "model"))) if name is None else name
+    if name is None:  # of a dataset that is named by its target, too, which has dots
+        name = str(from_text(run.row.params.get("dataset", "model"))).replace(".", "_")
     models.check_names(name, alias)
     model, weights = _of_run(store, run)
     _check_predictions(store, run, model)

@@ -13,6 +13,8 @@ import json
 import re
 from typing import Any
 
+ALIASES = {"bs": "batch_size"}
+"""Short names of params, as the names of runs have them."""
 YAML_WORDS = {"null": None, "true": True, "false": False, "None": None, "True": True, "False": False}
 """Words that are values, in YAML and in the form of earlier versions."""
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sweepstack.errors import StoreError, UserError, did_you_mean
 from sweepstack.tracking.histories import histories
-from sweepstack.tracking.params import as_text, from_text
+from sweepstack.tracking.params import ALIASES, as_text, from_text
 from sweepstack.tracking.runs_as_rows import VERSION_TAG, Row, row_of
 from sweepstack.tracking.store import Store
 from sweepstack.tracking.summary import SUMMARY_TAG, summary_run
@@ -35,7 +35,8 @@ class Record:
 def find_run(store: Store, word: str) -> Record:
     """Finds the run that a word means: an id, the beginning of an id, or a name.
 
-    It looks for the name in the newest sweep first, and then among all runs.
+    It looks for the name in the newest sweep first, there also for params that only one run has, and then for the name
+    among all runs.
 
     Raises:
         StoreError: the store is empty.
@@ -49,7 +50,7 @@ def find_run(store: Store, word: str) -> Record:
         raise _is_summary(word, summaries[0].data.tags[SUMMARY_TAG])
     if not found:
         newest = _newest_sweep(store)
-        ids = _runs_named(newest, word)
+        ids = _runs_named(newest, word) or _only_run_with(newest, word)
         if not ids:
             everything = store.rows("all")
             ids = _runs_named(everything, word)
@@ -111,6 +112,21 @@ def _runs_named(rows: Sequence[Row], word: str) -> list[str]:
     wanted = _as_values(word)
     exact = [row.run_id for row in rows if row.name == word]
     return exact or [row.run_id for row in rows if wanted and _as_values(row.name) == wanted]
+
+
+def _only_run_with(rows: Sequence[Row], word: str) -> list[str]:
+    """Returns the id of the run whose params are those in a word such as `lr=0.1 bs=50`; none if several have them.
+
+    A run that an earlier command has trained has the name that it had there.
+    """
+    wanted = {ALIASES.get(key, key): from_text(text) for key, text in _as_values(word).items()}
+
+    def has(row: Row, key: str, value: object) -> bool:
+        found = [from_text(text) for name, text in row.params.items() if name == key or name.endswith(f".{key}")]
+        return any(one == value and isinstance(one, bool) == isinstance(value, bool) for one in found)
+
+    ids = [row.run_id for row in rows if wanted and all(has(row, *pair) for pair in wanted.items())]
+    return ids if len(ids) == 1 else []
 
 
 def _as_values(name: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from sqlalchemy import Connection
 
+OLDER_TABLES = "out-of-date database schema"
+"""Words of MLflow's error about tables that an older version has made."""
 PAGE = 1000
 """Runs or experiments in one request to MLflow."""
 
@@ -163,6 +166,10 @@ class Store:
                     client = make(address)
                     client.search_experiments(max_results=1)
             except Exception as error:  # MLflow does not convert the errors of SQLAlchemy and of drivers
+                if OLDER_TABLES in str(error):
+                    rule = f"the tables of the tracking store {self.uri} are those of an older MLflow"
+                    remedy = f"make a copy of it, then type: mlflow db upgrade {shlex.quote(self.uri)}"
+                    raise StoreError(rule, remedy=remedy) from error
                 rule = f"the tracking store {self.uri} cannot be used: {one_line(error)}"
                 raise StoreError(rule, remedy="choose another with tracking.uri or --store, or try again") from error
             self._client = client

@@ -1,7 +1,7 @@
 """The config groups and named sweeps of this package, on the search path of a program that uses it.
 
-They come last: a config of the user's with the same name goes first, wherever Hydra finds it: in a file, or in its store
-of structured configs.
+They come last: a config of the user's with the same name goes first, wherever Hydra finds it: in a file, or in Hydra's
+store of structured configs.
 """
 
 from __future__ import annotations

@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 
 from sweepstack.errors import UserError, did_you_mean
-from sweepstack.tracking.params import as_text
+from sweepstack.tracking.params import ALIASES, as_text
 
 Kind = Literal["column", "param", "metric"]
 SECTIONS: dict[str, Kind] = {"params": "param", "metrics": "metric"}
 """Prefixes of names, each with the kind of column that it means."""
-ALIASES = {"bs": "batch_size"}
-"""Short names of params, as the names of runs have them."""
 MAX_INT64 = 2**63 - 1
 """The largest whole number that fits into 64 bits."""
 MAX_EXACT_FLOAT = 2**53

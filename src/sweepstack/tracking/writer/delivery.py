@@ -396,8 +396,8 @@ class Delivery:
 
 
 def deliver_what_is_left(store: Store, sessions: Sessions, but: int | None = None) -> tuple[int, list[Exception]]:
-    """Delivers the sessions that have ended or died: the oldest first, and after those from which they have taken trials
-    over. After two errors of the store it stops.
+    """Delivers the sessions that have ended or died: the oldest first, and each after those from which it has taken
+    trials over. After two errors of the store it stops.
 
     Args:
         store: the store to deliver to.
