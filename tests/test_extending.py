@@ -93,11 +93,11 @@ class Clipped(torch.optim.SGD):
 @pytest.mark.parametrize(
     ("swept", "column", "values"),
     [
-        ("model._target_=own_parts.Narrow,own_parts.Wide", "model", {"own_parts.Narrow", "own_parts.Wide"}),
+        ("model._target_=varied_parts.Narrow,varied_parts.Wide", "model", {"varied_parts.Narrow", "varied_parts.Wide"}),
         (
-            "model={_target_:own_parts.Narrow},{_target_:own_parts.Wide}",
+            "model={_target_:varied_parts.Narrow},{_target_:varied_parts.Wide}",
             "model",
-            {"own_parts.Narrow", "own_parts.Wide"},
+            {"varied_parts.Narrow", "varied_parts.Wide"},
         ),
         ("+model.kind=relu,tanh", "model.kind", {"relu", "tanh"}),
         ("+optimizer.clip_norm=0.1,1", "optimizer.clip_norm", {0.1, 1}),
@@ -110,9 +110,9 @@ def test_what_a_sweep_varies_of_parts_of_ones_own_tells_settings_apart(
     monkeypatch.chdir(terminal.folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", terminal.uri)
     monkeypatch.syspath_prepend(terminal.folder)
-    (terminal.folder / "own_parts.py").write_text(OWN)
-    own = [] if "_target_" in swept else ["model._target_=own_parts.Narrow"]
-    own += ["optimizer._target_=own_parts.Clipped"]
+    (terminal.folder / "varied_parts.py").write_text(OWN)
+    own = [] if "_target_" in swept else ["model._target_=varied_parts.Narrow"]
+    own += ["optimizer._target_=varied_parts.Clipped"]
     done = here.train("-m", "dataset=digits", "epochs=1", "threads=1", *own, swept)
     assert done.code == 0, done.err
     settings = json.loads(here.sweepstack("table", "--by-seed", "--json").out)

@@ -27,11 +27,11 @@ from omegaconf import DictConfig, OmegaConf
 from sweepstack.blame import Whose, is_signal, judge
 from sweepstack.errors import ConfigError, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, WAITING, Ending, as_object, ending, leave
+from sweepstack.files.current import current_folder
 from sweepstack.hydra_adapter.ignored_settings import trains_elsewhere
 from sweepstack.hydra_adapter.mask_inputs import hide_composed, hide_typed, reveal_environment
 from sweepstack.hydra_adapter.user_program.base import put_base_below
 from sweepstack.hydra_adapter.user_program.command import remember_program
-from sweepstack.paths import current_folder
 from sweepstack.private_api_switch import tricks
 from sweepstack.standard_streams import lenient_output, open_closed
 from sweepstack.strict_json import is_reserved, print_error_json, reserved_output

@@ -28,7 +28,8 @@ from typing import IO, TYPE_CHECKING, Any
 from sweepstack.child_process import NEW_GROUP
 from sweepstack.errors import ConfigError, UserError, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, OK, TERMINATED, USER_ERROR, WAITING, rule_and_remedy
-from sweepstack.paths import current_folder, typed_path
+from sweepstack.files.current import current_folder
+from sweepstack.paths import typed_path
 from sweepstack.trial import TrialState
 
 if TYPE_CHECKING:

@@ -8,8 +8,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from sweepstack.errors import UserError
-
 
 def checkout() -> Path | None:
     """Returns the folder of the checkout that this package runs from; None if it is installed."""
@@ -74,19 +72,6 @@ def typed_path(path: str | os.PathLike[str]) -> Path:
     with contextlib.suppress(RuntimeError):  # there is no such user, so it is a name as any
         typed = typed.expanduser()
     return began_in() / typed
-
-
-def current_folder() -> Path:
-    """Returns the current folder.
-
-    Raises:
-        UserError: it was deleted, or nobody may enter it.
-    """
-    try:
-        return Path.cwd()
-    except OSError as error:
-        rule = f"the current folder must exist ({error.strerror})"
-        raise UserError(rule, remedy="change to another one (cd, in Python os.chdir)") from error
 
 
 def begin_in(folder: Path | None) -> None:

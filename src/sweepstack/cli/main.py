@@ -22,7 +22,7 @@ from sweepstack.cli.runs import store_option
 from sweepstack.cli.writing import write
 from sweepstack.errors import StoreError, UserError, one_line, printable
 from sweepstack.exits import EXIT_INTERRUPTED, FAILED, Ending, ending
-from sweepstack.paths import current_folder
+from sweepstack.files.current import current_folder
 from sweepstack.standard_streams import READER_GONE_ERRNOS, discard, open_closed
 from sweepstack.strict_json import is_reserved, output, print_json, reserved_output
 
