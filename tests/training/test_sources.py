@@ -1,7 +1,10 @@
 """Where batches come from: memory, a mapped file or a stream give the same; what is drawn is drawn for each item."""
 
+import gc
+import multiprocessing
 import os
 import random
+import signal
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from sweepstack.config.schema import TrialConfig
 from sweepstack.config.trial_sections import DatasetConfig
 from sweepstack.errors import DataError, UserError
 from sweepstack.training.checks import check_trial
-from sweepstack.training.data import digits, user_dataset
+from sweepstack.training.data import digits, load, user_dataset
 from sweepstack.training.data.load import data_of, load_data
 from sweepstack.training.data.memory import InMemory
 from sweepstack.training.data.source import Data
@@ -249,6 +252,26 @@ def test_an_item_that_raises_in_a_stream_that_was_not_read_ends_the_trial(digits
     with pytest.raises(ItemError, match=r"item 81 .from 0. of the training part .*the disk has gone") as caught:
         end(config(digits_config, {"dataset": stated}))
     assert "raise OSError" in str(caught.value.__cause__.__cause__)
+
+
+def test_workers_end_by_themselves_when_an_error_has_kept_their_data_in_a_cycle(monkeypatch):
+    """Its traceback refers to what was read, which refers to it: nobody closes such data."""
+    terminated: list[int | None] = []
+    monkeypatch.setattr(multiprocessing.Process, "terminate", lambda worker: terminated.append(worker.pid))
+    before = {*multiprocessing.active_children()}
+    data = load_data(dataset("Numbered", source="streamed"), 0.2, CPU, workers=2)
+    reading = data.batches(16, 0, 1)
+    next(reading)
+    workers = {*multiprocessing.active_children()} - before
+    cycle = [data, reading]
+    cycle.append(cycle)
+    del data, reading, cycle
+    load._read.cache_clear()
+    gc.collect()
+    alive = [worker.pid for worker in workers if worker.is_alive()]
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+    assert (len(workers), alive, terminated) == (2, [], [])
 
 
 def test_data_without_a_length_are_refused():

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, overload
@@ -256,7 +257,7 @@ class Reader:
     @functools.cached_property
     def _loader(self) -> DataLoader[Any]:
         in_main_thread = threading.current_thread() is threading.main_thread()
-        return DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self.items,
             batch_sampler=self._next,
             num_workers=self.workers,
@@ -265,6 +266,11 @@ class Reader:
             worker_init_fn=functools.partial(_begin_worker, in_main_thread, os.getpid()),
             generator=torch.Generator(),  # else each epoch would draw from the global one
         )
+        # The finalizer owns the loader: one that is garbage in a cycle, as an error's traceback makes it, has lost its
+        # queues before it tells its workers to end, and waits 5 seconds for each of them.
+        vars(self)["_release"] = release = weakref.finalize(self, _take, loader)
+        release.atexit = False
+        return loader
 
     def read(self, batches: Sequence[list[Key]]) -> Iterator[Batch]:
         """Yields batches of items, as the dataset gives them, on the CPU.
@@ -285,6 +291,8 @@ class Reader:
     def close(self) -> None:
         """Ends the worker processes; the next reading begins others."""
         vars(self).pop("_loader", None)
+        if (release := vars(self).pop("_release", None)) is not None:
+            release()
 
     def read_here(self, keys: list[Key]) -> Batch:
         """Reads one batch in this process, whose random states stay as they are."""
@@ -313,6 +321,10 @@ class Reader:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _take(loader: DataLoader[Any]) -> None:
+    """Takes the last reference to a loader, whose workers end then."""
 
 
 def _begin_worker(in_main_thread: bool, parent: int, number: int) -> None:
