@@ -136,6 +136,20 @@ class Odd(nn.Module):
         return self.leave(hidden)
 
 
+class Sparing(nn.Module):
+    """Leaves a layer out where a batch is short: its weights have no gradient then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.extra, self.leave = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = torch.tanh(self.enter(images.flatten(1)))
+        if not self.training or len(images) == 100:
+            hidden = torch.tanh(self.extra(hidden))
+        return self.leave(hidden)
+
+
 def data_of(config: TrialConfig) -> Data:
     return load_data(config.dataset, config.validation_split, CPU)
 
@@ -222,6 +236,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "mlp": {**MNIST, **MLP, "model.hidden": [64], "model.shape": [1, 28, 28]},
     "cnn": {"dataset": MNIST["dataset"], **own("Smooth")},
 }
+
+
+@pytest.mark.parametrize("optimizer", [adam(0.01), {"optimizer.momentum": 0.9}], ids=["adam", "sgd"])
+def test_the_updates_of_each_parameter_are_counted(digits_config, optimizer):
+    """Those of a layer that the last batch of each epoch leaves out are fewer than the steps."""
+    words = {**own("Sparing"), **optimizer, "batch_size": 100, "epochs": 4}
+    configs = [digits_config({**words, "optimizer.lr": lr}) for lr in (0.005, 0.01)]
+    assert len(data_of(configs[0]).train) % 100
+    assert_like_the_plain_trainer(configs)
 
 
 @pytest.mark.parametrize("kind", ["momentum", "adam"])

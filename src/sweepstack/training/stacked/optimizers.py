@@ -76,6 +76,9 @@ class StackedOptimizer:
         """Updates the parameter `name`. `gradient` is [K, ...]; the update may overwrite it."""
         raise NotImplementedError
 
+    def skip(self, name: str) -> None:
+        """Notes that a parameter has no gradient in this step: like those of `torch.optim`, it stays as it is."""
+
     def update_by_product(self, name: str, left: Tensor, right: Tensor) -> None:
         """Updates a parameter whose gradient is a matrix product, which some optimizers need not store.
 
@@ -204,13 +207,20 @@ class StackedAdam(StackedOptimizer):
     def _sizes(self, began: int) -> tuple[Tensor, Tensor]:
         """Returns the negative step sizes, and the roots of the bias corrections of the squares.
 
-        `began` is the step of a parameter's first gradient, because torch.optim counts the steps of each parameter.
+        `began` is the step of a parameter's first gradient, later by one for each step without one: torch.optim counts
+        the updates of each parameter.
         """
         if began not in self._tables:
             own = self._numbers - (began - 1)
             sizes, corrections = -self._rates / (1 - self._beta1**own), (1 - self._beta2**own).sqrt()
             self._tables[began] = self._to_device(sizes), self._to_device(corrections)
         return self._tables[began]
+
+    def skip(self, name: str) -> None:
+        if (began := self._began.get(name)) is not None:
+            self._began[name] = began + 1
+            if began not in self._began.values():
+                self._tables.pop(began, None)
 
     def update(self, name: str, gradient: Tensor) -> None:
         parameter = self.parameters[name]

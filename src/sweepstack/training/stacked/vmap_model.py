@@ -101,7 +101,9 @@ class MappedModel(StackedModel):
             if self._clip_norm is not None:
                 _clip([gradient for gradient in own if gradient is not None], self._clip_norm)
             for name, gradient in zip(self.parameters, own, strict=True):
-                if gradient is not None:  # torch.optim too skips parameters without a gradient
+                if gradient is None:
+                    self.optimizer.skip(name)
+                else:
                     self.optimizer.update(name, gradient)
             for name, value in assigned.items():
                 self.rest[name].copy_(value)
